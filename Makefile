@@ -1,0 +1,42 @@
+# composer_kd: every command here works on a machine that has nothing but Python 3.10 to 3.12.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all lint format bench clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(INSTALLED): setup.py constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,nlp,wandb,timm]'
+	touch $(INSTALLED)
+
+install: $(INSTALLED)  ## create .venv with the pinned versions (about 3 minutes, several GB with torch)
+
+demo: $(INSTALLED)  ## distil a small student on real data: table and plot in runs/demo (under 3 minutes)
+	$(BIN)/composer-kd demo
+
+test: $(INSTALLED)  ## the default tests: offline, on the CPU, under 5 minutes
+	$(BIN)/python -m pytest
+
+test-all: $(INSTALLED)  ## also the long tests and those on data below COMPOSER_KD_DATA
+	$(BIN)/python -m pytest -m ''
+
+lint: $(INSTALLED)  ## ruff, mypy on composer_kd, and the import rules
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)  ## let ruff sort imports and fix what it can
+	$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED)  ## time a step against its lower bounds (about 10 minutes; needs the extra `bench`)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/step.py
+
+clean:  ## remove caches and runs, keep .venv
+	rm -rf runs .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
