@@ -1,0 +1,97 @@
+"""What a teacher scores in an evaluation, and how far the student agrees with it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from composer.core import Event, State, get_precision_context
+from composer.loggers import Logger
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torchmetrics import MeanMetric, Metric
+
+from composer_kd.losses import kl_divergence
+from composer_kd.observation import answers_per_position, logits_of, valid_of
+from composer_kd.teachers import TeacherPool
+
+__all__ = ['TeacherEvaluation']
+
+
+class TeacherEvaluation:
+    """Runs all teachers beside the student in an evaluator, and logs at its end.
+
+    ``metrics/<evaluator>/teacher/<metric>`` are the evaluator's own metrics of the teachers' mean logits;
+    ``metrics/<evaluator>/agreement/top1`` is the share of valid positions at which student and teachers put the same
+    class first; ``.../agreement/kl`` is their mean KL(teacher || student) at temperature 1, in nats.
+
+    Args:
+        pool: The teachers; all of them answer, whatever ``n_teachers_to_sample`` says.
+        classes_dim: The dimension of the classes.
+    """
+
+    def __init__(self, pool: TeacherPool, classes_dim: int = -1) -> None:
+        self.pool = pool
+        self.classes_dim = classes_dim
+        self._metrics: dict[str, Metric] | None = None
+        self._agreement = {'top1': MeanMetric(), 'kl': MeanMetric()}
+
+    def apply(self, event: Event, state: State, logger: Logger) -> None:
+        """Starts, goes on with, or ends one evaluator."""
+        if event is Event.EVAL_START:
+            self._metrics = None
+            self._agreement = {
+                name: state.device.module_to_device(metric) for name, metric in self._agreement.items()
+            }
+            for metric in self._agreement.values():
+                metric.reset()
+        elif event is Event.EVAL_AFTER_FORWARD:
+            self._update(state)
+        else:
+            self._log(state, logger)
+
+    def _update(self, state: State) -> None:
+        model = state.model.module if isinstance(state.model, DistributedDataParallel) else state.model
+        if self._metrics is None:
+            # Only now are the evaluator's metrics on the device; what they hold of the student is thrown away.
+            self._metrics = copy.deepcopy(dict(state.eval_metrics[state.dataloader_label]))
+            for metric in self._metrics.values():
+                metric.reset()
+        student = logits_of(state.outputs, 'the student')
+        with torch.no_grad(), get_precision_context(state.precision, state.precision_config):
+            teacher = self.pool(state.batch).reshape(student.shape)
+            for metric in self._metrics.values():
+                model.update_metric(state.batch, teacher, metric)
+        self._agree(student, teacher, _mask(state, model, student) if self.classes_dim == -1 else None)
+
+    def _agree(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> None:
+        same = (student.argmax(self.classes_dim) == teacher.argmax(self.classes_dim)).float()
+        if mask is not None:
+            same = same[mask]
+        if same.numel():
+            divergence = kl_divergence(student, teacher, 1.0, self.classes_dim, mask)
+            self._agreement['top1'].update(same.mean(), weight=same.numel())
+            self._agreement['kl'].update(divergence, weight=same.numel())
+
+    def _log(self, state: State, logger: Logger) -> None:
+        if self._metrics is None:
+            return
+        label = state.dataloader_label
+        logger.log_metrics({
+            **{f'metrics/{label}/teacher/{name}': metric.compute() for name, metric in self._metrics.items()},
+            **{f'metrics/{label}/agreement/{name}': metric.compute() for name, metric in self._agreement.items()},
+        })
+
+
+def _mask(state: State, model: Any, logits: Tensor) -> Tensor | None:
+    """The positions that count. ``HuggingFaceModel`` takes the labels out of the batch and shifts them itself."""
+    batch = state.batch
+    labels = getattr(model, 'labels', None)
+    if isinstance(batch, Mapping) and 'labels' not in batch and isinstance(labels, Tensor):
+        batch = {'labels': labels.to(logits.device)}
+    if not answers_per_position(batch, logits):
+        return None
+    valid = valid_of(batch)
+    return None if valid is None or valid.mask is None else valid.mask.reshape(logits.shape[:-1])

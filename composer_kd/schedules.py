@@ -1,0 +1,144 @@
+"""When a run distils: a window over training time, resolved once into integers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import TypeAlias
+
+from composer.core import State, Time, Timestamp, TimeUnit
+
+from composer_kd.errors import ConfigError
+
+__all__ = ['Window']
+
+Moment: TypeAlias = float | int | str | Time
+
+# How far a run has come, in each unit, when a batch starts. Seconds are missing on purpose: ranks would disagree.
+_READ: dict[str, Callable[[Timestamp], int]] = {
+    'iter': lambda now: now.iteration.value,
+    'ep': lambda now: now.epoch.value,
+    'ba': lambda now: now.batch.value,
+    'sp': lambda now: now.sample.value,
+    'tok': lambda now: now.token.value,
+}
+
+
+class Window:
+    """The part ``[start, end)`` of a run in which a batch distils.
+
+    Both ends are fractions of the run (``0.25`` or ``'0.25dur'``) or Composer times (``'10ep'``, ``'500ba'``,
+    ``'1000sp'``, ``'1e6tok'``). A batch lies inside when the time at which it *starts* does. Fractions refer to the
+    run's total as it stands when the batch starts: ``fit(duration=...)`` moves them. In a run that is measured in
+    epochs they count batches, so a window opens inside a one-epoch run too.
+
+    Args:
+        start: When to begin.
+        end: When to stop; ``1.0`` never stops.
+
+    Raises:
+        ConfigError: If an end cannot be read, is negative, a fraction above 1, in seconds, or ``start >= end``.
+
+    Example:
+        >>> Window(0.25, '0.5dur')
+        Window(start='0.25dur', end='0.5dur')
+        >>> Window('10ep', '5ep')
+        Traceback (most recent call last):
+        ...
+        composer_kd.errors.ConfigError: start_dur must come before end_dur, got start_dur='10ep' and end_dur='5ep'
+    """
+
+    def __init__(self, start: Moment = 0.0, end: Moment = 1.0) -> None:
+        self.start = _moment(start, 'start_dur')
+        self.end = _moment(end, 'end_dur')
+        if self.start.unit == self.end.unit and self.start.value >= self.end.value:
+            raise ConfigError(
+                f'start_dur must come before end_dur, got start_dur={self.start.to_timestring()!r} and '
+                f'end_dur={self.end.to_timestring()!r}'
+            )
+        self._always = self.start.value == 0 and self._never_ends
+        self._resolved_for: object = None
+        self._begins: Callable[[Timestamp], bool] | None = None
+        self._ends: Callable[[Timestamp], bool] | None = None
+
+    @property
+    def _never_ends(self) -> bool:
+        return self.end.unit == TimeUnit.DURATION and self.end.value == 1
+
+    def is_open(self, state: State) -> bool:
+        """Whether the batch that has started lies inside. Compares integers that were resolved once."""
+        if self._always:
+            return True
+        if state.max_duration is not self._resolved_for:
+            self.resolve(state)
+        now = state.timestamp
+        return (self._begins is None or self._begins(now)) and (self._ends is None or not self._ends(now))
+
+    def resolve(self, state: State) -> None:
+        """Turns both ends into thresholds for the run as it stands. ``is_open`` calls it when the total changes.
+
+        Raises:
+            ConfigError: If a fraction cannot be placed: the run is measured in seconds, or in epochs of unknown
+                length that the fraction would split.
+        """
+        self._begins = None if self.start.value == 0 else self._after(self.start, state, 'start_dur')
+        self._ends = None if self._never_ends else self._after(self.end, state, 'end_dur')
+        self._resolved_for = state.max_duration
+
+    def _after(self, moment: Time, state: State, name: str) -> Callable[[Timestamp], bool]:
+        """A function that says whether a timestamp has reached ``moment``."""
+        unit = moment.unit.value
+        if unit != TimeUnit.DURATION.value:
+            read, at = _READ[unit], math.ceil(moment.value)
+            return lambda now: read(now) >= at
+        total = state.max_duration
+        if total is None:
+            raise ConfigError(f'{name}={moment.to_timestring()!r} is a fraction of a run whose max_duration is not set')
+        if total.unit == TimeUnit.EPOCH:
+            return self._after_epochs(Fraction(str(moment.value)) * total.value, state, name)
+        read = _READ.get(total.unit.value)  # type: ignore[assignment]
+        if read is None:
+            raise ConfigError(
+                f'{name}={moment.to_timestring()!r} is a fraction of a run measured in {total.unit.value!r}; '
+                "give a time in 'ep', 'ba', 'sp' or 'tok'"
+            )
+        at = math.ceil(Fraction(str(moment.value)) * total.value)
+        return lambda now: read(now) >= at
+
+    def _after_epochs(self, epochs: Fraction, state: State, name: str) -> Callable[[Timestamp], bool]:
+        """Epochs as batches, where their length is known; timestamps count batches within an epoch."""
+        length = state.dataloader_len
+        if length is None:
+            if epochs.denominator != 1:
+                raise ConfigError(
+                    f'{name} falls after {float(epochs):g} epochs, inside an epoch whose length is unknown; set '
+                    "train_subset_num_batches, or give a time in 'ba' or 'sp'"
+                )
+            whole = int(epochs)
+            return lambda now: now.epoch.value >= whole
+        batches = length.value
+        at = math.ceil(epochs * batches)
+        return lambda now: now.epoch.value * batches + now.batch_in_epoch.value >= at
+
+    def __repr__(self) -> str:
+        return f'Window(start={self.start.to_timestring()!r}, end={self.end.to_timestring()!r})'
+
+
+def _moment(value: Moment, name: str) -> Time:
+    expected = "a fraction in [0, 1] such as 0.25 or '0.25dur', or a time such as '10ep', '500ba', '1000sp', '1e6tok'"
+    try:
+        if isinstance(value, bool):
+            raise TypeError('a bool')
+        if isinstance(value, (int, float)):
+            time = Time(float(value), TimeUnit.DURATION)
+        else:
+            time = Time.from_input(value, TimeUnit.DURATION)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ConfigError(f'{name}: expected {expected}, got {value!r}') from error
+    fraction = time.unit == TimeUnit.DURATION
+    if time.unit.value not in _READ and not fraction:
+        raise ConfigError(f'{name}: expected {expected}, got {value!r} in {time.unit.value!r}')
+    if not math.isfinite(time.value) or time.value < 0 or (fraction and time.value > 1):
+        raise ConfigError(f'{name}: expected {expected}, got {value!r}')
+    return time

@@ -1,0 +1,130 @@
+"""Several teachers: which of them answer for a batch, and how their answers become one."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from composer.devices import Device
+from torch import Tensor, nn
+
+from composer_kd.errors import ConfigError, TeacherError
+from composer_kd.teachers.frozen import FrozenTeacher
+
+__all__ = ['TeacherPool']
+
+
+class TeacherPool:
+    """All teachers of a run.
+
+    Args:
+        teachers: A module or :class:`FrozenTeacher`, a list of them, or ``{checkpoint: module}``.
+        n_to_sample: How many answer for each batch; ``None`` for all.
+        weights: A positive weight for each teacher in the mean of their logits; equal if ``None``.
+
+    Raises:
+        ConfigError: If there is no teacher, or a number does not fit theirs.
+        TeacherError: If one of them is not a module.
+        CheckpointError: If weights cannot be loaded.
+
+    Example:
+        >>> import torch
+        >>> pool = TeacherPool([torch.nn.Linear(2, 3) for _ in range(4)], n_to_sample=2)
+        >>> pool.draw(seed=17, batch=0) == pool.draw(seed=17, batch=0)  # the same on every rank and after a resume
+        True
+    """
+
+    def __init__(
+        self,
+        teachers: nn.Module | FrozenTeacher | Sequence[Any] | Mapping[Any, Any],
+        n_to_sample: int | None = None,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        self.teachers = _as_teachers(teachers)
+        count = len(self.teachers)
+        if not count:
+            raise ConfigError('No teachers: expected a module, a list of modules, or {checkpoint: module}')
+        if n_to_sample is not None and (
+            isinstance(n_to_sample, bool) or not isinstance(n_to_sample, int) or not 1 <= n_to_sample <= count
+        ):
+            raise ConfigError(
+                f'n_teachers_to_sample must be an int from 1 to the number of teachers ({count}), got {n_to_sample!r}'
+            )
+        if weights is not None and (
+            len(weights) != count or any(not math.isfinite(weight) or weight <= 0 for weight in weights)
+        ):
+            raise ConfigError(
+                f'teacher_weights must be {count} positive finite numbers, one per teacher, got {list(weights)!r}'
+            )
+        self.n_to_sample = count if n_to_sample is None else n_to_sample
+        self.weights = [1.0] * count if weights is None else [float(weight) for weight in weights]
+        self._everyone = tuple(range(count))
+        self._drawn: tuple[tuple[int, int], tuple[int, ...]] | None = None
+
+    def prepare(self, device: Device) -> None:
+        """Brings every teacher onto the device, frozen."""
+        for teacher in self.teachers:
+            teacher.prepare(device)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Every teacher's parameters."""
+        return [parameter for teacher in self.teachers for parameter in teacher.model.parameters()]
+
+    def draw(self, seed: int, batch: int) -> tuple[int, ...]:
+        """Which teachers answer for a batch: indices in ascending order, without replacement.
+
+        A function of the seed and the batch's number alone, so that every rank, every microbatch, a retried batch and
+        a resumed run draw the same; no global random state is touched.
+        """
+        if self.n_to_sample == len(self._everyone):
+            return self._everyone
+        key = (seed, batch)
+        if self._drawn is None or self._drawn[0] != key:
+            generator = random.Random(f'composer_kd teachers {seed} {batch}')
+            self._drawn = key, tuple(sorted(generator.sample(self._everyone, self.n_to_sample)))
+        return self._drawn[1]
+
+    def __call__(self, batch: Any, drawn: Sequence[int] | None = None) -> Tensor:
+        """The weighted mean of the logits of the teachers drawn (all, if ``None``); holds two sets at most."""
+        drawn = self._everyone if drawn is None else drawn
+        first = self.teachers[drawn[0]]
+        if len(drawn) == 1:
+            return first(batch)
+        total = sum(self.weights[index] for index in drawn)
+        mean = first(batch).float() * (self.weights[drawn[0]] / total)
+        for index in drawn[1:]:
+            logits = self.teachers[index](batch)
+            if logits.shape != mean.shape:
+                raise TeacherError(
+                    f'The teachers {first.name!r} and {self.teachers[index].name!r} answer in different shapes: '
+                    f'{tuple(mean.shape)} and {tuple(logits.shape)}. Their logits cannot be averaged.'
+                )
+            mean.add_(logits, alpha=self.weights[index] / total)
+        return mean
+
+    def __repr__(self) -> str:
+        return f'[{", ".join(teacher.name for teacher in self.teachers)}]'
+
+
+def _as_teachers(given: Any) -> list[FrozenTeacher]:
+    """Whatever was given as a list of teachers. A ``ModuleList`` is taken as a list."""
+    if isinstance(given, Mapping):
+        return [_with_checkpoint(model, checkpoint) for checkpoint, model in given.items()]
+    if given is None:
+        return []
+    if isinstance(given, FrozenTeacher) or (isinstance(given, nn.Module) and not isinstance(given, nn.ModuleList)):
+        given = [given]
+    if isinstance(given, str) or not isinstance(given, (Sequence, nn.ModuleList)):
+        raise TeacherError(
+            f'Expected a module, a list of modules, or {{checkpoint: module}} as teachers, got {type(given).__name__}'
+        )
+    return [teacher if isinstance(teacher, FrozenTeacher) else FrozenTeacher(teacher) for teacher in given]
+
+
+def _with_checkpoint(model: Any, checkpoint: Any) -> FrozenTeacher:
+    if not isinstance(checkpoint, (str, os.PathLike)):
+        raise TeacherError(f'The keys of {{checkpoint: module}} must be paths or URIs, got {checkpoint!r}')
+    return FrozenTeacher(model, checkpoint=checkpoint)
