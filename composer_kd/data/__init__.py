@@ -1,1 +1,44 @@
-"""Datasets."""
+"""Data sets of images: an item is ``(x, y)``, a normalised float image ``(C, H, W)`` and its class number.
+
+A plain ``DataLoader`` collates them to ``(B, C, H, W)`` and ``(B,)``. Every data set has the attributes
+``num_classes`` and ``targets``. A sample whose class is hidden has the label ``UNLABELLED``, -100.
+"""
+
+from composer_kd.data.folder import image_folder
+from composer_kd.data.handwritten import digits
+from composer_kd.data.image_tensors import ImageTensors
+from composer_kd.data.partly_labelled import UNLABELLED, PartlyLabelled
+from composer_kd.data.small_images import cifar10, cifar100, fashion_mnist
+from composer_kd.data.statistics import (
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    CIFAR100_MEAN,
+    CIFAR100_STD,
+    DIGITS_MEAN,
+    DIGITS_STD,
+    FASHION_MNIST_MEAN,
+    FASHION_MNIST_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+)
+
+__all__ = [
+    'CIFAR100_MEAN',
+    'CIFAR100_STD',
+    'CIFAR10_MEAN',
+    'CIFAR10_STD',
+    'DIGITS_MEAN',
+    'DIGITS_STD',
+    'FASHION_MNIST_MEAN',
+    'FASHION_MNIST_STD',
+    'IMAGENET_MEAN',
+    'IMAGENET_STD',
+    'UNLABELLED',
+    'ImageTensors',
+    'PartlyLabelled',
+    'cifar10',
+    'cifar100',
+    'digits',
+    'fashion_mnist',
+    'image_folder',
+]

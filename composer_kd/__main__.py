@@ -1,0 +1,8 @@
+"""``python -m composer_kd``: the same as the command ``composer-kd`` (the ``composer`` launcher needs a module)."""
+
+import sys
+
+from composer_kd.run.cli import main
+
+if __name__ == '__main__':
+    sys.exit(main())

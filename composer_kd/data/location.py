@@ -1,0 +1,95 @@
+"""Where data lies, and what is said when it doesn't."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch.distributed
+
+from composer_kd.errors import ConfigError, nearest
+
+__all__ = ['ROOT_VARIABLE', 'check_split', 'data_root', 'open_torchvision']
+
+ROOT_VARIABLE = 'COMPOSER_KD_DATA'
+"""The environment variable that names the folder of all data sets."""
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """Finds the folder that holds the data sets.
+
+    Args:
+        root: The folder; None for the environment variable ``COMPOSER_KD_DATA``, or ``./data`` if that
+            isn't set.
+
+    Returns:
+        An absolute path; it may not exist.
+
+    Example:
+        >>> data_root('some/where').parts[-2:]
+        ('some', 'where')
+    """
+    return Path(root or os.environ.get(ROOT_VARIABLE) or 'data').expanduser().absolute()
+
+
+def check_split(split: str, splits: Sequence[str]) -> None:
+    """Checks the name of a split.
+
+    Args:
+        split: What was asked for.
+        splits: What there is.
+
+    Raises:
+        ConfigError: If it isn't among them.
+
+    Example:
+        >>> check_split('train', ['train', 'test'])
+        >>> check_split('tests', ['test'])
+        Traceback (most recent call last):
+        composer_kd.errors.ConfigError: split: expected one of ['test'], got 'tests'; did you mean 'test'?
+    """
+    if split not in splits:
+        raise ConfigError(
+            f'split: expected one of {list(splits)}, got {split!r}{nearest(str(split), splits)}'
+        )
+
+
+def open_torchvision(source: Any, folder: str, root: str | Path | None, train: bool, download: bool) -> Any:
+    """Opens one of torchvision's data sets, downloading it first if asked to.
+
+    On several ranks the first of each machine downloads, and the others wait.
+
+    Args:
+        source: The data set's class.
+        folder: Where its files lie, relative to the root.
+        root: See `data_root`.
+        train: Whether the training samples are wanted, or the test samples.
+        download: Whether to download files that aren't there.
+
+    Returns:
+        An object of that class.
+
+    Raises:
+        ConfigError: If the files are missing or damaged, or can't be downloaded.
+    """
+    place = data_root(root)
+    turn: Any = nullcontext()
+    if download and torch.distributed.is_available() and torch.distributed.is_initialized():
+        from composer.utils import dist
+
+        turn = dist.run_local_rank_zero_first()
+    failure: Exception | None = None
+    with turn:  # an error must not leave it early: other ranks wait for its end
+        try:
+            return source(root=str(place), train=train, download=download)
+        except (OSError, RuntimeError, ValueError, AssertionError, EOFError) as error:
+            failure = error
+    raise ConfigError(
+        f'{source.__name__}: expected its files in {place / folder}, '
+        f'got {type(failure).__name__} with download={download}: {failure}. '
+        f'Set download=true where the network allows it, or put the folder {folder} into {place}; '
+        f'another root is chosen by root=... or the environment variable {ROOT_VARIABLE}.'
+    ) from failure

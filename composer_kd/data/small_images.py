@@ -1,0 +1,156 @@
+"""CIFAR-10, CIFAR-100 and Fashion-MNIST, held in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import datasets
+
+from composer_kd.data.image_tensors import ImageTensors
+from composer_kd.data.location import check_split, open_torchvision
+from composer_kd.data.partly_labelled import restrict
+from composer_kd.data.statistics import (
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    CIFAR100_MEAN,
+    CIFAR100_STD,
+    FASHION_MNIST_MEAN,
+    FASHION_MNIST_STD,
+)
+
+__all__ = ['cifar10', 'cifar100', 'fashion_mnist']
+
+CIFAR_PAD = 4
+FASHION_PAD = 2
+
+
+def cifar10(
+    split: str = 'train',
+    root: str | Path | None = None,
+    augment: bool = False,
+    n_labels: int | None = None,
+    keep_unlabelled: bool = True,
+    seed: int = 0,
+    download: bool = False,
+    mean: Sequence[float] = CIFAR10_MEAN,
+    std: Sequence[float] = CIFAR10_STD,
+    size: int | None = None,
+    subset: int | None = None,
+) -> Dataset[tuple[Tensor, int]]:
+    """CIFAR-10: 50,000 training and 10,000 test images of 32x32 colour pixels, in ten classes.
+
+    Args:
+        split: ``'train'`` or ``'test'``.
+        root: The folder that holds ``cifar-10-batches-py``; None for the environment variable
+            ``COMPOSER_KD_DATA``, or ``./data`` if that isn't set.
+        augment: Whether to pad by 4 pixels, crop at random, and mirror half of the images.
+        n_labels: How many samples keep their label, class-balanced; None for all.
+        keep_unlabelled: Whether the others stay, with the label -100, or are dropped.
+        seed: Chooses who keeps a label.
+        download: Whether to download the files if they aren't there.
+        mean: Subtracted from each channel; pixels are between 0 and 1.
+        std: Each channel is divided by it.
+        size: Height and width in pixels to resize to; None keeps 32.
+        subset: How many samples to begin with, by a fixed class-balanced choice; None for all.
+
+    Returns:
+        A data set of ``(x, y)``: a float image ``(3, 32, 32)`` and its class.
+
+    Raises:
+        ConfigError: If the files are missing or damaged or can't be downloaded, ``split`` is unknown, or a
+            number is out of range.
+
+    Example:
+        >>> cifar10('validation')
+        Traceback (most recent call last):
+        composer_kd.errors.ConfigError: split: expected one of ['train', 'test'], got 'validation'; \
+valid: test, train
+    """
+    check_split(split, ('train', 'test'))
+    raw = open_torchvision(datasets.CIFAR10, 'cifar-10-batches-py', root, split == 'train', download)
+    dataset = _cifar(raw.data, raw.targets, 10, mean, std, augment, size)
+    return restrict(dataset, subset, n_labels, keep_unlabelled, seed)
+
+
+def cifar100(
+    split: str = 'train',
+    root: str | Path | None = None,
+    augment: bool = False,
+    n_labels: int | None = None,
+    keep_unlabelled: bool = True,
+    seed: int = 0,
+    download: bool = False,
+    mean: Sequence[float] = CIFAR100_MEAN,
+    std: Sequence[float] = CIFAR100_STD,
+    size: int | None = None,
+    subset: int | None = None,
+) -> Dataset[tuple[Tensor, int]]:
+    """CIFAR-100: like CIFAR-10, with a hundred classes, from the folder ``cifar-100-python``.
+
+    For the arguments, the result and the errors see `cifar10`.
+
+    Example:
+        >>> cifar100('validation')
+        Traceback (most recent call last):
+        composer_kd.errors.ConfigError: split: expected one of ['train', 'test'], got 'validation'; \
+valid: test, train
+    """
+    check_split(split, ('train', 'test'))
+    raw = open_torchvision(datasets.CIFAR100, 'cifar-100-python', root, split == 'train', download)
+    dataset = _cifar(raw.data, raw.targets, 100, mean, std, augment, size)
+    return restrict(dataset, subset, n_labels, keep_unlabelled, seed)
+
+
+def fashion_mnist(
+    split: str = 'train',
+    root: str | Path | None = None,
+    augment: bool = False,
+    n_labels: int | None = None,
+    keep_unlabelled: bool = True,
+    seed: int = 0,
+    download: bool = False,
+    mean: Sequence[float] = FASHION_MNIST_MEAN,
+    std: Sequence[float] = FASHION_MNIST_STD,
+    size: int | None = None,
+    subset: int | None = None,
+) -> Dataset[tuple[Tensor, int]]:
+    """Fashion-MNIST: 60,000 training and 10,000 test images of 28x28 grey pixels, in ten classes.
+
+    For the arguments and the errors see `cifar10`; the files lie in the root's ``FashionMNIST/raw``, and
+    ``augment`` pads by 2 pixels.
+
+    Returns:
+        A data set of ``(x, y)``: a float image ``(1, 28, 28)`` and its class.
+
+    Example:
+        >>> fashion_mnist('trian')
+        Traceback (most recent call last):
+        composer_kd.errors.ConfigError: split: expected one of ['train', 'test'], got 'trian'; \
+did you mean 'train'?
+    """
+    check_split(split, ('train', 'test'))
+    raw = open_torchvision(datasets.FashionMNIST, 'FashionMNIST/raw', root, split == 'train', download)
+    pad = FASHION_PAD if augment else 0
+    dataset = ImageTensors(
+        raw.data.unsqueeze(1), raw.targets.tolist(), 10, mean, std, pad=pad, flip=augment, size=size
+    )
+    return restrict(dataset, subset, n_labels, keep_unlabelled, seed)
+
+
+def _cifar(
+    pixels: object,
+    targets: Sequence[int],
+    num_classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    augment: bool,
+    size: int | None,
+) -> ImageTensors:
+    """Takes torchvision's array ``(N, H, W, C)`` of bytes."""
+    images = torch.as_tensor(pixels).permute(0, 3, 1, 2)
+    pad = CIFAR_PAD if augment else 0
+    return ImageTensors(images, targets, num_classes, mean, std, pad=pad, flip=augment, size=size)
