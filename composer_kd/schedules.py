@@ -80,7 +80,7 @@ class Window:
 
         Raises:
             ConfigError: If a fraction cannot be placed: the run is measured in seconds, or in epochs of unknown
-                length that the fraction would split.
+                length.
         """
         self._begins = None if self.start.value == 0 else self._after(self.start, state, 'start_dur')
         self._ends = None if self._never_ends else self._after(self.end, state, 'end_dur')
@@ -107,16 +107,13 @@ class Window:
         return lambda now: read(now) >= at
 
     def _after_epochs(self, epochs: Fraction, state: State, name: str) -> Callable[[Timestamp], bool]:
-        """Epochs as batches, where their length is known; timestamps count batches within an epoch."""
+        """Epochs as batches: timestamps count batches within an epoch."""
         length = state.dataloader_len
         if length is None:
-            if epochs.denominator != 1:
-                raise ConfigError(
-                    f'{name} falls after {float(epochs):g} epochs, inside an epoch whose length is unknown; set '
-                    "train_subset_num_batches, or give a time in 'ba' or 'sp'"
-                )
-            whole = int(epochs)
-            return lambda now: now.epoch.value >= whole
+            raise ConfigError(
+                f'{name} is a fraction of a run measured in epochs whose length is unknown; set '
+                "train_subset_num_batches, or give a time in 'ep', 'ba', 'sp' or 'tok'"
+            )
         batches = length.value
         at = math.ceil(epochs * batches)
         return lambda now: now.epoch.value * batches + now.batch_in_epoch.value >= at
@@ -134,7 +131,7 @@ def _moment(value: Moment, name: str) -> Time:
             time = Time(float(value), TimeUnit.DURATION)
         else:
             time = Time.from_input(value, TimeUnit.DURATION)
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f'{name}: expected {expected}, got {value!r}') from error
     fraction = time.unit == TimeUnit.DURATION
     if time.unit.value not in _READ and not fraction:

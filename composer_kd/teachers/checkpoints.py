@@ -117,12 +117,12 @@ def _load(path: str, name: str) -> Any:
             # mmap: the optimizer's state in a full checkpoint is never read
             return torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except pickle.UnpicklingError as error:
-        if not zipfile.is_zipfile(path) and 'Unsupported' not in str(error):
+        if not zipfile.is_zipfile(path) and 'unsupported' not in str(error).lower():
             raise _damaged(name, error) from error
         raise CheckpointError(
             f'Refused to load {name}: it holds more than tensors and plain data, and loading that could run code. '
-            f'Nothing in it was run. Save the state_dict alone and pass that file.\n{_first_line(error)}'
-        ) from error
+            f'Nothing in it was run. Save the state_dict alone and pass that file.{_asked_for(error)}'
+        ) from None  # torch's own message advises to load it unsafely
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise _damaged(name, error) from error
 
@@ -132,6 +132,12 @@ def _damaged(name: str, error: Exception) -> CheckpointError:
         f'{name} is truncated or not a checkpoint: expected a file written by Composer or torch.save. '
         f'Copy or write it again.\n{type(error).__name__}: {_first_line(error)}'
     )
+
+
+def _asked_for(error: Exception) -> str:
+    """The line that names what a refused file wanted to import."""
+    line = next((line for line in str(error).split('\n') if 'unsupported' in line.lower()), '')
+    return f'\n{line.strip()[:300]}' if line else ''
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,145 @@
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from composer.utils import get_file  # noqa: F401  (what the loader relies on)
+from torch import nn
+
+from composer_kd import CheckpointError, CheckpointNotFoundError, ComposerKDError
+from composer_kd.teachers import load_weights
+from tests.helpers import loader, mlp, pairs, student, train, weights
+
+
+@pytest.fixture(scope='module')
+def checkpoints(tmp_path_factory):
+    """What a real run writes: a full checkpoint and one of the weights alone, and the model they hold."""
+    folder = tmp_path_factory.mktemp('run')
+    found = {}
+    for kind, options in {'full': {}, 'weights': {'save_weights_only': True}}.items():
+        model = student(mlp(seed=5))
+        train(model, loader(*pairs()), save_folder=str(folder / kind), save_latest_filename='latest.pt', **options)
+        found[kind] = Path(os.path.realpath(folder / kind / 'latest.pt'))
+    return {**found, 'model': model}
+
+
+@pytest.mark.parametrize('kind', ['full', 'weights'])
+@pytest.mark.parametrize('wrap', [lambda m: m, student], ids=['plain module', 'ComposerClassifier'])
+def test_loads_composer_checkpoints(checkpoints, kind, wrap):
+    module = wrap(mlp(seed=9))
+    load_weights(module, checkpoints[kind])
+    assert torch.equal(weights(module), weights(checkpoints['model']))
+
+
+def test_loads_by_uri(checkpoints, tmp_path, monkeypatch):
+    """Other addresses go through Composer's get_file."""
+    asked = []
+
+    def fetch(path, destination):
+        asked.append(path)
+        Path(destination).write_bytes(checkpoints['weights'].read_bytes())
+
+    monkeypatch.setattr('composer_kd.teachers.checkpoints.get_file', fetch)
+    module = mlp(seed=9)
+    load_weights(module, 's3://bucket/latest.pt')
+    assert asked == ['s3://bucket/latest.pt']
+    assert torch.equal(weights(module), weights(checkpoints['model']))
+
+
+def test_an_address_that_cannot_be_reached(monkeypatch):
+    def fetch(path, destination):
+        raise FileNotFoundError('404')
+
+    monkeypatch.setattr('composer_kd.teachers.checkpoints.get_file', fetch)
+    with pytest.raises(CheckpointNotFoundError, match='s3://bucket/none.pt'):
+        load_weights(mlp(), 's3://bucket/none.pt')
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+@pytest.mark.parametrize('dress', [
+    lambda s: s,
+    lambda s: {'state_dict': s, 'epoch': 3},
+    lambda s: {'module.' + k: v for k, v in s.items()},
+    lambda s: {'module.model.' + k: v for k, v in s.items()},
+])
+def test_loads_state_dicts_in_any_dress(tmp_path, legacy, dress):
+    source, target = mlp(seed=5), mlp(seed=9)
+    torch.save(dress(source.state_dict()), tmp_path / 'w.pt', _use_new_zipfile_serialization=not legacy)
+    load_weights(target, tmp_path / 'w.pt')
+    assert torch.equal(weights(source), weights(target))
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f'touch {self.path}',)
+
+
+@pytest.mark.parametrize('how', ['zip', 'legacy', 'pickle'])
+def test_runs_nothing_of_a_hostile_checkpoint(tmp_path, how):
+    mark, path = tmp_path / 'executed', tmp_path / 'evil.pt'
+    content = {'state': {'model': mlp().state_dict(), 'extra': Evil(mark)}}
+    if how == 'pickle':
+        path.write_bytes(pickle.dumps(Evil(mark)))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=how == 'zip')
+    with pytest.raises(CheckpointError, match='Refused to load .*evil.pt.*Nothing in it was run'):
+        load_weights(mlp(), path)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_truncated(tmp_path, legacy):
+    path = tmp_path / 'w.pt'
+    torch.save(mlp().state_dict(), path, _use_new_zipfile_serialization=not legacy)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match='truncated or not a checkpoint'):
+        load_weights(mlp(), path)
+
+
+@pytest.mark.parametrize('content', [b'', b'not a checkpoint at all', b'{"json": 1}'])
+def test_no_checkpoint_at_all(tmp_path, content):
+    path = tmp_path / 'w.pt'
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r'truncated or not a checkpoint|Refused'):
+        load_weights(mlp(), path)
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(CheckpointNotFoundError, match='No checkpoint at .*nowhere.pt'):
+        load_weights(mlp(), tmp_path / 'nowhere.pt')
+    with pytest.raises(FileNotFoundError):
+        load_weights(mlp(), tmp_path / 'nowhere.pt')
+    with pytest.raises(CheckpointError, match='is a folder'):
+        load_weights(mlp(), tmp_path)
+
+
+def test_lists_the_keys_that_do_not_fit(tmp_path):
+    state = mlp().state_dict()
+    state['5.weight'] = state.pop('4.weight')
+    state['4.bias'] = torch.zeros(9)
+    torch.save(state, tmp_path / 'w.pt')
+    module = mlp(seed=9)
+    before = weights(module)
+    with pytest.raises(CheckpointError) as error:
+        load_weights(module, tmp_path / 'w.pt')
+    message = str(error.value)
+    assert 'missing: 4.weight' in message
+    assert 'unexpected: 5.weight' in message
+    assert '4.bias (checkpoint (9,), module (4,))' in message
+    assert torch.equal(weights(module), before)
+
+
+@pytest.mark.parametrize('content', [{}, {'epoch': 3}, [1, 2], {'state': {'model': {}}}])
+def test_holds_no_weights(tmp_path, content):
+    torch.save(content, tmp_path / 'w.pt')
+    with pytest.raises(CheckpointError, match='holds no weights'):
+        load_weights(nn.Linear(1, 1), tmp_path / 'w.pt')
+
+
+def test_all_are_errors_of_this_package():
+    assert issubclass(CheckpointNotFoundError, (ComposerKDError, FileNotFoundError))
+    assert issubclass(CheckpointError, ValueError)

@@ -1,0 +1,160 @@
+import pytest
+import torch
+from composer.devices import DeviceCPU
+from torch import nn
+
+from composer_kd import FrozenTeacher, TeacherError
+from tests.helpers import TokenModel, mlp, pairs, student
+
+transformers = pytest.importorskip('transformers')
+
+
+def bert(labels=None):
+    config = transformers.BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+                                     intermediate_size=8, max_position_embeddings=16, num_labels=labels or 2)
+    kind = transformers.BertForMaskedLM if labels is None else transformers.BertForSequenceClassification
+    return kind(config).eval()
+
+
+def t5():
+    config = transformers.T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2,
+                                   decoder_start_token_id=0)
+    return transformers.T5ForConditionalGeneration(config).eval()
+
+
+def composer(model):
+    from composer.models import HuggingFaceModel
+
+    return HuggingFaceModel(model, tokenizer=None, metrics=[])
+
+
+def tokens():
+    return {'input_ids': torch.randint(20, (2, 5)), 'attention_mask': torch.ones(2, 5, dtype=torch.long),
+            'labels': torch.randint(20, (2, 5)), 'not_for_the_model': torch.zeros(2)}
+
+
+class TakesBatch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = mlp()
+
+    def forward(self, batch):
+        inputs, labels = batch
+        assert labels.shape == (len(inputs),)
+        return self.inner(inputs)
+
+
+@pytest.mark.parametrize('wrap', [lambda m: m, student], ids=['module', 'ComposerClassifier'])
+def test_pairs(wrap):
+    x, y = pairs(3)
+    module = mlp()
+    assert torch.equal(FrozenTeacher(wrap(module))((x, y)), module(x))
+    assert torch.equal(FrozenTeacher(wrap(module))([x, y]), module(x))
+
+
+def test_a_module_that_takes_the_batch():
+    module, (x, y) = TakesBatch(), pairs(3)
+    assert torch.equal(FrozenTeacher(module)((x, y)), module.inner(x))
+    assert torch.equal(FrozenTeacher(mlp())(x), mlp()(x))  # a batch that is one tensor
+
+
+@pytest.mark.parametrize('wrap', [lambda m: m, composer], ids=['transformers', 'HuggingFaceModel'])
+def test_hugging_face_models_get_their_keys_and_no_labels(wrap):
+    module, batch, seen = bert(), tokens(), []
+    module.register_forward_pre_hook(lambda m, args, kwargs: seen.append(set(kwargs)), with_kwargs=True)
+    logits = FrozenTeacher(wrap(module))(batch)
+    assert seen == [{'input_ids', 'attention_mask'}]
+    assert logits.shape == (2, 5, 20)
+    assert set(batch) == {'input_ids', 'attention_mask', 'labels', 'not_for_the_model'}
+
+
+@pytest.mark.parametrize('wrap', [lambda m: m, composer], ids=['transformers', 'HuggingFaceModel'])
+def test_an_encoder_decoder_keeps_its_labels(wrap):
+    assert FrozenTeacher(wrap(t5()))(tokens()).shape == (2, 5, 20)
+
+
+def test_mappings_without_matching_names():
+    batch = tokens()
+    assert FrozenTeacher(TokenModel(20))(batch).shape == (2, 5, 20)
+
+    class Whole(nn.Module):
+        def forward(self, batch):
+            return batch['input_ids'].float()
+
+    assert FrozenTeacher(Whole())(batch).shape == (2, 5)
+
+
+def test_torchvision_and_timm_models():
+    import timm
+    import torchvision
+
+    x, y = torch.randn(2, 3, 32, 32), torch.tensor([0, 1])
+    for module in (torchvision.models.resnet18(num_classes=5), timm.create_model('resnet10t', num_classes=5)):
+        assert FrozenTeacher(module)((x, y)).shape == (2, 5)
+
+
+def test_compiled_models():
+    compiled = torch.compile(TakesBatch(), backend='eager')
+    assert FrozenTeacher(compiled)(pairs(3)).shape == (3, 4)
+
+
+def test_input_adapter_sees_inputs_alone_and_the_batch_stays():
+    x, y = pairs(3)
+    before = x.clone()
+    module = mlp()
+    assert torch.equal(FrozenTeacher(module, input_adapter=lambda x: x * 2)((x, y)), module(x * 2))
+    assert torch.equal(FrozenTeacher(student(module), input_adapter=lambda x: x * 2)((x, y)), module(x * 2))
+    assert torch.equal(x, before)
+
+    batch, kept = tokens(), {}
+
+    def adapt(inputs):
+        kept['keys'] = set(inputs)
+        inputs['input_ids'] = inputs['input_ids'] * 0
+        return inputs
+
+    model = bert()
+    logits = FrozenTeacher(model, input_adapter=adapt)(batch)
+    assert 'labels' not in kept['keys']
+    assert batch['input_ids'].any()
+    zeros = model(input_ids=batch['input_ids'] * 0, attention_mask=batch['attention_mask'])
+    torch.testing.assert_close(logits, zeros.logits)
+
+
+def test_own_forward():
+    x, y = pairs(3)
+    teacher = FrozenTeacher(mlp(), forward=lambda model, batch: {'logits': model(batch[0]) + 1})
+    assert torch.equal(teacher((x, y)), mlp()(x) + 1)
+
+
+def test_stays_in_eval_mode_and_frozen():
+    module = mlp(dropout=0.5, norm=True)
+    teacher = FrozenTeacher(module, input_adapter=nn.Linear(6, 6))
+    teacher.prepare(DeviceCPU())
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+    assert not teacher.input_adapter.training
+    module.train()
+    first, second = teacher(pairs(4)), teacher(pairs(4))
+    assert torch.equal(first, second)
+    assert not module.training
+    assert module[1].num_batches_tracked == 0
+
+
+@pytest.mark.parametrize('model', ['resnet18', None, lambda x: x])
+def test_refuses_what_is_no_module(model):
+    with pytest.raises(TeacherError, match=r'A teacher must be a torch.nn.Module, got'):
+        FrozenTeacher(model)
+
+
+def test_refuses_an_adapter_that_cannot_be_called():
+    with pytest.raises(TeacherError, match='input_adapter must be a callable'):
+        FrozenTeacher(mlp(), input_adapter=3)
+
+
+def test_names_the_teacher_without_logits():
+    class Odd(nn.Module):
+        def forward(self, x):
+            return {'a': x, 'b': x}
+
+    with pytest.raises(TeacherError, match="teacher 'Odd'.*mapping|teacher 'Odd'.*keys"):
+        FrozenTeacher(Odd())(pairs(3))
