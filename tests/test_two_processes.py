@@ -1,0 +1,54 @@
+"""Two processes with gloo, started by the composer launcher, train what one process trains."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.two_processes import CASES
+
+ROOT = Path(__file__).parents[1]
+
+
+def launch(processes, folder):
+    out = folder / f'{processes}.json'
+    command = [sys.executable, '-m', 'composer.cli.launcher', '-n', str(processes), '-m', 'tests.two_processes', str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False,
+                          env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)})
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return json.loads(out.read_text())
+
+
+@pytest.fixture(scope='module')
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('launched')
+    one, two = launch(1, folder), launch(2, folder)
+    assert (one['world_size'], two['world_size']) == (1, 2)
+    return one, two
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_losses_to_four_decimals(results, case):
+    one, two = (result[case]['losses'] for result in results)
+    assert len(one) == len(two) == 4
+    for alone, together in zip(one, two):
+        assert set(alone) == set(together)
+        for key in alone:
+            assert together[key] == pytest.approx(alone[key], abs=5e-5), (case, key)
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_weights(results, case):
+    one, two = (result[case] for result in results)
+    assert two['equal']
+    assert two['weights'] == pytest.approx(one['weights'], abs=1e-5)
+
+
+def test_all_ranks_draw_the_same_teachers(results):
+    for result in results:
+        drawn = result['sampled teachers']['drawn']
+        assert all(rank == drawn[0] for rank in drawn)
+    assert results[0]['sampled teachers']['drawn'][0] == results[1]['sampled teachers']['drawn'][0]

@@ -1,0 +1,68 @@
+"""Run by the composer launcher in test_two_processes.py, with one process or two: prints what was trained as JSON."""
+
+import json
+import sys
+
+import torch
+from composer.models import HuggingFaceModel  # noqa: F401  (import cost is the same on both sides)
+from composer.utils import dist
+
+from composer_kd import Distillation, KLDivergence
+from tests.helpers import Recorder, TokenDataset, TokenModel, mlp, pairs, sgd, student, train, weights
+
+
+def mse(student, teacher):
+    return (student - teacher).square().mean()
+
+
+def loader(dataset, batch_size=8):
+    return torch.utils.data.DataLoader(dataset, batch_size=batch_size // dist.get_world_size(),
+                                       sampler=dist.get_sampler(dataset, shuffle=False, drop_last=True))
+
+
+def classifier(unlabelled=(), **options):
+    model = student()
+    data = loader(torch.utils.data.TensorDataset(*pairs(32, unlabelled=unlabelled)))
+    return model, data, Distillation([mlp(seed=s) for s in range(4)], KLDivergence(), **options)
+
+
+def tokens():
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(11, (32, 6), generator=generator)
+    # the first half of each batch, which one of two ranks may get alone, has far fewer labels
+    chance = torch.tensor([0.1, 0.9]).repeat(16).unsqueeze(-1)
+    labels = torch.where(torch.rand(32, 6, generator=generator) < chance, ids, -100)
+    data = loader(TokenDataset(input_ids=ids, labels=labels))
+    return TokenModel(seed=1), data, Distillation(TokenModel(seed=0), mse)
+
+
+CASES = {
+    'pairs': classifier,
+    'sampled teachers': lambda: classifier(n_teachers_to_sample=1),
+    'few labels': lambda: classifier(unlabelled=[i for i in range(32) if i % 4 != 1]),
+    'tokens': tokens,
+    'window': lambda: classifier(start_dur=0.5),
+}
+
+
+def main(out):
+    dist.initialize_dist('cpu')
+    results = {}
+    for name, build in CASES.items():
+        model, data, algorithm = build()
+        recorder = Recorder()
+        train(model, data, [algorithm], [recorder], optimizer=sgd(model), device='cpu', max_duration='1ep',
+              device_train_microbatch_size=2)
+        replicas = dist.all_gather_object(weights(model).tolist())
+        drawn = [list(algorithm.pool.draw(17, batch)) for batch in range(4)]
+        results[name] = {
+            'losses': recorder.batches, 'weights': replicas[0], 'equal': all(r == replicas[0] for r in replicas),
+            'drawn': dist.all_gather_object(drawn),
+        }
+    if dist.get_global_rank() == 0:
+        with open(out, 'w') as file:
+            json.dump({'world_size': dist.get_world_size(), **results}, file)
+
+
+if __name__ == '__main__':
+    main(sys.argv[1])
