@@ -1,16 +1,23 @@
-"""Knowledge distillation for MosaicML Composer: one object in ``Trainer(algorithms=[...])``."""
+"""Knowledge distillation for MosaicML Composer: one object in ``Trainer(algorithms=[...])``.
 
-from composer_kd.distillation import Distillation
-from composer_kd.errors import (
-    CheckpointError,
-    CheckpointNotFoundError,
-    ComposerKDError,
-    ConfigError,
-    LossError,
-    TeacherError,
-)
-from composer_kd.losses import KLDivergence, kl_divergence
-from composer_kd.teachers import FrozenTeacher, NormalizationAdapter, ResizeAdapter
+The names below are imported when they are first used, so that ``composer-kd --help`` need not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from composer_kd.distillation import Distillation
+    from composer_kd.errors import (
+        CheckpointError,
+        CheckpointNotFoundError,
+        ComposerKDError,
+        ConfigError,
+        LossError,
+        TeacherError,
+    )
+    from composer_kd.losses import KLDivergence, kl_divergence
+    from composer_kd.teachers import FrozenTeacher, NormalizationAdapter, ResizeAdapter
 
 __version__ = '0.1.0'
 
@@ -28,3 +35,18 @@ __all__ = [
     'TeacherError',
     'kl_divergence',
 ]
+
+_HOMES = ('errors', 'losses', 'teachers', 'distillation')
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for home in _HOMES:
+            module = import_module(f'{__name__}.{home}')
+            if name in module.__all__:
+                return getattr(module, name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -70,6 +70,26 @@ def test_fractions_refer_to_the_total_as_it_stands():
     assert opened_at(0.0, 0.5, None, fits=('10ba', '10ba')) == [*range(5)]
 
 
+def test_a_total_that_changes_during_the_run():
+    """Another callback prolongs the run at batch 6: its half then lies at batch 10, no longer at 5."""
+    distilled = []
+
+    def look(state):
+        if isinstance(state.loss, dict):
+            distilled.append(state.timestamp.batch.value)
+
+    def prolong(state):
+        if state.timestamp.batch.value == 6:
+            state.max_duration = '20ba'
+
+    algorithm = Distillation(mlp(), lambda student, teacher: (student - teacher).square().mean(), start_dur=0.5)
+    spies = [EventSpy('after_loss', look), EventSpy('before_dataloader', prolong)]
+    run = trainer(student(), loader(*pairs(20), batch_size=2), [algorithm], spies, max_duration='10ba')
+    run.fit()
+    run.close()
+    assert distilled == [5, *range(10, 20)]
+
+
 def test_epochs_of_unknown_length():
     state = SimpleNamespace(max_duration=Time(2, 'ep'), dataloader_len=None, timestamp=Timestamp())
     with pytest.raises(ConfigError, match='epochs whose length is unknown'):

@@ -71,7 +71,7 @@ def load_weights(module: nn.Module, checkpoint: str | os.PathLike[str]) -> None:
             f'The weights in {checkpoint} do not fit {type(module).__name__}:\n' + '\n'.join(problems)
             + '\nBuild the module as it was when the checkpoint was written.'
         )
-    module.load_state_dict(fitting)
+    module.load_state_dict(fitting, strict=False)  # what may be missing was checked above
 
 
 def read_weights(checkpoint: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -172,10 +172,15 @@ def _rename(weights: dict[str, Tensor], target: Mapping[str, Any]) -> dict[str, 
     return max(variants, key=lambda variant: len(variant.keys() & target.keys()))
 
 
+def _may_be_missing(key: str, value: Any) -> bool:
+    """BatchNorm's counter, which old files lack and evaluation never reads, and extra state that is no tensor."""
+    return key.endswith('num_batches_tracked') or not isinstance(value, Tensor)
+
+
 def _misfits(weights: Mapping[str, Tensor], target: Mapping[str, Any]) -> list[str]:
     """What keeps the weights from fitting, a line each."""
     problems = []
-    missing = [key for key in target if key not in weights and isinstance(target[key], Tensor)]
+    missing = [key for key in target if key not in weights and not _may_be_missing(key, target[key])]
     unexpected = [key for key in weights if key not in target]
     shapes = [
         f'{key} (checkpoint {tuple(weights[key].shape)}, module {tuple(target[key].shape)})'

@@ -70,6 +70,14 @@ def test_loads_state_dicts_in_any_dress(tmp_path, legacy, dress):
     assert torch.equal(weights(source), weights(target))
 
 
+def test_files_from_before_batch_norm_counted(tmp_path):
+    source, target = mlp(seed=5, norm=True), mlp(seed=9, norm=True)
+    state = {key: value for key, value in source.state_dict().items() if not key.endswith('num_batches_tracked')}
+    torch.save({'state_dict': state}, tmp_path / 'old.th')
+    load_weights(target, tmp_path / 'old.th')
+    assert torch.equal(weights(source), weights(target))
+
+
 class Evil:
     def __init__(self, path):
         self.path = path

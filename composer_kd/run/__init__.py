@@ -1,0 +1,1 @@
+"""Runs described by a YAML file: checked, built, trained, evaluated."""

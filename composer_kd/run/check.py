@@ -1,0 +1,253 @@
+"""Checks a run's YAML against its dataclasses and the signatures of what it names: all faults in one error."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Any, TypeVar
+
+from composer_kd.errors import ConfigError, nearest
+from composer_kd.run.names import SCOPES, resolve
+from composer_kd.run.parts import Component, Must, OptionsOf, Part
+from composer_kd.run.source import UNRESOLVED, Source
+from composer_kd.run.trial import STAND_IN, fsdp_settings, supplied_names, try_component
+from composer_kd.run.values import Parameter, describe, fits, parameters
+
+__all__ = ['check']
+
+T = TypeVar('T')
+
+
+def check(source: Source, schema: type[T], nested: dict[str, Any]) -> T:
+    """Turns what was written into the dataclass that says what is allowed.
+
+    Args:
+        source: The content of the YAML with the overrides in it, and the faults found so far.
+        schema: The dataclass of the whole file.
+        nested: For parameters of algorithms that hold YAML of their own, their annotation.
+
+    Returns:
+        The dataclass, components inside.
+
+    Raises:
+        ConfigError: Lists all faults: unknown and missing keys at every depth, unknown names, wrong types, values out
+            of range, overrides that would pass unnoticed.
+    """
+    checker = _Checker(source, nested)
+    config = checker.section(source.data, schema, '')
+    faults = checker.faults
+    if hasattr(checker.partial, 'conflicts'):
+        faults = [*faults, *checker.partial.conflicts()]
+    if faults:
+        count = '1 fault' if len(faults) == 1 else f'{len(faults)} faults'
+        lines = '\n'.join(f'  {fault}' for fault in dict.fromkeys(faults))
+        raise ConfigError(f'{source.path}: {count}; nothing was started\n{lines}')
+    return config
+
+
+class _Checker:
+    """Walks the content along the annotations and collects what does not fit."""
+
+    def __init__(self, source: Source, nested: dict[str, Any]) -> None:
+        self.source = source
+        self.nested = nested
+        self.faults = list(source.faults)
+        self.partial: Any = None  # the outermost section, with defaults (or None) where it has faults
+
+    def section(self, value: Any, schema: type, path: str) -> Any:
+        """Checks a mapping against a dataclass; None where it has faults."""
+        if not isinstance(value, dict):
+            keys = ', '.join(field.name for field in dataclasses.fields(schema))
+            self.fault(path, f'expected a mapping with the keys {keys}; got {value!r}')
+            return None
+        before = len(self.faults)
+        hints = typing.get_type_hints(schema, include_extras=True)
+        required = {f.name for f in dataclasses.fields(schema) if _has_no_default(f)}
+        known = {name: Parameter(hint, name in required) for name, hint in hints.items()}
+        self.names(value, known, path, 'key')
+        sound: dict[str, Any] = {}
+        for name in (name for name in hints if name in value):
+            count = len(self.faults)
+            read = self.read(value[name], hints[name], _join(path, name))
+            if len(self.faults) == count and value[name] is not UNRESOLVED:
+                sound[name] = read
+        self.partial = schema(**{**dict.fromkeys(required), **sound})
+        return self.partial if len(self.faults) == before else None
+
+    def read(self, value: Any, hint: Any, path: str) -> Any:
+        """Checks one value against one annotation; returns what the configuration holds for it."""
+        if value is UNRESOLVED:
+            return None
+        marks: tuple[Any, ...] = getattr(hint, '__metadata__', ())
+        bare = typing.get_args(hint)[0] if marks else hint
+        part = next((mark for mark in marks if isinstance(mark, Part)), None)
+        options = typing.get_args(bare)
+        if value is None and type(None) in options:
+            return None
+        if part is not None and typing.get_origin(bare) is dict:
+            return self.keyed(value, part.scope, path)
+        if part is not None:
+            return self.component(value, part.scope, path)
+        inner = next((option for option in (bare, *options) if dataclasses.is_dataclass(option)), None)
+        if inner is not None and typing.get_origin(bare) is list:
+            return self.sections(value, typing.cast(type, inner), path)
+        if inner is not None:
+            return self.section(value, typing.cast(type, inner), path)
+        return self.plain(value, bare, marks, path)
+
+    def plain(self, value: Any, hint: Any, marks: tuple[Any, ...], path: str) -> Any:
+        """Checks a number, string, list or free mapping."""
+        if not fits(value, hint):
+            self.fault(path, f'expected {describe(hint)}, got {value!r}')
+            return value
+        for mark in marks:
+            if isinstance(mark, Must) and not _passes(mark, value):
+                self.fault(path, f'expected {describe(hint)} that is {mark.words}, got {value!r}')
+            if isinstance(mark, OptionsOf):
+                self.names(value, fsdp_settings(), path, 'setting')
+                return value
+        if isinstance(value, dict):
+            self.refuse_added(path, 'free keys')
+        return value
+
+    def sections(self, value: Any, schema: type, path: str) -> list[Any]:
+        """Checks a list of mappings; one mapping stands for a list of one."""
+        items = value if isinstance(value, list) else [value]
+        if not items:
+            self.fault(path, 'expected at least one entry, got an empty list')
+        single = not isinstance(value, list)
+        return [self.section(item, schema, path if single else f'{path}.{i}') for i, item in enumerate(items)]
+
+    def keyed(self, value: Any, scope: str, path: str) -> dict[str, Component]:
+        """Checks ``{snake_name: options}``."""
+        if not isinstance(value, dict):
+            what = SCOPES[scope].what
+            self.fault(path, f'expected a mapping from the name of each {what} to its options, got {value!r}')
+            return {}
+        read = {
+            name: self.options(name, options, scope, _join(path, name)) for name, options in value.items()
+        }
+        return {name: component for name, component in read.items() if component is not None}
+
+    def component(self, value: Any, scope: str, path: str) -> Component | None:
+        """Checks ``{name: ..., **options}``; a bare string is a name without options."""
+        value = {'name': value} if isinstance(value, str) else value
+        if not isinstance(value, dict) or 'name' not in value:
+            self.fault(path, f'expected a {SCOPES[scope].what}: {{name: ..., its options}}; got {value!r}')
+            return None
+        options = dict(value)
+        return self.options(options.pop('name'), options, scope, path)
+
+    def options(self, name: Any, options: Any, scope: str, path: str) -> Component | None:
+        """Checks the options of a named thing against its signature, and tries it where that is cheap."""
+        if name is UNRESOLVED or options is UNRESOLVED:
+            return None
+        options = {} if options is None else options
+        if not isinstance(options, dict):
+            self.fault(path, f'expected a mapping of options, {{}} for none; got {options!r}')
+            return None
+        try:
+            target = resolve(scope, str(name))
+        except ConfigError as error:
+            self.fault(path, str(error))
+            return None
+        known, open_ended = parameters(target)
+        supplied = supplied_names(scope, target)
+        allowed = {key: parameter for key, parameter in known.items() if key not in supplied}
+        label = getattr(target, '__name__', str(name))
+        self.names(options, allowed, path, 'option', label, open_ended)
+        if open_ended:
+            self.refuse_added(path, f'any option of {label}', frozenset(allowed))
+        hints = {key: parameter.annotation for key, parameter in allowed.items()}
+        hints |= {key: hint for key, hint in self.nested.items() if scope == 'algorithm' and key in allowed}
+        read, sound = self.values(options, hints, path)
+        sound = {key: value for key, value in sound.items() if key in allowed or open_ended}
+        if all(key in sound for key, parameter in allowed.items() if parameter.required):
+            self.faults += try_component(Component(scope, str(name), sound, path))
+        return Component(scope, str(name), read, path)
+
+    def values(
+        self, options: dict[str, Any], hints: dict[str, Any], path: str
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Checks the values of options; returns all, and those that a trial can use in spite of faults elsewhere."""
+        read: dict[str, Any] = {}
+        sound: dict[str, Any] = {}
+        for key, value in options.items():
+            before = len(self.faults)
+            read[key] = self.read(value, hints.get(key, Any), _join(path, key))
+            if len(self.faults) == before and value is not UNRESOLVED:
+                sound[key] = read[key]
+            elif hints.get(key) in self.nested.values():
+                sound[key] = [STAND_IN for _ in value] if isinstance(value, list) else STAND_IN
+        return read, sound
+
+    def names(
+        self,
+        value: dict[str, Any],
+        known: dict[str, Parameter],
+        path: str,
+        what: str,
+        owner: str = '',
+        open_ended: bool = False,
+    ) -> None:
+        """Finds unknown and missing keys."""
+        of = f' of {owner}' if owner else ''
+        for key in value:
+            if key not in known and not open_ended:
+                clause = nearest(key, known) or f'; {owner or "it"} has none'
+                self.fault(_join(path, key), f'unknown {what}{of}{clause}')
+        for key, parameter in known.items():
+            if parameter.required and key not in value:
+                self.fault(
+                    _join(path, key),
+                    f'required {what}{of} is missing; expected {self.expected(key, parameter)}',
+                )
+
+    def expected(self, key: str, parameter: Parameter) -> str:
+        """Says what belongs to a missing key."""
+        hint = self.nested.get(key, parameter.annotation)
+        part = next((mark for mark in getattr(hint, '__metadata__', ()) if isinstance(mark, Part)), None)
+        return _words(hint) if part is None else f'a {SCOPES[part.scope].what}: {{name: ..., its options}}'
+
+    def refuse_added(self, path: str, takes: str, checked: frozenset[str] = frozenset()) -> None:
+        """Refuses override keys that land where every key is taken: a typo there would never be noticed."""
+        for key in sorted(self.source.added):
+            below = key.removeprefix(f'{path}.')
+            if below != key and below.split('.')[0] not in checked:
+                hint = nearest(below, self.present(path)).replace('; valid:', '; in the file:')
+                self.fault(
+                    key,
+                    f'the override adds a key that {self.source.path.name} does not have, and {path} takes {takes}, '
+                    f'so a typo could not be noticed; write it into the file, then override it{hint}',
+                )
+
+    def present(self, path: str) -> list[str]:
+        """Keys at a path that the file has."""
+        node: Any = self.source.data
+        for part in path.split('.'):
+            node = node[int(part)] if isinstance(node, list) else node[part]
+        return [key for key in node if f'{path}.{key}' not in self.source.added]
+
+    def fault(self, path: str, message: str) -> None:
+        self.faults.append(f'{path}: {message}' if path else message)
+
+
+def _words(hint: Any) -> str:
+    options = (hint, *typing.get_args(hint))
+    inner = next((option for option in options if dataclasses.is_dataclass(option)), None)
+    if inner is None:
+        return 'a value' if hint is Any else describe(hint)
+    keys = ', '.join(field.name for field in dataclasses.fields(typing.cast(type, inner)))
+    return f'a mapping with the keys {keys}'
+
+
+def _passes(mark: Must, value: Any) -> bool:
+    return value is None or mark.test(value)
+
+
+def _has_no_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _join(path: str, key: str) -> str:
+    return f'{path}.{key}' if path else str(key)

@@ -1,0 +1,214 @@
+"""What a run's YAML may hold. These dataclasses are the whole truth: the check reads their annotations.
+
+The keys are those of llm-foundry. ``Part('model')`` marks a mapping ``{name: ..., **options}`` whose name is looked up
+among the models; ``Part('algorithm')`` on a dict marks ``{snake_name: options}``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import torch
+from composer.core import Precision, Time
+from composer.utils import dist
+
+from composer_kd.run.parts import Component, Must, OptionsOf, Part
+
+__all__ = ['LoaderConfig', 'NESTED', 'RunConfig', 'TeacherConfig', 'as_mapping', 'load_config']
+
+Positive = Must('positive', lambda value: isinstance(value, str) or value > 0)
+NotNegative = Must('zero or more', lambda value: value >= 0)
+PositiveOrAll = Must('positive, or -1 for all', lambda value: value == -1 or value > 0)
+PositiveTime = Must('more than zero', lambda value: Time.from_input(value, 'ep').value > 0)
+FractionOrTime = Annotated[Time | str | int, PositiveTime]
+
+
+@dataclass
+class LoaderConfig:
+    """Where the samples come from and how they are batched; the batch size follows from ``global_train_batch_size``."""
+
+    dataset: Annotated[Component, Part('dataset')]
+    drop_last: bool = False
+    shuffle: bool | None = None  # None: yes for training, no for evaluation
+    num_workers: Annotated[int, NotNegative] = 0
+    pin_memory: bool | None = None  # None: yes where there is a GPU
+    persistent_workers: bool | None = None  # None: yes where there are workers
+    prefetch_factor: Annotated[int | None, Positive] = None
+
+
+@dataclass
+class TeacherConfig:
+    """One teacher: a model, where its weights are, and what its inputs must look like."""
+
+    model: Annotated[Component, Part('model')]
+    checkpoint: str | None = None
+    input_adapter: Annotated[Component | None, Part('adapter')] = None
+    name: str | None = None
+
+
+# Parameters of algorithms that are described by YAML of their own instead of by a plain value.
+NESTED: dict[str, Any] = {
+    'teachers': list[TeacherConfig],
+    'kd_loss_fn': Annotated[Component, Part('loss')],
+}
+
+
+@dataclass
+class RunConfig:
+    """One training run."""
+
+    model: Annotated[Component, Part('model')]
+    optimizer: Annotated[Component, Part('optimizer')]
+    train_loader: LoaderConfig
+    max_duration: FractionOrTime
+    global_train_batch_size: Annotated[int, Positive]
+    eval_loader: LoaderConfig | None = None
+    scheduler: Annotated[Component | None, Part('scheduler')] = None
+    algorithms: Annotated[dict[str, Component], Part('algorithm')] = field(default_factory=dict)
+    callbacks: Annotated[dict[str, Component], Part('callback')] = field(default_factory=dict)
+    loggers: Annotated[dict[str, Component], Part('logger')] = field(default_factory=dict)
+    variables: dict[str, Any] = field(default_factory=dict)
+    run_name: str | None = None  # load_config: <folder>-<file> of the YAML
+    seed: Annotated[int, NotNegative] = 17
+    precision: Precision | None = None  # None: what Composer takes for the device
+    device_train_microbatch_size: Annotated[int | Literal['auto'] | None, Positive] = None
+    device_eval_batch_size: Annotated[int, Positive] = 256
+    eval_interval: FractionOrTime = 1
+    train_subset_num_batches: Annotated[int, PositiveOrAll] = -1
+    eval_subset_num_batches: Annotated[int, PositiveOrAll] = -1
+    fsdp_config: Annotated[dict[str, Any] | None, OptionsOf('fsdp')] = None
+    save_folder: str | None = 'runs/{run_name}'
+    save_interval: FractionOrTime = '1ep'
+    save_overwrite: bool | None = None  # None: yes, so that a YAML can be run again; no with autoresume
+    save_weights_only: bool = False
+    save_num_checkpoints_to_keep: Annotated[int, PositiveOrAll] = -1
+    load_path: str | None = None
+    load_weights_only: bool = False
+    autoresume: bool = False
+    progress_bar: bool = True
+    log_to_console: bool = False
+
+    @property
+    def folder(self) -> pathlib.Path | None:
+        """The save folder with the run's name filled in; None where it is not a folder of this machine."""
+        if self.save_folder is None or '://' in self.save_folder:
+            return None
+        return pathlib.Path(self.save_folder.replace('{run_name}', str(self.run_name)))
+
+    @property
+    def device_train_batch_size(self) -> int:
+        """Samples of the global batch that one process loads."""
+        return self.global_train_batch_size // dist.get_world_size()
+
+    def conflicts(self) -> list[str]:
+        """Lists what is wrong between settings that are each right alone.
+
+        Returns:
+            One line each, beginning with the dotted key.
+        """
+        return [message for broken, message in self._rules() if broken()]
+
+    def _rules(self) -> list[tuple[Callable[[], bool], str]]:
+        world, batch, micro = (
+            dist.get_world_size(),
+            self.global_train_batch_size,
+            self.device_train_microbatch_size,
+        )
+        # Where other keys have faults, the batch size may be None: this is asked all the same, to say all at once.
+        share = max(1, batch // world) if batch is not None else micro
+        no_gpu = not torch.cuda.is_available()
+        precision = str(self.precision).lower().removeprefix('precision.')
+        return [
+            (
+                lambda: batch is not None and batch % world != 0,
+                f'global_train_batch_size: expected a multiple of the {world} processes, got {batch}',
+            ),
+            (
+                lambda: isinstance(micro, int) and micro > share,
+                f'device_train_microbatch_size: expected at most {share}, the batch of a process, got {micro}',
+            ),
+            (
+                lambda: micro == 'auto' and no_gpu,
+                "device_train_microbatch_size: 'auto' tries sizes on a GPU, and there is none; give a number",
+            ),
+            (
+                lambda: self.precision is not None and precision != 'fp32' and no_gpu,
+                f"precision: a run on the CPU is 'fp32', got {self.precision!r}",
+            ),
+            (
+                lambda: self.autoresume and self.save_folder is None,
+                'autoresume: needs a save_folder to find the latest checkpoint in, got save_folder: null',
+            ),
+            (
+                lambda: self.autoresume and self.save_overwrite is True,
+                'save_overwrite: true would overwrite the checkpoints that autoresume is to go on from; leave it out',
+            ),
+            (
+                lambda: self.autoresume and self.save_weights_only,
+                'save_weights_only: autoresume needs full checkpoints, with the optimizer; got true',
+            ),
+        ]
+
+
+def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads and checks the YAML file of a run; builds nothing and starts nothing.
+
+    Args:
+        path: The YAML file.
+        overrides: ``key.sub=value`` strings, as on the command line.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        ConfigError: Lists everything that is wrong, each line with its dotted key and the nearest valid names.
+
+    Example:
+        >>> load_config('yamls/digits/kd.yaml', ['seed=3']).seed
+        3
+    """
+    from composer_kd.run.check import check  # it reads the dataclasses above
+    from composer_kd.run.source import read_source
+
+    source = read_source(path, overrides)
+    if source.data.get('run_name') is None:
+        source.data['run_name'] = f'{source.path.resolve().parent.name}-{source.path.stem}'
+    return check(source, RunConfig, NESTED)
+
+
+def as_mapping(config: Any) -> Any:
+    """Writes a checked configuration as what a YAML file holds, defaults spelled out.
+
+    Args:
+        config: A configuration, or a part of one.
+
+    Returns:
+        Mappings, lists and scalars; ``load_config`` reads them back to an equal configuration.
+
+    Example:
+        >>> as_mapping(Component('loss', 'KLDivergence', {'temperature': 2.0}))
+        {'name': 'KLDivergence', 'temperature': 2.0}
+    """
+    if isinstance(config, Component):
+        return {'name': config.name, **_mapping_of(config.options)}
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {f.name: _mapping_of_section(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, list):
+        return [as_mapping(item) for item in config]
+    return _mapping_of(config) if isinstance(config, dict) else config
+
+
+def _mapping_of(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: as_mapping(value) for key, value in options.items()}
+
+
+def _mapping_of_section(value: Any) -> Any:
+    if isinstance(value, dict):  # {snake_name: options}: the key is the name already
+        return {
+            k: _mapping_of(v.options) if isinstance(v, Component) else as_mapping(v) for k, v in value.items()
+        }
+    return as_mapping(value)

@@ -1,0 +1,180 @@
+"""From a name in a YAML file to the thing it names.
+
+A bare name is looked up in the ``__all__`` of the modules of its scope, a dotted path is imported. There is no
+registry: a class that its package exports can be named, and your own is named by its dotted path.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from composer_kd.errors import ConfigError, nearest
+
+__all__ = ['SCOPES', 'Scope', 'import_path', 'known_names', 'resolve']
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Where the names of one kind of thing come from.
+
+    Args:
+        what: The kind of thing, for messages.
+        modules: Modules whose ``__all__`` are searched, in this order.
+        base: Dotted path of the class that a named class must inherit; None takes every callable.
+        suffix: An ending that may be left out: ``wandb`` names ``WandBLogger``.
+        cheap: Whether constructing one costs nothing and does nothing, so that it is tried before the run.
+    """
+
+    what: str
+    modules: tuple[str, ...]
+    base: str | None = None
+    suffix: str = ''
+    cheap: bool = True
+
+
+SCOPES: dict[str, Scope] = {
+    'model': Scope('model', ('composer_kd.models',), cheap=False),
+    'dataset': Scope('data set', ('composer_kd.data',), cheap=False),
+    'loss': Scope('distillation loss', ('composer_kd.losses',)),
+    'adapter': Scope('input adapter', ('composer_kd.teachers',), suffix='Adapter'),
+    'optimizer': Scope('optimizer', ('composer.optim', 'torch.optim'), 'torch.optim.Optimizer'),
+    'scheduler': Scope(
+        'scheduler', ('composer.optim',), 'composer.optim.ComposerScheduler', suffix='Scheduler'
+    ),
+    'algorithm': Scope('algorithm', ('composer_kd', 'composer.algorithms'), 'composer.core.Algorithm'),
+    'callback': Scope('callback', ('composer.callbacks',), 'composer.core.Callback'),
+    'logger': Scope(
+        'logger', ('composer.loggers',), 'composer.loggers.LoggerDestination', 'Logger', cheap=False
+    ),
+}
+
+
+def import_path(path: str) -> Any:
+    """Imports what a dotted path names.
+
+    Args:
+        path: For instance ``'torch.nn.MSELoss'``.
+
+    Returns:
+        The module, class, function or constant.
+
+    Raises:
+        ConfigError: If no prefix of the path can be imported, or an attribute is missing.
+
+    Example:
+        >>> import_path('torch.nn.MSELoss').__name__
+        'MSELoss'
+    """
+    parts = path.split('.')
+    for length in range(len(parts), 0, -1):
+        module_name = '.'.join(parts[:length])
+        try:
+            found = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            # An import that fails inside the user's module is a fault of its own: say so, don't search on.
+            if error.name is None or not (
+                module_name == error.name or module_name.startswith(f'{error.name}.')
+            ):
+                raise ConfigError(f'{module_name!r} cannot be imported: {error}') from error
+            continue
+        for part in parts[length:]:
+            if not hasattr(found, part):
+                raise ConfigError(f'{found.__name__!r} has no {part!r}{nearest(part, _public(found))}')
+            found = getattr(found, part)
+        return found
+    raise ConfigError(f'no module named {parts[0]!r} can be imported')
+
+
+@cache
+def known_names(scope: str) -> dict[str, Any]:
+    """Lists what a scope offers under bare names.
+
+    Args:
+        scope: A key of ``SCOPES``.
+
+    Returns:
+        Name to class or function; where two modules export one name, the first module's.
+
+    Example:
+        >>> sorted(known_names('optimizer'))[:3]
+        ['ASGD', 'Adadelta', 'Adafactor']
+    """
+    rule = SCOPES[scope]
+    base = import_path(rule.base) if rule.base else None
+    found: dict[str, Any] = {}
+    for module_name in rule.modules:
+        module = importlib.import_module(module_name)
+        for name in _public(module):
+            thing = getattr(module, name)
+            if _belongs(thing, name, base, rule):
+                found.setdefault(name, thing)
+    return found
+
+
+def resolve(scope: str, name: str) -> Callable[..., Any]:
+    """Finds what a name means in a scope.
+
+    Args:
+        scope: A key of ``SCOPES``.
+        name: A bare name, in any case and with or without underscores and the scope's suffix, or a dotted path.
+
+    Returns:
+        The class or function.
+
+    Raises:
+        ConfigError: If nothing has that name; lists the nearest valid ones.
+
+    Example:
+        >>> resolve('scheduler', 'cosine_annealing').__name__
+        'CosineAnnealingScheduler'
+        >>> resolve('optimizer', 'SDG')
+        Traceback (most recent call last):
+        composer_kd.errors.ConfigError: unknown optimizer 'SDG'; did you mean 'SGD'?
+    """
+    if '.' in name:
+        thing = import_path(name)
+        if not callable(thing):
+            raise ConfigError(
+                f'{name!r} is no {SCOPES[scope].what}: expected a class or function, got {thing!r}'
+            )
+        return thing
+    known = known_names(scope)
+    if name in known:
+        return known[name]
+    suffix = SCOPES[scope].suffix.lower()
+    loose = {_fold(key): thing for key, thing in known.items()}
+    for candidate in (_fold(name), _fold(name) + suffix):
+        if candidate in loose:
+            return loose[candidate]
+    raise ConfigError(f'unknown {SCOPES[scope].what} {name!r}{_nearest(name, known, suffix)}')
+
+
+def _public(module: Any) -> list[str]:
+    # torch.optim has names that are not in __all__ of every torch version; without __all__ take what has no underscore.
+    return list(
+        getattr(module, '__all__', None) or [name for name in dir(module) if not name.startswith('_')]
+    )
+
+
+def _belongs(thing: Any, name: str, base: type | None, rule: Scope) -> bool:
+    if base is not None:
+        return isinstance(thing, type) and issubclass(thing, base) and thing is not base
+    return callable(thing) and (not rule.suffix or name.endswith(rule.suffix))
+
+
+def _fold(name: str) -> str:
+    return name.replace('_', '').lower()
+
+
+def _nearest(name: str, known: dict[str, Any], suffix: str) -> str:
+    # YAML keys are snake_case and classes CamelCase: compare without case, underscores and suffix, show the real names.
+    shown = {_fold(key).removesuffix(suffix): key for key in known}
+    clause = nearest(_fold(name).removesuffix(suffix), shown)
+    if 'did you mean' not in clause:
+        return nearest(name, known)
+    return re.sub(r"'([^']+)'", lambda match: repr(shown[match[1]]), clause)

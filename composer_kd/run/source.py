@@ -1,0 +1,187 @@
+"""Reads a YAML file, puts the command line's overrides into it, and resolves ``${...}``."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+
+from composer_kd.errors import ConfigError, nearest
+
+__all__ = ['UNRESOLVED', 'Source', 'read_source']
+
+
+class _Unresolved:
+    """Stands where a value could not be found, so that the check of the rest can go on."""
+
+    def __repr__(self) -> str:
+        return '<unresolved>'
+
+
+UNRESOLVED = _Unresolved()
+
+
+@dataclass
+class Source:
+    """What was written, before it is checked.
+
+    Args:
+        path: The file.
+        data: Its resolved content with the overrides in it.
+        added: Dotted keys that an override added and that the file does not have.
+        faults: What is already known to be wrong, one line each.
+    """
+
+    path: pathlib.Path
+    data: dict[str, Any]
+    added: set[str] = field(default_factory=set)
+    faults: list[str] = field(default_factory=list)
+
+
+def read_source(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Source:
+    """Reads a YAML file and applies ``key.sub=value`` overrides.
+
+    Args:
+        path: The YAML file.
+        overrides: As on the command line: ``'optimizer.lr=0.1'``, ``'teachers.0.name=big'``. The value is YAML and
+            replaces what was there.
+
+    Returns:
+        The content and the faults found so far.
+
+    Raises:
+        ConfigError: If there is no such file, or it is not a YAML mapping. Faults that leave the rest readable are
+            collected in the result.
+
+    Example:
+        >>> import tempfile, os
+        >>> file = os.path.join(tempfile.mkdtemp(), 'run.yaml')
+        >>> _ = open(file, 'w').write('optimizer: {lr: 0.1}')
+        >>> read_source(file, ['optimizer.lr=1e-3']).data
+        {'optimizer': {'lr': 0.001}}
+    """
+    path = pathlib.Path(path)
+    raw = _read(path)
+    source = Source(path, raw)
+    for override in overrides:
+        _override(source, override)
+    source.data = _resolve(OmegaConf.create(source.data), '', source)
+    return source
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f'no configuration file {str(path)!r}{_nearest_files(path)}')
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f'{path} is not valid YAML: {error}') from error
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f'{path}: expected a mapping of keys such as model, optimizer, train_loader; got a list'
+        )
+    if not content:
+        raise ConfigError(f'{path} is empty: expected keys such as model, optimizer, train_loader')
+    return {str(key): value for key, value in content.items()}
+
+
+def _nearest_files(path: pathlib.Path) -> str:
+    folders = [folder for folder in (path.parent, pathlib.Path('yamls')) if folder.is_dir()]
+    found = {file.as_posix() for folder in folders for file in list(folder.rglob('*.yaml'))[:200]}
+    if not found:
+        return f'; there are no .yaml files in {path.parent} either (looked from {pathlib.Path.cwd()})'
+    return nearest(path.as_posix(), found)
+
+
+def _override(source: Source, override: str) -> None:
+    key, equals, text = override.partition('=')
+    key = key.strip().lstrip('-')
+    if not equals or not key:
+        source.faults.append(f'{override!r}: expected an override key.sub=value')
+        return
+    try:
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f'value={text}']), resolve=False)['value']  # type: ignore
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        source.faults.append(f'{override!r}: the value is not valid YAML ({_first_line(error)})')
+        return
+    if not text.strip():
+        source.faults.append(f'{override!r}: the value is empty; write {key}=null for none')
+        return
+    _put(source, key, value, override)
+
+
+def _put(source: Source, key: str, value: Any, override: str) -> None:
+    node: Any = source.data
+    parts = key.split('.')
+    for depth, part in enumerate(parts):
+        last = depth == len(parts) - 1
+        where = '.'.join(parts[:depth]) or 'the file'
+        if isinstance(node, list):
+            if not part.isdigit() or int(part) >= len(node):
+                source.faults.append(f'{override!r}: {where} is a list of {len(node)} entries, got {part!r}')
+                return
+            index: Any = int(part)
+            missing = False
+        elif isinstance(node, dict):
+            index = part
+            missing = part not in node
+        else:
+            source.faults.append(f'{override!r}: {where} is {node!r}, not a mapping with keys')
+            return
+        if missing:
+            source.added.add(key)
+        if last:
+            node[index] = value
+        elif missing or node[index] is None:
+            source.added.add(key)
+            node[index] = {}
+        node = node[index]
+
+
+def _resolve(node: Any, prefix: str, source: Source) -> Any:
+    if isinstance(node, DictConfig):
+        return {str(key): _value(node, key, prefix, source) for key in list(node.keys())}
+    if isinstance(node, ListConfig):
+        return [_value(node, index, prefix, source) for index in range(len(node))]
+    return node
+
+
+def _value(node: DictConfig | ListConfig, key: Any, prefix: str, source: Source) -> Any:
+    path = f'{prefix}{key}'
+    if OmegaConf.is_missing(node, key):
+        source.faults.append(
+            f"{path}: is '???', so it must be given: {path}=... on the command line or in the file"
+        )
+        return UNRESOLVED
+    try:
+        value = node[key]
+    except (OmegaConfBaseException, ValueError) as error:
+        written = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore
+        source.faults.append(f'{path}: {written!r} cannot be resolved: {_reason(error, source)}')
+        return UNRESOLVED
+    return _resolve(value, f'{path}.', source)
+
+
+def _reason(error: Exception, source: Source) -> str:
+    missing = re.search(r"'([^']+)' not found", str(error))
+    if not isinstance(error, InterpolationKeyError) or missing is None:
+        return _first_line(error)
+    return f'there is no {missing[1]!r}{nearest(missing[1], set(_leaves(source.data)) - source.added)}'
+
+
+def _leaves(node: Any, prefix: str = '') -> Iterator[str]:
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, value in items:
+        yield f'{prefix}{key}'
+        if isinstance(value, (dict, list)):
+            yield from _leaves(value, f'{prefix}{key}.')
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

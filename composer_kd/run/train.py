@@ -1,0 +1,135 @@
+"""Runs a checked configuration from the first batch to the last, and leaves everything behind in its folder."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+from composer import Trainer
+from composer.utils import dist
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from composer_kd.run.build import build_trainer
+from composer_kd.run.config import RunConfig, as_mapping
+from composer_kd.run.quiet import without_remarks
+
+__all__ = ['CONFIG_FILE', 'METRICS_FILE', 'final_metrics', 'train']
+
+CONFIG_FILE = 'config.yaml'
+METRICS_FILE = 'metrics.json'
+
+
+def train(config: RunConfig) -> dict[str, float]:
+    """Trains, evaluates and saves.
+
+    The save folder ends up with the checkpoints, ``config.yaml`` (all defaults spelled out) and ``metrics.json``. With
+    ``autoresume`` a run that was stopped goes on from its latest checkpoint, and one that had ended is only evaluated.
+
+    Args:
+        config: From ``load_config``.
+
+    Returns:
+        The final metrics: those of the last evaluation, the last batch's losses, and how long was trained.
+
+    Raises:
+        ComposerKDError: If data, a checkpoint or a setting turns out to be wrong; this happens before the first batch.
+
+    Example:
+        >>> import contextlib, io
+        >>> from composer_kd.run.config import load_config
+        >>> overrides = ['max_duration=1ba', 'save_folder=null', 'progress_bar=false']
+        >>> with contextlib.redirect_stdout(io.StringIO()):
+        ...     metrics = train(load_config('yamls/digits/student.yaml', overrides))
+        >>> metrics['time/batch']
+        1
+    """
+    with without_remarks():
+        trainer = build_trainer(config)
+        try:
+            _write_config(config)
+            _fit_or_evaluate(trainer, config)
+            metrics = final_metrics(trainer)
+        finally:
+            trainer.close()
+    _write_metrics(config, metrics)
+    _summarise(config, metrics)
+    return metrics
+
+
+def _fit_or_evaluate(trainer: Trainer, config: RunConfig) -> None:
+    if not _is_done(trainer):
+        trainer.fit()
+        return
+    # Composer refuses to fit for no time; a job that is started again after its end should end well instead.
+    _say(f'{config.run_name} had already reached {config.max_duration}: it is evaluated, not trained')
+    if config.eval_loader is not None:
+        trainer.eval(subset_num_batches=config.eval_subset_num_batches)
+
+
+def final_metrics(trainer: Trainer) -> dict[str, float]:
+    """Collects what a trainer knows at the end; call it on every rank, for metrics are summed over the ranks.
+
+    Args:
+        trainer: A trainer after ``fit()``.
+
+    Returns:
+        Numbers under the names that Composer logs them by. Composer's train metrics are those of a single batch and
+        left out.
+    """
+    state = trainer.state
+    metrics = {
+        f'metrics/{label}/{name}': float(metric.compute())
+        for label, group in state.eval_metrics.items()
+        for name, metric in group.items()
+        if metric.update_called
+    }
+    losses = getattr(state, 'total_loss_dict', None) or {}
+    metrics.update({name: float(value) for name, value in losses.items()})
+    metrics.update(
+        {f'time/{unit}': int(getattr(state.timestamp, unit)) for unit in ('epoch', 'batch', 'sample')}
+    )
+    return metrics
+
+
+def _is_done(trainer: Trainer) -> bool:
+    end = trainer.state.max_duration
+    return bool(end is not None and trainer.state.timestamp.get(end.unit) >= end)
+
+
+def _folder(config: RunConfig) -> pathlib.Path | None:
+    return config.folder if dist.get_global_rank() == 0 else None
+
+
+def _write_config(config: RunConfig) -> None:
+    folder = _folder(config)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.create(as_mapping(config)), folder / CONFIG_FILE)
+
+
+def _write_metrics(config: RunConfig, metrics: dict[str, float]) -> None:
+    folder = _folder(config)
+    if folder is not None:
+        (folder / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + '\n', encoding='utf-8')
+
+
+def _summarise(config: RunConfig, metrics: dict[str, float]) -> None:
+    table = Table(
+        title=f'{config.run_name} after {int(metrics["time/batch"]):,} batches', title_justify='left'
+    )
+    table.add_column('metric')
+    table.add_column('value', justify='right')
+    for name, value in metrics.items():
+        if not name.startswith('time/'):
+            table.add_row(name, f'{value:.4f}')
+    _say(table)
+    if config.folder is not None:
+        _say(f'checkpoints, {CONFIG_FILE} and {METRICS_FILE} are in {config.folder}')
+
+
+def _say(what: Any) -> None:
+    if dist.get_global_rank() == 0:
+        Console().print(what, highlight=False)

@@ -1,0 +1,118 @@
+"""Tries cheap components before a run, with stand-ins for what is not cheap, so that bad values show at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import warnings
+from typing import Any
+
+import torch
+from composer.utils.parallelism import FSDP2Config, FSDPConfig
+
+from composer_kd.run.build import construct, is_function_itself
+from composer_kd.run.names import SCOPES, resolve
+from composer_kd.run.parts import Component
+from composer_kd.run.values import Parameter, parameters
+
+__all__ = ['STAND_IN', 'fsdp_settings', 'supplied_names', 'try_component']
+
+# Stands for a part that has faults of its own, so that the rest of what it belongs to can be tried.
+STAND_IN = Component('model', 'stand-in')
+
+# What constructors raise when they refuse a value; anything else is a bug and keeps its traceback.
+_REFUSALS = (ValueError, TypeError, RuntimeError, AssertionError, ImportError)
+
+
+def supplied_names(scope: str, target: Any) -> frozenset[str]:
+    """Names the parameters that the run fills in, so that a YAML must not.
+
+    Args:
+        scope: A key of ``SCOPES``.
+        target: The class or function.
+
+    Returns:
+        For an optimizer its parameters, for a loss that is a function the logits.
+
+    Example:
+        >>> supplied_names('optimizer', torch.optim.SGD)
+        frozenset({'params'})
+    """
+    if scope == 'optimizer':
+        return frozenset({'params'})
+    if is_function_itself(scope, target):
+        return frozenset([*list(inspect.signature(target).parameters)[:2], 'labels'])
+    return frozenset()
+
+
+def fsdp_settings() -> dict[str, Parameter]:
+    """Lists the settings of the FSDP version that Composer will use; its own constructor takes any keyword.
+
+    Returns:
+        The settings by name.
+
+    Example:
+        >>> 'mixed_precision' in fsdp_settings()
+        True
+    """
+    version = FSDP2Config if os.environ.get('FSDP_VERSION', '1') == '2' else FSDPConfig
+    return {f.name: Parameter(Any, False) for f in dataclasses.fields(version) if not f.name.startswith('_')}
+
+
+def try_component(component: Component) -> list[str]:
+    """Constructs a cheap component and throws it away.
+
+    Args:
+        component: Checked names and types.
+
+    Returns:
+        One fault for each option that is refused on its own, else one for the whole; nothing where all is well.
+
+    Example:
+        >>> try_component(Component('optimizer', 'Adam', {'lr': -1.0}, 'optimizer'))
+        ['optimizer.lr: Invalid learning rate: -1.0']
+    """
+    if not SCOPES[component.scope].cheap:
+        return []
+    if _refusal(component) is None:
+        return []
+    required = {
+        name for name, p in parameters(resolve(component.scope, component.name))[0].items() if p.required
+    }
+    base = {key: value for key, value in component.options.items() if key in required}
+    alone = {
+        key: _refusal(dataclasses.replace(component, options={**base, key: value}))
+        for key, value in component.options.items()
+        if key not in required
+    }
+    faults = [f'{component.path}.{key}: {message}' for key, message in alone.items() if message is not None]
+    if len(faults) == len(alone) > 1:
+        faults = []  # all fail alike: it is what is required that is wrong
+    rest = {key: value for key, value in component.options.items() if alone.get(key) is None}
+    together = _refusal(dataclasses.replace(component, options=rest))
+    return (
+        faults
+        if faults and together is None
+        else [*faults, f'{component.path}: {together or _refusal(component)}']
+    )
+
+
+def _refusal(component: Component) -> str | None:
+    supplied = {'params': [torch.nn.Parameter(torch.zeros(1))]} if component.scope == 'optimizer' else {}
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter('ignore')  # said once, when it is constructed for the run
+        try:
+            construct(component, stand_in=_stand_in, **supplied)
+        except _REFUSALS as error:
+            return ' '.join(str(error).split()) or type(error).__name__
+    return None
+
+
+def _stand_in(value: Any) -> Any:
+    # A teacher costs its weights; in a trial of the algorithm around it any module will do.
+    if dataclasses.is_dataclass(value) and not isinstance(value, Component):
+        return torch.nn.Identity()
+    if isinstance(value, Component) and not SCOPES[value.scope].cheap:
+        return torch.nn.Identity()
+    return None

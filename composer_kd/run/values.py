@@ -1,0 +1,205 @@
+"""Does a value from a YAML file fit a Python annotation? And how to say in plain words what was expected."""
+
+from __future__ import annotations
+
+import collections.abc
+import enum
+import inspect
+import os
+import types
+import typing
+from typing import Any
+
+from composer.core import Callback, Time
+
+__all__ = ['Parameter', 'describe', 'fits', 'parameters']
+
+_UNIONS = (typing.Union, types.UnionType)
+_WORDS = {bool: 'true or false', int: 'an integer', float: 'a number', str: 'a string', type(None): 'null'}
+_LISTS = (
+    list,
+    tuple,
+    set,
+    frozenset,
+    collections.abc.Sequence,
+    collections.abc.Iterable,
+    collections.abc.Collection,
+)
+_DICTS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+
+
+class Parameter(typing.NamedTuple):
+    """One parameter of a callable: its annotation, and whether it must be given."""
+
+    annotation: Any
+    required: bool
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Tells whether a YAML value can be passed where a parameter has this annotation.
+
+    Args:
+        value: None, bool, int, float, str, list or dict.
+        annotation: A type as in a signature. What cannot be understood accepts everything.
+
+    Returns:
+        Whether it fits. Integers are numbers; booleans are not. A string must parse where a Composer time is meant.
+
+    Example:
+        >>> fits(1, float), fits(True, float), fits('10 epochs', str | Time), fits('10ep', str | Time)
+        (True, False, False, True)
+    """
+    origin = typing.get_origin(annotation)
+    arguments = typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return fits(value, arguments[0])
+    if origin in _UNIONS:
+        return any(fits(value, branch) for branch in _branches(arguments))
+    if origin is typing.Literal:
+        return any(value == option and type(value) is type(option) for option in arguments)
+    kind = origin or annotation
+    if kind in _LISTS:
+        items = [item for item in arguments if item is not Ellipsis]
+        return isinstance(value, list) and (not items or _items_fit(value, kind, arguments))
+    if kind in _DICTS:
+        return isinstance(value, dict) and (
+            not arguments or all(fits(v, arguments[1]) for v in value.values())
+        )
+    return _fits_class(value, kind)
+
+
+def describe(annotation: Any) -> str:
+    """Says in plain words what an annotation accepts.
+
+    Args:
+        annotation: A type as in a signature.
+
+    Returns:
+        For instance ``"an integer or null"``.
+
+    Example:
+        >>> describe(int | None), describe(list[float])
+        ('an integer or null', 'a list (each a number)')
+    """
+    origin = typing.get_origin(annotation)
+    arguments = typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return describe(arguments[0])
+    if origin in _UNIONS:
+        return ' or '.join(
+            dict.fromkeys(describe(branch) for branch in _branches(arguments) if _writable(branch))
+        )
+    if origin is typing.Literal:
+        return 'one of ' + ', '.join(repr(option) for option in arguments)
+    kind = origin or annotation
+    if kind in _LISTS:
+        return 'a list' + (f' (each {describe(arguments[0])})' if arguments else '')
+    if kind in _DICTS:
+        return 'a mapping'
+    if isinstance(kind, type) and issubclass(kind, Time):
+        return "a Composer time such as '10ep', '500ba' or '0.5dur'"
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return 'one of ' + ', '.join(repr(member.value) for member in kind)
+    return _WORDS.get(kind, f'{getattr(kind, "__name__", kind)}, which a YAML file cannot hold')
+
+
+def parameters(target: Any) -> tuple[dict[str, Parameter], bool]:
+    """Lists what may be passed to a callable by keyword.
+
+    Args:
+        target: A class or function.
+
+    Returns:
+        The parameters by name, and whether any other keyword is taken too (``**kwargs``).
+
+    Example:
+        >>> import torch
+        >>> sorted(parameters(torch.nn.Flatten)[0])
+        ['end_dim', 'start_dim']
+    """
+    function = target.__init__ if inspect.isclass(target) else target
+    if function is Callback.__init__:
+        return (
+            {},
+            False,
+        )  # it takes *args and **kwargs and drops them all: a mistyped key would never be noticed
+    namespace = getattr(inspect.unwrap(function), '__globals__', {})
+    found: dict[str, Parameter] = {}
+    open_ended = False
+    for name, parameter in inspect.signature(target).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            open_ended = True
+        elif parameter.kind not in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
+            annotation = _evaluate(parameter.annotation, namespace)
+            if parameter.default is None:
+                annotation = typing.Optional[annotation] if annotation is not Any else Any  # noqa: UP045
+            required = parameter.default is parameter.empty or _is_required_sentinel(parameter.default)
+            found[name] = Parameter(annotation, required)
+    return found, open_ended
+
+
+def _is_required_sentinel(default: Any) -> bool:
+    return (
+        repr(default) == '<required parameter>'
+    )  # torch.optim.optimizer.required, private and without a type
+
+
+def _evaluate(annotation: Any, namespace: dict[str, Any]) -> Any:
+    if annotation is inspect.Parameter.empty:
+        return Any
+    if not isinstance(annotation, str):
+        return annotation
+    try:
+        return eval(annotation, namespace)  # what typing.get_type_hints does, one at a time
+    except (NameError, AttributeError, TypeError, SyntaxError):
+        return Any  # a name that exists for the type checker only: take every value
+
+
+def _branches(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    # Union[str, Time] means a string that is a time, so the plain string must not accept what Time refuses.
+    if any(isinstance(branch, type) and issubclass(branch, Time) for branch in arguments):
+        return tuple(branch for branch in arguments if branch is not str)
+    return arguments
+
+
+def _writable(branch: Any) -> bool:
+    kind = typing.get_origin(branch) or branch
+    if kind in _WORDS or kind in _LISTS or kind in _DICTS or kind in (typing.Literal, typing.Annotated):
+        return True
+    return isinstance(kind, type) and issubclass(kind, (Time, enum.Enum))
+
+
+def _items_fit(value: list[Any], kind: Any, arguments: tuple[Any, ...]) -> bool:
+    if kind is tuple and Ellipsis not in arguments:
+        return len(value) == len(arguments) and all(fits(v, a) for v, a in zip(value, arguments))
+    return all(fits(item, arguments[0]) for item in value)
+
+
+def _fits_class(value: Any, kind: Any) -> bool:
+    if kind is None or kind is type(None):
+        return value is None
+    if kind is Any or not isinstance(kind, type) or kind is object:
+        return kind is not collections.abc.Callable  # a TypeVar, Any, a string: cannot judge
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if issubclass(kind, Time):
+        return _is_time(value)
+    if issubclass(kind, enum.Enum):
+        return isinstance(value, str) and value.lower() in [str(member.value).lower() for member in kind]
+    if issubclass(kind, os.PathLike):
+        return isinstance(value, str)
+    if getattr(kind, '_is_protocol', False) or kind is collections.abc.Callable:
+        return False
+    return isinstance(value, kind)
+
+
+def _is_time(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        Time.from_timestring(value)
+    except (ValueError, KeyError):
+        return False
+    return True

@@ -1,0 +1,70 @@
+"""``composer-kd evaluate``."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from composer_kd.errors import CheckpointError, CheckpointNotFoundError, ConfigError
+from composer_kd.run.build import build_model
+from composer_kd.run.cli import main
+from composer_kd.run.config import load_config
+from composer_kd.run.evaluate import evaluate
+from composer_kd.run.train import train
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """The folder of a finished run, and its final metrics."""
+    folder = tmp_path_factory.mktemp('student')
+    overrides = ['max_duration=5ba', 'progress_bar=false', f'save_folder={folder}']
+    return folder, train(load_config('yamls/digits/student.yaml', overrides))
+
+
+def test_it_finds_what_training_found(finished):
+    folder, metrics = finished
+    found = evaluate(folder)
+    assert found.checkpoint == folder / 'latest-rank0.pt'
+    assert found.metrics == pytest.approx({k: v for k, v in metrics.items() if k.startswith('metrics/eval')})
+    assert found.parameters == 21_690
+    assert 4 * found.parameters < found.size < 4 * found.parameters + 10_000
+
+
+def test_the_config_may_lie_above_the_checkpoint_or_be_named(finished, tmp_path):
+    folder, _ = finished
+    nested = tmp_path / 'checkpoints'
+    nested.mkdir()
+    shutil.copy(folder / 'latest-rank0.pt', nested / 'model.pt')
+    with pytest.raises(ConfigError, match=r'no config\.yaml beside'):
+        evaluate(nested / 'model.pt')
+    expected = evaluate(nested / 'model.pt', folder / 'config.yaml')
+    shutil.copy(folder / 'config.yaml', tmp_path / 'config.yaml')
+    assert evaluate(nested / 'model.pt') == expected
+
+
+def test_a_plain_state_dict_will_do(finished, tmp_path):
+    folder, _ = finished
+    model = build_model(load_config(folder / 'config.yaml').model)
+    torch.save(model.module.state_dict(), tmp_path / 'plain.pt')
+    assert evaluate(tmp_path / 'plain.pt', folder / 'config.yaml').parameters == 21_690
+
+
+def test_missing_and_damaged_checkpoints_are_said_clearly(finished, tmp_path):
+    folder, _ = finished
+    with pytest.raises(CheckpointNotFoundError, match='no checkpoint'):
+        evaluate(tmp_path / 'nothing.pt')
+    with pytest.raises(CheckpointNotFoundError, match='a folder without'):
+        evaluate(tmp_path)
+    damaged = tmp_path / 'damaged.pt'
+    damaged.write_bytes((folder / 'latest-rank0.pt').read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match='truncated'):
+        evaluate(damaged, folder / 'config.yaml')
+
+
+def test_the_command_prints_a_table(finished, capsys):
+    assert main(['evaluate', str(finished[0]), str(finished[0])]) == 0
+    printed = capsys.readouterr().out
+    for word in ('accuracy', 'loss', 'parameters', 'size', '21,690'):
+        assert word in printed

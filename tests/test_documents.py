@@ -1,0 +1,69 @@
+"""What the documents say is run: the README's Python blocks, every docstring's example, the Makefile's help."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import composer_kd
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / 'README.md').read_text(encoding='utf-8')
+BLOCKS = re.findall(r'<!-- name: (.*?) -->\n```python\n(.*?)```', README, re.DOTALL)
+MODULES = [module.name for module in pkgutil.walk_packages(composer_kd.__path__, 'composer_kd.')
+           if not module.name.endswith('__main__')]
+
+
+def test_readme_examples(tmp_path, monkeypatch, capfd):
+    """In one namespace and in order, as a reader would run them."""
+    assert [name for name, _ in BLOCKS][:2] == ['a teacher model', 'a checkpoint and its model']
+    assert len(BLOCKS) == README.count('```python')
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    for name, block in BLOCKS:
+        exec(compile(block, f'README.md: {name}', 'exec'), namespace)
+    accuracy = namespace['trainer'].state.eval_metric_values['MulticlassAccuracy']
+    assert accuracy > 0.5
+
+
+@pytest.mark.parametrize('name', ['composer_kd', *MODULES])
+def test_examples_in_docstrings(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize('name', composer_kd.__all__)
+def test_public_things_explain_themselves(name):
+    thing = getattr(composer_kd, name)
+    assert thing.__doc__
+    if not (isinstance(thing, type) and issubclass(thing, Exception)):
+        assert 'Example:' in thing.__doc__
+
+
+def test_files_named_in_the_readme_exist():
+    for path in re.findall(r'\]\((?!http)([^)]+)\)', README):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r'yamls/[\w/]+\.yaml', README):
+        assert (ROOT / path).exists(), path
+
+
+def test_make_help_explains_itself():
+    shown = subprocess.run(['make', 'help'], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in ('demo', 'test', 'lint', 'bench'):
+        assert re.search(rf'make {target}\s+\S', shown)
+
+
+def test_import_loads_no_package_that_composer_does_not():
+    code = (
+        'import sys, composer; before = {name.split(".")[0] for name in sys.modules}; import composer_kd; '
+        'names = {name.split(".")[0] for name in sys.modules}; '
+        'print(sorted(name for name in names - before - {"composer_kd"} if name not in sys.stdlib_module_names))'
+    )
+    shown = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert shown.stdout.strip().split('\n')[-1] == '[]'
