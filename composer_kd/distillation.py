@@ -248,4 +248,3 @@ def _weight(name: str, value: float) -> float:
 
 def _optimized(state: State) -> list[Tensor]:
     return [p for optimizer in state.optimizers for group in optimizer.param_groups for p in group['params']]
-

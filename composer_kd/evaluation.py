@@ -27,6 +27,8 @@ class TeacherEvaluation:
     ``metrics/<evaluator>/agreement/top1`` is the share of valid positions at which student and teachers put the same
     class first; ``.../agreement/kl`` is their mean KL(teacher || student) at temperature 1, in nats.
 
+    ``latest`` holds what was logged last under each name.
+
     Args:
         pool: The teachers; all of them answer, whatever ``n_teachers_to_sample`` says.
         classes_dim: The dimension of the classes.
@@ -35,6 +37,7 @@ class TeacherEvaluation:
     def __init__(self, pool: TeacherPool, classes_dim: int = -1) -> None:
         self.pool = pool
         self.classes_dim = classes_dim
+        self.latest: dict[str, float] = {}
         self._metrics: dict[str, Metric] | None = None
         self._agreement = {'top1': MeanMetric(), 'kl': MeanMetric()}
 
@@ -42,9 +45,7 @@ class TeacherEvaluation:
         """Starts, goes on with, or ends one evaluator."""
         if event is Event.EVAL_START:
             self._metrics = None
-            self._agreement = {
-                name: state.device.module_to_device(metric) for name, metric in self._agreement.items()
-            }
+            self._agreement = {name: state.device.module_to_device(metric) for name, metric in self._agreement.items()}
             for metric in self._agreement.values():
                 metric.reset()
         elif event is Event.EVAL_AFTER_FORWARD:
@@ -79,10 +80,10 @@ class TeacherEvaluation:
         if self._metrics is None:
             return
         label = state.dataloader_label
-        logger.log_metrics({
-            **{f'metrics/{label}/teacher/{name}': metric.compute() for name, metric in self._metrics.items()},
-            **{f'metrics/{label}/agreement/{name}': metric.compute() for name, metric in self._agreement.items()},
-        })
+        found = {f'metrics/{label}/teacher/{name}': metric.compute() for name, metric in self._metrics.items()}
+        found.update({f'metrics/{label}/agreement/{name}': metric.compute() for name, metric in self._agreement.items()})
+        logger.log_metrics(found)
+        self.latest.update({name: float(value) for name, value in found.items()})
 
 
 def _mask(state: State, model: Any, logits: Tensor) -> Tensor | None:

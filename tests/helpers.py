@@ -21,8 +21,10 @@ def mlp(classes=CLASSES, seed=0, dropout=0.0, norm=False):
 
 def student(module=None, loss_fn=None, seed=1):
     module = mlp(seed=seed) if module is None else module
-    metric = {name: MulticlassAccuracy(CLASSES, average='micro', ignore_index=-100)
-              for name in ('train_metrics', 'val_metrics')}
+    metric = {
+        name: MulticlassAccuracy(CLASSES, average='micro', ignore_index=-100)
+        for name in ('train_metrics', 'val_metrics')
+    }
     extra = {} if loss_fn is None else {'loss_fn': loss_fn}
     return ComposerClassifier(module, num_classes=CLASSES, **metric, **extra)
 

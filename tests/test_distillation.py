@@ -37,8 +37,15 @@ class Counting(nn.Module):
 
 def test_signature_is_fixed():
     parameters = inspect.signature(Distillation).parameters
-    assert list(parameters)[:7] == ['teachers', 'kd_loss_fn', 'kd_loss_weight', 'org_loss_weight', 'start_dur', 'end_dur',
-                                    'n_teachers_to_sample']
+    assert list(parameters)[:7] == [
+        'teachers',
+        'kd_loss_fn',
+        'kd_loss_weight',
+        'org_loss_weight',
+        'start_dur',
+        'end_dur',
+        'n_teachers_to_sample',
+    ]
     assert [parameters[name].default for name in list(parameters)[2:7]] == [0.9, 0.1, 0.0, 1.0, None]
     assert all(p.kind is p.KEYWORD_ONLY for p in list(parameters.values())[7:])
 
@@ -51,13 +58,21 @@ def test_loss_and_gradient_of_one_step_agree_with_plain_torch():
     model, teacher, recorder = student(), mlp(seed=0), Recorder()
     reference = copy.deepcopy(model.module)
     task = F.cross_entropy(reference(x), y)
-    kd = 16 * F.kl_div(F.log_softmax(reference(x) / 4, -1), F.softmax(teacher(x).detach() / 4, -1), reduction='batchmean')
+    kd = 16 * F.kl_div(
+        F.log_softmax(reference(x) / 4, -1), F.softmax(teacher(x).detach() / 4, -1), reduction='batchmean'
+    )
     (0.3 * task + 0.7 * kd).backward()
     for parameter in reference.parameters():
         parameter.data -= 0.1 * parameter.grad
 
-    train(model, loader(x, y), [Distillation(teacher, KLDivergence(4.0), 0.7, 0.3)], [recorder],
-          optimizer=sgd(model, momentum=0.0), max_duration='1ba')
+    train(
+        model,
+        loader(x, y),
+        [Distillation(teacher, KLDivergence(4.0), 0.7, 0.3)],
+        [recorder],
+        optimizer=sgd(model, momentum=0.0),
+        max_duration='1ba',
+    )
 
     (loss,) = recorder.microbatches
     assert set(loss) == {'total', 'task', 'kd'}
@@ -67,8 +82,9 @@ def test_loss_and_gradient_of_one_step_agree_with_plain_torch():
     torch.testing.assert_close(weights(model.module), weights(reference))
 
 
-@pytest.mark.parametrize('loss_fn', [nn.MSELoss(), nn.SmoothL1Loss(), mse, lambda s, t: F.cosine_embedding_loss(
-    s, t, torch.ones(len(s)))])
+@pytest.mark.parametrize(
+    'loss_fn', [nn.MSELoss(), nn.SmoothL1Loss(), mse, lambda s, t: F.cosine_embedding_loss(s, t, torch.ones(len(s)))]
+)
 def test_any_callable_is_a_loss(loss_fn):
     x, y = pairs(8)
     model, teacher, recorder = student(), mlp(), Recorder()
@@ -127,8 +143,14 @@ def test_a_sampled_teacher_is_the_same_in_every_microbatch():
         drawn.append((state.timestamp.batch.value, asked))
 
     algorithm = Distillation(teachers, mse, n_teachers_to_sample=1)
-    train(student(), loader(*pairs(32)), [algorithm], [EventSpy('after_loss', look)], max_duration='3ep',
-          device_train_microbatch_size=2)
+    train(
+        student(),
+        loader(*pairs(32)),
+        [algorithm],
+        [EventSpy('after_loss', look)],
+        max_duration='3ep',
+        device_train_microbatch_size=2,
+    )
     by_batch, before = {}, (0, 0, 0, 0)
     for batch, asked in drawn:
         (index,) = [i for i in range(4) if asked[i] > before[i]]
@@ -154,8 +176,13 @@ def test_teachers_stay_frozen():
     def wake(state):
         teacher.train()
 
-    run = train(model, loader(*pairs()), [Distillation(teacher, KLDivergence())],
-                [EventSpy('after_loss', look), EventSpy('batch_start', wake)], max_duration='2ep')
+    run = train(
+        model,
+        loader(*pairs()),
+        [Distillation(teacher, KLDivergence())],
+        [EventSpy('after_loss', look), EventSpy('batch_start', wake)],
+        max_duration='2ep',
+    )
     assert len(teacher.inputs) == 6
     assert not any(teacher.modes)
     assert not any(teacher.grads)
@@ -170,8 +197,13 @@ def test_teachers_stay_frozen():
 
 def test_teachers_are_in_no_checkpoint(tmp_path):
     teacher = mlp(seed=3)
-    train(student(), loader(*pairs()), [Distillation(teacher, KLDivergence())], save_folder=str(tmp_path),
-          save_filename='c.pt')
+    train(
+        student(),
+        loader(*pairs()),
+        [Distillation(teacher, KLDivergence())],
+        save_folder=str(tmp_path),
+        save_filename='c.pt',
+    )
     checkpoint = torch.load(tmp_path / 'c.pt', weights_only=False)
 
     def tensors(node):
@@ -208,8 +240,12 @@ def test_the_teacher_sees_what_the_student_saw(mixer, last):
 
     net, teacher = Net(), Net()
     algorithm = Distillation(teacher, KLDivergence())
-    train(student(net), loader(images, labels), [mixer, algorithm] if last else [algorithm, mixer],
-          device_train_microbatch_size=4)
+    train(
+        student(net),
+        loader(images, labels),
+        [mixer, algorithm] if last else [algorithm, mixer],
+        device_train_microbatch_size=4,
+    )
     assert len(teacher.inputs) == len(net.inputs) == 4
     for theirs, ours in zip(teacher.inputs, net.inputs):
         assert torch.equal(theirs, ours)
@@ -287,8 +323,12 @@ def test_outside_the_window_nothing_happens():
 
 def test_a_window_inside_an_epoch():
     teacher, recorder = Counting(), Recorder()
-    train(student(), loader(*pairs(40), batch_size=4),
-          [Distillation(teacher, KLDivergence(), start_dur=0.2, end_dur=0.5)], [recorder])
+    train(
+        student(),
+        loader(*pairs(40), batch_size=4),
+        [Distillation(teacher, KLDivergence(), start_dur=0.2, end_dur=0.5)],
+        [recorder],
+    )
     assert [isinstance(loss, dict) for loss in recorder.microbatches] == [False] * 2 + [True] * 3 + [False] * 5
     assert len(teacher.inputs) == 3
 
@@ -347,7 +387,7 @@ def test_refuses_a_teacher_in_the_optimizer():
 
 
 def test_names_the_loss_that_returns_no_scalar_or_nan():
-    with pytest.raises(LossError, match=r"MSELoss must return a scalar.*shape \(8, 4\) at batch 0"):
+    with pytest.raises(LossError, match=r'MSELoss must return a scalar.*shape \(8, 4\) at batch 0'):
         train(student(), loader(*pairs()), [Distillation(mlp(), nn.MSELoss(reduction='none'))])
 
     seen = []
@@ -384,5 +424,7 @@ def test_repr_names_what_matters_and_no_address():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         text = repr(Distillation({}.get('x') or mlp(), KLDivergence()))
-    assert text == ("Distillation([Sequential], KLDivergence, 0.9, 0.1, Window(start='0.0dur', end='1.0dur'), "
-                    'n_teachers_to_sample=1)')
+    assert text == (
+        "Distillation([Sequential], KLDivergence, 0.9, 0.1, Window(start='0.0dur', end='1.0dur'), "
+        'n_teachers_to_sample=1)'
+    )

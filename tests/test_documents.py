@@ -15,8 +15,11 @@ import composer_kd
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 BLOCKS = re.findall(r'<!-- name: (.*?) -->\n```python\n(.*?)```', README, re.DOTALL)
-MODULES = [module.name for module in pkgutil.walk_packages(composer_kd.__path__, 'composer_kd.')
-           if not module.name.endswith('__main__')]
+MODULES = [
+    module.name
+    for module in pkgutil.walk_packages(composer_kd.__path__, 'composer_kd.')
+    if not module.name.endswith('__main__')
+]
 
 
 def test_readme_examples(tmp_path, monkeypatch, capfd):

@@ -22,11 +22,18 @@ def logged(run):
 def test_logs_the_teachers_metrics_and_the_agreement_for_each_evaluator():
     teachers = [mlp(seed=3), mlp(seed=4)]
     model = student()
-    run = trainer(model, loader(*pairs()), [Distillation(teachers, KLDivergence(), run_teacher_on_eval=True)],
-                  eval_dataloader=[evaluator('near', 5), evaluator('far', 6)], loggers=[InMemoryLogger()])
+    run = trainer(
+        model,
+        loader(*pairs()),
+        [Distillation(teachers, KLDivergence(), run_teacher_on_eval=True)],
+        eval_dataloader=[evaluator('near', 5), evaluator('far', 6)],
+        loggers=[InMemoryLogger()],
+    )
     run.fit()
     run.close()
     values = logged(run)
+    (algorithm,) = run.state.algorithms
+    assert algorithm.evaluation.latest == {k: v for k, v in values.items() if 'teacher' in k or 'agreement' in k}
     model.eval()
     for label, seed in (('near', 5), ('far', 6)):
         x, y = pairs(20, seed=seed)
@@ -34,18 +41,28 @@ def test_logs_the_teachers_metrics_and_the_agreement_for_each_evaluator():
             ours, theirs = model.module(x), (teachers[0](x) + teachers[1](x)) / 2
         p, q = theirs.softmax(-1), ours.softmax(-1)
         assert values[f'metrics/{label}/teacher/MulticlassAccuracy'] == pytest.approx(
-            (theirs.argmax(-1) == y).float().mean().item())
-        assert values[f'metrics/{label}/MulticlassAccuracy'] == pytest.approx((ours.argmax(-1) == y).float().mean().item())
+            (theirs.argmax(-1) == y).float().mean().item()
+        )
+        assert values[f'metrics/{label}/MulticlassAccuracy'] == pytest.approx(
+            (ours.argmax(-1) == y).float().mean().item()
+        )
         assert values[f'metrics/{label}/agreement/top1'] == pytest.approx(
-            (ours.argmax(-1) == theirs.argmax(-1)).float().mean().item())
+            (ours.argmax(-1) == theirs.argmax(-1)).float().mean().item()
+        )
         assert values[f'metrics/{label}/agreement/kl'] == pytest.approx(
-            (p * (p / q).log()).sum(-1).mean().item(), rel=1e-4)
+            (p * (p / q).log()).sum(-1).mean().item(), rel=1e-4
+        )
 
 
 def test_a_student_that_is_its_teachers_copy_agrees():
     model = student(mlp(seed=1))
-    run = trainer(model, loader(*pairs()), [Distillation(mlp(seed=1), KLDivergence(), run_teacher_on_eval=True)],
-                  eval_dataloader=evaluator('eval', 5), loggers=[InMemoryLogger()])
+    run = trainer(
+        model,
+        loader(*pairs()),
+        [Distillation(mlp(seed=1), KLDivergence(), run_teacher_on_eval=True)],
+        eval_dataloader=evaluator('eval', 5),
+        loggers=[InMemoryLogger()],
+    )
     run.eval()  # never fires FIT_START
     values = logged(run)
     run.close()
@@ -57,8 +74,13 @@ def test_a_student_that_is_its_teachers_copy_agrees():
 def test_off_by_default_and_the_students_metrics_stay_the_same():
     results = []
     for options in ({}, {'run_teacher_on_eval': True}):
-        run = trainer(student(), loader(*pairs()), [Distillation(mlp(), KLDivergence(), **options)],
-                      eval_dataloader=evaluator('eval', 5), loggers=[InMemoryLogger()])
+        run = trainer(
+            student(),
+            loader(*pairs()),
+            [Distillation(mlp(), KLDivergence(), **options)],
+            eval_dataloader=evaluator('eval', 5),
+            loggers=[InMemoryLogger()],
+        )
         run.fit()
         run.close()
         results.append(logged(run))
@@ -80,16 +102,26 @@ def test_token_models_agree_over_valid_positions():
     data = TokenDataset(input_ids=ids, labels=torch.where(torch.rand(6, 5) < 0.5, ids, -100))
     batches = torch.utils.data.DataLoader(data, batch_size=2)
     model, teacher = Evaluated(seed=1), TokenModel(seed=0)
-    run = trainer(model, batches, [Distillation(teacher, KLDivergence(), run_teacher_on_eval=True)],
-                  eval_dataloader=batches, loggers=[InMemoryLogger()], optimizer=sgd(model, lr=0.0))
+    run = trainer(
+        model,
+        batches,
+        [Distillation(teacher, KLDivergence(), run_teacher_on_eval=True)],
+        eval_dataloader=batches,
+        loggers=[InMemoryLogger()],
+        optimizer=sgd(model, lr=0.0),
+    )
     run.eval()
     values = logged(run)
     run.close()
     valid = data.columns['labels'] != -100
     ours, theirs = (m(data.columns)[valid] for m in (model, teacher))
-    assert values['metrics/eval/agreement/top1'] == pytest.approx((ours.argmax(-1) == theirs.argmax(-1)).float().mean().item())
+    assert values['metrics/eval/agreement/top1'] == pytest.approx(
+        (ours.argmax(-1) == theirs.argmax(-1)).float().mean().item()
+    )
     assert values['metrics/eval/agreement/kl'] == pytest.approx(KLDivergence(1.0)(ours, theirs).item(), rel=1e-4)
-    assert values['metrics/eval/teacher/Accuracy'] == pytest.approx((theirs.argmax(-1) == ids[valid]).float().mean().item())
+    assert values['metrics/eval/teacher/Accuracy'] == pytest.approx(
+        (theirs.argmax(-1) == ids[valid]).float().mean().item()
+    )
 
 
 @pytest.mark.parametrize('shift', [False, True], ids=['masked', 'next token'])
@@ -101,21 +133,34 @@ def test_hugging_face_models(shift):
     def build(seed):
         torch.manual_seed(seed)
         if shift:
-            config = transformers.GPT2Config(vocab_size=11, n_embd=8, n_layer=1, n_head=2, n_positions=8, bos_token_id=0,
-                                             eos_token_id=0)
+            config = transformers.GPT2Config(
+                vocab_size=11, n_embd=8, n_layer=1, n_head=2, n_positions=8, bos_token_id=0, eos_token_id=0
+            )
             net = transformers.GPT2LMHeadModel(config)
         else:
-            net = transformers.BertForMaskedLM(transformers.BertConfig(
-                vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
-                max_position_embeddings=16))
+            net = transformers.BertForMaskedLM(
+                transformers.BertConfig(
+                    vocab_size=11,
+                    hidden_size=8,
+                    num_hidden_layers=1,
+                    num_attention_heads=2,
+                    intermediate_size=8,
+                    max_position_embeddings=16,
+                )
+            )
         return HuggingFaceModel(net, tokenizer=None, metrics=[], use_logits=True)
 
     ids = torch.randint(11, (4, 6))
     labels = torch.where(torch.rand(4, 6) < 0.5, ids, -100)
     batches = torch.utils.data.DataLoader(TokenDataset(input_ids=ids, labels=labels), batch_size=2)
     model, teacher = build(1), build(0)
-    run = trainer(model, batches, [Distillation(teacher, KLDivergence(), run_teacher_on_eval=True)],
-                  eval_dataloader=batches, loggers=[InMemoryLogger()])
+    run = trainer(
+        model,
+        batches,
+        [Distillation(teacher, KLDivergence(), run_teacher_on_eval=True)],
+        eval_dataloader=batches,
+        loggers=[InMemoryLogger()],
+    )
     run.eval()
     values = logged(run)
     run.close()
@@ -123,5 +168,3 @@ def test_hugging_face_models(shift):
     with torch.no_grad():
         ours, theirs = (m.eval()({'input_ids': ids})['logits'][target != -100] for m in (model, teacher))
     assert values['metrics/eval/agreement/kl'] == pytest.approx(KLDivergence(1.0)(ours, theirs).item(), rel=1e-4)
-
-

@@ -53,8 +53,15 @@ def run(kind, microbatch, loss, unlabelled=(), seed=17, **options):
     else:
         model, teacher = TokenModel(seed=1), TokenModel(seed=0)
         data = torch.utils.data.DataLoader(TokenDataset(**tokens(labels=kind == 'labels')), batch_size=8)
-    train(model, data, [Distillation(teacher, loss, 0.6, 0.4, **options)], [recorder], optimizer=sgd(model, momentum=0.0),
-          device_train_microbatch_size=microbatch, seed=seed)
+    train(
+        model,
+        data,
+        [Distillation(teacher, loss, 0.6, 0.4, **options)],
+        [recorder],
+        optimizer=sgd(model, momentum=0.0),
+        device_train_microbatch_size=microbatch,
+        seed=seed,
+    )
     return recorder.batches[0], weights(model)
 
 
@@ -101,8 +108,13 @@ def test_padding_never_counts():
     results = []
     for data in (columns, padded):
         model, recorder = TokenModel(seed=1), Recorder()
-        train(model, torch.utils.data.DataLoader(TokenDataset(**data), batch_size=8),
-              [Distillation(TokenModel(seed=0), KLDivergence())], [recorder], optimizer=sgd(model))
+        train(
+            model,
+            torch.utils.data.DataLoader(TokenDataset(**data), batch_size=8),
+            [Distillation(TokenModel(seed=0), KLDivergence())],
+            [recorder],
+            optimizer=sgd(model),
+        )
         results.append((recorder.batches[0], weights(model)))
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
     torch.testing.assert_close(results[0][1], results[1][1])
@@ -114,8 +126,18 @@ def test_a_model_of_the_next_token_is_masked_by_the_next_label():
 
     def gpt(seed):
         torch.manual_seed(seed)
-        config = transformers.GPT2Config(vocab_size=11, n_embd=8, n_layer=1, n_head=2, n_positions=8, bos_token_id=0,
-                                         eos_token_id=0, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+        config = transformers.GPT2Config(
+            vocab_size=11,
+            n_embd=8,
+            n_layer=1,
+            n_head=2,
+            n_positions=8,
+            bos_token_id=0,
+            eos_token_id=0,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+        )
         return HuggingFaceModel(transformers.GPT2LMHeadModel(config), tokenizer=None, metrics=[], use_logits=True)
 
     columns = tokens()
@@ -126,8 +148,13 @@ def test_a_model_of_the_next_token_is_masked_by_the_next_label():
         inputs = {key: columns[key] for key in ('input_ids', 'attention_mask')}
         rows = [m(inputs)['logits'][keep] for m in (model, teacher.eval())]
         task = model(columns)['loss'].item()
-    train(model, torch.utils.data.DataLoader(TokenDataset(**columns), batch_size=8),
-          [Distillation(teacher, KLDivergence())], [recorder], optimizer=sgd(model))
+    train(
+        model,
+        torch.utils.data.DataLoader(TokenDataset(**columns), batch_size=8),
+        [Distillation(teacher, KLDivergence())],
+        [recorder],
+        optimizer=sgd(model),
+    )
     assert recorder.batches[0]['kd'] == pytest.approx(KLDivergence()(*rows).item(), rel=1e-5)
     assert recorder.batches[0]['task'] == pytest.approx(task, rel=1e-5)
 
@@ -206,12 +233,24 @@ def test_a_resumed_run_equals_a_straight_one(tmp_path, at, shuffle):
 
     def start(folder, **options):
         model = student(mlp(seed=1, dropout=0.3, norm=True))
-        algorithm = Distillation([mlp(seed=s) for s in range(3)], KLDivergence(), n_teachers_to_sample=1, start_dur='2ba')
+        algorithm = Distillation(
+            [mlp(seed=s) for s in range(3)], KLDivergence(), n_teachers_to_sample=1, start_dur='2ba'
+        )
         recorder = Recorder()
-        result = trainer(model, loader(*pairs(), shuffle=shuffle), [algorithm], [recorder], max_duration='6ba',
-                         save_folder=str(tmp_path / folder), save_interval=lambda state, event: event == Event.BATCH_CHECKPOINT and state.timestamp.batch.value in (at, 6),
-                         save_filename='ba{batch}.pt',
-                         save_overwrite=True, **options)
+        result = trainer(
+            model,
+            loader(*pairs(), shuffle=shuffle),
+            [algorithm],
+            [recorder],
+            max_duration='6ba',
+            save_folder=str(tmp_path / folder),
+            save_interval=lambda state, event: (
+                event == Event.BATCH_CHECKPOINT and state.timestamp.batch.value in (at, 6)
+            ),
+            save_filename='ba{batch}.pt',
+            save_overwrite=True,
+            **options,
+        )
         return result, recorder
 
     straight, recorder = start('straight')
@@ -250,8 +289,14 @@ def test_a_retried_batch_gives_the_same(kind, monkeypatch):
     else:
         model, teacher = TokenModel(seed=1), TokenModel(seed=0)
         data = torch.utils.data.DataLoader(TokenDataset(**tokens()), batch_size=8)
-    train(model, data, [Distillation(teacher, mse, 0.6, 0.4)], [EventSpy(Event.AFTER_LOSS, fails_once), recorder],
-          optimizer=sgd(model, momentum=0.0), device_train_microbatch_size=8)
+    train(
+        model,
+        data,
+        [Distillation(teacher, mse, 0.6, 0.4)],
+        [EventSpy(Event.AFTER_LOSS, fails_once), recorder],
+        optimizer=sgd(model, momentum=0.0),
+        device_train_microbatch_size=8,
+    )
     assert len(attempts) > 1
     assert attempts[-1] < 8
     assert recorder.batches[0] == pytest.approx(expected, rel=1e-5)

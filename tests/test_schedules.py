@@ -21,8 +21,13 @@ def opened_at(start, end, max_duration, fits=(None,), batches_per_epoch=10, **da
 
     model = student()
     algorithm = Distillation(mlp(), loss, start_dur=start, end_dur=end)
-    run = trainer(model, data.get('data', loader(*pairs(2 * batches_per_epoch), batch_size=2)), [algorithm],
-                  [EventSpy('after_loss', look)], max_duration=max_duration)
+    run = trainer(
+        model,
+        data.get('data', loader(*pairs(2 * batches_per_epoch), batch_size=2)),
+        [algorithm],
+        [EventSpy('after_loss', look)],
+        max_duration=max_duration,
+    )
     for duration in fits:
         run.fit(**({} if duration is None else {'duration': duration}))
     run.close()

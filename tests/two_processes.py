@@ -16,8 +16,11 @@ def mse(student, teacher):
 
 
 def loader(dataset, batch_size=8):
-    return torch.utils.data.DataLoader(dataset, batch_size=batch_size // dist.get_world_size(),
-                                       sampler=dist.get_sampler(dataset, shuffle=False, drop_last=True))
+    return torch.utils.data.DataLoader(
+        dataset,
+        batch_size=batch_size // dist.get_world_size(),
+        sampler=dist.get_sampler(dataset, shuffle=False, drop_last=True),
+    )
 
 
 def classifier(unlabelled=(), **options):
@@ -51,12 +54,22 @@ def main(out):
     for name, build in CASES.items():
         model, data, algorithm = build()
         recorder = Recorder()
-        train(model, data, [algorithm], [recorder], optimizer=sgd(model), device='cpu', max_duration='1ep',
-              device_train_microbatch_size=2)
+        train(
+            model,
+            data,
+            [algorithm],
+            [recorder],
+            optimizer=sgd(model),
+            device='cpu',
+            max_duration='1ep',
+            device_train_microbatch_size=2,
+        )
         replicas = dist.all_gather_object(weights(model).tolist())
         drawn = [list(algorithm.pool.draw(17, batch)) for batch in range(4)]
         results[name] = {
-            'losses': recorder.batches, 'weights': replicas[0], 'equal': all(r == replicas[0] for r in replicas),
+            'losses': recorder.batches,
+            'weights': replicas[0],
+            'equal': all(r == replicas[0] for r in replicas),
             'drawn': dist.all_gather_object(drawn),
         }
     if dist.get_global_rank() == 0:

@@ -59,9 +59,7 @@ class ImageTensors(Dataset[tuple[Tensor, int]]):
             raise ConfigError(f'targets: expected one for each of {len(images)} images, got {len(targets)}.')
         for name, values in (('mean', mean), ('std', std)):
             if len(values) != channels:
-                raise ConfigError(
-                    f'{name}: expected a number for each of {channels} channels, got {list(values)}.'
-                )
+                raise ConfigError(f'{name}: expected a number for each of {channels} channels, got {list(values)}.')
         if min(std) <= 0:
             raise ConfigError(f'std: expected positive numbers, got {list(std)}.')
         if size is not None and size < 1:

@@ -52,9 +52,7 @@ def check_split(split: str, splits: Sequence[str]) -> None:
         composer_kd.errors.ConfigError: split: expected one of ['test'], got 'tests'; did you mean 'test'?
     """
     if split not in splits:
-        raise ConfigError(
-            f'split: expected one of {list(splits)}, got {split!r}{nearest(str(split), splits)}'
-        )
+        raise ConfigError(f'split: expected one of {list(splits)}, got {split!r}{nearest(str(split), splits)}')
 
 
 def open_torchvision(source: Any, folder: str, root: str | Path | None, train: bool, download: bool) -> Any:

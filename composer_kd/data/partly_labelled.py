@@ -158,6 +158,4 @@ def _targets(dataset: Any) -> list[int]:
 
 def _check_count(name: str, count: int, least: int, most: int) -> None:
     if isinstance(count, bool) or not isinstance(count, int) or not least <= count <= most:
-        raise ConfigError(
-            f'{name}: expected an integer from {least} to {most}, or None for all, got {count!r}.'
-        )
+        raise ConfigError(f'{name}: expected an integer from {least} to {most}, or None for all, got {count!r}.')

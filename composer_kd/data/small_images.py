@@ -135,9 +135,7 @@ did you mean 'train'?
     check_split(split, ('train', 'test'))
     raw = open_torchvision(datasets.FashionMNIST, 'FashionMNIST/raw', root, split == 'train', download)
     pad = FASHION_PAD if augment else 0
-    dataset = ImageTensors(
-        raw.data.unsqueeze(1), raw.targets.tolist(), 10, mean, std, pad=pad, flip=augment, size=size
-    )
+    dataset = ImageTensors(raw.data.unsqueeze(1), raw.targets.tolist(), 10, mean, std, pad=pad, flip=augment, size=size)
     return restrict(dataset, subset, n_labels, keep_unlabelled, seed)
 
 

@@ -122,8 +122,12 @@ class KLDivergence(nn.Module):
 
     def __init__(self, temperature: float = 4.0, softmax_dim: int = -1) -> None:
         super().__init__()
-        if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) \
-                or not math.isfinite(temperature) or temperature <= 0:
+        if (
+            isinstance(temperature, bool)
+            or not isinstance(temperature, (int, float))
+            or not math.isfinite(temperature)
+            or temperature <= 0
+        ):
             raise ValueError(f'KLDivergence: temperature must be a positive finite number, got {temperature!r}')
         if isinstance(softmax_dim, bool) or not isinstance(softmax_dim, int):
             raise ValueError(f'KLDivergence: softmax_dim must be an int, got {softmax_dim!r}')

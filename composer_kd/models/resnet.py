@@ -83,9 +83,7 @@ class CifarResNet(nn.Module):
         blocks, rest = divmod(depth - 2, 6)
         if blocks < 1 or rest:
             lower = 6 * max(blocks, 1) + 2
-            raise ConfigError(
-                f'depth: expected 6 n + 2 (8, 14, 20, ...), got {depth}; try {lower} or {lower + 6}.'
-            )
+            raise ConfigError(f'depth: expected 6 n + 2 (8, 14, 20, ...), got {depth}; try {lower} or {lower + 6}.')
 
         self.num_classes = num_classes
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)

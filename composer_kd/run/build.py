@@ -93,9 +93,7 @@ def _construct_or_say(component: Component, **supplied: Any) -> Any:
         raise  # a checkpoint's error names the file
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         written = ', '.join(f'{key}={value!r}' for key, value in component.options.items())
-        raise ConfigError(
-            f'{component.path}: {component.name}({written}) cannot be built: {error}'
-        ) from error
+        raise ConfigError(f'{component.path}: {component.name}({written}) cannot be built: {error}') from error
 
 
 def build_model(component: Component) -> ComposerModel:
@@ -124,9 +122,7 @@ def build_model(component: Component) -> ComposerModel:
             f'{component.path}: {component.name} must be a ComposerModel or have an integer attribute num_classes; '
             f'got num_classes={classes!r}'
         )
-    accuracy = functools.partial(
-        MulticlassAccuracy, num_classes=classes, average='micro', ignore_index=NO_LABEL
-    )
+    accuracy = functools.partial(MulticlassAccuracy, num_classes=classes, average='micro', ignore_index=NO_LABEL)
     return ComposerClassifier(
         module,
         num_classes=classes,
@@ -203,11 +199,7 @@ def build_trainer(config: RunConfig) -> Trainer:
         ConfigError: If data is missing or a part cannot be built from its options.
         CheckpointError: If a teacher's weights cannot be loaded.
     """
-    if (
-        config.load_path is not None
-        and '://' not in config.load_path
-        and not os.path.exists(config.load_path)
-    ):
+    if config.load_path is not None and '://' not in config.load_path and not os.path.exists(config.load_path):
         raise ConfigError(f'load_path: no such checkpoint: {config.load_path!r} (looked from {os.getcwd()})')
     # The student comes first after seeding: its initial weights depend on the seed and on no teacher.
     reproducibility.seed_all(config.seed)
@@ -215,9 +207,7 @@ def build_trainer(config: RunConfig) -> Trainer:
     train_loader = build_loader(config.train_loader, config.device_train_batch_size, config.seed, train=True)
     eval_loader = None
     if config.eval_loader is not None:
-        eval_loader = build_loader(
-            config.eval_loader, config.device_eval_batch_size, config.seed, train=False
-        )
+        eval_loader = build_loader(config.eval_loader, config.device_eval_batch_size, config.seed, train=False)
     algorithms = [_construct_or_say(part) for part in config.algorithms.values()]
     return Trainer(
         model=model,

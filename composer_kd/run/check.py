@@ -124,9 +124,7 @@ class _Checker:
             what = SCOPES[scope].what
             self.fault(path, f'expected a mapping from the name of each {what} to its options, got {value!r}')
             return {}
-        read = {
-            name: self.options(name, options, scope, _join(path, name)) for name, options in value.items()
-        }
+        read = {name: self.options(name, options, scope, _join(path, name)) for name, options in value.items()}
         return {name: component for name, component in read.items() if component is not None}
 
     def component(self, value: Any, scope: str, path: str) -> Component | None:

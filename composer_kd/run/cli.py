@@ -73,23 +73,13 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser('evaluate', help='accuracy, loss, parameters and size of checkpoints')
-    evaluate.add_argument(
-        'checkpoints', nargs='+', metavar='CHECKPOINT', help="a checkpoint, or a run's folder"
-    )
-    evaluate.add_argument(
-        '--config', metavar='YAML', help='by default the config.yaml beside each checkpoint'
-    )
+    evaluate.add_argument('checkpoints', nargs='+', metavar='CHECKPOINT', help="a checkpoint, or a run's folder")
+    evaluate.add_argument('--config', metavar='YAML', help='by default the config.yaml beside each checkpoint')
     evaluate.set_defaults(run=_evaluate)
 
-    demo = commands.add_parser(
-        'demo', help='distil a small student on real data: table and plot (under 3 minutes)'
-    )
-    demo.add_argument(
-        '--out', type=pathlib.Path, default=pathlib.Path('runs/demo'), help='default: %(default)s'
-    )
-    demo.add_argument(
-        '--seeds', type=_positive, default=3, help='repetitions of each student, default: %(default)s'
-    )
+    demo = commands.add_parser('demo', help='distil a small student on real data: table and plot (under 3 minutes)')
+    demo.add_argument('--out', type=pathlib.Path, default=pathlib.Path('runs/demo'), help='default: %(default)s')
+    demo.add_argument('--seeds', type=_positive, default=3, help='repetitions of each student, default: %(default)s')
     demo.set_defaults(run=_demo)
     for command in (train, evaluate, demo):
         command.add_argument('--debug', action='store_true', help='show the traceback of wrong input too')

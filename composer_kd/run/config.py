@@ -208,7 +208,5 @@ def _mapping_of(options: dict[str, Any]) -> dict[str, Any]:
 
 def _mapping_of_section(value: Any) -> Any:
     if isinstance(value, dict):  # {snake_name: options}: the key is the name already
-        return {
-            k: _mapping_of(v.options) if isinstance(v, Component) else as_mapping(v) for k, v in value.items()
-        }
+        return {k: _mapping_of(v.options) if isinstance(v, Component) else as_mapping(v) for k, v in value.items()}
     return as_mapping(value)

@@ -90,9 +90,7 @@ def _run(seeds: Sequence[int], settings: Settings, console: Console) -> Results:
             for entry, epochs in zip(results.entries, lengths)
         ]
         teacher = _model('DeepCNN', seed=0)
-        _fit(
-            teacher, digits(split='train'), settings.teacher_epochs, 0.05, 0, settings, teacher_entry, bars[0]
-        )
+        _fit(teacher, digits(split='train'), settings.teacher_epochs, 0.05, 0, settings, teacher_entry, bars[0])
         for entry, bar in zip((alone, distilled), bars[1:]):
             for seed in seeds:
                 asks = entry is distilled
@@ -106,9 +104,7 @@ def _run(seeds: Sequence[int], settings: Settings, console: Console) -> Results:
 
 def _model(name: str, seed: int) -> Any:
     reproducibility.seed_all(seed)  # the same initial weights for the student alone and distilled
-    return build_model(
-        Component('model', name, {'in_channels': 1, 'image_size': 8, 'num_classes': 10}, 'demo')
-    )
+    return build_model(Component('model', name, {'in_channels': 1, 'image_size': 8, 'num_classes': 10}, 'demo'))
 
 
 def _fit(

@@ -168,9 +168,7 @@ def _checkpoint_file(path: pathlib.Path) -> pathlib.Path:
     file = path / LATEST if path.is_dir() else path
     if not file.is_file():
         inside = f' (a folder without {LATEST})' if path.is_dir() else ''
-        raise CheckpointNotFoundError(
-            f'no checkpoint {str(path)!r}{inside}; looked from {pathlib.Path.cwd()}'
-        )
+        raise CheckpointNotFoundError(f'no checkpoint {str(path)!r}{inside}; looked from {pathlib.Path.cwd()}')
     return file
 
 

@@ -43,14 +43,10 @@ SCOPES: dict[str, Scope] = {
     'loss': Scope('distillation loss', ('composer_kd.losses',)),
     'adapter': Scope('input adapter', ('composer_kd.teachers',), suffix='Adapter'),
     'optimizer': Scope('optimizer', ('composer.optim', 'torch.optim'), 'torch.optim.Optimizer'),
-    'scheduler': Scope(
-        'scheduler', ('composer.optim',), 'composer.optim.ComposerScheduler', suffix='Scheduler'
-    ),
+    'scheduler': Scope('scheduler', ('composer.optim',), 'composer.optim.ComposerScheduler', suffix='Scheduler'),
     'algorithm': Scope('algorithm', ('composer_kd', 'composer.algorithms'), 'composer.core.Algorithm'),
     'callback': Scope('callback', ('composer.callbacks',), 'composer.core.Callback'),
-    'logger': Scope(
-        'logger', ('composer.loggers',), 'composer.loggers.LoggerDestination', 'Logger', cheap=False
-    ),
+    'logger': Scope('logger', ('composer.loggers',), 'composer.loggers.LoggerDestination', 'Logger', cheap=False),
 }
 
 
@@ -77,9 +73,7 @@ def import_path(path: str) -> Any:
             found = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             # An import that fails inside the user's module is a fault of its own: say so, don't search on.
-            if error.name is None or not (
-                module_name == error.name or module_name.startswith(f'{error.name}.')
-            ):
+            if error.name is None or not (module_name == error.name or module_name.startswith(f'{error.name}.')):
                 raise ConfigError(f'{module_name!r} cannot be imported: {error}') from error
             continue
         for part in parts[length:]:
@@ -139,9 +133,7 @@ def resolve(scope: str, name: str) -> Callable[..., Any]:
     if '.' in name:
         thing = import_path(name)
         if not callable(thing):
-            raise ConfigError(
-                f'{name!r} is no {SCOPES[scope].what}: expected a class or function, got {thing!r}'
-            )
+            raise ConfigError(f'{name!r} is no {SCOPES[scope].what}: expected a class or function, got {thing!r}')
         return thing
     known = known_names(scope)
     if name in known:
@@ -156,9 +148,7 @@ def resolve(scope: str, name: str) -> Callable[..., Any]:
 
 def _public(module: Any) -> list[str]:
     # torch.optim has names that are not in __all__ of every torch version; without __all__ take what has no underscore.
-    return list(
-        getattr(module, '__all__', None) or [name for name in dir(module) if not name.startswith('_')]
-    )
+    return list(getattr(module, '__all__', None) or [name for name in dir(module) if not name.startswith('_')])
 
 
 def _belongs(thing: Any, name: str, base: type | None, rule: Scope) -> bool:

@@ -99,9 +99,7 @@ def _notes(results: Results) -> str:
 def _markdown(results: Results, rows: list[tuple[str, ...]], sentence: str) -> str:
     lines = ['| ' + ' | '.join(_COLUMNS) + ' |', '|---|---|---:|---:|---:|---:|']
     lines += ['| ' + ' | '.join(row) + ' |' for row in rows]
-    return '\n'.join(
-        ['# Distillation on handwritten digits', '', sentence, '', *lines, '', _notes(results), '']
-    )
+    return '\n'.join(['# Distillation on handwritten digits', '', sentence, '', *lines, '', _notes(results), ''])
 
 
 def _plot(results: Results, file: pathlib.Path) -> None:
@@ -142,9 +140,7 @@ def _plot_accuracies(axes: Any, results: Results) -> None:
     labels = [f'{entry.name}\n{entry.parameters:,}\nparameters' for entry in results.entries]
     axes.set_xticks(range(len(labels)), labels)
     axes.set_ylabel('test accuracy, %')
-    axes.set_title(
-        'last epoch: mean ± standard error, circles are seeds', fontsize=9.5, loc='left', color='#374151'
-    )
+    axes.set_title('last epoch: mean ± standard error, circles are seeds', fontsize=9.5, loc='left', color='#374151')
     _tidy(axes)
 
 

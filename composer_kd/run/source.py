@@ -83,9 +83,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f'{path} is not valid YAML: {error}') from error
     if not isinstance(content, dict):
-        raise ConfigError(
-            f'{path}: expected a mapping of keys such as model, optimizer, train_loader; got a list'
-        )
+        raise ConfigError(f'{path}: expected a mapping of keys such as model, optimizer, train_loader; got a list')
     if not content:
         raise ConfigError(f'{path} is empty: expected keys such as model, optimizer, train_loader')
     return {str(key): value for key, value in content.items()}
@@ -155,9 +153,7 @@ def _resolve(node: Any, prefix: str, source: Source) -> Any:
 def _value(node: DictConfig | ListConfig, key: Any, prefix: str, source: Source) -> Any:
     path = f'{prefix}{key}'
     if OmegaConf.is_missing(node, key):
-        source.faults.append(
-            f"{path}: is '???', so it must be given: {path}=... on the command line or in the file"
-        )
+        source.faults.append(f"{path}: is '???', so it must be given: {path}=... on the command line or in the file")
         return UNRESOLVED
     try:
         value = node[key]

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from composer_kd.distillation import Distillation
 from composer_kd.run.build import build_trainer
 from composer_kd.run.config import RunConfig, as_mapping
 from composer_kd.run.quiet import without_remarks
@@ -86,11 +87,12 @@ def final_metrics(trainer: Trainer) -> dict[str, float]:
         for name, metric in group.items()
         if metric.update_called
     }
+    for algorithm in state.algorithms:
+        if isinstance(algorithm, Distillation):
+            metrics.update(algorithm.evaluation.latest)
     losses = getattr(state, 'total_loss_dict', None) or {}
     metrics.update({name: float(value) for name, value in losses.items()})
-    metrics.update(
-        {f'time/{unit}': int(getattr(state.timestamp, unit)) for unit in ('epoch', 'batch', 'sample')}
-    )
+    metrics.update({f'time/{unit}': int(getattr(state.timestamp, unit)) for unit in ('epoch', 'batch', 'sample')})
     return metrics
 
 
@@ -117,9 +119,7 @@ def _write_metrics(config: RunConfig, metrics: dict[str, float]) -> None:
 
 
 def _summarise(config: RunConfig, metrics: dict[str, float]) -> None:
-    table = Table(
-        title=f'{config.run_name} after {int(metrics["time/batch"]):,} batches', title_justify='left'
-    )
+    table = Table(title=f'{config.run_name} after {int(metrics["time/batch"]):,} batches', title_justify='left')
     table.add_column('metric')
     table.add_column('value', justify='right')
     for name, value in metrics.items():

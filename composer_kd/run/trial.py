@@ -77,9 +77,7 @@ def try_component(component: Component) -> list[str]:
         return []
     if _refusal(component) is None:
         return []
-    required = {
-        name for name, p in parameters(resolve(component.scope, component.name))[0].items() if p.required
-    }
+    required = {name for name, p in parameters(resolve(component.scope, component.name))[0].items() if p.required}
     base = {key: value for key, value in component.options.items() if key in required}
     alone = {
         key: _refusal(dataclasses.replace(component, options={**base, key: value}))
@@ -91,11 +89,7 @@ def try_component(component: Component) -> list[str]:
         faults = []  # all fail alike: it is what is required that is wrong
     rest = {key: value for key, value in component.options.items() if alone.get(key) is None}
     together = _refusal(dataclasses.replace(component, options=rest))
-    return (
-        faults
-        if faults and together is None
-        else [*faults, f'{component.path}: {together or _refusal(component)}']
-    )
+    return faults if faults and together is None else [*faults, f'{component.path}: {together or _refusal(component)}']
 
 
 def _refusal(component: Component) -> str | None:

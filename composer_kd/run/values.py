@@ -62,9 +62,7 @@ def fits(value: Any, annotation: Any) -> bool:
         items = [item for item in arguments if item is not Ellipsis]
         return isinstance(value, list) and (not items or _items_fit(value, kind, arguments))
     if kind in _DICTS:
-        return isinstance(value, dict) and (
-            not arguments or all(fits(v, arguments[1]) for v in value.values())
-        )
+        return isinstance(value, dict) and (not arguments or all(fits(v, arguments[1]) for v in value.values()))
     return _fits_class(value, kind)
 
 
@@ -86,9 +84,7 @@ def describe(annotation: Any) -> str:
     if origin is typing.Annotated:
         return describe(arguments[0])
     if origin in _UNIONS:
-        return ' or '.join(
-            dict.fromkeys(describe(branch) for branch in _branches(arguments) if _writable(branch))
-        )
+        return ' or '.join(dict.fromkeys(describe(branch) for branch in _branches(arguments) if _writable(branch)))
     if origin is typing.Literal:
         return 'one of ' + ', '.join(repr(option) for option in arguments)
     kind = origin or annotation
@@ -139,9 +135,7 @@ def parameters(target: Any) -> tuple[dict[str, Parameter], bool]:
 
 
 def _is_required_sentinel(default: Any) -> bool:
-    return (
-        repr(default) == '<required parameter>'
-    )  # torch.optim.optimizer.required, private and without a type
+    return repr(default) == '<required parameter>'  # torch.optim.optimizer.required, private and without a type
 
 
 def _evaluate(annotation: Any, namespace: dict[str, Any]) -> Any:

@@ -68,7 +68,8 @@ def load_weights(module: nn.Module, checkpoint: str | os.PathLike[str]) -> None:
     problems = _misfits(fitting, target)
     if problems:
         raise CheckpointError(
-            f'The weights in {checkpoint} do not fit {type(module).__name__}:\n' + '\n'.join(problems)
+            f'The weights in {checkpoint} do not fit {type(module).__name__}:\n'
+            + '\n'.join(problems)
             + '\nBuild the module as it was when the checkpoint was written.'
         )
     module.load_state_dict(fitting, strict=False)  # what may be missing was checked above
@@ -147,8 +148,11 @@ def _first_line(error: Exception) -> str:
 def _weights_in(content: Any, name: str) -> dict[str, Tensor]:
     """The state dict of a Composer checkpoint, of ``{'state_dict': ...}``, or the content itself."""
     state = content.get('state') if isinstance(content, Mapping) else None
-    for candidate in (state.get('model') if isinstance(state, Mapping) else None,
-                      content.get('state_dict') if isinstance(content, Mapping) else None, content):
+    for candidate in (
+        state.get('model') if isinstance(state, Mapping) else None,
+        content.get('state_dict') if isinstance(content, Mapping) else None,
+        content,
+    ):
         if isinstance(candidate, Mapping) and candidate:
             weights = {str(key): value for key, value in candidate.items() if isinstance(value, Tensor)}
             if weights:
@@ -166,7 +170,9 @@ def _rename(weights: dict[str, Tensor], target: Mapping[str, Any]) -> dict[str, 
     for _ in range(2):  # a wrapper around a wrapper
         variants += [
             {key.removeprefix(prefix): value for key, value in variant.items()}
-            for variant in variants for prefix in _PREFIXES if all(key.startswith(prefix) for key in variant)
+            for variant in variants
+            for prefix in _PREFIXES
+            if all(key.startswith(prefix) for key in variant)
         ]
     variants += [{prefix + key: value for key, value in weights.items()} for prefix in _PREFIXES]
     return max(variants, key=lambda variant: len(variant.keys() & target.keys()))
@@ -184,7 +190,8 @@ def _misfits(weights: Mapping[str, Tensor], target: Mapping[str, Any]) -> list[s
     unexpected = [key for key in weights if key not in target]
     shapes = [
         f'{key} (checkpoint {tuple(weights[key].shape)}, module {tuple(target[key].shape)})'
-        for key in weights if key in target and weights[key].shape != target[key].shape
+        for key in weights
+        if key in target and weights[key].shape != target[key].shape
     ]
     for what, keys in (('missing', missing), ('unexpected', unexpected), ('of another shape', shapes)):
         if keys:

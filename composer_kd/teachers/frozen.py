@@ -114,9 +114,9 @@ class FrozenTeacher:
             needs_labels = bool(getattr(getattr(model, 'config', None), 'is_encoder_decoder', False))
             module = model.model if isinstance(model, HuggingFaceModel) else model
             if any(key in names for key in batch):
-                return lambda batch: module(**{
-                    key: value for key, value in adapt(without_labels(batch, needs_labels)).items() if key in names
-                })
+                return lambda batch: module(
+                    **{key: value for key, value in adapt(without_labels(batch, needs_labels)).items() if key in names}
+                )
         if isinstance(batch, Mapping) or parameters[:1] == ['batch']:
             return lambda batch: model(_with_inputs(batch, adapt))
         if isinstance(batch, Sequence):

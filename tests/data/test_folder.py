@@ -83,9 +83,7 @@ def test_other_classes_than_in_training_are_refused(root):
         image_folder(root, 'val')
 
 
-@pytest.mark.parametrize(
-    ('settings', 'message'), [({'split': 'test'}, "got 'test'"), ({'size': 0}, 'size: .* got 0')]
-)
+@pytest.mark.parametrize(('settings', 'message'), [({'split': 'test'}, "got 'test'"), ({'size': 0}, 'size: .* got 0')])
 def test_wrong_settings_are_refused(root, settings, message):
     with pytest.raises(ConfigError, match=message):
         image_folder(root, **settings)

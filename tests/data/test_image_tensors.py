@@ -71,9 +71,7 @@ def test_flips_alone_mirror_about_half(images):
 def test_augmentation_follows_the_global_seed(images, workers):
     def epoch(seed):
         torch.manual_seed(seed)
-        loader = DataLoader(
-            dataset(images, pad=2, flip=True), batch_size=4, shuffle=True, num_workers=workers
-        )
+        loader = DataLoader(dataset(images, pad=2, flip=True), batch_size=4, shuffle=True, num_workers=workers)
         return torch.cat([x for x, _ in loader])
 
     assert torch.equal(epoch(1), epoch(1))

@@ -21,9 +21,7 @@ def test_the_home_folder_is_spelt_out():
 
 
 def test_an_unknown_split_is_refused():
-    with pytest.raises(
-        ConfigError, match=r"split: expected one of \['train', 'val'\], got 'vla'; did you mean 'val'"
-    ):
+    with pytest.raises(ConfigError, match=r"split: expected one of \['train', 'val'\], got 'vla'; did you mean 'val'"):
         check_split('vla', ('train', 'val'))
 
 

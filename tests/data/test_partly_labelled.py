@@ -36,9 +36,7 @@ def test_labels_are_spread_evenly_over_the_classes(kept):
 
 
 def test_a_class_that_runs_out_is_passed_over():
-    counts = Counter(
-        [0, 0, 0, 0, 0, 0, 1, 1][index] for index in balanced_order([0] * 6 + [1] * 2, seed=3)[:6]
-    )
+    counts = Counter([0, 0, 0, 0, 0, 0, 1, 1][index] for index in balanced_order([0] * 6 + [1] * 2, seed=3)[:6])
     assert counts == {0: 4, 1: 2}
 
 

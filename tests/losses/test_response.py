@@ -64,8 +64,10 @@ def test_gradient_agrees_with_the_formula_and_spares_the_teacher(shape):
 
 def test_fused_equals_plain_to_1e_6():
     student, teacher = torch.randn(BIG), torch.randn(BIG)
-    plain = F.kl_div(F.log_softmax(student / 4, -1), F.log_softmax(teacher / 4, -1), log_target=True,
-                     reduction='batchmean') * 16
+    plain = (
+        F.kl_div(F.log_softmax(student / 4, -1), F.log_softmax(teacher / 4, -1), log_target=True, reduction='batchmean')
+        * 16
+    )
     assert kl_divergence(student, teacher, 4.0).item() == pytest.approx(plain.item(), rel=1e-6, abs=1e-6)
 
 
@@ -160,9 +162,7 @@ def test_weights_do_what_selection_does():
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    rows=st.integers(1, 6), classes=st.integers(2, 9), temperature=st.floats(0.25, 20.0), seed=st.integers(0, 10**6)
-)
+@given(rows=st.integers(1, 6), classes=st.integers(2, 9), temperature=st.floats(0.25, 20.0), seed=st.integers(0, 10**6))
 def test_never_negative_and_blind_to_a_shift(rows, classes, temperature, seed):
     generator = torch.Generator().manual_seed(seed)
     student, teacher = (torch.randn(rows, classes, generator=generator).double() for _ in range(2))

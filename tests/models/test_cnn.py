@@ -15,9 +15,7 @@ def test_number_of_parameters(network, expected):
 
 
 @BOTH
-@pytest.mark.parametrize(
-    ('channels', 'size', 'classes'), [(1, 8, 10), (3, (20, 31), 7), (4, 4, 1), (1, 28, 100)]
-)
+@pytest.mark.parametrize(('channels', 'size', 'classes'), [(1, 8, 10), (3, (20, 31), 7), (4, 4, 1), (1, 28, 100)])
 def test_other_channels_sizes_and_classes(network, channels, size, classes):
     model = network(in_channels=channels, image_size=size, num_classes=classes)
     height, width = (size, size) if isinstance(size, int) else size

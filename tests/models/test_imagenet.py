@@ -26,9 +26,7 @@ def test_the_small_stem_keeps_the_image_and_the_large_one_quarters_it():
     seen = {}
     for small in (True, False):
         model = resnet18(cifar_stem=small)
-        model.layer1.register_forward_hook(
-            lambda m, i, output, key=small: seen.update({key: output.shape[-1]})
-        )
+        model.layer1.register_forward_hook(lambda m, i, output, key=small: seen.update({key: output.shape[-1]}))
         model(torch.randn(2, 3, 32, 32))
     assert seen == {True: 32, False: 8}
 
@@ -101,9 +99,7 @@ def test_a_failed_download_says_what_to_do(monkeypatch, error):
 
     monkeypatch.setattr(torch.hub, 'load_state_dict_from_url', fail)
     monkeypatch.setattr('torchvision.models._api.load_state_dict_from_url', fail)
-    with pytest.raises(
-        ConfigError, match=r'(?s)downloaded from https://.*squeezenet1_1.*Put that file into .*'
-    ) as got:
+    with pytest.raises(ConfigError, match=r'(?s)downloaded from https://.*squeezenet1_1.*Put that file into .*') as got:
         torchvision_model('squeezenet1_1', weights='DEFAULT')
     assert type(error).__name__ in str(got.value)
     assert 'leave weights out' in str(got.value)

@@ -75,9 +75,7 @@ def test_gradients_reach_every_parameter():
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
 
 
-@pytest.mark.parametrize(
-    ('depth', 'advice'), [(18, 'try 14 or 20'), (2, 'try 8 or 14'), (21, 'try 20 or 26')]
-)
+@pytest.mark.parametrize(('depth', 'advice'), [(18, 'try 14 or 20'), (2, 'try 8 or 14'), (21, 'try 20 or 26')])
 def test_other_depths_are_refused_with_the_nearest(depth, advice):
     with pytest.raises(ConfigError, match=rf'depth: expected 6 n \+ 2 .*, got {depth}; {advice}'):
         CifarResNet(depth)

@@ -44,9 +44,7 @@ def test_both_directions_end_at_their_last_row():
 
 
 def test_an_unknown_cell_names_the_nearest():
-    with pytest.raises(
-        ConfigError, match=r"cell: expected a recurrent cell, got 'lstn'; did you mean 'lstm'?"
-    ):
+    with pytest.raises(ConfigError, match=r"cell: expected a recurrent cell, got 'lstn'; did you mean 'lstm'?"):
         ImageRNN(cell='lstn')
 
 

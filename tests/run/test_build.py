@@ -16,7 +16,6 @@ from composer_kd.run.parts import Component
 SMALL = {'in_channels': 1, 'image_size': 8, 'num_classes': 10}
 
 
-
 def my_loss(student, teacher, power=2.0):
     return (student - teacher).abs().pow(power).mean()
 

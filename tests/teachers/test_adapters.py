@@ -45,7 +45,9 @@ def test_resizes():
         torch.testing.assert_close(ResizeAdapter(5, mode)(flat), torch.full((1, 1, 5, 5), 0.7))
 
 
-@pytest.mark.parametrize(('size', 'mode'), [(0, 'bilinear'), ((1, 2, 3), 'bilinear'), ((4, -1), 'nearest'), (4, 'cubic')])
+@pytest.mark.parametrize(
+    ('size', 'mode'), [(0, 'bilinear'), ((1, 2, 3), 'bilinear'), ((4, -1), 'nearest'), (4, 'cubic')]
+)
 def test_bad_sizes(size, mode):
     with pytest.raises(ConfigError, match='ResizeAdapter'):
         ResizeAdapter(size, mode)

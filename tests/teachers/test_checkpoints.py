@@ -52,17 +52,20 @@ def test_an_address_that_cannot_be_reached(monkeypatch):
         raise FileNotFoundError('404')
 
     monkeypatch.setattr('composer_kd.teachers.checkpoints.get_file', fetch)
-    with pytest.raises(CheckpointNotFoundError, match='s3://bucket/none.pt'):
+    with pytest.raises(CheckpointNotFoundError, match=r's3://bucket/none\.pt'):
         load_weights(mlp(), 's3://bucket/none.pt')
 
 
 @pytest.mark.parametrize('legacy', [False, True])
-@pytest.mark.parametrize('dress', [
-    lambda s: s,
-    lambda s: {'state_dict': s, 'epoch': 3},
-    lambda s: {'module.' + k: v for k, v in s.items()},
-    lambda s: {'module.model.' + k: v for k, v in s.items()},
-])
+@pytest.mark.parametrize(
+    'dress',
+    [
+        lambda s: s,
+        lambda s: {'state_dict': s, 'epoch': 3},
+        lambda s: {'module.' + k: v for k, v in s.items()},
+        lambda s: {'module.model.' + k: v for k, v in s.items()},
+    ],
+)
 def test_loads_state_dicts_in_any_dress(tmp_path, legacy, dress):
     source, target = mlp(seed=5), mlp(seed=9)
     torch.save(dress(source.state_dict()), tmp_path / 'w.pt', _use_new_zipfile_serialization=not legacy)
@@ -94,7 +97,7 @@ def test_runs_nothing_of_a_hostile_checkpoint(tmp_path, how):
         path.write_bytes(pickle.dumps(Evil(mark)))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=how == 'zip')
-    with pytest.raises(CheckpointError, match='Refused to load .*evil.pt.*Nothing in it was run'):
+    with pytest.raises(CheckpointError, match=r'Refused to load .*evil\.pt.*Nothing in it was run'):
         load_weights(mlp(), path)
     assert not mark.exists()
 
@@ -117,7 +120,7 @@ def test_no_checkpoint_at_all(tmp_path, content):
 
 
 def test_missing_file_and_folder(tmp_path):
-    with pytest.raises(CheckpointNotFoundError, match='No checkpoint at .*nowhere.pt'):
+    with pytest.raises(CheckpointNotFoundError, match=r'No checkpoint at .*nowhere\.pt'):
         load_weights(mlp(), tmp_path / 'nowhere.pt')
     with pytest.raises(FileNotFoundError):
         load_weights(mlp(), tmp_path / 'nowhere.pt')

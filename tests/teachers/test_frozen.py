@@ -10,15 +10,23 @@ transformers = pytest.importorskip('transformers')
 
 
 def bert(labels=None):
-    config = transformers.BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
-                                     intermediate_size=8, max_position_embeddings=16, num_labels=labels or 2)
+    config = transformers.BertConfig(
+        vocab_size=20,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=16,
+        num_labels=labels or 2,
+    )
     kind = transformers.BertForMaskedLM if labels is None else transformers.BertForSequenceClassification
     return kind(config).eval()
 
 
 def t5():
-    config = transformers.T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2,
-                                   decoder_start_token_id=0)
+    config = transformers.T5Config(
+        vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0
+    )
     return transformers.T5ForConditionalGeneration(config).eval()
 
 
@@ -29,8 +37,12 @@ def composer(model):
 
 
 def tokens():
-    return {'input_ids': torch.randint(20, (2, 5)), 'attention_mask': torch.ones(2, 5, dtype=torch.long),
-            'labels': torch.randint(20, (2, 5)), 'not_for_the_model': torch.zeros(2)}
+    return {
+        'input_ids': torch.randint(20, (2, 5)),
+        'attention_mask': torch.ones(2, 5, dtype=torch.long),
+        'labels': torch.randint(20, (2, 5)),
+        'not_for_the_model': torch.zeros(2),
+    }
 
 
 class TakesBatch(nn.Module):
@@ -156,5 +168,5 @@ def test_names_the_teacher_without_logits():
         def forward(self, x):
             return {'a': x, 'b': x}
 
-    with pytest.raises(TeacherError, match="teacher 'Odd'.*mapping|teacher 'Odd'.*keys"):
+    with pytest.raises(TeacherError, match=r"teacher 'Odd'.*mapping|teacher 'Odd'.*keys"):
         FrozenTeacher(Odd())(pairs(3))

@@ -40,8 +40,15 @@ def test_one_teacher_is_not_copied_or_averaged():
 def test_takes_every_form(tmp_path):
     path = str(tmp_path / 'w.pt')
     torch.save(mlp(seed=3).state_dict(), path)
-    for given_, count in ((mlp(), 1), (student(), 1), (FrozenTeacher(mlp()), 1), (teachers(2), 2),
-                          (nn.ModuleList(teachers(2)), 2), (tuple(teachers(3)), 3), ({path: mlp()}, 1)):
+    for given_, count in (
+        (mlp(), 1),
+        (student(), 1),
+        (FrozenTeacher(mlp()), 1),
+        (teachers(2), 2),
+        (nn.ModuleList(teachers(2)), 2),
+        (tuple(teachers(3)), 3),
+        ({path: mlp()}, 1),
+    ):
         assert len(TeacherPool(given_).teachers) == count
     x, y = pairs(3)
     torch.testing.assert_close(TeacherPool({path: mlp()})((x, y)), mlp(seed=3)(x))
@@ -89,7 +96,9 @@ def test_no_teachers(nothing):
 
 @pytest.mark.parametrize('n', [0, -1, 5, 2.0, True, '2'])
 def test_number_to_sample_out_of_range(n):
-    with pytest.raises(ConfigError, match=r'n_teachers_to_sample must be an int from 1 to the number of teachers \(4\)'):
+    with pytest.raises(
+        ConfigError, match=r'n_teachers_to_sample must be an int from 1 to the number of teachers \(4\)'
+    ):
         TeacherPool(teachers(4), n)
 
 

@@ -20,7 +20,11 @@ def test_nothing_runs_and_nothing_changes():
     calls = []
     module = mlp(norm=True, dropout=0.5)
     module.register_forward_hook(lambda *_: calls.append(1))
-    teacher, before, random = FrozenTeacher(module), {k: v.clone() for k, v in module.state_dict().items()}, torch.get_rng_state()
+    teacher, before, random = (
+        FrozenTeacher(module),
+        {k: v.clone() for k, v in module.state_dict().items()},
+        torch.get_rng_state(),
+    )
     assert logits_shape(teacher, pairs(3)) == (3, 4)
     assert calls == []
     assert torch.equal(torch.get_rng_state(), random)
