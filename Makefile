@@ -27,11 +27,13 @@ test-all: $(INSTALLED)  ## also the long tests and those on data below COMPOSER_
 
 lint: $(INSTALLED)  ## ruff, mypy on composer_kd, and the import rules
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(INSTALLED)  ## let ruff sort imports and fix what it can
+format: $(INSTALLED)  ## let ruff sort imports, format, and fix what it can
 	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 bench: $(INSTALLED)  ## time a step against its lower bounds (about 10 minutes; needs the extra `bench`)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
