@@ -20,10 +20,10 @@ demo: $(INSTALLED)  ## distil a small student on real data: table and plot in ru
 	$(BIN)/composer-kd demo
 
 test: $(INSTALLED)  ## the default tests: offline, on the CPU, under 5 minutes
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -q
 
 test-all: $(INSTALLED)  ## also the long tests and those on data below COMPOSER_KD_DATA
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest -q -m ''
 
 lint: $(INSTALLED)  ## ruff, mypy on composer_kd, and the import rules
 	$(BIN)/ruff check .

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from composer.core import Algorithm, Event, State, get_precision_context
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from composer_kd.errors import ConfigError, TeacherError
 from composer_kd.evaluation import TeacherEvaluation
 from composer_kd.matching import Comparison, Loss
-from composer_kd.observation import Valid, answers_per_position, logits_of, scalar_loss, valid_of
+from composer_kd.observation import Valid, all_valid, logits_of, samples_of, scalar_loss, valid_of
 from composer_kd.schedules import Moment, Window
 from composer_kd.teachers import FrozenTeacher, TeacherPool, logits_shape
 
@@ -25,7 +24,13 @@ __all__ = ['Distillation']
 # Looked up once: `match` runs about fourteen times a step.
 _AFTER_LOSS, _BATCH_START = Event.AFTER_LOSS, Event.BATCH_START
 _OCCASIONAL = (Event.INIT, Event.FIT_START, Event.FIT_END)
-_EVALUATION = (Event.EVAL_START, Event.EVAL_AFTER_FORWARD, Event.EVAL_END)
+_EVALUATION = (
+    Event.EVAL_START,
+    Event.EVAL_BEFORE_FORWARD,
+    Event.EVAL_AFTER_FORWARD,
+    Event.EVAL_BATCH_END,
+    Event.EVAL_END,
+)
 
 
 class Distillation(Algorithm):
@@ -47,15 +52,17 @@ class Distillation(Algorithm):
     Means run over what counts in the whole batch on all ranks, so the numbers depend neither on
     ``device_train_microbatch_size`` nor on the number of ranks. That takes a model's own loss for a mean over labels
     other than -100, and a batch's first dimension for its number of samples, which is how Composer weighs microbatches
-    unless told otherwise.
+    unless told otherwise. Labels are the second of an ``(inputs, labels)`` pair, or ``labels`` or ``targets`` of a
+    mapping.
 
     Args:
         teachers: A module, a list of modules, or ``{checkpoint: module}``, where a checkpoint is a path or URI of a
             Composer checkpoint; each module may also be a :class:`.FrozenTeacher`, which takes an input adapter. They
             are frozen, moved to the student's device, and appear in no optimizer, ``state_dict`` or checkpoint.
         kd_loss_fn: Any ``(student_logits, teacher_logits) -> scalar``: :class:`.KLDivergence`, a torch loss, your own
-            function. For token models it gets ``(N, V)`` rows, the valid ones alone, unless it has a parameter
-            ``mask``: then it gets all logits and the mask of valid positions.
+            function. For token models it gets ``(N, V)`` rows, the valid ones alone (to select them makes the host
+            wait for an accelerator), unless it has a parameter ``mask``: then it gets all logits and the flat mask of
+            valid positions.
         kd_loss_weight: :math:`w_{kd} \ge 0`.
         org_loss_weight: :math:`w_{org} \ge 0`.
         start_dur: When distillation starts: a fraction of the run (``0.25``, ``'0.25dur'``) or a time (``'10ep'``,
@@ -101,7 +108,10 @@ class Distillation(Algorithm):
         self._events = {id(event) for event in _OCCASIONAL + (_EVALUATION if run_teacher_on_eval else ())}
         self._predicts_next = False  # whether position i answers for label i + 1
         self._fits = False  # whether the teachers' logits are known to fit the student's
-        self._per_sample: Tensor | None = None  # valid positions per sample of this batch; None: all count alike
+        # The number of the batch that was counted, and its valid positions per sample; None: all count alike.
+        self._counted: tuple[int, Tensor | None] = (-1, None)
+        self._world_size = 1
+        self._text = repr(self)
 
     # Composer's two calls ---------------------------------------------------------------------------------------------
 
@@ -110,7 +120,7 @@ class Distillation(Algorithm):
         if event is _AFTER_LOSS:
             return not self._fits or self.window.is_open(state)
         if event is _BATCH_START:
-            return self.window.is_open(state)
+            return self.window.is_open(state) and self._is_cut(state)
         return id(event) in self._events
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
@@ -121,13 +131,12 @@ class Distillation(Algorithm):
             else:
                 self._check_fit(state)
         elif event is _BATCH_START:
-            self._per_sample = self._count(state)
+            self._counted = state.timestamp.batch.value, self._count(state)
         elif event is Event.INIT:
             self._prepare(state)
         elif event is Event.FIT_START:
             self._check_not_shared(_optimized(state), 'the optimizer')
-            self.window.resolve(state)
-            self._warn_if_never(state)
+            self.window.check(state)
         elif event is Event.FIT_END:
             self.comparison.watch.poll(wait=True)
         else:
@@ -139,25 +148,31 @@ class Distillation(Algorithm):
         self.pool.prepare(state.device)
         if isinstance(self.comparison.loss, nn.Module):
             state.device.module_to_device(self.comparison.loss)
+        self._world_size = dist.get_world_size()
         # A HuggingFaceModel for causal language modelling says so.
         self._predicts_next = bool(getattr(state.model, 'shift_labels', False))
 
     # One batch --------------------------------------------------------------------------------------------------------
 
+    def _is_cut(self, state: State) -> bool:
+        """Whether ranks or microbatches share the batch, so that what counts must be counted as a whole."""
+        if self._world_size > 1 or state.auto_microbatching:
+            return True
+        samples, size = samples_of(state.batch), state.device_train_microbatch_size
+        return samples is not None and isinstance(size, numbers.Real) and samples > size
+
     def _count(self, state: State) -> Tensor | None:
         """Valid positions per sample of the whole batch, over all ranks; ``None`` where all of them count alike."""
+        if self._world_size == 1 and all_valid(state.batch):
+            return None
         valid = valid_of(state.batch, self._predicts_next)
         if valid is None or valid.mask is None:
             return None
-        tiny = torch.finfo(torch.float32).tiny
-        if dist.get_world_size() > 1:
-            both = torch.stack([valid.count.float(), torch.full_like(valid.count, valid.size, dtype=torch.float32)])
-            both = state.device.tensor_to_device(both)
+        both = torch.stack([valid.count.float(), torch.full_like(valid.count, valid.size, dtype=torch.float32)])
+        both = state.device.tensor_to_device(both)
+        if self._world_size > 1:
             dist.all_reduce(both, reduce_operation='SUM')
-            return (both[0] / both[1]).clamp_min(tiny)
-        if valid.mask.device.type == 'cpu' and int(valid.count) == valid.mask.numel():
-            return None
-        return state.device.tensor_to_device((valid.count / valid.size).clamp_min(tiny))
+        return (both[0] / both[1]).clamp_min(torch.finfo(torch.float32).tiny)
 
     def _distil(self, state: State) -> None:
         batch, number = state.batch, state.timestamp.batch.value
@@ -167,26 +182,39 @@ class Distillation(Algorithm):
             teacher = self.pool(batch, drawn)
         if teacher.shape != student.shape:
             raise self._misfit(student.shape, teacher.shape, ' and '.join(self.pool.teachers[i].name for i in drawn))
-        self._fits = True
-        valid = None if self._per_sample is None else valid_of(batch, self._predicts_next)
-        kd = self.comparison(student, teacher, batch, valid, number)
+        if not self._fits:
+            self._check_fit(state, drawn)
+        if isinstance(state.loss, Mapping) and 'kd' in state.loss:
+            raise ConfigError(
+                'Two Distillation objects are active in the same batch. Give all teachers to one of them, or let one '
+                'end (end_dur) before the other starts (start_dur).'
+            )
+        per_sample = self._counted[1] if self._counted[0] == number else None
+        # Where the whole batch counts alike, so does every part of it.
+        valid = None if per_sample is None and all_valid(batch) else valid_of(batch, self._predicts_next)
+        kd, per_position = self.comparison(student, teacher, batch, valid, number)
         task = scalar_loss(state.loss)
         if valid is not None:
-            kd, task = self._weigh(kd, task, valid, answers_per_position(batch, student))
+            kd, task = self._weigh(kd, task, student, valid, per_sample, per_position)
         # A new 0-d tensor: Composer scales it in place.
         total = torch.add(task * self.org_loss_weight, kd, alpha=self.kd_loss_weight)
         state.loss = {'total': total, 'task': task, 'kd': kd}
 
-    def _weigh(self, kd: Tensor, task: Tensor, valid: Valid, per_position: bool) -> tuple[Tensor, Tensor]:
+    def _weigh(
+        self, kd: Tensor, task: Tensor, student: Tensor, valid: Valid, per_sample: Tensor | None, per_position: bool
+    ) -> tuple[Tensor, Tensor]:
         """Corrects means over the valid positions here to their part in the mean over the whole batch."""
-        assert self._per_sample is not None
-        share = valid.share(self._per_sample)
-        if per_position:
+        share = None if per_sample is None else valid.share(per_sample)
+        if share is not None and per_position:
             kd = kd * share
-        if valid.from_labels:
-            # A mean over no label is NaN, of which `where` lets neither the value nor the gradient through.
-            task = torch.where(valid.count > 0, task * share, torch.zeros_like(task))
-        return kd, task
+        if not valid.from_labels:
+            return kd, task
+        # A mean over no label is NaN, and so may its gradient be, whatever it is multiplied by.
+        if task.device.type == 'cpu' and not valid.count:
+            return kd, student.sum() * 0.0
+        task = task if share is None else task * share
+        # Elsewhere, to read the count would make the host wait. The gradient of cross-entropy is 0 there, not NaN.
+        return kd, task if task.device.type == 'cpu' else torch.where(valid.count > 0, task, torch.zeros_like(task))
 
     # Checks -----------------------------------------------------------------------------------------------------------
 
@@ -199,7 +227,7 @@ class Distillation(Algorithm):
                     f'be combined. Use {name}(interpolate_loss=False), which mixes the labels instead.'
                 )
 
-    def _check_not_shared(self, parameters: Any, owner: str) -> None:
+    def _check_not_shared(self, parameters: Iterable[Tensor], owner: str) -> None:
         theirs = {id(parameter) for parameter in parameters}
         for teacher in self.pool.teachers:
             if any(id(parameter) in theirs for parameter in teacher.model.parameters()):
@@ -208,11 +236,11 @@ class Distillation(Algorithm):
                     'Give a copy (copy.deepcopy), and optimize the student alone.'
                 )
 
-    def _check_fit(self, state: State) -> None:
-        """Compares shapes at the first batch of a run whose window opens later; no teacher runs for it."""
+    def _check_fit(self, state: State, ran: Sequence[int] = ()) -> None:
+        """Compares shapes at the first batch: of all teachers, also those not drawn or due later, which do not run."""
         student = logits_of(state.outputs, 'the student')
-        for teacher in self.pool.teachers:
-            shape = logits_shape(teacher, state.batch)
+        for index, teacher in enumerate(self.pool.teachers):
+            shape = None if index in ran else logits_shape(teacher, state.batch)
             if shape is not None and shape != student.shape:
                 raise self._misfit(student.shape, shape, teacher.name)
         self._fits = True
@@ -224,14 +252,8 @@ class Distillation(Algorithm):
             'another number of classes, or does it need other inputs (FrozenTeacher(model, input_adapter=...))?'
         )
 
-    def _warn_if_never(self, state: State) -> None:
-        start, total = self.window.start, state.max_duration
-        if total is not None and start.unit == total.unit and start.value >= total.value:
-            warnings.warn(
-                f'Distillation never starts: start_dur is {start.to_timestring()}, the run ends at '
-                f'{total.to_timestring()}.',
-                stacklevel=2,
-            )
+    def __str__(self) -> str:
+        return self._text  # Composer asks twice per event
 
     def __repr__(self) -> str:
         return (
@@ -241,7 +263,7 @@ class Distillation(Algorithm):
 
 
 def _weight(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value) or value < 0:
         raise ConfigError(f'{name} must be a finite number of 0 or more, got {value!r}')
     return float(value)
 

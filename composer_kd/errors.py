@@ -12,7 +12,7 @@ __all__ = ['CheckpointError', 'CheckpointNotFoundError', 'ComposerKDError', 'Con
 
 
 class ComposerKDError(Exception):
-    """Base of all errors raised by this package."""
+    """Base of this package's errors. The losses alone, which import nothing but torch, raise ``ValueError``."""
 
 
 class ConfigError(ComposerKDError, ValueError):

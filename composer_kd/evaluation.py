@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import MeanMetric, Metric
 
+from composer_kd.errors import TeacherError
 from composer_kd.losses import kl_divergence
 from composer_kd.observation import answers_per_position, logits_of, valid_of
 from composer_kd.teachers import TeacherPool
@@ -40,32 +41,55 @@ class TeacherEvaluation:
         self.latest: dict[str, float] = {}
         self._metrics: dict[str, Metric] | None = None
         self._agreement = {'top1': MeanMetric(), 'kl': MeanMetric()}
+        self._waiting: tuple[Tensor, Tensor, Any, int] | None = None
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         """Starts, goes on with, or ends one evaluator."""
         if event is Event.EVAL_START:
-            self._metrics = None
+            self._metrics = self._waiting = None
             self._agreement = {name: state.device.module_to_device(metric) for name, metric in self._agreement.items()}
             for metric in self._agreement.values():
                 metric.reset()
         elif event is Event.EVAL_AFTER_FORWARD:
-            self._update(state)
-        else:
+            self._observe(state)
+        elif event is Event.EVAL_END:
             self._log(state, logger)
+        else:  # the next microbatch begins, or the batch ends
+            self._update(state)
 
-    def _update(self, state: State) -> None:
-        model = state.model.module if isinstance(state.model, DistributedDataParallel) else state.model
+    def _observe(self, state: State) -> None:
+        """Lets the teachers answer; whether this microbatch counts is known when the student's metrics have seen it.
+
+        Composer leaves out samples that a distributed sampler repeats to make all ranks' shares equal.
+        """
         if self._metrics is None:
-            # Only now are the evaluator's metrics on the device; what they hold of the student is thrown away.
+            # Only now are the evaluator's metrics on the device.
             self._metrics = copy.deepcopy(dict(state.eval_metrics[state.dataloader_label]))
             for metric in self._metrics.values():
                 metric.reset()
         student = logits_of(state.outputs, 'the student')
         with torch.no_grad(), get_precision_context(state.precision, state.precision_config):
-            teacher = self.pool(state.batch).reshape(student.shape)
-            for metric in self._metrics.values():
-                model.update_metric(state.batch, teacher, metric)
-        self._agree(student, teacher, _mask(state, model, student) if self.classes_dim == -1 else None)
+            teacher = self.pool(state.batch)
+        if teacher.shape != student.shape and teacher.shape != (*student.shape, 1):
+            raise TeacherError(
+                f'In evaluation the teachers {self.pool} answer in the shape {tuple(teacher.shape)}, the student in '
+                f'{tuple(student.shape)}: they must agree.'
+            )
+        # A HuggingFaceModel with a single output drops its dimension in evaluation.
+        self._waiting = student, teacher.reshape(student.shape), state.batch, _updates(state)
+
+    def _update(self, state: State) -> None:
+        if self._waiting is None:
+            return
+        (student, teacher, batch, before), self._waiting = self._waiting, None
+        if state.eval_metrics[state.dataloader_label] and _updates(state) == before:
+            return
+        model = state.model.module if isinstance(state.model, DistributedDataParallel) else state.model
+        with torch.no_grad(), get_precision_context(state.precision, state.precision_config):
+            for metric in (self._metrics or {}).values():
+                model.update_metric(batch, teacher, metric)
+        if student.ndim > 1 and student.shape[self.classes_dim] > 1:
+            self._agree(student, teacher, _mask(batch, model, student) if self.classes_dim == -1 else None)
 
     def _agree(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> None:
         same = (student.argmax(self.classes_dim) == teacher.argmax(self.classes_dim)).float()
@@ -81,18 +105,25 @@ class TeacherEvaluation:
             return
         label = state.dataloader_label
         found = {f'metrics/{label}/teacher/{name}': metric.compute() for name, metric in self._metrics.items()}
-        found.update({f'metrics/{label}/agreement/{name}': metric.compute() for name, metric in self._agreement.items()})
+        for name, metric in self._agreement.items():
+            if metric.update_called:
+                found[f'metrics/{label}/agreement/{name}'] = metric.compute()
         logger.log_metrics(found)
-        self.latest.update({name: float(value) for name, value in found.items()})
+        self.latest.update({name: float(v) for name, v in found.items() if isinstance(v, Tensor) and v.numel() == 1})
 
 
-def _mask(state: State, model: Any, logits: Tensor) -> Tensor | None:
-    """The positions that count. ``HuggingFaceModel`` takes the labels out of the batch and shifts them itself."""
-    batch = state.batch
+def _updates(state: State) -> int:
+    """How often the student's metrics have been updated in this evaluator."""
+    return sum(metric.update_count for metric in state.eval_metrics[state.dataloader_label].values())
+
+
+def _mask(batch: Any, model: Any, logits: Tensor) -> Tensor | None:
+    """The positions that count. ``HuggingFaceModel`` may take the labels out of the batch; if so, it shifts them."""
+    shift = bool(getattr(model, 'shift_labels', False))
     labels = getattr(model, 'labels', None)
     if isinstance(batch, Mapping) and 'labels' not in batch and isinstance(labels, Tensor):
-        batch = {'labels': labels.to(logits.device)}
+        batch, shift = {'labels': labels.to(logits.device)}, False
     if not answers_per_position(batch, logits):
         return None
-    valid = valid_of(batch)
+    valid = valid_of(batch, shift)
     return None if valid is None or valid.mask is None else valid.mask.reshape(logits.shape[:-1])

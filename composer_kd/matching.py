@@ -21,8 +21,9 @@ Loss = Callable[..., Tensor]
 class Comparison:
     """Applies a loss to the logits of one microbatch.
 
-    * For models that answer per position (language models), the loss gets the valid ones as ``(N, V)`` rows; a loss
-      with a parameter ``mask`` gets all rows and the mask, and need not make the host wait for their number.
+    * For models that answer per position (language models, segmentation), the loss gets the valid
+      ones as ``(N, V)`` rows; a loss with a parameter ``mask`` gets all logits and the flat mask, and need not make the
+      host wait for their number.
     * Half-precision logits become float32, unless the loss has an attribute ``any_dtype`` that is true.
     * The result must be a finite scalar that depends on the student.
 
@@ -47,7 +48,9 @@ class Comparison:
         self._masks_itself = _has_parameter(loss, 'mask')
         self._any_dtype = bool(getattr(loss, 'any_dtype', False))
 
-    def __call__(self, student: Tensor, teacher: Tensor, batch: Any, valid: Valid | None, number: int) -> Tensor:
+    def __call__(
+        self, student: Tensor, teacher: Tensor, batch: Any, valid: Valid | None, number: int
+    ) -> tuple[Tensor, bool]:
         """The loss over one microbatch, a mean over its valid positions.
 
         Args:
@@ -57,27 +60,32 @@ class Comparison:
             valid: Which positions count; ``None`` if all do.
             number: The batch's number, for messages.
 
+        Returns:
+            The loss, and whether it is a mean over positions that were masked, not over samples.
+
         Raises:
             LossError: If the loss is not a finite scalar that depends on the student.
         """
         if not self._any_dtype:
             student, teacher = _at_least_float32(student), _at_least_float32(teacher)
-        if self.classes_dim != -1 or not answers_per_position(batch, student):
+        last = self.classes_dim in (-1, student.ndim - 1)
+        positions = student if last else student.movedim(self.classes_dim, -1)
+        per_position = (last or self._masks_itself) and answers_per_position(batch, positions)
+        mask = valid.mask.reshape(-1) if per_position and valid is not None and valid.mask is not None else None
+        if not per_position:
             value = self.loss(student, teacher)
+        elif self._masks_itself:
+            value = self.loss(student, teacher, mask=mask) if mask is not None else self.loss(student, teacher)
         else:
-            rows, answers = student.flatten(0, -2), teacher.flatten(0, -2)
-            mask = None if valid is None or valid.mask is None else valid.mask.reshape(-1)
-            value = self._of_rows(rows, answers, mask)
+            value = self._of_rows(student.flatten(0, -2), teacher.flatten(0, -2), mask)
         if not isinstance(value, Tensor) or value.ndim != 0 or (student.requires_grad and not value.requires_grad):
             self._reject(value, number)
         self.watch(value, number)
-        return value
+        return value, per_position
 
     def _of_rows(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
         if mask is None:
             return self.loss(student, teacher)
-        if self._masks_itself:
-            return self.loss(student, teacher, mask=mask)
         student, teacher = student[mask], teacher[mask]
         return self.loss(student, teacher) if student.shape[0] else student.sum() * 0.0
 

@@ -14,9 +14,11 @@ from composer_kd.errors import TeacherError
 __all__ = [
     'IGNORE',
     'Valid',
+    'all_valid',
     'answers_per_position',
     'labels_of',
     'logits_of',
+    'samples_of',
     'scalar_loss',
     'valid_of',
     'without_labels',
@@ -149,8 +151,32 @@ def valid_of(batch: Any, shift: bool = False) -> Valid | None:
         return Valid(None, marks.sum(), marks.shape[0], True)
     mask = marks != (IGNORE if from_labels else 0)
     if shift and mask.ndim == 2:
-        mask = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1)
+        following = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1)
+        # Padding answers for nothing, though it may stand before a token.
+        mask = following if from_labels else mask & following
     return Valid(mask, mask.sum(), mask.shape[0], from_labels)
+
+
+def all_valid(batch: Any) -> bool:
+    """Whether it is known, quickly and without waiting for an accelerator, that everything in a batch counts.
+
+    Example:
+        >>> import torch
+        >>> all_valid({'labels': torch.tensor([[5, 7]])}), all_valid({'labels': torch.tensor([[5, -100]])})
+        (True, False)
+    """
+    marks, from_labels = _marks(batch)
+    if marks is None:
+        return True
+    if marks.device.type != 'cpu' or marks.is_floating_point() or not marks.numel():
+        return False
+    return bool(marks.min() >= (0 if from_labels else 1))
+
+
+def samples_of(batch: Any) -> int | None:
+    """The number of samples in a batch whose positions may be marked as valid or not; ``None`` without such marks."""
+    marks, _ = _marks(batch)
+    return marks.shape[0] if marks is not None and marks.ndim else None
 
 
 def answers_per_position(batch: Any, logits: Tensor) -> bool:

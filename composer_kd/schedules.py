@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from fractions import Fraction
 from typing import TypeAlias
@@ -38,7 +39,8 @@ class Window:
         end: When to stop; ``1.0`` never stops.
 
     Raises:
-        ConfigError: If an end cannot be read, is negative, a fraction above 1, in seconds, or ``start >= end``.
+        ConfigError: If an end cannot be read, is negative, a fraction above 1, in seconds, or ``start >= end``. Ends in
+            different units are compared when the run starts.
 
     Example:
         >>> Window(0.25, '0.5dur')
@@ -52,11 +54,8 @@ class Window:
     def __init__(self, start: Moment = 0.0, end: Moment = 1.0) -> None:
         self.start = _moment(start, 'start_dur')
         self.end = _moment(end, 'end_dur')
-        if self.start.unit == self.end.unit and self.start.value >= self.end.value:
-            raise ConfigError(
-                f'start_dur must come before end_dur, got start_dur={self.start.to_timestring()!r} and '
-                f'end_dur={self.end.to_timestring()!r}'
-            )
+        if self.end.value == 0 or (self.start.unit == self.end.unit and self.start.value >= self.end.value):
+            raise self._reversed()
         self._always = self.start.value == 0 and self._never_ends
         self._resolved_for: object = None
         self._begins: Callable[[Timestamp], bool] | None = None
@@ -74,6 +73,35 @@ class Window:
             self.resolve(state)
         now = state.timestamp
         return (self._begins is None or self._begins(now)) and (self._ends is None or not self._ends(now))
+
+    def check(self, state: State) -> None:
+        """Looks, when a run starts, whether and where the window lies in it.
+
+        Warns:
+            UserWarning: If the run ends before the window begins.
+
+        Raises:
+            ConfigError: If an end cannot be placed in this run, or ``start >= end`` in batches.
+        """
+        self.resolve(state)
+        start, end = _in_batches(self.start, state), _in_batches(self.end, state)
+        total = _in_batches(Time(1.0, TimeUnit.DURATION), state)
+        if start is None:
+            return
+        if total is not None and start >= total:
+            warnings.warn(
+                f'Distillation never starts: start_dur is {self.start.to_timestring()}, the run ends at '
+                f'{state.max_duration.to_timestring()}.',
+                stacklevel=2,
+            )
+        elif end is not None and start >= end and state.timestamp.batch.value == 0:
+            raise self._reversed(f', which are batch {float(start):g} and batch {float(end):g} of this run')
+
+    def _reversed(self, where: str = '') -> ConfigError:
+        return ConfigError(
+            f'start_dur must come before end_dur, got start_dur={self.start.to_timestring()!r} and '
+            f'end_dur={self.end.to_timestring()!r}{where}'
+        )
 
     def resolve(self, state: State) -> None:
         """Turns both ends into thresholds for the run as it stands. ``is_open`` calls it when the total changes.
@@ -120,6 +148,17 @@ class Window:
 
     def __repr__(self) -> str:
         return f'Window(start={self.start.to_timestring()!r}, end={self.end.to_timestring()!r})'
+
+
+def _in_batches(moment: Time, state: State) -> Fraction | None:
+    """A time as the number of batches before it, where the run lets one tell."""
+    value, unit = Fraction(str(moment.value)), moment.unit
+    if unit == TimeUnit.DURATION:
+        total = None if state.max_duration is None else _in_batches(state.max_duration, state)
+        return None if total is None else value * total
+    if unit == TimeUnit.EPOCH:
+        return None if state.dataloader_len is None else value * state.dataloader_len.value
+    return value if unit == TimeUnit.BATCH else None
 
 
 def _moment(value: Moment, name: str) -> Time:

@@ -174,7 +174,8 @@ def test_teachers_stay_frozen():
         state.model.train()
 
     def wake(state):
-        teacher.train()
+        (teacher if state.timestamp.batch.value % 2 else teacher.net[1]).train()  # all of it, or its BatchNorm alone
+        teacher.net[3].train()
 
     run = train(
         model,
@@ -259,10 +260,7 @@ def test_the_batch_is_never_changed():
     def look(state):
         seen.append((state.batch[0].clone(), state.batch[1].clone()))
 
-    def rude(inputs):
-        return inputs.mul(0.0)
-
-    teacher = FrozenTeacher(mlp(), input_adapter=rude)
+    teacher = FrozenTeacher(mlp(), input_adapter=lambda inputs: inputs.mul(0.0))
     spies = [EventSpy(event, look) for event in ('after_forward', 'before_backward', 'batch_end')]
     run = train(student(), loader(x, y), [Distillation(teacher, KLDivergence())], spies, max_duration='1ba')
     assert len(seen) == 3
@@ -270,6 +268,15 @@ def test_the_batch_is_never_changed():
         assert torch.equal(inputs, x)
         assert torch.equal(labels, y)
     assert run.state.train_metrics['MulticlassAccuracy'].compute() >= 0
+
+
+@pytest.mark.parametrize('teacher', [
+    FrozenTeacher(nn.Sequential(nn.ReLU(inplace=True), mlp()), name='rude'),
+    FrozenTeacher(mlp(), input_adapter=lambda inputs: inputs.mul_(0.0), name='rude'),
+])  # fmt: skip
+def test_a_teacher_that_writes_into_the_batch_is_named(teacher):
+    with pytest.raises(TeacherError, match="'rude' or its input_adapter changes the batch in place"):
+        train(student(), loader(*pairs()), [Distillation(teacher, KLDivergence())])
 
 
 def test_labels_reach_other_algorithms_and_metrics():
@@ -345,6 +352,8 @@ def test_a_window_inside_an_epoch():
         ({'kd_loss_weight': '0.9'}, 'kd_loss_weight must be a finite number'),
         ({'start_dur': 0.6, 'end_dur': 0.5}, 'start_dur must come before end_dur'),
         ({'n_teachers_to_sample': 2}, 'n_teachers_to_sample must be an int from 1 to'),
+        ({'teachers': [mlp(), mlp()], 'n_teachers_to_sample': 1, 'teacher_weights': [2, 1]}, 'they have no effect'),
+        ({'teacher_weights': 1.0}, 'teacher_weights must be 1 positive finite numbers'),
         ({'teachers': []}, 'No teachers'),
         ({'kd_loss_fn': None}, 'kd_loss_fn must be a callable'),
     ],
@@ -362,6 +371,29 @@ def test_names_both_shapes_before_the_first_step(start):
     with pytest.raises(TeacherError, match=r"teacher 'big' answers in the shape \(8, 7\), the student in \(8, 4\)"):
         train(model, loader(*pairs()), [Distillation(teacher, KLDivergence(), start_dur=start)])
     assert torch.equal(weights(model), before)
+
+
+def test_every_teacher_is_checked_before_the_first_step():
+    """Also those that the first batch does not draw."""
+    model = student()
+    before = weights(model)
+    teachers = [mlp(), mlp(), FrozenTeacher(mlp(classes=7), name='big')]
+    algorithm = Distillation(teachers, KLDivergence(), n_teachers_to_sample=1)
+    assert algorithm.pool.draw(17, 0) != (2,)
+    with pytest.raises(TeacherError, match=r"'big' answers in the shape \(8, 7\)"):
+        train(model, loader(*pairs()), [algorithm])
+    assert torch.equal(weights(model), before)
+
+
+def test_two_at_once_are_refused_and_one_after_the_other_work():
+    def two(end, start):
+        return [Distillation(mlp(seed=0), mse, end_dur=end), Distillation(mlp(seed=3), mse, start_dur=start)]
+
+    with pytest.raises(ConfigError, match='Two Distillation objects are active'):
+        train(student(), loader(*pairs()), two('2ba', '1ba'))
+    recorder = Recorder()
+    train(student(), loader(*pairs()), two('2ba', '2ba'), [recorder])
+    assert all(set(loss) == {'total', 'task', 'kd'} for loss in recorder.microbatches)
 
 
 @pytest.mark.parametrize('mixer', [MixUp, CutMix])

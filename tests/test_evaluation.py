@@ -4,7 +4,7 @@ from composer import Evaluator
 from composer.loggers import InMemoryLogger
 from torchmetrics.classification import MulticlassAccuracy
 
-from composer_kd import Distillation, KLDivergence
+from composer_kd import Distillation, KLDivergence, TeacherError
 from tests.helpers import TokenDataset, TokenModel, loader, mlp, pairs, sgd, student, trainer
 
 METRICS = ['MulticlassAccuracy']
@@ -124,9 +124,10 @@ def test_token_models_agree_over_valid_positions():
     )
 
 
+@pytest.mark.parametrize('use_logits', [True, False])
 @pytest.mark.parametrize('shift', [False, True], ids=['masked', 'next token'])
-def test_hugging_face_models(shift):
-    """Their eval_forward takes the labels out of the batch, and shifts them for a model of the next token."""
+def test_hugging_face_models(shift, use_logits):
+    """With use_logits their eval_forward takes the labels out of the batch, and shifts them for the next token."""
     transformers = pytest.importorskip('transformers')
     from composer.models import HuggingFaceModel
 
@@ -148,7 +149,7 @@ def test_hugging_face_models(shift):
                     max_position_embeddings=16,
                 )
             )
-        return HuggingFaceModel(net, tokenizer=None, metrics=[], use_logits=True)
+        return HuggingFaceModel(net, tokenizer=None, metrics=[], use_logits=use_logits)
 
     ids = torch.randint(11, (4, 6))
     labels = torch.where(torch.rand(4, 6) < 0.5, ids, -100)
@@ -168,3 +169,42 @@ def test_hugging_face_models(shift):
     with torch.no_grad():
         ours, theirs = (m.eval()({'input_ids': ids})['logits'][target != -100] for m in (model, teacher))
     assert values['metrics/eval/agreement/kl'] == pytest.approx(KLDivergence(1.0)(ours, theirs).item(), rel=1e-4)
+
+
+def test_a_single_output_has_nothing_to_agree_on():
+    transformers = pytest.importorskip('transformers')
+    from composer.models import HuggingFaceModel
+
+    def build():
+        config = transformers.BertConfig(vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+                                         intermediate_size=8, max_position_embeddings=16, num_labels=1)  # fmt: skip
+        return HuggingFaceModel(transformers.BertForSequenceClassification(config), None, metrics=[], use_logits=True)
+
+    data = TokenDataset(input_ids=torch.randint(11, (4, 6)), labels=torch.rand(4))
+    batches = torch.utils.data.DataLoader(data, batch_size=2)
+    algorithm = Distillation(build(), torch.nn.MSELoss(), run_teacher_on_eval=True)
+    run = trainer(build(), batches, [algorithm], eval_dataloader=batches, loggers=[InMemoryLogger()])
+    run.eval()
+    run.close()
+    assert not any('agreement' in key for key in logged(run))
+
+
+def test_metrics_that_are_no_scalars():
+    model = student()
+    model.val_metrics = MulticlassAccuracy(4, average=None)
+    run = trainer(model, loader(*pairs()), [Distillation(mlp(), KLDivergence(), run_teacher_on_eval=True)],
+                  eval_dataloader=loader(*pairs(20)))  # fmt: skip
+    run.eval()
+    run.close()
+    assert set(run.state.algorithms[0].evaluation.latest) == {
+        'metrics/eval/agreement/top1',
+        'metrics/eval/agreement/kl',
+    }
+
+
+def test_a_teacher_of_another_shape_is_named():
+    run = trainer(student(), loader(*pairs()), [Distillation(mlp(classes=7), KLDivergence(), run_teacher_on_eval=True)],
+                  eval_dataloader=evaluator('eval', 5))  # fmt: skip
+    with pytest.raises(TeacherError, match=r'answer in the shape \(8, 7\), the student in \(8, 4\)'):
+        run.eval()
+    run.close()

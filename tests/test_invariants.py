@@ -187,6 +187,44 @@ def test_no_label_at_all_gives_a_task_loss_of_zero(microbatch):
     torch.testing.assert_close(after, weights(reference))
 
 
+def masked_mean(outputs, labels):
+    """A task loss that divides by the number of labels: its gradient is NaN where there are none."""
+    known = (labels != -100).float()
+    return (F.cross_entropy(outputs, labels.clamp(min=0), reduction='none') * known).sum() / known.sum()
+
+
+@pytest.mark.parametrize('microbatch', [8, 3, 2])
+def test_the_gradient_of_a_loss_without_labels_does_no_harm(microbatch):
+    results = []
+    for size in (8, microbatch):
+        model, recorder = student(loss_fn=masked_mean), Recorder()
+        data = loader(*pairs(8, unlabelled=(0, 1, 4)))
+        train(model, data, [Distillation(mlp(), mse)], [recorder], device_train_microbatch_size=size)
+        results.append((recorder.batches[0], weights(model)))
+    assert results[1][1].isfinite().all()
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    torch.testing.assert_close(results[0][1], results[1][1])
+
+
+def test_segmentation_with_unlabelled_pixels():
+    """Four classes on 4 x 4 pixels: no dimension is mistaken for another."""
+    x, y = torch.randn(8, 3, 4, 4), torch.randint(4, (8, 4, 4))
+    y[:5, :2] = -100
+    results = []
+    for size in (8, 2):
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            net, teacher = torch.nn.Conv2d(3, 4, 1), torch.nn.Conv2d(3, 4, 1)
+        model, recorder = student(net), Recorder()
+        kept = [logits.permute(0, 2, 3, 1)[y != -100] for logits in (net(x), teacher(x))]
+        expected = KLDivergence()(*kept).item()
+        train(model, loader(x, y), [Distillation(teacher, KLDivergence(softmax_dim=1))], [recorder],
+              device_train_microbatch_size=size)  # fmt: skip
+        results.append(recorder.batches[0])
+        assert recorder.batches[0]['kd'] == pytest.approx(expected, rel=1e-5)
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
+
+
 def test_a_transfer_set_trains_the_student():
     """Only 4 of 256 samples have a label; the student learns the teacher's answers for all of them."""
     x = torch.randn(256, FEATURES)
@@ -279,8 +317,10 @@ def test_a_retried_batch_gives_the_same(kind, monkeypatch):
     def fails_once(state):
         attempts.append(state.device_train_microbatch_size)
         if len(attempts) == 1:
-            state.auto_microbatching = True
             raise RuntimeError('CUDA out of memory. (a rehearsal)')
+
+    def automatic(state):
+        state.auto_microbatching = True
 
     monkeypatch.setattr(module, 'generate_oom_hook', lambda device: None)
     recorder = Recorder()
@@ -293,7 +333,7 @@ def test_a_retried_batch_gives_the_same(kind, monkeypatch):
         model,
         data,
         [Distillation(teacher, mse, 0.6, 0.4)],
-        [EventSpy(Event.AFTER_LOSS, fails_once), recorder],
+        [EventSpy(Event.FIT_START, automatic), EventSpy(Event.AFTER_LOSS, fails_once), recorder],
         optimizer=sgd(model, momentum=0.0),
         device_train_microbatch_size=8,
     )

@@ -11,7 +11,7 @@ TOKENS = {'labels': torch.tensor([[1, -100, 3], [-100, -100, 2]])}
 
 def compare(loss, batch=TOKENS, shape=(2, 3, 5), dtype=torch.float32):
     student, teacher = torch.randn(shape).to(dtype).requires_grad_(), torch.randn(shape).to(dtype)
-    return Comparison(loss)(student, teacher, batch, valid_of(batch), 7), student, teacher
+    return Comparison(loss)(student, teacher, batch, valid_of(batch), 7)[0], student, teacher
 
 
 def test_any_loss_gets_the_valid_rows():
@@ -24,12 +24,24 @@ def test_a_loss_with_a_mask_gets_all_rows():
     seen = {}
 
     def masked(student, teacher, mask):
-        seen.update(rows=student.shape, mask=mask)
+        seen.update(shape=student.shape, mask=mask)
         return (student - teacher).square().mean()
 
     compare(masked)
-    assert seen['rows'] == (6, 5)
+    assert seen['shape'] == (2, 3, 5)
     assert seen['mask'].tolist() == [True, False, True, False, False, True]
+
+
+@pytest.mark.parametrize('dim', [-1, 2, 1])
+def test_classes_in_any_dimension_are_masked_alike(dim):
+    """-1 and 2 are the same dimension of (B, S, V); models of (B, V, S) say 1."""
+    student, teacher = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
+    expected = KLDivergence()(*(logits[TOKENS['labels'] != -100] for logits in (student, teacher)))
+    if dim == 1:
+        student, teacher = student.transpose(1, 2), teacher.transpose(1, 2)
+    value, per_position = Comparison(KLDivergence(softmax_dim=dim))(student, teacher, TOKENS, valid_of(TOKENS), 0)
+    assert per_position
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_no_valid_row_gives_zero():
@@ -44,7 +56,7 @@ def test_no_valid_row_gives_zero():
 def test_half_precision_logits_are_compared_in_float32(loss):
     value, student, teacher = compare(loss, dtype=torch.bfloat16)
     assert value.dtype == torch.float32
-    exact = Comparison(loss)(student.float(), teacher.float(), TOKENS, valid_of(TOKENS), 0)
+    exact = Comparison(loss)(student.float(), teacher.float(), TOKENS, valid_of(TOKENS), 0)[0]
     assert value.item() == pytest.approx(exact.item(), rel=1e-6)
 
 

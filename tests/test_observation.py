@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from composer_kd import TeacherError
-from composer_kd.observation import answers_per_position, labels_of, logits_of, scalar_loss, valid_of, without_labels
+from composer_kd.observation import (
+    all_valid,
+    answers_per_position,
+    labels_of,
+    logits_of,
+    scalar_loss,
+    valid_of,
+    without_labels,
+)
 
 LOGITS = torch.randn(2, 3)
 
@@ -54,6 +62,28 @@ def test_a_model_of_the_next_token_answers_for_the_next_label():
     # prompt, prompt, answer, end: position 1 predicts the answer, position 2 the end, position 3 nothing
     batch = {'labels': torch.tensor([[-100, -100, 7, 2]])}
     assert valid_of(batch, shift=True).mask.tolist() == [[False, True, True, False]]
+
+
+def test_padding_before_a_token_answers_for_nothing():
+    assert valid_of({'attention_mask': torch.tensor([[0, 0, 1, 1]])}, shift=True).mask.tolist() == [
+        [False, False, True, False]
+    ]
+
+
+@pytest.mark.parametrize(
+    ('batch', 'expected'),
+    [
+        ((LOGITS, torch.tensor([1, 0])), True),
+        ((LOGITS, torch.tensor([1, -100])), False),
+        ({'attention_mask': torch.tensor([[1, 1]])}, True),
+        ({'attention_mask': torch.tensor([[1, 0]])}, False),
+        ((LOGITS, torch.rand(2, 3)), False),
+        (LOGITS, True),
+        ((LOGITS, torch.tensor([1, 0], device='meta')), False),  # to look would make the host wait
+    ],
+)
+def test_what_is_known_to_count_as_a_whole(batch, expected):
+    assert all_valid(batch) is expected
 
 
 def test_dense_labels_count_their_probability():

@@ -48,7 +48,6 @@ def opened_at(start, end, max_duration, fits=(None,), batches_per_epoch=10, **da
         (0.2, 0.4, '20ba', range(4, 8)),
         (0.5, 1.0, '20sp', range(5, 10)),
         ('3ba', 1.0, '8ba', range(3, 8)),
-        (0.5, '1ep', '2ep', []),
     ],
 )
 def test_opens_and_closes_at_the_right_batch(start, end, max_duration, expected):
@@ -103,8 +102,9 @@ def test_epochs_of_unknown_length():
 
 
 def test_warns_when_it_never_opens():
-    with pytest.warns(UserWarning, match='Distillation never starts: start_dur is 5ep'):
-        opened_at('5ep', 1.0, '1ep')
+    for start in ('5ep', '10ba', 1.0):
+        with pytest.warns(UserWarning, match='Distillation never starts: start_dur is'):
+            opened_at(start, '9ep' if start == 1.0 else 1.0, '1ep')
 
 
 @pytest.mark.parametrize('value', [-0.1, 1.5, 2, 'soon', '3sec', '1h', None, float('nan'), True, '-1ep'])
@@ -113,7 +113,18 @@ def test_refuses_what_is_no_time(value):
         Window(value, 1.0)
 
 
-@pytest.mark.parametrize(('start', 'end'), [(0.5, 0.5), (0.9, 0.1), ('10ep', '10ep'), ('500ba', '5ba'), (1.0, 1.0)])
+@pytest.mark.parametrize(
+    ('start', 'end', 'batches'),
+    [(0.5, '1ep', '10 and batch 10'), ('1ep', '4ba', '10 and batch 4'), ('8ba', 0.25, '8 and batch 5')],
+)
+def test_ends_in_different_units_are_compared_when_the_run_starts(start, end, batches):
+    with pytest.raises(ConfigError, match=f'start_dur must come before end_dur.*batch {batches}'):
+        opened_at(start, end, '2ep')
+
+
+@pytest.mark.parametrize(
+    ('start', 'end'), [(0.0, '0ba'), (0.5, 0.5), (0.9, 0.1), ('10ep', '10ep'), ('500ba', '5ba'), (1.0, 1.0)]
+)
 def test_start_must_come_before_end(start, end):
     with pytest.raises(ConfigError, match='start_dur must come before end_dur'):
         Window(start, end)

@@ -68,3 +68,8 @@ def test_all_ranks_draw_the_same_teachers(results):
         drawn = result['sampled teachers']['drawn']
         assert all(rank == drawn[0] for rank in drawn)
     assert results[0]['sampled teachers']['drawn'][0] == results[1]['sampled teachers']['drawn'][0]
+
+
+def test_repeated_samples_do_not_count_in_the_teachers_evaluation(results):
+    one, two = (result['evaluation'] for result in results)
+    assert two == pytest.approx(one, abs=1e-6)

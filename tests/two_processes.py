@@ -8,7 +8,19 @@ from composer.models import HuggingFaceModel  # noqa: F401  (import cost is the 
 from composer.utils import dist
 
 from composer_kd import Distillation, KLDivergence
-from tests.helpers import Recorder, TokenDataset, TokenModel, mlp, pairs, sgd, student, train, weights
+from tests.helpers import (
+    EventSpy,
+    Recorder,
+    TokenDataset,
+    TokenModel,
+    mlp,
+    pairs,
+    sgd,
+    student,
+    train,
+    trainer,
+    weights,
+)
 
 
 def mse(student, teacher):
@@ -48,30 +60,45 @@ CASES = {
 }
 
 
+def evaluation():
+    """Five samples on two ranks: the sampler repeats one, which must not count."""
+    model = student(mlp(seed=0))
+    dataset = torch.utils.data.TensorDataset(*pairs(5, seed=8))
+    data = torch.utils.data.DataLoader(dataset, batch_size=1, sampler=dist.get_sampler(dataset, shuffle=False))
+    algorithm = Distillation(mlp(seed=3), mse, run_teacher_on_eval=True)
+    run = trainer(
+        model, loader(torch.utils.data.TensorDataset(*pairs(32))), [algorithm], eval_dataloader=data, device='cpu'
+    )
+    run.eval()
+    run.close()
+    return algorithm.evaluation.latest
+
+
 def main(out):
     dist.initialize_dist('cpu')
     results = {}
     for name, build in CASES.items():
         model, data, algorithm = build()
-        recorder = Recorder()
+        recorder, drawn = Recorder(), []
+        spy = EventSpy('batch_end', lambda state, drawn=drawn, pool=algorithm.pool: drawn.append(pool._drawn))
         train(
             model,
             data,
             [algorithm],
-            [recorder],
+            [recorder, spy],
             optimizer=sgd(model),
             device='cpu',
             max_duration='1ep',
             device_train_microbatch_size=2,
         )
         replicas = dist.all_gather_object(weights(model).tolist())
-        drawn = [list(algorithm.pool.draw(17, batch)) for batch in range(4)]
         results[name] = {
             'losses': recorder.batches,
             'weights': replicas[0],
             'equal': all(r == replicas[0] for r in replicas),
             'drawn': dist.all_gather_object(drawn),
         }
+    results['evaluation'] = evaluation()
     if dist.get_global_rank() == 0:
         with open(out, 'w') as file:
             json.dump({'world_size': dist.get_world_size(), **results}, file)

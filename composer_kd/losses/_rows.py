@@ -42,7 +42,8 @@ class FusedRowKL(torch.autograd.Function):
         direction, ctx.direction = ctx.direction, None
         if direction is None:
             direction = _walk(student, teacher, ctx.temperature, weights, True)[1]
-        return direction.mul_(grad_output * (-ctx.temperature / _count(student, weights))), None, None, None
+        direction.mul_(grad_output * (-ctx.temperature / _count(student, weights)))
+        return direction.to(student.dtype), None, None, None
 
 
 def _count(student: Tensor, weights: Tensor | None) -> Tensor | int:
@@ -53,12 +54,16 @@ def _count(student: Tensor, weights: Tensor | None) -> Tensor | int:
 def _walk(
     student: Tensor, teacher: Tensor, temperature: float, weights: Tensor | None, needs_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """The loss and, if wanted, the direction ``softmax(t / T) - softmax(s / T)`` in the student's dtype."""
+    """The loss and, if wanted, the direction ``softmax(t / T) - softmax(s / T)``, in which the gradient points down.
+
+    Its dtype is the student's, but float32 for float16, whose small values need the factor that a GradScaler brings.
+    """
     rows, classes = student.shape
     dtype = torch.promote_types(student.dtype, torch.float32)
     step = max(1, _CHUNK.get(student.device.type, _CHUNK_ELSEWHERE) // classes)
     kl = torch.empty(rows, dtype=dtype, device=student.device)
-    direction = torch.empty_like(student, memory_format=torch.contiguous_format) if needs_grad else None
+    kept = dtype if student.dtype == torch.float16 else student.dtype
+    direction = torch.empty(rows, classes, dtype=kept, device=student.device) if needs_grad else None
     buffers = [torch.empty(min(step, rows), classes, dtype=dtype, device=student.device) for _ in range(4)]
     for start in range(0, rows, step):
         here = slice(start, min(start + step, rows))

@@ -1,9 +1,17 @@
 """Teachers: frozen models that answer for a batch, what they expect as input, and where their weights come from."""
 
 from composer_kd.teachers.adapters import NormalizationAdapter, ResizeAdapter
-from composer_kd.teachers.checkpoints import load_weights
+from composer_kd.teachers.checkpoints import load_weights, read_weights
 from composer_kd.teachers.frozen import FrozenTeacher
 from composer_kd.teachers.pool import TeacherPool
 from composer_kd.teachers.probe import logits_shape
 
-__all__ = ['FrozenTeacher', 'NormalizationAdapter', 'ResizeAdapter', 'TeacherPool', 'load_weights', 'logits_shape']
+__all__ = [
+    'FrozenTeacher',
+    'NormalizationAdapter',
+    'ResizeAdapter',
+    'TeacherPool',
+    'load_weights',
+    'logits_shape',
+    'read_weights',
+]

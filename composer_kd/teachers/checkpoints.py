@@ -124,7 +124,7 @@ def _load(path: str, name: str) -> Any:
             f'Refused to load {name}: it holds more than tensors and plain data, and loading that could run code. '
             f'Nothing in it was run. Save the state_dict alone and pass that file.{_asked_for(error)}'
         ) from None  # torch's own message advises to load it unsafely
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (Exception, MemoryError) as error:  # a damaged pickle fails in any way it likes
         raise _damaged(name, error) from error
 
 
@@ -178,6 +178,11 @@ def _rename(weights: dict[str, Tensor], target: Mapping[str, Any]) -> dict[str, 
     return max(variants, key=lambda variant: len(variant.keys() & target.keys()))
 
 
+def _place(value: Any) -> int | None:
+    """Where a tensor lies: tied weights lie in one place, and files may hold them once."""
+    return value.data_ptr() or None if isinstance(value, Tensor) else None
+
+
 def _may_be_missing(key: str, value: Any) -> bool:
     """BatchNorm's counter, which old files lack and evaluation never reads, and extra state that is no tensor."""
     return key.endswith('num_batches_tracked') or not isinstance(value, Tensor)
@@ -186,7 +191,12 @@ def _may_be_missing(key: str, value: Any) -> bool:
 def _misfits(weights: Mapping[str, Tensor], target: Mapping[str, Any]) -> list[str]:
     """What keeps the weights from fitting, a line each."""
     problems = []
-    missing = [key for key in target if key not in weights and not _may_be_missing(key, target[key])]
+    given = {_place(target[key]) for key in weights if key in target}
+    missing = [
+        key
+        for key, value in target.items()
+        if key not in weights and not _may_be_missing(key, value) and (_place(value) or key) not in given
+    ]
     unexpected = [key for key in weights if key not in target]
     shapes = [
         f'{key} (checkpoint {tuple(weights[key].shape)}, module {tuple(target[key].shape)})'

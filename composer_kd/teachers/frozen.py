@@ -27,7 +27,8 @@ class FrozenTeacher:
     * a ``ComposerModel`` gets the batch (a ``HuggingFaceModel`` without the labels, to spare it its loss);
     * a Hugging Face model, or any module whose ``forward`` names keys of a mapping, gets those keys;
     * a module whose ``forward`` has ``batch`` as its first parameter gets the batch;
-    * any other module (torchvision, timm, your own) gets the inputs: the first of an ``(inputs, labels)`` pair.
+    * any other module (torchvision, timm, your own) gets the inputs: the first of an ``(inputs, labels)`` pair, or the
+      only tensor of a mapping beside its labels.
 
     Args:
         model: The module. It is not copied.
@@ -71,17 +72,20 @@ class FrozenTeacher:
         self.name = name or (os.fspath(checkpoint) if checkpoint is not None else type(model).__name__)
         self._forward = forward
         self._call: Callable[[Any], Any] | None = None
+        self._worked = False
         if checkpoint is not None:
             load_weights(model, checkpoint)
         self.model.eval()
+        self._parts = list(model.modules())
 
     def prepare(self, device: Device) -> None:
         """Brings the teacher and its adapter onto a device, in eval mode and frozen."""
-        device.module_to_device(self.model)
-        self.model.eval().requires_grad_(False)
-        if isinstance(self.input_adapter, nn.Module):
-            device.module_to_device(self.input_adapter)
-            self.input_adapter.eval().requires_grad_(False)
+        for module in (self.model, self.input_adapter):
+            if isinstance(module, nn.Module):
+                device.module_to_device(module)
+                module.eval()
+                for parameter in module.parameters():  # a ScriptModule has no requires_grad_
+                    parameter.requires_grad_(False)
 
     def __call__(self, batch: Any) -> Tensor:
         """The teacher's logits for a batch, which is left as it is.
@@ -89,15 +93,41 @@ class FrozenTeacher:
         Gradients and precision are the caller's: :class:`composer_kd.Distillation` turns the former off and enters
         the trainer's precision context.
         """
-        if self.model.training:  # someone called train() on it
+        if any(part.training for part in self._parts):  # someone called train() on it, or on a part of it
             self.model.eval()
-        if self._call is None:
+        inputs = _tensors(batch)
+        versions = [tensor._version for tensor in inputs]
+        outputs = self._call(batch) if self._call is not None and self._worked else self._first_call(batch)
+        if versions != [tensor._version for tensor in inputs]:
+            raise TeacherError(
+                f'The teacher {self.name!r} or its input_adapter changes the batch in place, which others need. '
+                'Give it a copy: FrozenTeacher(model, input_adapter=torch.clone), or an adapter that makes new tensors.'
+            )
+        return logits_of(outputs, f'the teacher {self.name!r}')
+
+    def _first_call(self, batch: Any) -> Any:
+        """Finds out how the model is called, and says whose fault it is when it cannot be."""
+        try:
             self._call = self._choose_call(batch)
-        return logits_of(self._call(batch), f'the teacher {self.name!r}')
+            outputs = self._call(batch)
+        except TeacherError:
+            raise
+        except Exception as error:
+            if 'out of memory' in str(error):  # Composer looks for it, to try again with smaller microbatches
+                raise
+            raise TeacherError(
+                f'The teacher {self.name!r} cannot answer for this batch of {_described(batch)}: '
+                f'{type(error).__name__}: {error}. Does it need other inputs or another dtype '
+                '(FrozenTeacher(model, input_adapter=...)), or to be called otherwise '
+                '(FrozenTeacher(model, forward=lambda model, batch: ...))?'
+            ) from error
+        self._worked = True
+        return outputs
 
     def forget_call(self) -> None:
         """Makes the next batch decide anew how the model is called: for another kind of batch, or after a copy."""
-        self._call = None
+        self._call, self._worked = None, False
+        self._parts = list(self.model.modules())
 
     def _choose_call(self, batch: Any) -> Callable[[Any], Any]:
         """How this model takes batches of this kind; decided once."""
@@ -108,20 +138,43 @@ class FrozenTeacher:
         of_keys = isinstance(model, HuggingFaceModel) and isinstance(batch, Mapping)
         if isinstance(model, ComposerModel) and not of_keys:
             return lambda batch: model(_with_inputs(batch, adapt))
-        parameters = list(inspect.signature(_plain_forward(model)).parameters)
+        parameters = inspect.signature(_plain_forward(model)).parameters
         if isinstance(batch, Mapping):
-            names = model.model_forward_args if isinstance(model, HuggingFaceModel) else parameters
-            needs_labels = bool(getattr(getattr(model, 'config', None), 'is_encoder_decoder', False))
-            module = model.model if isinstance(model, HuggingFaceModel) else model
-            if any(key in names for key in batch):
-                return lambda batch: module(
-                    **{key: value for key, value in adapt(without_labels(batch, needs_labels)).items() if key in names}
-                )
-        if isinstance(batch, Mapping) or parameters[:1] == ['batch']:
+            return self._choose_keys(batch, model, parameters, adapt)
+        if next(iter(parameters), None) == 'batch':
             return lambda batch: model(_with_inputs(batch, adapt))
         if isinstance(batch, Sequence):
             return lambda batch: model(adapt(batch[0]))
         return lambda batch: model(adapt(batch))
+
+    def _choose_keys(
+        self, batch: Mapping[str, Any], model: nn.Module, parameters: Mapping[str, Any], adapt: Callable[[Any], Any]
+    ) -> Callable[[Any], Any]:
+        """The same for a mapping: by names, as a whole, or its only tensor."""
+        module, names = model, set(parameters)
+        if isinstance(model, HuggingFaceModel):
+            module, names = model.model, set(model.model_forward_args)
+        needs_labels = bool(getattr(getattr(model, 'config', None), 'is_encoder_decoder', False))
+        keys = set(without_labels(batch))
+        if not keys & names:
+            if next(iter(parameters), None) == 'batch':
+                return lambda batch: model(_with_inputs(batch, adapt))
+            if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+                names = keys
+            elif len(keys - {'attention_mask'}) == 1:
+                (key,) = keys - {'attention_mask'}
+                return lambda batch: module(adapt(without_labels(batch))[key])
+            else:
+                raise TeacherError(
+                    f'The teacher {self.name!r} takes {", ".join(parameters) or "nothing"}, of which the batch with '
+                    f'the keys {sorted(batch)} has none. Say how to call it: '
+                    'FrozenTeacher(model, forward=lambda model, batch: ...).'
+                )
+        # A cache of keys and values is of use in generation alone.
+        fixed = {'use_cache': False} if 'use_cache' in names and 'use_cache' not in batch else {}
+        return lambda batch: module(
+            **{key: value for key, value in adapt(without_labels(batch, needs_labels)).items() if key in names}, **fixed
+        )
 
     def __repr__(self) -> str:
         return f'FrozenTeacher({self.name})'
@@ -134,6 +187,23 @@ def _as_it_is(inputs: Any) -> Any:
 def _plain_forward(model: nn.Module) -> Callable[..., Any]:
     """The forward that names its parameters: torch.compile hides it behind ``(*args, **kwargs)``."""
     return getattr(model, '_orig_mod', model).forward
+
+
+def _tensors(batch: Any) -> list[Tensor]:
+    """The tensors of a batch that keep count of changes."""
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, Sequence) else (batch,)
+    return [part for part in parts if isinstance(part, Tensor) and not part.is_inference()]
+
+
+def _described(batch: Any) -> str:
+    named = (
+        batch.items() if isinstance(batch, Mapping) else enumerate(batch if isinstance(batch, Sequence) else (batch,))
+    )
+    return ', '.join(
+        f'{name}: {tuple(part.shape)} {str(part.dtype).removeprefix("torch.")}' if isinstance(part, Tensor)
+        else f'{name}: {type(part).__name__}'
+        for name, part in named
+    )  # fmt: skip
 
 
 def _with_inputs(batch: Any, adapt: Callable[[Any], Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import os
 import random
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from composer.devices import Device
 from torch import Tensor, nn
 
 from composer_kd.errors import ConfigError, TeacherError
+from composer_kd.teachers.checkpoints import load_weights
 from composer_kd.teachers.frozen import FrozenTeacher
 
 __all__ = ['TeacherPool']
@@ -53,11 +55,14 @@ class TeacherPool:
             raise ConfigError(
                 f'n_teachers_to_sample must be an int from 1 to the number of teachers ({count}), got {n_to_sample!r}'
             )
-        if weights is not None and (
-            len(weights) != count or any(not math.isfinite(weight) or weight <= 0 for weight in weights)
-        ):
+        if weights is not None and not _are_weights(weights, count):
             raise ConfigError(
-                f'teacher_weights must be {count} positive finite numbers, one per teacher, got {list(weights)!r}'
+                f'teacher_weights must be {count} positive finite numbers, one per teacher, got {weights!r}'
+            )
+        if weights is not None and n_to_sample == 1 and len(set(weights)) > 1:
+            raise ConfigError(
+                'teacher_weights weigh the logits of the teachers that are drawn together: with n_teachers_to_sample=1 '
+                f'they have no effect, got {weights!r}. Leave them out, or draw more.'
             )
         self.n_to_sample = count if n_to_sample is None else n_to_sample
         self.weights = [1.0] * count if weights is None else [float(weight) for weight in weights]
@@ -68,10 +73,6 @@ class TeacherPool:
         """Brings every teacher onto the device, frozen."""
         for teacher in self.teachers:
             teacher.prepare(device)
-
-    def parameters(self) -> list[nn.Parameter]:
-        """Every teacher's parameters."""
-        return [parameter for teacher in self.teachers for parameter in teacher.model.parameters()]
 
     def draw(self, seed: int, batch: int) -> tuple[int, ...]:
         """Which teachers answer for a batch: indices in ascending order, without replacement.
@@ -112,6 +113,11 @@ class TeacherPool:
 def _as_teachers(given: Any) -> list[FrozenTeacher]:
     """Whatever was given as a list of teachers. A ``ModuleList`` is taken as a list."""
     if isinstance(given, Mapping):
+        if len({id(model) for model in given.values()}) < len(given):
+            raise ConfigError(
+                'Two checkpoints are given for one module, which would hold the weights of the last alone. '
+                'Give each its own (copy.deepcopy).'
+            )
         return [_with_checkpoint(model, checkpoint) for checkpoint, model in given.items()]
     if given is None:
         return []
@@ -127,4 +133,18 @@ def _as_teachers(given: Any) -> list[FrozenTeacher]:
 def _with_checkpoint(model: Any, checkpoint: Any) -> FrozenTeacher:
     if not isinstance(checkpoint, (str, os.PathLike)):
         raise TeacherError(f'The keys of {{checkpoint: module}} must be paths or URIs, got {checkpoint!r}')
-    return FrozenTeacher(model, checkpoint=checkpoint)
+    if not isinstance(model, FrozenTeacher):
+        return FrozenTeacher(model, checkpoint=checkpoint)
+    load_weights(model.model, checkpoint)
+    return model
+
+
+def _are_weights(weights: Any, count: int) -> bool:
+    return (
+        isinstance(weights, Sequence)
+        and len(weights) == count
+        and all(
+            isinstance(w, numbers.Real) and not isinstance(w, bool) and math.isfinite(w) and float(w) > 0
+            for w in weights
+        )
+    )

@@ -34,7 +34,7 @@ def logits_shape(teacher: FrozenTeacher, batch: Any) -> torch.Size | None:
     """
     # Anything may go wrong in a model that was not written for the meta device. Then its shape is checked when it first
     # answers for real.
-    with contextlib.suppress(Exception), torch.no_grad():
+    with contextlib.suppress(Exception), torch.no_grad(), torch.random.fork_rng(devices=[]):
         if 'forward' in vars(teacher.model):  # replaced on the instance: a copy would still call the original
             return None
         twin = copy.copy(teacher)

@@ -109,6 +109,17 @@ def test_half_precision_is_computed_in_float32(shape, dtype):
     assert loss.item() == pytest.approx(exact.item(), rel=1e-6)
 
 
+def test_fused_gradients_of_float16_survive_until_they_are_scaled():
+    """A GradScaler multiplies by 2^16 what would be too small for float16."""
+    teacher = torch.randn(4, 2**15)
+    student = (teacher + 0.05 * torch.randn(4, 2**15)).half().requires_grad_()
+    (kl_divergence(student, teacher.half()) * 65536.0).backward()
+    exact = student.detach().double().requires_grad_()
+    (kl_divergence(exact, teacher.half().double()) * 65536.0).backward()
+    error = (student.grad.double() - exact.grad).norm() / exact.grad.norm()
+    assert error < 1e-3
+
+
 @pytest.mark.parametrize('shape', [SMALL, BIG], ids=['plain', 'fused'])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_finite_at_extreme_logits(shape, dtype):

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import pickle
 from pathlib import Path
@@ -109,6 +110,34 @@ def test_truncated(tmp_path, legacy):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(CheckpointError, match='truncated or not a checkpoint'):
         load_weights(mlp(), path)
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_damaged_anywhere(tmp_path, legacy):
+    """Cut at many places, or with a byte changed: loaded or refused, never another error."""
+    path, target = tmp_path / 'w.pt', mlp()
+    torch.save(mlp().state_dict(), path, _use_new_zipfile_serialization=not legacy)
+    whole = path.read_bytes()
+    for at in range(1, len(whole), max(1, len(whole) // 60)):
+        for damaged in (whole[:at], whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :]):
+            path.write_bytes(damaged)
+            with contextlib.suppress(CheckpointError):
+                load_weights(target, path)
+
+
+def test_tied_weights_may_be_held_once(tmp_path):
+    def tied(seed):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+        net[1].weight = net[0].weight
+        return net
+
+    source, target = tied(0), tied(1)
+    state = source.state_dict()
+    del state['1.weight']
+    torch.save(state, tmp_path / 'w.pt')
+    load_weights(target, tmp_path / 'w.pt')
+    assert torch.equal(source(torch.eye(3)), target(torch.eye(3)))
 
 
 @pytest.mark.parametrize('content', [b'', b'not a checkpoint at all', b'{"json": 1}'])

@@ -170,3 +170,55 @@ def test_names_the_teacher_without_logits():
 
     with pytest.raises(TeacherError, match=r"teacher 'Odd'.*mapping|teacher 'Odd'.*keys"):
         FrozenTeacher(Odd())(pairs(3))
+
+
+def test_the_only_tensor_of_a_mapping():
+    """An image processor's batch for a plain classifier."""
+    x, y = pairs(3)
+    module = mlp()
+    assert torch.equal(FrozenTeacher(module)({'pixel_values': x, 'labels': y}), module(x))
+    with pytest.raises(
+        TeacherError, match=r"takes input, of which the batch with the keys \['a', 'b', 'labels'\] has none"
+    ):
+        FrozenTeacher(module)({'a': x, 'b': x, 'labels': y})
+
+
+def test_a_wrapper_that_takes_any_keyword():
+    class Wrapper(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = bert()
+
+        def forward(self, **inputs):
+            return self.inner(**inputs)
+
+    batch = {key: value for key, value in tokens().items() if key != 'not_for_the_model'}
+    assert FrozenTeacher(Wrapper())(batch).shape == (2, 5, 20)
+
+
+def test_causal_models_build_no_cache():
+    config = transformers.GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=2, n_positions=8)
+    model, seen = transformers.GPT2LMHeadModel(config).eval(), []
+    model.register_forward_hook(lambda module, args, output: seen.append(output.past_key_values))
+    FrozenTeacher(model)(tokens())
+    FrozenTeacher(composer(model))(tokens())
+    assert seen == [None, None]
+
+
+def test_scripted_models():
+    teacher = FrozenTeacher(torch.jit.script(mlp()))
+    teacher.prepare(DeviceCPU())
+    assert torch.equal(teacher(pairs(3)), mlp()(pairs(3)[0]))
+
+
+def test_names_the_teacher_that_cannot_answer():
+    with pytest.raises(TeacherError, match=r"'old' cannot answer for this batch of 0: \(3, 6\) float32.*dtype"):
+        FrozenTeacher(mlp().bfloat16(), name='old')(pairs(3))
+
+
+def test_running_out_of_memory_is_left_to_composer():
+    def runs_out(model, batch):
+        raise RuntimeError('CUDA out of memory. Tried to allocate')
+
+    with pytest.raises(RuntimeError, match=r'^CUDA out of memory'):
+        FrozenTeacher(mlp(), forward=runs_out)(pairs(3))

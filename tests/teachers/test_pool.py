@@ -56,6 +56,20 @@ def test_takes_every_form(tmp_path):
         TeacherPool({str(tmp_path / 'none.pt'): mlp()})
 
 
+def test_checkpoints_for_teachers_with_adapters(tmp_path):
+    path = str(tmp_path / 'w.pt')
+    torch.save(mlp(seed=3).state_dict(), path)
+    x, y = pairs(3)
+    pool = TeacherPool({path: FrozenTeacher(mlp(), input_adapter=lambda x: 2 * x)})
+    torch.testing.assert_close(pool((x, y)), mlp(seed=3)(2 * x))
+
+
+def test_two_checkpoints_for_one_module(tmp_path):
+    module = mlp()
+    with pytest.raises(ConfigError, match='Two checkpoints are given for one module'):
+        TeacherPool({'a.pt': module, 'b.pt': module})
+
+
 @settings(max_examples=50, deadline=None)
 @given(n=st.integers(1, 6), k=st.integers(1, 6), seed=st.integers(0, 2**32 - 1), batch=st.integers(0, 10**6))
 def test_a_draw_follows_from_seed_and_batch_alone(n, k, seed, batch):
@@ -102,7 +116,9 @@ def test_number_to_sample_out_of_range(n):
         TeacherPool(teachers(4), n)
 
 
-@pytest.mark.parametrize('weights', [[1.0], [1.0, 0.0], [1.0, -1.0], [1.0, float('nan')], [1.0, float('inf')]])
+@pytest.mark.parametrize(
+    'weights', [[1.0], [1.0, 0.0], [1.0, -1.0], [1.0, float('nan')], [1.0, float('inf')], ['a', 'b'], [True, True], 1.0]
+)
 def test_bad_weights(weights):
     with pytest.raises(ConfigError, match='teacher_weights must be 2 positive finite numbers'):
         TeacherPool(teachers(2), weights=weights)

@@ -39,3 +39,9 @@ def test_says_nothing_of_models_that_look_at_values():
             return x * float(x.sum())
 
     assert logits_shape(FrozenTeacher(Looks()), pairs(3)) is None
+
+
+def test_an_adapter_that_draws_leaves_the_random_state():
+    before = torch.get_rng_state()
+    assert logits_shape(FrozenTeacher(mlp(), input_adapter=lambda x: x + torch.randn(1)), pairs(3)) is None
+    assert torch.equal(torch.get_rng_state(), before)
