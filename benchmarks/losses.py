@@ -127,9 +127,7 @@ def measure(size: tuple[int, int], rounds: int) -> dict[str, Any]:
     marks = runs['kl_div'].steps(5)
     pass_seconds = statistics.median(b[0] - a[0] for a, b in itertools.pairwise(marks))
     steps = min(200, max(3, round(TURN / pass_seconds)))
-    found = {
-        name: [mark[0] for mark in turns] for name, turns in interleave(runs, rounds, steps, seed=size[0]).items()
-    }
+    found = {name: [mark[0] for mark in turns] for name, turns in interleave(runs, rounds, steps, seed=size[0]).items()}
     ours = found['kl_divergence']
     return {
         'size': list(size),

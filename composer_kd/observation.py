@@ -170,7 +170,7 @@ def all_valid(batch: Any) -> bool:
         return True
     if marks.device.type != 'cpu' or marks.is_floating_point() or not marks.numel():
         return False
-    return bool(marks.min() >= (0 if from_labels else 1))
+    return bool(marks.min().item() >= (0 if from_labels else 1))
 
 
 def samples_of(batch: Any) -> int | None:
