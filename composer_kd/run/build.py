@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sized
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ from composer_kd.errors import ComposerKDError, ConfigError
 from composer_kd.run.config import LoaderConfig, RunConfig, TeacherConfig
 from composer_kd.run.names import resolve
 from composer_kd.run.parts import Component
+from composer_kd.run.preflight import Attempts, check_load_path, make_folder, rehearse
+from composer_kd.run.resume import check_resumable
 from composer_kd.teachers import FrozenTeacher
 
 __all__ = ['build_loader', 'build_model', 'build_teacher', 'build_trainer', 'construct', 'is_function_itself']
@@ -36,13 +38,13 @@ def is_function_itself(scope: str, target: Any) -> bool:
         target: What the name resolves to.
 
     Returns:
-        True for a loss that is a function; every other function is called for what it builds.
+        True for a loss, adapter or scheduler that is a function; every other one is called for what it builds.
 
     Example:
         >>> is_function_itself('loss', torch.nn.functional.mse_loss), is_function_itself('loss', torch.nn.MSELoss)
         (True, False)
     """
-    return scope == 'loss' and not inspect.isclass(target)
+    return scope in ('loss', 'adapter', 'scheduler') and not inspect.isclass(target)
 
 
 def construct(component: Component, stand_in: Callable[[Any], Any] | None = None, **supplied: Any) -> Any:
@@ -79,7 +81,10 @@ def _materialise(value: Any, stand_in: Callable[[Any], Any] | None) -> Any:
     if isinstance(value, TeacherConfig):
         return build_teacher(value)
     if isinstance(value, list):
-        return [_materialise(item, stand_in) for item in value]
+        attempt = Attempts()  # of several teachers, all that cannot be built are named
+        items = [attempt(_materialise, item, stand_in) for item in value]
+        attempt.finish()
+        return items
     return value
 
 
@@ -96,11 +101,12 @@ def _construct_or_say(component: Component, **supplied: Any) -> Any:
         raise ConfigError(f'{component.path}: {component.name}({written}) cannot be built: {error}') from error
 
 
-def build_model(component: Component) -> ComposerModel:
+def build_model(component: Component, num_classes: int | None = None) -> ComposerModel:
     """Builds a model that Composer can train.
 
     Args:
         component: A model: a ComposerModel is taken as it is, a plain classifier is wrapped.
+        num_classes: That of the data, for a plain classifier that does not say its own.
 
     Returns:
         The model, with accuracy over labelled samples in training, and accuracy and cross-entropy in evaluation.
@@ -116,11 +122,12 @@ def build_model(component: Component) -> ComposerModel:
     module = _construct_or_say(component)
     if isinstance(module, ComposerModel):
         return module
-    classes = getattr(module, 'num_classes', None)
-    if not isinstance(classes, int):
+    said = (getattr(module, 'num_classes', None), component.options.get('num_classes'), num_classes)
+    classes = next((number for number in said if isinstance(number, int)), None)
+    if classes is None:
         raise ConfigError(
-            f'{component.path}: {component.name} must be a ComposerModel or have an integer attribute num_classes; '
-            f'got num_classes={classes!r}'
+            f'{component.path}: {component.name} must be a ComposerModel, or it, its options or the data set must have '
+            f'an integer num_classes; got {said[0]!r}'
         )
     accuracy = functools.partial(MulticlassAccuracy, num_classes=classes, average='micro', ignore_index=NO_LABEL)
     return ComposerClassifier(
@@ -145,6 +152,12 @@ def build_teacher(config: TeacherConfig) -> FrozenTeacher:
         CheckpointError: If it is damaged, unsafe, or does not fit the model.
     """
     adapter = construct(config.input_adapter) if config.input_adapter is not None else None
+    if config.is_random and '.' in config.model.name:
+        warnings.warn(
+            f'{config.model.path}: no checkpoint is given, so the teacher {config.model.name} teaches with the weights '
+            'that it is built with; give its checkpoint unless it loads trained weights itself',
+            stacklevel=2,
+        )
     model = _construct_or_say(config.model)
     return FrozenTeacher(model, checkpoint=config.checkpoint, input_adapter=adapter, name=config.name)
 
@@ -165,7 +178,12 @@ def build_loader(config: LoaderConfig, batch_size: int, seed: int, train: bool) 
         ConfigError: If the data is not where it should be, or too little of it for a single batch.
     """
     dataset: Dataset[Any] = _construct_or_say(config.dataset)
-    samples = len(dataset)  # type: ignore[arg-type]
+    if not isinstance(dataset, Sized):
+        raise ConfigError(
+            f'{config.dataset.path}: {config.dataset.name} has no length, and samples are shared out among '
+            'processes by their number; iterable data sets need a script of your own'
+        )
+    samples = len(dataset)
     share = samples // dist.get_world_size()
     if samples == 0 or (config.drop_last and share < batch_size):
         raise ConfigError(
@@ -199,25 +217,35 @@ def build_trainer(config: RunConfig) -> Trainer:
         ConfigError: If data is missing or a part cannot be built from its options.
         CheckpointError: If a teacher's weights cannot be loaded.
     """
-    if config.load_path is not None and '://' not in config.load_path and not os.path.exists(config.load_path):
-        raise ConfigError(f'load_path: no such checkpoint: {config.load_path!r} (looked from {os.getcwd()})')
-    # The student comes first after seeding: its initial weights depend on the seed and on no teacher.
-    reproducibility.seed_all(config.seed)
-    model = build_model(config.model)
-    train_loader = build_loader(config.train_loader, config.device_train_batch_size, config.seed, train=True)
+    attempt = Attempts()
+    attempt(make_folder, config.folder, 'save_folder')
+    if config.load_path is not None:
+        attempt(check_load_path, config.load_path)
+    attempt(check_resumable, config)
+    train_loader = attempt(build_loader, config.train_loader, config.device_train_batch_size, config.seed, train=True)
     eval_loader = None
     if config.eval_loader is not None:
-        eval_loader = build_loader(config.eval_loader, config.device_eval_batch_size, config.seed, train=False)
-    algorithms = [_construct_or_say(part) for part in config.algorithms.values()]
+        eval_loader = attempt(build_loader, config.eval_loader, config.device_eval_batch_size, config.seed, train=False)
+    # The student comes first after seeding: its initial weights depend on the seed and on no teacher.
+    reproducibility.seed_all(config.seed)
+    model = attempt(build_model, config.model, getattr(getattr(train_loader, 'dataset', None), 'num_classes', None))
+    algorithms = {part.path: attempt(_construct_or_say, part) for part in config.algorithms.values()}
+    callbacks = [attempt(_construct_or_say, part) for part in config.callbacks.values()]
+    loggers = [attempt(_construct_or_say, part) for part in config.loggers.values()]
+    attempt.finish()
+    assert model is not None
+    assert train_loader is not None
+    if config.fsdp_config is None:  # a model that needs several GPUs cannot be tried on one
+        rehearse(model, algorithms, train_loader, config.precision)
     return Trainer(
         model=model,
         train_dataloader=train_loader,
         eval_dataloader=eval_loader,
         optimizers=_construct_or_say(config.optimizer, params=model.parameters()),
         schedulers=construct(config.scheduler) if config.scheduler is not None else None,
-        algorithms=algorithms,
-        callbacks=[_construct_or_say(part) for part in config.callbacks.values()],
-        loggers=[_construct_or_say(part) for part in config.loggers.values()],
+        algorithms=list(algorithms.values()),
+        callbacks=callbacks,
+        loggers=loggers,
         **_trainer_settings(config),
     )
 
@@ -227,7 +255,7 @@ def _trainer_settings(config: RunConfig) -> dict[str, Any]:
         *('run_name', 'seed', 'max_duration', 'precision', 'device_train_microbatch_size', 'eval_interval'),
         *('train_subset_num_batches', 'eval_subset_num_batches', 'save_interval', 'save_weights_only'),
         *('save_num_checkpoints_to_keep', 'load_path', 'load_weights_only', 'autoresume', 'progress_bar'),
-        'log_to_console',
+        *('log_to_console', 'console_log_interval', 'load_strict_model_weights'),
     ]
     overwrite = not config.autoresume if config.save_overwrite is None else config.save_overwrite
     return {

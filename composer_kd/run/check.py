@@ -6,6 +6,7 @@ import dataclasses
 import typing
 from typing import Any, TypeVar
 
+from composer_kd.distillation import Distillation
 from composer_kd.errors import ConfigError, nearest
 from composer_kd.run.names import SCOPES, resolve
 from composer_kd.run.parts import Component, Must, OptionsOf, Part
@@ -24,7 +25,7 @@ def check(source: Source, schema: type[T], nested: dict[str, Any]) -> T:
     Args:
         source: The content of the YAML with the overrides in it, and the faults found so far.
         schema: The dataclass of the whole file.
-        nested: For parameters of algorithms that hold YAML of their own, their annotation.
+        nested: For parameters of Distillation that hold YAML of their own, their annotation.
 
     Returns:
         The dataclass, components inside.
@@ -35,12 +36,10 @@ def check(source: Source, schema: type[T], nested: dict[str, Any]) -> T:
     """
     checker = _Checker(source, nested)
     config = checker.section(source.data, schema, '')
-    faults = checker.faults
-    if hasattr(checker.partial, 'conflicts'):
-        faults = [*faults, *checker.partial.conflicts()]
+    faults = list(dict.fromkeys(checker.faults))
     if faults:
         count = '1 fault' if len(faults) == 1 else f'{len(faults)} faults'
-        lines = '\n'.join(f'  {fault}' for fault in dict.fromkeys(faults))
+        lines = '\n'.join(f'  {fault}' for fault in faults)
         raise ConfigError(f'{source.path}: {count}; nothing was started\n{lines}')
     return config
 
@@ -52,7 +51,6 @@ class _Checker:
         self.source = source
         self.nested = nested
         self.faults = list(source.faults)
-        self.partial: Any = None  # the outermost section, with defaults (or None) where it has faults
 
     def section(self, value: Any, schema: type, path: str) -> Any:
         """Checks a mapping against a dataclass; None where it has faults."""
@@ -71,8 +69,12 @@ class _Checker:
             read = self.read(value[name], hints[name], _join(path, name))
             if len(self.faults) == count and value[name] is not UNRESOLVED:
                 sound[name] = read
-        self.partial = schema(**{**dict.fromkeys(required), **sound})
-        return self.partial if len(self.faults) == before else None
+        made = schema(**{**dict.fromkeys(required), **sound})
+        # The whole file is asked for conflicts whatever its faults, to say all at once; a part of it when it is sound.
+        if hasattr(made, 'conflicts') and (not path or (len(sound) == len(value) and required <= set(sound))):
+            for conflict in made.conflicts():
+                self.fault(path, conflict, '.')
+        return made if len(self.faults) == before else None
 
     def read(self, value: Any, hint: Any, path: str) -> Any:
         """Checks one value against one annotation; returns what the configuration holds for it."""
@@ -84,6 +86,8 @@ class _Checker:
         options = typing.get_args(bare)
         if value is None and type(None) in options:
             return None
+        if value is None and typing.get_origin(bare) is dict:
+            value = {}  # a key with nothing behind it, or with comments only
         if part is not None and typing.get_origin(bare) is dict:
             return self.keyed(value, part.scope, path)
         if part is not None:
@@ -125,13 +129,19 @@ class _Checker:
             self.fault(path, f'expected a mapping from the name of each {what} to its options, got {value!r}')
             return {}
         read = {name: self.options(name, options, scope, _join(path, name)) for name, options in value.items()}
-        return {name: component for name, component in read.items() if component is not None}
+        found = {name: component for name, component in read.items() if component is not None}
+        first: dict[Any, str] = {}
+        for name, component in found.items():
+            same = first.setdefault(resolve(scope, component.name), name)
+            if same != name:
+                self.fault(_join(path, name), f'names the same {SCOPES[scope].what} as {_join(path, same)}; keep one')
+        return found
 
     def component(self, value: Any, scope: str, path: str) -> Component | None:
         """Checks ``{name: ..., **options}``; a bare string is a name without options."""
         value = {'name': value} if isinstance(value, str) else value
         if not isinstance(value, dict) or 'name' not in value:
-            self.fault(path, f'expected a {SCOPES[scope].what}: {{name: ..., its options}}; got {value!r}')
+            self.fault(path, f'expected {SCOPES[scope].a}: {{name: ..., its options}}; got {value!r}')
             return None
         options = dict(value)
         return self.options(options.pop('name'), options, scope, path)
@@ -151,15 +161,19 @@ class _Checker:
             return None
         known, open_ended = parameters(target)
         supplied = supplied_names(scope, target)
-        allowed = {key: parameter for key, parameter in known.items() if key not in supplied}
+        nested = self.nested if isinstance(target, type) and issubclass(target, Distillation) else {}
+        allowed = {
+            key: Parameter(nested.get(key, parameter.annotation), parameter.required)
+            for key, parameter in known.items()
+            if key not in supplied
+        }
         label = getattr(target, '__name__', str(name))
         self.names(options, allowed, path, 'option', label, open_ended)
         if open_ended:
             self.refuse_added(path, f'any option of {label}', frozenset(allowed))
         hints = {key: parameter.annotation for key, parameter in allowed.items()}
-        hints |= {key: hint for key, hint in self.nested.items() if scope == 'algorithm' and key in allowed}
-        read, sound = self.values(options, hints, path)
-        sound = {key: value for key, value in sound.items() if key in allowed or open_ended}
+        taken = {key: value for key, value in options.items() if key in allowed or open_ended}
+        read, sound = self.values(taken, hints, path)
         if all(key in sound for key, parameter in allowed.items() if parameter.required):
             self.faults += try_component(Component(scope, str(name), sound, path))
         return Component(scope, str(name), read, path)
@@ -198,14 +212,8 @@ class _Checker:
             if parameter.required and key not in value:
                 self.fault(
                     _join(path, key),
-                    f'required {what}{of} is missing; expected {self.expected(key, parameter)}',
+                    f'required {what}{of} is missing; expected {_words(parameter.annotation)}',
                 )
-
-    def expected(self, key: str, parameter: Parameter) -> str:
-        """Says what belongs to a missing key."""
-        hint = self.nested.get(key, parameter.annotation)
-        part = next((mark for mark in getattr(hint, '__metadata__', ()) if isinstance(mark, Part)), None)
-        return _words(hint) if part is None else f'a {SCOPES[part.scope].what}: {{name: ..., its options}}'
 
     def refuse_added(self, path: str, takes: str, checked: frozenset[str] = frozenset()) -> None:
         """Refuses override keys that land where every key is taken: a typo there would never be noticed."""
@@ -226,16 +234,20 @@ class _Checker:
             node = node[int(part)] if isinstance(node, list) else node[part]
         return [key for key in node if f'{path}.{key}' not in self.source.added]
 
-    def fault(self, path: str, message: str) -> None:
-        self.faults.append(f'{path}: {message}' if path else message)
+    def fault(self, path: str, message: str, joint: str = ': ') -> None:
+        self.faults.append(f'{path}{joint}{message}' if path else message)
 
 
 def _words(hint: Any) -> str:
-    options = (hint, *typing.get_args(hint))
+    """Says what belongs to a missing key."""
+    part = next((mark for mark in getattr(hint, '__metadata__', ()) if isinstance(mark, Part)), None)
+    if part is not None:
+        return f'{SCOPES[part.scope].a}: {{name: ..., its options}}'
+    options = [option for option in (hint, *typing.get_args(hint)) if isinstance(option, type)]
     inner = next((option for option in options if dataclasses.is_dataclass(option)), None)
     if inner is None:
         return 'a value' if hint is Any else describe(hint)
-    keys = ', '.join(field.name for field in dataclasses.fields(typing.cast(type, inner)))
+    keys = ', '.join(field.name for field in dataclasses.fields(inner))
     return f'a mapping with the keys {keys}'
 
 

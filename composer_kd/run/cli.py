@@ -87,13 +87,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'expected 1 or more, got {text}')
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'expected a whole number of 1 or more, got {text!r}')
+    return int(text)
 
 
 def _train(options: argparse.Namespace) -> None:
+    from composer_kd.run.source import require_file
+
+    require_file(options.yaml)  # before torch is imported: a mistyped name is told at once
     from composer_kd.run.config import load_config
     from composer_kd.run.train import train
 
@@ -101,6 +103,10 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from composer_kd.run.source import require_file
+
+    if options.config is not None:
+        require_file(options.config)
     from rich.console import Console
 
     from composer_kd.run.evaluate import as_table, evaluate_all

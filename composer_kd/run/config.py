@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -18,13 +19,34 @@ from composer.utils import dist
 
 from composer_kd.run.parts import Component, Must, OptionsOf, Part
 
-__all__ = ['LoaderConfig', 'NESTED', 'RunConfig', 'TeacherConfig', 'as_mapping', 'load_config']
+__all__ = [
+    'EvaluationConfig',
+    'LoaderConfig',
+    'NESTED',
+    'RunConfig',
+    'TeacherConfig',
+    'as_mapping',
+    'load_config',
+    'load_evaluation_config',
+]
 
 Positive = Must('positive', lambda value: isinstance(value, str) or value > 0)
 NotNegative = Must('zero or more', lambda value: value >= 0)
 PositiveOrAll = Must('positive, or -1 for all', lambda value: value == -1 or value > 0)
+Seed = Must('from 0 to 2**32 - 1', lambda value: value >= 0 and value + dist.get_world_size() <= 2**32)
 PositiveTime = Must('more than zero', lambda value: Time.from_input(value, 'ep').value > 0)
-FractionOrTime = Annotated[Time | str | int, PositiveTime]
+# Tokens are not counted here, iterations need a length, and Composer takes neither fractions nor seconds for a run: a
+# run that is as long as that would never end.
+Length = Must('in ep, ba or sp', lambda value: _unit(value) in ('ep', 'ba', 'sp'))
+Interval = Must('in ep, ba, sp or dur', lambda value: _unit(value) in ('ep', 'ba', 'sp', 'dur'))
+RunLength = Annotated[Time | str | int, PositiveTime, Length]
+Regularly = Annotated[Time | str | int, PositiveTime, Interval]
+RunName = Must('not empty and without braces', lambda value: value.strip() and not set(value) & set('{}'))
+Folder = Must('without braces but {run_name}', lambda value: not set(value.replace('{run_name}', '')) & set('{}'))
+
+
+def _unit(value: Any) -> str:
+    return Time.from_input(value, 'ep').unit.value
 
 
 @dataclass
@@ -39,6 +61,12 @@ class LoaderConfig:
     persistent_workers: bool | None = None  # None: yes where there are workers
     prefetch_factor: Annotated[int | None, Positive] = None
 
+    def conflicts(self) -> Iterator[str]:
+        """Names what is wrong between settings that are each right alone."""
+        for name in ('prefetch_factor', 'persistent_workers'):
+            if self.num_workers == 0 and getattr(self, name):
+                yield f'{name}: needs num_workers of at least 1, got {getattr(self, name)!r} with 0 workers'
+
 
 @dataclass
 class TeacherConfig:
@@ -49,8 +77,21 @@ class TeacherConfig:
     input_adapter: Annotated[Component | None, Part('adapter')] = None
     name: str | None = None
 
+    @property
+    def is_random(self) -> bool:
+        """Whether nothing written here gives the model trained weights."""
+        return self.checkpoint is None and not any(self.model.options.get(key) for key in ('weights', 'pretrained'))
 
-# Parameters of algorithms that are described by YAML of their own instead of by a plain value.
+    def conflicts(self) -> Iterator[str]:
+        """Names what is wrong between settings that are each right alone."""
+        if self.is_random and '.' not in self.model.name:  # a model of one's own may load its weights itself
+            yield (
+                f'checkpoint: the teacher {self.model.name} has no checkpoint: its weights would be random; '
+                'give the checkpoint of a trained one'
+            )
+
+
+# Parameters of Distillation that are described by YAML of their own instead of by a plain value.
 NESTED: dict[str, Any] = {
     'teachers': list[TeacherConfig],
     'kd_loss_fn': Annotated[Component, Part('loss')],
@@ -64,7 +105,7 @@ class RunConfig:
     model: Annotated[Component, Part('model')]
     optimizer: Annotated[Component, Part('optimizer')]
     train_loader: LoaderConfig
-    max_duration: FractionOrTime
+    max_duration: RunLength
     global_train_batch_size: Annotated[int, Positive]
     eval_loader: LoaderConfig | None = None
     scheduler: Annotated[Component | None, Part('scheduler')] = None
@@ -72,25 +113,27 @@ class RunConfig:
     callbacks: Annotated[dict[str, Component], Part('callback')] = field(default_factory=dict)
     loggers: Annotated[dict[str, Component], Part('logger')] = field(default_factory=dict)
     variables: dict[str, Any] = field(default_factory=dict)
-    run_name: str | None = None  # load_config: <folder>-<file> of the YAML
-    seed: Annotated[int, NotNegative] = 17
+    run_name: Annotated[str | None, RunName] = None  # load_config: <folder>-<file> of the YAML
+    seed: Annotated[int, Seed] = 17
     precision: Precision | None = None  # None: what Composer takes for the device
     device_train_microbatch_size: Annotated[int | Literal['auto'] | None, Positive] = None
     device_eval_batch_size: Annotated[int, Positive] = 256
-    eval_interval: FractionOrTime = 1
+    eval_interval: Regularly = 1
     train_subset_num_batches: Annotated[int, PositiveOrAll] = -1
     eval_subset_num_batches: Annotated[int, PositiveOrAll] = -1
     fsdp_config: Annotated[dict[str, Any] | None, OptionsOf('fsdp')] = None
-    save_folder: str | None = 'runs/{run_name}'
-    save_interval: FractionOrTime = '1ep'
+    save_folder: Annotated[str | None, Folder] = 'runs/{run_name}'
+    save_interval: Regularly = '1ep'
     save_overwrite: bool | None = None  # None: yes, so that a YAML can be run again; no with autoresume
     save_weights_only: bool = False
     save_num_checkpoints_to_keep: Annotated[int, PositiveOrAll] = -1
     load_path: str | None = None
     load_weights_only: bool = False
+    load_strict_model_weights: bool = True
     autoresume: bool = False
     progress_bar: bool = True
     log_to_console: bool = False
+    console_log_interval: Regularly = '1ba'
 
     @property
     def folder(self) -> pathlib.Path | None:
@@ -104,54 +147,44 @@ class RunConfig:
         """Samples of the global batch that one process loads."""
         return self.global_train_batch_size // dist.get_world_size()
 
-    def conflicts(self) -> list[str]:
-        """Lists what is wrong between settings that are each right alone.
+    def conflicts(self) -> Iterator[str]:
+        """Names what is wrong between settings that are each right alone.
 
-        Returns:
+        Yields:
             One line each, beginning with the dotted key.
         """
-        return [message for broken, message in self._rules() if broken()]
-
-    def _rules(self) -> list[tuple[Callable[[], bool], str]]:
-        world, batch, micro = (
-            dist.get_world_size(),
-            self.global_train_batch_size,
-            self.device_train_microbatch_size,
-        )
+        world, batch, micro = dist.get_world_size(), self.global_train_batch_size, self.device_train_microbatch_size
         # Where other keys have faults, the batch size may be None: this is asked all the same, to say all at once.
-        share = max(1, batch // world) if batch is not None else micro
+        share = max(1, batch // world) if batch is not None else None
         no_gpu = not torch.cuda.is_available()
-        precision = str(self.precision).lower().removeprefix('precision.')
-        return [
-            (
-                lambda: batch is not None and batch % world != 0,
-                f'global_train_batch_size: expected a multiple of the {world} processes, got {batch}',
-            ),
-            (
-                lambda: isinstance(micro, int) and micro > share,
-                f'device_train_microbatch_size: expected at most {share}, the batch of a process, got {micro}',
-            ),
-            (
-                lambda: micro == 'auto' and no_gpu,
-                "device_train_microbatch_size: 'auto' tries sizes on a GPU, and there is none; give a number",
-            ),
-            (
-                lambda: self.precision is not None and precision != 'fp32' and no_gpu,
-                f"precision: a run on the CPU is 'fp32', got {self.precision!r}",
-            ),
-            (
-                lambda: self.autoresume and self.save_folder is None,
-                'autoresume: needs a save_folder to find the latest checkpoint in, got save_folder: null',
-            ),
-            (
-                lambda: self.autoresume and self.save_overwrite is True,
-                'save_overwrite: true would overwrite the checkpoints that autoresume is to go on from; leave it out',
-            ),
-            (
-                lambda: self.autoresume and self.save_weights_only,
-                'save_weights_only: autoresume needs full checkpoints, with the optimizer; got true',
-            ),
-        ]
+        if batch is not None and batch % world != 0:
+            yield f'global_train_batch_size: expected a multiple of the {world} processes, got {batch}'
+        if isinstance(micro, int) and share is not None and micro > share:
+            yield f'device_train_microbatch_size: expected at most {share}, the batch of a process, got {micro}'
+        if micro == 'auto' and no_gpu:
+            yield "device_train_microbatch_size: 'auto' tries sizes on a GPU, and there is none; give a number"
+        if self.precision is not None and str(self.precision).lower() != 'fp32' and no_gpu:
+            yield f"precision: a run on the CPU is 'fp32', got {self.precision!r}"
+        if self.fsdp_config is not None and no_gpu:
+            yield 'fsdp_config: shards a model over GPUs, and there is none; leave it out'
+        if self.autoresume and self.save_folder is None:
+            yield 'autoresume: needs a save_folder to find the latest checkpoint in, got save_folder: null'
+        if self.autoresume and self.save_overwrite is True:
+            yield 'save_overwrite: true would overwrite the checkpoints that autoresume is to go on from; leave it out'
+        if self.autoresume and self.save_weights_only:
+            yield 'save_weights_only: autoresume needs full checkpoints, with the optimizer; got true'
+
+
+@dataclass
+class EvaluationConfig:
+    """What an evaluation needs of a run's YAML; the other keys may ask for what this machine does not have."""
+
+    model: Annotated[Component, Part('model')]
+    eval_loader: LoaderConfig | None = None
+    seed: Annotated[int, Seed] = 17
+    precision: Precision | None = None
+    device_eval_batch_size: Annotated[int, Positive] = 256
+    eval_subset_num_batches: Annotated[int, PositiveOrAll] = -1
 
 
 def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -178,6 +211,28 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
     if source.data.get('run_name') is None:
         source.data['run_name'] = f'{source.path.resolve().parent.name}-{source.path.stem}'
     return check(source, RunConfig, NESTED)
+
+
+def load_evaluation_config(path: str | pathlib.Path) -> EvaluationConfig:
+    """Reads and checks what an evaluation needs of a run's YAML.
+
+    Args:
+        path: The YAML file.
+
+    Returns:
+        The checked part of the configuration.
+
+    Raises:
+        ConfigError: Lists everything that is wrong with that part.
+    """
+    from composer_kd.run.check import check
+    from composer_kd.run.source import read_source
+
+    source = read_source(path)
+    wanted = {field.name for field in dataclasses.fields(EvaluationConfig)}
+    source.data = {key: value for key, value in source.data.items() if key in wanted}
+    source.faults = [fault for fault in source.faults if re.split(r'[.:]', fault)[0] in wanted]
+    return check(source, EvaluationConfig, {})
 
 
 def as_mapping(config: Any) -> Any:

@@ -6,14 +6,16 @@ import io
 import pathlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from composer import Trainer
 from rich.table import Table
+from torch.utils.data import DataLoader
 
 from composer_kd.errors import CheckpointNotFoundError, ConfigError
 from composer_kd.run.build import build_loader, build_model
-from composer_kd.run.config import RunConfig, load_config
+from composer_kd.run.config import EvaluationConfig, load_evaluation_config
 from composer_kd.run.quiet import without_remarks
 from composer_kd.run.train import CONFIG_FILE, final_metrics
 from composer_kd.teachers import load_weights
@@ -64,13 +66,14 @@ def evaluate(checkpoint: str | pathlib.Path, config: str | pathlib.Path | None =
         CheckpointError: If it is damaged, unsafe, or does not fit the model.
         ConfigError: If its configuration is not found or has no evaluation data.
     """
-    path = _checkpoint_file(pathlib.Path(checkpoint))
-    run = load_config(config if config is not None else find_config(path))
+    path = _checkpoint_file(str(checkpoint))
+    run = load_evaluation_config(config if config is not None else find_config(path))
     if run.eval_loader is None:
         raise ConfigError(f'{path}: its run has no eval_loader, so there is nothing to evaluate it on')
-    model = build_model(run.model)
+    loader = build_loader(run.eval_loader, run.device_eval_batch_size, run.seed, train=False)
+    model = build_model(run.model, getattr(loader.dataset, 'num_classes', None))
     load_weights(model, path)
-    return Evaluation(path, _metrics(model, run), count_parameters(model), size_in_bytes(model))
+    return Evaluation(path, _metrics(model, loader, run), count_parameters(model), size_in_bytes(model))
 
 
 def find_config(checkpoint: pathlib.Path) -> pathlib.Path:
@@ -164,7 +167,12 @@ def _heading(name: str) -> str:
     return heading if label == 'eval' else f'{label} {heading}'
 
 
-def _checkpoint_file(path: pathlib.Path) -> pathlib.Path:
+def _checkpoint_file(written: str) -> pathlib.Path:
+    if '://' in written:
+        raise ConfigError(f'{written}: a URI cannot be evaluated; copy the checkpoint to this machine first')
+    path = pathlib.Path(written)
+    if path.suffix in ('.yaml', '.yml'):
+        raise ConfigError(f"{written} is not a checkpoint: give a checkpoint or a run's folder, and --config {written}")
     file = path / LATEST if path.is_dir() else path
     if not file.is_file():
         inside = f' (a folder without {LATEST})' if path.is_dir() else ''
@@ -172,11 +180,10 @@ def _checkpoint_file(path: pathlib.Path) -> pathlib.Path:
     return file
 
 
-def _metrics(model: torch.nn.Module, run: RunConfig) -> dict[str, float]:
-    assert run.eval_loader is not None
-    loader = build_loader(run.eval_loader, run.device_eval_batch_size, run.seed, train=False)
+def _metrics(model: torch.nn.Module, loader: DataLoader[Any], run: EvaluationConfig) -> dict[str, float]:
+    precision = run.precision if torch.cuda.is_available() else None  # the CPU has one only
     with without_remarks():
-        trainer = Trainer(model=model, eval_dataloader=loader, progress_bar=False, seed=run.seed)
+        trainer = Trainer(model=model, eval_dataloader=loader, precision=precision, progress_bar=False, seed=run.seed)
         try:
             trainer.eval(subset_num_batches=run.eval_subset_num_batches)
             found = final_metrics(trainer)
@@ -199,7 +206,7 @@ def evaluate_all(checkpoints: Sequence[str], config: str | None = None) -> list[
         ComposerKDError: As ``evaluate`` does.
     """
     for checkpoint in checkpoints:
-        path = _checkpoint_file(pathlib.Path(checkpoint))
+        path = _checkpoint_file(str(checkpoint))
         if config is None:
             find_config(path)
     return [evaluate(checkpoint, config) for checkpoint in checkpoints]

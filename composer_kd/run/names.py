@@ -36,6 +36,11 @@ class Scope:
     suffix: str = ''
     cheap: bool = True
 
+    @property
+    def a(self) -> str:
+        """The kind of thing with its article."""
+        return f'{"an" if self.what[0] in "aeiou" else "a"} {self.what}'
+
 
 SCOPES: dict[str, Scope] = {
     'model': Scope('model', ('composer_kd.models',), cheap=False),
@@ -67,6 +72,8 @@ def import_path(path: str) -> Any:
         'MSELoss'
     """
     parts = path.split('.')
+    if not all(part.isidentifier() for part in parts):
+        raise ConfigError(f'{path!r} is no dotted path: expected names with dots between them, as my_package.MyClass')
     for length in range(len(parts), 0, -1):
         module_name = '.'.join(parts[:length])
         try:

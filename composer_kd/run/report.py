@@ -61,13 +61,13 @@ def in_words(results: Results) -> str:
     """
     alone, distilled = 100 * results.alone.accuracy, 100 * results.distilled.accuracy
     gain = 100 * statistics.fmean(results.gains)
-    error = results.gain_error
-    if error is None:
+    interval = results.gain_interval
+    if interval is None:
         certainty = 'a single seed, so take it with caution'
     else:
-        clear = abs(gain) > 2 * 100 * error
-        certainty = f'standard error of the difference {100 * error:.1f} over {len(results.gains)} seeds'
-        certainty += '' if clear else ', so no clear difference'
+        low, high = (100 * end for end in interval)
+        certainty = f'95 % interval {low:+.1f} to {high:+.1f} over {len(results.gains)} seeds'
+        certainty += '' if low > 0 or high < 0 else ', so no clear difference'
     verb = 'took' if gain >= 0 else 'lowered'
     gap = 100 * results.teacher.accuracy - alone
     share = f', {100 * gain / gap:.0f} % of the way to the teacher' if 0 < gain < gap else ''

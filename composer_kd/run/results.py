@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from scipy.stats import t  # type: ignore[import-untyped]
+
 __all__ = ['Entry', 'Results', 'Settings']
 
 
@@ -101,6 +103,15 @@ class Results:
         """Standard error of the mean gain; None with a single seed."""
         return _standard_error(self.gains)
 
+    @property
+    def gain_interval(self) -> tuple[float, float] | None:
+        """Where the mean gain lies with 95 % confidence over seeds (Student's t); None with a single seed."""
+        if self.gain_error is None:
+            return None
+        mean = statistics.fmean(self.gains)
+        reach = float(t.ppf(0.975, len(self.gains) - 1)) * self.gain_error
+        return mean - reach, mean + reach
+
     def as_mapping(self) -> dict[str, Any]:
         """Everything, for a JSON file."""
         rows = [
@@ -110,6 +121,7 @@ class Results:
         found = {
             'gain': statistics.fmean(self.gains),
             'gain_standard_error': self.gain_error,
+            'gain_interval_95': self.gain_interval,
             'seconds': self.seconds,
         }
         return {'settings': asdict(self.settings), 'samples': self.samples, 'models': rows, **found}

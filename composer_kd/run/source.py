@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -14,7 +15,7 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from composer_kd.errors import ConfigError, nearest
 
-__all__ = ['UNRESOLVED', 'Source', 'read_source']
+__all__ = ['UNRESOLVED', 'Source', 'read_source', 'require_file']
 
 
 class _Unresolved:
@@ -75,23 +76,38 @@ def read_source(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Sour
     return source
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
+def require_file(path: str | pathlib.Path) -> None:
+    """Finds out whether there is a YAML file; quick, as nothing heavy is imported for it.
+
+    Args:
+        path: Where it should be.
+
+    Raises:
+        ConfigError: If it is not there; says which files come nearest.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        raise ConfigError(f'{str(path)!r} is a folder: expected a YAML file{_nearest_files(path / "*")}')
     if not path.is_file():
         raise ConfigError(f'no configuration file {str(path)!r}{_nearest_files(path)}')
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    require_file(path)
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        written = yaml.safe_load(path.read_text(encoding='utf-8'))
+        if not written:
+            raise ConfigError(f'{path} is empty: expected keys such as model, optimizer, train_loader')
+        if not isinstance(written, dict):
+            raise ConfigError(f'{path}: expected keys such as model, optimizer, train_loader; got {written!r}')
+        content = cast('dict[Any, Any]', OmegaConf.to_container(OmegaConf.load(path), resolve=False))
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f'{path} is not valid YAML: {error}') from error
-    if not isinstance(content, dict):
-        raise ConfigError(f'{path}: expected a mapping of keys such as model, optimizer, train_loader; got a list')
-    if not content:
-        raise ConfigError(f'{path} is empty: expected keys such as model, optimizer, train_loader')
     return {str(key): value for key, value in content.items()}
 
 
 def _nearest_files(path: pathlib.Path) -> str:
-    folders = [folder for folder in (path.parent, pathlib.Path('yamls')) if folder.is_dir()]
-    found = {file.as_posix() for folder in folders for file in list(folder.rglob('*.yaml'))[:200]}
+    found = {file.as_posix() for file in (*path.parent.glob('*.yaml'), *pathlib.Path('yamls').glob('*/*.yaml'))}
     if not found:
         return f'; there are no .yaml files in {path.parent} either (looked from {pathlib.Path.cwd()})'
     return nearest(path.as_posix(), found)
@@ -122,7 +138,7 @@ def _put(source: Source, key: str, value: Any, override: str) -> None:
         where = '.'.join(parts[:depth]) or 'the file'
         if isinstance(node, list):
             if not part.isdigit() or int(part) >= len(node):
-                source.faults.append(f'{override!r}: {where} is a list of {len(node)} entries, got {part!r}')
+                source.faults.append(f'{override!r}: {where} is a list, got {part!r} for an index below {len(node)}')
                 return
             index: Any = int(part)
             missing = False
@@ -146,7 +162,8 @@ def _resolve(node: Any, prefix: str, source: Source) -> Any:
     if isinstance(node, DictConfig):
         return {str(key): _value(node, key, prefix, source) for key in list(node.keys())}
     if isinstance(node, ListConfig):
-        return [_value(node, index, prefix, source) for index in range(len(node))]
+        items = [_value(node, index, prefix, source) for index in range(len(node))]
+        return UNRESOLVED if UNRESOLVED in items else items
     return node
 
 
@@ -160,6 +177,9 @@ def _value(node: DictConfig | ListConfig, key: Any, prefix: str, source: Source)
     except (OmegaConfBaseException, ValueError) as error:
         written = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore
         source.faults.append(f'{path}: {written!r} cannot be resolved: {_reason(error, source)}')
+        return UNRESOLVED
+    if isinstance(value, float) and not math.isfinite(value):
+        source.faults.append(f'{path}: expected a finite number, got {value}')
         return UNRESOLVED
     return _resolve(value, f'{path}.', source)
 

@@ -16,10 +16,10 @@ from composer_kd.distillation import Distillation
 from composer_kd.run.build import build_trainer
 from composer_kd.run.config import RunConfig, as_mapping
 from composer_kd.run.quiet import without_remarks
+from composer_kd.run.resume import CONFIG_FILE
 
 __all__ = ['CONFIG_FILE', 'METRICS_FILE', 'final_metrics', 'train']
 
-CONFIG_FILE = 'config.yaml'
 METRICS_FILE = 'metrics.json'
 
 
@@ -108,7 +108,7 @@ def _folder(config: RunConfig) -> pathlib.Path | None:
 def _write_config(config: RunConfig) -> None:
     folder = _folder(config)
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / METRICS_FILE).unlink(missing_ok=True)  # those of an earlier run under other settings
         OmegaConf.save(OmegaConf.create(as_mapping(config)), folder / CONFIG_FILE)
 
 

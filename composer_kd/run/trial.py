@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import os
 import warnings
 from typing import Any
@@ -42,7 +41,7 @@ def supplied_names(scope: str, target: Any) -> frozenset[str]:
     if scope == 'optimizer':
         return frozenset({'params'})
     if is_function_itself(scope, target):
-        return frozenset([*list(inspect.signature(target).parameters)[:2], 'labels'])
+        return frozenset([*list(parameters(target)[0])[: 1 if scope == 'adapter' else 2], 'labels'])
     return frozenset()
 
 
@@ -97,10 +96,24 @@ def _refusal(component: Component) -> str | None:
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter('ignore')  # said once, when it is constructed for the run
         try:
-            construct(component, stand_in=_stand_in, **supplied)
+            made = construct(component, stand_in=_stand_in, **supplied)
+            return _not_a_loss(component.name, made) if component.scope == 'loss' else None
         except _REFUSALS as error:
             return ' '.join(str(error).split()) or type(error).__name__
-    return None
+
+
+def _not_a_loss(name: str, loss: Any) -> str | None:
+    """Says what is wrong with something that should compare logits; only what no loss would do is held against it."""
+    expected = f'{name} is no loss: expected (student_logits, teacher_logits) -> scalar tensor'
+    try:
+        value = loss(torch.zeros(2, 3), torch.zeros(2, 3))
+    except TypeError as error:
+        return f'{expected}; called so, it says: {error}'
+    except Exception:  # it may need other shapes: the run tells
+        return None
+    if not isinstance(value, torch.Tensor):
+        return f'{expected}, got {type(value).__name__}'
+    return None if value.ndim == 0 else f'{expected}, got a tensor of shape {tuple(value.shape)}'
 
 
 def _stand_in(value: Any) -> Any:

@@ -89,11 +89,12 @@ def describe(annotation: Any) -> str:
         return 'one of ' + ', '.join(repr(option) for option in arguments)
     kind = origin or annotation
     if kind in _LISTS:
-        return 'a list' + (f' (each {describe(arguments[0])})' if arguments else '')
+        length = f' of {len(arguments)}' if kind is tuple and arguments and Ellipsis not in arguments else ''
+        return f'a list{length}' + (f' (each {describe(arguments[0])})' if arguments else '')
     if kind in _DICTS:
         return 'a mapping'
     if isinstance(kind, type) and issubclass(kind, Time):
-        return "a Composer time such as '10ep', '500ba' or '0.5dur'"
+        return "a Composer time such as '10ep' or '500ba'"
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return 'one of ' + ', '.join(repr(member.value) for member in kind)
     return _WORDS.get(kind, f'{getattr(kind, "__name__", kind)}, which a YAML file cannot hold')
@@ -115,14 +116,15 @@ def parameters(target: Any) -> tuple[dict[str, Parameter], bool]:
     """
     function = target.__init__ if inspect.isclass(target) else target
     if function is Callback.__init__:
-        return (
-            {},
-            False,
-        )  # it takes *args and **kwargs and drops them all: a mistyped key would never be noticed
+        return {}, False  # it takes *args and **kwargs and drops them all: a mistyped key would never be noticed
     namespace = getattr(inspect.unwrap(function), '__globals__', {})
     found: dict[str, Parameter] = {}
     open_ended = False
-    for name, parameter in inspect.signature(target).parameters.items():
+    try:
+        signature = inspect.signature(target)
+    except ValueError:
+        return {}, True  # a builtin that does not say what it takes
+    for name, parameter in signature.parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
             open_ended = True
         elif parameter.kind not in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):

@@ -49,6 +49,21 @@ def test_incomplete_commands_are_refused(arguments):
     assert left.value.code == 2
 
 
+def test_a_seed_count_that_is_no_number_is_said_readably(capsys):
+    with pytest.raises(SystemExit):
+        main(['demo', '--seeds', 'abc'])
+    assert "expected a whole number of 1 or more, got 'abc'" in capsys.readouterr().err
+
+
+def test_a_missing_file_is_found_out_before_torch_is_imported():
+    code = (
+        "import sys; from composer_kd.run.cli import main; main(['train', 'no.yaml']); sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "no configuration file 'no.yaml'" in done.stderr
+
+
 def test_training_from_the_command_line(tmp_path, capsys):
     overrides = ['max_duration=2ba', f'save_folder={tmp_path}', 'progress_bar=false', 'train_loader.dataset.subset=128']
     assert main(['train', 'yamls/digits/student.yaml', *overrides]) == 0

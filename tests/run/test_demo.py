@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from composer_kd.errors import ConfigError
 from composer_kd.run.demo import demo
 from composer_kd.run.report import in_words
 from composer_kd.run.results import Entry, Results, Settings
@@ -26,10 +27,18 @@ def test_it_leaves_numbers_table_and_plot(small):
         assert model['parameters'] > 0
         assert model['size'] > 4 * model['parameters']
         assert 0 < model['latency'] < 1
+    alone, distilled = written['models'][1:]
+    assert all(alone[key] == distilled[key] for key in ('parameters', 'size', 'latency'))  # one architecture
     assert written['gain'] == pytest.approx(results.distilled.accuracy - results.alone.accuracy)
     assert in_words(results) in (out / 'results.md').read_text()
     assert (out / 'results.png').read_bytes().startswith(b'\x89PNG')
     assert (out / 'results.png').stat().st_size > 20_000
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_training(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(ConfigError, match=r'^--out: the folder .* cannot be used'):
+        demo(tmp_path / 'file' / 'demo')
 
 
 def results_of(alone, distilled):
@@ -45,6 +54,10 @@ def test_the_sentence_says_what_the_numbers_say():
     assert 'lowered the student from 50.5 % to 30.5 % (-20.0 points' in worse
     assert 'as good as the teacher' in in_words(results_of([[0.5], [0.5]], [[0.9], [0.91]]))
     assert 'no clear difference' in in_words(results_of([[0.5], [0.6]], [[0.52], [0.59]]))
+    assert '95 % interval +17.5 to +22.5 over 3 seeds)' in better  # t: 4.30 standard errors of 0.58
+    # Above two standard errors, yet with two seeds the interval reaches 12.7 of them.
+    few = in_words(results_of([[0.5], [0.5]], [[0.6], [0.66]]))
+    assert '95 % interval -25.1 to +51.1 over 2 seeds, so no clear difference' in few
     assert 'a single seed' in in_words(results_of([[0.5]], [[0.6]]))
 
 

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from composer_kd.errors import CheckpointError, CheckpointNotFoundError, ConfigError
 from composer_kd.run.build import build_model
@@ -61,6 +62,24 @@ def test_missing_and_damaged_checkpoints_are_said_clearly(finished, tmp_path):
     damaged.write_bytes((folder / 'latest-rank0.pt').read_bytes()[:1000])
     with pytest.raises(CheckpointError, match='truncated'):
         evaluate(damaged, folder / 'config.yaml')
+
+
+def test_a_run_of_another_machine_is_evaluated_on_this_one(finished, tmp_path):
+    content = OmegaConf.load(finished[0] / 'config.yaml')
+    content.update(
+        precision='amp_bf16', device_train_microbatch_size='auto', fsdp_config={}, optimizer={'name': 'gone'}
+    )
+    OmegaConf.save(content, tmp_path / 'gpu.yaml')
+    assert evaluate(finished[0], tmp_path / 'gpu.yaml') == evaluate(finished[0])
+
+
+@pytest.mark.parametrize(
+    ('argument', 'said'),
+    [('yamls/digits/kd.yaml', 'is not a checkpoint'), ('s3://bucket/x.pt', 'a URI cannot be evaluated')],
+)
+def test_what_is_no_checkpoint_of_this_machine_is_refused(argument, said, capsys):
+    assert main(['evaluate', argument]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_the_command_prints_a_table(finished, capsys):

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from composer_kd.errors import ConfigError
 from composer_kd.run.config import load_config
 from composer_kd.run.train import train
 
@@ -18,6 +19,14 @@ def teacher(tmp_path_factory):
     """A trained teacher's latest checkpoint."""
     folder = tmp_path_factory.mktemp('teacher')
     train(load_config('yamls/digits/teacher.yaml', [*QUICK, 'max_duration=1ep', f'save_folder={folder}']))
+    return folder / 'latest-rank0.pt'
+
+
+@pytest.fixture(scope='module')
+def good_teacher(tmp_path_factory):
+    """The checkpoint of a teacher that knows most digits."""
+    folder = tmp_path_factory.mktemp('good')
+    train(load_config('yamls/digits/teacher.yaml', ['progress_bar=false', 'max_duration=3ep', f'save_folder={folder}']))
     return folder / 'latest-rank0.pt'
 
 
@@ -81,15 +90,43 @@ def test_autoresume_of_a_finished_run_evaluates_it(teacher, tmp_path, capsys):
     assert again[accuracy] == first[accuracy]
 
 
-def test_few_labels_and_two_teachers_run(teacher, tmp_path):
-    metrics = run(teacher, tmp_path / 'few', yaml='yamls/digits/kd_few_labels.yaml')
-    assert metrics['loss/train/kd'] > 0
+def test_autoresume_with_other_settings_is_refused(teacher, tmp_path):
+    run(teacher, tmp_path, 'autoresume=true')
+    changes = ['autoresume=true', 'optimizer.lr=0.5', 'algorithms.distillation.kd_loss_fn.temperature=2']
+    with pytest.raises(ConfigError, match=r'autoresume: .* holds a run with other settings') as caught:
+        run(teacher, tmp_path, *changes)
+    lines = str(caught.value).splitlines()
+    assert '  optimizer.lr: 0.01 → 0.5' in lines
+    assert '  algorithms.distillation.kd_loss_fn.temperature: 4.0 → 2' in lines
+    assert len(lines) == 4
+    free = ['max_duration=2ep', 'callbacks={lr_monitor: {}}', 'save_interval=2ep', 'train_loader.pin_memory=false']
+    assert run(teacher, tmp_path, 'autoresume=true', *free)['time/epoch'] == 2
+
+
+def test_metrics_of_an_earlier_run_do_not_stay_beside_another_config(teacher, tmp_path, monkeypatch):
+    run(teacher, tmp_path)
+    monkeypatch.setattr('composer.Trainer.fit', lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(teacher, tmp_path, 'seed=3')
+    assert not (tmp_path / 'metrics.json').exists()
+
+
+def test_few_labels_and_two_teachers_run(teacher, good_teacher, tmp_path):
+    # Without the labels' loss, what the student knows it can have from a trained teacher alone.
+    watched = ['algorithms.distillation.run_teacher_on_eval=true', 'train_loader.dataset.n_labels=10']
+    longer = ['train_loader.dataset.subset=null', 'max_duration=5ep', 'optimizer.lr=0.03']
+    longer.append('algorithms.distillation.org_loss_weight=0.0')
+    metrics = run(good_teacher, tmp_path / 'few', *watched, *longer, yaml='yamls/digits/kd_few_labels.yaml')
+    assert metrics['metrics/eval/teacher/MulticlassAccuracy'] > 0.8
+    assert metrics['metrics/eval/MulticlassAccuracy'] > 0.6
     both = f'variables.teacher_2={teacher}'
     assert run(teacher, tmp_path / 'two', both, yaml='yamls/digits/kd_two_teachers.yaml')['loss/train/kd'] > 0
 
 
 @pytest.mark.data
 def test_the_pretrained_resnet56_teaches_the_shallow_cnn(tmp_path):
-    overrides = ['max_duration=3ba', 'eval_subset_num_batches=1', f'save_folder={tmp_path}', 'progress_bar=false']
+    overrides = ['max_duration=3ba', 'eval_subset_num_batches=2', f'save_folder={tmp_path}', 'progress_bar=false']
+    overrides.append('algorithms.distillation.run_teacher_on_eval=true')
     metrics = train(load_config('yamls/cifar10/kd_resnet56.yaml', overrides))
     assert metrics['time/batch'] == 3
+    assert metrics['metrics/eval/teacher/MulticlassAccuracy'] > 0.9
