@@ -199,7 +199,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         for size in track(SIZES, f'{threads} thread(s): sizes', console=console):
             measured.append({'threads': threads, **measure(size, options.rounds)})
     report = {
-        'command': 'python benchmarks/losses.py',
+        'command': f'python benchmarks/losses.py --threads {" ".join(map(str, options.threads))}',
         'environment': environment(),
         'threads': options.threads,
         'rounds': options.rounds,

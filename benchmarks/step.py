@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import os
 import pathlib
 import sys
 import warnings
@@ -175,7 +176,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     given = sys.argv[1:] if arguments is None else arguments
     measured: list[dict[str, Any]] = []
     report = {
-        'command': ' '.join(['python', 'benchmarks/step.py', *_without_out(given)]),
+        'command': ' '.join([*_memory_settings(), 'python', 'benchmarks/step.py', *_without_out(given)]),
         'environment': environment(),
         'measured': measured,
     }
@@ -200,6 +201,11 @@ def _write(report: dict[str, Any], out: pathlib.Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / 'step.json').write_text(json.dumps(report, indent=1) + '\n', encoding='utf-8')
     (out / 'step.md').write_text(markdown(report), encoding='utf-8')
+
+
+def _memory_settings() -> list[str]:
+    """glibc's settings in the environment, which belong to the command as much as its arguments do."""
+    return [f'{name}={value}' for name, value in sorted(os.environ.items()) if name.startswith('MALLOC_')]
 
 
 def _without_out(given: list[str]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import os
 import platform
 import random
 import statistics
@@ -104,9 +103,7 @@ def environment() -> dict[str, Any]:
             facts[package] = version(package)
         except ModuleNotFoundError:
             facts[package] = 'not installed'
-    facts['capability'] = torch.backends.cpu.get_cpu_capability()
-    # glibc's settings decide whether freed memory goes back to the system after each step, and must be fetched again.
-    return {**facts, **{name: value for name, value in sorted(os.environ.items()) if name.startswith('MALLOC_')}}
+    return {**facts, 'capability': torch.backends.cpu.get_cpu_capability()}
 
 
 def _processor() -> str:

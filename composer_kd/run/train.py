@@ -15,6 +15,7 @@ from rich.table import Table
 from composer_kd.distillation import Distillation
 from composer_kd.run.build import build_trainer
 from composer_kd.run.config import RunConfig, as_mapping
+from composer_kd.run.memory import keep_freed_memory
 from composer_kd.run.quiet import without_remarks
 from composer_kd.run.resume import CONFIG_FILE
 
@@ -47,6 +48,7 @@ def train(config: RunConfig) -> dict[str, float]:
         >>> metrics['time/batch']
         1
     """
+    keep_freed_memory()
     with without_remarks():
         trainer = build_trainer(config)
         try:
