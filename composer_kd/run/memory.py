@@ -1,4 +1,4 @@
-"""Keeps freed memory in the process: on the CPU, to give it back and fetch it again at each step costs more than maths."""
+"""Keeps freed memory in the process: to give it back to the system at each step, and fetch it again, costs much."""
 
 from __future__ import annotations
 
