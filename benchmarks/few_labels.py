@@ -78,10 +78,10 @@ def main() -> None:
 def write(options: argparse.Namespace, command: str, results: dict[str, list[dict[str, float]]]) -> None:
     """Writes what has been measured so far."""
     about = (
-        f'{options.batches:,} batches of 128 augmented images for each run, {torch.get_num_threads()} CPU threads, torch '
-        f'{torch.__version__}. Alone, the student sees the labelled images only; with the teacher (93.4 % on the test '
-        'set) it sees all 50,000, of which the others have no label. Mean ± standard error over the seeds, which choose '
-        'labels, order and initial weights; accuracy after the last batch.'
+        f'{options.batches:,} batches of 128 augmented images for each run, {torch.get_num_threads()} CPU threads, '
+        f'torch {torch.__version__}. Alone, the student sees the labelled images only; with the teacher (93.4 % on the '
+        'test set) it sees all 50,000, of which the others have no label. Mean ± standard error over the seeds, which '
+        'choose labels, order and initial weights; accuracy after the last batch.'
     )
     text = [f'# CIFAR-10 with {options.labels:,} labels', f'`{command}`', about, '\n'.join(table(results))]
     options.out.mkdir(parents=True, exist_ok=True)
