@@ -62,7 +62,7 @@ class Distillation(Algorithm):
         kd_loss_fn: Any ``(student_logits, teacher_logits) -> scalar``: :class:`.KLDivergence`, a torch loss, your own
             function. For token models it gets ``(N, V)`` rows, the valid ones alone (to select them makes the host
             wait for an accelerator), unless it has a parameter ``mask``: then it gets all logits and the flat mask of
-            valid positions.
+            valid positions, or ``None`` where all count.
         kd_loss_weight: :math:`w_{kd} \ge 0`.
         org_loss_weight: :math:`w_{org} \ge 0`.
         start_dur: When distillation starts: a fraction of the run (``0.25``, ``'0.25dur'``) or a time (``'10ep'``,
@@ -163,7 +163,7 @@ class Distillation(Algorithm):
 
     def _count(self, state: State) -> Tensor | None:
         """Valid positions per sample of the whole batch, over all ranks; ``None`` where all of them count alike."""
-        if self._world_size == 1 and all_valid(state.batch):
+        if self._world_size == 1 and all_valid(state.batch, self._predicts_next):
             return None
         valid = valid_of(state.batch, self._predicts_next)
         if valid is None or valid.mask is None:
@@ -184,14 +184,15 @@ class Distillation(Algorithm):
             raise self._misfit(student.shape, teacher.shape, ' and '.join(self.pool.teachers[i].name for i in drawn))
         if not self._fits:
             self._check_fit(state, drawn)
-        if isinstance(state.loss, Mapping) and 'kd' in state.loss:
+        if isinstance(state.loss, Mapping) and state.loss.keys() == {'total', 'task', 'kd'}:
             raise ConfigError(
                 'Two Distillation objects are active in the same batch. Give all teachers to one of them, or let one '
                 'end (end_dur) before the other starts (start_dur).'
             )
         per_sample = self._counted[1] if self._counted[0] == number else None
         # Where the whole batch counts alike, so does every part of it.
-        valid = None if per_sample is None and all_valid(batch) else valid_of(batch, self._predicts_next)
+        shift = self._predicts_next
+        valid = None if per_sample is None and all_valid(batch, shift) else valid_of(batch, shift)
         kd, per_position = self.comparison(student, teacher, batch, valid, number)
         task = scalar_loss(state.loss)
         if valid is not None:
@@ -204,6 +205,8 @@ class Distillation(Algorithm):
         self, kd: Tensor, task: Tensor, student: Tensor, valid: Valid, per_sample: Tensor | None, per_position: bool
     ) -> tuple[Tensor, Tensor]:
         """Corrects means over the valid positions here to their part in the mean over the whole batch."""
+        if valid.mask is None and per_sample is None:
+            return kd, task  # targets that are no class labels: of several labels at once, or of a regression
         share = None if per_sample is None else valid.share(per_sample)
         if share is not None and per_position:
             kd = kd * share

@@ -41,6 +41,7 @@ class TeacherEvaluation:
         self.latest: dict[str, float] = {}
         self._metrics: dict[str, Metric] | None = None
         self._agreement = {'top1': MeanMetric(), 'kl': MeanMetric()}
+        self._comparable = False
         self._waiting: tuple[Tensor, Tensor, Any, int] | None = None
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
@@ -75,6 +76,7 @@ class TeacherEvaluation:
                 f'In evaluation the teachers {self.pool} answer in the shape {tuple(teacher.shape)}, the student in '
                 f'{tuple(student.shape)}: they must agree.'
             )
+        self._comparable = student.ndim > 1 and student.shape[self.classes_dim] > 1
         # A HuggingFaceModel with a single output drops its dimension in evaluation.
         self._waiting = student, teacher.reshape(student.shape), state.batch, _updates(state)
 
@@ -88,7 +90,7 @@ class TeacherEvaluation:
         with torch.no_grad(), get_precision_context(state.precision, state.precision_config):
             for metric in (self._metrics or {}).values():
                 model.update_metric(batch, teacher, metric)
-        if student.ndim > 1 and student.shape[self.classes_dim] > 1:
+        if self._comparable:
             self._agree(student, teacher, _mask(batch, model, student) if self.classes_dim == -1 else None)
 
     def _agree(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> None:
@@ -106,7 +108,7 @@ class TeacherEvaluation:
         label = state.dataloader_label
         found = {f'metrics/{label}/teacher/{name}': metric.compute() for name, metric in self._metrics.items()}
         for name, metric in self._agreement.items():
-            if metric.update_called:
+            if self._comparable:  # the same on all ranks, which compute() brings together
                 found[f'metrics/{label}/agreement/{name}'] = metric.compute()
         logger.log_metrics(found)
         self.latest.update({name: float(v) for name, v in found.items() if isinstance(v, Tensor) and v.numel() == 1})

@@ -21,9 +21,9 @@ Loss = Callable[..., Tensor]
 class Comparison:
     """Applies a loss to the logits of one microbatch.
 
-    * For models that answer per position (language models, segmentation), the loss gets the valid
-      ones as ``(N, V)`` rows; a loss with a parameter ``mask`` gets all logits and the flat mask, and need not make the
-      host wait for their number.
+    * For models that answer per position (language models), the loss gets the valid
+      ones as ``(N, V)`` rows; a loss with a parameter ``mask`` gets all logits and the flat mask (``None`` where all
+      count), and need not make the host wait for their number.
     * Half-precision logits become float32, unless the loss has an attribute ``any_dtype`` that is true.
     * The result must be a finite scalar that depends on the student.
 
@@ -72,10 +72,10 @@ class Comparison:
         positions = student if last else student.movedim(self.classes_dim, -1)
         per_position = (last or self._masks_itself) and answers_per_position(batch, positions)
         mask = valid.mask.reshape(-1) if per_position and valid is not None and valid.mask is not None else None
-        if not per_position:
+        if self._masks_itself:
+            value = self.loss(student, teacher, mask=mask)
+        elif not per_position:
             value = self.loss(student, teacher)
-        elif self._masks_itself:
-            value = self.loss(student, teacher, mask=mask) if mask is not None else self.loss(student, teacher)
         else:
             value = self._of_rows(student.flatten(0, -2), teacher.flatten(0, -2), mask)
         if not isinstance(value, Tensor) or value.ndim != 0 or (student.requires_grad and not value.requires_grad):

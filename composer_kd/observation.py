@@ -157,8 +157,10 @@ def valid_of(batch: Any, shift: bool = False) -> Valid | None:
     return Valid(mask, mask.sum(), mask.shape[0], from_labels)
 
 
-def all_valid(batch: Any) -> bool:
+def all_valid(batch: Any, shift: bool = False) -> bool:
     """Whether it is known, quickly and without waiting for an accelerator, that everything in a batch counts.
+
+    It never does where a model predicts the next token (``shift``): the last position answers for nothing.
 
     Example:
         >>> import torch
@@ -168,6 +170,8 @@ def all_valid(batch: Any) -> bool:
     marks, from_labels = _marks(batch)
     if marks is None:
         return True
+    if shift and marks.ndim == 2:
+        return False
     if marks.device.type != 'cpu' or marks.is_floating_point() or not marks.numel():
         return False
     return bool(marks.min().item() >= (0 if from_labels else 1))

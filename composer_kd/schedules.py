@@ -40,7 +40,7 @@ class Window:
 
     Raises:
         ConfigError: If an end cannot be read, is negative, a fraction above 1, in seconds, or ``start >= end``. Ends in
-            different units are compared when the run starts.
+            different units are compared when the run starts, where both can be told in batches.
 
     Example:
         >>> Window(0.25, '0.5dur')
@@ -85,17 +85,26 @@ class Window:
         """
         self.resolve(state)
         start, end = _in_batches(self.start, state), _in_batches(self.end, state)
-        total = _in_batches(Time(1.0, TimeUnit.DURATION), state)
-        if start is None:
-            return
-        if total is not None and start >= total:
+        if self._begins_after(state):
             warnings.warn(
                 f'Distillation never starts: start_dur is {self.start.to_timestring()}, the run ends at '
                 f'{state.max_duration.to_timestring()}.',
                 stacklevel=2,
             )
-        elif end is not None and start >= end and state.timestamp.batch.value == 0:
-            raise self._reversed(f', which are batch {float(start):g} and batch {float(end):g} of this run')
+        elif start is None or end is None or state.timestamp.batch.value:
+            return
+        elif math.ceil(start) >= math.ceil(end):
+            raise self._reversed(f', which are batch {math.ceil(start)} and batch {math.ceil(end)} of this run')
+
+    def _begins_after(self, state: State) -> bool:
+        """Whether the run is over before the window begins, where one can tell."""
+        start, total = self.start, state.max_duration
+        if total is None:
+            return False
+        if start.unit in (total.unit, TimeUnit.DURATION):
+            return start.value >= (total.value if start.unit == total.unit else 1)
+        first, last = _in_batches(start, state), _in_batches(total, state)
+        return first is not None and last is not None and first >= last
 
     def _reversed(self, where: str = '') -> ConfigError:
         return ConfigError(

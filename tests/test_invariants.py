@@ -120,7 +120,8 @@ def test_padding_never_counts():
     torch.testing.assert_close(results[0][1], results[1][1])
 
 
-def test_a_model_of_the_next_token_is_masked_by_the_next_label():
+@pytest.mark.parametrize('everything', [False, True], ids=['some labels', 'all labels'])
+def test_a_model_of_the_next_token_is_masked_by_the_next_label(everything):
     transformers = pytest.importorskip('transformers')
     from composer.models import HuggingFaceModel
 
@@ -141,6 +142,8 @@ def test_a_model_of_the_next_token_is_masked_by_the_next_label():
         return HuggingFaceModel(transformers.GPT2LMHeadModel(config), tokenizer=None, metrics=[], use_logits=True)
 
     columns = tokens()
+    if everything:
+        columns['labels'], columns['attention_mask'] = columns['input_ids'], torch.ones_like(columns['attention_mask'])
     model, teacher, recorder = gpt(1), gpt(0), Recorder()
     keep = F.pad(columns['labels'][:, 1:], (0, 1), value=-100) != -100
     with torch.no_grad():
@@ -204,6 +207,20 @@ def test_the_gradient_of_a_loss_without_labels_does_no_harm(microbatch):
     assert results[1][1].isfinite().all()
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
     torch.testing.assert_close(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize('microbatch', [8, 3])
+@pytest.mark.parametrize('kind', ['several labels', 'regression'])
+def test_targets_that_are_no_classes_are_left_alone(kind, microbatch):
+    """All zero, or negative: neither says that a sample has no label."""
+    x, _ = pairs(8)
+    y = torch.zeros(8, 4) if kind == 'several labels' else -torch.rand(8, 4)
+    loss_fn = F.binary_cross_entropy_with_logits if kind == 'several labels' else F.mse_loss
+    model, recorder = student(loss_fn=loss_fn), Recorder()
+    expected = loss_fn(model.module(x), y).item()
+    model.get_metrics = lambda is_train=False: {}
+    train(model, loader(x, y), [Distillation(mlp(), mse)], [recorder], device_train_microbatch_size=microbatch)
+    assert recorder.batches[0]['task'] == pytest.approx(expected, rel=1e-5)
 
 
 def test_segmentation_with_unlabelled_pixels():

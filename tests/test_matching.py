@@ -44,6 +44,19 @@ def test_classes_in_any_dimension_are_masked_alike(dim):
     assert value.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+def test_a_loss_with_a_mask_is_told_when_all_count():
+    seen = []
+
+    def masked(student, teacher, mask):
+        seen.append(mask)
+        return (student - teacher).square().mean()
+
+    batch = {'labels': torch.ones(2, 3, dtype=torch.long)}
+    Comparison(masked)(torch.randn(2, 3, 5), torch.randn(2, 3, 5), batch, None, 0)
+    Comparison(masked)(torch.randn(2, 5), torch.randn(2, 5), (torch.zeros(2), torch.ones(2)), None, 0)
+    assert seen == [None, None]
+
+
 def test_no_valid_row_gives_zero():
     for loss in (torch.nn.MSELoss(), KLDivergence()):
         value, student, _ = compare(loss, {'labels': torch.full((2, 3), -100)})

@@ -86,6 +86,11 @@ def test_what_is_known_to_count_as_a_whole(batch, expected):
     assert all_valid(batch) is expected
 
 
+def test_the_last_position_of_a_model_of_the_next_token_never_counts():
+    assert not all_valid({'labels': torch.tensor([[5, 7]])}, shift=True)
+    assert all_valid((LOGITS, torch.tensor([1, 0])), shift=True)
+
+
 def test_dense_labels_count_their_probability():
     valid = valid_of((LOGITS, torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]])))
     assert (valid.mask, valid.count.item(), valid.size) == (None, 1.0, 2)

@@ -102,9 +102,9 @@ def test_epochs_of_unknown_length():
 
 
 def test_warns_when_it_never_opens():
-    for start in ('5ep', '10ba', 1.0):
+    for start, run in (('5ep', '1ep'), ('10ba', '1ep'), (1.0, '1ep'), ('99sp', '20sp')):
         with pytest.warns(UserWarning, match='Distillation never starts: start_dur is'):
-            opened_at(start, '9ep' if start == 1.0 else 1.0, '1ep')
+            opened_at(start, '9ep' if start == 1.0 else 1.0, run)
 
 
 @pytest.mark.parametrize('value', [-0.1, 1.5, 2, 'soon', '3sec', '1h', None, float('nan'), True, '-1ep'])

@@ -62,6 +62,7 @@ def check_load_path(path: str) -> None:
     Raises:
         ConfigError: If it is no Composer checkpoint.
     """
+    path = path.replace('{rank}', '0')  # as Composer reads it
     try:
         read_weights(path)
     except CheckpointError as error:

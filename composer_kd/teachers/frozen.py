@@ -113,7 +113,8 @@ class FrozenTeacher:
         except TeacherError:
             raise
         except Exception as error:
-            if 'out of memory' in str(error):  # Composer looks for it, to try again with smaller microbatches
+            # Composer looks for some of these, to try again with smaller microbatches.
+            if any(sign in str(error).lower() for sign in ('out of memory', 'cuda', 'cudnn', 'c10')):
                 raise
             raise TeacherError(
                 f'The teacher {self.name!r} cannot answer for this batch of {_described(batch)}: '
@@ -156,20 +157,22 @@ class FrozenTeacher:
             module, names = model.model, set(model.model_forward_args)
         needs_labels = bool(getattr(getattr(model, 'config', None), 'is_encoder_decoder', False))
         keys = set(without_labels(batch))
+        named = hasattr(model, 'config') or isinstance(
+            model, HuggingFaceModel
+        )  # Hugging Face's **kwargs are for settings
+        if not named and any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            names |= keys
         if not keys & names:
             if next(iter(parameters), None) == 'batch':
                 return lambda batch: model(_with_inputs(batch, adapt))
-            if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-                names = keys
-            elif len(keys - {'attention_mask'}) == 1:
-                (key,) = keys - {'attention_mask'}
-                return lambda batch: module(adapt(without_labels(batch))[key])
-            else:
-                raise TeacherError(
-                    f'The teacher {self.name!r} takes {", ".join(parameters) or "nothing"}, of which the batch with '
-                    f'the keys {sorted(batch)} has none. Say how to call it: '
-                    'FrozenTeacher(model, forward=lambda model, batch: ...).'
-                )
+            tensors = [key for key in keys - {'attention_mask'} if isinstance(batch[key], Tensor)]
+            if len(tensors) == 1:
+                return lambda batch: module(adapt(without_labels(batch))[tensors[0]])
+            raise TeacherError(
+                f'The teacher {self.name!r} takes {", ".join(parameters) or "nothing"}, of which the batch with the keys '
+                f'{sorted(batch)} has none. Say how to call it: '
+                'FrozenTeacher(model, forward=lambda model, batch: ...).'
+            )
         # A cache of keys and values is of use in generation alone.
         fixed = {'use_cache': False} if 'use_cache' in names and 'use_cache' not in batch else {}
         return lambda batch: module(

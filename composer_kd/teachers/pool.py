@@ -113,7 +113,8 @@ class TeacherPool:
 def _as_teachers(given: Any) -> list[FrozenTeacher]:
     """Whatever was given as a list of teachers. A ``ModuleList`` is taken as a list."""
     if isinstance(given, Mapping):
-        if len({id(model) for model in given.values()}) < len(given):
+        modules = [model.model if isinstance(model, FrozenTeacher) else model for model in given.values()]
+        if len({id(module) for module in modules}) < len(modules):
             raise ConfigError(
                 'Two checkpoints are given for one module, which would hold the weights of the last alone. '
                 'Give each its own (copy.deepcopy).'
@@ -136,6 +137,8 @@ def _with_checkpoint(model: Any, checkpoint: Any) -> FrozenTeacher:
     if not isinstance(model, FrozenTeacher):
         return FrozenTeacher(model, checkpoint=checkpoint)
     load_weights(model.model, checkpoint)
+    if model.name == type(model.model).__name__:
+        model.name = os.fspath(checkpoint)
     return model
 
 

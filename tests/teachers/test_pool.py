@@ -68,6 +68,8 @@ def test_two_checkpoints_for_one_module(tmp_path):
     module = mlp()
     with pytest.raises(ConfigError, match='Two checkpoints are given for one module'):
         TeacherPool({'a.pt': module, 'b.pt': module})
+    with pytest.raises(ConfigError, match='Two checkpoints are given for one module'):
+        TeacherPool({'a.pt': FrozenTeacher(module), 'b.pt': FrozenTeacher(module)})
 
 
 @settings(max_examples=50, deadline=None)
