@@ -169,8 +169,8 @@ class FrozenTeacher:
             if len(tensors) == 1:
                 return lambda batch: module(adapt(without_labels(batch))[tensors[0]])
             raise TeacherError(
-                f'The teacher {self.name!r} takes {", ".join(parameters) or "nothing"}, of which the batch with the keys '
-                f'{sorted(batch)} has none. Say how to call it: '
+                f'The teacher {self.name!r} takes {", ".join(parameters) or "nothing"}, of which the batch with the '
+                f'keys {sorted(batch)} has none. Say how to call it: '
                 'FrozenTeacher(model, forward=lambda model, batch: ...).'
             )
         # A cache of keys and values is of use in generation alone.
