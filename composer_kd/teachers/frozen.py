@@ -157,9 +157,8 @@ class FrozenTeacher:
             module, names = model.model, set(model.model_forward_args)
         needs_labels = bool(getattr(getattr(model, 'config', None), 'is_encoder_decoder', False))
         keys = set(without_labels(batch))
-        named = hasattr(model, 'config') or isinstance(
-            model, HuggingFaceModel
-        )  # Hugging Face's **kwargs are for settings
+        # Hugging Face models name all their inputs: their **kwargs are for settings.
+        named = hasattr(model, 'config') or isinstance(model, HuggingFaceModel)
         if not named and any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
             names |= keys
         if not keys & names:
