@@ -19,6 +19,10 @@ def mlp(classes=CLASSES, seed=0, dropout=0.0, norm=False):
         return nn.Sequential(*layers, nn.Linear(8, classes))
 
 
+def mse(student, teacher):
+    return (student - teacher).square().mean()
+
+
 def student(module=None, loss_fn=None, seed=1):
     module = mlp(seed=seed) if module is None else module
     metric = {

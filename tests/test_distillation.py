@@ -13,11 +13,7 @@ from composer.loggers import InMemoryLogger
 from torch import nn
 
 from composer_kd import ConfigError, Distillation, FrozenTeacher, KLDivergence, LossError, TeacherError
-from tests.helpers import EventSpy, Recorder, loader, mlp, pairs, sgd, student, train, trainer, weights
-
-
-def mse(student, teacher):
-    return (student - teacher).square().mean()
+from tests.helpers import EventSpy, Recorder, loader, mlp, mse, pairs, sgd, student, train, trainer, weights
 
 
 class Counting(nn.Module):

@@ -18,6 +18,7 @@ from tests.helpers import (
     TokenModel,
     loader,
     mlp,
+    mse,
     pairs,
     sgd,
     student,
@@ -25,10 +26,6 @@ from tests.helpers import (
     trainer,
     weights,
 )
-
-
-def mse(student, teacher):
-    return (student - teacher).square().mean()
 
 
 def tokens(n=8, length=6, seed=3, labels=True):

@@ -14,6 +14,7 @@ from tests.helpers import (
     TokenDataset,
     TokenModel,
     mlp,
+    mse,
     pairs,
     sgd,
     student,
@@ -21,10 +22,6 @@ from tests.helpers import (
     trainer,
     weights,
 )
-
-
-def mse(student, teacher):
-    return (student - teacher).square().mean()
 
 
 def loader(dataset, batch_size=8):

@@ -18,6 +18,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from composer_kd.errors import ComposerKDError, ConfigError
+from composer_kd.observation import IGNORE
 from composer_kd.run.config import LoaderConfig, RunConfig, TeacherConfig
 from composer_kd.run.names import resolve
 from composer_kd.run.parts import Component
@@ -26,8 +27,6 @@ from composer_kd.run.resume import check_resumable
 from composer_kd.teachers import FrozenTeacher
 
 __all__ = ['build_loader', 'build_model', 'build_teacher', 'build_trainer', 'construct', 'is_function_itself']
-
-NO_LABEL = -100  # a sample with this label counts in the distillation term only
 
 
 def is_function_itself(scope: str, target: Any) -> bool:
@@ -129,12 +128,12 @@ def build_model(component: Component, num_classes: int | None = None) -> Compose
             f'{component.path}: {component.name} must be a ComposerModel, or it, its options or the data set must have '
             f'an integer num_classes; got {said[0]!r}'
         )
-    accuracy = functools.partial(MulticlassAccuracy, num_classes=classes, average='micro', ignore_index=NO_LABEL)
+    accuracy = functools.partial(MulticlassAccuracy, num_classes=classes, average='micro', ignore_index=IGNORE)
     return ComposerClassifier(
         module,
         num_classes=classes,
         train_metrics=accuracy(),
-        val_metrics=MetricCollection([accuracy(), CrossEntropy(ignore_index=NO_LABEL)]),
+        val_metrics=MetricCollection([accuracy(), CrossEntropy(ignore_index=IGNORE)]),
     )
 
 

@@ -72,7 +72,6 @@ class FrozenTeacher:
         self.name = name or (os.fspath(checkpoint) if checkpoint is not None else type(model).__name__)
         self._forward = forward
         self._call: Callable[[Any], Any] | None = None
-        self._worked = False
         if checkpoint is not None:
             load_weights(model, checkpoint)
         self.model.eval()
@@ -97,7 +96,7 @@ class FrozenTeacher:
             self.model.eval()
         inputs = _tensors(batch)
         versions = [tensor._version for tensor in inputs]
-        outputs = self._call(batch) if self._call is not None and self._worked else self._first_call(batch)
+        outputs = self._first_call(batch) if self._call is None else self._call(batch)
         if versions != [tensor._version for tensor in inputs]:
             raise TeacherError(
                 f'The teacher {self.name!r} or its input_adapter changes the batch in place, which others need. '
@@ -108,8 +107,8 @@ class FrozenTeacher:
     def _first_call(self, batch: Any) -> Any:
         """Finds out how the model is called, and says whose fault it is when it cannot be."""
         try:
-            self._call = self._choose_call(batch)
-            outputs = self._call(batch)
+            call = self._choose_call(batch)
+            outputs = call(batch)
         except TeacherError:
             raise
         except Exception as error:
@@ -122,12 +121,12 @@ class FrozenTeacher:
                 '(FrozenTeacher(model, input_adapter=...)), or to be called otherwise '
                 '(FrozenTeacher(model, forward=lambda model, batch: ...))?'
             ) from error
-        self._worked = True
+        self._call = call
         return outputs
 
     def forget_call(self) -> None:
         """Makes the next batch decide anew how the model is called: for another kind of batch, or after a copy."""
-        self._call, self._worked = None, False
+        self._call = None
         self._parts = list(self.model.modules())
 
     def _choose_call(self, batch: Any) -> Callable[[Any], Any]:
