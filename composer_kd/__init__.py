@@ -17,6 +17,11 @@ if TYPE_CHECKING:
         TeacherError,
     )
     from composer_kd.losses import KLDivergence, kl_divergence
+    from composer_kd.matching import Match
+    from composer_kd.observation import Observation
+    from composer_kd.observing import observe
+    from composer_kd.schedules import Ramp
+    from composer_kd.students import student_state_dict
     from composer_kd.teachers import FrozenTeacher, NormalizationAdapter, ResizeAdapter
 
 __version__ = '0.1.0'
@@ -30,13 +35,28 @@ __all__ = [
     'FrozenTeacher',
     'KLDivergence',
     'LossError',
+    'Match',
     'NormalizationAdapter',
+    'Observation',
+    'Ramp',
     'ResizeAdapter',
     'TeacherError',
     'kl_divergence',
+    'observe',
+    'student_state_dict',
 ]
 
-_HOMES = ('errors', 'losses', 'teachers', 'distillation')
+_HOMES = (
+    'errors',
+    'losses',
+    'schedules',
+    'students',
+    'observation',
+    'observing',
+    'matching',
+    'teachers',
+    'distillation',
+)
 
 
 def __getattr__(name: str) -> Any:

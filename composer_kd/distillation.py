@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from composer.core import Algorithm, Event, State, get_precision_context
@@ -12,18 +14,23 @@ from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor, nn
 
+from composer_kd.comparison import Loss
+from composer_kd.counting import BatchCount
+from composer_kd.criterion import Criterion
 from composer_kd.errors import ConfigError, TeacherError
 from composer_kd.evaluation import TeacherEvaluation
-from composer_kd.matching import Comparison, Loss
-from composer_kd.observation import Valid, all_valid, logits_of, samples_of, scalar_loss, valid_of
+from composer_kd.links import Microbatch, misfit
+from composer_kd.matching import Match
+from composer_kd.observation import logits_of, scalar_loss
 from composer_kd.schedules import Moment, Window
 from composer_kd.teachers import FrozenTeacher, TeacherPool, logits_shape
+from composer_kd.validity import Valid, all_valid, tokens_of, valid_of
 
 __all__ = ['Distillation']
 
 # Looked up once: `match` runs about fourteen times a step.
-_AFTER_LOSS, _BATCH_START = Event.AFTER_LOSS, Event.BATCH_START
-_OCCASIONAL = (Event.INIT, Event.FIT_START, Event.FIT_END)
+_AFTER_LOSS, _BATCH_START, _BEFORE_FORWARD = Event.AFTER_LOSS, Event.BATCH_START, Event.BEFORE_FORWARD
+_OCCASIONAL = (Event.INIT, Event.BEFORE_LOAD, Event.FIT_START, Event.FIT_END)
 _EVALUATION = (
     Event.EVAL_START,
     Event.EVAL_BEFORE_FORWARD,
@@ -89,7 +96,7 @@ class Distillation(Algorithm):
     def __init__(
         self,
         teachers: nn.Module | FrozenTeacher | Sequence[nn.Module | FrozenTeacher] | Mapping[str, nn.Module],
-        kd_loss_fn: Loss,
+        kd_loss_fn: Loss | Match | Sequence[Loss | Match],
         kd_loss_weight: float = 0.9,
         org_loss_weight: float = 0.1,
         start_dur: Moment = 0.0,
@@ -102,15 +109,17 @@ class Distillation(Algorithm):
         self.kd_loss_weight = _weight('kd_loss_weight', kd_loss_weight)
         self.org_loss_weight = _weight('org_loss_weight', org_loss_weight)
         self.window = Window(start_dur, end_dur)
-        self.comparison = Comparison(kd_loss_fn)
         self.pool = TeacherPool(teachers, n_teachers_to_sample, teacher_weights)
-        self.evaluation = TeacherEvaluation(self.pool, self.comparison.classes_dim)
-        self._events = {id(event) for event in _OCCASIONAL + (_EVALUATION if run_teacher_on_eval else ())}
+        self.criterion = Criterion(kd_loss_fn, self.pool)
+        self.evaluation = TeacherEvaluation(self.pool, self.criterion.classes_dim)
+        wanted = [*_OCCASIONAL, *(_EVALUATION if run_teacher_on_eval else ())]
+        if any(link.remembers for link in self.criterion.links):
+            wanted.append(Event.BATCH_END)
+        self._events = {id(event) for event in wanted}
         self._predicts_next = False  # whether position i answers for label i + 1
         self._fits = False  # whether the teachers' logits are known to fit the student's
-        # The number of the batch that was counted, and its valid positions per sample; None: all count alike.
-        self._counted: tuple[int, Tensor | None] = (-1, None)
-        self._world_size = 1
+        self._count = BatchCount()
+        self._model: nn.Module | None = None
         self._text = repr(self)
 
     # Composer's two calls ---------------------------------------------------------------------------------------------
@@ -118,9 +127,11 @@ class Distillation(Algorithm):
     def match(self, event: Event, state: State) -> bool:
         """Whether to run: at ``AFTER_LOSS`` and ``BATCH_START`` inside the window, and at a run's landmarks."""
         if event is _AFTER_LOSS:
-            return not self._fits or self.window.is_open(state)
+            return not self._fits or self.window.is_open(state) or self.criterion.extras.are_trained
         if event is _BATCH_START:
-            return self.window.is_open(state) and self._is_cut(state)
+            return self.window.is_open(state) and self._count.is_needed(state)
+        if event is _BEFORE_FORWARD:
+            return self.criterion.taps is not None and self.window.is_open(state)
         return id(event) in self._events
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
@@ -129,95 +140,96 @@ class Distillation(Algorithm):
             if self.window.is_open(state):
                 self._distil(state)
             else:
-                self._check_fit(state)
+                self._rest(state)
         elif event is _BATCH_START:
-            self._counted = state.timestamp.batch.value, self._count(state)
+            self._count.count(state)
+        elif event is _BEFORE_FORWARD:
+            self.criterion.taps.open()  # type: ignore[union-attr]
+        elif event is Event.BATCH_END:
+            self.criterion.end_batch()
         elif event is Event.INIT:
             self._prepare(state)
+        elif event is Event.BEFORE_LOAD:
+            self.criterion.build(state)
         elif event is Event.FIT_START:
             self._check_not_shared(_optimized(state), 'the optimizer')
             self.window.check(state)
+            self.criterion.attach()
         elif event is Event.FIT_END:
-            self.comparison.watch.poll(wait=True)
+            self.criterion.detach()
+            self.criterion.poll()
         else:
             self.evaluation.apply(event, state, logger)
+
+    def close(self) -> None:
+        """Takes hooks, projectors and learned losses off the student, which is then as it was before.
+
+        The hooks come off by themselves when training ends. Call this before the student is put to other use than
+        more training, or take :func:`composer_kd.students.student_state_dict`, which leaves them out.
+        """
+        if self._model is not None:
+            self.criterion.detach()
+            self.criterion.extras.release(self._model)
 
     def _prepare(self, state: State) -> None:
         self._check_algorithms(state)
         self._check_not_shared(state.model.parameters(), 'the student')
         self.pool.prepare(state.device)
-        if isinstance(self.comparison.loss, nn.Module):
-            state.device.module_to_device(self.comparison.loss)
-        self._world_size = dist.get_world_size()
         # A HuggingFaceModel for causal language modelling says so.
         self._predicts_next = bool(getattr(state.model, 'shift_labels', False))
+        self._count = BatchCount(dist.get_world_size(), self._predicts_next, self.criterion.needs_features)
+        self._model = state.model
+        self.criterion.prepare(state, self._predicts_next)
 
     # One batch --------------------------------------------------------------------------------------------------------
 
-    def _is_cut(self, state: State) -> bool:
-        """Whether ranks or microbatches share the batch, so that what counts must be counted as a whole."""
-        if self._world_size > 1 or state.auto_microbatching:
-            return True
-        samples, size = samples_of(state.batch), state.device_train_microbatch_size
-        return samples is not None and isinstance(size, numbers.Real) and samples > size
-
-    def _count(self, state: State) -> Tensor | None:
-        """Valid positions per sample of the whole batch, over all ranks; ``None`` where all of them count alike."""
-        if self._world_size == 1 and all_valid(state.batch, self._predicts_next):
-            return None
-        valid = valid_of(state.batch, self._predicts_next)
-        if valid is None or valid.mask is None:
-            return None
-        both = torch.stack([valid.count.float(), torch.full_like(valid.count, valid.size, dtype=torch.float32)])
-        both = state.device.tensor_to_device(both)
-        if self._world_size > 1:
-            dist.all_reduce(both, reduce_operation='SUM')
-        return (both[0] / both[1]).clamp_min(torch.finfo(torch.float32).tiny)
-
     def _distil(self, state: State) -> None:
         batch, number = state.batch, state.timestamp.batch.value
-        student = logits_of(state.outputs, 'the student')
         drawn = self.pool.draw(state.rank_zero_seed, number)
-        with torch.no_grad(), get_precision_context(state.precision, state.precision_config):
-            teacher = self.pool(batch, drawn)
-        if teacher.shape != student.shape:
-            raise self._misfit(student.shape, teacher.shape, ' and '.join(self.pool.teachers[i].name for i in drawn))
-        if not self._fits:
-            self._check_fit(state, drawn)
-        if isinstance(state.loss, Mapping) and state.loss.keys() == {'total', 'task', 'kd'}:
+        if isinstance(state.loss, Mapping) and state.loss.keys() >= {'total', 'task', 'kd'}:
             raise ConfigError(
                 'Two Distillation objects are active in the same batch. Give all teachers to one of them, or let one '
                 'end (end_dur) before the other starts (start_dur).'
             )
-        per_sample = self._counted[1] if self._counted[0] == number else None
-        # Where the whole batch counts alike, so does every part of it.
-        shift = self._predicts_next
-        valid = None if per_sample is None and all_valid(batch, shift) else valid_of(batch, shift)
-        kd, per_position = self.comparison(student, teacher, batch, valid, number)
+        micro = self._microbatch(batch, number)
+        student = logits_of(state.outputs, 'the student') if self.criterion.needs_logits else None
+        precision = partial(get_precision_context, state.precision, state.precision_config)
+        kd, values = self.criterion(state, micro, student, drawn, precision)
+        if not self._fits:
+            self._check_fit(state, drawn)
         task = scalar_loss(state.loss)
-        if valid is not None:
-            kd, task = self._weigh(kd, task, student, valid, per_sample, per_position)
+        if micro.valid is not None:
+            task = _weighed(task, kd, micro.valid, micro.share)
         # A new 0-d tensor: Composer scales it in place.
         total = torch.add(task * self.org_loss_weight, kd, alpha=self.kd_loss_weight)
+        idle = self.criterion.extras.idle([None, *drawn])
+        if idle is not None:
+            total = total + idle
         state.loss = {'total': total, 'task': task, 'kd': kd}
+        if self.criterion.named:
+            state.loss.update(values)
 
-    def _weigh(
-        self, kd: Tensor, task: Tensor, student: Tensor, valid: Valid, per_sample: Tensor | None, per_position: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Corrects means over the valid positions here to their part in the mean over the whole batch."""
-        if valid.mask is None and per_sample is None:
-            return kd, task  # targets that are no class labels: of several labels at once, or of a regression
-        share = None if per_sample is None else valid.share(per_sample)
-        if share is not None and per_position:
-            kd = kd * share
-        if not valid.from_labels:
-            return kd, task
-        # A mean over no label is NaN, and so may its gradient be, whatever it is multiplied by.
-        if task.device.type == 'cpu' and not valid.count:
-            return kd, student.sum() * 0.0
-        task = task if share is None else task * share
-        # Elsewhere, to read the count would make the host wait. The gradient of cross-entropy is 0 there, not NaN.
-        return kd, task if task.device.type == 'cpu' else torch.where(valid.count > 0, task, torch.zeros_like(task))
+    def _microbatch(self, batch: Any, number: int) -> Microbatch:
+        self._count.forget(number)
+        answers, in_tokens, shift = self._count.answers, self._count.tokens, self._predicts_next
+        # Where the whole batch counts alike, so does every part of it.
+        valid = None if answers is None and all_valid(batch, shift) else valid_of(batch, shift)
+        micro = Microbatch(batch, number, valid)
+        if valid is not None and answers is not None:
+            micro.share = valid.share(answers)
+        if self.criterion.needs_features:
+            micro.tokens = tokens_of(batch)
+            if micro.tokens is not None and in_tokens is not None:
+                micro.token_share = micro.tokens.share(in_tokens)
+        return micro
+
+    def _rest(self, state: State) -> None:
+        """A batch outside the window."""
+        if not self._fits:
+            self._check_fit(state)
+        idle = self.criterion.extras.idle([])
+        if idle is not None:
+            state.loss = _plus(state.loss, idle)
 
     # Checks -----------------------------------------------------------------------------------------------------------
 
@@ -241,26 +253,20 @@ class Distillation(Algorithm):
 
     def _check_fit(self, state: State, ran: Sequence[int] = ()) -> None:
         """Compares shapes at the first batch: of all teachers, also those not drawn or due later, which do not run."""
-        student = logits_of(state.outputs, 'the student')
-        for index, teacher in enumerate(self.pool.teachers):
-            shape = None if index in ran else logits_shape(teacher, state.batch)
-            if shape is not None and shape != student.shape:
-                raise self._misfit(student.shape, shape, teacher.name)
+        if self.criterion.same_logits:
+            student = logits_of(state.outputs, 'the student')
+            for index, teacher in enumerate(self.pool.teachers):
+                shape = None if index in ran else logits_shape(teacher, state.batch)
+                if shape is not None and shape != student.shape:
+                    raise misfit(student.shape, shape, teacher.name)
         self._fits = True
-
-    def _misfit(self, student: torch.Size, teacher: torch.Size, name: str) -> TeacherError:
-        return TeacherError(
-            f'The teacher {name!r} answers in the shape {tuple(teacher)}, the student in {tuple(student)}. Their '
-            'logits must agree in shape, and mean the same classes in the same order. Was the teacher built for '
-            'another number of classes, or does it need other inputs (FrozenTeacher(model, input_adapter=...))?'
-        )
 
     def __str__(self) -> str:
         return self._text  # Composer asks twice per event
 
     def __repr__(self) -> str:
         return (
-            f'Distillation({self.pool}, {self.comparison.name}, {self.kd_loss_weight}, {self.org_loss_weight}, '
+            f'Distillation({self.pool}, {self.criterion.name}, {self.kd_loss_weight}, {self.org_loss_weight}, '
             f'{self.window}, n_teachers_to_sample={self.pool.n_to_sample})'
         )
 
@@ -273,3 +279,23 @@ def _weight(name: str, value: float) -> float:
 
 def _optimized(state: State) -> list[Tensor]:
     return [p for optimizer in state.optimizers for group in optimizer.param_groups for p in group['params']]
+
+
+def _weighed(task: Tensor, kd: Tensor, valid: Valid, share: Tensor | None) -> Tensor:
+    """Corrects the task's mean over the labels here to its part in the mean over the whole batch."""
+    if not valid.from_labels or (valid.mask is None and share is None):
+        return task  # targets that are no class labels: of several labels at once, or of a regression
+    # A mean over no label is NaN, and so may its gradient be, whatever it is multiplied by.
+    if task.device.type == 'cpu' and not valid.count:
+        return torch.zeros_like(kd)
+    task = task if share is None else task * share
+    # Elsewhere, to read the count would make the host wait. The gradient of cross-entropy is 0 there, not NaN.
+    return task if task.device.type == 'cpu' else torch.where(valid.count > 0, task, torch.zeros_like(task))
+
+
+def _plus(loss: Any, zero: Tensor) -> Any:
+    """A model's own loss, whatever its form, with a zero that has a graph."""
+    if isinstance(loss, Mapping):
+        key = 'total' if 'total' in loss else next(iter(loss))
+        return {**loss, key: loss[key] + zero}
+    return loss + zero if isinstance(loss, Tensor) else (loss[0] + zero, *loss[1:])

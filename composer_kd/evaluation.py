@@ -15,8 +15,9 @@ from torchmetrics import MeanMetric, Metric
 
 from composer_kd.errors import TeacherError
 from composer_kd.losses import kl_divergence
-from composer_kd.observation import answers_per_position, logits_of, valid_of
+from composer_kd.observation import logits_of
 from composer_kd.teachers import TeacherPool
+from composer_kd.validity import answers_per_position, valid_of
 
 __all__ = ['TeacherEvaluation']
 

@@ -1,113 +1,141 @@
-"""One comparison of a student with its teacher: a loss, given what it needs and held to what it promises."""
+"""One comparison of a student with its teachers: a loss, a place, a weight and, where shapes differ, a projector."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from composer_kd.errors import ConfigError, LossError
-from composer_kd.observation import Valid, answers_per_position
-from composer_kd.watch import FiniteWatch
+from composer_kd.comparison import Loss, checked_loss, name_of, parameters_of
+from composer_kd.errors import ConfigError
+from composer_kd.schedules import Schedule, number_or_schedule
+from composer_kd.taps import Place
 
-__all__ = ['Comparison', 'Loss']
+__all__ = ['Match', 'Where', 'as_matches']
 
-Loss = Callable[..., Tensor]
+Where: TypeAlias = str | Sequence[str]
+
+LOGITS = 'logits'
+_TAKEN = ('total', 'task', 'kd')
 
 
-class Comparison:
-    """Applies a loss to the logits of one microbatch.
-
-    * For models that answer per position (language models), the loss gets the valid
-      ones as ``(N, V)`` rows; a loss with a parameter ``mask`` gets all logits and the flat mask (``None`` where all
-      count), and need not make the host wait for their number.
-    * Half-precision logits become float32, unless the loss has an attribute ``any_dtype`` that is true.
-    * The result must be a finite scalar that depends on the student.
+class Match:
+    """One comparison: a loss at a place, with a weight and, where the shapes differ, a projector.
 
     Args:
-        loss: Any ``(student, teacher) -> scalar``.
+        loss: Any ``(student, teacher) -> scalar``; parameters named ``labels``, ``mask`` and ``index`` are filled in:
+            the class of each row, the valid positions, and which samples of the data set these are.
+        on: ``'logits'``; a layer that both models have; or a pair ``(student layer, teacher layer)``. Either of a pair
+            may be a list of layers, for a loss that takes several. How layers are written: :class:`.Place`.
+        weight: A number of 0 or more, or a schedule: a :class:`.Ramp`, any Composer scheduler, a function of the state.
+        project: ``'auto'`` for the least that fits the two shapes (:class:`.AutoProjector`; they are measured before
+            training, by one look at the train dataloader's first samples), or a module that takes the student's feature
+            to the teacher's. Its parameters are trained by the student's optimizer.
+        name: Its name in the log, ``loss/train/<name>``; ``None`` makes one of the loss and the layers.
+        teacher: The name of the one teacher it is bound to; ``None`` for all: their mean logits, or the mean of the
+            losses at each one's layer, each with a projector of its own.
+        temperature: Sets the loss's temperature for each batch: a number, or a schedule.
+        lr: The learning rate of what the match learns; ``None`` for the optimizer's.
 
     Raises:
-        ConfigError: If it is not callable.
+        ConfigError: If a setting is not as described.
 
     Example:
-        >>> Comparison(torch.nn.MSELoss()).name
-        'MSELoss'
+        >>> from composer_kd.losses import KLDivergence, hint
+        >>> Match(hint, on=('layer2', 'layer3'), project=nn.Conv2d(64, 256, 1), weight=100.0)
+        Match(hint, on=('layer2', 'layer3'), weight=100.0, name='hint_layer2')
     """
 
-    def __init__(self, loss: Loss) -> None:
-        if not callable(loss):
-            raise ConfigError(f'kd_loss_fn must be a callable (student_logits, teacher_logits) -> scalar, got {loss!r}')
-        self.loss = loss
-        self.name = getattr(loss, '__name__', type(loss).__name__)
-        self.classes_dim = int(getattr(loss, 'softmax_dim', -1))
-        self.watch = FiniteWatch(self.name)
-        self._masks_itself = _has_parameter(loss, 'mask')
-        self._any_dtype = bool(getattr(loss, 'any_dtype', False))
+    def __init__(
+        self,
+        loss: Loss,
+        on: Where | tuple[Where, Where] = LOGITS,
+        weight: float | Schedule = 1.0,
+        project: nn.Module | str | None = None,
+        name: str | None = None,
+        *,
+        teacher: str | None = None,
+        temperature: float | Schedule | None = None,
+        lr: float | None = None,
+    ) -> None:
+        self.loss = checked_loss(loss)
+        self.student_layers, self.teacher_layers = _sides(on)
+        self.several = not all(isinstance(side, str) for side in _pair(on))
+        self.weight = number_or_schedule('weight', weight, 0.0)
+        self.name = name if name is not None else self._default_name()
+        if not isinstance(self.name, str) or not self.name or self.name in _TAKEN:
+            raise ConfigError(f'name must be a string other than {", ".join(map(repr, _TAKEN))}, got {name!r}')
+        if project not in (None, 'auto') and not isinstance(project, nn.Module):
+            raise ConfigError(f"project must be None, 'auto' or a torch.nn.Module, got {project!r}")
+        if project is not None and (self.on_logits or self.several):
+            raise ConfigError(
+                f'{self.name}: a projector joins two features, not logits or several layers; leave it out'
+            )
+        self.project = project
+        self.teacher = teacher
+        self.temperature = temperature
+        if temperature is not None:
+            self.temperature = number_or_schedule('temperature', temperature, 0.0, strict=True)
+            if not (hasattr(loss, 'temperature') or 'temperature' in parameters_of(loss)):
+                raise ConfigError(f'{self.name}: the loss {name_of(loss)} has no temperature that could be set')
+        self.lr = None if lr is None else number_or_schedule('lr', lr, 0.0, strict=True)
 
-    def __call__(
-        self, student: Tensor, teacher: Tensor, batch: Any, valid: Valid | None, number: int
-    ) -> tuple[Tensor, bool]:
-        """The loss over one microbatch, a mean over its valid positions.
+    @property
+    def on_logits(self) -> bool:
+        """Whether answers are compared, not features."""
+        return self.student_layers == [LOGITS]
 
-        Args:
-            student: The student's logits.
-            teacher: The teacher's, of the same shape.
-            batch: The microbatch, which tells whether the models answer per position.
-            valid: Which positions count; ``None`` if all do.
-            number: The batch's number, for messages.
+    def _default_name(self) -> str:
+        if self.on_logits:
+            return name_of(self.loss)
+        return f'{name_of(self.loss)}_{"_".join(self.student_layers)}'
 
-        Returns:
-            The loss, and whether it is a mean over positions that were masked, not over samples.
+    def __repr__(self) -> str:
+        on: Any = LOGITS
+        if not self.on_logits:
+            on = tuple(s if self.several else s[0] for s in (self.student_layers, self.teacher_layers))
+        return f'Match({name_of(self.loss)}, on={on!r}, weight={self.weight!r}, name={self.name!r})'
 
-        Raises:
-            LossError: If the loss is not a finite scalar that depends on the student.
-        """
-        if not self._any_dtype:
-            student, teacher = _at_least_float32(student), _at_least_float32(teacher)
-        last = self.classes_dim in (-1, student.ndim - 1)
-        positions = student if last else student.movedim(self.classes_dim, -1)
-        per_position = (last or self._masks_itself) and answers_per_position(batch, positions)
-        mask = valid.mask.reshape(-1) if per_position and valid is not None and valid.mask is not None else None
-        if self._masks_itself:
-            value = self.loss(student, teacher, mask=mask)
-        elif not per_position:
-            value = self.loss(student, teacher)
-        else:
-            value = self._of_rows(student.flatten(0, -2), teacher.flatten(0, -2), mask)
-        if not isinstance(value, Tensor) or value.ndim != 0 or (student.requires_grad and not value.requires_grad):
-            self._reject(value, number)
-        self.watch(value, number)
-        return value, per_position
 
-    def _of_rows(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
-        if mask is None:
-            return self.loss(student, teacher)
-        student, teacher = student[mask], teacher[mask]
-        return self.loss(student, teacher) if student.shape[0] else student.sum() * 0.0
+def _pair(on: Any) -> tuple[Any, Any]:
+    if isinstance(on, str):
+        return on, on
+    if isinstance(on, Sequence) and len(on) == 2:
+        return on[0], on[1]
+    raise ConfigError(
+        f"on must be 'logits', a layer, or a pair (student layer, teacher layer), each a layer or a list of layers; "
+        f'got {on!r}'
+    )
 
-    def _reject(self, value: Any, number: int) -> None:
-        what = type(value).__name__
-        if isinstance(value, Tensor):
-            what = f'a tensor of shape {tuple(value.shape)}'
-            if value.ndim == 0:
-                what = "a scalar that does not depend on the student's logits"
-        raise LossError(
-            f'kd_loss_fn {self.name} must return a scalar tensor that depends on the student, got {what} at batch '
-            f"{number}. For a torch loss use reduction='mean'."
+
+def _sides(on: Any) -> tuple[list[str], list[str]]:
+    student, teacher = ([side] if isinstance(side, str) else list(side) for side in _pair(on))
+    if (LOGITS in student or LOGITS in teacher) and (student != [LOGITS] or teacher != [LOGITS]):
+        raise ConfigError(f'on: logits are compared with logits, got {on!r}')
+    for text in (*student, *teacher):
+        if text != LOGITS:
+            Place.parse(text)
+    return student, teacher
+
+
+def as_matches(given: Any) -> tuple[list[Match], bool]:
+    """Whatever was given as ``kd_loss_fn`` as matches, and whether they were given as such, to be logged one by one.
+
+    Raises:
+        ConfigError: If there is none, one is not callable, or two have one name.
+    """
+    if isinstance(given, Match):
+        return [given], True
+    if callable(given) or not isinstance(given, Sequence) or isinstance(given, str):
+        return [Match(given)], False
+    if not given:
+        raise ConfigError('kd_loss_fn: expected a loss, a Match, or a list of them, got an empty list')
+    matches = [item if isinstance(item, Match) else Match(item) for item in given]
+    names = [match.name for match in matches]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            f'Two matches are called {twice[0]!r}, under which each is logged. Tell them apart: Match(..., name=...)'
         )
-
-
-def _at_least_float32(logits: Tensor) -> Tensor:
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-
-
-def _has_parameter(function: Loss, name: str) -> bool:
-    call = function.forward if isinstance(function, nn.Module) else function
-    try:
-        return name in inspect.signature(call).parameters
-    except (TypeError, ValueError):  # some builtins have no signature
-        return False
+    return matches, True

@@ -1,4 +1,4 @@
-"""When a run distils: a window over training time, resolved once into integers."""
+"""Training time: the window in which a run distils, and numbers that change while it lasts."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from composer.core import State, Time, Timestamp, TimeUnit
 
 from composer_kd.errors import ConfigError
 
-__all__ = ['Window']
+__all__ = ['Ramp', 'Schedule', 'Window', 'number_or_schedule', 'value_at']
 
 Moment: TypeAlias = float | int | str | Time
+Schedule: TypeAlias = Callable[[State], float]
+"""A number that changes with training: a :class:`Ramp`, any Composer scheduler, or a function of the state."""
 
 # How far a run has come, in each unit, when a batch starts. Seconds are missing on purpose: ranks would disagree.
 _READ: dict[str, Callable[[Timestamp], int]] = {
@@ -187,3 +189,76 @@ def _moment(value: Moment, name: str) -> Time:
     if not math.isfinite(time.value) or time.value < 0 or (fraction and time.value > 1):
         raise ConfigError(f'{name}: expected {expected}, got {value!r}')
     return time
+
+
+class Ramp:
+    """A number that goes in a straight line from one value to another, and stays at each end.
+
+    Made for warm-ups and decays: ``Match(DKD(), weight=Ramp(0.0, 1.0, end='20ep'))``. Composer's schedulers do as well.
+
+    Args:
+        initial: The value up to ``start``.
+        final: The value from ``end`` on.
+        end: When the final value is reached: a fraction of the run or a time, as ``start_dur`` of ``Distillation``.
+        start: When the ramp begins, in the unit of ``end``, or 0.
+
+    Raises:
+        ConfigError: If a time cannot be read, or ``start`` does not come before ``end``.
+
+    Example:
+        >>> Ramp(0.0, 1.0, end='20ep')
+        Ramp(0.0, 1.0, end='20ep', start='0.0dur')
+    """
+
+    def __init__(self, initial: float, final: float, end: Moment = 1.0, start: Moment = 0.0) -> None:
+        for name, value in (('initial', initial), ('final', final)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise ConfigError(f'Ramp: {name} must be a finite number, got {value!r}')
+        self.initial, self.final = float(initial), float(final)
+        self.end, self.start = _moment(end, 'end'), _moment(start, 'start')
+        if self.start.value and (self.start.unit != self.end.unit or self.start.value >= self.end.value):
+            raise ConfigError(f'Ramp: start must come before end and in the same unit, got {self!r}')
+        if not self.end.value:
+            raise ConfigError(f'Ramp: end must be later than 0, got {self!r}')
+
+    def __call__(self, state: State) -> float:
+        """The value when the batch of ``state`` starts."""
+        now, unit = state.timestamp, self.end.unit
+        start, end = float(self.start.value), float(self.end.value)
+        if unit == TimeUnit.DURATION:
+            total = state.max_duration
+            if total is None or total.unit.value not in _READ:
+                raise ConfigError(f'{self!r} is a fraction of a run whose length is not given in ep, ba, sp or tok')
+            start, end, unit = start * total.value, end * total.value, total.unit
+        here = float(_READ[unit.value](now))
+        if unit == TimeUnit.EPOCH and state.dataloader_len is not None:
+            here += now.batch_in_epoch.value / state.dataloader_len.value
+        done = min(1.0, max(0.0, (here - start) / (end - start)))
+        return self.initial + (self.final - self.initial) * done
+
+    def __repr__(self) -> str:
+        end, start = self.end.to_timestring(), self.start.to_timestring()
+        return f'Ramp({self.initial}, {self.final}, end={end!r}, start={start!r})'
+
+
+def number_or_schedule(name: str, value: float | Schedule, least: float, strict: bool = False) -> float | Schedule:
+    """Checks a setting that may change with training.
+
+    Raises:
+        ConfigError: If it is neither a schedule nor a finite number of at least (``strict``: above) ``least``.
+    """
+    if callable(value):
+        return value
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or value < least or (strict and value == least):
+        bound = 'above' if strict else 'of at least'
+        raise ConfigError(
+            f'{name} must be a finite number {bound} {least:g}, or a schedule (a Ramp, a Composer scheduler), '
+            f'got {value!r}'
+        )
+    return float(value)
+
+
+def value_at(value: float | Schedule, state: State) -> float:
+    """A number, or a schedule's number for the batch of ``state``."""
+    return value if isinstance(value, float) else float(value(state))

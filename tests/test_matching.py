@@ -1,132 +1,85 @@
+import functools
+
 import pytest
 import torch
+from composer.optim import LinearScheduler
+from torch import nn
 
-from composer_kd import ConfigError, KLDivergence, LossError
-from composer_kd.matching import Comparison
-from composer_kd.observation import valid_of
-from composer_kd.watch import FiniteWatch
-
-TOKENS = {'labels': torch.tensor([[1, -100, 3], [-100, -100, 2]])}
-
-
-def compare(loss, batch=TOKENS, shape=(2, 3, 5), dtype=torch.float32):
-    student, teacher = torch.randn(shape).to(dtype).requires_grad_(), torch.randn(shape).to(dtype)
-    return Comparison(loss)(student, teacher, batch, valid_of(batch), 7)[0], student, teacher
+from composer_kd import ConfigError, Distillation, KLDivergence, Match, Ramp, kl_divergence
+from composer_kd.losses import hint, rkd
+from tests.helpers import mlp, mse
 
 
-def test_any_loss_gets_the_valid_rows():
-    value, student, teacher = compare(torch.nn.MSELoss())
-    mask = TOKENS['labels'] != -100
-    assert value.item() == pytest.approx((student - teacher)[mask].square().mean().item())
+def test_says_what_it_is():
+    match = Match(hint, on=('layer2', 'layer3'), weight=100.0)
+    assert repr(match) == "Match(hint, on=('layer2', 'layer3'), weight=100.0, name='hint_layer2')"
+    assert Match(KLDivergence()).name == 'KLDivergence'
+    assert Match(functools.partial(rkd, angle=1.0), on='a.b').name == 'rkd_a.b'
 
 
-def test_a_loss_with_a_mask_gets_all_rows():
-    seen = {}
-
-    def masked(student, teacher, mask):
-        seen.update(shape=student.shape, mask=mask)
-        return (student - teacher).square().mean()
-
-    compare(masked)
-    assert seen['shape'] == (2, 3, 5)
-    assert seen['mask'].tolist() == [True, False, True, False, False, True]
-
-
-@pytest.mark.parametrize('dim', [-1, 2, 1])
-def test_classes_in_any_dimension_are_masked_alike(dim):
-    """-1 and 2 are the same dimension of (B, S, V); models of (B, V, S) say 1."""
-    student, teacher = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
-    expected = KLDivergence()(*(logits[TOKENS['labels'] != -100] for logits in (student, teacher)))
-    if dim == 1:
-        student, teacher = student.transpose(1, 2), teacher.transpose(1, 2)
-    value, per_position = Comparison(KLDivergence(softmax_dim=dim))(student, teacher, TOKENS, valid_of(TOKENS), 0)
-    assert per_position
-    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
-
-
-def test_a_loss_with_a_mask_is_told_when_all_count():
-    seen = []
-
-    def masked(student, teacher, mask):
-        seen.append(mask)
-        return (student - teacher).square().mean()
-
-    batch = {'labels': torch.ones(2, 3, dtype=torch.long)}
-    Comparison(masked)(torch.randn(2, 3, 5), torch.randn(2, 3, 5), batch, None, 0)
-    Comparison(masked)(torch.randn(2, 5), torch.randn(2, 5), (torch.zeros(2), torch.ones(2)), None, 0)
-    assert seen == [None, None]
-
-
-def test_no_valid_row_gives_zero():
-    for loss in (torch.nn.MSELoss(), KLDivergence()):
-        value, student, _ = compare(loss, {'labels': torch.full((2, 3), -100)})
-        value.backward()
-        assert value.item() == 0.0
-        assert (student.grad == 0).all()
-
-
-@pytest.mark.parametrize('loss', [torch.nn.MSELoss(), KLDivergence()])
-def test_half_precision_logits_are_compared_in_float32(loss):
-    value, student, teacher = compare(loss, dtype=torch.bfloat16)
-    assert value.dtype == torch.float32
-    exact = Comparison(loss)(student.float(), teacher.float(), TOKENS, valid_of(TOKENS), 0)[0]
-    assert value.item() == pytest.approx(exact.item(), rel=1e-6)
+def test_one_layer_a_pair_and_several():
+    assert Match(hint, on='a').student_layers == Match(hint, on='a').teacher_layers == ['a']
+    assert Match(hint, on=['a', 'b']).teacher_layers == ['b']  # YAML has no tuples
+    several = Match(hint, on=(['a', 'b'], ['c', 'd']))
+    assert (several.student_layers, several.teacher_layers, several.several) == (['a', 'b'], ['c', 'd'], True)
 
 
 @pytest.mark.parametrize(
-    ('loss', 'what'),
+    ('options', 'message'),
     [
-        (torch.nn.MSELoss(reduction='none'), r'a tensor of shape \(3, 5\)'),
-        (lambda s, t: 1.0, 'float'),
-        (lambda s, t: t.mean(), "does not depend on the student's logits"),
+        ({'loss': 'KLDivergence'}, 'kd_loss_fn must be a callable'),
+        ({'loss': KLDivergence}, r'a class: make one, KLDivergence\(\)'),
+        ({'on': ('a', 'b', 'c')}, 'on must be .logits., a layer, or a pair'),
+        ({'on': ('logits', 'a')}, 'logits are compared with logits'),
+        ({'on': 'a b'}, 'A layer is named by its path'),
+        ({'weight': -1.0}, 'weight must be a finite number of at least 0'),
+        ({'weight': '1'}, 'weight must be a finite number'),
+        ({'project': 'auto'}, 'a projector joins two features'),
+        ({'project': 'linear', 'on': 'a'}, "project must be None, 'auto' or a torch.nn.Module"),
+        ({'project': 'auto', 'on': (['a'], ['b'])}, 'or several layers; leave it out'),
+        ({'name': 'total'}, "name must be a string other than 'total', 'task', 'kd'"),
+        ({'temperature': 2.0}, 'the loss mse has no temperature'),
+        ({'loss': kl_divergence, 'temperature': 0.0}, 'temperature must be a finite number above 0'),
+        ({'lr': 0.0}, 'lr must be a finite number above 0'),
+        ({'lr': float('nan')}, 'lr must be a finite number above 0'),
     ],
 )
-def test_names_what_a_loss_returned(loss, what):
-    with pytest.raises(LossError, match=what + '.* at batch 7'):
-        compare(loss)
+def test_refuses_settings_that_make_no_sense(options, message):
+    with pytest.raises(ConfigError, match=message):
+        Match(**{'loss': mse, **options})
 
 
-def test_names_the_loss_and_the_batch_of_a_nan():
-    def broken(student, teacher):
-        return (student * float('nan')).mean()
-
-    with pytest.raises(LossError, match='broken is not finite at batch 7'):
-        compare(broken)
+def test_takes_schedules():
+    for weight in (LinearScheduler(1.0, 0.0), Ramp(0.0, 1.0, '20ep'), lambda state: 2.0):
+        assert Match(mse, weight=weight).weight is weight
 
 
-def test_refuses_what_is_no_loss():
-    with pytest.raises(ConfigError, match='kd_loss_fn must be a callable'):
-        Comparison('KLDivergence')
+@pytest.mark.parametrize(
+    ('given', 'message'),
+    [
+        ([], 'got an empty list'),
+        ([mse, mse], "Two matches are called 'mse'"),
+        ([Match(mse, name='a'), Match(hint, on='0', name='a')], "Two matches are called 'a'"),
+        (Match(mse, teacher='bigg'), "no teacher of that name, 'bigg'"),
+        (None, 'must be a callable'),
+        ('KLDivergence', 'must be a callable'),
+    ],
+)
+def test_refuses_lists_that_make_no_sense(given, message):
+    with pytest.raises(ConfigError, match=message):
+        Distillation(mlp(), given)
 
 
-def test_on_an_accelerator_nothing_waits(monkeypatch):
-    """The answer of a batch arrives later; the error still names that batch."""
-    arrived = []
+def test_two_matches_must_not_share_what_they_learn():
+    shared = nn.Linear(8, 8)
+    with pytest.raises(ConfigError, match="The matches 'a' and 'b' share a module that learns"):
+        Distillation(mlp(), [Match(hint, on=on, project=shared, name=name) for on, name in (('0', 'a'), ('2', 'b'))])
 
-    class Event:
-        def query(self):
-            return bool(arrived)
 
-        def synchronize(self):
-            arrived.append(True)
+def test_a_name_that_two_teachers_have_binds_to_neither():
+    with pytest.raises(ConfigError, match='2 teachers of that name'):
+        Distillation([mlp(), mlp()], Match(mse, teacher='Sequential'))
 
-    class Elsewhere:
-        """A scalar on another device: reading it before its copy has arrived is an error."""
 
-        device = torch.device('meta')
-
-        def __init__(self, value):
-            self.value = value
-
-        def detach(self):
-            return self
-
-    monkeypatch.setattr('composer_kd.watch._fetch', lambda loss: (Event(), torch.tensor(loss.value)))
-    watch = FiniteWatch('MyLoss')
-    watch(Elsewhere(1.0), batch=3)
-    watch(Elsewhere(float('nan')), batch=4)
-    watch(Elsewhere(1.0), batch=5)
-    with pytest.raises(LossError, match='MyLoss is not finite at batch 4'):
-        watch.poll(wait=True)
-    arrived.append(True)
-    watch(Elsewhere(2.0), batch=6)
+def test_torch_modules_are_losses_too():
+    assert Match(torch.nn.MSELoss()).name == 'MSELoss'

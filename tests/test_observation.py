@@ -4,15 +4,8 @@ import pytest
 import torch
 
 from composer_kd import TeacherError
-from composer_kd.observation import (
-    all_valid,
-    answers_per_position,
-    labels_of,
-    logits_of,
-    scalar_loss,
-    valid_of,
-    without_labels,
-)
+from composer_kd.observation import labels_of, logits_of, scalar_loss, without_labels
+from composer_kd.validity import all_valid, answers_per_position, valid_of
 
 LOGITS = torch.randn(2, 3)
 
@@ -45,7 +38,7 @@ def test_finds_labels():
     assert labels_of({'input_ids': LOGITS, 'labels': labels}) is labels
     assert labels_of({'x': LOGITS, 'targets': labels}) is labels
     assert labels_of(LOGITS) is None
-    assert labels_of((LOGITS, labels, labels)) is None
+    assert labels_of((LOGITS, labels, LOGITS)) is None
     assert labels_of({'input_ids': LOGITS}) is None
 
 

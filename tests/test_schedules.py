@@ -4,7 +4,7 @@ import pytest
 from composer.core import Time, Timestamp
 
 from composer_kd import ConfigError, Distillation
-from composer_kd.schedules import Window
+from composer_kd.schedules import Ramp, Window, value_at
 from tests.helpers import EventSpy, loader, mlp, pairs, student, trainer
 
 
@@ -139,3 +139,48 @@ def test_seconds_cannot_be_divided():
     with pytest.raises(ConfigError, match="a run measured in 'sec'"):
         Window(0.5, 1.0).is_open(state)
     assert Window(0.0, 1.0).is_open(state)
+
+
+def values_of(ramp, max_duration='2ep', batches_per_epoch=4):
+    seen = []
+    spy = EventSpy('batch_start', lambda state: seen.append(value_at(ramp, state)))
+    data = loader(*pairs(2 * batches_per_epoch), batch_size=2)
+    run = trainer(student(), data, [], [spy], max_duration=max_duration)
+    run.fit()
+    run.close()
+    return seen
+
+
+@pytest.mark.parametrize(
+    ('ramp', 'expected'),
+    [
+        (Ramp(0.0, 1.0), [0, 1 / 8, 2 / 8, 3 / 8, 4 / 8, 5 / 8, 6 / 8, 7 / 8]),
+        (Ramp(0.0, 1.0, '1ep'), [0, 1 / 4, 2 / 4, 3 / 4, 1, 1, 1, 1]),
+        (Ramp(1.0, 0.0, '4ba', start='2ba'), [1, 1, 1, 0.5, 0, 0, 0, 0]),
+        (Ramp(2.0, 4.0, '8sp'), [2, 2.5, 3, 3.5, 4, 4, 4, 4]),
+        (Ramp(1.0, 0.0, '0.5dur', start=0.25), [1, 1, 1, 0.5, 0, 0, 0, 0]),
+        (Ramp(3.0, 3.0), [3] * 8),
+    ],
+)
+def test_a_ramp_is_a_straight_line_with_flat_ends(ramp, expected):
+    assert values_of(ramp) == pytest.approx(expected)
+
+
+def test_a_ramp_over_a_run_measured_in_batches():
+    assert values_of(Ramp(0.0, 1.0), max_duration='4ba') == pytest.approx([0, 0.25, 0.5, 0.75])
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ((float('nan'), 1.0), 'initial must be a finite number'),
+        ((0.0, '1'), 'final must be a finite number'),
+        ((0.0, 1.0, '20 epochs'), 'end: expected a fraction'),
+        ((0.0, 1.0, '2ep', '3ep'), 'start must come before end'),
+        ((0.0, 1.0, '20ba', '1ep'), 'in the same unit'),
+        ((0.0, 1.0, 0.0), 'end must be later than 0'),
+    ],
+)
+def test_a_ramp_refuses_what_makes_no_sense(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Ramp(*settings)

@@ -7,7 +7,10 @@ import torch
 from composer.models import HuggingFaceModel  # noqa: F401  (import cost is the same on both sides)
 from composer.utils import dist
 
-from composer_kd import Distillation, KLDivergence
+from composer_kd import Distillation, KLDivergence, Match
+from composer_kd.data.indexed import Indexed
+from composer_kd.losses import CRD, VID, hint
+from composer_kd.models.classifier import IndexedClassifier
 from tests.helpers import (
     EventSpy,
     Recorder,
@@ -48,12 +51,42 @@ def tokens():
     return TokenModel(seed=1), data, Distillation(TokenModel(seed=0), mse)
 
 
+def matches(**options):
+    """Projectors, one of which rests when its teacher is not drawn, a learned loss, and a memory."""
+    model = IndexedClassifier(mlp(seed=1), num_classes=4)
+    data = loader(Indexed(torch.utils.data.TensorDataset(*pairs(32))))
+    chosen = [
+        Match(hint, on='0', project='auto', name='hint'),
+        Match(VID(), on='2'),
+        Match(CRD(32, negatives=8), on='2'),
+        KLDivergence(),
+    ]
+    return model, data, Distillation([wide(3), wide(4)], chosen, **options)
+
+
+def wide(seed):
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(torch.nn.Linear(6, 10), torch.nn.Identity(), torch.nn.Tanh(), torch.nn.Linear(10, 4))
+
+
+def masked_features():
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(11, (32, 6), generator=generator)
+    lengths = torch.tensor([2, 6]).repeat(16).unsqueeze(-1)
+    data = loader(TokenDataset(input_ids=ids, labels=ids, attention_mask=(torch.arange(6) < lengths).long()))
+    return TokenModel(seed=1), data, Distillation(TokenModel(seed=0), [Match(hint, on='embed', name='hidden')])
+
+
 CASES = {
     'pairs': classifier,
     'sampled teachers': lambda: classifier(n_teachers_to_sample=1),
     'few labels': lambda: classifier(unlabelled=[i for i in range(32) if i % 4 != 1]),
     'tokens': tokens,
     'window': lambda: classifier(start_dur=0.5),
+    'matches': matches,
+    'matches of sampled teachers': lambda: matches(n_teachers_to_sample=1),
+    'matches in a window': lambda: matches(start_dur=0.25, end_dur=0.75),
+    'features with padding': masked_features,
 }
 
 
@@ -89,10 +122,11 @@ def main(out):
             device_train_microbatch_size=2,
         )
         replicas = dist.all_gather_object(weights(model).tolist())
+        everything = dist.all_gather_object([value.flatten().tolist() for value in model.state_dict().values()])
         results[name] = {
             'losses': recorder.batches,
             'weights': replicas[0],
-            'equal': all(r == replicas[0] for r in replicas),
+            'equal': all(r == everything[0] for r in everything),  # memories too
             'drawn': dist.all_gather_object(drawn),
         }
     results['evaluation'] = evaluation()

@@ -1,5 +1,64 @@
 """Distillation losses: pure functions of ``(student, teacher)`` with thin module twins."""
 
+from composer_kd.losses.contrastive import CRD
+from composer_kd.losses.decoupled import DKD, NKD, dkd, nkd
+from composer_kd.losses.divergences import (
+    GeneralizedJSD,
+    ReverseKL,
+    SoftCrossEntropy,
+    generalized_jsd,
+    reverse_kl,
+    soft_cross_entropy,
+)
+from composer_kd.losses.feature import ChannelWiseKL, attention_transfer, channel_wise_kl, hint, normalized_mse
+from composer_kd.losses.flow import fsp
+from composer_kd.losses.pearson import DIST, dist
+from composer_kd.losses.relation import RKD, correlation_congruence, pkt, rkd, similarity_preserving
 from composer_kd.losses.response import KLDivergence, kl_divergence
+from composer_kd.losses.review import ReviewKD
+from composer_kd.losses.simple import UniversalLogit, cosine, hard_label, mse, universal_logit
+from composer_kd.losses.standardization import LogitStandardization, standardize
+from composer_kd.losses.transformer import ValueRelationKL, attention_kl, attention_mse, value_relation_kl
+from composer_kd.losses.variational import VID
 
-__all__ = ['KLDivergence', 'kl_divergence']
+__all__ = [
+    'CRD',
+    'ChannelWiseKL',
+    'DIST',
+    'DKD',
+    'GeneralizedJSD',
+    'KLDivergence',
+    'LogitStandardization',
+    'NKD',
+    'RKD',
+    'ReverseKL',
+    'ReviewKD',
+    'SoftCrossEntropy',
+    'UniversalLogit',
+    'VID',
+    'ValueRelationKL',
+    'attention_kl',
+    'attention_mse',
+    'attention_transfer',
+    'channel_wise_kl',
+    'correlation_congruence',
+    'cosine',
+    'dist',
+    'dkd',
+    'fsp',
+    'generalized_jsd',
+    'hard_label',
+    'hint',
+    'kl_divergence',
+    'mse',
+    'nkd',
+    'normalized_mse',
+    'pkt',
+    'reverse_kl',
+    'rkd',
+    'similarity_preserving',
+    'soft_cross_entropy',
+    'standardize',
+    'universal_logit',
+    'value_relation_kl',
+]

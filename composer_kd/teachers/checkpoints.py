@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
 from composer_kd.errors import CheckpointError, CheckpointNotFoundError
+from composer_kd.students import without_extras
 
 __all__ = ['load_weights', 'read_weights']
 
@@ -154,7 +155,8 @@ def _weights_in(content: Any, name: str) -> dict[str, Tensor]:
         content,
     ):
         if isinstance(candidate, Mapping) and candidate:
-            weights = {str(key): value for key, value in candidate.items() if isinstance(value, Tensor)}
+            # A distilled student may teach in its turn, without what was trained beside it.
+            weights = without_extras({str(k): v for k, v in candidate.items() if isinstance(v, Tensor)})
             if weights:
                 return weights
     found = f'the keys {sorted(map(str, content))[:10]}' if isinstance(content, Mapping) else type(content).__name__

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from composer.devices import Device
-from composer.models import ComposerModel, HuggingFaceModel
 from torch import Tensor, nn
 
+from composer_kd.calling import as_it_is, choose_call, with_inputs
 from composer_kd.errors import TeacherError
-from composer_kd.observation import logits_of, without_labels
+from composer_kd.observation import logits_of
 from composer_kd.teachers.checkpoints import load_weights
 
 __all__ = ['FrozenTeacher']
@@ -92,6 +91,10 @@ class FrozenTeacher:
         Gradients and precision are the caller's: :class:`composer_kd.Distillation` turns the former off and enters
         the trainer's precision context.
         """
+        return logits_of(self.outputs(batch), f'the teacher {self.name!r}')
+
+    def outputs(self, batch: Any) -> Any:
+        """All that the teacher's model returns for a batch; it need not have logits."""
         if any(part.training for part in self._parts):  # someone called train() on it, or on a part of it
             self.model.eval()
         inputs = _tensors(batch)
@@ -102,7 +105,7 @@ class FrozenTeacher:
                 f'The teacher {self.name!r} or its input_adapter changes the batch in place, which others need. '
                 'Give it a copy: FrozenTeacher(model, input_adapter=torch.clone), or an adapter that makes new tensors.'
             )
-        return logits_of(outputs, f'the teacher {self.name!r}')
+        return outputs
 
     def _first_call(self, batch: Any) -> Any:
         """Finds out how the model is called, and says whose fault it is when it cannot be."""
@@ -131,63 +134,13 @@ class FrozenTeacher:
 
     def _choose_call(self, batch: Any) -> Callable[[Any], Any]:
         """How this model takes batches of this kind; decided once."""
-        model, adapt = self.model, self.input_adapter or _as_it_is
-        if self._forward is not None:
-            forward = self._forward
-            return lambda batch: forward(model, _with_inputs(batch, adapt))
-        of_keys = isinstance(model, HuggingFaceModel) and isinstance(batch, Mapping)
-        if isinstance(model, ComposerModel) and not of_keys:
-            return lambda batch: model(_with_inputs(batch, adapt))
-        parameters = inspect.signature(_plain_forward(model)).parameters
-        if isinstance(batch, Mapping):
-            return self._choose_keys(batch, model, parameters, adapt)
-        if next(iter(parameters), None) == 'batch':
-            return lambda batch: model(_with_inputs(batch, adapt))
-        if isinstance(batch, Sequence):
-            return lambda batch: model(adapt(batch[0]))
-        return lambda batch: model(adapt(batch))
-
-    def _choose_keys(
-        self, batch: Mapping[str, Any], model: nn.Module, parameters: Mapping[str, Any], adapt: Callable[[Any], Any]
-    ) -> Callable[[Any], Any]:
-        """The same for a mapping: by names, as a whole, or its only tensor."""
-        module, names = model, set(parameters)
-        if isinstance(model, HuggingFaceModel):
-            module, names = model.model, set(model.model_forward_args)
-        needs_labels = bool(getattr(getattr(model, 'config', None), 'is_encoder_decoder', False))
-        keys = set(without_labels(batch))
-        # Hugging Face models name all their inputs: their **kwargs are for settings.
-        named = hasattr(model, 'config') or isinstance(model, HuggingFaceModel)
-        if not named and any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-            names |= keys
-        if not keys & names:
-            if next(iter(parameters), None) == 'batch':
-                return lambda batch: model(_with_inputs(batch, adapt))
-            tensors = [key for key in keys - {'attention_mask'} if isinstance(batch[key], Tensor)]
-            if len(tensors) == 1:
-                return lambda batch: module(adapt(without_labels(batch))[tensors[0]])
-            raise TeacherError(
-                f'The teacher {self.name!r} takes {", ".join(parameters) or "nothing"}, of which the batch with the '
-                f'keys {sorted(batch)} has none. Say how to call it: '
-                'FrozenTeacher(model, forward=lambda model, batch: ...).'
-            )
-        # A cache of keys and values is of use in generation alone.
-        fixed = {'use_cache': False} if 'use_cache' in names and 'use_cache' not in batch else {}
-        return lambda batch: module(
-            **{key: value for key, value in adapt(without_labels(batch, needs_labels)).items() if key in names}, **fixed
-        )
+        if self._forward is None:
+            return choose_call(self.model, batch, self.input_adapter, f'The teacher {self.name!r}')
+        model, forward, adapt = self.model, self._forward, self.input_adapter or as_it_is
+        return lambda batch: forward(model, with_inputs(batch, adapt))
 
     def __repr__(self) -> str:
         return f'FrozenTeacher({self.name})'
-
-
-def _as_it_is(inputs: Any) -> Any:
-    return inputs
-
-
-def _plain_forward(model: nn.Module) -> Callable[..., Any]:
-    """The forward that names its parameters: torch.compile hides it behind ``(*args, **kwargs)``."""
-    return getattr(model, '_orig_mod', model).forward
 
 
 def _tensors(batch: Any) -> list[Tensor]:
@@ -205,12 +158,3 @@ def _described(batch: Any) -> str:
         else f'{name}: {type(part).__name__}'
         for name, part in named
     )  # fmt: skip
-
-
-def _with_inputs(batch: Any, adapt: Callable[[Any], Any]) -> Any:
-    """The batch with adapted inputs, in a container of its own."""
-    if isinstance(batch, Mapping):
-        return dict(batch) if adapt is _as_it_is else {**batch, **adapt(without_labels(batch))}
-    if isinstance(batch, Sequence):
-        return (adapt(batch[0]), *batch[1:])
-    return adapt(batch)

@@ -91,23 +91,62 @@ class TeacherPool:
     def __call__(self, batch: Any, drawn: Sequence[int] | None = None) -> Tensor:
         """The weighted mean of the logits of the teachers drawn (all, if ``None``); holds two sets at most."""
         drawn = self._everyone if drawn is None else drawn
-        first = self.teachers[drawn[0]]
-        if len(drawn) == 1:
-            return first(batch)
-        total = sum(self.weights[index] for index in drawn)
-        mean = first(batch).float() * (self.weights[drawn[0]] / total)
-        for index in drawn[1:]:
-            logits = self.teachers[index](batch)
-            if logits.shape != mean.shape:
-                raise TeacherError(
-                    f'The teachers {first.name!r} and {self.teachers[index].name!r} answer in different shapes: '
-                    f'{tuple(mean.shape)} and {tuple(logits.shape)}. Their logits cannot be averaged.'
-                )
-            mean.add_(logits, alpha=self.weights[index] / total)
-        return mean
+        mean = self.mean(drawn)
+        for index in drawn:
+            mean.add(index, self.teachers[index](batch))
+        return mean.value
+
+    def mean(self, drawn: Sequence[int]) -> RunningMean:
+        """The beginning of a weighted mean of the logits of some teachers."""
+        return RunningMean(self, drawn)
 
     def __repr__(self) -> str:
         return f'[{", ".join(teacher.name for teacher in self.teachers)}]'
+
+
+class RunningMean:
+    """A weighted mean of logits, one teacher after the other.
+
+    Args:
+        pool: The teachers.
+        drawn: Those whose logits will be added.
+    """
+
+    def __init__(self, pool: TeacherPool, drawn: Sequence[int]) -> None:
+        self._pool, self._drawn = pool, drawn
+        self._mean: Tensor | None = None
+
+    @property
+    def value(self) -> Tensor:
+        """The mean, when all have been added: the very logits of a single teacher, float32 of several."""
+        assert self._mean is not None
+        return self._mean
+
+    @property
+    def names(self) -> str:
+        """Whose mean it is."""
+        return ' and '.join(self._pool.teachers[index].name for index in self._drawn)
+
+    def add(self, index: int, logits: Tensor) -> None:
+        """Adds a teacher's logits.
+
+        Raises:
+            TeacherError: If their shape is not that of the others'.
+        """
+        if len(self._drawn) == 1:
+            self._mean = logits
+            return
+        weight = self._pool.weights[index] / sum(self._pool.weights[other] for other in self._drawn)
+        if self._mean is None:
+            self._mean = logits.float() * weight
+            return
+        if logits.shape != self._mean.shape:
+            first, this = (self._pool.teachers[number].name for number in (self._drawn[0], index))
+            raise TeacherError(
+                f'The teachers {first!r} and {this!r} answer in different shapes: '
+                f'{tuple(self._mean.shape)} and {tuple(logits.shape)}. Their logits cannot be averaged.'
+            )
+        self._mean.add_(logits, alpha=weight)
 
 
 def _as_teachers(given: Any) -> list[FrozenTeacher]:

@@ -1,18 +1,24 @@
-"""Learns the shape of a teacher's logits without running it: on the meta device, where nothing is computed."""
+"""Learns the shapes of what a model shows without running it: on the meta device, where nothing is computed."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from composer_kd.calling import choose_call
+from composer_kd.errors import ConfigError
+from composer_kd.taps import Summary, Taps
 from composer_kd.teachers.frozen import FrozenTeacher
 
-__all__ = ['logits_shape']
+__all__ = ['feature_shapes', 'logits_shape', 'on_meta']
+
+Key = tuple[str, Summary | None]
 
 
 def logits_shape(teacher: FrozenTeacher, batch: Any) -> torch.Size | None:
@@ -35,25 +41,112 @@ def logits_shape(teacher: FrozenTeacher, batch: Any) -> torch.Size | None:
     # Anything may go wrong in a model that was not written for the meta device. Then its shape is checked when it first
     # answers for real.
     with contextlib.suppress(Exception), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        if 'forward' in vars(teacher.model):  # replaced on the instance: a copy would still call the original
-            return None
-        twin = copy.copy(teacher)
-        twin.model = _on_meta(teacher.model)
-        twin.forget_call()
-        if isinstance(teacher.input_adapter, nn.Module):
-            twin.input_adapter = _on_meta(teacher.input_adapter)
-        return twin(tree_map(lambda leaf: leaf.to('meta') if isinstance(leaf, Tensor) else leaf, batch)).shape
+        twin = _twin(teacher)
+        return None if twin is None else twin(_to(batch, 'meta')).shape
     return None
 
 
-def _on_meta(module: nn.Module) -> nn.Module:
+def feature_shapes(
+    model: nn.Module | FrozenTeacher, batch: Any, wanted: Iterable[Key], whose: str
+) -> dict[Key, torch.Size]:
+    """The shapes of features, by one look at a batch: on the meta device or, where the model cannot, for real.
+
+    Args:
+        model: A student or a teacher; left as it is.
+        batch: A batch of tensors.
+        wanted: Places and summaries, as for :class:`.Taps`.
+        whose: The model's name, for messages.
+
+    Raises:
+        ConfigError: If a layer is not there or does not run, or the model cannot take the batch.
+
+    Example:
+        >>> feature_shapes(nn.Sequential(nn.Linear(2, 3)), torch.zeros(4, 2), [('0', None)], 'the student')
+        {('0', None): torch.Size([4, 3])}
+    """
+    wanted = list(wanted)
+    with torch.no_grad(), torch.random.fork_rng():
+        try:
+            inner, run = _runner(model)
+            return _look(inner, run, _to(batch, 'meta'), wanted, whose)
+        except ConfigError:
+            raise
+        except Exception:
+            return _look_for_real(model, batch, wanted, whose)
+
+
+def _look_for_real(
+    model: nn.Module | FrozenTeacher, batch: Any, wanted: list[Key], whose: str
+) -> dict[Key, torch.Size]:
+    inner = model.model if isinstance(model, FrozenTeacher) else model
+    run = model.outputs if isinstance(model, FrozenTeacher) else lambda batch: choose_call(inner, batch)(batch)
+    tensor = next(iter((*inner.parameters(), *inner.buffers(), torch.empty(0))))
+    modes = [(part, part.training) for part in inner.modules()]
+    inner.eval()
+    try:
+        return _look(inner, run, _to(batch, tensor.device), wanted, whose)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"The shapes of {whose}'s features cannot be measured on the train dataloader's first samples: "
+            f"{type(error).__name__}: {error}. Give modules instead of project='auto', and losses their sizes."
+        ) from error
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def _look(
+    model: nn.Module, run: Callable[[Any], Any], batch: Any, wanted: list[Key], whose: str
+) -> dict[Key, torch.Size]:
+    taps = Taps(model, wanted, whose)
+    taps.attach()
+    try:
+        taps.open()
+        run(batch)
+        return {key: feature.shape for key, feature in taps.take().items()}
+    finally:
+        taps.remove()
+
+
+def _runner(model: nn.Module | FrozenTeacher) -> tuple[nn.Module, Callable[[Any], Any]]:
+    """A copy on the meta device, and how it is run."""
+    if isinstance(model, FrozenTeacher):
+        twin = _twin(model)
+        if twin is None:
+            raise NotImplementedError('its forward is replaced')
+        return twin.model, twin.outputs
+    inner = on_meta(model).eval()
+    return inner, lambda batch: choose_call(inner, batch)(batch)
+
+
+def _twin(teacher: FrozenTeacher) -> FrozenTeacher | None:
+    """A copy of a teacher without weights; ``None`` where it would still run the original."""
+    if 'forward' in vars(teacher.model):  # replaced on the instance: a copy would still call the original
+        return None
+    twin = copy.copy(teacher)
+    twin.model = on_meta(teacher.model)
+    twin.forget_call()
+    if isinstance(teacher.input_adapter, nn.Module):
+        twin.input_adapter = on_meta(teacher.input_adapter)
+    return twin
+
+
+def on_meta(module: nn.Module) -> nn.Module:
     """A copy whose tensors have shapes only, and whose hooks are gone."""
     memo: dict[int, Any] = {}
     for tensor in (*module.parameters(), *module.buffers()):
         empty = torch.empty_like(tensor, device='meta')
         memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
+    logger = vars(module).get('logger')  # Composer's, through which the whole run would be copied
+    memo[id(logger)] = logger
     twin = copy.deepcopy(module, memo)
     for part in twin.modules():
         part._forward_hooks.clear()
         part._forward_pre_hooks.clear()
     return twin
+
+
+def _to(batch: Any, device: Any) -> Any:
+    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, batch)

@@ -1,0 +1,282 @@
+"""All comparisons of a run, bound to its student and teachers, and what they learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from composer.core import State
+from torch import Tensor, nn
+
+from composer_kd.errors import ConfigError, nearest
+from composer_kd.extras import Extras
+from composer_kd.links import Key, Link, Microbatch
+from composer_kd.matching import Match, as_matches
+from composer_kd.observation import logits_of
+from composer_kd.schedules import value_at
+from composer_kd.taps import Taps
+from composer_kd.teachers import FrozenTeacher, TeacherPool, feature_shapes
+
+__all__ = ['Criterion']
+
+
+class Criterion:
+    """The distillation loss of a run: every match, for every teacher that it is bound to.
+
+    Args:
+        kd_loss_fn: A loss, a :class:`.Match`, or a list of them.
+        pool: The teachers.
+
+    Raises:
+        ConfigError: If a match names a teacher that is not there, or two share what they learn.
+
+    Example:
+        >>> Criterion(nn.MSELoss(), TeacherPool(nn.Linear(2, 3))).name
+        'MSELoss'
+    """
+
+    def __init__(self, kd_loss_fn: Any, pool: TeacherPool) -> None:
+        self.matches, self.named = as_matches(kd_loss_fn)
+        self.pool = pool
+        self.links = [link for match in self.matches for link in self._bind(match)]
+        self.name = ', '.join(match.name for match in self.matches)
+        self.on_mean = [link for link in self.links if link.teacher is None]
+        self.on_teacher = {
+            index: [link for link in self.links if link.teacher == index] for index in range(len(pool.teachers))
+        }
+        self.needs_logits = any(match.on_logits for match in self.matches)
+        self.needs_features = not all(match.on_logits for match in self.matches)
+        self.taps: Taps | None = None  # the student's
+        self._teacher_taps: dict[int, Taps] = {}
+        self.extras = Extras()
+        self._check_not_shared()
+
+    def _bind(self, match: Match) -> list[Link]:
+        names = [teacher.name for teacher in self.pool.teachers]
+        if match.teacher is None:
+            numbers: Sequence[int | None] = [None] if match.on_logits else range(len(names))
+        else:
+            numbers = [index for index, name in enumerate(names) if name == match.teacher]
+            if len(numbers) != 1:
+                found = 'no teacher' if not numbers else f'{len(numbers)} teachers'
+                raise ConfigError(
+                    f'Match {match.name!r}: {found} of that name, {match.teacher!r}{nearest(match.teacher, names)}. '
+                    'FrozenTeacher(model, name=...) names one.'
+                )
+        return [Link(match, number, is_first=position == 0) for position, number in enumerate(numbers)]
+
+    def _check_not_shared(self) -> None:
+        owner: dict[int, str] = {}
+        for link in self.links:
+            for part in link.learned().values():
+                for tensor in part.parameters():
+                    if owner.setdefault(id(tensor), link.match.name) != link.match.name:
+                        raise ConfigError(
+                            f'The matches {owner[id(tensor)]!r} and {link.match.name!r} share a module that learns. '
+                            'Give each its own (copy.deepcopy).'
+                        )
+
+    @property
+    def classes_dim(self) -> int:
+        """The dimension of the classes in logits."""
+        return next((link.comparison.classes_dim for link in self.links if link.match.on_logits), -1)
+
+    @property
+    def same_logits(self) -> bool:
+        """Whether the teachers must answer in the student's very shape."""
+        return any(link.match.on_logits and not link.comparison.any_classes for link in self.links)
+
+    # Before training --------------------------------------------------------------------------------------------------
+
+    def prepare(self, state: State, shift: bool) -> None:
+        """At INIT: finds the layers, makes room in the optimizer, and takes in what is ready.
+
+        Raises:
+            ConfigError: If a layer is not there; names the nearest ones.
+        """
+        for link in self.links:
+            link.comparison.shift = shift
+            if isinstance(link.comparison.loss, nn.Module):
+                state.device.module_to_device(link.comparison.loss)
+        self.taps = _taps(state.model, (key for link in self.links for key in link.student_keys), 'the student')
+        for index, links in self.on_teacher.items():
+            teacher = self.pool.teachers[index]
+            taps = _taps(
+                teacher.model, (k for link in links for k in link.teacher_keys), f'the teacher {teacher.name!r}'
+            )
+            if taps is not None:
+                self._teacher_taps[index] = taps
+        for match in self.matches:
+            links = [link for link in self.links if link.match is match]
+            if any(link.waits or link.learned() for link in links):
+                self.extras.reserve(state, match)
+        for link in self.links:
+            if not link.waits:
+                self.extras.take_in(state, link)
+
+    def build(self, state: State) -> None:
+        """Before weights are loaded: measures the shapes that some wait for, and makes what they need.
+
+        Raises:
+            ConfigError: If shapes cannot be measured or joined.
+        """
+        waiting = [(number, link) for number, link in enumerate(self.links) if link.waits]
+        if not waiting:
+            return
+        batch = _first_samples(state)
+        student = self._shapes(state.model, batch, [link for _, link in waiting], None)
+        teachers = {
+            index: self._shapes(self.pool.teachers[index], batch, [link for _, link in waiting], index)
+            for index in {link.teacher for _, link in waiting if link.teacher is not None}
+        }
+        for number, link in waiting:
+            # The same on every rank and in every run of this seed, whatever was drawn before.
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(state.rank_zero_seed + number)
+                link.build(student, teachers[link.teacher])  # type: ignore[index]
+            self.extras.take_in(state, link)
+
+    def _shapes(
+        self, model: nn.Module | FrozenTeacher, batch: Any, links: list[Link], teacher: int | None
+    ) -> dict[Key, torch.Size]:
+        if teacher is None:
+            return feature_shapes(model, batch, [key for link in links for key in link.student_keys], 'the student')
+        keys = [key for link in links if link.teacher == teacher for key in link.teacher_keys]
+        return feature_shapes(model, batch, keys, f'the teacher {self.pool.teachers[teacher].name!r}')
+
+    def attach(self) -> None:
+        """When training starts: hooks go on."""
+        for taps in self._all_taps():
+            taps.attach()
+
+    def detach(self) -> None:
+        """When it ends: they come off."""
+        for taps in self._all_taps():
+            taps.remove()
+
+    def _all_taps(self) -> Iterable[Taps]:
+        return (*((self.taps,) if self.taps is not None else ()), *self._teacher_taps.values())
+
+    # One microbatch ---------------------------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        state: State,
+        micro: Microbatch,
+        student: Tensor | None,
+        drawn: Sequence[int],
+        precision: Callable[[], AbstractContextManager[Any]],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Lets the teachers answer, and compares.
+
+        Args:
+            state: The state of the run, whose time the schedules follow.
+            micro: The microbatch.
+            student: The student's logits, where they are needed.
+            drawn: The teachers that answer.
+            precision: Makes the context in which the teachers run.
+
+        Returns:
+            The weighted sum of all matches, and the unweighted value of each that was made, by name.
+        """
+        features = self._student_features()
+        found: dict[str, list[tuple[float, Tensor]]] = {}
+        for link, value in self._values(state, micro, student, features, drawn, precision):
+            weight = 1.0 if link.teacher is None else self.pool.weights[link.teacher]
+            found.setdefault(link.match.name, []).append((weight, value))
+        total: Tensor | None = None
+        values = {}
+        for match in self.matches:
+            if match.name in found:  # a teacher that a match is bound to may not have been drawn
+                values[match.name] = value = _weighted_mean(found[match.name])
+                weight = value_at(match.weight, state)
+                term = value if weight == 1.0 else value * weight
+                total = term if total is None else total + term
+        if total is None:
+            total = torch.zeros((), device=micro.share.device if micro.share is not None else None)
+        return total, values
+
+    def _student_features(self) -> dict[Key, Tensor]:
+        features = self.taps.take() if self.taps is not None else {}
+        for (text, _), feature in features.items():
+            if not feature.requires_grad:
+                raise ConfigError(
+                    f'The layer {text!r} of the student has no gradient, so nothing could be learned there: it is '
+                    'frozen, or inside an activation checkpoint, which must then be one with use_reentrant=False'
+                )
+        return features
+
+    def _values(
+        self,
+        state: State,
+        micro: Microbatch,
+        student: Tensor | None,
+        features: Mapping[Key, Tensor],
+        drawn: Sequence[int],
+        precision: Callable[[], AbstractContextManager[Any]],
+    ) -> Iterator[tuple[Link, Tensor]]:
+        """The value of each link, teacher by teacher, so that no two teachers' features are held at once."""
+        mean = self.pool.mean(drawn)
+        for index in drawn:
+            with torch.no_grad(), precision():
+                shown, logits = self._ask(index, micro)
+            for link in self.on_teacher[index]:
+                if link.match.on_logits:
+                    yield link, link.of_logits(state, student, logits, micro, self.pool.teachers[index].name)
+                else:
+                    yield link, link.of_features(state, features, shown, micro)
+            if self.on_mean and logits is not None:
+                mean.add(index, logits)
+            del shown, logits
+        for link in self.on_mean:
+            yield link, link.of_logits(state, student, mean.value, micro, mean.names)
+
+    def _ask(self, index: int, micro: Microbatch) -> tuple[dict[Key, Tensor], Tensor | None]:
+        """One teacher's features and logits, as far as they are needed."""
+        teacher, taps = self.pool.teachers[index], self._teacher_taps.get(index)
+        if taps is None:
+            return {}, teacher(micro.batch) if self.needs_logits else None
+        taps.open(None if micro.tokens is None else micro.tokens.mask)
+        try:
+            outputs = teacher.outputs(micro.batch)
+            return taps.take(), logits_of(outputs, f'the teacher {teacher.name!r}') if self.needs_logits else None
+        finally:
+            taps.close()
+
+    def end_batch(self) -> None:
+        """Lets losses with a memory write it."""
+        for link in self.links:
+            if link.remembers:
+                link.comparison.loss.update()  # type: ignore[attr-defined]
+
+    def poll(self) -> None:
+        """Waits for the last answers of all watches for losses that are no number."""
+        for link in self.links:
+            link.comparison.watch.poll(wait=True)
+
+
+def _weighted_mean(values: Sequence[tuple[float, Tensor]]) -> Tensor:
+    if len(values) == 1:
+        return values[0][1]
+    total = sum(weight for weight, _ in values)
+    return torch.stack([value * (weight / total) for weight, value in values]).sum()
+
+
+def _taps(model: nn.Module, keys: Iterable[Key], whose: str) -> Taps | None:
+    keys = list(keys)
+    return Taps(model, keys, whose) if keys else None
+
+
+def _first_samples(state: State) -> Any:
+    """The train dataloader's first samples as a batch, without starting it."""
+    loader = state.train_dataloader
+    try:
+        return loader.collate_fn([loader.dataset[index] for index in range(2)])
+    except Exception as error:
+        what = 'there is none' if loader is None else f'{type(error).__name__}: {error}'
+        raise ConfigError(
+            "For project='auto', and for losses without sizes, shapes are measured on the first samples of the "
+            f'train_dataloader given to the Trainer: {what}. Give modules, and losses their sizes.'
+        ) from error

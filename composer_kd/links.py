@@ -1,0 +1,170 @@
+"""A match bound to one teacher, with what it learns."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from composer.core import State
+from torch import Tensor, nn
+
+from composer_kd.comparison import Comparison, Feature
+from composer_kd.errors import ConfigError, TeacherError
+from composer_kd.matching import Match
+from composer_kd.projectors import AutoProjector
+from composer_kd.taps import Summary
+from composer_kd.validity import Valid
+
+__all__ = ['Key', 'Link', 'Microbatch', 'misfit']
+
+Key = tuple[str, Summary | None]
+
+
+@dataclass
+class Microbatch:
+    """What a comparison must know of a microbatch.
+
+    Attributes:
+        batch: The microbatch.
+        number: The batch's number.
+        valid: The positions whose answers count; ``None``: all.
+        tokens: The tokens whose features count; ``None``: all.
+        share: What a mean over the valid positions here weighs in the whole batch's; ``None``: nothing to correct.
+        token_share: The same for tokens.
+    """
+
+    batch: Any
+    number: int
+    valid: Valid | None = None
+    tokens: Valid | None = None
+    share: Tensor | None = None
+    token_share: Tensor | None = None
+
+
+class Link:
+    """One match and one teacher, or the mean of all teachers' logits.
+
+    Args:
+        match: What is compared.
+        teacher: The teacher's number; ``None`` for the mean of their logits.
+        is_first: Whether no other link of this match came before: only that one takes the user's own modules, the
+            others copies.
+    """
+
+    def __init__(self, match: Match, teacher: int | None, is_first: bool) -> None:
+        loss = match.loss
+        if isinstance(loss, nn.Module) and not is_first:
+            loss = copy.deepcopy(loss)
+        self.match, self.teacher = match, teacher
+        self.comparison = Comparison(loss, match.name)
+        self.projector: nn.Module | None = None
+        if isinstance(match.project, nn.Module):
+            self.projector = match.project if is_first else copy.deepcopy(match.project)
+        on_layers = not match.on_logits
+        self.student_keys: list[Key] = [(text, None) for text in match.student_layers] if on_layers else []
+        # The student's features are in its graph anyway; of a teacher's no more is kept than is needed.
+        self.teacher_keys: list[Key] = [(text, self.comparison.summary) for text in match.teacher_layers if on_layers]
+
+    @property
+    def waits(self) -> bool:
+        """Whether shapes must be measured before its modules can be made."""
+        loss = self.comparison.loss
+        unbuilt = isinstance(loss, nn.Module) and hasattr(loss, 'build') and not any(True for _ in loss.parameters())
+        return unbuilt or (self.match.project == 'auto' and self.projector is None)
+
+    def build(self, student: Mapping[Key, torch.Size], teacher: Mapping[Key, torch.Size]) -> None:
+        """Makes what waits for shapes.
+
+        Raises:
+            ConfigError: If nothing joins them, or the loss does not take them.
+        """
+        shapes = [student[key] for key in self.student_keys], [teacher[key] for key in self.teacher_keys]
+        if self.match.project == 'auto':
+            if self.comparison.summary is not None:
+                shapes[0][0] = self._summarised(shapes[0][0])
+            self.projector = AutoProjector(shapes[0][0], shapes[1][0], f'Match {self.match.name!r}')
+        loss = self.comparison.loss
+        if not hasattr(loss, 'build'):
+            return
+        if self.projector is not None:
+            with torch.no_grad():
+                seen = self._project(torch.zeros(shapes[0][0]), torch.zeros(shapes[1][0]), None)
+            shapes = [seen[0].shape], [seen[1].shape]
+        sides: list[Any] = [side if self.match.several else side[0] for side in shapes]
+        try:
+            loss.build(*sides)
+        except ValueError as error:
+            raise ConfigError(f'Match {self.match.name!r}: {error}') from error
+
+    def learned(self) -> dict[str, nn.Module]:
+        """The modules with parameters or a memory of their own."""
+        loss = self.comparison.loss
+        parts = {'projector': self.projector, 'loss': loss if isinstance(loss, nn.Module) else None}
+        return {
+            name: part
+            for name, part in parts.items()
+            if part is not None and (any(True for _ in part.parameters()) or any(True for _ in part.buffers()))
+        }
+
+    @property
+    def remembers(self) -> bool:
+        """Whether its loss has a memory that is written at the end of a batch."""
+        return hasattr(self.comparison.loss, 'update')
+
+    def of_logits(
+        self, state: State, student: Tensor | None, teacher: Tensor | None, micro: Microbatch, name: str
+    ) -> Tensor:
+        """The loss of one microbatch's logits, corrected to its part in the whole batch.
+
+        Raises:
+            TeacherError: If the shapes differ, and the loss does not take that.
+        """
+        assert student is not None
+        assert teacher is not None
+        if teacher.shape != student.shape and not self.comparison.any_classes:
+            raise misfit(student.shape, teacher.shape, name)
+        if self.match.temperature is not None:
+            self.comparison.set_temperature(self.match.temperature, state)
+        value, per_position = self.comparison.of_logits(student, teacher, micro.batch, micro.valid, micro.number)
+        return value if micro.share is None or not per_position else value * micro.share
+
+    def of_features(
+        self, state: State, student: Mapping[Key, Tensor], teacher: Mapping[Key, Tensor], micro: Microbatch
+    ) -> Tensor:
+        """The loss of one microbatch's features, likewise."""
+        if self.match.temperature is not None:
+            self.comparison.set_temperature(self.match.temperature, state)
+        ours: Feature = [student[key] for key in self.student_keys]
+        theirs: Feature = [teacher[key] for key in self.teacher_keys]
+        if not self.match.several:
+            ours, theirs = self._project(ours[0], theirs[0], micro.tokens)
+        value, per_token = self.comparison.of_features(ours, theirs, micro.batch, micro.tokens, micro.number)
+        return value if micro.token_share is None or not per_token else value * micro.token_share
+
+    def _project(self, student: Tensor, teacher: Tensor, tokens: Valid | None) -> tuple[Tensor, Tensor]:
+        if self.projector is None:
+            return student, teacher
+        weights = next(self.projector.parameters(), student)
+        student = student.to(weights.dtype)  # half precision comes from autocast, the projector runs outside of it
+        if not isinstance(self.projector, AutoProjector):
+            return self.projector(student), teacher
+        mask = None if tokens is None else tokens.mask
+        if self.comparison.summary is not None:
+            fits = mask is not None and student.ndim == 3 and student.shape[:2] == mask.shape
+            student = self.comparison.summary(student, mask if fits else None)
+        return self.projector(student, teacher.to(weights.dtype), mask)
+
+    def _summarised(self, shape: torch.Size) -> torch.Size:
+        return self.comparison.summary(torch.zeros(shape), None).shape
+
+
+def misfit(student: torch.Size, teacher: torch.Size, name: str) -> TeacherError:
+    """The error for logits that do not fit one another."""
+    return TeacherError(
+        f'The teacher {name!r} answers in the shape {tuple(teacher)}, the student in {tuple(student)}. Their '
+        'logits must agree in shape, and mean the same classes in the same order. Was the teacher built for '
+        'another number of classes, or does it need other inputs (FrozenTeacher(model, input_adapter=...))?'
+    )

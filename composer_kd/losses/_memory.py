@@ -1,0 +1,100 @@
+"""What a contrast with remembered samples needs: which ones are drawn, and how like them a batch is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+SEED = 0x5EED
+ALL_UP_TO = 16  # scores of the whole memory, up to so many times the scores that are asked for
+GATHERED = 2**22  # elements of the memory that are copied at once
+
+_GOLDEN, _FIRST, _SECOND = (number - 2**64 for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+def others(index: Tensor, count: int, size: int, time: Tensor) -> Tensor:
+    """Draws other samples for each sample, uniformly and with replacement.
+
+    What is drawn for a sample depends on its index and the time alone, by a hash (Steele, Lea and Flood's SplitMix64):
+    not on the batch around it, the device, or any random state, which is left as it is.
+
+    Args:
+        index: The samples ``(B,)``, int64 in ``[0, size)``.
+        count: How many to draw for each.
+        size: How many samples there are; at least 2.
+        time: A 0-d int64 tensor.
+
+    Returns:
+        ``(B, count)`` int64 in ``[0, size)``, never the sample itself.
+    """
+    starts = _hashed(_hashed(time + SEED) + index)
+    steps = torch.arange(1, count + 1, device=index.device) * _GOLDEN
+    draws = _hashed(starts.unsqueeze(1) + steps)
+    draws &= 2**63 - 1
+    draws %= size - 1
+    draws += draws >= index.unsqueeze(1)
+    return draws
+
+
+def _hashed(number: Tensor) -> Tensor:
+    """SplitMix64's mixing of 64 bits, in place; products wrap around."""
+    for bits, factor in ((30, _FIRST), (27, _SECOND)):
+        number ^= _shifted(number, bits)
+        number *= factor
+    number ^= _shifted(number, 31)
+    return number
+
+
+def _shifted(number: Tensor, bits: int) -> Tensor:
+    """To the right, filled with zeros: torch's own shift of int64 fills with the sign."""
+    return (number >> bits).bitwise_and_(2 ** (64 - bits) - 1)
+
+
+def scores(anchors: Tensor, memory: Tensor, index: Tensor) -> Tensor:
+    """Inner products of each anchor with its own choice of the memory's rows.
+
+    Either all products as one matrix, ``(B, n)``, of which those asked for are taken (fastest, while ``n`` is at most
+    16 times their number), or the rows are gathered a few at a time, forward and again backward, since all of them,
+    ``(B, K, D)``, would be gigabytes. No gradient reaches the memory.
+
+    Args:
+        anchors: ``(B, D)``.
+        memory: ``(n, D)``.
+        index: ``(B, K)`` int64 rows of the memory.
+
+    Returns:
+        ``(B, K)``.
+    """
+    memory = memory.detach().to(anchors.dtype)
+    if memory.shape[0] <= ALL_UP_TO * index.shape[1]:
+        return (anchors @ memory.T).gather(1, index)
+    return _Gathered.apply(anchors, memory, index)
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, anchors: Tensor, memory: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(memory, index)
+        column = anchors.unsqueeze(2)
+        return torch.cat([torch.bmm(rows, column).squeeze(2) for rows in _parts(memory, index)[1]], dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        memory, index = ctx.saved_tensors
+        total = memory.new_zeros(index.shape[0], 1, memory.shape[1])
+        step, parts = _parts(memory, index)
+        for grad, rows in zip(grads[0].split(step, dim=1), parts):
+            total.baddbmm_(grad.unsqueeze(1), rows)
+        return total.squeeze(1), None, None
+
+
+def _parts(memory: Tensor, index: Tensor) -> tuple[int, Any]:
+    """The chosen rows ``(B, k, D)``, ``k`` choices at a time."""
+    batch, width = index.shape[0], memory.shape[1]
+    step = max(1, GATHERED // max(1, batch * width))
+    chosen = (memory.index_select(0, part.reshape(-1)).view(batch, -1, width) for part in index.split(step, dim=1))
+    return step, chosen

@@ -1,0 +1,187 @@
+"""Losses that part the labelled class from the others."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from composer_kd.losses._common import check_number, ready
+
+__all__ = ['DKD', 'NKD', 'dkd', 'nkd']
+
+NO_LABEL = -100
+
+
+def dkd(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: float = 4.0,
+) -> Tensor:
+    r"""Decoupled knowledge distillation: the label's class against the rest, and the rest among themselves.
+
+    Zhao et al., *Decoupled Knowledge Distillation* (arXiv 2203.08679). With :math:`p = \mathrm{softmax}(z / T)`,
+    :math:`b = (p_y, 1 - p_y)` and :math:`\hat p` the softmax over all classes but the label's:
+
+    .. math:: T^2 \cdot \frac{1}{N} \sum_i \left[ \alpha\, \mathrm{KL}(b^t \Vert b^s)
+              + \beta\, \mathrm{KL}(\hat p^t \Vert \hat p^s) \right]
+
+    With :math:`\alpha = 1` and :math:`1 - p^t_y` in place of :math:`\beta` it is :func:`kl_divergence`. The paper
+    tunes ``beta`` to the teacher: 8, 6 and 2 are all published. Its code lets the weight grow over the first 20
+    epochs; a schedule does that here. The code takes probabilities' logarithms and hides the label by subtracting
+    1000; here all is computed in logarithms, exactly.
+
+    Args:
+        student: Logits ``(..., V)``, at least two classes; any floating dtype, computed in float32 at least.
+        teacher: Logits of the same shape. No gradient reaches them.
+        labels: The class of each row, int64. Where it is -100 the teacher's own top class takes its place.
+        alpha: Weight of the first part.
+        beta: Weight of the second part.
+        temperature: :math:`T > 0`.
+
+    Returns:
+        A scalar in nats times :math:`T^2`, the mean over rows; 0 for equal inputs.
+
+    Raises:
+        ValueError: If the shapes differ, the labels do not fit, or there is only one class.
+
+    Example:
+        >>> import torch
+        >>> student, teacher = torch.zeros(1, 3), torch.tensor([[2.0, 1.0, 1.0]]).log()
+        >>> labels = torch.tensor([0])
+        >>> round(dkd(student, teacher, labels, temperature=1.0).item(), 4)  # 1/2 log 3/2 + 1/2 log 3/4, and 0
+        0.0589
+    """
+    student, teacher, target, own = _parted('dkd', student, teacher, labels)
+    student, teacher = student / temperature, teacher / temperature
+    others_s, others_t = (x.masked_fill(own, -torch.inf) for x in (student, teacher))
+    log_b_s, log_b_t = (_against_rest(x, others, target) for x, others in ((student, others_s), (teacher, others_t)))
+    of_target = (log_b_t.exp() * (log_b_t - log_b_s)).sum(-1)
+    log_s, log_t = F.log_softmax(others_s, dim=-1), F.log_softmax(others_t, dim=-1)
+    of_others = (log_t.exp() * (log_t - log_s).masked_fill(own, 0.0)).sum(-1)
+    return (alpha * of_target + beta * of_others).mean() * temperature**2
+
+
+def _against_rest(logits: Tensor, others: Tensor, target: Tensor) -> Tensor:
+    """Logarithms of the target's probability and that of all others, ``(N, 2)``."""
+    return torch.stack([logits.gather(-1, target).squeeze(-1), others.logsumexp(-1)], dim=-1).log_softmax(-1)
+
+
+class DKD(nn.Module):
+    """Module twin of :func:`dkd`.
+
+    Args:
+        alpha: Weight of the label's class against the rest.
+        beta: Weight of the rest among themselves.
+        temperature: :math:`T > 0`.
+
+    Example:
+        >>> DKD(beta=2.0)
+        DKD(alpha=1.0, beta=2.0, temperature=4.0)
+    """
+
+    def __init__(self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0) -> None:
+        super().__init__()
+        self.alpha = check_number('DKD', 'alpha', alpha, strict=False)
+        self.beta = check_number('DKD', 'beta', beta, strict=False)
+        self.temperature = check_number('DKD', 'temperature', temperature)
+
+    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        """See :func:`dkd`."""
+        return dkd(student, teacher, labels, self.alpha, self.beta, self.temperature)
+
+    def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
+        return f'alpha={self.alpha}, beta={self.beta}, temperature={self.temperature}'
+
+
+def nkd(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    gamma: float = 1.5,
+    temperature: float = 1.0,
+) -> Tensor:
+    r"""Normalised knowledge distillation: the teacher's confidence in the label, and the other classes normalised.
+
+    Yang et al., *From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss
+    and Customized Soft Labels* (arXiv 2303.13005). With :math:`p` the softmax and :math:`\hat p` the softmax over all
+    classes but the label's, at temperature :math:`\tau`:
+
+    .. math:: \frac{1}{N} \sum_i \left[ -p^t_y \log p^s_y
+              - \gamma \tau^2 \sum_{c \ne y} \hat p^t_c \log \hat p^s_c \right]
+
+    As in the authors' code the temperature is for the other classes only. It is a cross-entropy, neither 0 nor least
+    for equal inputs; the paper adds it to the cross-entropy with the labels.
+
+    Args:
+        student: Logits ``(..., V)``, at least two classes; any floating dtype, computed in float32 at least.
+        teacher: Logits of the same shape. No gradient reaches them.
+        labels: The class of each row, int64. Where it is -100 the teacher's own top class takes its place.
+        gamma: Weight of the other classes.
+        temperature: :math:`\tau > 0`, of the other classes.
+
+    Returns:
+        A scalar in nats, the mean over rows.
+
+    Raises:
+        ValueError: If the shapes differ, the labels do not fit, or there is only one class.
+
+    Example:
+        >>> import torch
+        >>> student, teacher = torch.zeros(1, 3), torch.tensor([[2.0, 1.0, 1.0]]).log()
+        >>> round(nkd(student, teacher, torch.tensor([0])).item(), 4)  # 1/2 log 3 + 1.5 log 2
+        1.589
+    """
+    student, teacher, target, own = _parted('nkd', student, teacher, labels)
+    p_t = F.softmax(teacher, dim=-1).gather(-1, target)
+    log_s = F.log_softmax(student, dim=-1).gather(-1, target)
+    others_s, others_t = ((x / temperature).masked_fill(own, -torch.inf) for x in (student, teacher))
+    log_others = F.log_softmax(others_s, dim=-1).masked_fill(own, 0.0)
+    of_others = (F.softmax(others_t, dim=-1) * log_others).sum(-1)
+    return -(p_t * log_s).mean() - gamma * temperature**2 * of_others.mean()
+
+
+class NKD(nn.Module):
+    """Module twin of :func:`nkd`.
+
+    Args:
+        gamma: Weight of the classes other than the label's.
+        temperature: :math:`T > 0`, of the other classes.
+
+    Example:
+        >>> NKD()
+        NKD(gamma=1.5, temperature=1.0)
+    """
+
+    def __init__(self, gamma: float = 1.5, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.gamma = check_number('NKD', 'gamma', gamma, strict=False)
+        self.temperature = check_number('NKD', 'temperature', temperature)
+
+    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        """See :func:`nkd`."""
+        return nkd(student, teacher, labels, self.gamma, self.temperature)
+
+    def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
+        return f'gamma={self.gamma}, temperature={self.temperature}'
+
+
+def _parted(loss: str, student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Both sides as rows ``(N, V)``, the target class ``(N, 1)``, and where it stands ``(N, V)``."""
+    student, teacher = (x.flatten(0, -2) for x in ready(loss, student, teacher))
+    rows, classes = student.shape
+    if classes < 2:
+        raise ValueError(f'{loss}: expected at least 2 classes, got {tuple(student.shape)}')
+    if labels.numel() != rows or labels.is_floating_point():
+        raise ValueError(
+            f'{loss}: expected labels of {rows} rows as class indices, got {tuple(labels.shape)} {labels.dtype} for '
+            f'logits {tuple(student.shape)}'
+        )
+    target = labels.reshape(-1, 1)
+    target = torch.where(target == NO_LABEL, teacher.argmax(-1, keepdim=True), target)
+    return student, teacher, target, torch.zeros_like(student, dtype=torch.bool).scatter_(-1, target, True)

@@ -1,0 +1,215 @@
+"""A loss on several levels at once: the student's deep features help its shallow ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from composer_kd.losses._common import in_dtype_of_inputs, ready
+
+__all__ = ['ReviewKD']
+
+POOLS = (4, 2, 1)
+MOST_MID_CHANNELS = 512
+
+
+class ReviewKD(nn.Module):
+    r"""Knowledge review: each level of the teacher teaches that level of the student and all deeper ones.
+
+    Chen et al., *Distilling Knowledge via Knowledge Review* (arXiv 2104.09044), in the residual form of section 3.2.
+    From the deepest level to the shallowest, what came from deeper (:math:`r`) is fused with the student's feature
+    :math:`f_i` by attention (ABF), and the outcome is compared with the teacher's feature :math:`t_i`:
+
+    .. math:: x_i = \mathrm{BN}(\mathrm{conv}_{1 \times 1}(f_i)), \quad
+              (a, b) = \sigma(\mathrm{conv}_{1 \times 1}[x_i, r_{i+1}]), \quad r_i = a \, x_i + b \, r_{i+1}, \\
+              L = \sum_i \mathrm{HCL}\left(\mathrm{BN}(\mathrm{conv}_{3 \times 3}(r_i)),\, t_i\right)
+
+    The deepest level has nothing to fuse: there :math:`r_i = x_i`. What comes from deeper is resized (nearest) to the
+    student's level, and :math:`r_i` to the teacher's. The hierarchical context loss (HCL) of a level is the mean
+    squared error of the whole maps and of both pooled to 4x4, 2x2 and 1x1, with weights 1, 1/2, 1/4 and 1/8 over the
+    sum of those used:
+
+    .. math:: \mathrm{HCL}(x, t) = \frac{\sum_k 2^{-k} \, \mathrm{MSE}(\mathrm{pool}_k(x), \mathrm{pool}_k(t))}
+              {\sum_k 2^{-k}}
+
+    As in the authors' code, sizes that are not below the map's are left out, and the levels are summed, not averaged.
+    The customary weight is 5 on CIFAR (.6 and 1 are published too), growing from 0 over the first 20 epochs. The
+    authors take features before the last ReLU of a stage, and the pooled feature before the classifier as the deepest
+    level.
+
+    The module learns: its parameters must be in the optimizer. They come into being in :meth:`build`, or at once
+    when both lists of channels are given. BatchNorm always uses the batch's own statistics and keeps none: a loss is
+    computed in training only.
+
+    Args:
+        student_channels: Channels of the student's features, from shallow to deep.
+        teacher_channels: Channels of the teacher's features, from shallow to deep.
+        mid_channels: Channels of what is passed on from level to level. By default, as in the authors' code on CIFAR,
+            those of the student's deepest feature, at most 512; their code for ImageNet has 256 for small students.
+
+    Raises:
+        ValueError: If only one list is given, they differ in length, or a number of channels is no positive integer.
+
+    Example:
+        >>> import torch
+        >>> loss = ReviewKD(student_channels=[4, 8], teacher_channels=[6, 12])
+        >>> student = [1e4 * torch.arange(8.0).reshape(2, 4), 1e4 * torch.arange(16.0).reshape(2, 8)]
+        >>> teacher = [torch.zeros(2, 6), torch.zeros(2, 12)]
+        >>> round(loss(student, teacher).item(), 1)  # what BatchNorm answers has a mean square of 1 on both levels
+        2.0
+    """
+
+    def __init__(
+        self,
+        student_channels: Sequence[int] | None = None,
+        teacher_channels: Sequence[int] | None = None,
+        mid_channels: int | None = None,
+    ) -> None:
+        super().__init__()
+        if (student_channels is None) != (teacher_channels is None):
+            raise ValueError(
+                'ReviewKD: expected both student_channels and teacher_channels, or neither, got '
+                f'{student_channels!r} and {teacher_channels!r}'
+            )
+        if mid_channels is not None:
+            _check_channels('mid_channels', [mid_channels])
+        self.student_channels: list[int] | None = None
+        self.teacher_channels: list[int] | None = None
+        self.mid_channels = mid_channels
+        self.fusions = nn.ModuleList()
+        if student_channels is not None and teacher_channels is not None:
+            self._create(list(student_channels), list(teacher_channels))
+
+    def build(self, student_shapes: Sequence[torch.Size], teacher_shapes: Sequence[torch.Size]) -> None:
+        """Creates the parameters for features of these shapes or, if they are there, checks that they fit.
+
+        Raises:
+            ValueError: If they do not.
+        """
+        if len(student_shapes) != len(teacher_shapes) or not len(student_shapes):
+            raise ValueError(
+                'ReviewKD: expected as many levels of the student as of the teacher, at least one, got '
+                f'{len(student_shapes)} and {len(teacher_shapes)}'
+            )
+        for student, teacher in zip(student_shapes, teacher_shapes):
+            if len(student) not in (2, 4) or len(teacher) not in (2, 4) or student[0] != teacher[0]:
+                raise ValueError(
+                    'ReviewKD: expected maps (B, C, H, W) or pooled features (B, C) of the same samples, got student '
+                    f'{tuple(student)} and teacher {tuple(teacher)}'
+                )
+        channels = [[shape[1] for shape in shapes] for shapes in (student_shapes, teacher_shapes)]
+        if not self.fusions:
+            self._create(*channels)
+        elif channels != [self.student_channels, self.teacher_channels]:
+            raise ValueError(
+                f'ReviewKD: built for {self.student_channels} channels of the student and {self.teacher_channels} of '
+                f'the teacher, got {channels[0]} and {channels[1]}'
+            )
+
+    def _create(self, student: list[int], teacher: list[int]) -> None:
+        if len(student) != len(teacher) or not student:
+            raise ValueError(
+                'ReviewKD: student_channels and teacher_channels must have the same length, at least one, got '
+                f'{student} and {teacher}'
+            )
+        _check_channels('student_channels', student)
+        _check_channels('teacher_channels', teacher)
+        self.student_channels, self.teacher_channels = student, teacher
+        self.mid_channels = self.mid_channels or min(MOST_MID_CHANNELS, student[-1])
+        deepest = len(student) - 1
+        for level, (channels, target) in enumerate(zip(student, teacher)):
+            self.fusions.append(_Fusion(channels, self.mid_channels, target, fuses=level < deepest))
+
+    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+        """The loss of one batch.
+
+        Args:
+            student: Features from shallow to deep: maps ``(B, C, H, W)``, or ``(B, C)`` for maps of 1x1.
+            teacher: As many features of the teacher. No gradient reaches them.
+
+        Returns:
+            A float32 scalar (float64 for float64 inputs).
+
+        Raises:
+            RuntimeError: If the parameters are not there yet.
+            ValueError: If the features do not fit them or each other, or BatchNorm has but one value per channel.
+        """
+        if not self.fusions:
+            raise RuntimeError('ReviewKD: call build(student shapes, teacher shapes) first, or give both channels')
+        self.build([x.shape for x in student], [x.shape for x in teacher])
+        deeper: Tensor | None = None
+        losses = []
+        for fusion, own, target in reversed(list(zip(self.fusions, student, teacher))):
+            own, target = (_as_map(x) for x in ready('ReviewKD', own, target, same_shape=False))
+            if own.shape[0] * min(math.prod(own.shape[2:]), math.prod(target.shape[2:])) == 1:
+                raise ValueError(
+                    'ReviewKD: BatchNorm needs more than one value per channel, got a batch of 1 with a map of 1x1. '
+                    'Use drop_last=True, or a larger device_train_microbatch_size.'
+                )
+            inputs = (own, target) if deeper is None else (own, target, deeper)
+            answer, deeper = in_dtype_of_inputs(fusion, *inputs)
+            losses.append(_hierarchical_context(answer, target))
+        return torch.stack(losses).sum()
+
+    def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
+        return (
+            f'student_channels={self.student_channels}, teacher_channels={self.teacher_channels}, '
+            f'mid_channels={self.mid_channels}'
+        )
+
+
+class _Fusion(nn.Module):
+    """Attention-based fusion of one level with what came from deeper."""
+
+    def __init__(self, channels: int, mid: int, target: int, fuses: bool) -> None:
+        super().__init__()
+        self.reduce = _conv_norm(channels, mid, 1)
+        self.attention = nn.Conv2d(2 * mid, 2, 1) if fuses else None
+        self.expand = _conv_norm(mid, target, 3)
+
+    def forward(self, own: Tensor, target: Tensor, deeper: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The answer to the teacher's feature ``target``, of which only the size counts, and what is passed on."""
+        fused = self.reduce(own)
+        if self.attention is not None and deeper is not None:
+            deeper = _resized(deeper, fused)
+            shares = self.attention(torch.cat([fused, deeper], dim=1)).sigmoid()
+            fused = fused * shares[:, :1] + deeper * shares[:, 1:]
+        fused = _resized(fused, target)
+        return self.expand(fused), fused
+
+
+def _conv_norm(channels: int, to: int, size: int) -> nn.Sequential:
+    conv = nn.Conv2d(channels, to, size, padding=size // 2, bias=False)
+    nn.init.kaiming_uniform_(conv.weight, a=1)
+    return nn.Sequential(conv, nn.BatchNorm2d(to, track_running_stats=False))
+
+
+def _resized(x: Tensor, like: Tensor) -> Tensor:
+    return x if x.shape[2:] == like.shape[2:] else F.interpolate(x, like.shape[2:], mode='nearest')
+
+
+def _as_map(features: Tensor) -> Tensor:
+    return features if features.ndim == 4 else features[:, :, None, None]
+
+
+def _hierarchical_context(student: Tensor, teacher: Tensor) -> Tensor:
+    """The mean squared error of whole maps and of both pooled to ever smaller sizes."""
+    difference = student - teacher  # pooling is linear: one pooling instead of two
+    loss, weight, weights = difference.square().mean(), 1.0, 1.0
+    for size in POOLS:
+        if size < max(student.shape[2:]):
+            weight /= 2
+            loss = loss + weight * F.adaptive_avg_pool2d(difference, size).square().mean()
+            weights += weight
+    return loss / weights
+
+
+def _check_channels(name: str, channels: Sequence[int]) -> None:
+    for number in channels:
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError(f'ReviewKD: {name} must be positive integers, got {number!r}')

@@ -1,0 +1,154 @@
+"""Comparisons without a divergence: the teacher's top class, squares, angles, sorted probabilities."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from composer_kd.losses._common import check_number, ready
+
+__all__ = ['UniversalLogit', 'cosine', 'hard_label', 'mse', 'universal_logit']
+
+
+def hard_label(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""Cross-entropy with the teacher's top class for a label, as torch defines it: pseudo-labels.
+
+    .. math:: -\frac{1}{N} \sum_i \log \mathrm{softmax}(s_i)_{y_i}, \quad y_i = \arg\max_c t_{ic}
+
+    Args:
+        student: Logits ``(..., V)``; any floating dtype, computed in float32 at least.
+        teacher: Logits of the same shape. Only their order matters.
+
+    Returns:
+        A scalar in nats, the mean over rows. It is neither 0 nor least for equal inputs.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> round(hard_label(torch.tensor([[1.0, 3.0]]).log(), torch.tensor([[0.0, 9.0]])).item(), 4)  # -log 3/4
+        0.2877
+    """
+    student, teacher = ready('hard_label', student, teacher)
+    return F.cross_entropy(student.flatten(0, -2), teacher.flatten(0, -2).argmax(-1))
+
+
+def mse(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""Mean squared error on logits or features, as torch defines it: the mean runs over the classes too.
+
+    .. math:: \frac{1}{N V} \sum_i \sum_c (s_{ic} - t_{ic})^2
+
+    Args:
+        student: A tensor of any shape and floating dtype, computed in float32 at least.
+        teacher: A tensor of the same shape. No gradient reaches it.
+
+    Returns:
+        A scalar; 0 for equal inputs.
+
+    Raises:
+        ValueError: If the shapes differ; torch would broadcast them.
+
+    Example:
+        >>> import torch
+        >>> mse(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 5.0]])).item()
+        4.5
+    """
+    return F.mse_loss(*ready('mse', student, teacher))
+
+
+def cosine(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""One minus the cosine of the angle between student and teacher, for logits or features.
+
+    .. math:: \frac{1}{N} \sum_i \left(1 - \frac{s_i \cdot t_i}{\Vert s_i \Vert \, \Vert t_i \Vert}\right)
+
+    Args:
+        student: Logits or features ``(B, D)`` or ``(B, S, D)``, compared row by row; or feature maps ``(B, C, H, W)``,
+            each of which is one vector. Any floating dtype, computed in float32 at least.
+        teacher: The same of the same shape. No gradient reaches it.
+
+    Returns:
+        A scalar within 0 and 2, the mean over rows; 0 for equal inputs, 1 where one side is zero.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> round(cosine(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 3.0]])).item(), 4)  # 1 - cos 45 degrees
+        0.2929
+    """
+    student, teacher = ready('cosine', student, teacher)
+    if student.ndim > 3:
+        student, teacher = student.flatten(1), teacher.flatten(1)
+    return 1.0 - F.cosine_similarity(student, teacher, dim=-1).mean()
+
+
+def universal_logit(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    r"""Distance between sorted probabilities, for models whose vocabularies differ.
+
+    Boizard et al., *Towards Cross-Tokenizer Distillation: the Universal Logit Distillation Loss for LLMs*
+    (arXiv 2402.12030), the closed form of a Wasserstein distance in which all classes are equally far apart:
+
+    .. math:: \frac{1}{N} \sum_i \sum_{c=1}^{\max(V_s, V_t)} \left|
+              \mathrm{sort}(\mathrm{softmax}(s_i / T))_c - \mathrm{sort}(\mathrm{softmax}(t_i / T))_c \right|
+
+    Both are sorted from the largest down, the smaller vocabulary filled up with zeros. Which class is which does not
+    matter, so a permutation of the student's answer changes nothing. There is no factor :math:`T^2`.
+
+    Args:
+        student: Logits ``(..., V_s)``; any floating dtype, computed in float32 at least.
+        teacher: Logits ``(..., V_t)``, the other dimensions the same. No gradient reaches them.
+        temperature: :math:`T > 0`.
+
+    Returns:
+        A scalar within 0 and 2, the mean over rows; 0 for equal inputs.
+
+    Raises:
+        ValueError: If the shapes differ otherwise than in the last dimension.
+
+    Example:
+        >>> import torch
+        >>> student, teacher = torch.tensor([[1.0, 3.0]]).log(), torch.tensor([[1.0, 1.0, 2.0]]).log()
+        >>> round(universal_logit(student, teacher).item(), 4)  # |3/4 - 1/2| + |1/4 - 1/4| + |0 - 1/4|
+        0.5
+    """
+    if student.shape[:-1] != teacher.shape[:-1]:
+        raise ValueError(
+            f'universal_logit: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must differ in the '
+            'last dimension only'
+        )
+    student, teacher = ready('universal_logit', student, teacher, same_shape=False)
+    p_s, p_t = (F.softmax(x / temperature, -1).sort(-1, descending=True).values for x in (student, teacher))
+    shared = min(p_s.shape[-1], p_t.shape[-1])
+    distance = (p_s[..., :shared] - p_t[..., :shared]).abs().sum(-1)
+    return (distance + p_s[..., shared:].sum(-1) + p_t[..., shared:].sum(-1)).mean()
+
+
+universal_logit.any_classes = True  # type: ignore[attr-defined]
+
+
+class UniversalLogit(nn.Module):
+    """Module twin of :func:`universal_logit`.
+
+    Args:
+        temperature: :math:`T > 0`.
+
+    Example:
+        >>> UniversalLogit()
+        UniversalLogit(temperature=1.0)
+    """
+
+    any_classes = True  # student and teacher may have different vocabularies
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.temperature = check_number('UniversalLogit', 'temperature', temperature)
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """See :func:`universal_logit`."""
+        return universal_logit(student, teacher, self.temperature)
+
+    def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
+        return f'temperature={self.temperature}'

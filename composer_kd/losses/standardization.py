@@ -1,0 +1,110 @@
+"""Logits freed from their scale and shift before they are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from composer_kd.losses._common import at_least_float32
+from composer_kd.losses.response import KLDivergence
+
+__all__ = ['LogitStandardization', 'standardize']
+
+
+def standardize(logits: Tensor, dim: int = -1) -> Tensor:
+    r"""Z-scores of logits: mean 0 and standard deviation 1 over the classes.
+
+    Sun et al., *Logit Standardization in Knowledge Distillation* (arXiv 2403.01427), with the unbiased deviation and
+    the small number of the authors' code:
+
+    .. math:: \frac{z - \mathrm{mean}(z)}{\mathrm{std}(z) + 10^{-7}}
+
+    Args:
+        logits: ``(..., V, ...)``, at least two classes; any floating dtype, computed in float32 at least.
+        dim: The dimension of the classes.
+
+    Returns:
+        The same shape. A row without variance becomes zeros, with a finite gradient.
+
+    Raises:
+        ValueError: If there is only one class.
+
+    Example:
+        >>> import torch
+        >>> standardize(torch.tensor([[1.0, 2.0, 3.0]]))
+        tensor([[-1.0000,  0.0000,  1.0000]])
+    """
+    if logits.shape[dim] < 2:
+        raise ValueError(f'standardize: expected at least 2 classes in dimension {dim}, got {tuple(logits.shape)}')
+    logits = at_least_float32(logits)
+    centred = logits - logits.mean(dim, keepdim=True)
+    variance = centred.square().sum(dim, keepdim=True) / (logits.shape[dim] - 1)
+    return centred / (variance.clamp(min=1e-30).sqrt() + 1e-7)  # the root of 0 has no gradient
+
+
+class LogitStandardization(nn.Module):
+    """Compares standardised logits: :func:`standardize` on both sides, then the loss.
+
+    The student is freed from matching the teacher's scale and shift. The paper (arXiv 2403.01427) uses KL with
+    temperature 2 and the weight 9: its logits are small, and so is the loss.
+
+    Args:
+        loss: The loss of the standardised logits, KL with temperature 2 if ``None``. It gets the labels or the mask
+            that it asks for.
+
+    Attributes:
+        wrapped: The loss. Who looks for what a loss asks for must look there.
+
+    Raises:
+        ValueError: If the loss is not callable.
+
+    Example:
+        >>> import torch
+        >>> logits = torch.tensor([[1.0, 0.0, 4.0], [0.0, 3.0, 1.0]])
+        >>> loss = LogitStandardization()
+        >>> round(loss(5 * logits + 1, logits).item(), 6)
+        0.0
+        >>> loss.temperature
+        2.0
+    """
+
+    def __init__(self, loss: Callable[..., Tensor] | None = None) -> None:
+        super().__init__()
+        if loss is not None and not callable(loss):
+            raise ValueError(f'LogitStandardization: expected a callable (student, teacher) -> scalar, got {loss!r}')
+        self.wrapped: Any = KLDivergence(temperature=2.0) if loss is None else loss
+
+    @property
+    def temperature(self) -> float:
+        """The wrapped loss's temperature, to be read and set (as a schedule does)."""
+        return self.wrapped.temperature
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        self.wrapped.temperature = value
+
+    @property
+    def softmax_dim(self) -> int:
+        """The dimension of the classes, which is the wrapped loss's."""
+        return getattr(self.wrapped, 'softmax_dim', -1)
+
+    @property
+    def any_classes(self) -> bool:
+        """Whether student and teacher may have different classes, as the wrapped loss says."""
+        return getattr(self.wrapped, 'any_classes', False)
+
+    def forward(self, student: Tensor, teacher: Tensor, **wishes: Any) -> Tensor:
+        """The wrapped loss of the standardised logits.
+
+        Args:
+            student: Logits ``(..., V, ...)``.
+            teacher: Logits of the same shape. No gradient reaches them.
+            wishes: What the wrapped loss asks for: labels, mask.
+
+        Returns:
+            What the wrapped loss returns.
+        """
+        dim = self.softmax_dim
+        return self.wrapped(standardize(student, dim), standardize(teacher.detach(), dim), **wishes)

@@ -1,0 +1,227 @@
+"""Losses on what happens within a transformer's layer: attention, and relations of values."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from composer_kd.losses._common import ready
+
+__all__ = ['ValueRelationKL', 'attention_kl', 'attention_mse', 'value_relation_kl']
+
+EPS = 1e-12
+"""What :func:`attention_kl` takes for a smaller probability: small enough not to be seen in a sum over keys."""
+
+
+def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    r"""Mean squared error of attention matrices.
+
+    Jiao et al., *TinyBERT* (arXiv 1909.10351), equation 7, with :math:`A_h` the matrix of head :math:`h`:
+
+    .. math:: \frac{1}{H} \sum_{h=1}^{H} \mathrm{MSE}(A^s_h, A^t_h)
+
+    The paper prefers the scores before the softmax, because they converge faster; the probabilities that models show
+    as ``output_attentions`` work too. The mean runs over heads and valid queries, and for each query over the valid
+    keys of its sample, so that it does not depend on how a batch is cut. The authors' code sets the scores of padded
+    keys to 0 and divides by all pairs, so that its value shrinks with padding.
+
+    Args:
+        student: ``(B, H, S, S)``, with as many heads as the teacher; any floating dtype.
+        teacher: Of the same shape. No gradient reaches it.
+        mask: Booleans, ``(B, S)`` or flat: the positions that count, as queries and as keys. Needed where
+            padded or future keys have scores of minus infinity. With no ``True`` at all the loss is 0.
+
+    Returns:
+        A float32 scalar (float64 for float64 inputs); 0 for equal inputs.
+
+    Raises:
+        ValueError: If the shapes differ, or the mask does not fit.
+
+    Example:
+        >>> import torch
+        >>> student, teacher = torch.eye(2).reshape(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
+        >>> attention_mse(student, teacher).item()  # two ones in four pairs
+        0.5
+        >>> attention_mse(student, teacher, mask=torch.tensor([[True, False]])).item()  # only the first pair
+        1.0
+    """
+    student, teacher = _maps('attention_mse', student, teacher)
+    if mask is None:
+        return F.mse_loss(student, teacher)
+    mask = _positions('attention_mse', mask, student.shape[0], student.shape[2], student.shape[3])
+    pairs = mask[:, None, :, None] & mask[:, None, None, :]
+    by_sample = (student - teacher).where(pairs, 0.0).square().sum((1, 2, 3)) / mask.sum(1).clamp(min=1)
+    return by_sample.sum() / (mask.sum() * student.shape[1]).clamp(min=1)
+
+
+def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    r"""Kullback-Leibler divergence of attention distributions: the attention transfer of MiniLM.
+
+    Wang et al., *MiniLM* (arXiv 2002.10957), equation 6, on the last layer, with :math:`A_{h,q}` what query :math:`q`
+    pays to the keys in head :math:`h`:
+
+    .. math:: \frac{1}{B H S} \sum_b \sum_h \sum_q \mathrm{KL}\left(A^t_{bhq} \,\Vert\, A^s_{bhq}\right)
+
+    The mean runs over heads and valid queries. The rows are brought to a sum of 1 over the valid keys, which changes
+    nothing for a softmax that saw the same mask, but for rounding in half precision. Probabilities below 1e-12, exact
+    zeros of padded or future keys among them, count as 1e-12.
+
+    Note:
+        Some models (BERT's) show their attention after dropout. A probability that the student's dropout set to 0 costs
+        as much as one that it got wrong: train with ``attention_probs_dropout_prob=0``.
+
+    Args:
+        student: Probabilities ``(B, H, S, S)``, rows over keys, as ``output_attentions`` gives them, with as many heads
+            as the teacher; any floating dtype.
+        teacher: Of the same shape. No gradient reaches it.
+        mask: Booleans, ``(B, S)`` or flat: the positions that count, as queries and as keys. With no
+            ``True`` at all the loss is 0.
+
+    Returns:
+        A float32 scalar (float64 for float64 inputs), in nats; 0 for equal inputs.
+
+    Raises:
+        ValueError: If the shapes differ, or the mask does not fit.
+
+    Example:
+        >>> import torch
+        >>> student = torch.tensor([0.5, 0.5]).expand(1, 1, 2, 2)
+        >>> teacher = torch.tensor([0.25, 0.75]).expand(1, 1, 2, 2)
+        >>> round(attention_kl(student, teacher).item(), 4)  # 1/4 log 1/2 + 3/4 log 3/2
+        0.1308
+    """
+    student, teacher = _maps('attention_kl', student, teacher)
+    batch, heads, queries, keys = student.shape
+    if mask is None:
+        student, teacher = (_log_probabilities(x) for x in (student, teacher))
+        return F.kl_div(student, teacher, reduction='sum', log_target=True) / (batch * heads * queries)
+    mask = _positions('attention_kl', mask, batch, queries, keys)
+    pairs = mask[:, None, :, None] & mask[:, None, None, :]
+    # Elsewhere both sides are the same constant, which adds nothing to a divergence.
+    student, teacher = (_log_probabilities(x.where(pairs, 0.0)) for x in (student, teacher))
+    total = F.kl_div(student, teacher, reduction='sum', log_target=True)
+    return total / (mask.sum() * heads).clamp(min=1)
+
+
+def value_relation_kl(student: Tensor, teacher: Tensor, heads: int = 12, mask: Tensor | None = None) -> Tensor:
+    r"""Kullback-Leibler divergence of the relations between value vectors.
+
+    Wang et al., *MiniLM* (arXiv 2002.10957), equations 8 and 9, on the last layer. In each head, with values
+    :math:`V_h` of shape :math:`(S, d)` and :math:`d = D / H`:
+
+    .. math:: R_h = \mathrm{softmax}\left(V_h V_h^\top / \sqrt{d}\right), \qquad
+              \frac{1}{B H S} \sum_b \sum_h \sum_q \mathrm{KL}\left(R^t_{bhq} \,\Vert\, R^s_{bhq}\right)
+
+    A relation has the same shape whatever the vectors' size, so no projector is needed. The mean runs over heads and
+    valid queries; keys that are not valid are left out of the softmax.
+
+    Args:
+        student: Values ``(B, S, D)``, the output of the layer's value projection; any floating dtype.
+        teacher: Values ``(B, S, D')`` with any size. No gradient reaches them.
+        heads: The number of heads :math:`H`, the same on both sides; it divides ``D`` and ``D'``.
+        mask: Booleans, ``(B, S)`` or flat: the positions that count. With no ``True`` at all the loss is 0.
+
+    Returns:
+        A float32 scalar (float64 for float64 inputs), in nats; 0 for equal inputs.
+
+    Raises:
+        ValueError: If the shapes, the heads or the mask do not fit.
+
+    Example:
+        >>> import torch
+        >>> student = torch.zeros(1, 2, 1)  # both positions alike: relations (1/2, 1/2)
+        >>> teacher = torch.tensor([[[1.0], [0.0]]]) * torch.tensor(3.0).log().sqrt()  # (3/4, 1/4) and (1/2, 1/2)
+        >>> round(value_relation_kl(student, teacher, heads=1).item(), 4)  # half of 3/4 log 3/2 + 1/4 log 1/2
+        0.0654
+    """
+    if student.ndim != 3 or teacher.ndim != 3 or student.shape[:2] != teacher.shape[:2]:
+        raise ValueError(
+            'value_relation_kl: expected values (B, S, D) of the same B and S, got student '
+            f'{tuple(student.shape)} and teacher {tuple(teacher.shape)}'
+        )
+    if student.shape[2] % heads or teacher.shape[2] % heads:
+        raise ValueError(
+            f'value_relation_kl: {heads} heads must divide the sizes of both values, got student '
+            f'{tuple(student.shape)} and teacher {tuple(teacher.shape)}'
+        )
+    student, teacher = ready('value_relation_kl', student, teacher, False)
+    batch, length, _ = student.shape
+    if mask is None:
+        student, teacher = (F.log_softmax(_relation(x, heads), dim=-1) for x in (student, teacher))
+        return F.kl_div(student, teacher, reduction='sum', log_target=True) / (batch * heads * length)
+    mask = _positions('value_relation_kl', mask, batch, length, length)
+    pairs = mask[:, None, :, None] & mask[:, None, None, :]
+    student, teacher = (
+        F.log_softmax(_relation(x.where(mask[:, :, None], 0.0), heads).where(pairs, torch.finfo(x.dtype).min), dim=-1)
+        for x in (student, teacher)
+    )
+    student, teacher = (x.where(pairs, 0.0) for x in (student, teacher))
+    total = F.kl_div(student, teacher, reduction='sum', log_target=True)
+    return total / (mask.sum() * heads).clamp(min=1)
+
+
+class ValueRelationKL(nn.Module):
+    r"""Module twin of :func:`value_relation_kl`.
+
+    Args:
+        heads: The number of heads, the same for student and teacher.
+
+    Raises:
+        ValueError: If ``heads`` is not a positive integer.
+
+    Example:
+        >>> import torch
+        >>> loss = ValueRelationKL(heads=2)
+        >>> values = torch.arange(12.0).reshape(1, 3, 4)
+        >>> loss(values, values).item()
+        0.0
+        >>> loss
+        ValueRelationKL(heads=2)
+    """
+
+    def __init__(self, heads: int = 12) -> None:
+        super().__init__()
+        if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
+            raise ValueError(f'ValueRelationKL: heads must be a positive int, got {heads!r}')
+        self.heads = heads
+
+    def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+        """See :func:`value_relation_kl`."""
+        return value_relation_kl(student, teacher, self.heads, mask)
+
+    def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
+        return f'heads={self.heads}'
+
+
+def _maps(loss: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention matrices, ready for arithmetic."""
+    if student.ndim != 4 or student.shape != teacher.shape:
+        raise ValueError(
+            f'{loss}: expected attention (B, H, S, S) of one shape, with the same number of heads, got student '
+            f'{tuple(student.shape)} and teacher {tuple(teacher.shape)}'
+        )
+    return ready(loss, student, teacher)
+
+
+def _positions(loss: str, mask: Tensor, batch: int, queries: int, keys: int) -> Tensor:
+    """The mask as ``(B, S)``."""
+    if queries != keys or mask.numel() != batch * queries:
+        raise ValueError(
+            f'{loss}: expected a mask {(batch, queries)} or flat, for as many queries as keys, got '
+            f'{tuple(mask.shape)} for {queries} queries and {keys} keys'
+        )
+    return mask.reshape(batch, queries)
+
+
+def _log_probabilities(rows: Tensor) -> Tensor:
+    """The logarithm of rows brought to a sum of 1, none below ``EPS`` before."""
+    rows = rows.clamp(min=EPS)
+    return rows.log() - rows.sum(-1, keepdim=True).log()
+
+
+def _relation(values: Tensor, heads: int) -> Tensor:
+    """The scaled dot products ``(B, H, S, S)`` of values ``(B, S, D)`` in each head."""
+    values = values.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return (values * values.shape[-1] ** -0.5) @ values.transpose(-1, -2)

@@ -1,0 +1,53 @@
+"""Looks at what a model shows on a batch, outside a Trainer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from composer_kd.calling import choose_call
+from composer_kd.errors import TeacherError
+from composer_kd.observation import Observation, logits_of
+from composer_kd.taps import Taps
+
+__all__ = ['observe']
+
+
+def observe(model: nn.Module, batch: Any, layers: Iterable[str] = ()) -> Observation:
+    """Runs a model once and tells what it answered and what its layers showed.
+
+    For loops of your own, with the losses of :mod:`composer_kd.losses`. Gradients, precision and mode are the caller's:
+    run a teacher in eval mode under ``torch.no_grad()``.
+
+    Args:
+        model: Any module; how it is called follows from what it is, as for :class:`.FrozenTeacher`.
+        batch: A tensor, an ``(inputs, labels)`` pair, or a mapping.
+        layers: Places, as ``Match(on=...)`` takes them: :class:`.Place`.
+
+    Returns:
+        The logits (``None`` if the model gives none), and the features by place.
+
+    Raises:
+        ConfigError: If there is no such layer, or it did not run.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 3))
+        >>> seen = observe(net, torch.zeros(4, 2), ['1'])
+        >>> seen.logits.shape, seen.features['1'].shape
+        (torch.Size([4, 3]), torch.Size([4, 5]))
+    """
+    taps = Taps(model, [(layer, None) for layer in layers], 'the model')
+    taps.attach()
+    try:
+        taps.open()
+        outputs = choose_call(model, batch)(batch)
+        features = {text: feature for (text, _), feature in taps.take().items()}
+    finally:
+        taps.remove()
+    with contextlib.suppress(TeacherError):
+        return Observation(logits_of(outputs, 'the model'), features)
+    return Observation(None, features)

@@ -1,0 +1,241 @@
+"""Looks into models while they run: forward hooks on named layers, models unedited."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from composer.models import HuggingFaceModel
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from composer_kd.errors import ConfigError, nearest
+
+__all__ = ['Place', 'Summary', 'Taps']
+
+Summary: TypeAlias = Callable[..., Tensor]
+
+_PLACE = re.compile(r"""(?P<path>[^:\[\]\s]*)(?P<side>:input|:output)?(?P<keys>(?:\[[^\[\]]+\])*)""")
+# What wraps a net, so that one path names a layer of the bare net and of the wrapped one alike.
+_WRAPPERS = ('module', 'model', '_orig_mod')
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a feature is to be found in a model.
+
+    A place is written as a module's path as in ``named_modules()``, ``':input'`` behind it for what goes into the
+    module instead of what comes out, and ``[i]`` or ``['key']`` for an entry of a tuple or mapping: ``'layer2'``,
+    ``'bert.encoder.layer.3[0]'``, ``'layer4:input'``. ``'outputs'`` is what the model itself returns:
+    ``'outputs.hidden_states[3]'``.
+
+    Example:
+        >>> Place.parse('rnn[0]')
+        Place(text='rnn[0]', path='rnn', of_input=False, keys=(0,))
+        >>> Place.parse('outputs.attentions[-1]')
+        Place(text='outputs.attentions[-1]', path='', of_input=False, keys=('attentions', -1))
+    """
+
+    text: str
+    path: str
+    of_input: bool
+    keys: tuple[int | str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        """Reads a place.
+
+        Raises:
+            ConfigError: If it is not written as places are.
+        """
+        match = _PLACE.fullmatch(text) if isinstance(text, str) and text else None
+        if match is None:
+            raise ConfigError(
+                f"A layer is named by its path, as 'layer2', 'layer2:input', 'rnn[0]' or 'outputs.hidden_states[3]', "
+                f'got {text!r}'
+            )
+        path, keys = match['path'], tuple(_key(key) for key in re.findall(r'\[([^\]]+)\]', match['keys']))
+        if path == 'outputs' or path.startswith('outputs.'):
+            path, keys = '', (*path.split('.')[1:], *keys)
+        return cls(text, path, match['side'] == ':input', keys)
+
+    def select(self, value: Any, whose: str) -> Tensor:
+        """The tensor that the place's keys name in what a module took or gave.
+
+        Raises:
+            ConfigError: If a key is not there, or what is found is not a tensor.
+        """
+        for key in self.keys:
+            value = self._entry(value, key, whose)
+        if self.of_input and not self.keys and isinstance(value, tuple) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, Tensor):
+            return value
+        raise ConfigError(
+            f'{self.text!r} of {whose} is no tensor but {_described(value)}: name an entry of it, '
+            f'as {self.text + _first_key(value)!r}'
+        )
+
+    def _entry(self, value: Any, key: int | str, whose: str) -> Any:
+        try:
+            return getattr(value, key) if isinstance(key, str) and hasattr(value, key) else value[key]
+        except (KeyError, IndexError, TypeError) as error:
+            hint = ''
+            if key in ('hidden_states', 'attentions'):
+                hint = f'; set config.output_{key}=True (attentions need attn_implementation="eager")'
+            raise ConfigError(f'{self.text!r} of {whose}: no {key!r} in {_described(value)}{hint}') from error
+
+
+class Taps:
+    """Forward hooks on the named layers of one model, which keep what they see only while they are open.
+
+    Between :meth:`take` and the next :meth:`open` nothing of a batch is kept. They stay closed in the backward pass,
+    where activation checkpointing runs layers once more. Of a layer that runs several times the last time counts.
+
+    Args:
+        model: The model. Paths are looked up in it and, for a wrapper as ``ComposerClassifier``, in the net inside.
+        wanted: Places, each with the summary that is taken of the feature at once (``None``: none): a feature that is
+            needed in pooled form only is not kept whole.
+        whose: The model's name, for messages.
+
+    Raises:
+        ConfigError: If the model has no such layer; names the nearest ones.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+        >>> taps = Taps(net, [('0', None)], 'the student')
+        >>> taps.attach()
+        >>> taps.open()
+        >>> _ = net(torch.zeros(4, 2))
+        >>> taps.take()[('0', None)].shape
+        torch.Size([4, 3])
+        >>> Taps(net, [('00', None)], 'the student')
+        Traceback (most recent call last):
+        ...
+        composer_kd.errors.ConfigError: the student has no layer '00'; did you mean '0'?
+    """
+
+    def __init__(self, model: nn.Module, wanted: Iterable[tuple[str, Summary | None]], whose: str) -> None:
+        self.whose = whose
+        self.is_open = False
+        self._wanted = [(Place.parse(text), summary) for text, summary in dict.fromkeys(wanted)]
+        self._modules = {place.text: _module_at(model, place, whose) for place, _ in self._wanted}
+        self._found: dict[tuple[str, Summary | None], tuple[Tensor, int]] = {}
+        self._handles: list[RemovableHandle] = []
+        self._mask: Tensor | None = None
+
+    def attach(self) -> None:
+        """Registers the hooks; they stay, closed, until :meth:`remove`."""
+        if not self._handles:
+            self._handles = [
+                self._modules[place.text].register_forward_hook(self._hook(place, summary), with_kwargs=True)
+                for place, summary in self._wanted
+            ]
+
+    def remove(self) -> None:
+        """Takes the hooks away, and lets go of what they kept."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self.close()
+
+    def open(self, mask: Tensor | None = None) -> None:
+        """Begins to listen; what an earlier forward pass left is gone.
+
+        Args:
+            mask: ``(B, S)`` booleans: the tokens that a summary counts.
+        """
+        self._found.clear()
+        self._mask, self.is_open = mask, True
+
+    def close(self) -> None:
+        """Stops listening, and lets go of what was kept."""
+        self._found.clear()
+        self._mask, self.is_open = None, False
+
+    def take(self) -> dict[tuple[str, Summary | None], Tensor]:
+        """What was seen since :meth:`open`, by place and summary; closes, and keeps none of it.
+
+        Raises:
+            ConfigError: If a layer did not run, or a later layer has changed its output in place.
+        """
+        found = {key: self._unchanged(key[0], *seen) for key, seen in self._found.items()}
+        self.close()
+        for place, summary in self._wanted:
+            if (place.text, summary) not in found:
+                raise ConfigError(
+                    f'The layer {place.text!r} of {self.whose} did not run in this forward pass: name one that does'
+                )
+        return found
+
+    def _hook(self, place: Place, summary: Summary | None) -> Callable[..., None]:
+        key, whose = (place.text, summary), self.whose
+
+        def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if self.is_open:
+                value = place.select((args or tuple(kwargs.values())) if place.of_input else output, whose)
+                if summary is not None:
+                    value = summary(value, self._mask_for(value))
+                self._found[key] = value, -1 if torch.compiler.is_compiling() else value._version
+
+        return keep
+
+    def _mask_for(self, value: Tensor) -> Tensor | None:
+        fits = self._mask is not None and value.ndim == 3 and value.shape[:2] == self._mask.shape
+        return self._mask if fits else None
+
+    def _unchanged(self, text: str, value: Tensor, version: int) -> Tensor:
+        if version not in (-1, value._version):
+            raise ConfigError(
+                f'The output of {text!r} of {self.whose} is changed in place by a layer that follows (a ReLU with '
+                'inplace=True?), so it is not there any more when it is compared. Name that layer, or build the model '
+                'with inplace=False.'
+            )
+        return value
+
+
+def _module_at(model: nn.Module, place: Place, whose: str) -> nn.Module:
+    modules = dict(model.named_modules())
+    if not place.path:
+        # Composer's wrapper of Hugging Face models may be passed by; what it returns is what the model inside returns.
+        return model.model if isinstance(model, HuggingFaceModel) else model
+    head, _, rest = place.path.partition('.')
+    paths = [place.path, *(f'{name}.{place.path}' for name in _WRAPPERS), *([rest] if head in _WRAPPERS else [])]
+    found = next((modules[path] for path in paths if path in modules), None)
+    if found is None:
+        known = {name.removeprefix('module.').removeprefix('model.') for name in modules if name}
+        raise ConfigError(f'{whose} has no layer {place.path!r}{_nearest(place.path, known)}')
+    if type(found).forward is nn.Module.forward:
+        raise ConfigError(
+            f'{place.path!r} of {whose} is a {type(found).__name__}, which does not run itself; name one of its '
+            f'entries{_nearest(place.path, (f"{place.path}.{name}" for name, _ in found.named_children()))}'
+        )
+    return found
+
+
+def _nearest(path: str, known: Iterable[str]) -> str:
+    clause = nearest(path, known)
+    if 'did you mean' in clause or len(clause) < 400:
+        return clause
+    return clause[:400].rpartition(',')[0] + ', ...'
+
+
+def _key(text: str) -> int | str:
+    return int(text) if re.fullmatch(r'-?\d+', text) else text.strip('\'"')
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f'a mapping with the keys {sorted(map(str, value))}'
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f'a {type(value).__name__} of {len(value)}'
+    return f'a {type(value).__name__}'
+
+
+def _first_key(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f'[{next(iter(value), "key")}]'
+    return '[0]'

@@ -1,0 +1,130 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from composer_kd.losses import DKD, NKD, dkd, kl_divergence, nkd
+
+STUDENT, TEACHER = torch.zeros(1, 3), torch.tensor([[4.0, 3.0, 1.0]]).log()  # thirds; 1/2, 3/8, 1/8
+OF_TARGET = 1 / 2 * math.log(3 / 2) + 1 / 2 * math.log(3 / 4)
+OF_OTHERS = 3 / 4 * math.log(3 / 2) + 1 / 4 * math.log(1 / 2)
+
+
+def random(rows=6, classes=5):
+    student, teacher = (2 * torch.randn(rows, classes, dtype=torch.float64) for _ in range(2))
+    return student, teacher, torch.randint(classes, (rows,))
+
+
+@pytest.mark.parametrize(('alpha', 'beta'), [(1.0, 8.0), (1.0, 0.0), (0.0, 1.0), (2.0, 3.0)])
+def test_dkd_by_hand(alpha, beta):
+    value = dkd(STUDENT, TEACHER, torch.tensor([0]), alpha, beta, temperature=1.0).item()
+    assert value == pytest.approx(alpha * OF_TARGET + beta * OF_OTHERS, rel=1e-5, abs=1e-7)
+
+
+def test_dkd_with_the_share_of_the_others_for_beta_is_kl():
+    """The paper's equation 6: KL = TCKD + (1 - p_t of the label) NCKD, sample by sample."""
+    for student, teacher, label in zip(*random()):
+        others = 1 - (teacher / 3).softmax(-1)[label].item()
+        value = dkd(student[None], teacher[None], label[None], 1.0, others, 3.0)
+        assert value.item() == pytest.approx(kl_divergence(student[None], teacher[None], 3.0).item())
+
+
+def test_dkd_of_a_certain_teacher_keeps_what_it_says_of_the_others():
+    """Where 1 - p of the label rounds to 0, logarithms of probabilities would be infinite or capped."""
+    teacher, student = torch.tensor([[60.0, 2.0, 1.0]]), torch.tensor([[50.0, 1.0, 2.0]])
+    value = dkd(student, teacher, torch.tensor([0]), temperature=1.0).item()
+    p = 1 / (1 + math.exp(-1))
+    assert value == pytest.approx(8 * (2 * p - 1), rel=1e-5)
+
+
+def test_dkd_hides_the_label_among_the_others():
+    student, teacher, labels = random()
+    moved = student + 5.0 * F.one_hot(labels, 5)
+    assert dkd(student, teacher, labels, alpha=0.0).item() == pytest.approx(dkd(moved, teacher, labels, 0.0).item())
+    assert dkd(student, teacher, labels, beta=0.0).item() != pytest.approx(dkd(moved, teacher, labels, beta=0.0).item())
+
+
+def test_two_classes_leave_nothing_among_the_others():
+    student, teacher, labels = random(classes=2)
+    student.requires_grad_()
+    value = dkd(student, teacher, labels, temperature=2.0)
+    assert value.item() == pytest.approx(kl_divergence(student, teacher, 2.0).item())
+    (grad,) = torch.autograd.grad(value, student)
+    assert grad.isfinite().all()
+
+
+@pytest.mark.parametrize('temperature', [1.0, 2.0])
+def test_nkd_by_hand(temperature):
+    """The temperature is for the other classes only."""
+    others = torch.tensor([3.0, 1.0]).pow(1 / temperature)
+    p = (others / others.sum()).tolist()
+    student = torch.tensor([[3.0, 2.0, 1.0]]).log()
+    q = torch.tensor([2.0, 1.0]).pow(1 / temperature)
+    log_q = (q / q.sum()).log().tolist()
+    by_hand = -1 / 2 * math.log(3 / 6) - 1.5 * temperature**2 * (p[0] * log_q[0] + p[1] * log_q[1])
+    value = nkd(student, TEACHER, torch.tensor([0]), temperature=temperature).item()
+    assert value == pytest.approx(by_hand, rel=1e-5)
+
+
+@pytest.mark.parametrize('loss', [dkd, nkd])
+def test_a_sample_without_label_takes_the_teachers_top_class(loss):
+    student, teacher, labels = random()
+    labels[[1, 4]] = -100
+    filled = torch.where(labels == -100, teacher.argmax(-1), labels)
+    assert loss(student, teacher, labels) == loss(student, teacher, filled)
+    assert labels[1] == -100  # the batch is never changed
+
+
+@pytest.mark.parametrize('loss', [dkd, nkd])
+def test_labels_matter_and_positions_are_rows(loss):
+    student, teacher, labels = random()
+    value = loss(student, teacher, labels)
+    assert value.item() != pytest.approx(loss(student, teacher, (labels + 1) % 5).item())
+    positions = loss(student.reshape(2, 3, 5), teacher.reshape(2, 3, 5), labels.reshape(2, 3))
+    assert positions.item() == pytest.approx(value.item())
+
+
+@pytest.mark.parametrize('loss', [dkd, nkd])
+def test_bad_inputs(loss):
+    student, teacher, labels = random()
+    name = loss.__name__
+    with pytest.raises(ValueError, match=rf'{name}: expected labels of 6 rows as class indices, got \(5,\)'):
+        loss(student, teacher, labels[:5])
+    with pytest.raises(ValueError, match=rf'{name}: expected labels .*float'):
+        loss(student, teacher, labels.float())
+    with pytest.raises(ValueError, match=rf'{name}: expected labels .* got \(6, 5\)'):
+        loss(student, teacher, F.one_hot(labels, 5))
+    with pytest.raises(ValueError, match=rf'{name}: expected at least 2 classes'):
+        loss(student[:, :1], teacher[:, :1], labels)
+    with pytest.raises(ValueError, match=rf'{name}: student \(6, 5\) and teacher \(6, 4\)'):
+        loss(student, teacher[:, :4], labels)
+
+
+def test_settings_may_be_scheduled():
+    student, teacher, labels = random()
+    loss = DKD()
+    loss.alpha, loss.beta, loss.temperature = 3.0, 2.0, 5.0
+    assert loss(student, teacher, labels) == dkd(student, teacher, labels, 3.0, 2.0, 5.0)
+    other = NKD()
+    other.gamma, other.temperature = 3.0, 2.0
+    assert other(student, teacher, labels) == nkd(student, teacher, labels, 3.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ('make', 'name'),
+    [
+        (lambda: DKD(alpha=-1.0), 'DKD: alpha'),
+        (lambda: DKD(beta=math.nan), 'DKD: beta'),
+        (lambda: DKD(temperature=0.0), 'DKD: temperature'),
+        (lambda: NKD(gamma=-1.0), 'NKD: gamma'),
+        (lambda: NKD(temperature=0.0), 'NKD: temperature'),
+    ],
+)
+def test_bad_settings(make, name):
+    with pytest.raises(ValueError, match=f'{name} must be'):
+        make()
+
+
+def test_a_weight_of_zero_is_allowed():
+    assert (DKD(alpha=0.0).alpha, DKD(beta=0.0).beta, NKD(gamma=0.0).gamma) == (0.0, 0.0, 0.0)

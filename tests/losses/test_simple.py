@@ -1,0 +1,84 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from composer_kd.losses import UniversalLogit, cosine, hard_label, mse, universal_logit
+
+
+def test_hard_label_is_cross_entropy_with_the_top_class():
+    student, teacher = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
+    expected = F.cross_entropy(student.reshape(6, 5), teacher.reshape(6, 5).argmax(-1))
+    assert hard_label(student, teacher).item() == pytest.approx(expected.item())
+    assert hard_label(student, teacher * 9) == hard_label(student, teacher)  # only the order matters
+
+
+def test_mse_is_torchs_but_never_broadcasts():
+    student, teacher = torch.randn(3, 5), torch.randn(3, 5)
+    assert mse(student, teacher) == F.mse_loss(student, teacher)
+    with pytest.raises(ValueError, match=r'mse: student \(3, 5\) and teacher \(3, 1\)'):
+        mse(student, teacher[:, :1])
+
+
+@pytest.mark.parametrize(('angle', 'expected'), [(0.0, 0.0), (60.0, 0.5), (90.0, 1.0), (180.0, 2.0)])
+def test_cosine_by_hand(angle, expected):
+    radians = math.radians(angle)
+    student, teacher = torch.tensor([[7.0, 0.0]]), torch.tensor([[0.1 * math.cos(radians), 0.1 * math.sin(radians)]])
+    assert cosine(student, teacher).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_cosine_compares_tokens_one_by_one_and_maps_as_a_whole():
+    student, teacher = torch.randn(2, 3, 4).double(), torch.randn(2, 3, 4).double()
+    rows = cosine(student.reshape(6, 4), teacher.reshape(6, 4))
+    assert cosine(student, teacher).item() == pytest.approx(rows.item())
+    maps = cosine(student.reshape(2, 3, 2, 2), teacher.reshape(2, 3, 2, 2))
+    assert maps.item() == pytest.approx(cosine(student.reshape(2, 12), teacher.reshape(2, 12)).item())
+    assert maps.item() != pytest.approx(rows.item())
+
+
+def test_universal_logit_by_hand_with_different_vocabularies():
+    small, large = torch.tensor([[1.0, 3.0]]).log(), torch.tensor([[1.0, 5.0, 2.0, 2.0]]).log()
+    by_hand = abs(0.75 - 0.5) + abs(0.25 - 0.2) + 0.2 + 0.1
+    assert universal_logit(small, large).item() == pytest.approx(by_hand, rel=1e-6)
+    assert universal_logit(large, small).item() == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_universal_logit_is_blind_to_the_order_of_classes():
+    student, teacher = torch.randn(6, 5), torch.randn(6, 7)
+    permuted = universal_logit(student[:, torch.tensor([3, 0, 4, 1, 2])], teacher.flip(-1))
+    assert permuted.item() == pytest.approx(universal_logit(student, teacher).item(), rel=1e-6)
+
+
+def test_universal_logit_lets_the_gradient_of_the_larger_vocabulary_through():
+    student = torch.randn(3, 7, dtype=torch.float64, requires_grad=True)
+    teacher = torch.randn(3, 5, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda s: universal_logit(s, teacher, 2.0), (student,))
+
+
+def test_universal_logit_is_the_mean_over_rows_of_any_shape():
+    student, teacher = torch.randn(2, 3, 5), torch.randn(2, 3, 4)
+    rows = universal_logit(student.reshape(6, 5), teacher.reshape(6, 4))
+    assert universal_logit(student, teacher).item() == pytest.approx(rows.item())
+    with pytest.raises(ValueError, match=r'\(2, 3, 5\) and teacher \(3, 2, 4\) must differ in the last dimension only'):
+        universal_logit(student, teacher.reshape(3, 2, 4))
+
+
+def test_universal_logit_says_that_any_classes_do():
+    assert universal_logit.any_classes
+    assert UniversalLogit().any_classes
+
+
+def test_universal_logit_temperature():
+    student, teacher = torch.randn(6, 5), torch.randn(6, 5)
+    loss = UniversalLogit()
+    loss.temperature = 3.0
+    assert loss(student, teacher).item() == pytest.approx(universal_logit(student / 3, teacher / 3).item())
+    with pytest.raises(ValueError, match='UniversalLogit: temperature'):
+        UniversalLogit(0.0)
+
+
+@pytest.mark.parametrize('loss', [hard_label, cosine])
+def test_shapes_that_differ(loss):
+    with pytest.raises(ValueError, match=rf'{loss.__name__}: student \(2, 3\) and teacher \(1, 3\)'):
+        loss(torch.zeros(2, 3), torch.zeros(1, 3))

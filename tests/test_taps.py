@@ -1,0 +1,190 @@
+import gc
+import weakref
+
+import pytest
+import torch
+from composer.models import ComposerClassifier
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from composer_kd import ConfigError
+from composer_kd.taps import Place, Taps
+
+
+class Net(nn.Module):
+    """Layers of all kinds: nested, with a tuple for an output, run twice, called with keywords, and never run."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(3, 4)
+        self.blocks = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+        self.rnn = nn.GRU(4, 5, batch_first=True)
+        self.twice = nn.Tanh()
+        self.head = nn.Bilinear(5, 5, 2)
+        self.unused = nn.Linear(1, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = self.twice(self.twice(self.blocks[1](self.blocks[0](x))))
+        states, last = self.rnn(x.unsqueeze(1))
+        logits = self.head(input1=states[:, 0], input2=last[0])
+        return {'logits': logits, 'hidden_states': (x, states)}
+
+
+def seen(model, *places, x=None, mask=None, summary=None):
+    taps = Taps(model, [(place, summary) for place in places], 'the student')
+    taps.attach()
+    taps.open(mask)
+    model(torch.randn(6, 3) if x is None else x)
+    found = taps.take()
+    taps.remove()
+    return [found[place, summary] for place in places]
+
+
+def test_sees_outputs_inputs_entries_and_what_the_model_returns():
+    net, x = Net(), torch.randn(6, 3)
+    stem, block_in, states, last, hidden, keyword = seen(
+        net, 'stem', 'blocks.0:input', 'rnn[0]', 'rnn[1][0]', 'outputs.hidden_states[-1]', 'head:input[1]', x=x
+    )
+    expected = net.stem(x)
+    torch.testing.assert_close(stem, expected)
+    torch.testing.assert_close(block_in, expected)
+    assert states.shape == (6, 1, 5)
+    torch.testing.assert_close(states[:, 0], last)
+    assert hidden is states
+    torch.testing.assert_close(keyword, last)
+
+
+def test_of_a_layer_that_runs_twice_the_last_time_counts():
+    net, x = Net(), torch.randn(6, 3)
+    (found,) = seen(net, 'twice', x=x)
+    torch.testing.assert_close(found, net.blocks[1](net.blocks[0](net.stem(x))).tanh().tanh())
+
+
+@pytest.mark.parametrize('path', ['stem', 'module.stem'])
+def test_one_path_for_the_bare_net_and_the_wrapped_one(path):
+    net = Net()
+    for model in (net, ComposerClassifier(net, num_classes=2)):
+        taps = Taps(model, [(path, None)], 'the student')
+        taps.attach()
+        taps.open()
+        net(torch.randn(6, 3))
+        assert taps.take()[path, None].shape == (6, 4)
+        taps.remove()
+
+
+def test_gradients_flow_through_what_was_seen():
+    net = Net()
+    (found,) = seen(net, 'stem')
+    found.sum().backward()
+    assert net.stem.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ('place', 'message'),
+    [
+        ('stemm', "the student has no layer 'stemm'; did you mean 'stem'"),
+        (
+            'blocks',
+            r"'blocks' of the student is a ModuleList, which does not run itself; name one of its entries.*blocks\.0",
+        ),
+        ('layer 2', 'A layer is named by its path'),
+        ('', 'A layer is named by its path'),
+        (3, 'A layer is named by its path'),
+    ],
+)
+def test_refuses_a_wrong_path(place, message):
+    with pytest.raises(ConfigError, match=message):
+        Taps(Net(), [(place, None)], 'the student')
+
+
+@pytest.mark.parametrize(
+    ('place', 'message'),
+    [
+        ('rnn', r"'rnn' of the student is no tensor but a tuple of 2: name an entry of it, as 'rnn\[0\]'"),
+        ('rnn[7]', 'no 7 in a tuple of 2'),
+        ('outputs.attentions[0]', "no 'attentions' in a mapping.*set config.output_attentions=True"),
+        ('unused', "'unused' of the student did not run"),
+    ],
+)
+def test_says_what_it_saw_instead_of_a_feature(place, message):
+    with pytest.raises(ConfigError, match=message):
+        seen(Net(), place)
+
+
+def test_an_output_that_is_changed_in_place_is_not_what_was_asked_for():
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 2))
+    with pytest.raises(ConfigError, match="'0' of the student is changed in place"):
+        seen(net, '0')
+    assert (seen(net, '1')[0] >= 0).all()  # the output of the layer that changes it is all right
+
+
+def test_keeps_nothing_unless_it_is_open():
+    net = Net()
+    taps = Taps(net, [('stem', None)], 'the student')
+    taps.attach()
+    net(torch.randn(6, 3))
+    assert not taps._found
+    taps.open()
+    net(torch.randn(6, 3))
+    (found,) = taps.take().values()
+    gone = weakref.ref(found)
+    del found
+    gc.collect()
+    assert gone() is None
+    net(torch.randn(6, 3))
+    assert not taps._found
+
+
+def test_remove_leaves_no_hook():
+    net = Net()
+    taps = Taps(net, [('stem', None), ('rnn[0]', None)], 'the student')
+    taps.attach()
+    taps.attach()  # once is enough
+    assert sum(len(part._forward_hooks) for part in net.modules()) == 2
+    taps.remove()
+    assert sum(len(part._forward_hooks) for part in net.modules()) == 0
+
+
+def test_a_summary_is_taken_at_once_and_knows_the_tokens_that_count():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Identity()
+
+        def forward(self, x):
+            return self.layer(x)
+
+    def mean(value, mask):
+        return (value * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+
+    x, mask = torch.randn(2, 3, 4), torch.tensor([[True, True, False], [True, False, False]])
+    (found,) = seen(Tokens(), 'layer', x=x, mask=mask, summary=mean)
+    torch.testing.assert_close(found, torch.stack([x[0, :2].mean(0), x[1, 0]]))
+
+
+def test_activation_checkpointing_runs_the_layer_again_unseen():
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x):
+            return checkpoint(self.layer, x, use_reentrant=False)
+
+    net, x = Checkpointed(), torch.randn(6, 3)
+    taps = Taps(net, [('layer', None)], 'the student')
+    taps.attach()
+    taps.open()
+    out = net(x)
+    found = taps.take()['layer', None]
+    (out.sum() + 2 * found.sum()).backward()  # the layer runs once more here
+    assert not taps._found
+    torch.testing.assert_close(net.layer.weight.grad, 3 * x.sum(0).expand(3, 3))
+
+
+def test_places_are_read():
+    assert Place.parse('a.b:input[0][-1]') == Place('a.b:input[0][-1]', 'a.b', True, (0, -1))
+    assert Place.parse("rnn['x']").keys == ('x',)
+    assert Place.parse('outputs[1]').keys == (1,)
+    assert Place.parse('outputs_proj').path == 'outputs_proj'
