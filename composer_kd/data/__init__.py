@@ -7,6 +7,7 @@ A plain ``DataLoader`` collates them to ``(B, C, H, W)`` and ``(B,)``. Every dat
 from composer_kd.data.folder import image_folder
 from composer_kd.data.handwritten import digits
 from composer_kd.data.image_tensors import ImageTensors
+from composer_kd.data.indexed import Indexed
 from composer_kd.data.partly_labelled import UNLABELLED, PartlyLabelled
 from composer_kd.data.small_images import cifar10, cifar100, fashion_mnist
 from composer_kd.data.statistics import (
@@ -35,6 +36,7 @@ __all__ = [
     'IMAGENET_STD',
     'UNLABELLED',
     'ImageTensors',
+    'Indexed',
     'PartlyLabelled',
     'cifar10',
     'cifar100',

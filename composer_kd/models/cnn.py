@@ -18,24 +18,25 @@ __all__ = ['DeepCNN', 'ShallowCNN']
 class _TwoStageCNN(nn.Module):
     """Two stages of 3x3 convolutions, each ended by a 2x2 max-pool, then two fully connected layers."""
 
+    stages: tuple[Sequence[int], ...]  # the width of each convolution
+    hidden: int
+
     def __init__(
         self,
-        stages: tuple[Sequence[int], Sequence[int]],
-        hidden: int,
-        in_channels: int,
-        image_size: ImageSize,
-        num_classes: int,
-        dropout: float,
+        in_channels: int = 3,
+        image_size: ImageSize = 32,
+        num_classes: int = 10,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         check_at_least(1, in_channels=in_channels, num_classes=num_classes)
-        height, width = height_and_width(image_size, least=2 ** len(stages))
+        height, width = height_and_width(image_size, least=2 ** len(self.stages))
         if not 0.0 <= dropout < 1.0:
             raise ConfigError(f'dropout: expected a probability in [0, 1), got {dropout!r}.')
 
         layers: list[nn.Module] = []
         channels = in_channels
-        for stage in stages:
+        for stage in self.stages:
             for out_channels in stage:
                 layers += [nn.Conv2d(channels, out_channels, kernel_size=3, padding=1), nn.ReLU()]
                 channels = out_channels
@@ -46,10 +47,10 @@ class _TwoStageCNN(nn.Module):
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(channels * height * width, hidden),
+            nn.Linear(channels * height * width, self.hidden),
             nn.ReLU(),
             nn.Dropout(dropout),
-            nn.Linear(hidden, num_classes),
+            nn.Linear(self.hidden, num_classes),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,14 +88,8 @@ class ShallowCNN(_TwoStageCNN):
         torch.Size([5, 4])
     """
 
-    def __init__(
-        self,
-        in_channels: int = 3,
-        image_size: ImageSize = 32,
-        num_classes: int = 10,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(((16,), (16,)), 256, in_channels, image_size, num_classes, dropout)
+    stages = ((16,), (16,))
+    hidden = 256
 
 
 class DeepCNN(_TwoStageCNN):
@@ -121,11 +116,5 @@ class DeepCNN(_TwoStageCNN):
         torch.Size([2, 10])
     """
 
-    def __init__(
-        self,
-        in_channels: int = 3,
-        image_size: ImageSize = 32,
-        num_classes: int = 10,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(((128, 64), (64, 32)), 512, in_channels, image_size, num_classes, dropout)
+    stages = ((128, 64), (64, 32))
+    hidden = 512

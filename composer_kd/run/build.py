@@ -11,22 +11,33 @@ from typing import Any
 import torch
 from composer import Trainer
 from composer.metrics import CrossEntropy
-from composer.models import ComposerClassifier, ComposerModel
+from composer.models import ComposerModel
 from composer.utils import dist, reproducibility
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from composer_kd.data import Indexed
 from composer_kd.errors import ComposerKDError, ConfigError
+from composer_kd.models import IndexedClassifier
 from composer_kd.observation import IGNORE
 from composer_kd.run.config import LoaderConfig, RunConfig, TeacherConfig
 from composer_kd.run.names import resolve
 from composer_kd.run.parts import Component
 from composer_kd.run.preflight import Attempts, check_load_path, make_folder, rehearse
 from composer_kd.run.resume import check_resumable
+from composer_kd.students import EXTRAS
 from composer_kd.teachers import FrozenTeacher
 
-__all__ = ['build_loader', 'build_model', 'build_teacher', 'build_trainer', 'construct', 'is_function_itself']
+__all__ = [
+    'build_loader',
+    'build_model',
+    'build_teacher',
+    'build_trainer',
+    'construct',
+    'construct_or_say',
+    'is_function_itself',
+]
 
 
 def is_function_itself(scope: str, target: Any) -> bool:
@@ -37,13 +48,13 @@ def is_function_itself(scope: str, target: Any) -> bool:
         target: What the name resolves to.
 
     Returns:
-        True for a loss, adapter or scheduler that is a function; every other one is called for what it builds.
+        True for a loss, adapter, scheduler or schedule that is a function; all else is called for what it builds.
 
     Example:
         >>> is_function_itself('loss', torch.nn.functional.mse_loss), is_function_itself('loss', torch.nn.MSELoss)
         (True, False)
     """
-    return scope in ('loss', 'adapter', 'scheduler') and not inspect.isclass(target)
+    return scope in ('loss', 'adapter', 'scheduler', 'schedule') and not inspect.isclass(target)
 
 
 def construct(component: Component, stand_in: Callable[[Any], Any] | None = None, **supplied: Any) -> Any:
@@ -87,8 +98,19 @@ def _materialise(value: Any, stand_in: Callable[[Any], Any] | None) -> Any:
     return value
 
 
-def _construct_or_say(component: Component, **supplied: Any) -> Any:
-    # What is too dear for the trial is refused here: still before training, still with its key.
+def construct_or_say(component: Component, **supplied: Any) -> Any:
+    """Builds what was too dear for a trial: what it refuses is said before training all the same, with its key.
+
+    Args:
+        component: Name and options.
+        supplied: As for ``construct``.
+
+    Returns:
+        The object.
+
+    Raises:
+        ConfigError: If it cannot be built from its options.
+    """
     try:
         return construct(component, **supplied)
     except ConfigError as error:
@@ -118,7 +140,7 @@ def build_model(component: Component, num_classes: int | None = None) -> Compose
         >>> build_model(Component('model', 'ShallowCNN', options)).num_classes
         10
     """
-    module = _construct_or_say(component)
+    module = construct_or_say(component)
     if isinstance(module, ComposerModel):
         return module
     said = (getattr(module, 'num_classes', None), component.options.get('num_classes'), num_classes)
@@ -129,7 +151,7 @@ def build_model(component: Component, num_classes: int | None = None) -> Compose
             f'an integer num_classes; got {said[0]!r}'
         )
     accuracy = functools.partial(MulticlassAccuracy, num_classes=classes, average='micro', ignore_index=IGNORE)
-    return ComposerClassifier(
+    return IndexedClassifier(
         module,
         num_classes=classes,
         train_metrics=accuracy(),
@@ -157,7 +179,7 @@ def build_teacher(config: TeacherConfig) -> FrozenTeacher:
             'that it is built with; give its checkpoint unless it loads trained weights itself',
             stacklevel=2,
         )
-    model = _construct_or_say(config.model)
+    model = construct_or_say(config.model)
     return FrozenTeacher(model, checkpoint=config.checkpoint, input_adapter=adapter, name=config.name)
 
 
@@ -176,12 +198,14 @@ def build_loader(config: LoaderConfig, batch_size: int, seed: int, train: bool) 
     Raises:
         ConfigError: If the data is not where it should be, or too little of it for a single batch.
     """
-    dataset: Dataset[Any] = _construct_or_say(config.dataset)
+    dataset: Dataset[Any] = construct_or_say(config.dataset)
     if not isinstance(dataset, Sized):
         raise ConfigError(
             f'{config.dataset.path}: {config.dataset.name} has no length, and samples are shared out among '
             'processes by their number; iterable data sets need a script of your own'
         )
+    if config.with_index:
+        dataset = Indexed(dataset)
     samples = len(dataset)
     share = samples // dist.get_world_size()
     if samples == 0 or (config.drop_last and share < batch_size):
@@ -228,25 +252,33 @@ def build_trainer(config: RunConfig) -> Trainer:
     # The student comes first after seeding: its initial weights depend on the seed and on no teacher.
     reproducibility.seed_all(config.seed)
     model = attempt(build_model, config.model, getattr(getattr(train_loader, 'dataset', None), 'num_classes', None))
-    algorithms = {part.path: attempt(_construct_or_say, part) for part in config.algorithms.values()}
-    callbacks = [attempt(_construct_or_say, part) for part in config.callbacks.values()]
-    loggers = [attempt(_construct_or_say, part) for part in config.loggers.values()]
+    algorithms = {part.path: attempt(construct_or_say, part) for part in config.algorithms.values()}
+    callbacks = [attempt(construct_or_say, part) for part in config.callbacks.values()]
+    loggers = [attempt(construct_or_say, part) for part in config.loggers.values()]
     attempt.finish()
     assert model is not None
     assert train_loader is not None
     if config.fsdp_config is None:  # a model that needs several GPUs cannot be tried on one
         rehearse(model, algorithms, train_loader, config.precision)
-    return Trainer(
-        model=model,
-        train_dataloader=train_loader,
-        eval_dataloader=eval_loader,
-        optimizers=_construct_or_say(config.optimizer, params=model.parameters()),
-        schedulers=construct(config.scheduler) if config.scheduler is not None else None,
-        algorithms=list(algorithms.values()),
-        callbacks=callbacks,
-        loggers=loggers,
-        **_trainer_settings(config),
-    )
+    try:
+        return Trainer(
+            model=model,
+            train_dataloader=train_loader,
+            eval_dataloader=eval_loader,
+            optimizers=construct_or_say(config.optimizer, params=model.parameters()),
+            schedulers=construct(config.scheduler) if config.scheduler is not None else None,
+            algorithms=list(algorithms.values()),
+            callbacks=callbacks,
+            loggers=loggers,
+            **_trainer_settings(config),
+        )
+    except (RuntimeError, KeyError) as error:
+        if config.load_path is None or f'{EXTRAS}.' not in str(error):
+            raise
+        raise ConfigError(
+            f'load_path: what the matches learn in this run is not what they learned in that of {config.load_path}. '
+            "Load the student's weights alone: load_weights_only=true load_strict_model_weights=false"
+        ) from error
 
 
 def _trainer_settings(config: RunConfig) -> dict[str, Any]:

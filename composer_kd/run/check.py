@@ -6,10 +6,10 @@ import dataclasses
 import typing
 from typing import Any, TypeVar
 
-from composer_kd.distillation import Distillation
 from composer_kd.errors import ConfigError, nearest
 from composer_kd.run.names import SCOPES, resolve
-from composer_kd.run.parts import Component, Must, OptionsOf, Part
+from composer_kd.run.nested import nested_hints, of_a_match
+from composer_kd.run.parts import Component, Either, Must, OptionsOf, Part
 from composer_kd.run.source import UNRESOLVED, Source
 from composer_kd.run.trial import STAND_IN, fsdp_settings, supplied_names, try_component
 from composer_kd.run.values import Parameter, describe, fits, parameters
@@ -19,13 +19,12 @@ __all__ = ['check']
 T = TypeVar('T')
 
 
-def check(source: Source, schema: type[T], nested: dict[str, Any]) -> T:
+def check(source: Source, schema: type[T]) -> T:
     """Turns what was written into the dataclass that says what is allowed.
 
     Args:
         source: The content of the YAML with the overrides in it, and the faults found so far.
         schema: The dataclass of the whole file.
-        nested: For parameters of Distillation that hold YAML of their own, their annotation.
 
     Returns:
         The dataclass, components inside.
@@ -34,7 +33,7 @@ def check(source: Source, schema: type[T], nested: dict[str, Any]) -> T:
         ConfigError: Lists all faults: unknown and missing keys at every depth, unknown names, wrong types, values out
             of range, overrides that would pass unnoticed.
     """
-    checker = _Checker(source, nested)
+    checker = _Checker(source)
     config = checker.section(source.data, schema, '')
     faults = list(dict.fromkeys(checker.faults))
     if faults:
@@ -47,9 +46,8 @@ def check(source: Source, schema: type[T], nested: dict[str, Any]) -> T:
 class _Checker:
     """Walks the content along the annotations and collects what does not fit."""
 
-    def __init__(self, source: Source, nested: dict[str, Any]) -> None:
+    def __init__(self, source: Source) -> None:
         self.source = source
-        self.nested = nested
         self.faults = list(source.faults)
 
     def section(self, value: Any, schema: type, path: str) -> Any:
@@ -82,6 +80,9 @@ class _Checker:
             return None
         marks: tuple[Any, ...] = getattr(hint, '__metadata__', ())
         bare = typing.get_args(hint)[0] if marks else hint
+        either = next((mark for mark in marks if isinstance(mark, Either)), None)
+        if either is not None:
+            return self.read(value, either.which(value), path)
         part = next((mark for mark in marks if isinstance(mark, Part)), None)
         options = typing.get_args(bare)
         if value is None and type(None) in options:
@@ -93,8 +94,8 @@ class _Checker:
         if part is not None:
             return self.component(value, part.scope, path)
         inner = next((option for option in (bare, *options) if dataclasses.is_dataclass(option)), None)
-        if inner is not None and typing.get_origin(bare) is list:
-            return self.sections(value, typing.cast(type, inner), path)
+        if typing.get_origin(bare) is list and (inner is not None or hasattr(options[0], '__metadata__')):
+            return self.items(value, options[0], path)
         if inner is not None:
             return self.section(value, typing.cast(type, inner), path)
         return self.plain(value, bare, marks, path)
@@ -114,13 +115,13 @@ class _Checker:
             self.refuse_added(path, 'free keys')
         return value
 
-    def sections(self, value: Any, schema: type, path: str) -> list[Any]:
+    def items(self, value: Any, hint: Any, path: str) -> list[Any]:
         """Checks a list of mappings; one mapping stands for a list of one."""
-        items = value if isinstance(value, list) else [value]
-        if not items:
+        if not isinstance(value, list):
+            return [self.read(value, hint, path)]
+        if not value:
             self.fault(path, 'expected at least one entry, got an empty list')
-        single = not isinstance(value, list)
-        return [self.section(item, schema, path if single else f'{path}.{i}') for i, item in enumerate(items)]
+        return [self.read(item, hint, f'{path}.{i}') for i, item in enumerate(value)]
 
     def keyed(self, value: Any, scope: str, path: str) -> dict[str, Component]:
         """Checks ``{snake_name: options}``."""
@@ -139,11 +140,18 @@ class _Checker:
 
     def component(self, value: Any, scope: str, path: str) -> Component | None:
         """Checks ``{name: ..., **options}``; a bare string is a name without options."""
+        only = SCOPES[scope].only
+        if only is not None:
+            return self.options(only, value, scope, path)
         value = {'name': value} if isinstance(value, str) else value
         if not isinstance(value, dict) or 'name' not in value:
             self.fault(path, f'expected {SCOPES[scope].a}: {{name: ..., its options}}; got {value!r}')
             return None
         options = dict(value)
+        for key in of_a_match(value) if scope == 'loss' else ():
+            del options[key]
+            written = f'{{loss: {{name: {value["name"]}, ...}}, {key}: ...}}'
+            self.fault(_join(path, key), f'is a setting of a match, not of its loss: write {written}')
         return self.options(options.pop('name'), options, scope, path)
 
     def options(self, name: Any, options: Any, scope: str, path: str) -> Component | None:
@@ -161,7 +169,7 @@ class _Checker:
             return None
         known, open_ended = parameters(target)
         supplied = supplied_names(scope, target)
-        nested = self.nested if isinstance(target, type) and issubclass(target, Distillation) else {}
+        nested = nested_hints(scope, target, known)
         allowed = {
             key: Parameter(nested.get(key, parameter.annotation), parameter.required)
             for key, parameter in known.items()
@@ -174,6 +182,10 @@ class _Checker:
         hints = {key: parameter.annotation for key, parameter in allowed.items()}
         taken = {key: value for key, value in options.items() if key in allowed or open_ended}
         read, sound = self.values(taken, hints, path)
+        if scope == 'algorithm':  # so that the rest of it can be tried in spite of faults in its teachers and losses
+            for key in (key for key in nested if key in taken and key not in sound):
+                several = typing.get_origin(nested[key]) is list and isinstance(taken[key], list)
+                sound[key] = [STAND_IN] * len(taken[key]) if several else STAND_IN
         if all(key in sound for key, parameter in allowed.items() if parameter.required):
             self.faults += try_component(Component(scope, str(name), sound, path))
         return Component(scope, str(name), read, path)
@@ -189,8 +201,6 @@ class _Checker:
             read[key] = self.read(value, hints.get(key, Any), _join(path, key))
             if len(self.faults) == before and value is not UNRESOLVED:
                 sound[key] = read[key]
-            elif hints.get(key) in self.nested.values():
-                sound[key] = [STAND_IN for _ in value] if isinstance(value, list) else STAND_IN
         return read, sound
 
     def names(
@@ -240,9 +250,11 @@ class _Checker:
 
 def _words(hint: Any) -> str:
     """Says what belongs to a missing key."""
-    part = next((mark for mark in getattr(hint, '__metadata__', ()) if isinstance(mark, Part)), None)
-    if part is not None:
-        return f'{SCOPES[part.scope].a}: {{name: ..., its options}}'
+    for mark in getattr(hint, '__metadata__', ()):
+        if isinstance(mark, Part):
+            return f'{SCOPES[mark.scope].a}: {{name: ..., its options}}'
+        if isinstance(mark, Either):
+            return mark.words
     options = [option for option in (hint, *typing.get_args(hint)) if isinstance(option, type)]
     inner = next((option for option in options if dataclasses.is_dataclass(option)), None)
     if inner is None:

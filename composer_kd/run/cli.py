@@ -12,6 +12,8 @@ from composer_kd.errors import ComposerKDError
 
 __all__ = ['main']
 
+WIDTH_OF_FILES = 160
+
 _ABOUT = """\
 Knowledge distillation for MosaicML Composer.
 
@@ -19,7 +21,17 @@ Knowledge distillation for MosaicML Composer.
   composer-kd train yamls/digits/teacher.yaml       train what a YAML describes
   composer-kd train yamls/digits/kd.yaml algorithms.distillation.kd_loss_fn.temperature=2
   composer-kd evaluate runs/digits-kd               accuracy, loss, parameters, size of checkpoints
+  composer-kd layers yamls/digits/kd.yaml           the layers that a match can name, with their shapes
   composer -n 2 -m composer_kd train yamls/digits/kd.yaml        the same in two processes
+"""
+
+_LAYERS = """\
+Lists the layers of a model as Match(on=...) takes them, with the shape of what they show. Write
+PATH:input for what goes into a layer. MODEL is
+  the YAML of a run          the student and every teacher, on the first samples of its data
+  a model of this package    composer-kd layers resnet20 num_classes=100
+  a dotted path              composer-kd layers torchvision.models.resnet18 --input 1,3,64,64
+                             composer-kd layers transformers.BertModel num_hidden_layers=2
 """
 
 _TRAIN = """\
@@ -61,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser('composer-kd', description=_ABOUT, formatter_class=form)
-    commands = parser.add_subparsers(title='commands', metavar='{train,evaluate,demo}', required=True)
+    commands = parser.add_subparsers(title='commands', metavar='{train,evaluate,layers,demo}', required=True)
 
     train = commands.add_parser(
         'train', help='train what a YAML file describes', description=_TRAIN, formatter_class=form
@@ -77,11 +89,19 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument('--config', metavar='YAML', help='by default the config.yaml beside each checkpoint')
     evaluate.set_defaults(run=_evaluate)
 
+    layers = commands.add_parser(
+        'layers', help='the layers of a model and their shapes', description=_LAYERS, formatter_class=form
+    )
+    layers.add_argument('model', metavar='MODEL', help='a YAML file, a name, or a dotted path')
+    layers.add_argument('settings', nargs='*', metavar='key=value', help='overrides of the YAML, options of the model')
+    layers.add_argument('--input', type=_shape, metavar='1,3,32,32', help='shape of the input, the batch first')
+    layers.set_defaults(run=_layers)
+
     demo = commands.add_parser('demo', help='distil a small student on real data: table and plot (under 3 minutes)')
     demo.add_argument('--out', type=pathlib.Path, default=pathlib.Path('runs/demo'), help='default: %(default)s')
     demo.add_argument('--seeds', type=_positive, default=3, help='repetitions of each student, default: %(default)s')
     demo.set_defaults(run=_demo)
-    for command in (train, evaluate, demo):
+    for command in (train, evaluate, layers, demo):
         command.add_argument('--debug', action='store_true', help='show the traceback of wrong input too')
     return parser
 
@@ -90,6 +110,13 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f'expected a whole number of 1 or more, got {text!r}')
     return int(text)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    sizes = [size.strip() for size in text.split(',')]
+    if not all(size.isdecimal() and int(size) for size in sizes):
+        raise argparse.ArgumentTypeError(f"expected whole numbers as '1,3,32,32', got {text!r}")
+    return tuple(map(int, sizes))
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -112,6 +139,22 @@ def _evaluate(options: argparse.Namespace) -> None:
     from composer_kd.run.evaluate import as_table, evaluate_all
 
     Console().print(as_table(evaluate_all(options.checkpoints, options.config)), highlight=False)
+
+
+def _layers(options: argparse.Namespace) -> None:
+    if options.model.endswith(('.yaml', '.yml')):
+        from composer_kd.run.source import require_file
+
+        require_file(options.model)
+    from rich.console import Console
+
+    from composer_kd.run.show_layers import show_layers
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH_OF_FILES)  # paths in one piece, to search and to copy
+    for table in show_layers(options.model, options.settings, options.input):
+        console.print(table, highlight=False)
 
 
 def _demo(options: argparse.Namespace) -> None:

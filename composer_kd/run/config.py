@@ -17,12 +17,12 @@ import torch
 from composer.core import Precision, Time
 from composer.utils import dist
 
+from composer_kd.run.names import SCOPES
 from composer_kd.run.parts import Component, Must, OptionsOf, Part
 
 __all__ = [
     'EvaluationConfig',
     'LoaderConfig',
-    'NESTED',
     'RunConfig',
     'TeacherConfig',
     'as_mapping',
@@ -39,6 +39,7 @@ PositiveTime = Must('more than zero', lambda value: Time.from_input(value, 'ep')
 # run that is as long as that would never end.
 Length = Must('in ep, ba or sp', lambda value: _unit(value) in ('ep', 'ba', 'sp'))
 Interval = Must('in ep, ba, sp or dur', lambda value: _unit(value) in ('ep', 'ba', 'sp', 'dur'))
+ConsoleInterval = Must('in ep or ba', lambda value: _unit(value) in ('ep', 'ba'))  # Composer prints at these alone
 RunLength = Annotated[Time | str | int, PositiveTime, Length]
 Regularly = Annotated[Time | str | int, PositiveTime, Interval]
 RunName = Must('not empty and without braces', lambda value: value.strip() and not set(value) & set('{}'))
@@ -54,6 +55,7 @@ class LoaderConfig:
     """Where the samples come from and how they are batched; the batch size follows from ``global_train_batch_size``."""
 
     dataset: Annotated[Component, Part('dataset')]
+    with_index: bool = False  # batches (x, y, index), for losses that remember samples
     drop_last: bool = False
     shuffle: bool | None = None  # None: yes for training, no for evaluation
     num_workers: Annotated[int, NotNegative] = 0
@@ -91,13 +93,6 @@ class TeacherConfig:
             )
 
 
-# Parameters of Distillation that are described by YAML of their own instead of by a plain value.
-NESTED: dict[str, Any] = {
-    'teachers': list[TeacherConfig],
-    'kd_loss_fn': Annotated[Component, Part('loss')],
-}
-
-
 @dataclass
 class RunConfig:
     """One training run."""
@@ -133,7 +128,7 @@ class RunConfig:
     autoresume: bool = False
     progress_bar: bool = True
     log_to_console: bool = False
-    console_log_interval: Regularly = '1ba'
+    console_log_interval: Annotated[Time | str | int, PositiveTime, ConsoleInterval] = '1ba'
 
     @property
     def folder(self) -> pathlib.Path | None:
@@ -210,7 +205,7 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
     source = read_source(path, overrides)
     if source.data.get('run_name') is None:
         source.data['run_name'] = f'{source.path.resolve().parent.name}-{source.path.stem}'
-    return check(source, RunConfig, NESTED)
+    return check(source, RunConfig)
 
 
 def load_evaluation_config(path: str | pathlib.Path) -> EvaluationConfig:
@@ -232,7 +227,7 @@ def load_evaluation_config(path: str | pathlib.Path) -> EvaluationConfig:
     wanted = {field.name for field in dataclasses.fields(EvaluationConfig)}
     source.data = {key: value for key, value in source.data.items() if key in wanted}
     source.faults = [fault for fault in source.faults if re.split(r'[.:]', fault)[0] in wanted]
-    return check(source, EvaluationConfig, {})
+    return check(source, EvaluationConfig)
 
 
 def as_mapping(config: Any) -> Any:
@@ -249,7 +244,8 @@ def as_mapping(config: Any) -> Any:
         {'name': 'KLDivergence', 'temperature': 2.0}
     """
     if isinstance(config, Component):
-        return {'name': config.name, **_mapping_of(config.options)}
+        name = {} if SCOPES[config.scope].only else {'name': config.name}
+        return {**name, **_mapping_of(config.options)}
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return {f.name: _mapping_of_section(getattr(config, f.name)) for f in dataclasses.fields(config)}
     if isinstance(config, list):

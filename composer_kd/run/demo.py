@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import math
 import pathlib
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -32,6 +30,7 @@ from composer_kd.run.build import build_model
 from composer_kd.run.evaluate import count_parameters, size_in_bytes
 from composer_kd.run.parts import Component
 from composer_kd.run.preflight import make_folder
+from composer_kd.run.quiet import without_remarks
 from composer_kd.run.report import write_report
 from composer_kd.run.results import Entry, Results, Settings
 
@@ -84,7 +83,7 @@ def _run(seeds: Sequence[int], settings: Settings, console: Console) -> Results:
         f'{settings.n_labels} labels; the distilled one also asks the teacher about the images without a label.\n',
         highlight=False,
     )
-    with _quiet(), _one_thread(), _progress(console) as progress:
+    with without_remarks(), _one_thread(), _progress(console) as progress:
         batches = math.ceil(samples[0] / settings.batch_size)
         lengths = [settings.teacher_epochs, *[settings.student_epochs * len(seeds)] * 2]
         bars = [
@@ -191,19 +190,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Composer's remarks on this machine and on metrics are no news here; errors come through."""
-    levels = {name: logging.getLogger(name).level for name in ('composer', 'torchmetrics')}
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', UserWarning)
-        warnings.simplefilter('ignore', FutureWarning)
-        for name in levels:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)

@@ -17,6 +17,8 @@ from composer_kd.errors import ConfigError, nearest
 
 __all__ = ['SCOPES', 'Scope', 'import_path', 'known_names', 'resolve']
 
+MOST_NAMES = 60  # that are listed where none is near
+
 
 @dataclass(frozen=True)
 class Scope:
@@ -28,6 +30,8 @@ class Scope:
         base: Dotted path of the class that a named class must inherit; None takes every callable.
         suffix: An ending that may be left out: ``wandb`` names ``WandBLogger``.
         cheap: Whether constructing one costs nothing and does nothing, so that it is tried before the run.
+        also: Dotted paths of things that have a bare name too.
+        without: Names that are left out: what they need, a YAML cannot hold.
     """
 
     what: str
@@ -35,6 +39,13 @@ class Scope:
     base: str | None = None
     suffix: str = ''
     cheap: bool = True
+    also: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+    @property
+    def only(self) -> str | None:
+        """The one name there is, which then is not written in a YAML; None where there are several."""
+        return None if self.modules else self.also[0].rpartition('.')[2]
 
     @property
     def a(self) -> str:
@@ -43,9 +54,20 @@ class Scope:
 
 
 SCOPES: dict[str, Scope] = {
-    'model': Scope('model', ('composer_kd.models',), cheap=False),
-    'dataset': Scope('data set', ('composer_kd.data',), cheap=False),
+    'model': Scope('model', ('composer_kd.models',), cheap=False, without=('IndexedClassifier',)),
+    'dataset': Scope(
+        'data set', ('composer_kd.data',), cheap=False, without=('ImageTensors', 'Indexed', 'PartlyLabelled')
+    ),
     'loss': Scope('distillation loss', ('composer_kd.losses',)),
+    'match': Scope('match', (), also=('composer_kd.matching.Match',)),
+    'schedule': Scope(
+        'schedule',
+        ('composer.optim',),
+        'composer.optim.ComposerScheduler',
+        suffix='Scheduler',
+        also=('composer_kd.schedules.Ramp',),
+    ),
+    'projector': Scope('projector', ('torch.nn',), 'torch.nn.Module'),
     'adapter': Scope('input adapter', ('composer_kd.teachers',), suffix='Adapter'),
     'optimizer': Scope('optimizer', ('composer.optim', 'torch.optim'), 'torch.optim.Optimizer'),
     'scheduler': Scope('scheduler', ('composer.optim',), 'composer.optim.ComposerScheduler', suffix='Scheduler'),
@@ -107,12 +129,12 @@ def known_names(scope: str) -> dict[str, Any]:
     """
     rule = SCOPES[scope]
     base = import_path(rule.base) if rule.base else None
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {path.rpartition('.')[2]: import_path(path) for path in rule.also}
     for module_name in rule.modules:
         module = importlib.import_module(module_name)
         for name in _public(module):
             thing = getattr(module, name)
-            if _belongs(thing, name, base, rule):
+            if name not in rule.without and _belongs(thing, name, base, rule):
                 found.setdefault(name, thing)
     return found
 
@@ -146,7 +168,7 @@ def resolve(scope: str, name: str) -> Callable[..., Any]:
     if name in known:
         return known[name]
     suffix = SCOPES[scope].suffix.lower()
-    loose = {_fold(key): thing for key, thing in known.items()}
+    loose = {_fold(key): known[key] for key in _spelt_alike_last(name, known)}
     for candidate in (_fold(name), _fold(name) + suffix):
         if candidate in loose:
             return loose[candidate]
@@ -168,10 +190,15 @@ def _fold(name: str) -> str:
     return name.replace('_', '').lower()
 
 
+def _spelt_alike_last(name: str, known: dict[str, Any]) -> list[str]:
+    """So that of a class and a function whose names differ in spelling alone, the last, that one is taken."""
+    return sorted(known, key=lambda key: key.islower() == name.islower())
+
+
 def _nearest(name: str, known: dict[str, Any], suffix: str) -> str:
     # YAML keys are snake_case and classes CamelCase: compare without case, underscores and suffix, show the real names.
-    shown = {_fold(key).removesuffix(suffix): key for key in known}
+    shown = {_fold(key).removesuffix(suffix): key for key in _spelt_alike_last(name, known)}
     clause = nearest(_fold(name).removesuffix(suffix), shown)
     if 'did you mean' not in clause:
-        return nearest(name, known)
+        return nearest(name, known) if len(known) <= MOST_NAMES else '; other things are named by their dotted path'
     return re.sub(r"'([^']+)'", lambda match: repr(shown[match[1]]), clause)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ['Component', 'Must', 'OptionsOf', 'Part']
+__all__ = ['Component', 'Either', 'Must', 'OptionsOf', 'Part']
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,19 @@ class Must:
 
     words: str
     test: Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class Either:
+    """Marks a value that may be written in several ways.
+
+    Args:
+        words: What may be written, for messages.
+        which: From what was written to the annotation that it is read by.
+    """
+
+    words: str
+    which: Callable[[Any], Any]
 
 
 @dataclass(frozen=True)

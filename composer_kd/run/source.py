@@ -15,7 +15,7 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from composer_kd.errors import ConfigError, nearest
 
-__all__ = ['UNRESOLVED', 'Source', 'read_source', 'require_file']
+__all__ = ['UNRESOLVED', 'Source', 'read_settings', 'read_source', 'require_file']
 
 
 class _Unresolved:
@@ -76,6 +76,25 @@ def read_source(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Sour
     return source
 
 
+def read_settings(settings: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Reads ``key=value`` strings where there is no file.
+
+    Args:
+        settings: As the overrides of a file.
+
+    Returns:
+        What they say, and what is wrong with them, one line each.
+
+    Example:
+        >>> read_settings(['image_size=[8, 6]', 'dropout'])
+        ({'image_size': [8, 6]}, ["'dropout': expected an override key.sub=value"])
+    """
+    source = Source(pathlib.Path(), {})
+    for setting in settings:
+        _override(source, setting)
+    return _resolve(OmegaConf.create(source.data), '', source), source.faults
+
+
 def require_file(path: str | pathlib.Path) -> None:
     """Finds out whether there is a YAML file; quick, as nothing heavy is imported for it.
 
@@ -103,7 +122,16 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
         content = cast('dict[Any, Any]', OmegaConf.to_container(OmegaConf.load(path), resolve=False))
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f'{path} is not valid YAML: {error}') from error
-    return {str(key): value for key, value in content.items()}
+    return _with_names(content)
+
+
+def _with_names(node: Any) -> Any:
+    """Keys as strings: to YAML 1.1 the key ``on`` of a match is the truth."""
+    if isinstance(node, dict):
+        booleans: dict[Any, str] = {True: 'on', False: 'off'}
+        names = [booleans[key] if isinstance(key, bool) else str(key) for key in node]
+        return {name: _with_names(value) for name, value in zip(names, node.values())}
+    return [_with_names(item) for item in node] if isinstance(node, list) else node
 
 
 def _nearest_files(path: pathlib.Path) -> str:
@@ -127,7 +155,7 @@ def _override(source: Source, override: str) -> None:
     if not text.strip():
         source.faults.append(f'{override!r}: the value is empty; write {key}=null for none')
         return
-    _put(source, key, value, override)
+    _put(source, key, _with_names(value), override)
 
 
 def _put(source: Source, key: str, value: Any, override: str) -> None:

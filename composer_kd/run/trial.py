@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 import warnings
 from typing import Any
@@ -11,14 +12,19 @@ import torch
 from composer.utils.parallelism import FSDP2Config, FSDPConfig
 
 from composer_kd.run.build import construct, is_function_itself
+from composer_kd.run.config import TeacherConfig
 from composer_kd.run.names import SCOPES, resolve
 from composer_kd.run.parts import Component
 from composer_kd.run.values import Parameter, parameters
+from composer_kd.teachers import FrozenTeacher
 
 __all__ = ['STAND_IN', 'fsdp_settings', 'supplied_names', 'try_component']
 
 # Stands for a part that has faults of its own, so that the rest of what it belongs to can be tried.
 STAND_IN = Component('model', 'stand-in')
+
+# What a loss gets beside the two it compares, if it asks.
+_FILLED_IN = ('labels', 'mask', 'index')
 
 # What constructors raise when they refuse a value; anything else is a bug and keeps its traceback.
 _REFUSALS = (ValueError, TypeError, RuntimeError, AssertionError, ImportError)
@@ -32,7 +38,7 @@ def supplied_names(scope: str, target: Any) -> frozenset[str]:
         target: The class or function.
 
     Returns:
-        For an optimizer its parameters, for a loss that is a function the logits.
+        For an optimizer its parameters, for a loss that is a function what it compares and what goes with that.
 
     Example:
         >>> supplied_names('optimizer', torch.optim.SGD)
@@ -40,9 +46,10 @@ def supplied_names(scope: str, target: Any) -> frozenset[str]:
     """
     if scope == 'optimizer':
         return frozenset({'params'})
-    if is_function_itself(scope, target):
-        return frozenset([*list(parameters(target)[0])[: 1 if scope == 'adapter' else 2], 'labels'])
-    return frozenset()
+    if not is_function_itself(scope, target):
+        return frozenset()
+    first = list(parameters(target)[0])[: 2 if scope in ('loss', 'scheduler') else 1]
+    return frozenset([*first, *(_FILLED_IN if scope == 'loss' else ())])
 
 
 def fsdp_settings() -> dict[str, Parameter]:
@@ -103,23 +110,35 @@ def _refusal(component: Component) -> str | None:
 
 
 def _not_a_loss(name: str, loss: Any) -> str | None:
-    """Says what is wrong with something that should compare logits; only what no loss would do is held against it."""
-    expected = f'{name} is no loss: expected (student_logits, teacher_logits) -> scalar tensor'
+    """Says what is wrong with something that should compare; only what no loss would do is held against it."""
+    expected = f'{name} is no loss: expected (student, teacher) -> scalar tensor'
+    filled_in: dict[str, Any] = {'labels': torch.zeros(2, dtype=torch.long), 'mask': None, 'index': torch.arange(2)}
     try:
-        value = loss(torch.zeros(2, 3), torch.zeros(2, 3))
-    except TypeError as error:
-        return f'{expected}; called so, it says: {error}'
-    except Exception:  # it may need other shapes: the run tells
-        return None
+        signature = inspect.signature(loss.forward if isinstance(loss, torch.nn.Module) else loss)
+    except ValueError:  # a builtin that does not say what it takes
+        signature = inspect.signature(lambda student, teacher: None)
+    filled_in = {key: value for key, value in filled_in.items() if key in signature.parameters}
+    try:
+        value = loss(torch.zeros(2, 3), torch.zeros(2, 3), **filled_in)
+    except Exception as error:  # it may need other shapes, lists of features, or to be built first: the run tells
+        return None if _takes(signature, filled_in) else f'{expected}; called so, it says: {error}'
     if not isinstance(value, torch.Tensor):
         return f'{expected}, got {type(value).__name__}'
     return None if value.ndim == 0 else f'{expected}, got a tensor of shape {tuple(value.shape)}'
 
 
+def _takes(signature: inspect.Signature, filled_in: dict[str, Any]) -> bool:
+    try:
+        signature.bind(None, None, **filled_in)
+    except TypeError:
+        return False
+    return True
+
+
 def _stand_in(value: Any) -> Any:
-    # A teacher costs its weights; in a trial of the algorithm around it any module will do.
-    if dataclasses.is_dataclass(value) and not isinstance(value, Component):
-        return torch.nn.Identity()
+    # A teacher costs its weights; in a trial of the algorithm around it any module will do that has its name.
+    if isinstance(value, TeacherConfig):
+        return FrozenTeacher(torch.nn.Identity(), name=value.name or value.checkpoint or value.model.name)
     if isinstance(value, Component) and not SCOPES[value.scope].cheap:
         return torch.nn.Identity()
     return None

@@ -17,6 +17,7 @@ from composer_kd.run.config import LoaderConfig, load_config
 from composer_kd.run.names import SCOPES, import_path, known_names, resolve
 from composer_kd.run.parts import Component
 from composer_kd.run.preflight import rehearse
+from composer_kd.run.values import describe, parameters
 
 SMALL = {'in_channels': 1, 'image_size': 8, 'num_classes': 10}
 
@@ -62,17 +63,31 @@ def test_every_known_name_is_a_thing_of_its_scope_in_snake_case_too(scope):
     assert names
     for name, thing in names.items():
         assert getattr(thing, '__name__', None) in (name, 'DecoupledAdamW', 'DecoupledSGDW')
-        if name == 'KLDivergence':
-            continue  # in snake case it is the function
         snake = re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', name).lower().removesuffix('_' + SCOPES[scope].suffix.lower())
-        assert resolve(scope, snake) is thing
-        if SCOPES[scope].base:
+        twins = {other.replace('_', '').lower() for other in names if other != name}  # KLDivergence and kl_divergence
+        if snake.replace('_', '') not in twins:
+            assert resolve(scope, snake) is thing
+        if SCOPES[scope].base and name != 'Ramp':
             assert issubclass(thing, import_path(SCOPES[scope].base))
+
+
+@pytest.mark.parametrize('scope', ['model', 'dataset'])
+def test_what_needs_an_object_cannot_be_named(scope):
+    for thing in known_names(scope).values():
+        needed = [p.annotation for p in parameters(thing)[0].values() if p.required]
+        assert all('which a YAML file cannot hold' not in describe(annotation) for annotation in needed)
+    for name in SCOPES[scope].without:
+        with pytest.raises(ConfigError, match=f'unknown {SCOPES[scope].what} {name!r}'):
+            resolve(scope, name)
 
 
 @pytest.mark.parametrize(
     ('scope', 'name', 'expected'),
     [
+        ('schedule', 'linear_scheduler', 'LinearScheduler'),
+        ('schedule', 'linear', 'LinearScheduler'),
+        ('schedule', 'ramp', 'Ramp'),
+        ('projector', 'Conv2d', 'Conv2d'),
         ('algorithm', 'distillation', 'Distillation'),
         ('algorithm', 'label_smoothing', 'LabelSmoothing'),
         ('algorithm', 'mixup', 'MixUp'),

@@ -16,7 +16,7 @@ def test_help_explains_itself(capsys):
         main(['--help'])
     assert left.value.code == 0
     printed = capsys.readouterr().out
-    for word in ('train', 'evaluate', 'demo', 'yamls/digits/kd.yaml'):
+    for word in ('train', 'evaluate', 'layers', 'demo', 'yamls/digits/kd.yaml'):
         assert word in printed
 
 
@@ -42,7 +42,7 @@ def test_other_errors_keep_their_traceback(monkeypatch):
         main(['train', 'yamls/digits/student.yaml'])
 
 
-@pytest.mark.parametrize('arguments', [[], ['trian'], ['train'], ['evaluate'], ['demo', '--seeds', '0']])
+@pytest.mark.parametrize('arguments', [[], ['trian'], ['train'], ['evaluate'], ['layers'], ['demo', '--seeds', '0']])
 def test_incomplete_commands_are_refused(arguments):
     with pytest.raises(SystemExit) as left:
         main(arguments)

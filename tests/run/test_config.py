@@ -143,7 +143,8 @@ def test_missing_keys_are_named(tmp_path):
     text = refusal(file)
     for line in [
         'algorithms.distillation.kd_loss_fn: required option of Distillation is missing; '
-        'expected a distillation loss: {name: ..., its options}',
+        'expected a distillation loss: {name: ..., its options}, or a match: {loss: ..., on: ..., weight: ...}, '
+        'or a list of these',
         'algorithms.distillation.teachers.0.model: required key is missing; expected a model: {name: ..., its options}',
         'global_train_batch_size: required key is missing; expected an integer',
         "max_duration: required key is missing; expected a Composer time such as '10ep' or '500ba' or an integer",

@@ -9,11 +9,13 @@ import torch
 from omegaconf import OmegaConf
 
 from composer_kd.errors import CheckpointError, CheckpointNotFoundError, ConfigError
+from composer_kd.models import DeepCNN
 from composer_kd.run.build import build_model
 from composer_kd.run.cli import main
 from composer_kd.run.config import load_config
 from composer_kd.run.evaluate import evaluate
 from composer_kd.run.train import train
+from tests.run.test_config import KD
 
 
 @pytest.fixture(scope='module')
@@ -87,3 +89,25 @@ def test_the_command_prints_a_table(finished, capsys):
     printed = capsys.readouterr().out
     for word in ('accuracy', 'loss', 'parameters', 'size', '21,690'):
         assert word in printed
+
+
+def test_what_matches_learned_is_no_part_of_the_student(tmp_path, finished):
+    torch.save(DeepCNN(in_channels=1, image_size=8).state_dict(), tmp_path / 'teacher.pt')
+    match = 'algorithms.distillation.kd_loss_fn={loss: hint, on: [features.2, features.4], project: auto}'
+    common = [f'variables.teacher={tmp_path}/teacher.pt', 'progress_bar=false', 'train_loader.dataset.subset=64']
+    metrics = train(load_config(KD, [*common, match, 'max_duration=1ba', f'save_folder={tmp_path}/run']))
+    checkpoint = tmp_path / 'run' / 'latest-rank0.pt'
+    assert any('projector' in key for key in torch.load(checkpoint, weights_only=False)['state']['model'])
+    found = evaluate(checkpoint)
+    assert found.metrics == pytest.approx({k: v for k, v in metrics.items() if k.startswith('metrics/eval')})
+    assert found.parameters == 21_690
+
+    def go_on(*overrides):
+        return train(load_config(KD, [*common, 'max_duration=2ba', 'save_folder=null', *overrides]))['time/batch']
+
+    assert go_on(match, f'load_path={checkpoint}') == 2
+    weights_alone = ['load_weights_only=true', 'load_strict_model_weights=false']
+    for path, settings in ((checkpoint, []), (finished[0] / 'latest-rank0.pt', [match])):
+        assert go_on(*settings, f'load_path={path}', *weights_alone) == 2
+        with pytest.raises(ConfigError, match=r'load_path: what the matches learn in this run is not'):
+            go_on(*settings, f'load_path={path}', 'load_weights_only=true')

@@ -29,6 +29,8 @@ from tests.run.test_config import KD, refusal
         (['max_duration=60sec'], 'that is in ep, ba or sp'),
         (['max_duration=1000tok'], "that is in ep, ba or sp, got '1000tok'"),
         (['eval_interval=1000tok'], 'that is in ep, ba, sp or dur'),
+        (['console_log_interval=10sp'], 'console_log_interval: expected a Composer time such'),
+        (['console_log_interval=0.5dur'], "that is in ep or ba, got '0.5dur'"),
         (['save_interval=1000tok'], 'that is in ep, ba, sp or dur'),
         (['algorithms.Distillation={}'], 'algorithms.Distillation: names the same algorithm as algorithms.dist'),
         (['callbacks={lr_monitor: {}, LRMonitor: {}}'], 'callbacks.LRMonitor: names the same callback as callbacks.lr'),
@@ -67,7 +69,7 @@ def test_sharding_without_a_gpu_is_refused(monkeypatch):
 )
 def test_what_is_no_loss_is_refused(loss, reason):
     text = refusal(KD, f'algorithms.distillation.kd_loss_fn={loss}')
-    assert 'is no loss: expected (student_logits, teacher_logits) -> scalar tensor' in text
+    assert 'is no loss: expected (student, teacher) -> scalar tensor' in text
     assert reason in text
 
 

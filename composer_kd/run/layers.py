@@ -1,0 +1,153 @@
+"""Lists the layers of a model under the names by which a match takes them, with the shapes of what they show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from composer.models import ComposerClassifier, HuggingFaceModel
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from composer_kd.calling import choose_call
+from composer_kd.errors import ConfigError
+from composer_kd.teachers.probe import on_meta
+
+__all__ = ['Layer', 'layer_shapes']
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One place in a model that a match can name.
+
+    Args:
+        path: As in ``Match(on=...)``: ``'layer2'``, ``'rnn[0]'``, ``'outputs.hidden_states[3]'``.
+        kind: The class of the module.
+        shape: Of the tensor that it shows, the batch first.
+        parameters: How many the module has, with all below it; of several entries of one output the first says it.
+        in_place: Whether a later layer changes the tensor in place, so that a match cannot have it.
+    """
+
+    path: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+    in_place: bool = False
+
+
+def layer_shapes(model: nn.Module, batch: Any, adapt: Callable[[Any], Any] | None = None) -> list[Layer]:
+    """Finds what every layer of a model shows for a batch.
+
+    The model runs on torch's meta device, where nothing is computed, or for real where it cannot: in eval mode, without
+    gradients, and left as it was.
+
+    Args:
+        model: Any model: a ComposerModel, a Hugging Face, torchvision or timm model, your own.
+        batch: A batch as its DataLoader makes them.
+        adapt: Changes the inputs first, as a teacher's ``input_adapter``.
+
+    Returns:
+        A layer for each tensor that a module returns, in the order of ``named_modules()``, and ``outputs`` for what the
+        model itself returns. Modules that do not run are left out; of one that runs several times the last time counts.
+
+    Raises:
+        ConfigError: If the model cannot take the batch.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.GRU(3, 4)))
+        >>> for layer in layer_shapes(net, torch.zeros(5, 2)):
+        ...     print(layer.path, layer.kind, layer.shape, layer.parameters)
+        0 Linear (5, 3) 9
+        1[0] Sequential (5, 4) 108
+        1[1] Sequential (1, 4) 0
+        1.0[0] GRU (5, 4) 108
+        1.0[1] GRU (1, 4) 0
+        outputs[0] Sequential (5, 4) 117
+        outputs[1] Sequential (1, 4) 0
+    """
+    with torch.no_grad(), torch.random.fork_rng():
+        if 'forward' not in vars(model):  # else a copy would still call the original
+            try:
+                adapter = on_meta(adapt) if isinstance(adapt, nn.Module) else adapt
+                return _look(on_meta(model).eval(), _to(batch, 'meta'), adapter)
+            except Exception:  # whatever a model says that was not written for the meta device
+                pass
+        return _look_for_real(model, batch, adapt)
+
+
+def _look_for_real(model: nn.Module, batch: Any, adapt: Callable[[Any], Any] | None) -> list[Layer]:
+    tensor = next(iter((*model.parameters(), *model.buffers(), torch.empty(0))))
+    modes = [(part, part.training) for part in model.modules()]
+    model.eval()
+    try:
+        return _look(model, _to(batch, tensor.device), adapt)
+    except Exception as error:  # whatever the model says
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise ConfigError(f'{type(model).__name__} cannot take {_described(batch)}: {reason}') from error
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def _look(model: nn.Module, batch: Any, adapt: Callable[[Any], Any] | None) -> list[Layer]:
+    net = _net(model)
+    seen: dict[str, tuple[nn.Module, list[tuple[str, Tensor, int]]]] = {}
+
+    def note(path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            seen[path] = module, [(place, value, value._version) for place, value in _tensors(output, path)]
+
+        return hook
+
+    paths = {path or 'outputs': module for path, module in net.named_modules()}
+    handles = [module.register_forward_hook(note(path)) for path, module in paths.items()]
+    try:
+        choose_call(model, batch, adapt)(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    ordered = [path for path in (*list(paths)[1:], 'outputs') if path in seen]
+    return [layer for path in ordered for layer in _layers(*seen[path])]
+
+
+def _layers(module: nn.Module, found: list[tuple[str, Tensor, int]]) -> Iterator[Layer]:
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    for number, (place, value, version) in enumerate(found):
+        changed = value._version != version
+        yield Layer(place, type(module).__name__, tuple(value.shape), 0 if number else parameters, changed)
+
+
+def _net(model: nn.Module) -> nn.Module:
+    """The net inside Composer's wrappers, whose paths are the shorter ones."""
+    model = getattr(model, '_orig_mod', model)
+    if isinstance(model, ComposerClassifier):
+        return model.module
+    return model.model if isinstance(model, HuggingFaceModel) else model
+
+
+def _tensors(value: Any, path: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in what a module returned, under the names of places."""
+    if isinstance(value, Tensor):
+        yield path, value
+    elif isinstance(value, Mapping):
+        of_outputs = path.split('.')[0] == 'outputs' and '[' not in path
+        for key, entry in value.items():
+            yield from _tensors(
+                entry, f'{path}.{key}' if of_outputs and str(key).isidentifier() else f'{path}[{key!r}]'
+            )
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for number, entry in enumerate(value):
+            yield from _tensors(entry, f'{path}[{number}]')
+
+
+def _to(batch: Any, device: Any) -> Any:
+    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, batch)
+
+
+def _described(batch: Any) -> str:
+    if isinstance(batch, Tensor):
+        return f'an input of the shape {tuple(batch.shape)}'
+    parts = batch.items() if isinstance(batch, Mapping) else enumerate(batch)
+    return 'a batch of ' + ', '.join(f'{key}: {tuple(getattr(part, "shape", ()))}' for key, part in parts)

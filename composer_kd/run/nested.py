@@ -1,0 +1,127 @@
+"""Options that a YAML describes by mappings of their own, where a script passes objects."""
+
+from __future__ import annotations
+
+import collections.abc
+import difflib
+import typing
+from typing import Annotated, Any, Literal
+
+from composer_kd.distillation import Distillation
+from composer_kd.errors import ConfigError, nearest
+from composer_kd.matching import Match
+from composer_kd.run.config import TeacherConfig
+from composer_kd.run.names import known_names, resolve
+from composer_kd.run.parts import Component, Either, Must, Part
+from composer_kd.run.values import Parameter, parameters
+
+__all__ = ['nested_hints', 'of_a_match']
+
+Loss = Annotated[Component, Part('loss')]
+OneMatch = Annotated[Component, Part('match')]
+Schedule = Annotated[Component, Part('schedule')]
+Projector = Annotated[Component, Part('projector')]
+NotNegative = Must('zero or more', lambda value: value >= 0)
+Positive = Must('positive', lambda value: value > 0)
+
+_A_LOSS = 'a distillation loss: {name: ..., its options}, or a match: {loss: ..., on: ..., weight: ...}'
+
+
+def nested_hints(scope: str, target: Any, known: dict[str, Parameter]) -> dict[str, Any]:
+    """Says which options are read otherwise than their annotations say.
+
+    Args:
+        scope: A key of ``SCOPES``.
+        target: The class or function that takes the options.
+        known: Its parameters.
+
+    Returns:
+        An annotation with marks for each of these options.
+
+    Example:
+        >>> sorted(nested_hints('algorithm', Distillation, {}))
+        ['kd_loss_fn', 'teachers']
+        >>> nested_hints('optimizer', object, {})
+        {}
+    """
+    if isinstance(target, type) and issubclass(target, Distillation):
+        return {'teachers': list[TeacherConfig], 'kd_loss_fn': LossesAndMatches}
+    if target is Match:
+        return {'loss': Loss, 'weight': Weight, 'temperature': Temperature, 'project': AnyProjector}
+    if scope == 'loss':  # one that wraps another
+        return {name: Loss for name, parameter in known.items() if name == 'loss' or _is_callable(parameter.annotation)}
+    return {}
+
+
+def of_a_match(value: Any) -> list[str]:
+    """Finds settings of a match among the options of a loss.
+
+    Args:
+        value: What was written for a loss.
+
+    Returns:
+        The keys that a match has and this loss has not.
+
+    Example:
+        >>> of_a_match({'name': 'KLDivergence', 'temperature': 2.0, 'on': 'layer2'})
+        ['on']
+    """
+    if not isinstance(value, dict):
+        return []
+    return [key for key in value if key in ('on', 'weight', 'project', 'teacher') and key not in _options_of(value)]
+
+
+def _is_match(value: Any) -> bool:
+    """A mapping without a name, or with a loss in it, unless its name is that of a loss that wraps another."""
+    if not isinstance(value, dict) or not value:
+        return False
+    if 'name' not in value or 'loss' not in value or of_a_match(value):
+        return 'name' not in value or 'loss' in value
+    if 'loss' in _options_of(value):
+        return False
+    # A slip in the name of such a loss must not go for the name of a match.
+    wrapping = [name for name, thing in known_names('loss').items() if 'loss' in parameters(thing)[0]]
+    return '.' not in str(value['name']) and 'did you mean' not in nearest(str(value['name']), wrapping)
+
+
+def _options_of(value: dict[str, Any]) -> frozenset[str]:
+    try:
+        return frozenset(parameters(resolve('loss', str(value.get('name'))))[0])
+    except ConfigError:
+        return frozenset()
+
+
+def _is_callable(annotation: Any) -> bool:
+    kinds = (annotation, *typing.get_args(annotation))
+    return any((typing.get_origin(kind) or kind) is collections.abc.Callable for kind in kinds)
+
+
+def _means_auto(value: Any) -> bool:
+    return isinstance(value, str) and bool(difflib.get_close_matches(value, ['auto']))
+
+
+def _or_schedule(number: Any) -> Any:
+    which = Either('a number, or a schedule: {name: ..., its options}', lambda v: _number_or_schedule(v, number))
+    return Annotated[Any, which]
+
+
+def _number_or_schedule(value: Any, number: Any) -> Any:
+    return Schedule if isinstance(value, (dict, str)) else number
+
+
+Weight = _or_schedule(Annotated[float, NotNegative])
+Temperature = _or_schedule(Annotated[float | None, Positive])
+AnyProjector = Annotated[
+    Any,
+    Either(
+        "'auto', or a projector: {name: torch.nn.Conv2d, its options}",
+        lambda value: Literal['auto'] | None if value is None or _means_auto(value) else Projector,
+    ),
+]
+LossOrMatch = Annotated[Any, Either(_A_LOSS, lambda value: OneMatch if _is_match(value) else Loss)]
+LossesAndMatches = Annotated[
+    Any,
+    Either(
+        f'{_A_LOSS}, or a list of these', lambda value: list[LossOrMatch] if isinstance(value, list) else LossOrMatch
+    ),
+]
