@@ -43,8 +43,8 @@ class Extras:
         """
         if state.fsdp_config is not None:
             raise ConfigError(
-                f'Match {match.name!r} learns something, which FSDP would shard with the student and leave sharded when '
-                'it is used. Under FSDP use matches without projector and without a learned loss.'
+                f'Match {match.name!r} learns something, which FSDP would shard with the student and leave sharded '
+                'when it is used. Under FSDP use matches without projector and without a learned loss.'
             )
         if len(state.optimizers) != 1:
             raise ConfigError(
