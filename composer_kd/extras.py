@@ -17,6 +17,9 @@ from composer_kd.students import EXTRAS
 
 __all__ = ['Extras']
 
+# Where DistributedDataParallel looks for names of parameters and buffers that are not its business.
+_NOT_SENT = '_ddp_params_and_buffers_to_ignore'
+
 
 class Extras:
     """A submodule of the student (``EXTRAS``) and groups of its optimizer.
@@ -78,6 +81,10 @@ class Extras:
             )
         extras[name] = state.device.module_to_device(nn.ModuleDict(parts))
         self._groups[link.match.name]['params'].extend(extras[name].parameters())
+        if link.remembers:
+            # A memory begins alike on all ranks and is written alike: no need to send all of it at each forward pass.
+            memory = [f'{EXTRAS}.{name}.{buffer}' for buffer, _ in extras[name].named_buffers()]
+            setattr(state.model, _NOT_SENT, [*getattr(state.model, _NOT_SENT, ()), *memory])
         self._taken[name] = link
 
     def release(self, model: nn.Module) -> None:

@@ -1,9 +1,10 @@
-"""The divergence over large vocabularies: one pass over rows, in chunks that stay in the cache."""
+"""Divergences over large vocabularies: one pass over rows, in chunks that stay in the cache."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,86 +15,230 @@ FUSED_FROM = 2**16
 
 _CHUNK = {'cpu': 2**18}  # elements that stay in the cache
 _CHUNK_ELSEWHERE = 2**27  # an accelerator wants few large kernels
+_LN2 = math.log(2.0)
+_HIDDEN = -1e20  # the logit of a class that counts as absent: its exponential is 0, and 0 times it is no NaN
 
 
-class FusedRowKL(torch.autograd.Function):
-    """``T^2 * KL(teacher || student)``, mean over the rows of weight one.
+class Tempered(NamedTuple):
+    """The logits of one side, ``(n, V)``, over the temperature: what a row loss is computed from, and may overwrite.
 
-    The plain expression walks over ``(N, V)`` about a dozen times and keeps three copies for the backward pass. Here
-    the forward pass takes ``64`` rows or so at a time, computes their loss and, while they are in the cache, their
-    gradient ``T / N * (softmax(s / T) - softmax(t / T))``, which is all that the backward pass needs.
+    Base 2 because ``exp2`` is several times quicker than ``exp`` on some CPUs, and never slower.
+    """
+
+    z: Tensor
+    """The logits over ``T log 2``, shifted to a maximum of 0."""
+    e: Tensor
+    """``2^z``."""
+    total: Tensor
+    """The sum of ``e`` over the classes, ``(n, 1)``."""
+    target: Tensor
+    """The class apart from the others, ``(n, 1)``, for losses that have one: hidden in ``z``, 0 in ``e``."""
+    own: Tensor
+    """The ``z`` that the target would have, ``(n, 1)``."""
+
+
+RowLoss = Callable[[Tempered, Tempered, Tensor, bool], Tensor]
+"""``(student, teacher, out, needs_grad)``: gives the loss of each row in nats, ``(n,)``. Leaves in ``out``, ``(n, V)``,
+if ``needs_grad``, the direction in which the loss falls: its gradient by the logits over ``T``, negated."""
+
+
+def fused(
+    loss: RowLoss,
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float,
+    weights: Tensor | None = None,
+    target: Tensor | None = None,
+) -> Tensor:
+    """``T^2`` times the mean of a row loss, with its gradient computed on the way. It has no second derivative.
+
+    Args:
+        loss: One of this module's.
+        student: Logits ``(N, V)`` of any floating dtype, computed in float32 at least.
+        teacher: The same shape, without a graph.
+        temperature: ``T``.
+        weights: Which rows count, ``(N,)`` booleans; all if ``None``.
+        target: A class for each row, ``(N, 1)``, for losses that set it apart.
+    """
+    return _Fused.apply(student, teacher, loss, float(temperature), weights, target)
+
+
+class _Fused(torch.autograd.Function):
+    """See :func:`fused`.
+
+    A plain expression walks over ``(N, V)`` a dozen times or more and keeps several copies for the backward pass. Here
+    the forward pass takes 32 rows or so at a time, computes their loss and, while they are in the cache, their
+    gradient, which is all that the backward pass needs.
     """
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float, weights: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        student: Tensor,
+        teacher: Tensor,
+        loss: RowLoss,
+        temperature: float,
+        weights: Tensor | None,
+        target: Tensor | None,
+    ) -> Tensor:
         needs_grad = ctx.needs_input_grad[0]
-        loss, direction = _walk(student, teacher, temperature, weights, needs_grad)
+        value, direction = _walk(loss, student, teacher, temperature, weights, target, needs_grad)
         if needs_grad:
-            ctx.save_for_backward(student, teacher, weights)
-            ctx.temperature, ctx.direction = temperature, direction
-        return loss
+            ctx.save_for_backward(student, teacher, weights, target)
+            ctx.loss, ctx.temperature, ctx.direction = loss, temperature, direction
+        return value
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, None, None, None]:
-        student, teacher, weights = ctx.saved_tensors
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        student, teacher, weights, target = ctx.saved_tensors
         # The stored direction is scaled in place and handed over; a second backward pass through a retained graph
         # computes it again.
         direction, ctx.direction = ctx.direction, None
         if direction is None:
-            direction = _walk(student, teacher, ctx.temperature, weights, True)[1]
+            direction = _walk(ctx.loss, student, teacher, ctx.temperature, weights, target, True)[1]
         direction.mul_(grad_output * (-ctx.temperature / _count(student, weights)))
-        return direction.to(student.dtype), None, None, None
+        return direction.to(student.dtype), None, None, None, None, None
 
 
 def _count(student: Tensor, weights: Tensor | None) -> Tensor | int:
     """How many rows count; at least one."""
-    return student.shape[0] if weights is None else weights.sum().clamp(min=1)
+    return max(1, student.shape[0]) if weights is None else weights.sum().clamp(min=1)
 
 
 def _walk(
-    student: Tensor, teacher: Tensor, temperature: float, weights: Tensor | None, needs_grad: bool
+    loss: RowLoss,
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float,
+    weights: Tensor | None,
+    target: Tensor | None,
+    needs_grad: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """The loss and, if wanted, the direction ``softmax(t / T) - softmax(s / T)``, in which the gradient points down.
+    """The loss and, if wanted, the direction in which it falls.
 
     Its dtype is the student's, but float32 for float16, whose small values need the factor that a GradScaler brings.
     """
     rows, classes = student.shape
     dtype = torch.promote_types(student.dtype, torch.float32)
-    step = max(1, _CHUNK.get(student.device.type, _CHUNK_ELSEWHERE) // classes)
-    kl = torch.empty(rows, dtype=dtype, device=student.device)
+    step = max(1, min(rows, _CHUNK.get(student.device.type, _CHUNK_ELSEWHERE) // classes))
+    values = torch.empty(rows, dtype=dtype, device=student.device)
     kept = dtype if student.dtype == torch.float16 else student.dtype
     direction = torch.empty(rows, classes, dtype=kept, device=student.device) if needs_grad else None
-    buffers = [torch.empty(min(step, rows), classes, dtype=dtype, device=student.device) for _ in range(4)]
+    direct = direction is not None and kept == dtype
+    buffers = [torch.empty(step, classes, dtype=dtype, device=student.device) for _ in range(4 if direct else 5)]
     for start in range(0, rows, step):
         here = slice(start, min(start + step, rows))
-        s, exp_s, t, p_t = (buffer[: here.stop - start] for buffer in buffers)
-        sum_s = _exponentials(student[here], temperature, s, exp_s)
-        sum_t = _exponentials(teacher[here], temperature, t, p_t)
-        p_t.div_(sum_t)
-        # sum p_t (log p_t - log p_s), with log p = z log 2 - log sum
-        kl[here] = torch.linalg.vecdot(p_t, t.sub_(s)) * math.log(2.0) + (sum_s / sum_t).log_().squeeze(-1)
+        z_s, e_s, z_t, e_t, *spare = (buffer[: here.stop - start] for buffer in buffers)
+        there = target if target is None else target[here]
+        s = _tempered(student[here], temperature, z_s, e_s, there)
+        t = _tempered(teacher[here], temperature, z_t, e_t, there)
+        out = spare[0] if spare else direction[here]  # type: ignore[index]
+        values[here] = loss(s, t, out, needs_grad)
         if direction is not None:
-            target = direction[here] if direction.dtype == dtype else s
-            torch.addcmul(p_t, exp_s, sum_s.reciprocal_(), value=-1.0, out=target)
             if weights is not None:
-                target.mul_(weights[here].unsqueeze(-1))
-            if direction.dtype != dtype:
-                direction[here] = s
+                out.mul_(weights[here].unsqueeze(-1))
+            if not direct:
+                direction[here] = out
     if weights is not None:
-        kl = torch.where(weights, kl, 0.0)
-    return kl.sum() * (temperature * temperature / _count(student, weights)), direction
+        values = torch.where(weights, values, 0.0)
+    return values.sum() * (temperature * temperature / _count(student, weights)), direction
 
 
-def _exponentials(logits: Tensor, temperature: float, z: Tensor, e: Tensor) -> Tensor:
-    """Fills ``z`` with the tempered logits in base 2, shifted to a maximum of 0, and ``e`` with ``2^z``.
+def _tempered(logits: Tensor, temperature: float, z: Tensor, e: Tensor, target: Tensor | None) -> Tempered:
+    """Fills ``z`` and ``e``."""
+    scale = 1.0 / (temperature * _LN2)
+    others = logits if target is None else z.copy_(logits).scatter_(-1, target, _HIDDEN)
+    top = others.amax(-1, keepdim=True).to(z.dtype)
+    own = top if target is None else (logits.gather(-1, target).to(z.dtype) - top) * scale
+    torch.add(top * -scale, others, alpha=scale, out=z)
+    total = torch.exp2(z, out=e).sum(-1, keepdim=True)
+    return Tempered(z, e, total, top if target is None else target, own)
 
-    Base 2 because ``exp2`` is several times quicker than ``exp`` on some CPUs, and never slower.
 
-    Returns:
-        The sum of ``e`` over the classes.
-    """
-    scale = 1.0 / (temperature * math.log(2.0))
-    top = logits.amax(-1, keepdim=True).to(z.dtype)
-    torch.add(top * -scale, logits, alpha=scale, out=z)
-    return torch.exp2(z, out=e).sum(-1, keepdim=True)
+def forward_kl(s: Tempered, t: Tempered, out: Tensor, needs_grad: bool) -> Tensor:
+    """``sum p_t (log p_t - log p_s)``, with ``log p = z log 2 - log total``."""
+    p_t = t.e.div_(t.total)
+    _towards_teacher(s, p_t, out, needs_grad)
+    return torch.linalg.vecdot(p_t, t.z.sub_(s.z)) * _LN2 + (s.total / t.total).log_().squeeze(-1)
+
+
+def cross_entropy(s: Tempered, t: Tempered, out: Tensor, needs_grad: bool) -> Tensor:
+    """``-sum p_t log p_s``, whose gradient is that of the divergence."""
+    p_t = t.e.div_(t.total)
+    _towards_teacher(s, p_t, out, needs_grad)
+    return torch.linalg.vecdot(p_t, s.z) * -_LN2 + s.total.log().squeeze(-1)
+
+
+def _towards_teacher(s: Tempered, p_t: Tensor, out: Tensor, needs_grad: bool) -> None:
+    if needs_grad:
+        torch.addcmul(p_t, s.e, s.total.reciprocal(), value=-1.0, out=out)
+
+
+def reverse_kl(s: Tempered, t: Tempered, out: Tensor, needs_grad: bool) -> Tensor:
+    """``sum p_s (log p_s - log p_t)``, which falls along ``p_s (log p_t - log p_s)`` less its share of the sum."""
+    p_s = s.e.mul_(_LN2 / s.total)  # times log 2
+    terms = t.z.sub_(s.z).mul_(p_s)
+    mean = terms.sum(-1, keepdim=True)
+    if needs_grad:
+        torch.addcmul(terms, p_s, mean * (1.0 / _LN2), value=-1.0, out=out)
+    return ((t.total / s.total).log_() - mean).squeeze(-1)
+
+
+def mixture(beta: float) -> RowLoss:
+    """``beta KL(p_t || m) + (1 - beta) KL(p_s || m)`` with ``m = beta p_t + (1 - beta) p_s``."""
+
+    def loss(s: Tempered, t: Tempered, out: Tensor, needs_grad: bool) -> Tensor:
+        of_t, of_s = t.e.mul_(beta / t.total), s.e.mul_((1.0 - beta) / s.total)  # the parts of the mixture
+        # Where both underflow the mixture is held above 0: 0 times a finite logarithm is 0.
+        log_m = torch.add(of_t, of_s, out=out).clamp_min_(torch.finfo(out.dtype).tiny).log_()
+        less_t, less_s = (torch.sub(log_m, side.z, alpha=_LN2, out=side.z) for side in (t, s))  # log m - log p - totals
+        terms = less_s.mul_(of_s)
+        sum_s = terms.sum(-1, keepdim=True)
+        if needs_grad:  # along p_s (log m - log p_s) less its share of the sum
+            torch.addcmul(terms, of_s, sum_s * (1.0 / (1.0 - beta)), value=-1.0, out=out)
+        totals = torch.lerp(s.total.log(), t.total.log(), beta)
+        return -torch.linalg.vecdot(of_t, less_t) - (sum_s + totals).squeeze(-1)
+
+    return loss
+
+
+def parted_kl(alpha: float, beta: float) -> RowLoss:
+    """``alpha KL(b_t || b_s) + beta KL(q_t || q_s)``: the target against the rest, and ``q``, the rest's softmax."""
+
+    def loss(s: Tempered, t: Tempered, out: Tensor, needs_grad: bool) -> Tensor:
+        log_b_s, log_b_t = _against_rest(s), _against_rest(t)
+        b_s, b_t = log_b_s.exp(), log_b_t.exp()
+        of_target = torch.linalg.vecdot(b_t, log_b_t.sub_(log_b_s))
+        q_t = t.e.mul_(beta / t.total)
+        if needs_grad:
+            _parted_direction(s, q_t, beta, (b_s - b_t)[:, :1].mul_(alpha), out)
+        of_others = torch.linalg.vecdot(q_t, t.z.sub_(s.z)) * _LN2
+        return of_target * alpha + of_others + (s.total / t.total).log_().squeeze(-1) * beta
+
+    return loss
+
+
+def parted_cross_entropy(alpha: float, beta: float) -> RowLoss:
+    """``-alpha p_t log p_s`` of the target ``- beta sum q_t log q_s``, with ``q`` the softmax of the rest."""
+
+    def loss(s: Tempered, t: Tempered, out: Tensor, needs_grad: bool) -> Tensor:
+        log_b_s, p_t = _against_rest(s), _against_rest(t)[:, :1].exp().mul_(alpha)
+        q_t = t.e.mul_(beta / t.total)
+        if needs_grad:
+            _parted_direction(s, q_t, beta, log_b_s[:, 1:].exp().mul_(p_t).neg_(), out)
+        of_others = torch.linalg.vecdot(q_t, s.z) * -_LN2
+        return of_others + (s.total.log() * beta - p_t * log_b_s[:, :1]).squeeze(-1)
+
+    return loss
+
+
+def _against_rest(side: Tempered) -> Tensor:
+    """Logarithms of the target's probability and that of all others, ``(n, 2)``, exact where either is tiny."""
+    return torch.cat([side.own, side.total.log2()], dim=-1).mul_(_LN2).log_softmax(-1)
+
+
+def _parted_direction(s: Tempered, q_t: Tensor, beta: float, of_target: Tensor, out: Tensor) -> None:
+    """Given ``beta`` times the teacher's rest, and the gradient by the target's logit against the rest."""
+    torch.addcmul(q_t, s.e, (beta - of_target).div_(s.total), value=-1.0, out=out)
+    out.scatter_(-1, s.target, of_target.neg())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composer_kd.losses._common import check_number, ready
+from composer_kd.losses._common import check_number
+from composer_kd.losses._rows import fused, parted_cross_entropy, parted_kl
+from composer_kd.losses.response import rows_of
 
 __all__ = ['DKD', 'NKD', 'dkd', 'nkd']
 
@@ -55,19 +56,8 @@ def dkd(
         >>> round(dkd(student, teacher, labels, temperature=1.0).item(), 4)  # 1/2 log 3/2 + 1/2 log 3/4, and 0
         0.0589
     """
-    student, teacher, target, own = _parted('dkd', student, teacher, labels)
-    student, teacher = student / temperature, teacher / temperature
-    others_s, others_t = (x.masked_fill(own, -torch.inf) for x in (student, teacher))
-    log_b_s, log_b_t = (_against_rest(x, others, target) for x, others in ((student, others_s), (teacher, others_t)))
-    of_target = (log_b_t.exp() * (log_b_t - log_b_s)).sum(-1)
-    log_s, log_t = F.log_softmax(others_s, dim=-1), F.log_softmax(others_t, dim=-1)
-    of_others = (log_t.exp() * (log_t - log_s).masked_fill(own, 0.0)).sum(-1)
-    return (alpha * of_target + beta * of_others).mean() * temperature**2
-
-
-def _against_rest(logits: Tensor, others: Tensor, target: Tensor) -> Tensor:
-    """Logarithms of the target's probability and that of all others, ``(N, 2)``."""
-    return torch.stack([logits.gather(-1, target).squeeze(-1), others.logsumexp(-1)], dim=-1).log_softmax(-1)
+    student, teacher, target = _with_target('dkd', student, teacher, labels)
+    return fused(parted_kl(alpha, beta), student, teacher, temperature, target=target)
 
 
 class DKD(nn.Module):
@@ -82,6 +72,8 @@ class DKD(nn.Module):
         >>> DKD(beta=2.0)
         DKD(alpha=1.0, beta=2.0, temperature=4.0)
     """
+
+    any_dtype = True  # computes in float32 by itself, without a copy of all logits
 
     def __init__(self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0) -> None:
         super().__init__()
@@ -136,13 +128,11 @@ def nkd(
         >>> round(nkd(student, teacher, torch.tensor([0])).item(), 4)  # 1/2 log 3 + 1.5 log 2
         1.589
     """
-    student, teacher, target, own = _parted('nkd', student, teacher, labels)
-    p_t = F.softmax(teacher, dim=-1).gather(-1, target)
-    log_s = F.log_softmax(student, dim=-1).gather(-1, target)
-    others_s, others_t = ((x / temperature).masked_fill(own, -torch.inf) for x in (student, teacher))
-    log_others = F.log_softmax(others_s, dim=-1).masked_fill(own, 0.0)
-    of_others = (F.softmax(others_t, dim=-1) * log_others).sum(-1)
-    return -(p_t * log_s).mean() - gamma * temperature**2 * of_others.mean()
+    student, teacher, target = _with_target('nkd', student, teacher, labels)
+    if temperature == 1.0:
+        return fused(parted_cross_entropy(1.0, gamma), student, teacher, 1.0, target=target)
+    of_target = fused(parted_cross_entropy(1.0, 0.0), student, teacher, 1.0, target=target)
+    return of_target + fused(parted_cross_entropy(0.0, gamma), student, teacher, temperature, target=target)
 
 
 class NKD(nn.Module):
@@ -156,6 +146,8 @@ class NKD(nn.Module):
         >>> NKD()
         NKD(gamma=1.5, temperature=1.0)
     """
+
+    any_dtype = True  # computes in float32 by itself, without a copy of all logits
 
     def __init__(self, gamma: float = 1.5, temperature: float = 1.0) -> None:
         super().__init__()
@@ -171,9 +163,9 @@ class NKD(nn.Module):
         return f'gamma={self.gamma}, temperature={self.temperature}'
 
 
-def _parted(loss: str, student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Both sides as rows ``(N, V)``, the target class ``(N, 1)``, and where it stands ``(N, V)``."""
-    student, teacher = (x.flatten(0, -2) for x in ready(loss, student, teacher))
+def _with_target(loss: str, student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Both sides as rows ``(N, V)``, and the target class ``(N, 1)``."""
+    student, teacher = rows_of(loss, student, teacher)
     rows, classes = student.shape
     if classes < 2:
         raise ValueError(f'{loss}: expected at least 2 classes, got {tuple(student.shape)}')
@@ -183,5 +175,7 @@ def _parted(loss: str, student: Tensor, teacher: Tensor, labels: Tensor) -> tupl
             f'logits {tuple(student.shape)}'
         )
     target = labels.reshape(-1, 1)
-    target = torch.where(target == NO_LABEL, teacher.argmax(-1, keepdim=True), target)
-    return student, teacher, target, torch.zeros_like(student, dtype=torch.bool).scatter_(-1, target, True)
+    unlabelled = target == NO_LABEL
+    if target.device.type != 'cpu' or unlabelled.any():  # looking at them would wait for an accelerator
+        target = torch.where(unlabelled, teacher.argmax(-1, keepdim=True), target)
+    return student, teacher, target

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composer_kd.losses._common import check_number, ready
-from composer_kd.losses.response import kl_divergence
+from composer_kd.losses import _rows
+from composer_kd.losses._common import check_number
+from composer_kd.losses._rows import FUSED_FROM, fused
+from composer_kd.losses.response import kl_divergence, log_probabilities, rows_of
 
 __all__ = [
     'GeneralizedJSD',
@@ -50,8 +50,11 @@ def reverse_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Te
         >>> round(reverse_kl(torch.zeros(1, 2), teacher).item(), 4)  # 1/2 log 2 + 1/2 log 2/3
         0.1438
     """
-    log_s, log_t = _log_probabilities('reverse_kl', student, teacher, temperature)
-    return _mean_kl(log_s, log_t) * temperature**2
+    student, teacher = rows_of('reverse_kl', student, teacher)
+    if student.numel() >= FUSED_FROM:
+        return fused(_rows.reverse_kl, student, teacher, temperature)
+    log_s, log_t = log_probabilities(student, teacher, temperature)
+    return F.kl_div(log_t, log_s, reduction='sum', log_target=True) * (temperature**2 / max(1, len(student)))
 
 
 class ReverseKL(nn.Module):
@@ -64,6 +67,8 @@ class ReverseKL(nn.Module):
         >>> ReverseKL(temperature=2.0)
         ReverseKL(temperature=2.0)
     """
+
+    any_dtype = True  # computes in float32 by itself, without a copy of all logits
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()
@@ -119,9 +124,8 @@ def generalized_jsd(student: Tensor, teacher: Tensor, beta: float = 0.5, tempera
         return kl_divergence(student, teacher, temperature)
     if beta == 1.0:
         return reverse_kl(student, teacher, temperature)
-    log_s, log_t = _log_probabilities('generalized_jsd', student, teacher, temperature)
-    log_m = torch.logaddexp(log_t + math.log(beta), log_s + math.log1p(-beta))
-    return (beta * _mean_kl(log_t, log_m) + (1.0 - beta) * _mean_kl(log_s, log_m)) * temperature**2
+    student, teacher = rows_of('generalized_jsd', student, teacher)
+    return fused(_rows.mixture(beta), student, teacher, temperature)
 
 
 class GeneralizedJSD(nn.Module):
@@ -135,6 +139,8 @@ class GeneralizedJSD(nn.Module):
         >>> GeneralizedJSD(beta=0.1)
         GeneralizedJSD(beta=0.1, temperature=1.0)
     """
+
+    any_dtype = True  # computes in float32 by itself, without a copy of all logits
 
     def __init__(self, beta: float = 0.5, temperature: float = 1.0) -> None:
         super().__init__()
@@ -177,9 +183,11 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.
         >>> round(soft_cross_entropy(torch.zeros(1, 2), teacher).item(), 4)  # log 2
         0.6931
     """
-    student, teacher = ready('soft_cross_entropy', student, teacher)
-    log_s, p_t = F.log_softmax(student / temperature, -1), F.softmax(teacher / temperature, -1)
-    return torch.linalg.vecdot(p_t, log_s).mean() * -(temperature**2)
+    student, teacher = rows_of('soft_cross_entropy', student, teacher)
+    if student.numel() >= FUSED_FROM:
+        return fused(_rows.cross_entropy, student, teacher, temperature)
+    log_s, log_t = log_probabilities(student, teacher, temperature)
+    return torch.linalg.vecdot(log_t.exp(), log_s).sum() * (-(temperature**2) / max(1, len(student)))
 
 
 class SoftCrossEntropy(nn.Module):
@@ -193,6 +201,8 @@ class SoftCrossEntropy(nn.Module):
         SoftCrossEntropy(temperature=1.0)
     """
 
+    any_dtype = True  # computes in float32 by itself, without a copy of all logits
+
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()
         self.temperature = check_number('SoftCrossEntropy', 'temperature', temperature)
@@ -204,13 +214,3 @@ class SoftCrossEntropy(nn.Module):
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""
         return f'temperature={self.temperature}'
-
-
-def _log_probabilities(loss: str, student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    student, teacher = ready(loss, student, teacher)
-    return F.log_softmax(student / temperature, dim=-1), F.log_softmax(teacher / temperature, dim=-1)
-
-
-def _mean_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p || q), the mean over rows."""
-    return torch.linalg.vecdot(log_p.exp(), log_p - log_q).mean()

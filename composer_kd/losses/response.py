@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composer_kd.losses._rows import FUSED_FROM, FusedRowKL
+from composer_kd.losses._rows import FUSED_FROM, forward_kl, fused
 
 __all__ = ['KLDivergence', 'kl_divergence']
 
@@ -57,11 +57,7 @@ def kl_divergence(
         >>> kl_divergence(student, student + 5.0).item()
         0.0
     """
-    if student.shape != teacher.shape:
-        raise ValueError(
-            f'kl_divergence: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ in shape'
-        )
-    student, teacher = _rows(student, softmax_dim), _rows(teacher, softmax_dim).detach()
+    student, teacher = rows_of('kl_divergence', student, teacher, softmax_dim)
     weights = None
     if mask is not None:
         mask = mask.reshape(-1)
@@ -71,14 +67,9 @@ def kl_divergence(
             weights = mask
     if student.shape[0] == 0:
         return student.float().sum() * 0.0
-    dtype = torch.promote_types(student.dtype, torch.float32)
     if student.numel() >= FUSED_FROM:
-        return FusedRowKL.apply(student, teacher, float(temperature), weights)
-    scale = 1.0 / temperature
-    student, teacher = student.to(dtype), teacher.to(dtype)
-    if scale != 1.0:
-        student, teacher = student * scale, teacher * scale
-    student, teacher = F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1)
+        return fused(forward_kl, student, teacher, temperature, weights)
+    student, teacher = log_probabilities(student, teacher, temperature)
     square = temperature * temperature
     if weights is None:
         return F.kl_div(student, teacher, reduction='sum', log_target=True) * (square / student.shape[0])
@@ -86,11 +77,31 @@ def kl_divergence(
     return torch.where(weights, rows, 0.0).sum() * square / weights.sum().clamp(min=1)
 
 
+def rows_of(loss: str, student: Tensor, teacher: Tensor, softmax_dim: int = -1) -> tuple[Tensor, Tensor]:
+    """Both sides' ``(..., V, ...)`` as ``(N, V)``, views where the memory allows it, the teacher without its graph.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(f'{loss}: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ in shape')
+    return _rows(student, softmax_dim), _rows(teacher, softmax_dim).detach()
+
+
 def _rows(logits: Tensor, softmax_dim: int) -> Tensor:
-    """``(..., V, ...)`` as ``(N, V)``: a view where the memory allows it."""
     if softmax_dim != -1 and softmax_dim != logits.ndim - 1:
         logits = logits.movedim(softmax_dim, -1)
     return logits if logits.ndim == 2 else logits.reshape(-1, logits.shape[-1])
+
+
+def log_probabilities(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Both sides' softened answers ``(N, V)`` as logarithms, in float32 at least."""
+    dtype = torch.promote_types(student.dtype, torch.float32)
+    student, teacher = student.to(dtype), teacher.to(dtype)
+    scale = 1.0 / temperature
+    if scale != 1.0:
+        student, teacher = student * scale, teacher * scale
+    return F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1)
 
 
 class KLDivergence(nn.Module):
