@@ -5,7 +5,8 @@
 * ``plain``: ``kl_divergence`` held to the expression that it uses below ``FUSED_FROM`` elements;
 * ``fused``: ``kl_divergence`` held to the fused pass that it uses from there on.
 
-The last two show where ``composer_kd/losses/_rows.py: FUSED_FROM`` should lie on this machine.
+The last two show where ``composer_kd/losses/_rows.py: FUSED_FROM`` should lie on this machine. A second table has the
+other losses of the same kind, at the two sizes that have targets, beside ``stacked`` and ``kl_div``.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from benchmarks.report import markdown_table, print_table
 from benchmarks.timing import Mark, Spread, environment, interleave
-from composer_kd import kl_divergence
+from composer_kd import kl_divergence, losses
 from composer_kd.losses import response
 
 __all__ = ['main', 'measure']
@@ -43,6 +44,7 @@ TARGETS = {('stacked', (2048, 8192)): 0.15, ('kl_div', (128, 100)): 1.0}
 SIZES = (
     (32, 10), (128, 100), (256, 100), (512, 100), (128, 1000), (512, 1000), (64, 8192), (256, 8192), (2048, 8192),
 )  # fmt: skip
+KIN_ROUNDS = 5
 TURN = 0.02  # seconds that the loss should run in a turn
 
 
@@ -82,6 +84,22 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+def kin(rows: int, classes: int) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """The losses that are made like ``kl_divergence``, and the two plain expressions to hold them to."""
+    labels = torch.randint(classes, (rows,))
+    standardized = losses.LogitStandardization(losses.KLDivergence(TEMPERATURE))
+    return {
+        'stacked': stacked,
+        'kl_div': kl_div,
+        'reverse_kl': lambda student, teacher: losses.reverse_kl(student, teacher, TEMPERATURE),
+        'generalized_jsd': lambda student, teacher: losses.generalized_jsd(student, teacher, 0.5, TEMPERATURE),
+        'soft_cross_entropy': lambda student, teacher: losses.soft_cross_entropy(student, teacher, TEMPERATURE),
+        'dkd': lambda student, teacher: losses.dkd(student, teacher, labels),
+        'nkd': lambda student, teacher: losses.nkd(student, teacher, labels),
+        'LogitStandardization': standardized,
+    }
+
+
 class LossRun:
     """One loss at one size, forward and backward."""
 
@@ -117,17 +135,12 @@ def measure(size: tuple[int, int], rounds: int) -> dict[str, Any]:
     Returns:
         Microseconds by loss, and what ``kl_divergence`` takes of the time of each, with quartiles.
     """
-    torch.manual_seed(0)
-    student, teacher = (2 * torch.randn(size)).requires_grad_(), 2 * torch.randn(size)
-    runs = {name: LossRun(loss, student, teacher) for name, loss in LOSSES.items()}
+    runs = _runs(size, LOSSES)
     values = {name: run.once() for name, run in runs.items()}
     spread = max(values.values()) - min(values.values())
     if not spread <= 1e-4 * abs(values['kl_div']):
         raise AssertionError(f'the losses differ at {size}: {values}')
-    marks = runs['kl_div'].steps(5)
-    pass_seconds = statistics.median(b[0] - a[0] for a, b in itertools.pairwise(marks))
-    steps = min(200, max(3, round(TURN / pass_seconds)))
-    found = {name: [mark[0] for mark in turns] for name, turns in interleave(runs, rounds, steps, seed=size[0]).items()}
+    found = _timed(runs, size, rounds)
     ours = found['kl_divergence']
     return {
         'size': list(size),
@@ -136,6 +149,31 @@ def measure(size: tuple[int, int], rounds: int) -> dict[str, Any]:
                    for name, turns in found.items() if name in ('stacked', 'kl_div')},
         'fused / plain': _spread([a / b for a, b in zip(found['fused'], found['plain'])]),
     }  # fmt: skip
+
+
+def measure_kin(size: tuple[int, int], rounds: int) -> dict[str, Any]:
+    """Times the other losses at one size; what each takes of the time of the plain expressions, with quartiles."""
+    found = _timed(_runs(size, kin(*size)), size, rounds)
+    return {
+        'size': list(size),
+        'microseconds': {name: _spread([1e6 * t for t in turns]) for name, turns in found.items()},
+        'ratios': {name: {base: _spread([a / b for a, b in zip(turns, found[base])]) for base in ('stacked', 'kl_div')}
+                   for name, turns in found.items() if name not in ('stacked', 'kl_div')},
+    }  # fmt: skip
+
+
+def _runs(size: tuple[int, int], functions: dict[str, Callable[[Tensor, Tensor], Tensor]]) -> dict[str, LossRun]:
+    torch.manual_seed(0)
+    student, teacher = (2 * torch.randn(size)).requires_grad_(), 2 * torch.randn(size)
+    return {name: LossRun(loss, student, teacher) for name, loss in functions.items()}
+
+
+def _timed(runs: dict[str, LossRun], size: tuple[int, int], rounds: int) -> dict[str, list[float]]:
+    """Seconds by loss, one number a round; of as many passes as ``kl_div`` makes in a turn."""
+    marks = runs['kl_div'].steps(5)
+    pass_seconds = statistics.median(b[0] - a[0] for a, b in itertools.pairwise(marks))
+    steps = min(200, max(3, round(TURN / pass_seconds)))
+    return {name: [mark[0] for mark in turns] for name, turns in interleave(runs, rounds, steps, seed=size[0]).items()}
 
 
 def _spread(values: list[float]) -> dict[str, float]:
@@ -169,6 +207,15 @@ def _sweep(report: dict[str, Any], threads: int) -> tuple[list[str], list[list[s
     return ['rows x classes', 'elements', *names, '/ stacked', '/ kl_div', 'fused / plain'], rows
 
 
+def _kin(report: dict[str, Any], threads: int) -> tuple[list[str], list[list[str]]]:
+    rows = [
+        [f'{row["size"][0]} x {row["size"][1]}', name, f'{row["microseconds"][name]["median"]:.0f}',
+         _show(ratios['stacked']), _show(ratios['kl_div'])]
+        for row in report['kin'] if row['threads'] == threads for name, ratios in row['ratios'].items()
+    ]  # fmt: skip
+    return ['rows x classes', 'loss', 'microseconds', '/ stacked', '/ kl_div'], rows
+
+
 def _markdown(report: dict[str, Any]) -> str:
     facts = ', '.join(f'{key} {value}' for key, value in report['environment'].items())
     method = (
@@ -182,6 +229,14 @@ def _markdown(report: dict[str, Any]) -> str:
              markdown_table(*_targets(report))]  # fmt: skip
     for threads in report['threads']:
         parts += [f'## {threads} thread(s)', markdown_table(*_sweep(report, threads))]
+    parts += [
+        '## Other losses of the kind',
+        'Against the same two expressions, which compute forward KL only: a smaller task than that of most rows. '
+        f'{report["kin_rounds"]} rounds; temperature {TEMPERATURE:g}, but dkd and '
+        'nkd with their default settings.',
+    ]
+    for threads in report['threads']:
+        parts += [f'### {threads} thread(s)', markdown_table(*_kin(report, threads))]
     return '\n\n'.join(parts) + '\n'
 
 
@@ -193,11 +248,13 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path(__file__).parent / 'results', metavar='DIR',
                         help='where losses.md and losses.json go (default: benchmarks/results)')  # fmt: skip
     options = parser.parse_args(arguments)
-    console, measured = Console(), []
+    console, measured, of_kin = Console(), [], []
     for threads in options.threads:
         torch.set_num_threads(threads)
         for size in track(SIZES, f'{threads} thread(s): sizes', console=console):
             measured.append({'threads': threads, **measure(size, options.rounds)})
+        for _, size in TARGETS:
+            of_kin.append({'threads': threads, **measure_kin(size, min(KIN_ROUNDS, options.rounds))})
     report = {
         'command': f'python benchmarks/losses.py --threads {" ".join(map(str, options.threads))}',
         'environment': environment(),
@@ -205,6 +262,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         'rounds': options.rounds,
         'fused_from': response.FUSED_FROM,
         'measured': measured,
+        'kin_rounds': min(KIN_ROUNDS, options.rounds),
+        'kin': of_kin,
     }
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / 'losses.json').write_text(json.dumps(report, indent=1) + '\n', encoding='utf-8')
@@ -212,6 +271,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     for threads in options.threads:
         console.print(f'\n{threads} thread(s), microseconds and ratios', style='bold', highlight=False)
         print_table(*_sweep(report, threads), console)
+        print_table(*_kin(report, threads), console)
     console.print('\nTargets', style='bold')
     print_table(*_targets(report), console)
     return report

@@ -48,6 +48,10 @@ class Criterion:
         }
         self.needs_logits = any(match.on_logits for match in self.matches)
         self.needs_features = not all(match.on_logits for match in self.matches)
+        # The usual case, for which no more need be done than to compare: one loss of the mean logits.
+        self._only = (
+            self.on_mean[0] if len(self.links) == len(self.on_mean) == 1 and self.matches[0].weight == 1.0 else None
+        )
         self.taps: Taps | None = None  # the student's
         self._teacher_taps: dict[int, Taps] = {}
         self.extras = Extras()
@@ -65,7 +69,7 @@ class Criterion:
                     f'Match {match.name!r}: {found} of that name, {match.teacher!r}{nearest(match.teacher, names)}. '
                     'FrozenTeacher(model, name=...) names one.'
                 )
-        return [Link(match, number, is_first=position == 0) for position, number in enumerate(numbers)]
+        return [Link(match, number, position == 0, names) for position, number in enumerate(numbers)]
 
     def _check_not_shared(self) -> None:
         owner: dict[int, str] = {}
@@ -181,6 +185,11 @@ class Criterion:
         Returns:
             The weighted sum of all matches, and the unweighted value of each that was made, by name.
         """
+        if self._only is not None and student is not None:
+            with torch.no_grad(), precision():
+                teacher = self.pool(micro.batch, drawn)
+            value = self._only.of_logits(state, student, teacher, micro, drawn)
+            return value, {self.matches[0].name: value}
         features = self._student_features()
         found: dict[str, list[tuple[float, Tensor]]] = {}
         for link, value in self._values(state, micro, student, features, drawn, precision):
@@ -224,14 +233,14 @@ class Criterion:
                 shown, logits = self._ask(index, micro)
             for link in self.on_teacher[index]:
                 if link.match.on_logits:
-                    yield link, link.of_logits(state, student, logits, micro, self.pool.teachers[index].name)
+                    yield link, link.of_logits(state, student, logits, micro, [index])
                 else:
                     yield link, link.of_features(state, features, shown, micro)
             if self.on_mean and logits is not None:
                 mean.add(index, logits)
             del shown, logits
         for link in self.on_mean:
-            yield link, link.of_logits(state, student, mean.value, micro, mean.names)
+            yield link, link.of_logits(state, student, mean.value, micro, drawn)
 
     def _ask(self, index: int, micro: Microbatch) -> tuple[dict[Key, Tensor], Tensor | None]:
         """One teacher's features and logits, as far as they are needed."""

@@ -106,6 +106,8 @@ class Extras:
         Args:
             used: The teachers of the links that the batch uses, ``None`` for their mean.
         """
+        if not self._taken:
+            return None
         used = set(used)
         unused = [
             parameter.sum()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,13 +52,14 @@ class Link:
         teacher: The teacher's number; ``None`` for the mean of their logits.
         is_first: Whether no other link of this match came before: only that one takes the user's own modules, the
             others copies.
+        names: All teachers' names, for messages.
     """
 
-    def __init__(self, match: Match, teacher: int | None, is_first: bool) -> None:
+    def __init__(self, match: Match, teacher: int | None, is_first: bool, names: Sequence[str]) -> None:
         loss = match.loss
         if isinstance(loss, nn.Module) and not is_first:
             loss = copy.deepcopy(loss)
-        self.match, self.teacher = match, teacher
+        self.match, self.teacher, self._names = match, teacher, names
         self.comparison = Comparison(loss, match.name)
         self.projector: nn.Module | None = None
         if isinstance(match.project, nn.Module):
@@ -115,9 +116,16 @@ class Link:
         return hasattr(self.comparison.loss, 'update')
 
     def of_logits(
-        self, state: State, student: Tensor | None, teacher: Tensor | None, micro: Microbatch, name: str
+        self, state: State, student: Tensor | None, teacher: Tensor | None, micro: Microbatch, whose: Sequence[int]
     ) -> Tensor:
         """The loss of one microbatch's logits, corrected to its part in the whole batch.
+
+        Args:
+            state: The state of the run.
+            student: The student's logits.
+            teacher: The teachers' mean logits, or those of one of them.
+            micro: The microbatch.
+            whose: The teachers' numbers.
 
         Raises:
             TeacherError: If the shapes differ, and the loss does not take that.
@@ -125,7 +133,7 @@ class Link:
         assert student is not None
         assert teacher is not None
         if teacher.shape != student.shape and not self.comparison.any_classes:
-            raise misfit(student.shape, teacher.shape, name)
+            raise misfit(student.shape, teacher.shape, ' and '.join(self._names[index] for index in whose))
         if self.match.temperature is not None:
             self.comparison.set_temperature(self.match.temperature, state)
         value, per_position = self.comparison.of_logits(student, teacher, micro.batch, micro.valid, micro.number)

@@ -38,8 +38,8 @@ class Tempered(NamedTuple):
 
 
 RowLoss = Callable[[Tempered, Tempered, Tensor, bool], Tensor]
-"""``(student, teacher, out, needs_grad)``: gives the loss of each row in nats, ``(n,)``. Leaves in ``out``, ``(n, V)``,
-if ``needs_grad``, the direction in which the loss falls: its gradient by the logits over ``T``, negated."""
+"""``(student, teacher, out, needs_grad)``: gives the loss of each row in nats, ``(n, 1)``. If ``needs_grad``, leaves in
+``out``, ``(n, V)``, the direction in which the loss falls: its gradient by the logits over ``T``, negated."""
 
 
 def fused(
@@ -120,9 +120,10 @@ def _walk(
     Its dtype is the student's, but float32 for float16, whose small values need the factor that a GradScaler brings.
     """
     rows, classes = student.shape
+    counts = weights if weights is None else weights.unsqueeze(-1)
     dtype = torch.promote_types(student.dtype, torch.float32)
     step = max(1, min(rows, _CHUNK.get(student.device.type, _CHUNK_ELSEWHERE) // classes))
-    values = torch.empty(rows, dtype=dtype, device=student.device)
+    values = torch.empty(rows, 1, dtype=dtype, device=student.device)
     kept = dtype if student.dtype == torch.float16 else student.dtype
     direction = torch.empty(rows, classes, dtype=kept, device=student.device) if needs_grad else None
     direct = direction is not None and kept == dtype
@@ -136,12 +137,12 @@ def _walk(
         out = spare[0] if spare else direction[here]  # type: ignore[index]
         values[here] = loss(s, t, out, needs_grad)
         if direction is not None:
-            if weights is not None:
-                out.mul_(weights[here].unsqueeze(-1))
+            if counts is not None:
+                out.mul_(counts[here])
             if not direct:
                 direction[here] = out
-    if weights is not None:
-        values = torch.where(weights, values, 0.0)
+    if counts is not None:
+        values = torch.where(counts, values, 0.0)
     return values.sum() * (temperature * temperature / _count(student, weights)), direction
 
 
@@ -159,46 +160,46 @@ def _tempered(logits: Tensor, temperature: float, z: Tensor, e: Tensor, target: 
 def forward_kl(s: Tempered, t: Tempered, out: Tensor, needs_grad: bool) -> Tensor:
     """``sum p_t (log p_t - log p_s)``, with ``log p = z log 2 - log total``."""
     p_t = t.e.div_(t.total)
-    _towards_teacher(s, p_t, out, needs_grad)
-    return torch.linalg.vecdot(p_t, t.z.sub_(s.z)) * _LN2 + (s.total / t.total).log_().squeeze(-1)
+    if needs_grad:
+        torch.addcmul(p_t, s.e, s.total.reciprocal(), value=-1.0, out=out)
+    return _dot(t.z.sub_(s.z), p_t).mul_(_LN2) + (s.total / t.total).log_()
 
 
 def cross_entropy(s: Tempered, t: Tempered, out: Tensor, needs_grad: bool) -> Tensor:
     """``-sum p_t log p_s``, whose gradient is that of the divergence."""
     p_t = t.e.div_(t.total)
-    _towards_teacher(s, p_t, out, needs_grad)
-    return torch.linalg.vecdot(p_t, s.z) * -_LN2 + s.total.log().squeeze(-1)
-
-
-def _towards_teacher(s: Tempered, p_t: Tensor, out: Tensor, needs_grad: bool) -> None:
     if needs_grad:
         torch.addcmul(p_t, s.e, s.total.reciprocal(), value=-1.0, out=out)
+    return s.total.log() - _dot(s.z, p_t).mul_(_LN2)
 
 
 def reverse_kl(s: Tempered, t: Tempered, out: Tensor, needs_grad: bool) -> Tensor:
     """``sum p_s (log p_s - log p_t)``, which falls along ``p_s (log p_t - log p_s)`` less its share of the sum."""
     p_s = s.e.mul_(_LN2 / s.total)  # times log 2
     terms = t.z.sub_(s.z).mul_(p_s)
-    mean = terms.sum(-1, keepdim=True)
+    total = terms.sum(-1, keepdim=True)
     if needs_grad:
-        torch.addcmul(terms, p_s, mean * (1.0 / _LN2), value=-1.0, out=out)
-    return ((t.total / s.total).log_() - mean).squeeze(-1)
+        torch.addcmul(terms, p_s, total * (1.0 / _LN2), value=-1.0, out=out)
+    return (t.total / s.total).log_().sub_(total)
 
 
 def mixture(beta: float) -> RowLoss:
     """``beta KL(p_t || m) + (1 - beta) KL(p_s || m)`` with ``m = beta p_t + (1 - beta) p_s``."""
 
     def loss(s: Tempered, t: Tempered, out: Tensor, needs_grad: bool) -> Tensor:
-        of_t, of_s = t.e.mul_(beta / t.total), s.e.mul_((1.0 - beta) / s.total)  # the parts of the mixture
-        # Where both underflow the mixture is held above 0: 0 times a finite logarithm is 0.
-        log_m = torch.add(of_t, of_s, out=out).clamp_min_(torch.finfo(out.dtype).tiny).log_()
-        less_t, less_s = (torch.sub(log_m, side.z, alpha=_LN2, out=side.z) for side in (t, s))  # log m - log p - totals
-        terms = less_s.mul_(of_s)
-        sum_s = terms.sum(-1, keepdim=True)
-        if needs_grad:  # along p_s (log m - log p_s) less its share of the sum
-            torch.addcmul(terms, of_s, sum_s * (1.0 / (1.0 - beta)), value=-1.0, out=out)
-        totals = torch.lerp(s.total.log(), t.total.log(), beta)
-        return -torch.linalg.vecdot(of_t, less_t) - (sum_s + totals).squeeze(-1)
+        w_t, w_s = beta / t.total, (1.0 - beta) / s.total
+        scale = w_t + w_s
+        # The mixture over scale. Where both underflow it is held above 0: 0 times a finite logarithm is 0.
+        m = torch.lerp(s.e, t.e, w_t / scale, out=out)
+        log_m = m.clamp_min_(torch.finfo(m.dtype).tiny).log_()
+        of_t, of_s = t.e.mul_(w_t), s.e.mul_(w_s)
+        less_t, less_s = (torch.sub(log_m, side.z, alpha=_LN2, out=side.z) for side in (t, s))
+        terms = less_s.mul_(of_s)  # p_s (log m - log p_s) but for a factor and what is the same for all classes
+        total = terms.sum(-1, keepdim=True)
+        if needs_grad:  # along these terms less their share of the sum
+            torch.addcmul(terms, of_s, total * (1.0 / (1.0 - beta)), value=-1.0, out=out)
+        shift = torch.lerp((scale * s.total).log_(), (scale * t.total).log_(), beta)
+        return total.add_(_dot(less_t, of_t)).add_(shift).neg_()
 
     return loss
 
@@ -208,13 +209,12 @@ def parted_kl(alpha: float, beta: float) -> RowLoss:
 
     def loss(s: Tempered, t: Tempered, out: Tensor, needs_grad: bool) -> Tensor:
         log_b_s, log_b_t = _against_rest(s), _against_rest(t)
-        b_s, b_t = log_b_s.exp(), log_b_t.exp()
-        of_target = torch.linalg.vecdot(b_t, log_b_t.sub_(log_b_s))
+        b_t = log_b_t.exp()
         q_t = t.e.mul_(beta / t.total)
         if needs_grad:
-            _parted_direction(s, q_t, beta, (b_s - b_t)[:, :1].mul_(alpha), out)
-        of_others = torch.linalg.vecdot(q_t, t.z.sub_(s.z)) * _LN2
-        return of_target * alpha + of_others + (s.total / t.total).log_().squeeze(-1) * beta
+            _parted_direction(s, q_t, beta, (log_b_s[:, :1].exp() - b_t[:, :1]).mul_(alpha), out)
+        of_others = _dot(t.z.sub_(s.z), q_t).mul_(_LN2).add_((s.total / t.total).log_(), alpha=beta)
+        return of_others.add_(_dot(log_b_t.sub_(log_b_s), b_t), alpha=alpha)
 
     return loss
 
@@ -223,14 +223,19 @@ def parted_cross_entropy(alpha: float, beta: float) -> RowLoss:
     """``-alpha p_t log p_s`` of the target ``- beta sum q_t log q_s``, with ``q`` the softmax of the rest."""
 
     def loss(s: Tempered, t: Tempered, out: Tensor, needs_grad: bool) -> Tensor:
-        log_b_s, p_t = _against_rest(s), _against_rest(t)[:, :1].exp().mul_(alpha)
+        log_b_s, p_t = _against_rest(s), _against_rest(t)[:, :1].exp().mul_(-alpha)
         q_t = t.e.mul_(beta / t.total)
         if needs_grad:
-            _parted_direction(s, q_t, beta, log_b_s[:, 1:].exp().mul_(p_t).neg_(), out)
-        of_others = torch.linalg.vecdot(q_t, s.z) * -_LN2
-        return of_others + (s.total.log() * beta - p_t * log_b_s[:, :1]).squeeze(-1)
+            _parted_direction(s, q_t, beta, log_b_s[:, 1:].exp().mul_(p_t), out)
+        of_others = _dot(s.z, q_t).mul_(-_LN2).add_(s.total.log(), alpha=beta)
+        return of_others.addcmul_(p_t, log_b_s[:, :1])
 
     return loss
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """The sum of products over each row, ``(n, 1)``, without a temporary: ``a`` is overwritten."""
+    return a.mul_(b).sum(-1, keepdim=True)
 
 
 def _against_rest(side: Tempered) -> Tensor:
@@ -241,4 +246,4 @@ def _against_rest(side: Tempered) -> Tensor:
 def _parted_direction(s: Tempered, q_t: Tensor, beta: float, of_target: Tensor, out: Tensor) -> None:
     """Given ``beta`` times the teacher's rest, and the gradient by the target's logit against the rest."""
     torch.addcmul(q_t, s.e, (beta - of_target).div_(s.total), value=-1.0, out=out)
-    out.scatter_(-1, s.target, of_target.neg())
+    out.scatter_(-1, s.target, of_target.neg_())

@@ -1,4 +1,7 @@
-"""Losses that part the labelled class from the others."""
+"""Losses that part the labelled class from the others.
+
+They take a fused pass in chunks of rows, which has no second derivative.
+"""
 
 from __future__ import annotations
 

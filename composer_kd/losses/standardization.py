@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from composer_kd.losses._common import at_least_float32
 from composer_kd.losses.response import KLDivergence
@@ -26,7 +29,7 @@ def standardize(logits: Tensor, dim: int = -1) -> Tensor:
         dim: The dimension of the classes.
 
     Returns:
-        The same shape. A row without variance becomes zeros, with a finite gradient.
+        The same shape. A row without variance becomes zeros, with a finite gradient. There is no second derivative.
 
     Raises:
         ValueError: If there is only one class.
@@ -38,10 +41,29 @@ def standardize(logits: Tensor, dim: int = -1) -> Tensor:
     """
     if logits.shape[dim] < 2:
         raise ValueError(f'standardize: expected at least 2 classes in dimension {dim}, got {tuple(logits.shape)}')
-    logits = at_least_float32(logits)
-    centred = logits - logits.mean(dim, keepdim=True)
-    variance = centred.square().sum(dim, keepdim=True) / (logits.shape[dim] - 1)
-    return centred / (variance.clamp(min=1e-30).sqrt() + 1e-7)  # the root of 0 has no gradient
+    return _ZScores.apply(at_least_float32(logits), dim)
+
+
+class _ZScores(torch.autograd.Function):
+    """See :func:`standardize`. Its gradient in closed form takes half the passes of autograd's."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, dim: int) -> Tensor:
+        scores = logits - logits.mean(dim, keepdim=True)
+        deviation = torch.linalg.vector_norm(scores, dim=dim, keepdim=True).div_(math.sqrt(logits.shape[dim] - 1))
+        deviation.clamp_(min=1e-15)  # 0 has no gradient
+        scores.div_(deviation + 1e-7)
+        ctx.save_for_backward(scores, deviation)
+        ctx.dim = dim
+        return scores
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        scores, deviation = ctx.saved_tensors
+        along = (grad * scores).sum(ctx.dim, keepdim=True).div_(deviation * (scores.shape[ctx.dim] - 1))
+        centred = grad - grad.mean(ctx.dim, keepdim=True)
+        return centred.div_(deviation + 1e-7).addcmul_(scores, along, value=-1.0), None
 
 
 class LogitStandardization(nn.Module):

@@ -91,6 +91,8 @@ class TeacherPool:
     def __call__(self, batch: Any, drawn: Sequence[int] | None = None) -> Tensor:
         """The weighted mean of the logits of the teachers drawn (all, if ``None``); holds two sets at most."""
         drawn = self._everyone if drawn is None else drawn
+        if len(drawn) == 1:
+            return self.teachers[drawn[0]](batch)
         mean = self.mean(drawn)
         for index in drawn:
             mean.add(index, self.teachers[index](batch))
@@ -121,11 +123,6 @@ class RunningMean:
         """The mean, when all have been added: the very logits of a single teacher, float32 of several."""
         assert self._mean is not None
         return self._mean
-
-    @property
-    def names(self) -> str:
-        """Whose mean it is."""
-        return ' and '.join(self._pool.teachers[index].name for index in self._drawn)
 
     def add(self, index: int, logits: Tensor) -> None:
         """Adds a teacher's logits.

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from composer_kd.losses import DKD, NKD, dkd, kl_divergence, nkd
+from composer_kd.losses import DKD, NKD, _rows, dkd, kl_divergence, nkd
 
 STUDENT, TEACHER = torch.zeros(1, 3), torch.tensor([[4.0, 3.0, 1.0]]).log()  # thirds; 1/2, 3/8, 1/8
 OF_TARGET = 1 / 2 * math.log(3 / 2) + 1 / 2 * math.log(3 / 4)
@@ -128,3 +128,61 @@ def test_bad_settings(make, name):
 
 def test_a_weight_of_zero_is_allowed():
     assert (DKD(alpha=0.0).alpha, DKD(beta=0.0).beta, NKD(gamma=0.0).gamma) == (0.0, 0.0, 0.0)
+
+
+def plain_dkd(student, teacher, labels, alpha=1.0, beta=8.0, temperature=4.0):
+    own = F.one_hot(labels, student.shape[1]).bool()
+    b, others = [], []
+    for side in (student / temperature, teacher / temperature):
+        rest = side[~own].reshape(len(side), -1)
+        b.append(torch.stack([side[own], rest.logsumexp(-1)], -1).log_softmax(-1))
+        others.append(rest.log_softmax(-1))
+    parts = [F.kl_div(*pair, reduction='batchmean', log_target=True) for pair in (b, others)]
+    return (alpha * parts[0] + beta * parts[1]) * temperature**2
+
+
+def plain_nkd(student, teacher, labels, gamma=1.5, temperature=1.0):
+    own = F.one_hot(labels, student.shape[1]).bool()
+    of_target = -(teacher.softmax(-1)[own] * student.log_softmax(-1)[own]).mean()
+    s, t = ((x[~own].reshape(len(x), -1) / temperature).log_softmax(-1) for x in (student, teacher))
+    return of_target - gamma * temperature**2 * (t.exp() * s).sum(-1).mean()
+
+
+@pytest.mark.parametrize(('loss', 'plain'), [(dkd, plain_dkd), (nkd, plain_nkd)])
+@pytest.mark.parametrize('temperature', [1.0, 3.0])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_value_and_gradient_are_those_of_plain_torch_in_any_chunks(loss, plain, temperature, dtype, monkeypatch):
+    monkeypatch.setitem(_rows._CHUNK, 'cpu', 4 * 50)  # of four rows, and one of two
+    student, teacher, labels = random(10, 50)
+    student, teacher = student.to(dtype).requires_grad_(), teacher.to(dtype)
+    value = loss(student, teacher, labels, temperature=temperature)
+    exact = student.detach().double().requires_grad_()
+    expected = plain(exact, teacher.double(), labels, temperature=temperature)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+    (grad,), (expected_grad,) = torch.autograd.grad(value, student), torch.autograd.grad(expected, exact)
+    torch.testing.assert_close(grad, expected_grad.to(dtype), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize('loss', [dkd, nkd])
+@pytest.mark.parametrize('height', [30.0, -30.0, 1e4, -1e4])
+def test_extreme_targets_give_the_others_their_exact_gradient(loss, height):
+    """Where the label's probability rounds to 1 or 0, in float32."""
+    student, teacher, labels = random()
+    own = F.one_hot(labels, 5)
+    student, teacher = (student + height * own).float().requires_grad_(), (teacher + height * own).float()
+    exact = student.detach().double().requires_grad_()
+    value, expected = loss(student, teacher, labels), loss(exact, teacher.double(), labels)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    (grad,), (expected_grad,) = torch.autograd.grad(value, student), torch.autograd.grad(expected, exact)
+    torch.testing.assert_close(grad, expected_grad.float(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('loss', [dkd, nkd])
+def test_gradients_of_float16_survive_until_they_are_scaled(loss):
+    teacher, labels = torch.randn(4, 2**15), torch.arange(4)
+    student = (teacher + 0.05 * torch.randn(4, 2**15)).half().requires_grad_()
+    (loss(student, teacher.half(), labels) * 4096.0).backward()
+    exact = student.detach().double().requires_grad_()
+    (loss(exact, teacher.half().double(), labels) * 4096.0).backward()
+    assert student.grad.dtype == torch.float16
+    assert (student.grad.double() - exact.grad).norm() / exact.grad.norm() < 1e-3

@@ -8,14 +8,46 @@ from composer_kd.losses import (
     GeneralizedJSD,
     ReverseKL,
     SoftCrossEntropy,
+    _rows,
     generalized_jsd,
     kl_divergence,
     reverse_kl,
     soft_cross_entropy,
 )
+from composer_kd.losses._rows import FUSED_FROM, fused
 
 HALF = torch.zeros(1, 2)  # (1/2, 1/2)
 QUARTER = torch.tensor([[1.0, 3.0]]).log()  # (1/4, 3/4)
+BIG = (9, 1 + FUSED_FROM // 8)  # large enough for the fused pass
+ROW_LOSSES = {
+    'forward_kl': _rows.forward_kl,
+    'cross_entropy': _rows.cross_entropy,
+    'reverse_kl': _rows.reverse_kl,
+    'mixture': _rows.mixture(0.3),
+}
+
+
+def jsd_in_logarithms(student, teacher, beta=0.5, temperature=1.0):
+    log_s, log_t = ((x / temperature).log_softmax(-1) for x in (student, teacher))
+    log_m = torch.logaddexp(log_t + math.log(beta), log_s + math.log1p(-beta))
+    to_m = [F.kl_div(log_m, x, reduction='batchmean', log_target=True) for x in (log_t, log_s)]
+    return (beta * to_m[0] + (1 - beta) * to_m[1]) * temperature**2
+
+
+def reverse_in_logarithms(student, teacher, temperature=1.0):
+    log_s, log_t = ((x / temperature).log_softmax(-1) for x in (student, teacher))
+    return F.kl_div(log_t, log_s, reduction='batchmean', log_target=True) * temperature**2
+
+
+def cross_entropy_in_logarithms(student, teacher, temperature=1.0):
+    return F.cross_entropy(student / temperature, (teacher / temperature).softmax(-1)) * temperature**2
+
+
+PAIRS = [
+    (reverse_kl, reverse_in_logarithms),
+    (generalized_jsd, jsd_in_logarithms),
+    (soft_cross_entropy, cross_entropy_in_logarithms),
+]
 
 
 def random(*shape):
@@ -124,3 +156,82 @@ def test_beta_may_be_scheduled():
     loss = GeneralizedJSD(0.5)
     loss.beta = 1.0
     assert loss(HALF, QUARTER) == reverse_kl(HALF, QUARTER)
+
+
+@pytest.mark.parametrize(('loss', 'plain'), PAIRS)
+@pytest.mark.parametrize('temperature', [1.0, 4.0])
+@pytest.mark.parametrize('chunk', [2**18, 2**15], ids=['one chunk', 'an incomplete last one'])
+def test_large_inputs_have_the_value_and_gradient_of_plain_torch(loss, plain, temperature, chunk, monkeypatch):
+    monkeypatch.setitem(_rows._CHUNK, 'cpu', chunk)
+    student, teacher = (3 * torch.randn(BIG) for _ in range(2))
+    student.requires_grad_()
+    value = loss(student, teacher, temperature=temperature)
+    exact = student.detach().double().requires_grad_()
+    expected = plain(exact, teacher.double(), temperature=temperature)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+    (grad,), (expected_grad,) = torch.autograd.grad(3 * value, student), torch.autograd.grad(3 * expected, exact)
+    torch.testing.assert_close(grad, expected_grad.float(), rtol=2e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize('loss', ROW_LOSSES.values(), ids=ROW_LOSSES)
+@pytest.mark.parametrize('weights', [None, torch.tensor([True, False, True])], ids=['all', 'some'])
+def test_row_losses_have_the_gradient_of_finite_differences(loss, weights):
+    student, teacher = random(3, 4)
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: fused(loss, s, teacher, 2.0, weights), (student,))
+    kept = slice(None) if weights is None else weights
+    selected = fused(loss, student[kept], teacher[kept], 2.0)
+    assert fused(loss, student, teacher, 2.0, weights).item() == pytest.approx(selected.item())
+
+
+@pytest.mark.parametrize('loss', [reverse_kl, generalized_jsd, soft_cross_entropy])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_large_inputs_stay_finite_at_extreme_logits(loss, dtype):
+    student, teacher = (torch.randn(BIG) * 1e4).to(dtype).requires_grad_(), (torch.randn(BIG) * 1e4).to(dtype)
+    value = loss(student, teacher)
+    value.backward()
+    assert value.isfinite()
+    assert student.grad.isfinite().all()
+    assert student.grad.dtype == dtype
+
+
+def test_jsd_of_answers_without_overlap_is_bounded_at_extreme_logits():
+    student, teacher = torch.full(BIG, -1e4), torch.full(BIG, -1e4)
+    student[:, 0], teacher[:, 1] = 1e4, 1e4
+    assert generalized_jsd(student, teacher).item() == pytest.approx(math.log(2.0))
+
+
+@pytest.mark.parametrize('loss', [reverse_kl, generalized_jsd])
+def test_large_equal_inputs_have_no_loss_and_no_gradient(loss):
+    student = torch.randn(BIG).requires_grad_()
+    value = loss(student, student.detach().clone())
+    value.backward()
+    assert abs(value.item()) < 1e-6
+    assert student.grad.abs().max() < 1e-7
+
+
+@pytest.mark.parametrize('loss', [reverse_kl, generalized_jsd, soft_cross_entropy])
+def test_a_retained_graph_gives_the_gradient_twice(loss):
+    student, teacher = torch.randn(BIG).requires_grad_(), torch.randn(BIG)
+    value = loss(student, teacher)
+    (first,) = torch.autograd.grad(value, student, retain_graph=True)
+    first = first.clone()
+    torch.testing.assert_close(torch.autograd.grad(value, student)[0], first, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('loss', [reverse_kl, generalized_jsd, soft_cross_entropy])
+def test_gradients_of_float16_survive_until_they_are_scaled(loss):
+    teacher = torch.randn(4, 2**15)
+    student = (teacher + 0.05 * torch.randn(4, 2**15)).half().requires_grad_()
+    (loss(student, teacher.half()) * 65536.0).backward()
+    exact = student.detach().double().requires_grad_()
+    (loss(exact, teacher.half().double()) * 65536.0).backward()
+    assert (student.grad.double() - exact.grad).norm() / exact.grad.norm() < 1e-3
+
+
+@pytest.mark.parametrize('loss', [reverse_kl, generalized_jsd, soft_cross_entropy])
+def test_no_rows_have_no_loss(loss):
+    student = torch.zeros(0, 5, requires_grad=True)
+    value = loss(student, torch.zeros(0, 5))
+    value.backward()
+    assert value.item() == 0.0

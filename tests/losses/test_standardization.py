@@ -33,6 +33,12 @@ def test_the_small_number_stands_beside_the_deviation():
     torch.testing.assert_close(standardize(logits), torch.tensor([[-0.5, 0.0, 0.5]], dtype=torch.float64))
 
 
+@pytest.mark.parametrize('dim', [-1, 1])
+def test_the_gradient_is_that_of_finite_differences(dim):
+    logits = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: standardize(x, dim), (logits,))
+
+
 def test_constant_rows_have_a_finite_gradient():
     logits = torch.full((2, 4), 3.0, requires_grad=True)
     out = standardize(logits)
