@@ -276,7 +276,7 @@ def test_a_learning_rate_of_its_own_follows_the_schedule_too():
     now = groups[0]['lr']
     assert now < 0.1
     assert [group['lr'] for group in groups] == pytest.approx([now, 5 * now, now])
-    assert [len(group['params']) for group in groups] == [8, 2, 4]
+    assert [len(group['params']) for group in groups] == [6, 2, 4]
 
 
 def test_projectors_begin_alike_whatever_came_before():

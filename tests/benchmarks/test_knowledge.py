@@ -128,16 +128,16 @@ def test_logits_that_are_no_numbers_are_no_result(tmp_path, monkeypatch, few_ima
     assert execute(job, tmp_path / 'x.json')['failed'].startswith('diverged')
 
 
-def test_the_better_rate_is_taken_and_the_lower_of_equals():
+def test_the_best_rate_is_taken_and_the_lower_of_equals():
     cells = [Cell('p', 's', name) for name in 'abcd']
-    low, high = sorted(RATES)
-    results = [(0.5, 0.6), (0.6, 0.6), (0.5, None), (None, None)]
+    low, middle, high = sorted(RATES)
+    results = [(0.5, 0.6, 0.7), (0.6, 0.6, 0.1), (0.5, 0.6, None), (None, None, None)]
     tuned = {
         (cell, rate): {'failed': 'diverged'} if accuracy is None else {'accuracy': accuracy}
-        for cell, pair in zip(cells, results)
-        for rate, accuracy in zip((low, high), pair)
+        for cell, values in zip(cells, results)
+        for rate, accuracy in zip((low, middle, high), values)
     }
-    assert list(choose_rates(cells, tuned).values()) == [high, low, low, low]
+    assert list(choose_rates(cells, tuned).values()) == [high, low, middle, low]
 
 
 def test_the_table_shows_what_failed():
