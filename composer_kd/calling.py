@@ -10,7 +10,7 @@ from composer.models import ComposerModel, HuggingFaceModel
 from torch import Tensor, nn
 
 from composer_kd.errors import TeacherError
-from composer_kd.observation import without_index, without_labels
+from composer_kd.observation import without_labels
 
 __all__ = ['as_it_is', 'choose_call', 'with_inputs']
 
@@ -41,12 +41,12 @@ def choose_call(
     adapt = adapt or as_it_is
     of_keys = isinstance(model, HuggingFaceModel) and isinstance(batch, Mapping)
     if isinstance(model, ComposerModel) and not of_keys:
-        return lambda batch: model(with_inputs(without_index(batch), adapt))
+        return lambda batch: model(with_inputs(batch, adapt))
     parameters = inspect.signature(_plain_forward(model)).parameters
     if isinstance(batch, Mapping):
         return _choose_keys(batch, model, parameters, adapt, whose)
     if next(iter(parameters), None) == 'batch':
-        return lambda batch: model(with_inputs(without_index(batch), adapt))
+        return lambda batch: model(with_inputs(batch, adapt))
     if isinstance(batch, Sequence):
         return lambda batch: model(adapt(batch[0]))
     return lambda batch: model(adapt(batch))

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
 from composer.core import State
 from torch import Tensor, nn
 
-from composer_kd.errors import ConfigError, LossError
-from composer_kd.observation import index_of
+from composer_kd.errors import LossError
+from composer_kd.inspecting import Loss, attribute_of, checked_loss, name_of, parameters_of
 from composer_kd.schedules import Schedule, value_at
 from composer_kd.validity import Valid, aligned_labels, answers_per_position
 from composer_kd.watch import FiniteWatch
 
-__all__ = ['Comparison', 'Feature', 'Loss', 'attribute_of', 'checked_loss', 'name_of', 'parameters_of']
+__all__ = ['Comparison', 'Feature']
 
-Loss: TypeAlias = Callable[..., Tensor]
 Feature: TypeAlias = Tensor | list[Tensor]
 
 
@@ -53,6 +49,7 @@ class Comparison:
         self.summary = attribute_of(loss, 'summary', None)
         self.any_classes = bool(attribute_of(loss, 'any_classes', False))
         self.watch = FiniteWatch(self.name)
+        self._any_shape = bool(attribute_of(loss, 'any_shape', False))
         self._any_dtype = bool(attribute_of(loss, 'any_dtype', False))
         parameters = parameters_of(loss)
         self._masks_itself = 'mask' in parameters
@@ -65,7 +62,13 @@ class Comparison:
         self._temperature = value_at(temperature, state)
 
     def of_logits(
-        self, student: Tensor, teacher: Tensor, batch: Any, valid: Valid | None, number: int
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        batch: Any,
+        valid: Valid | None,
+        number: int,
+        index: Tensor | None = None,
     ) -> tuple[Tensor, bool]:
         """The loss of one microbatch's logits, a mean over its valid positions.
 
@@ -75,6 +78,7 @@ class Comparison:
             batch: The microbatch, which tells whether the models answer per position.
             valid: Which positions count; ``None`` if all do.
             number: The batch's number, for messages.
+            index: Which samples of the data set these are, for losses that ask.
 
         Returns:
             The loss, and whether it is a mean over positions that were masked, not over samples.
@@ -88,7 +92,7 @@ class Comparison:
         positions = student if last else student.movedim(self.classes_dim, -1)
         per_position = (last or self._masks_itself) and answers_per_position(batch, positions)
         mask = valid.mask.reshape(-1) if per_position and valid is not None and valid.mask is not None else None
-        extra = self._extras(batch, number) if self._wants else {}
+        extra = self._extras(batch, index, number) if self._wants else {}
         if self._masks_itself:
             value = self._call(student, teacher, extra | {'mask': mask}, number)
         elif not per_position:
@@ -100,7 +104,13 @@ class Comparison:
         return self._checked(value, student.requires_grad, number), per_position
 
     def of_features(
-        self, student: Feature, teacher: Feature, batch: Any, tokens: Valid | None, number: int
+        self,
+        student: Feature,
+        teacher: Feature,
+        batch: Any,
+        tokens: Valid | None,
+        number: int,
+        index: Tensor | None = None,
     ) -> tuple[Tensor, bool]:
         """The loss of one microbatch's features, a mean over samples or, for hidden states, over the tokens that count.
 
@@ -110,17 +120,30 @@ class Comparison:
             batch: The microbatch.
             tokens: Which tokens count; ``None`` if all do.
             number: The batch's number, for messages.
+            index: As for :meth:`of_logits`.
 
         Returns:
             As :meth:`of_logits`.
         """
-        extra = self._extras(batch, number) if self._wants else {}
+        extra = self._extras(batch, index, number) if self._wants else {}
         mask = None if tokens is None else tokens.mask
         if isinstance(student, list) or isinstance(teacher, list):
-            both = [[_at_least_float32(x) for x in side] for side in (student, teacher)]
-            value = self._call(both[0], both[1], extra | ({'mask': mask} if self._masks_itself else {}), number)
-            return self._checked(value, any(x.requires_grad for x in student), number), False
+            return self._of_several(list(student), list(teacher), mask, extra, number)
         return self._of_feature(student, teacher, mask, extra, number)
+
+    def _of_several(
+        self, student: list[Tensor], teacher: list[Tensor], mask: Tensor | None, extra: dict[str, Any], number: int
+    ) -> tuple[Tensor, bool]:
+        has_graph = any(feature.requires_grad for feature in student)
+        student, teacher = ([_at_least_float32(feature) for feature in side] for side in (student, teacher))
+        per_token = mask is not None and all(_are_tokens(feature, mask) for feature in (*student, *teacher))
+        if self._masks_itself:
+            extra = extra | {'mask': mask}
+        elif mask is not None and per_token:
+            if not mask.any():
+                return self._nothing(*student), True
+            student, teacher = ([feature[mask] for feature in side] for side in (student, teacher))
+        return self._checked(self._call(student, teacher, extra, number), has_graph, number), per_token
 
     def _of_feature(
         self, student: Tensor, teacher: Tensor, mask: Tensor | None, extra: dict[str, Tensor], number: int
@@ -137,8 +160,23 @@ class Comparison:
             per_token = True
             value = self._of_rows(student.flatten(0, 1), teacher.flatten(0, 1), mask.reshape(-1), extra, number)
         else:
+            self._check_not_broadcast(student, teacher, number)
             value = self._call(student, teacher, extra, number)
         return self._checked(value, has_graph, number), per_token
+
+    def _check_not_broadcast(self, student: Tensor, teacher: Tensor, number: int) -> None:
+        """Refuses features that torch would spread over one another, unless the loss says that it joins any."""
+        if student.shape == teacher.shape or self._any_shape or self.summary is not None:
+            return
+        try:
+            torch.broadcast_shapes(student.shape, teacher.shape)
+        except RuntimeError:
+            return  # the loss joins them itself, or fails and says so
+        raise LossError(
+            f'The match {self.name!r} compares {_shapes(student)} of the student with {_shapes(teacher)} of the '
+            f"teacher at batch {number}, which torch would spread over one another. project='auto' joins them; if the "
+            'loss does so itself, let it have an attribute any_shape = True.'
+        )
 
     def _of_rows(
         self, student: Tensor, teacher: Tensor, mask: Tensor | None, extra: dict[str, Tensor], number: int
@@ -148,26 +186,40 @@ class Comparison:
         student, teacher = student[mask], teacher[mask]
         if 'labels' in extra:
             extra['labels'] = extra['labels'][mask]
-        return self._call(student, teacher, extra, number) if student.shape[0] else student.sum() * 0.0
+        return self._call(student, teacher, extra, number) if student.shape[0] else self._nothing(student)
+
+    def _nothing(self, *student: Tensor) -> Tensor:
+        """A zero where no position counts, in whose graph is all that other ranks find in theirs."""
+        learned = self.loss.parameters() if isinstance(self.loss, nn.Module) else ()
+        return torch.stack([tensor.sum() * 0.0 for tensor in (*student, *learned)]).sum()
 
     def _call(self, student: Any, teacher: Any, extra: dict[str, Any], number: int) -> Tensor:
+        before = None
         if self._temperature is not None:
-            if self._sets_temperature:
-                self.loss.temperature = self._temperature  # type: ignore[attr-defined]
+            if self._sets_temperature:  # and back again: the loss may be another match's too
+                before, self.loss.temperature = self.loss.temperature, self._temperature  # type: ignore[attr-defined]
             else:
                 extra = {**extra, 'temperature': self._temperature}
         try:
             return self.loss(student, teacher, **extra)
-        except ValueError as error:
-            hint = "; project='auto' would join them" if 'differ in shape' in str(error) else ''
-            raise LossError(f'The match {self.name!r} fails at batch {number}: {error}{hint}') from error
+        except (ValueError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not _is_of_shapes(error):
+                raise
+            raise LossError(
+                f'The match {self.name!r} fails at batch {number}, with {_shapes(student)} of the student and '
+                f'{_shapes(teacher)} of the teacher: {error}{_hint(error)}'
+            ) from error
+        finally:
+            if before is not None:
+                self.loss.temperature = before  # type: ignore[attr-defined]
 
-    def _extras(self, batch: Any, number: int) -> dict[str, Tensor]:
-        found = {'labels': aligned_labels(batch, self.shift), 'index': index_of(batch)}
+    def _extras(self, batch: Any, index: Tensor | None, number: int) -> dict[str, Tensor]:
+        found = {'labels': aligned_labels(batch, self.shift), 'index': index}
         remedies = {
             'labels': 'labels, one class per row, as the second of an (inputs, labels) pair or `labels` of a mapping',
             'index': "the samples' indices, as `index` of a mapping or the third of a triple "
-            '(composer_kd.data.Indexed makes such batches, composer_kd.models.IndexedClassifier takes them)',
+            '(composer_kd.data.Indexed makes such triples; composer_kd.models.IndexedClassifier, or a model of your '
+            'own with the attribute takes_index = True, takes them)',
         }
         for name in self._wants:
             if found[name] is None:
@@ -192,48 +244,6 @@ class Comparison:
         )
 
 
-def attribute_of(loss: Any, name: str, default: Any) -> Any:
-    """An attribute of a loss, of the function in a ``partial``, or of the loss that another one wraps."""
-    while not hasattr(loss, name):
-        inner = getattr(loss, 'wrapped', None) or (loss.func if isinstance(loss, functools.partial) else None)
-        if inner is None:
-            return default
-        loss = inner
-    return getattr(loss, name)
-
-
-def name_of(loss: Any) -> str:
-    """A loss's name: that of a function, or of a module's class."""
-    if isinstance(loss, functools.partial):
-        return name_of(loss.func)
-    return getattr(loss, '__name__', type(loss).__name__)
-
-
-def parameters_of(loss: Any) -> frozenset[str]:
-    """The names of what a loss takes; of one that wraps another, the other's too."""
-    wrapped = getattr(loss, 'wrapped', None)
-    call = loss.forward if isinstance(loss, nn.Module) else loss
-    try:
-        names = frozenset(inspect.signature(call).parameters)
-    except (TypeError, ValueError):  # some builtins have no signature
-        names = frozenset()
-    return names if wrapped is None else names | parameters_of(wrapped)
-
-
-def checked_loss(loss: Any) -> Loss:
-    """A loss, if it can be called as one.
-
-    Raises:
-        ConfigError: If it cannot.
-    """
-    if not callable(loss) or isinstance(loss, type):
-        made = f' (a class: make one, {loss.__name__}())' if isinstance(loss, type) else ''
-        raise ConfigError(
-            f'kd_loss_fn must be a callable (student_logits, teacher_logits) -> scalar, got {loss!r}{made}'
-        )
-    return loss
-
-
 def _are_tokens(feature: Tensor, mask: Tensor | None) -> bool:
     return mask is not None and feature.ndim == 3 and feature.shape[:2] == mask.shape
 
@@ -244,3 +254,19 @@ def _is_attention(feature: Tensor, mask: Tensor | None) -> bool:
 
 def _at_least_float32(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def _is_of_shapes(error: RuntimeError) -> bool:
+    """Whether torch found that shapes do not fit; Composer must see other errors, such as a lack of memory."""
+    return any(sign in str(error) for sign in ('must match', 'shapes cannot be multiplied', 'broadcast'))
+
+
+def _hint(error: Exception) -> str:
+    is_of_shapes = 'differ in shape' in str(error) or isinstance(error, RuntimeError)
+    return "; project='auto' would join them" if is_of_shapes else ''
+
+
+def _shapes(feature: Any) -> str:
+    if isinstance(feature, Tensor):
+        return str(tuple(feature.shape))
+    return '[' + ', '.join(str(tuple(entry.shape)) for entry in feature) + ']'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from typing import Any
 
 import torch
 from composer.core import State
@@ -28,16 +29,15 @@ class BatchCount:
         self._number = -1
         self._world_size, self._shift, self._of_tokens = world_size, shift, of_tokens
 
-    def is_needed(self, state: State) -> bool:
+    def is_needed(self, state: State, batch: Any) -> bool:
         """Whether ranks or microbatches share the batch, so that what counts must be counted as a whole."""
         if self._world_size > 1 or state.auto_microbatching:
             return True
-        samples, size = samples_of(state.batch), state.device_train_microbatch_size
+        samples, size = samples_of(batch), state.device_train_microbatch_size
         return samples is not None and isinstance(size, numbers.Real) and samples > size
 
-    def count(self, state: State) -> None:
-        """Counts the batch of ``state``."""
-        batch = state.batch
+    def count(self, state: State, batch: Any) -> None:
+        """Counts a whole batch, as models take it."""
         self._number = state.timestamp.batch.value
         self.answers = self.tokens = None
         found = {}

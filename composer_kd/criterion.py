@@ -14,10 +14,11 @@ from composer_kd.errors import ConfigError, nearest
 from composer_kd.extras import Extras
 from composer_kd.links import Key, Link, Microbatch
 from composer_kd.matching import Match, as_matches
+from composer_kd.measuring import measure
 from composer_kd.observation import logits_of
 from composer_kd.schedules import value_at
 from composer_kd.taps import Taps
-from composer_kd.teachers import FrozenTeacher, TeacherPool, feature_shapes
+from composer_kd.teachers import TeacherPool
 
 __all__ = ['Criterion']
 
@@ -74,13 +75,14 @@ class Criterion:
     def _check_not_shared(self) -> None:
         owner: dict[int, str] = {}
         for link in self.links:
-            for part in link.learned().values():
-                for tensor in part.parameters():
-                    if owner.setdefault(id(tensor), link.match.name) != link.match.name:
-                        raise ConfigError(
-                            f'The matches {owner[id(tensor)]!r} and {link.match.name!r} share a module that learns. '
-                            'Give each its own (copy.deepcopy).'
-                        )
+            loss = link.comparison.loss
+            unbuilt = [loss] if link.waits and hasattr(loss, 'build') else []
+            for thing in (*unbuilt, *(p for part in link.learned().values() for p in part.parameters())):
+                if owner.setdefault(id(thing), link.match.name) != link.match.name:
+                    raise ConfigError(
+                        f'The matches {owner[id(thing)]!r} and {link.match.name!r} share a module that learns. '
+                        'Give each its own (copy.deepcopy).'
+                    )
 
     @property
     def classes_dim(self) -> int:
@@ -100,8 +102,16 @@ class Criterion:
         Raises:
             ConfigError: If a layer is not there; names the nearest ones.
         """
+        self.detach()
+        if self.extras.taken:
+            raise ConfigError(
+                'This Distillation holds what it learned in an earlier run; make a new one for a new run, with losses '
+                'and projectors of its own'
+            )
         for link in self.links:
             link.comparison.shift = shift
+            if link.match.on_logits and link.waits:
+                raise ConfigError(f'Match {link.match.name!r}: give the loss its sizes; only features are measured')
             if isinstance(link.comparison.loss, nn.Module):
                 state.device.module_to_device(link.comparison.loss)
         self.taps = _taps(state.model, (key for link in self.links for key in link.student_keys), 'the student')
@@ -127,31 +137,29 @@ class Criterion:
             ConfigError: If shapes cannot be measured or joined.
         """
         waiting = [(number, link) for number, link in enumerate(self.links) if link.waits]
-        if not waiting:
-            return
-        batch = _first_samples(state)
-        student = self._shapes(state.model, batch, [link for _, link in waiting], None)
-        teachers = {
-            index: self._shapes(self.pool.teachers[index], batch, [link for _, link in waiting], index)
-            for index in {link.teacher for _, link in waiting if link.teacher is not None}
-        }
+        if not waiting or state.train_dataloader is None:
+            return  # to evaluate, nothing need be built; FIT_START asks again
+        shapes = measure(state, self.pool, [link for _, link in waiting])
         for number, link in waiting:
             # The same on every rank and in every run of this seed, whatever was drawn before.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(state.rank_zero_seed + number)
-                link.build(student, teachers[link.teacher])  # type: ignore[index]
+                link.build(shapes[None], shapes[link.teacher])
             self.extras.take_in(state, link)
 
-    def _shapes(
-        self, model: nn.Module | FrozenTeacher, batch: Any, links: list[Link], teacher: int | None
-    ) -> dict[Key, torch.Size]:
-        if teacher is None:
-            return feature_shapes(model, batch, [key for link in links for key in link.student_keys], 'the student')
-        keys = [key for link in links if link.teacher == teacher for key in link.teacher_keys]
-        return feature_shapes(model, batch, keys, f'the teacher {self.pool.teachers[teacher].name!r}')
+    def attach(self, state: State) -> None:
+        """When training starts: hooks go on.
 
-    def attach(self) -> None:
-        """When training starts: hooks go on."""
+        Raises:
+            ConfigError: If something still waits for shapes, or a layer is gone.
+        """
+        waiting = [link.match.name for link in self.links if link.waits]
+        if waiting:
+            raise ConfigError(
+                f'Match {waiting[0]!r}: shapes are measured on the first samples of the train_dataloader given to the '
+                'Trainer, and none was. Give it there, or give modules, and losses their sizes.'
+            )
+        self.extras.follow_schedulers(state)
         for taps in self._all_taps():
             taps.attach()
 
@@ -276,16 +284,3 @@ def _weighted_mean(values: Sequence[tuple[float, Tensor]]) -> Tensor:
 def _taps(model: nn.Module, keys: Iterable[Key], whose: str) -> Taps | None:
     keys = list(keys)
     return Taps(model, keys, whose) if keys else None
-
-
-def _first_samples(state: State) -> Any:
-    """The train dataloader's first samples as a batch, without starting it."""
-    loader = state.train_dataloader
-    try:
-        return loader.collate_fn([loader.dataset[index] for index in range(2)])
-    except Exception as error:
-        what = 'there is none' if loader is None else f'{type(error).__name__}: {error}'
-        raise ConfigError(
-            "For project='auto', and for losses without sizes, shapes are measured on the first samples of the "
-            f'train_dataloader given to the Trainer: {what}. Give modules, and losses their sizes.'
-        ) from error

@@ -14,14 +14,14 @@ from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor, nn
 
-from composer_kd.comparison import Loss
 from composer_kd.counting import BatchCount
 from composer_kd.criterion import Criterion
 from composer_kd.errors import ConfigError, TeacherError
 from composer_kd.evaluation import TeacherEvaluation
+from composer_kd.inspecting import Loss
 from composer_kd.links import Microbatch, misfit
 from composer_kd.matching import Match
-from composer_kd.observation import logits_of, scalar_loss
+from composer_kd.observation import logits_of, scalar_loss, split_index
 from composer_kd.schedules import Moment, Window
 from composer_kd.teachers import FrozenTeacher, TeacherPool, logits_shape
 from composer_kd.validity import Valid, all_valid, tokens_of, valid_of
@@ -120,6 +120,7 @@ class Distillation(Algorithm):
         self._fits = False  # whether the teachers' logits are known to fit the student's
         self._count = BatchCount()
         self._model: nn.Module | None = None
+        self._indexed = False  # whether batches are triples with the samples' indices
         self._text = repr(self)
 
     # Composer's two calls ---------------------------------------------------------------------------------------------
@@ -129,7 +130,7 @@ class Distillation(Algorithm):
         if event is _AFTER_LOSS:
             return not self._fits or self.window.is_open(state) or self.criterion.extras.are_trained
         if event is _BATCH_START:
-            return self.window.is_open(state) and self._count.is_needed(state)
+            return self.window.is_open(state) and self._count.is_needed(state, self._batch(state)[0])
         if event is _BEFORE_FORWARD:
             return self.criterion.taps is not None and self.window.is_open(state)
         return id(event) in self._events
@@ -142,7 +143,7 @@ class Distillation(Algorithm):
             else:
                 self._rest(state)
         elif event is _BATCH_START:
-            self._count.count(state)
+            self._count.count(state, self._batch(state)[0])
         elif event is _BEFORE_FORWARD:
             self.criterion.taps.open()  # type: ignore[union-attr]
         elif event is Event.BATCH_END:
@@ -154,7 +155,7 @@ class Distillation(Algorithm):
         elif event is Event.FIT_START:
             self._check_not_shared(_optimized(state), 'the optimizer')
             self.window.check(state)
-            self.criterion.attach()
+            self.criterion.attach(state)
         elif event is Event.FIT_END:
             self.criterion.detach()
             self.criterion.poll()
@@ -179,12 +180,14 @@ class Distillation(Algorithm):
         self._predicts_next = bool(getattr(state.model, 'shift_labels', False))
         self._count = BatchCount(dist.get_world_size(), self._predicts_next, self.criterion.needs_features)
         self._model = state.model
+        self._indexed = self.evaluation.indexed = bool(getattr(state.model, 'takes_index', False))
         self.criterion.prepare(state, self._predicts_next)
 
     # One batch --------------------------------------------------------------------------------------------------------
 
     def _distil(self, state: State) -> None:
-        batch, number = state.batch, state.timestamp.batch.value
+        batch, index = self._batch(state)
+        number = state.timestamp.batch.value
         drawn = self.pool.draw(state.rank_zero_seed, number)
         if isinstance(state.loss, Mapping) and state.loss.keys() >= {'total', 'task', 'kd'}:
             raise ConfigError(
@@ -192,6 +195,7 @@ class Distillation(Algorithm):
                 'end (end_dur) before the other starts (start_dur).'
             )
         micro = self._microbatch(batch, number)
+        micro.index = index
         student = logits_of(state.outputs, 'the student') if self.criterion.needs_logits else None
         precision = partial(get_precision_context, state.precision, state.precision_config)
         kd, values = self.criterion(state, micro, student, drawn, precision)
@@ -208,6 +212,9 @@ class Distillation(Algorithm):
         state.loss = {'total': total, 'task': task, 'kd': kd}
         if self.criterion.named:
             state.loss.update(values)
+
+    def _batch(self, state: State) -> tuple[Any, Tensor | None]:
+        return split_index(state.batch, self._indexed)
 
     def _microbatch(self, batch: Any, number: int) -> Microbatch:
         self._count.forget(number)
@@ -256,7 +263,7 @@ class Distillation(Algorithm):
         if self.criterion.same_logits:
             student = logits_of(state.outputs, 'the student')
             for index, teacher in enumerate(self.pool.teachers):
-                shape = None if index in ran else logits_shape(teacher, state.batch)
+                shape = None if index in ran else logits_shape(teacher, self._batch(state)[0])
                 if shape is not None and shape != student.shape:
                     raise misfit(student.shape, shape, teacher.name)
         self._fits = True

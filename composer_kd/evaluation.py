@@ -15,7 +15,7 @@ from torchmetrics import MeanMetric, Metric
 
 from composer_kd.errors import TeacherError
 from composer_kd.losses import kl_divergence
-from composer_kd.observation import logits_of
+from composer_kd.observation import logits_of, split_index
 from composer_kd.teachers import TeacherPool
 from composer_kd.validity import answers_per_position, valid_of
 
@@ -39,6 +39,7 @@ class TeacherEvaluation:
     def __init__(self, pool: TeacherPool, classes_dim: int = -1) -> None:
         self.pool = pool
         self.classes_dim = classes_dim
+        self.indexed = False  # whether batches are triples with the samples' indices
         self.latest: dict[str, float] = {}
         self._metrics: dict[str, Metric] | None = None
         self._agreement = {'top1': MeanMetric(), 'kl': MeanMetric()}
@@ -71,7 +72,7 @@ class TeacherEvaluation:
                 metric.reset()
         student = logits_of(state.outputs, 'the student')
         with torch.no_grad(), get_precision_context(state.precision, state.precision_config):
-            teacher = self.pool(state.batch)
+            teacher = self.pool(split_index(state.batch, self.indexed)[0])
         if teacher.shape != student.shape and teacher.shape != (*student.shape, 1):
             raise TeacherError(
                 f'In evaluation the teachers {self.pool} answer in the shape {tuple(teacher.shape)}, the student in '
@@ -92,7 +93,11 @@ class TeacherEvaluation:
             for metric in (self._metrics or {}).values():
                 model.update_metric(batch, teacher, metric)
         if self._comparable:
-            self._agree(student, teacher, _mask(batch, model, student) if self.classes_dim == -1 else None)
+            self._agree(
+                student,
+                teacher,
+                _mask(split_index(batch, self.indexed)[0], model, student) if self.classes_dim == -1 else None,
+            )
 
     def _agree(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> None:
         same = (student.argmax(self.classes_dim) == teacher.argmax(self.classes_dim)).float()

@@ -29,7 +29,13 @@ class Extras:
 
     def __init__(self) -> None:
         self._groups: dict[str, dict[str, Any]] = {}
-        self._taken: dict[str, Link] = {}
+        self._taken: dict[str, tuple[Link, list[nn.Parameter]]] = {}
+        self._optimizer: torch.optim.Optimizer | None = None
+
+    @property
+    def taken(self) -> bool:
+        """Whether the student holds any of them."""
+        return bool(self._taken)
 
     @property
     def are_trained(self) -> bool:
@@ -54,12 +60,25 @@ class Extras:
                 f'Match {match.name!r} learns something, which the optimizer of the student trains: '
                 f'expected one optimizer, got {len(state.optimizers)}'
             )
-        optimizer = state.optimizers[0]
+        optimizer = self._optimizer = state.optimizers[0]
         optimizer.add_param_group({'params': [], **({} if match.lr is None else {'lr': match.lr})})
-        group = optimizer.param_groups[-1]
-        if 'initial_lr' in optimizer.param_groups[0]:  # Composer's own optimizers keep it from the beginning
-            group['initial_lr'] = group['lr']
+        first, group = optimizer.param_groups[0], optimizer.param_groups[-1]
+        for key in first.keys() - group.keys():  # kept there by schedulers, and by Composer's own optimizers
+            group[key] = group['lr'] if key == 'initial_lr' else first[key]
         self._groups[match.name] = group
+
+    def follow_schedulers(self, state: State) -> None:
+        """Makes torch's schedulers, which were made before the groups, take them along; Composer's do by themselves."""
+        groups = self._optimizer.param_groups if self._optimizer is not None else []
+        waiting: list[Any] = list(state.schedulers)
+        while waiting:
+            scheduler = waiting.pop()
+            waiting += getattr(scheduler, '_schedulers', [])
+            for name in ('base_lrs', 'max_lrs', 'lr_lambdas'):
+                values = getattr(scheduler, name, None)
+                if isinstance(values, list):
+                    missing = groups[len(values) :]
+                    values += [g.get('initial_lr', g['lr']) if name == 'base_lrs' else values[0] for g in missing]
 
     def take_in(self, state: State, link: Link) -> None:
         """Makes what a link learns a part of the student's module tree and of its optimizer.
@@ -70,31 +89,44 @@ class Extras:
         parts = link.learned()
         if not parts:
             return
+        own = list(dict.fromkeys(p for part in parts.values() for p in part.parameters()))
+        known = {id(p) for group in state.optimizers[0].param_groups for p in group['params']}
+        if any(id(parameter) in known for parameter in own):
+            raise ConfigError(
+                f'What Match {link.match.name!r} learns is in the optimizer already, and would be stepped twice. Leave '
+                'it out there: it is added. (Two matches must not share it either.)'
+            )
         if not hasattr(state.model, EXTRAS):
             state.model.add_module(EXTRAS, nn.ModuleDict())
         extras = getattr(state.model, EXTRAS)
-        name = re.sub(r'\W', '_', link.match.name) + ('' if link.teacher is None else f'_{link.teacher}')
+        name = re.sub(r'\W', '_', link.match.name) + ('_mean' if link.teacher is None else f'_{link.teacher}')
         if name in extras:
             raise ConfigError(
                 f'The student is already taught by something called {link.match.name!r}: rename the match, or call '
                 'close() of the Distillation of an earlier run'
             )
         extras[name] = state.device.module_to_device(nn.ModuleDict(parts))
-        self._groups[link.match.name]['params'].extend(extras[name].parameters())
+        self._groups[link.match.name]['params'].extend(own)
         if link.remembers:
             # A memory begins alike on all ranks and is written alike: no need to send all of it at each forward pass.
             memory = [f'{EXTRAS}.{name}.{buffer}' for buffer, _ in extras[name].named_buffers()]
             setattr(state.model, _NOT_SENT, [*getattr(state.model, _NOT_SENT, ()), *memory])
-        self._taken[name] = link
+        self._taken[name] = link, own
 
     def release(self, model: nn.Module) -> None:
         """Takes all of them out of the student again."""
         extras = getattr(model, EXTRAS, {})
-        for name in self._taken:
+        for name, (_, own) in self._taken.items():
             if name in extras:
                 del extras[name]
+            for parameter in own:
+                self._optimizer.state.pop(parameter, None)  # type: ignore[union-attr]
         if hasattr(model, EXTRAS) and not len(extras):
             delattr(model, EXTRAS)
+        if self._optimizer is not None:
+            ours = {id(group) for group in self._groups.values()}
+            self._optimizer.param_groups[:] = [g for g in self._optimizer.param_groups if id(g) not in ours]
+        self._groups.clear()
         self._taken.clear()
 
     def idle(self, used: Iterable[int | None]) -> Tensor | None:
@@ -109,11 +141,5 @@ class Extras:
         if not self._taken:
             return None
         used = set(used)
-        unused = [
-            parameter.sum()
-            for link in self._taken.values()
-            if link.teacher not in used
-            for part in link.learned().values()
-            for parameter in part.parameters()
-        ]
+        unused = [p.sum() for link, own in self._taken.values() if link.teacher not in used for p in own]
         return torch.stack(unused).sum() * 0.0 if unused else None

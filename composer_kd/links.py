@@ -34,6 +34,7 @@ class Microbatch:
         tokens: The tokens whose features count; ``None``: all.
         share: What a mean over the valid positions here weighs in the whole batch's; ``None``: nothing to correct.
         token_share: The same for tokens.
+        index: Which samples of the data set these are, if that is known.
     """
 
     batch: Any
@@ -42,6 +43,7 @@ class Microbatch:
     tokens: Valid | None = None
     share: Tensor | None = None
     token_share: Tensor | None = None
+    index: Tensor | None = None
 
 
 class Link:
@@ -91,9 +93,7 @@ class Link:
         if not hasattr(loss, 'build'):
             return
         if self.projector is not None:
-            with torch.no_grad():
-                seen = self._project(torch.zeros(shapes[0][0]), torch.zeros(shapes[1][0]), None)
-            shapes = [seen[0].shape], [seen[1].shape]
+            shapes = self._projected(shapes[0][0], shapes[1][0])
         sides: list[Any] = [side if self.match.several else side[0] for side in shapes]
         try:
             loss.build(*sides)
@@ -136,7 +136,9 @@ class Link:
             raise misfit(student.shape, teacher.shape, ' and '.join(self._names[index] for index in whose))
         if self.match.temperature is not None:
             self.comparison.set_temperature(self.match.temperature, state)
-        value, per_position = self.comparison.of_logits(student, teacher, micro.batch, micro.valid, micro.number)
+        value, per_position = self.comparison.of_logits(
+            student, teacher, micro.batch, micro.valid, micro.number, micro.index
+        )
         return value if micro.share is None or not per_position else value * micro.share
 
     def of_features(
@@ -149,7 +151,9 @@ class Link:
         theirs: Feature = [teacher[key] for key in self.teacher_keys]
         if not self.match.several:
             ours, theirs = self._project(ours[0], theirs[0], micro.tokens)
-        value, per_token = self.comparison.of_features(ours, theirs, micro.batch, micro.tokens, micro.number)
+        value, per_token = self.comparison.of_features(
+            ours, theirs, micro.batch, micro.tokens, micro.number, micro.index
+        )
         return value if micro.token_share is None or not per_token else value * micro.token_share
 
     def _project(self, student: Tensor, teacher: Tensor, tokens: Valid | None) -> tuple[Tensor, Tensor]:
@@ -164,6 +168,15 @@ class Link:
             fits = mask is not None and student.ndim == 3 and student.shape[:2] == mask.shape
             student = self.comparison.summary(student, mask if fits else None)
         return self.projector(student, teacher.to(weights.dtype), mask)
+
+    def _projected(self, student: torch.Size, teacher: torch.Size) -> tuple[list[torch.Size], list[torch.Size]]:
+        """The shapes behind the projector, found with a copy, whose statistics may change."""
+        twin = copy.copy(self)
+        twin.projector = copy.deepcopy(self.projector).eval()  # type: ignore[union-attr]
+        device = next((tensor.device for tensor in twin.projector.parameters()), torch.device('cpu'))
+        with torch.no_grad():
+            seen = twin._project(torch.zeros(student, device=device), torch.zeros(teacher, device=device), None)
+        return [seen[0].shape], [seen[1].shape]
 
     def _summarised(self, shape: torch.Size) -> torch.Size:
         return self.comparison.summary(torch.zeros(shape), None).shape

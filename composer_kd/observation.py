@@ -13,11 +13,10 @@ from composer_kd.errors import TeacherError
 __all__ = [
     'IGNORE',
     'Observation',
-    'index_of',
     'labels_of',
     'logits_of',
     'scalar_loss',
-    'without_index',
+    'split_index',
     'without_labels',
 ]
 
@@ -89,8 +88,6 @@ def logits_of(outputs: Any, whose: str) -> Tensor:
 def labels_of(batch: Any) -> Tensor | None:
     """The labels of a batch: the second of a pair, or ``labels`` (or ``targets``) of a mapping; ``None`` without.
 
-    A triple whose third is the samples' index is a pair with something behind it.
-
     Example:
         >>> import torch
         >>> labels_of((torch.zeros(2, 3), torch.tensor([1, 0])))
@@ -99,32 +96,30 @@ def labels_of(batch: Any) -> Tensor | None:
     if isinstance(batch, Mapping):
         found = next((batch[key] for key in _LABEL_KEYS if key in batch), None)
     else:
-        batch = without_index(batch)
         found = batch[1] if isinstance(batch, Sequence) and len(batch) == 2 else None
     return found if isinstance(found, Tensor) else None
 
 
-def index_of(batch: Any) -> Tensor | None:
-    """Which samples of the data set these are: the third of a triple, or ``index`` of a mapping; ``None`` without.
+def split_index(batch: Any, indexed: bool) -> tuple[Any, Tensor | None]:
+    """A batch as models take it, and which samples of the data set these are.
+
+    Args:
+        batch: A batch.
+        indexed: Whether the model takes triples ``(inputs, labels, index)``, which it says by an attribute
+            ``takes_index`` (:class:`composer_kd.models.IndexedClassifier` does). Any other triple stays what it is.
+
+    Returns:
+        The pair of a triple, or the batch as it is; and the index: the third of the triple, or ``index`` of a mapping.
 
     Example:
         >>> import torch
-        >>> index_of((torch.zeros(2, 3), torch.tensor([1, 0]), torch.tensor([70, 71])))
+        >>> split_index((torch.zeros(2, 3), torch.tensor([1, 0]), torch.tensor([70, 71])), indexed=True)[1]
         tensor([70, 71])
     """
-    if isinstance(batch, Mapping):
-        found = batch.get(_INDEX_KEY)
-    else:
-        found = batch[2] if isinstance(batch, Sequence) and len(batch) == 3 else None
-    is_index = isinstance(found, Tensor) and found.ndim == 1 and not found.is_floating_point()
-    return found if is_index else None
-
-
-def without_index(batch: Any) -> Any:
-    """A triple with the samples' index as the pair that models take; any other batch as it is."""
-    if isinstance(batch, Sequence) and len(batch) == 3 and index_of(batch) is not None:
-        return batch[0], batch[1]
-    return batch
+    if indexed and isinstance(batch, Sequence) and len(batch) == 3:
+        return (batch[0], batch[1]), batch[2]
+    index = batch.get(_INDEX_KEY) if isinstance(batch, Mapping) else None
+    return batch, index if isinstance(index, Tensor) else None
 
 
 def without_labels(batch: Mapping[str, Any], keep: bool = False) -> dict[str, Any]:

@@ -40,6 +40,7 @@ def observe(model: nn.Module, batch: Any, layers: Iterable[str] = ()) -> Observa
         >>> seen.logits.shape, seen.features['1'].shape
         (torch.Size([4, 3]), torch.Size([4, 5]))
     """
+    model = getattr(model, '_orig_mod', model)  # compiled code would not see the hooks
     taps = Taps(model, [(layer, None) for layer in layers], 'the model')
     taps.attach()
     try:

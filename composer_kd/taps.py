@@ -81,6 +81,8 @@ class Place:
 
     def _entry(self, value: Any, key: int | str, whose: str) -> Any:
         try:
+            if isinstance(value, Mapping) and key in value:
+                return value[key]
             return getattr(value, key) if isinstance(key, str) and hasattr(value, key) else value[key]
         except (KeyError, IndexError, TypeError) as error:
             hint = ''
@@ -122,18 +124,27 @@ class Taps:
         self.whose = whose
         self.is_open = False
         self._wanted = [(Place.parse(text), summary) for text, summary in dict.fromkeys(wanted)]
-        self._modules = {place.text: _module_at(model, place, whose) for place, _ in self._wanted}
+        self._model = model
+        for place, _ in self._wanted:
+            _module_at(model, place, whose)
         self._found: dict[tuple[str, Summary | None], tuple[Tensor, int]] = {}
         self._handles: list[RemovableHandle] = []
         self._mask: Tensor | None = None
 
     def attach(self) -> None:
         """Registers the hooks; they stay, closed, until :meth:`remove`."""
-        if not self._handles:
-            self._handles = [
-                self._modules[place.text].register_forward_hook(self._hook(place, summary), with_kwargs=True)
-                for place, summary in self._wanted
-            ]
+        if self._handles:
+            return
+        for place, summary in self._wanted:
+            # Looked up anew: other algorithms may have replaced layers since.
+            module, keep = _module_at(self._model, place, self.whose), self._keep(place, summary)
+            if place.of_input:  # before the layer runs, for it may work in place
+                hook = module.register_forward_pre_hook(
+                    lambda module, args, kwargs, keep=keep: keep(args or tuple(kwargs.values())), with_kwargs=True
+                )
+            else:
+                hook = module.register_forward_hook(lambda module, args, output, keep=keep: keep(output))
+            self._handles.append(hook)
 
     def remove(self) -> None:
         """Takes the hooks away, and lets go of what they kept."""
@@ -167,19 +178,21 @@ class Taps:
         for place, summary in self._wanted:
             if (place.text, summary) not in found:
                 raise ConfigError(
-                    f'The layer {place.text!r} of {self.whose} did not run in this forward pass: name one that does'
+                    f'The layer {place.text!r} of {self.whose} did not run in this forward pass: name one that does. '
+                    '(A model that ran compiled before does not see new hooks: call torch.compiler.reset() first.)'
                 )
         return found
 
-    def _hook(self, place: Place, summary: Summary | None) -> Callable[..., None]:
+    def _keep(self, place: Place, summary: Summary | None) -> Callable[[Any], None]:
         key, whose = (place.text, summary), self.whose
 
-        def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        def keep(shown: Any) -> None:
             if self.is_open:
-                value = place.select((args or tuple(kwargs.values())) if place.of_input else output, whose)
+                value = place.select(shown, whose)
                 if summary is not None:
                     value = summary(value, self._mask_for(value))
-                self._found[key] = value, -1 if torch.compiler.is_compiling() else value._version
+                uncounted = torch.compiler.is_compiling() or value.is_inference()
+                self._found[key] = value, -1 if uncounted else value._version
 
         return keep
 
@@ -188,7 +201,7 @@ class Taps:
         return self._mask if fits else None
 
     def _unchanged(self, text: str, value: Tensor, version: int) -> Tensor:
-        if version not in (-1, value._version):
+        if version != -1 and version != value._version:
             raise ConfigError(
                 f'The output of {text!r} of {self.whose} is changed in place by a layer that follows (a ReLU with '
                 'inplace=True?), so it is not there any more when it is compared. Name that layer, or build the model '
@@ -203,7 +216,9 @@ def _module_at(model: nn.Module, place: Place, whose: str) -> nn.Module:
         # Composer's wrapper of Hugging Face models may be passed by; what it returns is what the model inside returns.
         return model.model if isinstance(model, HuggingFaceModel) else model
     head, _, rest = place.path.partition('.')
-    paths = [place.path, *(f'{name}.{place.path}' for name in _WRAPPERS), *([rest] if head in _WRAPPERS else [])]
+    paths = [place.path, *([rest] if head in _WRAPPERS else [])]
+    paths += [f'{wrapper}.{path}' for wrapper in _WRAPPERS for path in paths]
+    paths += [f'{wrapper}.{path}' for wrapper in _WRAPPERS for path in paths]
     found = next((modules[path] for path in paths if path in modules), None)
     if found is None:
         known = {name.removeprefix('module.').removeprefix('model.') for name in modules if name}

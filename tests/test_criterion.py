@@ -475,9 +475,15 @@ def test_shapes_that_nothing_joins():
         train(student(Tokens(3)), loader(*pairs()), [Distillation(Tokens(2), [Match(hint, on='cut', project='auto')])])
 
 
-def test_auto_needs_the_dataloader():
+def test_auto_needs_the_dataloader_to_train_but_not_to_evaluate():
+    model = image_student()
+    run = trainer(
+        model, None, [Distillation(cnn(8, 2), [Match(hint, on='4', project='auto')])], eval_dataloader=images()
+    )
+    run.eval()
     with pytest.raises(ConfigError, match='shapes are measured on the first samples of the train_dataloader'):
-        trainer(image_student(), None, [Distillation(cnn(8, 2), [Match(hint, on='4', project='auto')])])
+        run.fit(train_dataloader=images(), duration='1ba')
+    run.close()
 
 
 def test_a_frozen_layer_cannot_learn():
@@ -486,6 +492,126 @@ def test_a_frozen_layer_cannot_learn():
         parameter.requires_grad_(False)
     with pytest.raises(ConfigError, match=r"'0' of the student has no gradient.*use_reentrant=False"):
         distil([Match(hint, on='0', project='auto')], model=model)
+
+
+def test_a_shared_loss_keeps_its_own_temperature():
+    loss, data, model, teacher = KLDivergence(4.0), images(), image_student(), cnn(8, 2)
+    fresh = copy.deepcopy(model.module)
+    _, recorder, _ = distil([Match(loss, name='one', temperature=1.0), Match(loss, name='four')], teacher, model, data)
+    x = next(iter(data))[0]
+    for name, temperature in (('one', 1.0), ('four', 4.0)):
+        expected = kl_divergence(fresh(x), teacher(x), temperature).item()
+        assert recorder.batches[0][name] == pytest.approx(expected, rel=1e-5)
+    assert loss.temperature == 4.0
+
+
+def test_what_is_in_the_optimizer_already_is_not_stepped_twice():
+    project, model = nn.Conv2d(8, 16, 1), image_student()
+    optimizer = torch.optim.SGD([*model.parameters(), *project.parameters()], lr=0.1)
+    with pytest.raises(ConfigError, match="What Match 'hint_4' learns is in the optimizer already"):
+        distil([Match(hint, on='4', project=project)], model=model, optimizer=optimizer)
+
+
+def test_an_unbuilt_loss_is_not_shared_either():
+    loss = VID()
+    with pytest.raises(ConfigError, match="'VID_2' and 'VID_4' share a module that learns"):
+        Distillation(cnn(8, 2), [Match(loss, on='2'), Match(loss, on='4')])
+
+
+def test_what_was_learned_in_one_run_is_not_carried_into_the_next():
+    algorithm = Distillation(cnn(8, 2), [Match(hint, on='4', project='auto')])
+    train(image_student(), images(), [algorithm])
+    with pytest.raises(ConfigError, match='make a new one for a new run'):
+        train(image_student(), images(), [algorithm])
+    plain = Distillation(cnn(8, 2), [Match(rkd, on='4')])
+    for _ in range(2):  # nothing learned, nothing carried over
+        train(image_student(), images(), [plain])
+
+
+def test_features_are_not_spread_over_one_another():
+    def my_mse(student, teacher):
+        return (student - teacher).square().mean()
+
+    with pytest.raises(LossError, match=r"'my_mse_4' compares \(8, 8, 4, 4\).*\(8, 8, 1, 1\).*any_shape = True"):
+        distil([Match(my_mse, on=('4', '5'))], cnn(4, 2))
+
+
+@pytest.mark.parametrize('loss', [nn.MSELoss(), mse])
+def test_torch_losses_say_both_shapes_too(loss):
+    with pytest.raises(
+        LossError, match=r"'own' fails.*\(8, 8, 4, 4\) of the student and \(8, 16, 4, 4\).*project='auto'"
+    ):
+        distil([Match(loss, on='4', name='own')])
+
+
+def test_lists_of_hidden_states_leave_padding_out():
+    def both(student, teacher):
+        return sum(mse(ours, theirs) for ours, theirs in zip(student, teacher))
+
+    data, recorder = DataLoader(tokens(attention=True), batch_size=8), Recorder()
+    matches = [Match(both, on=(['embed'], ['embed']), name='list'), Match(hint, on='embed', name='single')]
+    train(
+        TokenModel(seed=1),
+        data,
+        [Distillation(TokenModel(seed=0), matches)],
+        [recorder],
+        device_train_microbatch_size=3,
+    )
+    for batch in recorder.batches:
+        assert batch['list'] == pytest.approx(batch['single'], rel=1e-5)
+
+
+def test_a_triple_of_another_kind_stays_a_triple():
+    class Lengths(TokenModel):
+        """Batches of inputs, lengths, and labels."""
+
+        def forward(self, batch):
+            ids, lengths, _ = batch
+            return self.head(self.embed(ids)).mean(1) * lengths.unsqueeze(1)
+
+        def loss(self, outputs, batch):
+            return nn.functional.cross_entropy(outputs, batch[2])
+
+    dataset = TensorDataset(torch.randint(11, (8, 6)), torch.arange(8), torch.randint(11, (8,)))
+    train(Lengths(seed=1), DataLoader(dataset, batch_size=4), [Distillation(Lengths(seed=0), KLDivergence())])
+
+
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.5**epoch),
+        lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=9),
+        lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1),
+        lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 5),
+    ],
+    ids=['LambdaLR', 'OneCycleLR', 'StepLR', 'CosineAnnealingWarmRestarts'],
+)
+def test_torch_schedulers_take_the_new_group_along(make):
+    model = image_student()
+    optimizer = sgd(model)
+    matches = [Match(hint, on='4', project='auto')]
+    run, _, _ = distil(matches, model=model, optimizer=optimizer, schedulers=make(optimizer), max_duration='2ep')
+    ours, theirs = (group['lr'] for group in run.state.optimizers[0].param_groups)
+    assert theirs == pytest.approx(ours)
+    assert ours != 0.1
+
+
+def test_close_leaves_the_optimizer_as_it_was(tmp_path):
+    model = image_student()
+    optimizer = sgd(model)
+    _, _, algorithm = distil([Match(hint, on='4', project='auto')], model=model, optimizer=optimizer)
+    algorithm.close()
+    assert len(optimizer.param_groups) == 1
+    assert len(optimizer.state) == 6
+    train(model, images(), [], optimizer=optimizer, save_folder=str(tmp_path))
+
+
+def test_building_behind_a_projector_does_not_change_its_statistics():
+    project = nn.Sequential(nn.Conv2d(8, 16, 1), nn.BatchNorm2d(16))
+    before = copy.deepcopy(project.state_dict())
+    run = trainer(image_student(), images(), [Distillation(cnn(8, 2), [Match(VID(), on='4', project=project)])])
+    assert all(torch.equal(before[key], value) for key, value in project.state_dict().items())
+    run.close()
 
 
 # Outside a Trainer ----------------------------------------------------------------------------------------------------

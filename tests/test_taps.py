@@ -188,3 +188,39 @@ def test_places_are_read():
     assert Place.parse("rnn['x']").keys == ('x',)
     assert Place.parse('outputs[1]').keys == (1,)
     assert Place.parse('outputs_proj').path == 'outputs_proj'
+
+
+def test_the_input_of_a_layer_that_works_in_place():
+    """Seen before the layer runs; afterwards it is not there any more."""
+    inplace = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 2))
+    with pytest.raises(ConfigError, match="'1:input' of the student is changed in place"):
+        seen(inplace, '1:input')
+    kept = nn.Sequential(inplace[0], nn.ReLU(), inplace[2])
+    x = torch.randn(6, 3)
+    torch.testing.assert_close(seen(kept, '1:input', x=x)[0], kept[0](x))
+
+
+def test_in_inference_mode():
+    with torch.inference_mode():
+        assert seen(Net(), 'stem')[0].shape == (6, 4)
+
+
+def test_a_key_of_a_mapping_comes_before_its_methods():
+    class Mapped(nn.Module):
+        def forward(self, x):
+            return {'values': x, 'items': x + 1}
+
+    x = torch.randn(2, 3)
+    assert torch.equal(seen(Mapped(), "outputs['values']", x=x)[0], x)
+
+
+def test_a_layer_that_was_replaced_since_is_looked_up_again():
+    net = Net()
+    taps = Taps(net, [('stem', None)], 'the student')
+    net.stem = nn.Linear(3, 4)
+    taps.attach()
+    taps.open()
+    x = torch.randn(6, 3)
+    net(x)
+    torch.testing.assert_close(taps.take()['stem', None], net.stem(x))
+    taps.remove()

@@ -120,3 +120,9 @@ def in_dtype_of_inputs(module: nn.Module, *inputs: Tensor) -> Tensor:
         return module(*inputs)
     cast = {name: parameter.to(dtype) for name, parameter in module.named_parameters()}
     return torch.func.functional_call(module, cast, inputs)
+
+
+def joins_any_shape(loss: Loss) -> Loss:
+    """Marks a loss that compares features of different shapes in a way of its own."""
+    loss.any_shape = True  # type: ignore[attr-defined]
+    return loss

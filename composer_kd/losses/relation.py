@@ -6,7 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composer_kd.losses._common import check_number, check_samples, full_precision, pooled, reads, ready
+from composer_kd.losses._common import (
+    check_number,
+    check_samples,
+    full_precision,
+    joins_any_shape,
+    pooled,
+    reads,
+    ready,
+)
 
 __all__ = ['RKD', 'correlation_congruence', 'pkt', 'rkd', 'similarity_preserving']
 
@@ -14,6 +22,7 @@ NO_DIRECTION = 1e-6  # of the longest vector; a shorter one is rounding noise, w
 PKT_EPS = 1e-7
 
 
+@joins_any_shape
 def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
     r"""How far the samples' similarities differ: Frobenius distance of the normalised Gram matrices.
 

@@ -57,6 +57,8 @@ class VID(nn.Module):
     raw: nn.Parameter | None
     regressor: nn.Module | None
 
+    any_shape = True  # its regressor joins channels, and pooling sizes
+
     def __init__(
         self,
         student_channels: int | None = None,

@@ -27,6 +27,8 @@ class IndexedClassifier(ComposerClassifier):
         ((2, 3), 0)
     """
 
+    takes_index = True  # by which Distillation knows what the third of a triple is
+
     def forward(self, batch: Sequence[Any]) -> Tensor:
         """Computes logits ``(B, num_classes)`` from the first part of a batch."""
         return super().forward(_pair(batch))

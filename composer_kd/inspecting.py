@@ -1,0 +1,59 @@
+"""What can be known of a loss without calling it: its name, what it takes, what it says of itself."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+
+from composer_kd.errors import ConfigError
+
+__all__ = ['Loss', 'attribute_of', 'checked_loss', 'name_of', 'parameters_of']
+
+Loss: TypeAlias = Callable[..., Tensor]
+
+
+def attribute_of(loss: Any, name: str, default: Any) -> Any:
+    """An attribute of a loss, of the function in a ``partial``, or of the loss that another one wraps."""
+    while not hasattr(loss, name):
+        inner = getattr(loss, 'wrapped', None) or (loss.func if isinstance(loss, functools.partial) else None)
+        if inner is None:
+            return default
+        loss = inner
+    return getattr(loss, name)
+
+
+def name_of(loss: Any) -> str:
+    """A loss's name: that of a function, or of a module's class."""
+    if isinstance(loss, functools.partial):
+        return name_of(loss.func)
+    return getattr(loss, '__name__', type(loss).__name__)
+
+
+def parameters_of(loss: Any) -> frozenset[str]:
+    """The names of what a loss takes; of one that wraps another, the other's too."""
+    loss = getattr(loss, '_orig_mod', loss)  # torch.compile hides what it takes
+    wrapped = getattr(loss, 'wrapped', None)
+    call = loss.forward if isinstance(loss, nn.Module) else loss
+    try:
+        names = frozenset(inspect.signature(call).parameters)
+    except (TypeError, ValueError):  # some builtins have no signature
+        names = frozenset()
+    return names if wrapped is None else names | parameters_of(wrapped)
+
+
+def checked_loss(loss: Any) -> Loss:
+    """A loss, if it can be called as one.
+
+    Raises:
+        ConfigError: If it cannot.
+    """
+    if not callable(loss) or isinstance(loss, type):
+        made = f' (a class: make one, {loss.__name__}())' if isinstance(loss, type) else ''
+        raise ConfigError(
+            f'kd_loss_fn must be a callable (student_logits, teacher_logits) -> scalar, got {loss!r}{made}'
+        )
+    return loss
