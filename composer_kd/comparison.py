@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, TypeAlias
 
 import torch
@@ -14,7 +15,7 @@ from composer_kd.schedules import Schedule, value_at
 from composer_kd.validity import Valid, aligned_labels, answers_per_position
 from composer_kd.watch import FiniteWatch
 
-__all__ = ['Comparison', 'Feature']
+__all__ = ['Comparison', 'Feature', 'is_of_device']
 
 Feature: TypeAlias = Tensor | list[Tensor]
 
@@ -57,9 +58,16 @@ class Comparison:
         self._temperature: float | None = None
         self._sets_temperature = hasattr(loss, 'temperature')
 
+    def on_trial(self) -> Comparison:
+        """A copy with a loss of its own, which minds no value that is no number."""
+        twin = copy.copy(self)
+        twin.loss = copy.deepcopy(self.loss) if isinstance(self.loss, nn.Module) else self.loss
+        twin.watch = lambda loss, batch: None  # type: ignore[assignment]
+        return twin
+
     def set_temperature(self, temperature: float | Schedule, state: State) -> None:
         """Sets the loss's temperature for the batch of ``state``."""
-        self._temperature = value_at(temperature, state)
+        self._temperature = value_at(temperature, state, f'The temperature of {self.name!r}', above_zero=True)
 
     def of_logits(
         self,
@@ -202,12 +210,12 @@ class Comparison:
                 extra = {**extra, 'temperature': self._temperature}
         try:
             return self.loss(student, teacher, **extra)
-        except (ValueError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not _is_of_shapes(error):
+        except Exception as error:
+            if is_of_device(error):
                 raise
             raise LossError(
                 f'The match {self.name!r} fails at batch {number}, with {_shapes(student)} of the student and '
-                f'{_shapes(teacher)} of the teacher: {error}{_hint(error)}'
+                f'{_shapes(teacher)} of the teacher: {_said(error)}{_hint(error)}'
             ) from error
         finally:
             if before is not None:
@@ -256,14 +264,18 @@ def _at_least_float32(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
-def _is_of_shapes(error: RuntimeError) -> bool:
-    """Whether torch found that shapes do not fit; Composer must see other errors, such as a lack of memory."""
-    return any(sign in str(error) for sign in ('must match', 'shapes cannot be multiplied', 'broadcast'))
+def is_of_device(error: Exception) -> bool:
+    """Whether an error is of the accelerator: Composer looks for these, to try again with smaller microbatches."""
+    return any(sign in str(error).lower() for sign in ('out of memory', 'cuda', 'cudnn', 'c10'))
 
 
 def _hint(error: Exception) -> str:
-    is_of_shapes = 'differ in shape' in str(error) or isinstance(error, RuntimeError)
+    is_of_shapes = 'differ in shape' in str(error) or 'must match' in str(error)
     return "; project='auto' would join them" if is_of_shapes else ''
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, ValueError) else f'{type(error).__name__}: {error}'
 
 
 def _shapes(feature: Any) -> str:

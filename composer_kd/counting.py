@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,9 +11,9 @@ from composer.core import State
 from composer.utils import dist
 from torch import Tensor
 
-from composer_kd.validity import all_valid, samples_of, tokens_of, valid_of
+from composer_kd.validity import Valid, all_valid, samples_of, tokens_of, valid_of
 
-__all__ = ['BatchCount']
+__all__ = ['BatchCount', 'plus_zero', 'weighed']
 
 
 class BatchCount:
@@ -62,3 +63,23 @@ class BatchCount:
         """Lets go of a count that was made for another batch than this."""
         if number != self._number:
             self.answers = self.tokens = None
+
+
+def weighed(task: Tensor, kd: Tensor, valid: Valid, share: Tensor | None) -> Tensor:
+    """Corrects the task's mean over the labels here to its part in the mean over the whole batch."""
+    if not valid.from_labels or (valid.mask is None and share is None):
+        return task  # targets that are no class labels: of several labels at once, or of a regression
+    # A mean over no label is NaN, and so may its gradient be, whatever it is multiplied by.
+    if task.device.type == 'cpu' and not valid.count:
+        return torch.zeros_like(kd)
+    task = task if share is None else task * share
+    # Elsewhere, to read the count would make the host wait. The gradient of cross-entropy is 0 there, not NaN.
+    return task if task.device.type == 'cpu' else torch.where(valid.count > 0, task, torch.zeros_like(task))
+
+
+def plus_zero(loss: Any, zero: Tensor) -> Any:
+    """A model's own loss, whatever its form, with a zero that has a graph."""
+    if isinstance(loss, Mapping):
+        key = 'total' if 'total' in loss else next(iter(loss))
+        return {**loss, key: loss[key] + zero}
+    return loss + zero if isinstance(loss, Tensor) else (loss[0] + zero, *loss[1:])

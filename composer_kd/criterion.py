@@ -14,7 +14,7 @@ from composer_kd.errors import ConfigError, nearest
 from composer_kd.extras import Extras
 from composer_kd.links import Key, Link, Microbatch
 from composer_kd.matching import Match, as_matches
-from composer_kd.measuring import measure
+from composer_kd.measuring import measure, rehearse
 from composer_kd.observation import logits_of
 from composer_kd.schedules import value_at
 from composer_kd.taps import Taps
@@ -67,8 +67,8 @@ class Criterion:
             if len(numbers) != 1:
                 found = 'no teacher' if not numbers else f'{len(numbers)} teachers'
                 raise ConfigError(
-                    f'Match {match.name!r}: {found} of that name, {match.teacher!r}{nearest(match.teacher, names)}. '
-                    'FrozenTeacher(model, name=...) names one.'
+                    f'Match {match.name!r}: {found} of that name, {match.teacher!r}'
+                    f'{nearest(match.teacher, set(names))}. FrozenTeacher(model, name=...) names one.'
                 )
         return [Link(match, number, position == 0, names) for position, number in enumerate(numbers)]
 
@@ -90,9 +90,14 @@ class Criterion:
         return next((link.comparison.classes_dim for link in self.links if link.match.on_logits), -1)
 
     @property
-    def same_logits(self) -> bool:
-        """Whether the teachers must answer in the student's very shape."""
-        return any(link.match.on_logits and not link.comparison.any_classes for link in self.links)
+    def same_logits(self) -> set[int]:
+        """The teachers that must answer in the student's very shape."""
+        strict = [link.teacher for link in self.links if link.match.on_logits and not link.comparison.any_classes]
+        everyone = range(len(self.pool.teachers)) if None in strict else ()
+        return {*everyone, *(index for index in strict if index is not None)}
+
+    def _needs_logits_of(self, index: int) -> bool:
+        return bool(self.on_mean) or any(link.match.on_logits for link in self.on_teacher[index])
 
     # Before training --------------------------------------------------------------------------------------------------
 
@@ -126,26 +131,35 @@ class Criterion:
             links = [link for link in self.links if link.match is match]
             if any(link.waits or link.learned() for link in links):
                 self.extras.reserve(state, match)
+            elif match.lr is not None:
+                raise ConfigError(f'Match {match.name!r} learns nothing: its lr has no effect, leave it out')
         for link in self.links:
             if not link.waits:
                 self.extras.take_in(state, link)
 
     def build(self, state: State) -> None:
-        """Before weights are loaded: measures the shapes that some wait for, and makes what they need.
+        """Before weights are loaded: measures shapes, makes what waits for them, and tries every match on them.
 
         Raises:
             ConfigError: If shapes cannot be measured or joined.
+            LossError: If a loss cannot compare what it is given.
         """
         waiting = [(number, link) for number, link in enumerate(self.links) if link.waits]
-        if not waiting or state.train_dataloader is None:
+        if not self.needs_features or state.train_dataloader is None:
             return  # to evaluate, nothing need be built; FIT_START asks again
-        shapes = measure(state, self.pool, [link for _, link in waiting])
+        try:
+            samples = measure(state, self.pool, self.links)
+        except ConfigError:
+            if waiting:
+                raise
+            return  # what cannot be looked at beforehand is found out at the first batch
         for number, link in waiting:
             # The same on every rank and in every run of this seed, whatever was drawn before.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(state.rank_zero_seed + number)
-                link.build(shapes[None], shapes[link.teacher])
+                link.build(samples.shapes[None], samples.shapes[link.teacher])
             self.extras.take_in(state, link)
+        rehearse(state, self.links, samples)
 
     def attach(self, state: State) -> None:
         """When training starts: hooks go on.
@@ -184,14 +198,14 @@ class Criterion:
         """Lets the teachers answer, and compares.
 
         Args:
-            state: The state of the run, whose time the schedules follow.
+            state: The run, whose time the schedules follow.
             micro: The microbatch.
             student: The student's logits, where they are needed.
             drawn: The teachers that answer.
-            precision: Makes the context in which the teachers run.
+            precision: Makes the context in which they run.
 
         Returns:
-            The weighted sum of all matches, and the unweighted value of each that was made, by name.
+            The weighted sum of all matches, and the unweighted value of each, by name.
         """
         if self._only is not None and student is not None:
             with torch.no_grad(), precision():
@@ -208,7 +222,7 @@ class Criterion:
         for match in self.matches:
             if match.name in found:  # a teacher that a match is bound to may not have been drawn
                 values[match.name] = value = _weighted_mean(found[match.name])
-                weight = value_at(match.weight, state)
+                weight = value_at(match.weight, state, f'The weight of {match.name!r}')
                 term = value if weight == 1.0 else value * weight
                 total = term if total is None else total + term
         if total is None:
@@ -253,12 +267,13 @@ class Criterion:
     def _ask(self, index: int, micro: Microbatch) -> tuple[dict[Key, Tensor], Tensor | None]:
         """One teacher's features and logits, as far as they are needed."""
         teacher, taps = self.pool.teachers[index], self._teacher_taps.get(index)
+        answers = self._needs_logits_of(index)
         if taps is None:
-            return {}, teacher(micro.batch) if self.needs_logits else None
+            return {}, teacher(micro.batch) if answers else None
         taps.open(None if micro.tokens is None else micro.tokens.mask)
         try:
             outputs = teacher.outputs(micro.batch)
-            return taps.take(), logits_of(outputs, f'the teacher {teacher.name!r}') if self.needs_logits else None
+            return taps.take(), logits_of(outputs, f'the teacher {teacher.name!r}') if answers else None
         finally:
             taps.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,9 +14,10 @@ from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor, nn
 
-from composer_kd.counting import BatchCount
+from composer_kd.checks import refuse_algorithms, refuse_shared
+from composer_kd.counting import BatchCount, plus_zero, weighed
 from composer_kd.criterion import Criterion
-from composer_kd.errors import ConfigError, TeacherError
+from composer_kd.errors import ConfigError
 from composer_kd.evaluation import TeacherEvaluation
 from composer_kd.inspecting import Loss
 from composer_kd.links import Microbatch, misfit
@@ -24,7 +25,7 @@ from composer_kd.matching import Match
 from composer_kd.observation import logits_of, scalar_loss, split_index
 from composer_kd.schedules import Moment, Window
 from composer_kd.teachers import FrozenTeacher, TeacherPool, logits_shape
-from composer_kd.validity import Valid, all_valid, tokens_of, valid_of
+from composer_kd.validity import all_valid, tokens_of, valid_of
 
 __all__ = ['Distillation']
 
@@ -47,9 +48,11 @@ class Distillation(Algorithm):
 
     .. math:: L_{total} = w_{org} \cdot L_{task} + w_{kd} \cdot L_{kd}(s, t)
 
-    takes the place of the model's own loss, with :math:`t` the mean of the teachers' logits. Composer logs the three as
-    ``loss/train/total``, ``loss/train/task`` and ``loss/train/kd`` (the last two unweighted). Outside the window
-    ``[start_dur, end_dur)`` the loss is the model's own and no teacher runs.
+    takes the place of the model's own loss, with :math:`t` the mean of the teachers' logits; or :math:`L_{kd}` is the
+    weighted sum of several matches, of logits and of what layers show. Composer logs ``loss/train/total``,
+    ``loss/train/task`` and ``loss/train/kd`` (before :math:`w_{org}` and :math:`w_{kd}`), and each match under its own
+    name, before its weight. Outside the window ``[start_dur, end_dur)`` the loss is the model's own, and no teacher
+    runs.
 
     **What counts.** For token models, positions whose label is -100 (without labels: whose attention mask is 0) count
     in neither loss; for a model that predicts the next token, position ``i`` answers for label ``i + 1``. For models
@@ -67,7 +70,8 @@ class Distillation(Algorithm):
             Composer checkpoint; each module may also be a :class:`.FrozenTeacher`, which takes an input adapter. They
             are frozen, moved to the student's device, and appear in no optimizer, ``state_dict`` or checkpoint.
         kd_loss_fn: Any ``(student_logits, teacher_logits) -> scalar``: :class:`.KLDivergence`, a torch loss, your own
-            function. For token models it gets ``(N, V)`` rows, the valid ones alone (to select them makes the host
+            function; or a :class:`.Match`, which says more, or a list of losses and matches. For token models a loss of
+            logits gets ``(N, V)`` rows, the valid ones alone (to select them makes the host
             wait for an accelerator), unless it has a parameter ``mask``: then it gets all logits and the flat mask of
             valid positions, or ``None`` where all count.
         kd_loss_weight: :math:`w_{kd} \ge 0`.
@@ -153,7 +157,7 @@ class Distillation(Algorithm):
         elif event is Event.BEFORE_LOAD:
             self.criterion.build(state)
         elif event is Event.FIT_START:
-            self._check_not_shared(_optimized(state), 'the optimizer')
+            refuse_shared(self.pool, _optimized(state), 'the optimizer')
             self.window.check(state)
             self.criterion.attach(state)
         elif event is Event.FIT_END:
@@ -173,8 +177,8 @@ class Distillation(Algorithm):
             self.criterion.extras.release(self._model)
 
     def _prepare(self, state: State) -> None:
-        self._check_algorithms(state)
-        self._check_not_shared(state.model.parameters(), 'the student')
+        refuse_algorithms(state)
+        refuse_shared(self.pool, state.model.parameters(), 'the student')
         self.pool.prepare(state.device)
         # A HuggingFaceModel for causal language modelling says so.
         self._predicts_next = bool(getattr(state.model, 'shift_labels', False))
@@ -203,7 +207,7 @@ class Distillation(Algorithm):
             self._check_fit(state, drawn)
         task = scalar_loss(state.loss)
         if micro.valid is not None:
-            task = _weighed(task, kd, micro.valid, micro.share)
+            task = weighed(task, kd, micro.valid, micro.share)
         # A new 0-d tensor: Composer scales it in place.
         total = torch.add(task * self.org_loss_weight, kd, alpha=self.kd_loss_weight)
         idle = self.criterion.extras.idle([None, *drawn])
@@ -236,34 +240,17 @@ class Distillation(Algorithm):
             self._check_fit(state)
         idle = self.criterion.extras.idle([])
         if idle is not None:
-            state.loss = _plus(state.loss, idle)
+            state.loss = plus_zero(state.loss, idle)
 
     # Checks -----------------------------------------------------------------------------------------------------------
 
-    def _check_algorithms(self, state: State) -> None:
-        for algorithm in state.algorithms:
-            if getattr(algorithm, 'interpolate_loss', False):
-                name = type(algorithm).__name__
-                raise ConfigError(
-                    f'{name}(interpolate_loss=True) replaces the loss after Distillation has set it, so the two cannot '
-                    f'be combined. Use {name}(interpolate_loss=False), which mixes the labels instead.'
-                )
-
-    def _check_not_shared(self, parameters: Iterable[Tensor], owner: str) -> None:
-        theirs = {id(parameter) for parameter in parameters}
-        for teacher in self.pool.teachers:
-            if any(id(parameter) in theirs for parameter in teacher.model.parameters()):
-                raise TeacherError(
-                    f'The teacher {teacher.name!r} shares parameters with {owner}, so it would not stay as it is. '
-                    'Give a copy (copy.deepcopy), and optimize the student alone.'
-                )
-
     def _check_fit(self, state: State, ran: Sequence[int] = ()) -> None:
         """Compares shapes at the first batch: of all teachers, also those not drawn or due later, which do not run."""
-        if self.criterion.same_logits:
+        due = [index for index in self.criterion.same_logits if index not in ran]
+        if due:
             student = logits_of(state.outputs, 'the student')
-            for index, teacher in enumerate(self.pool.teachers):
-                shape = None if index in ran else logits_shape(teacher, self._batch(state)[0])
+            for teacher in (self.pool.teachers[index] for index in due):
+                shape = logits_shape(teacher, self._batch(state)[0])
                 if shape is not None and shape != student.shape:
                     raise misfit(student.shape, shape, teacher.name)
         self._fits = True
@@ -286,23 +273,3 @@ def _weight(name: str, value: float) -> float:
 
 def _optimized(state: State) -> list[Tensor]:
     return [p for optimizer in state.optimizers for group in optimizer.param_groups for p in group['params']]
-
-
-def _weighed(task: Tensor, kd: Tensor, valid: Valid, share: Tensor | None) -> Tensor:
-    """Corrects the task's mean over the labels here to its part in the mean over the whole batch."""
-    if not valid.from_labels or (valid.mask is None and share is None):
-        return task  # targets that are no class labels: of several labels at once, or of a regression
-    # A mean over no label is NaN, and so may its gradient be, whatever it is multiplied by.
-    if task.device.type == 'cpu' and not valid.count:
-        return torch.zeros_like(kd)
-    task = task if share is None else task * share
-    # Elsewhere, to read the count would make the host wait. The gradient of cross-entropy is 0 there, not NaN.
-    return task if task.device.type == 'cpu' else torch.where(valid.count > 0, task, torch.zeros_like(task))
-
-
-def _plus(loss: Any, zero: Tensor) -> Any:
-    """A model's own loss, whatever its form, with a zero that has a graph."""
-    if isinstance(loss, Mapping):
-        key = 'total' if 'total' in loss else next(iter(loss))
-        return {**loss, key: loss[key] + zero}
-    return loss + zero if isinstance(loss, Tensor) else (loss[0] + zero, *loss[1:])

@@ -31,6 +31,7 @@ class Extras:
         self._groups: dict[str, dict[str, Any]] = {}
         self._taken: dict[str, tuple[Link, list[nn.Parameter]]] = {}
         self._optimizer: torch.optim.Optimizer | None = None
+        self._only_group: dict[str, Any] | None = None
 
     @property
     def taken(self) -> bool:
@@ -40,12 +41,12 @@ class Extras:
     @property
     def are_trained(self) -> bool:
         """Whether there is any parameter among them."""
-        return any(group['params'] for group in self._groups.values())
+        return any(own for _, own in self._taken.values())
 
     def reserve(self, state: State, match: Match) -> None:
-        """Makes room in the optimizer for what a match learns: an empty group, which has the match's learning rate.
+        """Makes room in the optimizer for what a match learns: its only group, or a new one for a rate of its own.
 
-        Composer's schedulers are made before shapes can be known, and must see the group.
+        Composer's schedulers are made before shapes can be known, and must see a new group, though it is empty.
 
         Raises:
             ConfigError: If there is not one optimizer, or the student is to be sharded.
@@ -60,7 +61,13 @@ class Extras:
                 f'Match {match.name!r} learns something, which the optimizer of the student trains: '
                 f'expected one optimizer, got {len(state.optimizers)}'
             )
-        optimizer = self._optimizer = state.optimizers[0]
+        optimizer = state.optimizers[0]
+        if self._optimizer is not optimizer:
+            self._optimizer = optimizer
+            self._only_group = optimizer.param_groups[0] if len(optimizer.param_groups) == 1 else None
+        if match.lr is None and self._only_group is not None:
+            self._groups[match.name] = self._only_group
+            return
         optimizer.add_param_group({'params': [], **({} if match.lr is None else {'lr': match.lr})})
         first, group = optimizer.param_groups[0], optimizer.param_groups[-1]
         for key in first.keys() - group.keys():  # kept there by schedulers, and by Composer's own optimizers
@@ -124,8 +131,11 @@ class Extras:
         if hasattr(model, EXTRAS) and not len(extras):
             delattr(model, EXTRAS)
         if self._optimizer is not None:
-            ours = {id(group) for group in self._groups.values()}
-            self._optimizer.param_groups[:] = [g for g in self._optimizer.param_groups if id(g) not in ours]
+            gone = {id(parameter) for _, own in self._taken.values() for parameter in own}
+            new = {id(group) for group in self._groups.values() if group is not self._only_group}
+            self._optimizer.param_groups[:] = [g for g in self._optimizer.param_groups if id(g) not in new]
+            for group in self._optimizer.param_groups:
+                group['params'] = [parameter for parameter in group['params'] if id(parameter) not in gone]
         self._groups.clear()
         self._taken.clear()
 

@@ -11,7 +11,7 @@ import torch
 from composer.core import State
 from torch import Tensor, nn
 
-from composer_kd.comparison import Comparison, Feature
+from composer_kd.comparison import Comparison, Feature, is_of_device
 from composer_kd.errors import ConfigError, TeacherError
 from composer_kd.matching import Match
 from composer_kd.projectors import AutoProjector
@@ -97,8 +97,8 @@ class Link:
         sides: list[Any] = [side if self.match.several else side[0] for side in shapes]
         try:
             loss.build(*sides)
-        except ValueError as error:
-            raise ConfigError(f'Match {self.match.name!r}: {error}') from error
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f'Match {self.match.name!r}, of the shapes {sides[0]} and {sides[1]}: {error}') from error
 
     def learned(self) -> dict[str, nn.Module]:
         """The modules with parameters or a memory of their own."""
@@ -113,7 +113,14 @@ class Link:
     @property
     def remembers(self) -> bool:
         """Whether its loss has a memory that is written at the end of a batch."""
-        return hasattr(self.comparison.loss, 'update')
+        return hasattr(self.comparison.loss, 'build') and hasattr(self.comparison.loss, 'update')
+
+    def on_trial(self) -> Link:
+        """A copy that may be tried without leaving a trace, and minds no loss that is no number."""
+        twin = copy.copy(self)
+        twin.projector = copy.deepcopy(self.projector)
+        twin.comparison = self.comparison.on_trial()
+        return twin
 
     def of_logits(
         self, state: State, student: Tensor | None, teacher: Tensor | None, micro: Microbatch, whose: Sequence[int]
@@ -162,7 +169,15 @@ class Link:
         weights = next(self.projector.parameters(), student)
         student = student.to(weights.dtype)  # half precision comes from autocast, the projector runs outside of it
         if not isinstance(self.projector, AutoProjector):
-            return self.projector(student), teacher
+            try:
+                return self.projector(student), teacher
+            except (RuntimeError, ValueError, TypeError) as error:
+                if is_of_device(error):
+                    raise
+                raise ConfigError(
+                    f"Match {self.match.name!r}: the projector cannot take the student's {tuple(student.shape)} to the "
+                    f"teacher's {tuple(teacher.shape)}: {error}"
+                ) from error
         mask = None if tokens is None else tokens.mask
         if self.comparison.summary is not None:
             fits = mask is not None and student.ndim == 3 and student.shape[:2] == mask.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -79,7 +80,9 @@ class Match:
             self.temperature = number_or_schedule('temperature', temperature, 0.0, strict=True)
             if not (hasattr(loss, 'temperature') or 'temperature' in parameters_of(loss)):
                 raise ConfigError(f'{self.name}: the loss {name_of(loss)} has no temperature that could be set')
-        self.lr = None if lr is None else number_or_schedule('lr', lr, 0.0, strict=True)
+        if lr is not None and (callable(lr) or not number_or_schedule('lr', lr, 0.0, strict=True)):
+            raise ConfigError(f"lr must be a number, which follows the optimizer's own schedule, got {lr!r}")
+        self.lr = lr
 
     @property
     def on_logits(self) -> bool:
@@ -113,6 +116,8 @@ def _sides(on: Any) -> tuple[list[str], list[str]]:
     student, teacher = ([side] if isinstance(side, str) else list(side) for side in _pair(on))
     if (LOGITS in student or LOGITS in teacher) and (student != [LOGITS] or teacher != [LOGITS]):
         raise ConfigError(f'on: logits are compared with logits, got {on!r}')
+    if not student or not teacher:
+        raise ConfigError(f'on: expected at least one layer on each side, got {on!r}')
     for text in (*student, *teacher):
         if text != LOGITS:
             Place.parse(text)
@@ -133,7 +138,8 @@ def as_matches(given: Any) -> tuple[list[Match], bool]:
         raise ConfigError('kd_loss_fn: expected a loss, a Match, or a list of them, got an empty list')
     matches = [item if isinstance(item, Match) else Match(item) for item in given]
     names = [match.name for match in matches]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    plain = [re.sub(r'\W', '_', name) for name in names]  # as their modules are called in the student
+    twice = sorted({name for name, plainly in zip(names, plain) if plain.count(plainly) > 1})
     if twice:
         raise ConfigError(
             f'Two matches are called {twice[0]!r}, under which each is logged. Tell them apart: Match(..., name=...)'

@@ -1,47 +1,82 @@
-"""Measures the shapes of features before training, on the first samples of the data."""
+"""Measures the shapes of features before training, on the first samples of the data, and tries the matches on them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from composer.core import State
+from torch import Tensor
 
 from composer_kd.errors import ConfigError
-from composer_kd.links import Key, Link
+from composer_kd.links import Key, Link, Microbatch
 from composer_kd.observation import split_index
 from composer_kd.teachers import TeacherPool, feature_shapes
+from composer_kd.validity import tokens_of
 
-__all__ = ['measure']
+__all__ = ['Samples', 'measure', 'rehearse']
 
 
-def measure(state: State, pool: TeacherPool, links: Sequence[Link]) -> dict[int | None, dict[Key, torch.Size]]:
-    """The shapes that links wait for: of the student under ``None``, of each teacher under its number.
+@dataclass(frozen=True)
+class Samples:
+    """The first samples of the data, and the shapes of what the models show of them.
+
+    Attributes:
+        batch: The samples as models take them.
+        index: Their indices, if they tell.
+        shapes: Of the student under ``None``, of each teacher under its number.
+    """
+
+    batch: Any
+    index: Tensor | None
+    shapes: dict[int | None, dict[Key, torch.Size]]
+
+
+def measure(state: State, pool: TeacherPool, links: Sequence[Link]) -> Samples:
+    """Measures the shapes of all features that links compare.
 
     Nothing of the run changes: models are copied without their weights, the dataloader is not started.
 
     Raises:
         ConfigError: If there are no samples to look at, or the models cannot take them.
     """
-    batch = _first_samples(state)
+    batch, index = split_index(_first_samples(state), bool(getattr(state.model, 'takes_index', False)))
     ours = [key for link in links for key in link.student_keys]
-    found: dict[int | None, dict[Key, torch.Size]] = {None: feature_shapes(state.model, batch, ours, 'the student')}
-    for index, teacher in enumerate(pool.teachers):
-        keys = [key for link in links if link.teacher == index for key in link.teacher_keys]
+    shapes: dict[int | None, dict[Key, torch.Size]] = {None: feature_shapes(state.model, batch, ours, 'the student')}
+    for number, teacher in enumerate(pool.teachers):
+        keys = [key for link in links if link.teacher == number for key in link.teacher_keys]
         if keys:
-            found[index] = feature_shapes(teacher, batch, keys, f'the teacher {teacher.name!r}')
-    return found
+            shapes[number] = feature_shapes(teacher, batch, keys, f'the teacher {teacher.name!r}')
+    return Samples(batch, index, shapes)
+
+
+def rehearse(state: State, links: Sequence[Link], samples: Samples) -> None:
+    """Tries every match of features on random ones, so that what does not fit shows now, not when its window opens.
+
+    Raises:
+        LossError: If a loss cannot compare them, or asks for labels or indices that the data does not have.
+    """
+    to_device = state.device.tensor_to_device
+    index = None if samples.index is None else to_device(samples.index)
+    batch = state.device.batch_to_device(samples.batch)
+    micro = Microbatch(batch, state.timestamp.batch.value, tokens=tokens_of(batch), index=index)
+    with torch.random.fork_rng(devices=[]):
+        for link in links:
+            if link.student_keys:
+                ours = {k: to_device(torch.randn(samples.shapes[None][k])).requires_grad_() for k in link.student_keys}
+                theirs = {k: to_device(torch.randn(samples.shapes[link.teacher][k])) for k in link.teacher_keys}
+                link.on_trial().of_features(state, ours, theirs, micro)
 
 
 def _first_samples(state: State) -> Any:
     loader = state.train_dataloader
     try:
-        batch = loader.collate_fn([loader.dataset[index] for index in range(2)])
+        return loader.collate_fn([loader.dataset[index] for index in range(min(4, len(loader.dataset)))])
     except Exception as error:
         raise ConfigError(
             "For project='auto', and for losses without sizes, shapes are measured on the first samples of the "
             f"train_dataloader's data set, which cannot be had: {type(error).__name__}: {error}. "
             'Give modules, and losses their sizes.'
         ) from error
-    return split_index(batch, bool(getattr(state.model, 'takes_index', False)))[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import warnings
 from collections.abc import Callable
 from fractions import Fraction
@@ -259,6 +260,20 @@ def number_or_schedule(name: str, value: float | Schedule, least: float, strict:
     return float(value)
 
 
-def value_at(value: float | Schedule, state: State) -> float:
-    """A number, or a schedule's number for the batch of ``state``."""
-    return value if isinstance(value, float) else float(value(state))
+def value_at(value: float | Schedule, state: State, name: str = 'A schedule', above_zero: bool = False) -> float:
+    """A number, or a schedule's number for the batch of ``state``.
+
+    Raises:
+        ConfigError: If the schedule gives something that is no number, negative or (``above_zero``) 0.
+    """
+    if isinstance(value, float):
+        return value
+    found = value(state)
+    is_number = isinstance(found, numbers.Real) and math.isfinite(found)
+    if not is_number or found < 0 or (above_zero and found == 0):
+        bound = 'above' if above_zero else 'of at least'
+        raise ConfigError(
+            f'{name} must be a finite number {bound} 0, got {found!r} from {value!r} at batch '
+            f'{state.timestamp.batch.value}'
+        )
+    return float(found)

@@ -69,7 +69,10 @@ class Place:
             ConfigError: If a key is not there, or what is found is not a tensor.
         """
         for key in self.keys:
-            value = self._entry(value, key, whose)
+            entry = self._entry(value, key, whose)
+            if entry is None:  # a Hugging Face output that was not asked for
+                raise self._missing(value, key, whose)
+            value = entry
         if self.of_input and not self.keys and isinstance(value, tuple) and len(value) == 1:
             value = value[0]
         if isinstance(value, Tensor):
@@ -85,10 +88,13 @@ class Place:
                 return value[key]
             return getattr(value, key) if isinstance(key, str) and hasattr(value, key) else value[key]
         except (KeyError, IndexError, TypeError) as error:
-            hint = ''
-            if key in ('hidden_states', 'attentions'):
-                hint = f'; set config.output_{key}=True (attentions need attn_implementation="eager")'
-            raise ConfigError(f'{self.text!r} of {whose}: no {key!r} in {_described(value)}{hint}') from error
+            raise self._missing(value, key, whose) from error
+
+    def _missing(self, value: Any, key: int | str, whose: str) -> ConfigError:
+        hint = ''
+        if key in ('hidden_states', 'attentions'):
+            hint = f'; set config.output_{key}=True (attentions need attn_implementation="eager")'
+        return ConfigError(f'{self.text!r} of {whose}: no {key!r} in {_described(value)}{hint}')
 
 
 class Taps:
@@ -221,7 +227,11 @@ def _module_at(model: nn.Module, place: Place, whose: str) -> nn.Module:
     paths += [f'{wrapper}.{path}' for wrapper in _WRAPPERS for path in paths]
     found = next((modules[path] for path in paths if path in modules), None)
     if found is None:
-        known = {name.removeprefix('module.').removeprefix('model.') for name in modules if name}
+        known = {
+            name.removeprefix('module.').removeprefix('model.')
+            for name in modules
+            if name and 'metrics' not in name.split('.')[0]
+        }
         raise ConfigError(f'{whose} has no layer {place.path!r}{_nearest(place.path, known)}')
     if type(found).forward is nn.Module.forward:
         raise ConfigError(

@@ -224,3 +224,20 @@ def test_a_layer_that_was_replaced_since_is_looked_up_again():
     net(x)
     torch.testing.assert_close(taps.take()['stem', None], net.stem(x))
     taps.remove()
+
+
+def test_what_a_hugging_face_model_was_not_asked_for():
+    from transformers import BertConfig, BertModel
+
+    sizes = {
+        'hidden_size': 8,
+        'num_hidden_layers': 1,
+        'num_attention_heads': 2,
+        'intermediate_size': 8,
+        'vocab_size': 11,
+    }
+    ids = torch.ones(2, 3, dtype=torch.long)
+    with pytest.raises(ConfigError, match=r"no 'hidden_states' in.*set config\.output_hidden_states=True"):
+        seen(BertModel(BertConfig(**sizes)), 'outputs.hidden_states[1]', x=ids)
+    (found,) = seen(BertModel(BertConfig(**sizes, output_hidden_states=True)), 'outputs.hidden_states[1]', x=ids)
+    assert found.shape == (2, 3, 8)

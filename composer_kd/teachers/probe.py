@@ -89,8 +89,9 @@ def _look_for_real(
         raise
     except Exception as error:
         raise ConfigError(
-            f"The shapes of {whose}'s features cannot be measured on the train dataloader's first samples: "
-            f"{type(error).__name__}: {error}. Give modules instead of project='auto', and losses their sizes."
+            f"The shapes of {whose}'s features cannot be measured on the train dataloader's first samples (what a "
+            f'DataSpec would transform comes as it is): {type(error).__name__}: {error}. '
+            "Give modules instead of project='auto', and losses their sizes."
         ) from error
     finally:
         for part, training in modes:

@@ -1,0 +1,43 @@
+"""What cannot be distilled together, found before training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from composer.core import State
+from torch import Tensor
+
+from composer_kd.errors import ConfigError, TeacherError
+from composer_kd.teachers import TeacherPool
+
+__all__ = ['refuse_algorithms', 'refuse_shared']
+
+
+def refuse_algorithms(state: State) -> None:
+    """Refuses algorithms of the run that replace the loss.
+
+    Raises:
+        ConfigError: If there is one.
+    """
+    for algorithm in state.algorithms:
+        if getattr(algorithm, 'interpolate_loss', False):
+            name = type(algorithm).__name__
+            raise ConfigError(
+                f'{name}(interpolate_loss=True) replaces the loss after Distillation has set it, so the two cannot '
+                f'be combined. Use {name}(interpolate_loss=False), which mixes the labels instead.'
+            )
+
+
+def refuse_shared(pool: TeacherPool, parameters: Iterable[Tensor], owner: str) -> None:
+    """Refuses teachers that would change with the student.
+
+    Raises:
+        TeacherError: If one shares parameters with it.
+    """
+    theirs = {id(parameter) for parameter in parameters}
+    for teacher in pool.teachers:
+        if any(id(parameter) in theirs for parameter in teacher.model.parameters()):
+            raise TeacherError(
+                f'The teacher {teacher.name!r} shares parameters with {owner}, so it would not stay as it is. '
+                'Give a copy (copy.deepcopy), and optimize the student alone.'
+            )

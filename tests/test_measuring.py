@@ -1,0 +1,288 @@
+"""What does not fit shows before the first step, and says what to do."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from composer_kd import ConfigError, Distillation, FrozenTeacher, KLDivergence, LossError, Match, Ramp, kl_divergence
+from composer_kd.losses import CRD, DKD, VID, ReviewKD, hint, rkd, similarity_preserving
+from tests.helpers import (
+    Recorder,
+    TokenDataset,
+    TokenModel,
+    loader,
+    mse,
+    pairs,
+    sgd,
+    student,
+    train,
+    trainer,
+)
+from tests.matches import cnn, distil, image_student, images, tokens
+
+
+@pytest.mark.parametrize(
+    ('match', 'error', 'message'),
+    [
+        (lambda: Match(hint, on='44'), ConfigError, "the student has no layer '44'; did you mean '4'"),
+        (lambda: Match(hint, on=('4', 'layer4')), ConfigError, "the teacher 'Sequential' has no layer 'layer4'"),
+        (lambda: Match(hint, on='4'), LossError, r"'hint_4' fails.*\(4, 8, 4, 4\).*\(4, 16, 4, 4\).*project='auto'"),
+        (lambda: Match(CRD(24), on='4'), LossError, "'CRD_4' needs the samples' indices.*Indexed"),
+        (lambda: Match(CRD(10, negatives=4), on='4'), LossError, "needs the samples' indices"),
+        (lambda: Match(hint, on=('4', '4'), project=nn.Conv2d(8, 9, 1)), LossError, r'\(4, 9, 4, 4\)'),
+    ],
+)
+def test_errors_come_before_the_first_step(match, error, message):
+    model = image_student()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(error, match=message):
+        distil([match()], model=model)
+    assert all(torch.equal(before[key], model.state_dict()[key]) for key in before)
+
+
+def test_names_the_match_of_a_nan():
+    def broken(student, teacher):
+        return (student.mean() - teacher.mean()) * float('nan')
+
+    with pytest.raises(LossError, match='culprit is not finite at batch 0'):
+        distil([Match(rkd, on='4'), Match(broken, on='4', name='culprit')])
+
+
+def test_relations_of_a_single_sample():
+    with pytest.raises(LossError, match=r"'rkd_4' fails at batch 3.*at least 2, got 1. Use drop_last=True"):
+        distil([Match(rkd, on='4')], data=images(25))
+
+
+def test_labels_where_there_are_none():
+    data = DataLoader(TokenDataset(input_ids=torch.randint(11, (8, 6))), batch_size=4)
+    with pytest.raises(LossError, match=r'DKD. needs labels, one class per row'):
+        train(TokenModel(seed=1), data, [Distillation(TokenModel(seed=0), [Match(DKD())])])
+
+
+def test_shapes_that_nothing_joins():
+    class Tokens(nn.Module):
+        def __init__(self, length):
+            super().__init__()
+            self.cut, self.head = nn.Unflatten(1, (length, 6 // length)), nn.Linear(6, 4)
+
+        def forward(self, x):
+            return self.head(self.cut(x).flatten(1))
+
+    with pytest.raises(ConfigError, match=r"student's \(4, 3, 2\) and the teacher's \(4, 2, 3\)"):
+        train(student(Tokens(3)), loader(*pairs()), [Distillation(Tokens(2), [Match(hint, on='cut', project='auto')])])
+
+
+def test_auto_needs_the_dataloader_to_train_but_not_to_evaluate():
+    model = image_student()
+    run = trainer(
+        model, None, [Distillation(cnn(8, 2), [Match(hint, on='4', project='auto')])], eval_dataloader=images()
+    )
+    run.eval()
+    with pytest.raises(ConfigError, match='shapes are measured on the first samples of the train_dataloader'):
+        run.fit(train_dataloader=images(), duration='1ba')
+    run.close()
+
+
+def test_a_frozen_layer_cannot_learn():
+    model = image_student()
+    for parameter in model.module[0].parameters():
+        parameter.requires_grad_(False)
+    with pytest.raises(ConfigError, match=r"'0' of the student has no gradient.*use_reentrant=False"):
+        distil([Match(hint, on='0', project='auto')], model=model)
+
+
+def test_a_shared_loss_keeps_its_own_temperature():
+    loss, data, model, teacher = KLDivergence(4.0), images(), image_student(), cnn(8, 2)
+    fresh = copy.deepcopy(model.module)
+    _, recorder, _ = distil([Match(loss, name='one', temperature=1.0), Match(loss, name='four')], teacher, model, data)
+    x = next(iter(data))[0]
+    for name, temperature in (('one', 1.0), ('four', 4.0)):
+        expected = kl_divergence(fresh(x), teacher(x), temperature).item()
+        assert recorder.batches[0][name] == pytest.approx(expected, rel=1e-5)
+    assert loss.temperature == 4.0
+
+
+def test_what_is_in_the_optimizer_already_is_not_stepped_twice():
+    project, model = nn.Conv2d(8, 16, 1), image_student()
+    optimizer = torch.optim.SGD([*model.parameters(), *project.parameters()], lr=0.1)
+    with pytest.raises(ConfigError, match="What Match 'hint_4' learns is in the optimizer already"):
+        distil([Match(hint, on='4', project=project)], model=model, optimizer=optimizer)
+
+
+def test_an_unbuilt_loss_is_not_shared_either():
+    loss = VID()
+    with pytest.raises(ConfigError, match="'VID_2' and 'VID_4' share a module that learns"):
+        Distillation(cnn(8, 2), [Match(loss, on='2'), Match(loss, on='4')])
+
+
+def test_what_was_learned_in_one_run_is_not_carried_into_the_next():
+    algorithm = Distillation(cnn(8, 2), [Match(hint, on='4', project='auto')])
+    train(image_student(), images(), [algorithm])
+    with pytest.raises(ConfigError, match='make a new one for a new run'):
+        train(image_student(), images(), [algorithm])
+    plain = Distillation(cnn(8, 2), [Match(rkd, on='4')])
+    for _ in range(2):  # nothing learned, nothing carried over
+        train(image_student(), images(), [plain])
+
+
+def test_features_are_not_spread_over_one_another():
+    def my_mse(student, teacher):
+        return (student - teacher).square().mean()
+
+    with pytest.raises(LossError, match=r"'my_mse_4' compares \(4, 8, 4, 4\).*\(4, 8, 1, 1\).*any_shape = True"):
+        distil([Match(my_mse, on=('4', '5'))], cnn(4, 2))
+
+
+@pytest.mark.parametrize('loss', [nn.MSELoss(), mse])
+def test_torch_losses_say_both_shapes_too(loss):
+    with pytest.raises(LossError, match=r"'own' fails.*\(4, 8, 4, 4\) of the student.*\(4, 16, 4, 4\).*project='auto'"):
+        distil([Match(loss, on='4', name='own')])
+
+
+def test_lists_of_hidden_states_leave_padding_out():
+    def both(student, teacher):
+        return sum(mse(ours, theirs) for ours, theirs in zip(student, teacher))
+
+    data, recorder = DataLoader(tokens(attention=True), batch_size=8), Recorder()
+    matches = [Match(both, on=(['embed'], ['embed']), name='list'), Match(hint, on='embed', name='single')]
+    train(
+        TokenModel(seed=1),
+        data,
+        [Distillation(TokenModel(seed=0), matches)],
+        [recorder],
+        device_train_microbatch_size=3,
+    )
+    for batch in recorder.batches:
+        assert batch['list'] == pytest.approx(batch['single'], rel=1e-5)
+
+
+def test_a_triple_of_another_kind_stays_a_triple():
+    class Lengths(TokenModel):
+        """Batches of inputs, lengths, and labels."""
+
+        def forward(self, batch):
+            ids, lengths, _ = batch
+            return self.head(self.embed(ids)).mean(1) * lengths.unsqueeze(1)
+
+        def loss(self, outputs, batch):
+            return nn.functional.cross_entropy(outputs, batch[2])
+
+    dataset = TensorDataset(torch.randint(11, (8, 6)), torch.arange(8), torch.randint(11, (8,)))
+    train(Lengths(seed=1), DataLoader(dataset, batch_size=4), [Distillation(Lengths(seed=0), KLDivergence())])
+
+
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.5**epoch),
+        lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=9),
+        lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1),
+        lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 5),
+    ],
+    ids=['LambdaLR', 'OneCycleLR', 'StepLR', 'CosineAnnealingWarmRestarts'],
+)
+def test_torch_schedulers_take_the_new_group_along(make):
+    model = image_student()
+    optimizer = sgd(model)
+    matches = [Match(hint, on='4', project='auto', lr=0.1)]
+    run, _, _ = distil(matches, model=model, optimizer=optimizer, schedulers=make(optimizer), max_duration='2ep')
+    ours, theirs = (group['lr'] for group in run.state.optimizers[0].param_groups)
+    assert theirs == pytest.approx(ours)
+    assert ours != 0.1
+
+
+def test_close_leaves_the_optimizer_as_it_was(tmp_path):
+    model = image_student()
+    optimizer = sgd(model)
+    _, _, algorithm = distil([Match(hint, on='4', project='auto')], model=model, optimizer=optimizer)
+    algorithm.close()
+    assert len(optimizer.param_groups) == 1
+    assert len(optimizer.state) == 6
+    train(model, images(), [], optimizer=optimizer, save_folder=str(tmp_path))
+
+
+def test_building_behind_a_projector_does_not_change_its_statistics():
+    project = nn.Sequential(nn.Conv2d(8, 16, 1), nn.BatchNorm2d(16))
+    before = copy.deepcopy(project.state_dict())
+    run = trainer(image_student(), images(), [Distillation(cnn(8, 2), [Match(VID(), on='4', project=project)])])
+    assert all(torch.equal(before[key], value) for key, value in project.state_dict().items())
+    run.close()
+
+
+def test_what_does_not_fit_shows_before_training_though_its_window_opens_late():
+    with pytest.raises(LossError, match='differ in shape'):
+        trainer(image_student(), images(64), [Distillation(cnn(8, 2), Match(hint, on='4'), start_dur=0.9)])
+
+
+def test_trying_matches_leaves_no_trace():
+    crd, project = CRD(24, negatives=4), nn.Sequential(nn.Conv2d(8, 16, 1), nn.BatchNorm2d(16))
+    matches = [Match(crd, on='4'), Match(hint, on='4', project=project)]
+    run = trainer(image_student(indexed=True), images(indexed=True), [Distillation(cnn(8, 2), matches)])
+    assert project[1].num_batches_tracked == 0
+    assert crd.batches == 0
+    before = crd.student_memory.clone()
+    crd.update()
+    assert torch.equal(crd.student_memory, before)
+    run.close()
+
+
+@pytest.mark.parametrize(
+    ('match', 'message'),
+    [
+        (
+            lambda: Match(mse, weight=lambda state: -1.0),
+            "weight of 'mse' must be a finite number of at least 0, got -1.0",
+        ),
+        (lambda: Match(mse, weight=lambda state: None), "weight of 'mse' must be a finite number"),
+        (
+            lambda: Match(KLDivergence(), temperature=Ramp(8.0, 0.0, '1ba')),
+            "temperature of 'KLDivergence' must be .* above 0",
+        ),
+    ],
+)
+def test_schedules_that_leave_their_range(match, message):
+    with pytest.raises(ConfigError, match=message):
+        distil([match()])
+
+
+@pytest.mark.parametrize(
+    ('match', 'error', 'message'),
+    [
+        (
+            lambda: Match(hint, on='4', project=nn.Conv2d(99, 16, 1)),
+            ConfigError,
+            r"'hint_4': the projector cannot take.*\(4, 8",
+        ),
+        (lambda: Match(hint, on=(['2', '4'], ['2', '4']), name='lists'), LossError, "'lists' fails"),
+        (lambda: Match(ReviewKD(), on='4'), ConfigError, "Match 'ReviewKD_4', of the shapes"),
+        (lambda: Match(mse, lr=0.1), ConfigError, 'learns nothing'),
+        (lambda: Match(VID()), ConfigError, 'give the loss its sizes'),
+    ],
+)
+def test_what_cannot_be_put_together_is_named(match, error, message):
+    with pytest.raises(error, match=message):
+        distil([match()])
+
+
+def test_a_torch_metric_is_no_loss_with_a_memory():
+    class Metric(nn.Module):
+        """It has an update of its own, which takes what it measures."""
+
+        def forward(self, student, teacher):
+            return mse(student, teacher)
+
+        def update(self, student, teacher):
+            raise AssertionError
+
+    distil([Match(Metric(), on='6', teacher='Sequential')], cnn(4, 2))
+
+
+def test_a_teacher_of_features_need_not_answer_in_the_students_classes():
+    other = FrozenTeacher(nn.Sequential(*list(cnn(8, 3))[:-1], nn.Linear(16, 7)), name='other')
+    same = FrozenTeacher(cnn(8, 2), name='same')
+    distil(
+        [Match(KLDivergence(), teacher='same'), Match(similarity_preserving, on='4', teacher='other')], [same, other]
+    )
