@@ -18,15 +18,16 @@ __all__ = ['table', 'write']
 
 _ABOUT = """\
 Test accuracy in % after the last batch, mean ± standard error over the seeds {seeds}, which choose initial weights,
-order and labels. Every run takes {batches:,} batches of 64 augmented images of 16x16 pixels, with AdamW and a cosine
-schedule, at the best of three learning rates ({rates}): chosen for each cell alike, by a run of a quarter of the
-length, with another seed, on 5,000 held-out training images. With 2,000 labels, half of the
-images that a taught student sees are of the 2,000, the others have no label; the student alone sees the 2,000 only,
-over as many batches. The teachers were trained on all labels.
+order and labels; one teacher for all seeds. Every run takes {batches:,} batches of 64 augmented images of 16x16 pixels
+({epochs:.2f} times the 45,000 that are trained on), with AdamW and a cosine schedule, at the best of the learning rates
+{rates}: chosen for each cell alike, by a run of a quarter of the length, with another seed, on 5,000 held-out training
+images. With 2,000 labels, half of the images that a taught student sees are of the 2,000, the others have no label; the
+student alone sees the 2,000 only, over as many batches. The teachers were trained on all labels.
 
 Weights are the published ones, fixed before any run; they were made for longer training of larger networks. Gradients
 are not clipped, and those of a loss that is scaled by T² are up to T times those of cross-entropy. CRD has 1,024
-negatives (published: 16,384). CPU seconds are those of a run with all labels, in the mean over the seeds, on one thread
+negatives (published: 16,384), and in less than an epoch hardly any entry of its memory is read after it was written:
+its row says little. CPU seconds are those of a run with all labels, in the mean over the seeds, on one thread
 of a shared machine. A schedule so short tells what a method buys at once, not where it ends."""
 
 
@@ -57,6 +58,7 @@ def write(
     command += f' --workers {options.workers} --batches {options.batches}'
     command += f' --teacher-batches {options.teacher_batches}' if options.teacher_batches else ''
     about = _ABOUT.format(seeds=', '.join(map(str, seeds)), batches=options.batches,
+                          epochs=64 * options.batches / 45_000,
                           rates=', '.join(f'{rate:g}' for rate in sorted({rate for _, rate in tuned})))  # fmt: skip
     environment = f'torch {torch.__version__}, composer {composer.__version__}, {os.cpu_count()} CPUs, 1 thread a run'
     text = ['# What each kind of knowledge buys', f'`{command}`', environment, about]

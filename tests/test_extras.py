@@ -17,6 +17,7 @@ from tests.helpers import (
     sgd,
     train,
     trainer,
+    weights,
 )
 from tests.matches import LEARNERS, cnn, distil, image_student, images
 
@@ -132,3 +133,24 @@ def test_nothing_of_a_batch_is_kept():
     hook.remove()
     assert alive
     assert not any(alive[-1])
+
+
+def test_going_on_with_and_without_what_was_learned(tmp_path):
+    """As the README says."""
+    projected = [Match(hint, on='4', project='auto')]
+    taught, _, _ = distil(projected, save_folder=str(tmp_path / 'taught'))
+    alone = image_student()
+    train(alone, images(), [], save_folder=str(tmp_path / 'alone'))
+
+    plain = image_student()
+    path = str(tmp_path / 'taught' / 'latest-rank0.pt')
+    ignore = ['state/model/composer_kd*']
+    trainer(plain, images(), load_path=path, load_weights_only=True, load_ignore_keys=ignore).close()
+    assert torch.equal(weights(plain), weights(taught.state.model.module))
+
+    extended = image_student()
+    path = str(tmp_path / 'alone' / 'latest-rank0.pt')
+    algorithm = Distillation(cnn(8, 2), [Match(hint, on='4', project='auto')])
+    load = {'load_path': path, 'load_weights_only': True, 'load_strict_model_weights': False}
+    trainer(extended, images(), [algorithm], **load).close()
+    assert torch.equal(weights(extended.module), weights(alone))

@@ -53,11 +53,11 @@ def test_a_table_is_run_and_goes_on_where_it_stopped(few_images, tmp_path, capsy
     said = capsys.readouterr().out
     # 2 settings x (2 + 1 methods), of which the student alone is the same run for both pairs.
     assert 'teachers: 2 of 2 to run' in said
-    assert 'tuning: 8 of 12 to run' in said
+    assert f'tuning: {4 * len(RATES)} of {6 * len(RATES)} to run' in said
     assert 'seed 1: 4 of 6 to run' in said
     assert 'seed 2: 4 of 6 to run' in said
     assert len(found['runs']) == 12
-    assert len(found['tuning']) == 12
+    assert len(found['tuning']) == 6 * len(RATES)
     assert all(0 <= result['accuracy'] <= 1 and result['cpu'] > 0 for result in found['runs'])
     assert {result['batches'] for result in found['runs']} == {4}
     assert {result['batches'] for result in found['tuning']} == {1}
@@ -81,7 +81,7 @@ def test_a_table_is_run_and_goes_on_where_it_stopped(few_images, tmp_path, capsy
     again, _ = run(tmp_path, *arguments)
     said = capsys.readouterr().out
     assert 'teachers: 0 of 2 to run' in said
-    assert 'tuning: 0 of 12 to run' in said
+    assert f'tuning: 0 of {6 * len(RATES)} to run' in said
     assert 'seed 1: 0 of 6 to run' in said
     assert 'seed 2: 1 of 6 to run' in said
     assert [r['accuracy'] for r in again['runs']] == [r['accuracy'] for r in found['runs']]
