@@ -10,6 +10,7 @@ import torch
 from composer.core import State
 from composer.utils import dist
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from composer_kd.validity import Valid, all_valid, samples_of, tokens_of, valid_of
 
@@ -65,13 +66,21 @@ class BatchCount:
             self.answers = self.tokens = None
 
 
-def weighed(task: Tensor, kd: Tensor, valid: Valid, share: Tensor | None) -> Tensor:
-    """Corrects the task's mean over the labels here to its part in the mean over the whole batch."""
+def weighed(task: Tensor, outputs: Any, valid: Valid, share: Tensor | None) -> Tensor:
+    """Corrects the task's mean over the labels here to its part in the mean over the whole batch.
+
+    Args:
+        task: The model's own loss of a microbatch.
+        outputs: What the model returned.
+        valid: The positions that count.
+        share: What they weigh in the whole batch.
+    """
     if not valid.from_labels or (valid.mask is None and share is None):
         return task  # targets that are no class labels: of several labels at once, or of a regression
     # A mean over no label is NaN, and so may its gradient be, whatever it is multiplied by.
     if task.device.type == 'cpu' and not valid.count:
-        return torch.zeros_like(kd)
+        # With the graph of all outputs: other ranks' gradients reach every parameter, and wait for this one's.
+        return sum((x.sum() * 0.0 for x in tree_leaves(outputs) if isinstance(x, Tensor)), start=torch.zeros(()))
     task = task if share is None else task * share
     # Elsewhere, to read the count would make the host wait. The gradient of cross-entropy is 0 there, not NaN.
     return task if task.device.type == 'cpu' else torch.where(valid.count > 0, task, torch.zeros_like(task))

@@ -207,7 +207,7 @@ class Distillation(Algorithm):
             self._check_fit(state, drawn)
         task = scalar_loss(state.loss)
         if micro.valid is not None:
-            task = weighed(task, kd, micro.valid, micro.share)
+            task = weighed(task, state.outputs, micro.valid, micro.share)
         # A new 0-d tensor: Composer scales it in place.
         total = torch.add(task * self.org_loss_weight, kd, alpha=self.kd_loss_weight)
         idle = self.criterion.extras.idle([None, *drawn])

@@ -73,3 +73,14 @@ def test_all_ranks_draw_the_same_teachers(results):
 def test_repeated_samples_do_not_count_in_the_teachers_evaluation(results):
     one, two = (result['evaluation'] for result in results)
     assert two == pytest.approx(one, abs=1e-6)
+
+
+def test_features_of_a_sharded_student(results):
+    """Of the first batch: from then on FSDP2 on gloo takes other steps, with distillation or without."""
+    one, two = (result['sharded'] for result in results)
+    assert set(one) == {'total', 'task', 'kd', 'hint_2', 'KLDivergence'}
+    assert two == pytest.approx(one, abs=5e-5)
+
+
+def test_a_sharded_student_learns_nothing_beside_itself(results):
+    assert 'Under FSDP use matches without projector' in results[1]['sharded and learning']

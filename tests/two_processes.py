@@ -1,13 +1,15 @@
 """Run by the composer launcher in test_two_processes.py, with one process or two: prints what was trained as JSON."""
 
 import json
+import os
 import sys
 
 import torch
 from composer.models import HuggingFaceModel  # noqa: F401  (import cost is the same on both sides)
 from composer.utils import dist
+from composer.utils.parallelism import FSDP2Config
 
-from composer_kd import Distillation, KLDivergence, Match
+from composer_kd import ConfigError, Distillation, KLDivergence, Match
 from composer_kd.data.indexed import Indexed
 from composer_kd.losses import CRD, VID, hint
 from composer_kd.models.classifier import IndexedClassifier
@@ -77,7 +79,16 @@ def masked_features():
     return TokenModel(seed=1), data, Distillation(TokenModel(seed=0), [Match(hint, on='embed', name='hidden')])
 
 
+def no_tokens_on_one_rank():
+    """Every other sample has no label, so all of one rank's: what is learned must be in its graph all the same."""
+    ids = torch.randint(11, (32, 6), generator=torch.Generator().manual_seed(3))
+    labels = torch.where(torch.tensor([False, True]).repeat(16).unsqueeze(-1), ids, -100)
+    data = loader(TokenDataset(input_ids=ids, labels=labels))
+    return TokenModel(seed=1), data, Distillation(TokenModel(seed=0), [Match(VID(), on='embed', name='hidden')])
+
+
 CASES = {
+    'no tokens on one rank': no_tokens_on_one_rank,
     'pairs': classifier,
     'sampled teachers': lambda: classifier(n_teachers_to_sample=1),
     'few labels': lambda: classifier(unlabelled=[i for i in range(32) if i % 4 != 1]),
@@ -102,6 +113,24 @@ def evaluation():
     run.eval()
     run.close()
     return algorithm.evaluation.latest
+
+
+def sharded(matches):
+    """The losses of the first batch of a student that FSDP2 shards."""
+    os.environ['FSDP_VERSION'] = '2'
+    model = student()
+    recorder = Recorder()
+    data = loader(torch.utils.data.TensorDataset(*pairs(32)))
+    settings = {'device': 'cpu', 'max_duration': '1ba', 'parallelism_config': {'fsdp': FSDP2Config()}}
+    train(model, data, [Distillation(mlp(seed=3), matches)], [recorder], **settings)
+    return recorder.batches[0]
+
+
+def sharded_and_learning():
+    try:
+        sharded([Match(hint, on='0', project='auto')])
+    except ConfigError as error:
+        return str(error)
 
 
 def main(out):
@@ -130,6 +159,8 @@ def main(out):
             'drawn': dist.all_gather_object(drawn),
         }
     results['evaluation'] = evaluation()
+    results['sharded'] = sharded([Match(hint, on='2'), KLDivergence()])
+    results['sharded and learning'] = sharded_and_learning()
     if dist.get_global_rank() == 0:
         with open(out, 'w') as file:
             json.dump({'world_size': dist.get_world_size(), **results}, file)
