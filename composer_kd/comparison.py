@@ -166,6 +166,8 @@ class Comparison:
             value = self._call(student, teacher, extra | {'mask': mask if per_token else None}, number)
         elif mask is not None and _are_tokens(student, mask) and _are_tokens(teacher, mask):
             per_token = True
+            if 'labels' in extra:  # one per token
+                extra['labels'] = extra['labels'].reshape(-1)
             value = self._of_rows(student.flatten(0, 1), teacher.flatten(0, 1), mask.reshape(-1), extra, number)
         else:
             self._check_not_broadcast(student, teacher, number)

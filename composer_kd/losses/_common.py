@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
@@ -15,14 +15,55 @@ Loss = TypeVar('Loss', bound=Callable[..., Any])
 
 
 def ready(loss: str, student: Tensor, teacher: Tensor, same_shape: bool = True) -> tuple[Tensor, Tensor]:
-    """Both sides in float32 at least, the teacher cut off from the graph.
+    """Both sides in one dtype, float32 at least, the teacher cut off from the graph.
 
     Raises:
-        ValueError: If the shapes differ where they must not.
+        ValueError: If a side is no tensor, or the shapes differ where they must not.
     """
+    check_tensors(loss, student, teacher)
     if same_shape and student.shape != teacher.shape:
         raise ValueError(f'{loss}: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ in shape')
-    return at_least_float32(student), at_least_float32(teacher.detach())
+    dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
+    return student.to(dtype), teacher.detach().to(dtype)
+
+
+def check_tensors(loss: str, student: Any, teacher: Any) -> None:
+    """Refuses lists where one tensor of each side is compared."""
+    for side, value in (('student', student), ('teacher', teacher)):
+        if not isinstance(value, Tensor):
+            raise ValueError(f'{loss}: expected the {side} as one tensor, got {described(value)}')
+
+
+def described(value: Any) -> str:
+    """What was given instead of what was expected: shapes, if it has some."""
+    if isinstance(value, Tensor):
+        return f'one tensor {tuple(value.shape)}'
+    if isinstance(value, (list, tuple)) and all(isinstance(item, Tensor) for item in value):
+        return f'a list of {len(value)} tensors [{", ".join(str(tuple(item.shape)) for item in value)}]'
+    return f'{type(value).__name__} {value!r}'
+
+
+def valid(loss: str, mask: Any, shape: Sequence[int]) -> Tensor:
+    """A mask as booleans of the shape of the positions, given so or flat, as booleans or integers 0 and 1.
+
+    Raises:
+        ValueError: If it is none of these, or has another number of positions.
+    """
+    if not isinstance(mask, Tensor) or mask.numel() != math.prod(shape):
+        raise ValueError(f'{loss}: expected a mask {tuple(shape)} or flat, got {described(mask)}')
+    if mask.dtype != torch.bool:
+        numbers = mask.is_floating_point() or mask.is_complex()
+        # Looking at the values would wait for an accelerator.
+        if numbers or (mask.device.type == 'cpu' and ((mask != 0) & (mask != 1)).any()):
+            raise ValueError(f'{loss}: expected a mask of booleans, or of integers 0 and 1, got other {mask.dtype}')
+        mask = mask.bool()
+    return mask.reshape(tuple(shape))
+
+
+def check_temperature(loss: str, temperature: float) -> None:
+    """Refuses a temperature that is not a positive finite number, also one set after a module was made."""
+    if not 0.0 < temperature < math.inf:
+        raise ValueError(f'{loss}: temperature must be a positive finite number, got {temperature!r}')
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
@@ -65,7 +106,7 @@ def pooled(features: Tensor, mask: Tensor | None = None) -> Tensor:
     Args:
         features: ``(B, D)``, which stays as it is; ``(B, S, D)`` tokens; or ``(B, C, H, W)`` and other feature maps
             with the channels in dimension 1.
-        mask: For tokens, ``(B, S)`` booleans: the positions that count.
+        mask: For tokens, ``(B, S)`` or flat: the positions that count.
 
     Returns:
         ``(B, D)``.
@@ -76,8 +117,8 @@ def pooled(features: Tensor, mask: Tensor | None = None) -> Tensor:
         return features.flatten(2).mean(-1)
     if mask is None:
         return features.mean(1)
-    weights = mask.to(features.dtype).unsqueeze(-1)
-    return (features * weights).sum(1) / weights.sum(1).clamp(min=1)
+    kept = valid('pooled', mask, features.shape[:2]).unsqueeze(-1)
+    return features.where(kept, 0.0).sum(1) / kept.sum(1).clamp(min=1)
 
 
 def reads(summary: Callable[..., Tensor]) -> Callable[[Loss], Loss]:

@@ -16,6 +16,8 @@ FUSED_FROM = 2**16
 _CHUNK = {'cpu': 2**18}  # elements that stay in the cache
 _CHUNK_ELSEWHERE = 2**27  # an accelerator wants few large kernels
 _LN2 = math.log(2.0)
+_BELOW_1 = 1.0 - 2.0**-20  # a share whose complement has a logarithm, after rounding to float32 too
+_LEAST = 1e-30  # of a share: small enough not to be seen, and to be divided by
 _HIDDEN = -1e20  # the logit of a class that counts as absent: its exponential is 0, and 0 times it is no NaN
 
 
@@ -187,19 +189,17 @@ def mixture(beta: float) -> RowLoss:
     """``beta KL(p_t || m) + (1 - beta) KL(p_s || m)`` with ``m = beta p_t + (1 - beta) p_s``."""
 
     def loss(s: Tempered, t: Tempered, out: Tensor, needs_grad: bool) -> Tensor:
-        w_t, w_s = beta / t.total, (1.0 - beta) / s.total
-        scale = w_t + w_s
-        # The mixture over scale. Where both underflow it is held above 0: 0 times a finite logarithm is 0.
-        m = torch.lerp(s.e, t.e, w_t / scale, out=out)
-        log_m = m.clamp_min_(torch.finfo(m.dtype).tiny).log_()
-        of_t, of_s = t.e.mul_(w_t), s.e.mul_(w_s)
-        less_t, less_s = (torch.sub(log_m, side.z, alpha=_LN2, out=side.z) for side in (t, s))
-        terms = less_s.mul_(of_s)  # p_s (log m - log p_s) but for a factor and what is the same for all classes
+        # Both sides over the teacher's total and held above 0, where 0 times a finite logarithm is 0. The logarithms of
+        # m / p by the sides' difference over p: exact where they are near each other.
+        p_t, p_s = t.e.clamp_min_(_LEAST), s.e.mul_(t.total / s.total).clamp_min_(_LEAST)
+        apart = torch.sub(p_s, p_t, out=out).mul_(min(1.0 - beta, _BELOW_1))
+        less_t = torch.div(apart, p_t, out=t.z).log1p_()
+        less_s = torch.div(apart, p_s, out=s.z).mul_(-beta / max(1.0 - beta, 1.0 - _BELOW_1)).log1p_()
+        terms = less_s.mul_(p_s)
         total = terms.sum(-1, keepdim=True)
         if needs_grad:  # along these terms less their share of the sum
-            torch.addcmul(terms, of_s, total * (1.0 / (1.0 - beta)), value=-1.0, out=out)
-        shift = torch.lerp((scale * s.total).log_(), (scale * t.total).log_(), beta)
-        return total.add_(_dot(less_t, of_t)).add_(shift).neg_()
+            torch.addcmul(terms, p_s, total / t.total, value=-1.0, out=out).mul_((1.0 - beta) / t.total)
+        return total.mul_(beta - 1.0).sub_(_dot(less_t, p_t), alpha=beta).div_(t.total)
 
     return loss
 
@@ -208,12 +208,15 @@ def parted_kl(alpha: float, beta: float) -> RowLoss:
     """``alpha KL(b_t || b_s) + beta KL(q_t || q_s)``: the target against the rest, and ``q``, the rest's softmax."""
 
     def loss(s: Tempered, t: Tempered, out: Tensor, needs_grad: bool) -> Tensor:
-        log_b_s, log_b_t = _against_rest(s), _against_rest(t)
+        # A few numbers for each row, in float64: in float32 their logarithms are too coarse for what cancels.
+        exact = torch.float32 if out.device.type == 'mps' else torch.float64
+        log_b_s, log_b_t = (_against_rest(side, exact) for side in (s, t))
         b_t = log_b_t.exp()
+        log_ratio = _log_ratio(s, t, out)
         q_t = t.e.mul_(beta / t.total)
         if needs_grad:
-            _parted_direction(s, q_t, beta, (log_b_s[:, :1].exp() - b_t[:, :1]).mul_(alpha), out)
-        of_others = _dot(t.z.sub_(s.z), q_t).mul_(_LN2).add_((s.total / t.total).log_(), alpha=beta)
+            _parted_direction(s, q_t, beta, (log_b_s[:, :1].exp() - b_t[:, :1]).mul_(alpha).to(out.dtype), out)
+        of_others = _dot(t.z.sub_(s.z), q_t).mul_(_LN2).add_(log_ratio, alpha=beta)
         return of_others.add_(_dot(log_b_t.sub_(log_b_s), b_t), alpha=alpha)
 
     return loss
@@ -223,7 +226,8 @@ def parted_cross_entropy(alpha: float, beta: float) -> RowLoss:
     """``-alpha p_t log p_s`` of the target ``- beta sum q_t log q_s``, with ``q`` the softmax of the rest."""
 
     def loss(s: Tempered, t: Tempered, out: Tensor, needs_grad: bool) -> Tensor:
-        log_b_s, p_t = _against_rest(s), _against_rest(t)[:, :1].exp().mul_(-alpha)
+        log_b_s, log_b_t = (_against_rest(side, out.dtype) for side in (s, t))
+        p_t = log_b_t[:, :1].exp().mul_(-alpha)
         q_t = t.e.mul_(beta / t.total)
         if needs_grad:
             _parted_direction(s, q_t, beta, log_b_s[:, 1:].exp().mul_(p_t), out)
@@ -238,9 +242,15 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return a.mul_(b).sum(-1, keepdim=True)
 
 
-def _against_rest(side: Tempered) -> Tensor:
+def _log_ratio(s: Tempered, t: Tempered, spare: Tensor) -> Tensor:
+    """``log(s.total / t.total)``: by the sum of differences, whose rounding is small where the two are near."""
+    apart = torch.sub(s.e, t.e, out=spare).sum(-1, keepdim=True) / t.total
+    return torch.where(apart.abs() < 0.5, apart.log1p(), (s.total / t.total).log_())
+
+
+def _against_rest(side: Tempered, dtype: torch.dtype) -> Tensor:
     """Logarithms of the target's probability and that of all others, ``(n, 2)``, exact where either is tiny."""
-    return torch.cat([side.own, side.total.log2()], dim=-1).mul_(_LN2).log_softmax(-1)
+    return torch.cat([side.own.to(dtype), side.total.to(dtype).log2()], dim=-1).mul_(_LN2).log_softmax(-1)
 
 
 def _parted_direction(s: Tempered, q_t: Tensor, beta: float, of_target: Tensor, out: Tensor) -> None:

@@ -127,6 +127,8 @@ class CRD(nn.Module):
             ValueError: If a layer is there already and has another width.
         """
         for side, shape in (('student', student_shape), ('teacher', teacher_shape)):
+            if not all(isinstance(size, int) for size in shape):
+                raise ValueError(f'CRD: expected the shape of one feature of the {side}, got {shape!r}')
             width, head = shape[channels_dim(shape)], getattr(self, f'{side}_head')
             if head is None:
                 self._add_head(side, width)
@@ -182,6 +184,14 @@ class CRD(nn.Module):
             memory.index_copy_(0, index, F.normalize(mixed, dim=1).to(memory.dtype))
         self.batches += 1
         self._pending = []
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Makes the linear layers, if they are not there yet, for the widths of those saved."""
+        for side in ('student', 'teacher'):
+            weight = state_dict.get(f'{prefix}{side}_head.weight')
+            if getattr(self, f'{side}_head') is None and weight is not None:
+                self._add_head(side, weight.shape[1])
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""

@@ -15,6 +15,7 @@ from composer_kd.losses.response import rows_of
 __all__ = ['DKD', 'NKD', 'dkd', 'nkd']
 
 NO_LABEL = -100
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def dkd(
@@ -36,12 +37,13 @@ def dkd(
     With :math:`\alpha = 1` and :math:`1 - p^t_y` in place of :math:`\beta` it is :func:`kl_divergence`. The paper
     tunes ``beta`` to the teacher: 8, 6 and 2 are all published. Its code lets the weight grow over the first 20
     epochs; a schedule does that here. The code takes probabilities' logarithms and hides the label by subtracting
-    1000; here all is computed in logarithms, exactly.
+    1000; here all is computed in logarithms, exactly. The weight is 1, on top of the cross-entropy's 1. There is no
+    second derivative.
 
     Args:
         student: Logits ``(..., V)``, at least two classes; any floating dtype, computed in float32 at least.
         teacher: Logits of the same shape. No gradient reaches them.
-        labels: The class of each row, int64. Where it is -100 the teacher's own top class takes its place.
+        labels: The class of each row, integers. Where it is -100 the teacher's own top class takes its place.
         alpha: Weight of the first part.
         beta: Weight of the second part.
         temperature: :math:`T > 0`.
@@ -50,7 +52,8 @@ def dkd(
         A scalar in nats times :math:`T^2`, the mean over rows; 0 for equal inputs.
 
     Raises:
-        ValueError: If the shapes differ, the labels do not fit, or there is only one class.
+        ValueError: If the shapes differ, the labels are no classes (on an accelerator their values are not looked at),
+            there is only one class, or the temperature is not a positive finite number.
 
     Example:
         >>> import torch
@@ -59,7 +62,7 @@ def dkd(
         >>> round(dkd(student, teacher, labels, temperature=1.0).item(), 4)  # 1/2 log 3/2 + 1/2 log 3/4, and 0
         0.0589
     """
-    student, teacher, target = _with_target('dkd', student, teacher, labels)
+    student, teacher, target = _with_target('dkd', student, teacher, labels, temperature)
     return fused(parted_kl(alpha, beta), student, teacher, temperature, target=target)
 
 
@@ -110,12 +113,13 @@ def nkd(
               - \gamma \tau^2 \sum_{c \ne y} \hat p^t_c \log \hat p^s_c \right]
 
     As in the authors' code the temperature is for the other classes only. It is a cross-entropy, neither 0 nor least
-    for equal inputs; the paper adds it to the cross-entropy with the labels.
+    for equal inputs; the paper adds it, with weight 1, to the cross-entropy with the labels. There is no second
+    derivative.
 
     Args:
         student: Logits ``(..., V)``, at least two classes; any floating dtype, computed in float32 at least.
         teacher: Logits of the same shape. No gradient reaches them.
-        labels: The class of each row, int64. Where it is -100 the teacher's own top class takes its place.
+        labels: The class of each row, integers. Where it is -100 the teacher's own top class takes its place.
         gamma: Weight of the other classes.
         temperature: :math:`\tau > 0`, of the other classes.
 
@@ -123,7 +127,8 @@ def nkd(
         A scalar in nats, the mean over rows.
 
     Raises:
-        ValueError: If the shapes differ, the labels do not fit, or there is only one class.
+        ValueError: If the shapes differ, the labels are no classes (on an accelerator their values are not looked at),
+            there is only one class, or the temperature is not a positive finite number.
 
     Example:
         >>> import torch
@@ -131,7 +136,7 @@ def nkd(
         >>> round(nkd(student, teacher, torch.tensor([0])).item(), 4)  # 1/2 log 3 + 1.5 log 2
         1.589
     """
-    student, teacher, target = _with_target('nkd', student, teacher, labels)
+    student, teacher, target = _with_target('nkd', student, teacher, labels, temperature)
     if temperature == 1.0:
         return fused(parted_cross_entropy(1.0, gamma), student, teacher, 1.0, target=target)
     of_target = fused(parted_cross_entropy(1.0, 0.0), student, teacher, 1.0, target=target)
@@ -166,19 +171,28 @@ class NKD(nn.Module):
         return f'gamma={self.gamma}, temperature={self.temperature}'
 
 
-def _with_target(loss: str, student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _with_target(
+    loss: str, student: Tensor, teacher: Tensor, labels: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Both sides as rows ``(N, V)``, and the target class ``(N, 1)``."""
-    student, teacher = rows_of(loss, student, teacher)
+    student, teacher = rows_of(loss, student, teacher, temperature)
     rows, classes = student.shape
     if classes < 2:
         raise ValueError(f'{loss}: expected at least 2 classes, got {tuple(student.shape)}')
-    if labels.numel() != rows or labels.is_floating_point():
+    if labels.numel() != rows or labels.dtype not in INTEGERS:
         raise ValueError(
             f'{loss}: expected labels of {rows} rows as class indices, got {tuple(labels.shape)} {labels.dtype} for '
             f'logits {tuple(student.shape)}'
         )
-    target = labels.reshape(-1, 1)
+    target = labels.reshape(-1, 1).long()
     unlabelled = target == NO_LABEL
-    if target.device.type != 'cpu' or unlabelled.any():  # looking at them would wait for an accelerator
-        target = torch.where(unlabelled, teacher.argmax(-1, keepdim=True), target)
-    return student, teacher, target
+    if target.device.type == 'cpu':  # looking at them would wait for an accelerator
+        wrong = ((target < 0) | (target >= classes)) & ~unlabelled
+        if wrong.any():
+            raise ValueError(
+                f'{loss}: expected labels from 0 to {classes - 1}, or {NO_LABEL} for none, got '
+                f'{target[wrong][0].item()}'
+            )
+        if not unlabelled.any():
+            return student, teacher, target
+    return student, teacher, torch.where(unlabelled, teacher.argmax(-1, keepdim=True), target)

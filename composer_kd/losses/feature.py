@@ -5,7 +5,16 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composer_kd.losses._common import channels_dim, check_number, pooled_to_smaller, ready, unit
+from composer_kd.losses._common import (
+    channels_dim,
+    check_number,
+    check_temperature,
+    check_tensors,
+    pooled_to_smaller,
+    ready,
+    unit,
+    valid,
+)
 
 __all__ = ['ChannelWiseKL', 'attention_transfer', 'channel_wise_kl', 'hint', 'normalized_mse']
 
@@ -59,8 +68,8 @@ def attention_transfer(student: Tensor, teacher: Tensor, mask: Tensor | None = N
         student: Feature maps ``(B, C, H, W)`` with any number of channels, or tokens ``(B, S, D)``, whose map runs
             over ``S``; any floating dtype.
         teacher: The same kind of features. No gradient reaches them.
-        mask: Booleans, one per position, ``(B, S)`` or flat. Positions that are ``False`` are in neither map and do not
-            count in the mean. The two sides must then have the same number of positions.
+        mask: Booleans (or integers 0 and 1), one per position, ``(B, S)`` or flat. Positions that are ``False`` are in
+            neither map and do not count in the mean. The two sides must then have the same number of positions.
 
     Returns:
         A float32 scalar (float64 for float64 inputs) from 0, for equal maps, to :math:`2 / P`.
@@ -75,6 +84,7 @@ def attention_transfer(student: Tensor, teacher: Tensor, mask: Tensor | None = N
         >>> attention_transfer(student, teacher).item()  # (1 + 1) / 2 positions
         1.0
     """
+    check_tensors('attention_transfer', student, teacher)
     if student.ndim < 3 or student.ndim != teacher.ndim or student.shape[0] != teacher.shape[0]:
         raise ValueError(
             'attention_transfer: expected two features with positions, (B, C, H, W) or (B, S, D), got student '
@@ -87,12 +97,12 @@ def attention_transfer(student: Tensor, teacher: Tensor, mask: Tensor | None = N
         student, teacher = (unit(x.flatten(1)) for x in pooled_to_smaller(student, teacher))
         return F.mse_loss(student, teacher)
     student, teacher = student.flatten(1), teacher.flatten(1)
-    if student.shape != teacher.shape or mask.numel() != student.numel():
+    if student.shape != teacher.shape:
         raise ValueError(
-            f'attention_transfer: a mask of {mask.numel()} positions does not fit a student with '
-            f'{student.numel()} and a teacher with {teacher.numel()}'
+            f'attention_transfer: a mask does not fit a student with {student.numel()} and a teacher with '
+            f'{teacher.numel()} positions'
         )
-    mask = mask.reshape(student.shape)
+    mask = valid('attention_transfer', mask, student.shape)
     student, teacher = (unit(x.where(mask, 0.0)) for x in (student, teacher))
     return (student - teacher).square().sum() / mask.sum().clamp(min=1)
 
@@ -128,6 +138,7 @@ def channel_wise_kl(student: Tensor, teacher: Tensor, temperature: float = 4.0) 
         0.1308
     """
     student, teacher = ready('channel_wise_kl', student, teacher)
+    check_temperature('channel_wise_kl', temperature)
     if student.ndim < 4:
         raise ValueError(f'channel_wise_kl: expected feature maps (B, C, H, W), got {tuple(student.shape)}')
     student, teacher = (F.log_softmax(x.flatten(2) / temperature, dim=-1) for x in (student, teacher))

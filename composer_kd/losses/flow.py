@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from composer_kd.losses._common import full_precision, ready
+from composer_kd.losses._common import described, full_precision, ready
 
 __all__ = ['fsp']
 
@@ -25,7 +25,8 @@ def fsp(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
     As in the paper the larger map of a pair is max-pooled to the size of the smaller (RepDistiller's code averages).
     The paper sums the squares; here, as in that code, their mean is taken over the matrix, the batch, and the pairs of
-    consecutive layers. Computed in float32 (float64 for float64 inputs), also under autocast.
+    consecutive layers. The paper uses it first, by itself, to start the student from (weight 1 here too); choose layers
+    of equal width on both sides. Computed in float32 (float64 for float64 inputs), also under autocast.
 
     Args:
         student: Two or more feature maps ``(B, C_i, H_i, W_i)``, in the order of the layers.
@@ -48,7 +49,8 @@ def fsp(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     if [shape[:2] for shape in shapes[0]] != [shape[:2] for shape in shapes[1]]:
         raise ValueError(
             f'fsp: student and teacher must agree in number of maps, batch and channels, got student '
-            f'{_listed(shapes[0])} and teacher {_listed(shapes[1])}. Project the student, if need be.'
+            f'{_listed(shapes[0])} and teacher {_listed(shapes[1])}. Choose layers of equal width: a match projects no '
+            'lists of layers (a loop of your own may).'
         )
     ready_pairs = [ready('fsp', one, other, same_shape=False) for one, other in zip(student, teacher)]
     with full_precision(student[0]):
@@ -60,10 +62,12 @@ def fsp(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
 
 def _shapes(side: str, maps: Sequence[Tensor]) -> list[tuple[int, ...]]:
-    shapes = [] if isinstance(maps, Tensor) else [tuple(features.shape) for features in maps]
+    listed = isinstance(maps, (list, tuple)) and all(isinstance(features, Tensor) for features in maps)
+    shapes = [tuple(features.shape) for features in maps] if listed else []
     if len(shapes) < 2 or any(len(shape) != 4 for shape in shapes):
-        got = f'one tensor {tuple(maps.shape)}' if isinstance(maps, Tensor) else _listed(shapes)
-        raise ValueError(f'fsp: expected the {side} as a list of two or more feature maps (B, C, H, W), got {got}')
+        raise ValueError(
+            f'fsp: expected the {side} as a list of two or more feature maps (B, C, H, W), got {described(maps)}'
+        )
     return shapes
 
 

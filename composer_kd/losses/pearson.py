@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composer_kd.losses._common import check_number, check_samples, ready
+from composer_kd.losses._common import check_number, check_samples, check_temperature, ready
 
 __all__ = ['DIST', 'dist']
+
+LEAST = 1e-8  # norm of what is divided
+NOISE = 8.0  # times the dtype's epsilon and the norm of the values: what rounding may leave of a constant
 
 
 def dist(
@@ -26,9 +30,10 @@ def dist(
     .. math:: \tau^2 \left[ \beta \left(1 - \frac{1}{B} \sum_i \rho(P^s_{i\cdot}, P^t_{i\cdot})\right)
               + \gamma \left(1 - \frac{1}{V} \sum_c \rho(P^s_{\cdot c}, P^t_{\cdot c})\right) \right]
 
-    The paper's equation has no factor :math:`\tau^2`; of the authors' own two codes one has it and one has not. A row
-    or column without variance has the correlation 0. The authors add 1e-8 to the product of the two norms, which
-    takes small columns (many classes) for uncorrelated; here each norm is at least 1e-8.
+    The paper's equation has no factor :math:`\tau^2`; of the authors' own two codes one has it and one has not. Use it
+    with weight 1: ``beta`` and ``gamma`` are its weights. A row or column without variance, but for rounding, has the
+    correlation 0 and a moderate gradient. The authors add 1e-8 to the product of the two norms, which takes small
+    columns (many classes) for uncorrelated; here each norm is at least 1e-8.
 
     Args:
         student: Logits ``(..., V)``; any floating dtype, computed in float32 at least. All rows are samples.
@@ -42,7 +47,8 @@ def dist(
         A scalar; 0 for equal inputs.
 
     Raises:
-        ValueError: If the shapes differ, or there are fewer than two rows.
+        ValueError: If the shapes differ, there are fewer than two rows or two classes, or the temperature is not a
+            positive finite number.
 
     Example:
         >>> import torch
@@ -50,7 +56,11 @@ def dist(
         >>> round(dist(student, student.flip(0)).item(), 4)  # all correlations are -1
         4.0
     """
-    student, teacher = (x.flatten(0, -2) for x in ready('dist', student, teacher))
+    student, teacher = ready('dist', student, teacher)
+    check_temperature('dist', temperature)
+    if student.ndim < 2 or student.shape[-1] < 2:
+        raise ValueError(f'dist: expected logits (..., V) of at least 2 classes, got {tuple(student.shape)}')
+    student, teacher = student.flatten(0, -2), teacher.flatten(0, -2)
     check_samples('dist', student)
     p_s, p_t = F.softmax(student / temperature, dim=-1), F.softmax(teacher / temperature, dim=-1)
     value = beta * (1.0 - _correlation(p_s, p_t, 1)) + gamma * (1.0 - _correlation(p_s, p_t, 0))
@@ -59,8 +69,15 @@ def dist(
 
 def _correlation(one: Tensor, other: Tensor, dim: int) -> Tensor:
     """Pearson's correlation along a dimension, the mean over the other one."""
-    one, other = (F.normalize(x - x.mean(dim, keepdim=True), dim=dim, eps=1e-8) for x in (one, other))
-    return (one * other).sum(dim).mean()
+    return (_direction(one, dim) * _direction(other, dim)).sum(dim).mean()
+
+
+def _direction(values: Tensor, dim: int) -> Tensor:
+    """Values less their mean, over their norm; what rounding leaves of constant ones stays as it is."""
+    centred = values - values.mean(dim, keepdim=True)
+    norm, size = (torch.linalg.vector_norm(x, dim=dim, keepdim=True) for x in (centred, values.detach()))
+    noise = NOISE * torch.finfo(values.dtype).eps * size
+    return centred / torch.where(norm > noise, norm.clamp(min=LEAST), 1.0)
 
 
 class DIST(nn.Module):

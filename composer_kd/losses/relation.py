@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from composer_kd.losses._common import (
     check_number,
     check_samples,
+    check_tensors,
     full_precision,
     joins_any_shape,
     pooled,
@@ -33,8 +34,9 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
               G = \text{rows of } F F^\top \text{ divided by their L2 norms}
 
     The rows have length 1 whatever their number of entries, so the value falls as :math:`1/B`: the usual weight 3000 is
-    for (micro)batches of 64; scale it with their size to keep the pull. A row of zeros (a sample without any
-    feature) stays zero and gets no gradient. Computed in float32 (float64 for float64 inputs), also under autocast.
+    for (micro)batches of 64; scale it with their size to keep the pull. A row of zeros (a sample without any feature,
+    or with one shorter than about 1e-6 of the longest in the batch) stays zero and gets no gradient. Computed in
+    float32 (float64 for float64 inputs), also under autocast.
 
     Args:
         student: Features ``(B, ...)`` of any shape, whole maps as a rule; at least two samples.
@@ -70,7 +72,8 @@ def rkd(student: Tensor, teacher: Tensor, distance: float = 25.0, angle: float =
 
     :math:`\ell` is the smooth L1 (Huber, 1) and :math:`\mu` the mean of the positive distances on that side. As in the
     published code each part is a mean over all :math:`B^2` pairs or :math:`B^3` triplets, those with equal members
-    included (they are 0 or constant); the paper sums. Two samples have no angles: their part is 0.
+    included (they are 0 or constant); the paper sums. The paper's weights are inside: that of the loss is 1.
+    Two samples have no angles: their part is 0.
     Samples at the same place (closer than 1e-6 of the largest distance) have neither angle nor gradient there, where
     the published code's gradient is up to 1e12 times too large.
 
@@ -197,8 +200,9 @@ def pkt(student: Tensor, teacher: Tensor) -> Tensor:
 
     As in the authors' code, and unlike the paper, a sample's similarity to itself counts (:math:`j = i, k = i`), and
     the sum of the divergences is divided by the number of entries, not of rows. So the value falls as :math:`1/B`: the
-    usual weight 30000 is for (micro)batches of 64; scale it with their size to keep the pull. A vector of zeros has
-    cosine 0 with all, and no gradient.
+    usual weight 30000 is for (micro)batches of 64; scale it with their size to keep the pull. A vector of zeros, or
+    one shorter than 1e-6 of the longest in the batch, in any dtype, has cosine 0 with all, and no gradient: rounding
+    noise has no direction.
 
     Args:
         student: Embeddings ``(B, D)``, at least two; tokens and feature maps are averaged over positions.
@@ -225,6 +229,7 @@ def pkt(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _batches(loss: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Both sides ready, with as many samples, at least two of them."""
+    check_tensors(loss, student, teacher)
     if student.shape[:1] != teacher.shape[:1] or student.ndim < 2 or teacher.ndim < 2:
         raise ValueError(
             f'{loss}: expected features (B, ...) of the same samples, got student {tuple(student.shape)} and '
@@ -247,9 +252,12 @@ def _unit(vectors: Tensor) -> Tensor:
 
 
 def _gram_rows(features: Tensor) -> Tensor:
-    """The samples' inner products ``(B, B)`` with rows of length 1."""
+    """The samples' inner products ``(B, B)`` with rows of length 1.
+
+    A row's length is as good as quadratic in its sample's; divided by that first, which is the same, it is linear.
+    """
     features = features.flatten(1)
-    return _unit(features @ features.T)
+    return _unit(_unit(features) @ features.T)
 
 
 def _distances(embeddings: Tensor) -> Tensor:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from composer_kd.losses._common import check_number, check_temperature, check_tensors, valid
 from composer_kd.losses._rows import FUSED_FROM, forward_kl, fused
 
 __all__ = ['KLDivergence', 'kl_divergence']
@@ -39,14 +38,14 @@ def kl_divergence(
         teacher: Logits of the same shape. No gradient reaches them.
         temperature: :math:`T > 0`.
         softmax_dim: The dimension of the classes.
-        mask: Booleans of the logits' shape without ``softmax_dim``. Positions that are ``False`` count neither in
-            the sum nor in :math:`N`. With no ``True`` at all the loss is 0.
+        mask: Booleans (or integers 0 and 1) of the logits' shape without ``softmax_dim``, or flat. Positions that are
+            ``False`` count neither in the sum nor in :math:`N`. With no ``True`` at all the loss is 0.
 
     Returns:
         A float32 scalar (float64 for float64 inputs), in nats times :math:`T^2`; 0 for equal inputs.
 
     Raises:
-        ValueError: If the shapes differ.
+        ValueError: If the shapes differ, the mask does not fit, or the temperature is not a positive finite number.
 
     Example:
         >>> import torch
@@ -57,10 +56,10 @@ def kl_divergence(
         >>> kl_divergence(student, student + 5.0).item()
         0.0
     """
-    student, teacher = rows_of('kl_divergence', student, teacher, softmax_dim)
+    student, teacher = rows_of('kl_divergence', student, teacher, temperature, softmax_dim)
     weights = None
     if mask is not None:
-        mask = mask.reshape(-1)
+        mask = valid('kl_divergence', mask, (student.shape[0],))
         if student.device.type == 'cpu':
             student, teacher = student[mask], teacher[mask]
         else:  # selecting rows would wait for the accelerator: weigh them instead
@@ -69,6 +68,11 @@ def kl_divergence(
         return student.float().sum() * 0.0
     if student.numel() >= FUSED_FROM:
         return fused(forward_kl, student, teacher, temperature, weights)
+    return plain_kl(student, teacher, temperature, weights)
+
+
+def plain_kl(student: Tensor, teacher: Tensor, temperature: float, weights: Tensor | None = None) -> Tensor:
+    """The plain expression for rows ``(N, V)``, of which those count that ``weights``, booleans ``(N,)``, names."""
     student, teacher = log_probabilities(student, teacher, temperature)
     square = temperature * temperature
     if weights is None:
@@ -77,12 +81,16 @@ def kl_divergence(
     return torch.where(weights, rows, 0.0).sum() * square / weights.sum().clamp(min=1)
 
 
-def rows_of(loss: str, student: Tensor, teacher: Tensor, softmax_dim: int = -1) -> tuple[Tensor, Tensor]:
+def rows_of(
+    loss: str, student: Tensor, teacher: Tensor, temperature: float, softmax_dim: int = -1
+) -> tuple[Tensor, Tensor]:
     """Both sides' ``(..., V, ...)`` as ``(N, V)``, views where the memory allows it, the teacher without its graph.
 
     Raises:
-        ValueError: If the shapes differ.
+        ValueError: If a side is no tensor, the shapes differ, or the temperature is not a positive finite number.
     """
+    check_tensors(loss, student, teacher)
+    check_temperature(loss, temperature)
     if student.shape != teacher.shape:
         raise ValueError(f'{loss}: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ in shape')
     return _rows(student, softmax_dim), _rows(teacher, softmax_dim).detach()
@@ -133,16 +141,9 @@ class KLDivergence(nn.Module):
 
     def __init__(self, temperature: float = 4.0, softmax_dim: int = -1) -> None:
         super().__init__()
-        if (
-            isinstance(temperature, bool)
-            or not isinstance(temperature, (int, float))
-            or not math.isfinite(temperature)
-            or temperature <= 0
-        ):
-            raise ValueError(f'KLDivergence: temperature must be a positive finite number, got {temperature!r}')
+        self.temperature = check_number('KLDivergence', 'temperature', temperature)
         if isinstance(softmax_dim, bool) or not isinstance(softmax_dim, int):
             raise ValueError(f'KLDivergence: softmax_dim must be an int, got {softmax_dim!r}')
-        self.temperature = float(temperature)
         self.softmax_dim = softmax_dim
 
     def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composer_kd.losses._common import in_dtype_of_inputs, ready
+from composer_kd.losses._common import described, full_precision, in_dtype_of_inputs, ready
 
 __all__ = ['ReviewKD']
 
@@ -56,6 +57,7 @@ class ReviewKD(nn.Module):
 
     Example:
         >>> import torch
+        >>> _ = torch.manual_seed(2)
         >>> loss = ReviewKD(student_channels=[4, 8], teacher_channels=[6, 12])
         >>> student = [1e4 * torch.arange(8.0).reshape(2, 4), 1e4 * torch.arange(16.0).reshape(2, 8)]
         >>> teacher = [torch.zeros(2, 6), torch.zeros(2, 12)]
@@ -90,6 +92,9 @@ class ReviewKD(nn.Module):
         Raises:
             ValueError: If they do not.
         """
+        for side, shapes in (('student', student_shapes), ('teacher', teacher_shapes)):
+            if isinstance(shapes, torch.Size) or not all(isinstance(shape, Sequence) for shape in shapes):
+                raise ValueError(f"ReviewKD: expected the {side}'s shapes as a list of them, got {shapes!r}")
         if len(student_shapes) != len(teacher_shapes) or not len(student_shapes):
             raise ValueError(
                 'ReviewKD: expected as many levels of the student as of the teacher, at least one, got '
@@ -140,7 +145,17 @@ class ReviewKD(nn.Module):
         """
         if not self.fusions:
             raise RuntimeError('ReviewKD: call build(student shapes, teacher shapes) first, or give both channels')
+        for side, features in (('student', student), ('teacher', teacher)):
+            if not isinstance(features, (list, tuple)) or not all(isinstance(x, Tensor) for x in features):
+                raise ValueError(
+                    f'ReviewKD: expected the {side} as a list of features from shallow to deep, got '
+                    f'{described(features)}'
+                )
         self.build([x.shape for x in student], [x.shape for x in teacher])
+        with full_precision(student[0]):
+            return self._of_levels(student, teacher)
+
+    def _of_levels(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         deeper: Tensor | None = None
         losses = []
         for fusion, own, target in reversed(list(zip(self.fusions, student, teacher))):
@@ -154,6 +169,20 @@ class ReviewKD(nn.Module):
             answer, deeper = in_dtype_of_inputs(fusion, *inputs)
             losses.append(_hierarchical_context(answer, target))
         return torch.stack(losses).sum()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Creates the parameters, if they are not there yet, for the channels of those saved."""
+        student: list[int] = []
+        teacher: list[int] = []
+        while (weight := state_dict.get(f'{prefix}fusions.{len(student)}.reduce.0.weight')) is not None:
+            target = state_dict.get(f'{prefix}fusions.{len(student)}.expand.0.weight')
+            student.append(weight.shape[1])
+            teacher.append(weight.shape[1] if target is None else target.shape[0])  # what is missing is told later
+            mid = weight.shape[0]
+        if student and not self.fusions:
+            self.mid_channels = self.mid_channels or mid
+            self._create(student, teacher)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composer_kd.losses._common import check_number, ready
+from composer_kd.losses._common import check_number, check_temperature, check_tensors, ready, unit
 
 __all__ = ['UniversalLogit', 'cosine', 'hard_label', 'mse', 'universal_logit']
 
@@ -62,6 +62,15 @@ def cosine(student: Tensor, teacher: Tensor) -> Tensor:
 
     .. math:: \frac{1}{N} \sum_i \left(1 - \frac{s_i \cdot t_i}{\Vert s_i \Vert \, \Vert t_i \Vert}\right)
 
+    A row of zeros has no angle, and a moderate gradient. It is one of the three losses of Sanh et al., *DistilBERT*
+    (arXiv 1910.01108): the task's cross-entropy, by ``Distillation``'s ``org_loss_weight``, and two matches::
+
+        Match(KLDivergence(temperature=2.0), weight=...)
+        Match(cosine, on='outputs.hidden_states[-1]', weight=...)
+
+    The paper gives no weights, and sources differ: the authors' published training command has 2 for the cross-entropy
+    (of masked words), 5 for KL and 1 for the cosine; 1, 5 and 2 is found too.
+
     Args:
         student: Logits or features ``(B, D)`` or ``(B, S, D)``, compared row by row; or feature maps ``(B, C, H, W)``,
             each of which is one vector. Any floating dtype, computed in float32 at least.
@@ -81,7 +90,7 @@ def cosine(student: Tensor, teacher: Tensor) -> Tensor:
     student, teacher = ready('cosine', student, teacher)
     if student.ndim > 3:
         student, teacher = student.flatten(1), teacher.flatten(1)
-    return 1.0 - F.cosine_similarity(student, teacher, dim=-1).mean()
+    return 1.0 - (unit(student) * unit(teacher)).sum(-1).mean()
 
 
 def universal_logit(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
@@ -94,7 +103,8 @@ def universal_logit(student: Tensor, teacher: Tensor, temperature: float = 1.0) 
               \mathrm{sort}(\mathrm{softmax}(s_i / T))_c - \mathrm{sort}(\mathrm{softmax}(t_i / T))_c \right|
 
     Both are sorted from the largest down, the smaller vocabulary filled up with zeros. Which class is which does not
-    matter, so a permutation of the student's answer changes nothing. There is no factor :math:`T^2`.
+    matter, so a permutation of the student's answer changes nothing. There is no factor :math:`T^2`. Start
+    with weight 1, on top of the cross-entropy.
 
     Args:
         student: Logits ``(..., V_s)``; any floating dtype, computed in float32 at least.
@@ -105,7 +115,8 @@ def universal_logit(student: Tensor, teacher: Tensor, temperature: float = 1.0) 
         A scalar within 0 and 2, the mean over rows; 0 for equal inputs.
 
     Raises:
-        ValueError: If the shapes differ otherwise than in the last dimension.
+        ValueError: If the shapes differ otherwise than in the last dimension, or the temperature is not a positive
+            finite number.
 
     Example:
         >>> import torch
@@ -113,6 +124,8 @@ def universal_logit(student: Tensor, teacher: Tensor, temperature: float = 1.0) 
         >>> round(universal_logit(student, teacher).item(), 4)  # |3/4 - 1/2| + |1/4 - 1/4| + |0 - 1/4|
         0.5
     """
+    check_tensors('universal_logit', student, teacher)
+    check_temperature('universal_logit', temperature)
     if student.shape[:-1] != teacher.shape[:-1]:
         raise ValueError(
             f'universal_logit: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must differ in the '

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from composer_kd.losses._common import at_least_float32
+from composer_kd.losses._common import at_least_float32, check_tensors
 from composer_kd.losses.response import KLDivergence
 
 __all__ = ['LogitStandardization', 'standardize']
+
+EPS = 1e-7
+NOISE = 8.0  # times the dtype's epsilon and the mean: the deviation that rounding may leave of a constant row
 
 
 def standardize(logits: Tensor, dim: int = -1) -> Tensor:
@@ -29,7 +32,8 @@ def standardize(logits: Tensor, dim: int = -1) -> Tensor:
         dim: The dimension of the classes.
 
     Returns:
-        The same shape. A row without variance becomes zeros, with a finite gradient. There is no second derivative.
+        The same shape. A row whose deviation is at most 1e-7, or what rounding leaves of a constant one, becomes zeros
+        without a gradient. There is no second derivative.
 
     Raises:
         ValueError: If there is only one class.
@@ -49,10 +53,12 @@ class _ZScores(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, dim: int) -> Tensor:
-        scores = logits - logits.mean(dim, keepdim=True)
+        mean = logits.mean(dim, keepdim=True)
+        scores = logits - mean
         deviation = torch.linalg.vector_norm(scores, dim=dim, keepdim=True).div_(math.sqrt(logits.shape[dim] - 1))
-        deviation.clamp_(min=1e-15)  # 0 has no gradient
-        scores.div_(deviation + 1e-7)
+        constant = deviation <= mean.abs_().mul_(NOISE * torch.finfo(scores.dtype).eps).clamp_(min=EPS)
+        deviation.masked_fill_(constant, math.inf)  # over which all is 0
+        scores.div_(deviation + EPS)
         ctx.save_for_backward(scores, deviation)
         ctx.dim = dim
         return scores
@@ -63,7 +69,7 @@ class _ZScores(torch.autograd.Function):
         scores, deviation = ctx.saved_tensors
         along = (grad * scores).sum(ctx.dim, keepdim=True).div_(deviation * (scores.shape[ctx.dim] - 1))
         centred = grad - grad.mean(ctx.dim, keepdim=True)
-        return centred.div_(deviation + 1e-7).addcmul_(scores, along, value=-1.0), None
+        return centred.div_(deviation + EPS).addcmul_(scores, along, value=-1.0), None
 
 
 class LogitStandardization(nn.Module):
@@ -128,5 +134,6 @@ class LogitStandardization(nn.Module):
         Returns:
             What the wrapped loss returns.
         """
+        check_tensors('LogitStandardization', student, teacher)
         dim = self.softmax_dim
         return self.wrapped(standardize(student, dim), standardize(teacher.detach(), dim), **wishes)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composer_kd.losses._common import ready
+from composer_kd.losses._common import check_tensors, full_precision, ready, valid
 
 __all__ = ['ValueRelationKL', 'attention_kl', 'attention_mse', 'value_relation_kl']
 
@@ -29,8 +29,8 @@ def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
     Args:
         student: ``(B, H, S, S)``, with as many heads as the teacher; any floating dtype.
         teacher: Of the same shape. No gradient reaches it.
-        mask: Booleans, ``(B, S)`` or flat: the positions that count, as queries and as keys. Needed where
-            padded or future keys have scores of minus infinity. With no ``True`` at all the loss is 0.
+        mask: Booleans (or integers 0 and 1), ``(B, S)`` or flat: the positions that count, as queries and as keys.
+            Needed where padded or future keys have scores of minus infinity. With no ``True`` at all the loss is 0.
 
     Returns:
         A float32 scalar (float64 for float64 inputs); 0 for equal inputs.
@@ -59,7 +59,7 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -
     r"""Kullback-Leibler divergence of attention distributions: the attention transfer of MiniLM.
 
     Wang et al., *MiniLM* (arXiv 2002.10957), equation 6, on the last layer, with :math:`A_{h,q}` what query :math:`q`
-    pays to the keys in head :math:`h`:
+    pays to the keys in head :math:`h` (weight 1, together with :func:`value_relation_kl`):
 
     .. math:: \frac{1}{B H S} \sum_b \sum_h \sum_q \mathrm{KL}\left(A^t_{bhq} \,\Vert\, A^s_{bhq}\right)
 
@@ -75,8 +75,8 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -
         student: Probabilities ``(B, H, S, S)``, rows over keys, as ``output_attentions`` gives them, with as many heads
             as the teacher; any floating dtype.
         teacher: Of the same shape. No gradient reaches it.
-        mask: Booleans, ``(B, S)`` or flat: the positions that count, as queries and as keys. With no
-            ``True`` at all the loss is 0.
+        mask: Booleans (or integers 0 and 1), ``(B, S)`` or flat: the positions that count, as queries and as keys.
+            With no ``True`` at all the loss is 0.
 
     Returns:
         A float32 scalar (float64 for float64 inputs), in nats; 0 for equal inputs.
@@ -114,13 +114,15 @@ def value_relation_kl(student: Tensor, teacher: Tensor, heads: int = 12, mask: T
               \frac{1}{B H S} \sum_b \sum_h \sum_q \mathrm{KL}\left(R^t_{bhq} \,\Vert\, R^s_{bhq}\right)
 
     A relation has the same shape whatever the vectors' size, so no projector is needed. The mean runs over heads and
-    valid queries; keys that are not valid are left out of the softmax.
+    valid queries; keys that are not valid are left out of the softmax. The weight is 1, together with
+    :func:`attention_kl`.
 
     Args:
         student: Values ``(B, S, D)``, the output of the layer's value projection; any floating dtype.
         teacher: Values ``(B, S, D')`` with any size. No gradient reaches them.
         heads: The number of heads :math:`H`, the same on both sides; it divides ``D`` and ``D'``.
-        mask: Booleans, ``(B, S)`` or flat: the positions that count. With no ``True`` at all the loss is 0.
+        mask: Booleans (or integers 0 and 1), ``(B, S)`` or flat: the positions that count. With no ``True`` at all the
+            loss is 0.
 
     Returns:
         A float32 scalar (float64 for float64 inputs), in nats; 0 for equal inputs.
@@ -135,6 +137,7 @@ def value_relation_kl(student: Tensor, teacher: Tensor, heads: int = 12, mask: T
         >>> round(value_relation_kl(student, teacher, heads=1).item(), 4)  # half of 3/4 log 3/2 + 1/4 log 1/2
         0.0654
     """
+    check_tensors('value_relation_kl', student, teacher)
     if student.ndim != 3 or teacher.ndim != 3 or student.shape[:2] != teacher.shape[:2]:
         raise ValueError(
             'value_relation_kl: expected values (B, S, D) of the same B and S, got student '
@@ -197,6 +200,7 @@ class ValueRelationKL(nn.Module):
 
 def _maps(loss: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Attention matrices, ready for arithmetic."""
+    check_tensors(loss, student, teacher)
     if student.ndim != 4 or student.shape != teacher.shape:
         raise ValueError(
             f'{loss}: expected attention (B, H, S, S) of one shape, with the same number of heads, got student '
@@ -207,12 +211,11 @@ def _maps(loss: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 def _positions(loss: str, mask: Tensor, batch: int, queries: int, keys: int) -> Tensor:
     """The mask as ``(B, S)``."""
-    if queries != keys or mask.numel() != batch * queries:
+    if queries != keys:
         raise ValueError(
-            f'{loss}: expected a mask {(batch, queries)} or flat, for as many queries as keys, got '
-            f'{tuple(mask.shape)} for {queries} queries and {keys} keys'
+            f'{loss}: expected a mask only for as many queries as keys, got {queries} queries and {keys} keys'
         )
-    return mask.reshape(batch, queries)
+    return valid(loss, mask, (batch, queries))
 
 
 def _log_probabilities(rows: Tensor) -> Tensor:
@@ -224,4 +227,5 @@ def _log_probabilities(rows: Tensor) -> Tensor:
 def _relation(values: Tensor, heads: int) -> Tensor:
     """The scaled dot products ``(B, H, S, S)`` of values ``(B, S, D)`` in each head."""
     values = values.unflatten(-1, (heads, -1)).transpose(1, 2)
-    return (values * values.shape[-1] ** -0.5) @ values.transpose(-1, -2)
+    with full_precision(values):
+        return (values * values.shape[-1] ** -0.5) @ values.transpose(-1, -2)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composer_kd.losses._common import channels_dim, check_number, in_dtype_of_inputs, pooled_to_smaller, ready
+from composer_kd.losses._common import (
+    channels_dim,
+    check_number,
+    check_tensors,
+    full_precision,
+    in_dtype_of_inputs,
+    pooled_to_smaller,
+    ready,
+)
 
 __all__ = ['VID']
 
@@ -129,14 +138,23 @@ class VID(nn.Module):
         """
         if self.regressor is None or self.raw is None:
             raise RuntimeError('VID: call build(student.shape, teacher.shape) first, or give both channels')
+        check_tensors('VID', student, teacher)
         self.build(student.shape, teacher.shape)
         student, teacher = ready('VID', student, teacher, same_shape=False)
         if student.ndim > 3:
             student, teacher = pooled_to_smaller(student, teacher)
             student, teacher = student.movedim(1, -1), teacher.movedim(1, -1)
-        mean = in_dtype_of_inputs(self.regressor, student)
+        with full_precision(student):
+            mean = in_dtype_of_inputs(self.regressor, student)
         variance = F.softplus(self.raw.to(mean.dtype)) + self.eps
         return 0.5 * ((mean - teacher).square() / variance + variance.log()).mean()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Creates the parameters, if they are not there yet, for the channels of those saved."""
+        first = state_dict.get(f'{prefix}regressor.0.weight')
+        if self.regressor is None and first is not None:
+            self._create(first.shape[1], first.shape[0])
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""
@@ -148,6 +166,9 @@ class VID(nn.Module):
 
 def _check_shapes(student: torch.Size, teacher: torch.Size) -> None:
     """Same kind of features, of the same samples and tokens."""
+    for side, shape in (('student', student), ('teacher', teacher)):
+        if not all(isinstance(size, int) for size in shape):
+            raise ValueError(f'VID: expected the shape of one feature of the {side}, got {shape!r}')
     fits = len(student) == len(teacher) >= 2 and student[0] == teacher[0]
     if not fits or (len(student) == 3 and student[1] != teacher[1]):
         raise ValueError(

@@ -101,6 +101,36 @@ def test_bad_inputs(loss):
         loss(student, teacher[:, :4], labels)
 
 
+@pytest.mark.parametrize('loss', [dkd, nkd])
+@pytest.mark.parametrize('dtype', [torch.int32, torch.int16, torch.int8, torch.uint8])
+def test_labels_of_any_integers(loss, dtype):
+    student, teacher, labels = random()
+    assert loss(student, teacher, labels.to(dtype)) == loss(student, teacher, labels)
+
+
+@pytest.mark.parametrize('loss', [dkd, nkd])
+def test_labels_that_are_no_classes(loss):
+    student, teacher, labels = random()
+    with pytest.raises(ValueError, match=rf'{loss.__name__}: expected labels .*bool'):
+        loss(student, teacher, labels > 2)
+    for wrong in (5, -1, -101):
+        labels[3] = wrong
+        with pytest.raises(ValueError, match=rf'{loss.__name__}: expected labels from 0 to 4, or -100 .*got {wrong}'):
+            loss(student, teacher, labels)
+
+
+@pytest.mark.parametrize('beta', [0.0, 8.0])
+@pytest.mark.parametrize('apart', [0.0, 1e-4, 1e-2])
+def test_dkd_near_equality_keeps_its_digits(beta, apart):
+    teacher = 3 * torch.randn(32, 4096, generator=torch.Generator().manual_seed(1))
+    student = teacher + apart * torch.randn(teacher.shape, generator=torch.Generator().manual_seed(2))
+    labels = torch.arange(32)
+    value = dkd(student, teacher, labels, beta=beta).item()
+    exact = dkd(student.double(), teacher.double(), labels, beta=beta).item()
+    assert value >= -1e-7 * beta
+    assert value == pytest.approx(exact, rel=1e-4, abs=2e-8 * beta + 1e-12)
+
+
 def test_settings_may_be_scheduled():
     student, teacher, labels = random()
     loss = DKD()

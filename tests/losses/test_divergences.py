@@ -210,6 +210,27 @@ def test_large_equal_inputs_have_no_loss_and_no_gradient(loss):
     assert student.grad.abs().max() < 1e-7
 
 
+@pytest.mark.parametrize('beta', [0.1, 0.5, 0.9])
+@pytest.mark.parametrize('apart', [0.0, 1e-4, 1e-3, 1e-2])
+def test_jsd_near_equality_keeps_its_digits_and_is_never_negative(beta, apart):
+    teacher = 3 * torch.randn(32, 4096, generator=torch.Generator().manual_seed(1))
+    student = teacher + apart * torch.randn(teacher.shape, generator=torch.Generator().manual_seed(2))
+    value, exact = (generalized_jsd(s, t, beta).item() for s, t in ((student, teacher), (student.double(), teacher)))
+    assert value >= 0.0
+    assert value == pytest.approx(exact, rel=1e-3, abs=1e-15)
+
+
+@pytest.mark.parametrize('beta', [1e-9, 1e-4, 1 - 1e-4, 1 - 1e-9])
+def test_jsd_near_the_ends_is_finite_without_overlap(beta):
+    student, teacher = torch.full((2, 5), -1e4), torch.full((2, 5), -1e4)
+    student[:, 0], teacher[:, 1] = 1e4, 1e4
+    student.requires_grad_()
+    value = generalized_jsd(student, teacher, beta)
+    value.backward()
+    assert value.item() == pytest.approx(-beta * math.log(beta) - (1 - beta) * math.log1p(-beta), rel=1e-4, abs=1e-7)
+    assert student.grad.isfinite().all()
+
+
 @pytest.mark.parametrize('loss', [reverse_kl, generalized_jsd, soft_cross_entropy])
 def test_a_retained_graph_gives_the_gradient_twice(loss):
     student, teacher = torch.randn(BIG).requires_grad_(), torch.randn(BIG)

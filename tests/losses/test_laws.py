@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from composer_kd import losses
-from composer_kd.testing import LAWS, _value, laws_of
+from composer_kd.testing import LAWS, laws_of
+from composer_kd.testing.tools import value_of
 
 KINDS = ('response', 'feature', 'relation')
 HELPERS = {'standardize'}  # exported, but no losses
@@ -52,7 +53,7 @@ def convert(side, dtype):
 
 
 def case_value(case, student, teacher, extra=None):
-    return _value(case, student, teacher, extra or {})
+    return value_of(case, student, teacher, extra or {})
 
 
 def test_only_twins_go_without_a_reference():

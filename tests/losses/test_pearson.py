@@ -42,6 +42,24 @@ def test_a_class_that_never_varies_counts_as_uncorrelated():
     assert dist(student, teacher, beta=0.0).item() == pytest.approx(1.0)
 
 
+def test_what_rounding_leaves_of_a_constant_has_no_direction():
+    """Else its gradient is millions of times too large."""
+    teacher = torch.randn(7, 10)
+    for row in (torch.zeros(10), torch.full((10,), 0.3), torch.randn(10) * 1e-8):
+        student = row.repeat(7, 1).requires_grad_()  # rows, columns, or both are constant
+        (grad,) = torch.autograd.grad(dist(student, teacher), student)
+        assert grad.abs().max() < 1
+    varied = torch.randn(7, 10) * 1e-4  # above rounding: full correlation with itself
+    assert dist(varied, varied.clone()).item() == pytest.approx(0.0, abs=1e-5)
+
+
+def test_needs_two_classes():
+    with pytest.raises(ValueError, match=r'dist: expected logits .* at least 2 classes, got \(6, 1\)'):
+        dist(torch.zeros(6, 1), torch.zeros(6, 1))
+    with pytest.raises(ValueError, match=r'dist: expected logits'):
+        dist(torch.zeros(6), torch.zeros(6))
+
+
 def test_needs_two_rows():
     with pytest.raises(ValueError, match='at least 2, got 1'):
         dist(*random(rows=1))

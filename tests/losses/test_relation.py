@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from composer_kd.losses import RKD, correlation_congruence, fsp, pkt, rkd, similarity_preserving
+from composer_kd.losses import RKD, correlation_congruence, flow, fsp, pkt, rkd, similarity_preserving
 
 FUNCTIONS = (similarity_preserving, rkd, correlation_congruence, pkt)
 ANY_WIDTH = (similarity_preserving, rkd, pkt)
@@ -193,6 +193,46 @@ def test_rkd_settings():
     loss.angle = 0.0  # settings are read when the loss is called
     student, teacher = sides()
     assert loss(student, teacher).item() == rkd(student, teacher, angle=0.0).item()
+
+
+@pytest.mark.parametrize('loss', [similarity_preserving, pkt, rkd])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_short_vectors_keep_their_direction_down_to_rounding(loss, dtype):
+    """A millionth of the longest is the threshold, for vectors, not for their products."""
+    teacher = torch.eye(3, 4, dtype=dtype)
+    for length in (1e-3, 1e-5):
+        student = teacher.clone()
+        student[2] *= length
+        if loss is rkd:  # two samples as near each other as that
+            student[2] += student[0]
+        whole = student.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(loss(whole, teacher), whole)
+        assert grad.isfinite().all()
+        if loss is not rkd:
+            assert loss(student, teacher).item() == pytest.approx(0.0, abs=1e-9)
+        assert loss(student, teacher.flip(0)[[0, 0, 1]]).item() > 1e-3
+    student = teacher.clone()
+    student[2] *= 1e-7
+    student.requires_grad_()
+    value = loss(student, teacher)
+    (grad,) = torch.autograd.grad(value, student)
+    assert value.item() > 1e-3  # as if it were zero
+    if loss is not rkd:
+        assert (grad[2] == 0).all()
+        zero = student.detach().clone()
+        zero[2] = 0
+        assert value.item() == pytest.approx(loss(zero, teacher).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(('rows', 'columns', 'adaptive'), [(2, 3, False), (4, 3, False), (2, 2, True), (3, 3, True)])
+def test_fsp_pools_in_even_windows_where_both_sides_allow_it(rows, columns, adaptive, monkeypatch):
+    """Adaptive pooling has no deterministic gradient on CUDA."""
+    maps, calls = torch.randn(2, 3, 4, 9), []
+    pooling = torch.nn.functional.adaptive_max_pool2d
+    expected = pooling(maps, (rows, columns))
+    monkeypatch.setattr(torch.nn.functional, 'adaptive_max_pool2d', lambda *args: (calls.append(1), pooling(*args))[1])
+    assert torch.equal(flow._shrunk(maps, rows, columns), expected)
+    assert bool(calls) == adaptive
 
 
 def test_fsp_by_hand():

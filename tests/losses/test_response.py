@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scipy.stats import entropy
 
 from composer_kd import KLDivergence, kl_divergence
 from composer_kd.losses._rows import FUSED_FROM, forward_kl, fused
+from composer_kd.losses.response import plain_kl
 
 
 def reference(student, teacher, temperature):
@@ -155,17 +157,20 @@ def test_masked_rows_never_count(shape):
     assert kl_divergence(student, teacher, mask=torch.zeros_like(mask)).item() == 0.0
 
 
-def test_weights_do_what_selection_does():
+@pytest.mark.parametrize('weigh', [partial(fused, forward_kl), plain_kl], ids=['fused', 'plain'])
+def test_weights_do_what_selection_does(weigh):
     """On accelerators masked rows are weighed, not selected: the same value and gradient."""
     student, teacher = torch.randn(9, 6).requires_grad_(), torch.randn(9, 6)
     mask = torch.arange(9) % 2 == 0
-    weighed = fused(forward_kl, student, teacher, 4.0, mask)
+    weighed = weigh(student, teacher, 4.0, mask)
     (grad,) = torch.autograd.grad(weighed, student)
     selected = kl_divergence(student, teacher, 4.0, mask=mask)
     (expected,) = torch.autograd.grad(selected, student)
     torch.testing.assert_close(weighed, selected)
     torch.testing.assert_close(grad, expected)
-    assert fused(forward_kl, student, teacher, 4.0, torch.zeros(9, dtype=torch.bool)).item() == 0.0
+    assert weigh(student, teacher, 4.0, torch.zeros(9, dtype=torch.bool)).item() == 0.0
+    spoilt = torch.where(mask[:, None], teacher, math.inf)  # 0 times infinity would be no number
+    torch.testing.assert_close(plain_kl(student, spoilt, 4.0, mask), selected)
 
 
 @settings(max_examples=25, deadline=None)

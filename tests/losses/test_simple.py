@@ -28,6 +28,14 @@ def test_cosine_by_hand(angle, expected):
     assert cosine(student, teacher).item() == pytest.approx(expected, abs=1e-6)
 
 
+def test_cosine_of_zeros_has_a_moderate_gradient():
+    student, teacher = torch.zeros(3, 4, requires_grad=True), torch.randn(3, 4)
+    value = cosine(student, teacher)
+    (grad,) = torch.autograd.grad(value, student)
+    assert value.item() == 1.0
+    assert 0 < grad.abs().max() < 1  # it still tells where to go
+
+
 def test_cosine_compares_tokens_one_by_one_and_maps_as_a_whole():
     student, teacher = torch.randn(2, 3, 4).double(), torch.randn(2, 3, 4).double()
     rows = cosine(student.reshape(6, 4), teacher.reshape(6, 4))

@@ -29,8 +29,8 @@ def test_standardize_agrees_with_torch_along_any_dimension():
 
 
 def test_the_small_number_stands_beside_the_deviation():
-    logits = torch.tensor([[-1e-7, 0.0, 1e-7]], dtype=torch.float64)  # a deviation of 1e-7
-    torch.testing.assert_close(standardize(logits), torch.tensor([[-0.5, 0.0, 0.5]], dtype=torch.float64))
+    logits = torch.tensor([[-3e-7, 0.0, 3e-7]], dtype=torch.float64)  # a deviation of 3e-7
+    torch.testing.assert_close(standardize(logits), torch.tensor([[-0.75, 0.0, 0.75]], dtype=torch.float64))
 
 
 @pytest.mark.parametrize('dim', [-1, 1])
@@ -39,12 +39,20 @@ def test_the_gradient_is_that_of_finite_differences(dim):
     assert torch.autograd.gradcheck(lambda x: standardize(x, dim), (logits,))
 
 
-def test_constant_rows_have_a_finite_gradient():
-    logits = torch.full((2, 4), 3.0, requires_grad=True)
+@pytest.mark.parametrize('row', [[3.0] * 4, [0.0] * 4, [0.0, 1e-9, 0.0, -1e-9], [1e4, 1e4, 1e4 * (1 + 2e-7), 1e4]])
+def test_constant_rows_but_for_rounding_become_zeros_without_a_gradient(row):
+    logits = torch.tensor([row, [1.0, 2.0, 3.0, 5.0]], requires_grad=True)
     out = standardize(logits)
-    assert (out == 0).all()
+    assert (out[0] == 0).all()
     (grad,) = torch.autograd.grad((out * torch.randn(2, 4)).sum(), logits)
-    assert grad.isfinite().all()
+    assert (grad[0] == 0).all()
+    assert grad[1].abs().max() > 0
+
+
+def test_rows_that_vary_more_than_rounding_are_no_constants():
+    logits = torch.tensor([[1.0, 1.0 + 1e-5, 1.0 - 1e-5], [0.0, 1e-5, -1e-5]])
+    torch.testing.assert_close(standardize(logits), standardize(logits.double()).float(), rtol=1e-3, atol=1e-6)
+    assert standardize(logits).abs().amax(-1).min() > 0.9
 
 
 def test_standardize_computes_in_float32_and_needs_two_classes():
