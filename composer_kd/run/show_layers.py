@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import nn
 
 from composer_kd.errors import ConfigError, nearest
+from composer_kd.observation import split_index
 from composer_kd.run.build import build_loader, construct_or_say
 from composer_kd.run.check import check
 from composer_kd.run.config import RunConfig, TeacherConfig, load_config
@@ -66,7 +67,8 @@ def _of_a_run(config: RunConfig, shape: Sequence[int] | None) -> Iterator[Table]
     if shape is None:
         loader = build_loader(config.train_loader, 1, config.seed, train=False)
         assert loader.collate_fn is not None
-        batch = loader.collate_fn([loader.dataset[i] for i in range(min(SAMPLES, len(loader.dataset)))])  # type: ignore
+        samples = [loader.dataset[i] for i in range(min(SAMPLES, len(loader.dataset)))]  # type: ignore[arg-type]
+        batch, _ = split_index(loader.collate_fn(samples), config.train_loader.with_index)
     student = _build(config.model)
     yield _table(f'the student, {config.model.name}', student, _of_shape(student, shape) if shape else batch)
     for algorithm in config.algorithms.values():

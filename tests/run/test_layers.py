@@ -48,7 +48,7 @@ TOKENS = {'input_ids': torch.zeros(2, 7, dtype=torch.long), 'labels': torch.zero
     ('make', 'batch'),
     [
         (lambda: torchvision.models.resnet18(num_classes=10), (IMAGES, torch.zeros(2))),
-        (lambda: ComposerClassifier(resnet20()), (IMAGES, torch.zeros(2), torch.arange(2))),
+        (lambda: ComposerClassifier(resnet20()), (IMAGES, torch.zeros(2))),
         (lambda: ImageRNN(cell='lstm', num_layers=2), IMAGES),
         (lambda: bert(output_hidden_states=True), TOKENS),
         (Picky, torch.zeros(2, 3)),
@@ -192,3 +192,8 @@ def test_a_shape_that_is_none_is_refused(shape, capsys):
     with pytest.raises(SystemExit):
         main(['layers', 'ShallowCNN', f'--input={shape}'])
     assert "expected whole numbers as '1,3,32,32'" in capsys.readouterr().err
+
+
+def test_a_run_whose_samples_tell_their_index(capsys):
+    assert main(['layers', 'yamls/digits/kd.yaml', 'train_loader.with_index=true']) == 0
+    assert 'features.2' in capsys.readouterr().out
