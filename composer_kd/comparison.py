@@ -9,13 +9,14 @@ import torch
 from composer.core import State
 from torch import Tensor, nn
 
-from composer_kd.errors import LossError
+from composer_kd.errors import LossError, is_of_device
 from composer_kd.inspecting import Loss, attribute_of, checked_loss, name_of, parameters_of
+from composer_kd.losses._common import at_least_float32
 from composer_kd.schedules import Schedule, value_at
-from composer_kd.validity import Valid, aligned_labels, answers_per_position
+from composer_kd.validity import Valid, aligned_labels, answers_per_position, token_mask
 from composer_kd.watch import FiniteWatch
 
-__all__ = ['Comparison', 'Feature', 'is_of_device']
+__all__ = ['Comparison', 'Feature']
 
 Feature: TypeAlias = Tensor | list[Tensor]
 
@@ -95,7 +96,7 @@ class Comparison:
             LossError: If the loss is not a finite scalar that depends on the student.
         """
         if not self._any_dtype:
-            student, teacher = _at_least_float32(student), _at_least_float32(teacher)
+            student, teacher = at_least_float32(student), at_least_float32(teacher)
         last = self.classes_dim in (-1, student.ndim - 1)
         positions = student if last else student.movedim(self.classes_dim, -1)
         per_position = (last or self._masks_itself) and answers_per_position(batch, positions)
@@ -143,8 +144,8 @@ class Comparison:
         self, student: list[Tensor], teacher: list[Tensor], mask: Tensor | None, extra: dict[str, Any], number: int
     ) -> tuple[Tensor, bool]:
         has_graph = any(feature.requires_grad for feature in student)
-        student, teacher = ([_at_least_float32(feature) for feature in side] for side in (student, teacher))
-        per_token = mask is not None and all(_are_tokens(feature, mask) for feature in (*student, *teacher))
+        student, teacher = ([at_least_float32(feature) for feature in side] for side in (student, teacher))
+        per_token = mask is not None and all(token_mask(feature, mask) is not None for feature in (*student, *teacher))
         if self._masks_itself:
             extra = extra | {'mask': mask}
         elif mask is not None and per_token:
@@ -157,14 +158,14 @@ class Comparison:
         self, student: Tensor, teacher: Tensor, mask: Tensor | None, extra: dict[str, Tensor], number: int
     ) -> tuple[Tensor, bool]:
         has_graph = student.requires_grad
-        student, teacher = _at_least_float32(student), _at_least_float32(teacher)
+        student, teacher = at_least_float32(student), at_least_float32(teacher)
         if self.summary is not None:
-            student, teacher = (self.summary(x, mask if _are_tokens(x, mask) else None) for x in (student, teacher))
+            student, teacher = (self.summary(x, token_mask(x, mask)) for x in (student, teacher))
         per_token = False
         if self._masks_itself:
-            per_token = _are_tokens(student, mask) or _is_attention(student, mask)
+            per_token = token_mask(student, mask) is not None or _is_attention(student, mask)
             value = self._call(student, teacher, extra | {'mask': mask if per_token else None}, number)
-        elif mask is not None and _are_tokens(student, mask) and _are_tokens(teacher, mask):
+        elif mask is not None and all(token_mask(x, mask) is not None for x in (student, teacher)):
             per_token = True
             if 'labels' in extra:  # one per token
                 extra['labels'] = extra['labels'].reshape(-1)
@@ -254,21 +255,8 @@ class Comparison:
         )
 
 
-def _are_tokens(feature: Tensor, mask: Tensor | None) -> bool:
-    return mask is not None and feature.ndim == 3 and feature.shape[:2] == mask.shape
-
-
 def _is_attention(feature: Tensor, mask: Tensor | None) -> bool:
     return mask is not None and feature.ndim == 4 and feature.shape[2:] == (mask.shape[1], mask.shape[1])
-
-
-def _at_least_float32(logits: Tensor) -> Tensor:
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-
-
-def is_of_device(error: Exception) -> bool:
-    """Whether an error is of the accelerator: Composer looks for these, to try again with smaller microbatches."""
-    return any(sign in str(error).lower() for sign in ('out of memory', 'cuda', 'cudnn', 'c10'))
 
 
 def _hint(error: Exception) -> str:

@@ -58,3 +58,8 @@ def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
     if close:
         return '; did you mean ' + ' or '.join(repr(c) for c in close) + '?'
     return '; valid: ' + ', '.join(known) if known else ''
+
+
+def is_of_device(error: Exception) -> bool:
+    """Whether an error is of the accelerator: Composer looks for these, to try again with smaller microbatches."""
+    return any(sign in str(error).lower() for sign in ('out of memory', 'cuda', 'cudnn', 'c10'))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -106,7 +105,7 @@ class Extras:
         if not hasattr(state.model, EXTRAS):
             state.model.add_module(EXTRAS, nn.ModuleDict())
         extras = getattr(state.model, EXTRAS)
-        name = re.sub(r'\W', '_', link.match.name) + ('_mean' if link.teacher is None else f'_{link.teacher}')
+        name = link.match.key + ('_mean' if link.teacher is None else f'_{link.teacher}')
         if name in extras:
             raise ConfigError(
                 f'The student is already taught by something called {link.match.name!r}: rename the match, or call '

@@ -11,12 +11,12 @@ import torch
 from composer.core import State
 from torch import Tensor, nn
 
-from composer_kd.comparison import Comparison, Feature, is_of_device
-from composer_kd.errors import ConfigError, TeacherError
+from composer_kd.comparison import Comparison, Feature
+from composer_kd.errors import ConfigError, TeacherError, is_of_device
 from composer_kd.matching import Match
 from composer_kd.projectors import AutoProjector
 from composer_kd.taps import Summary
-from composer_kd.validity import Valid
+from composer_kd.validity import Valid, token_mask
 
 __all__ = ['Key', 'Link', 'Microbatch', 'misfit']
 
@@ -180,8 +180,7 @@ class Link:
                 ) from error
         mask = None if tokens is None else tokens.mask
         if self.comparison.summary is not None:
-            fits = mask is not None and student.ndim == 3 and student.shape[:2] == mask.shape
-            student = self.comparison.summary(student, mask if fits else None)
+            student = self.comparison.summary(student, token_mask(student, mask))
         return self.projector(student, teacher.to(weights.dtype), mask)
 
     def _projected(self, student: torch.Size, teacher: torch.Size) -> tuple[list[torch.Size], list[torch.Size]]:

@@ -89,6 +89,11 @@ class Match:
         """Whether answers are compared, not features."""
         return self.student_layers == [LOGITS]
 
+    @property
+    def key(self) -> str:
+        """Its name as that of a module."""
+        return re.sub(r'\W', '_', self.name)
+
     def _default_name(self) -> str:
         if self.on_logits:
             return name_of(self.loss)
@@ -137,9 +142,8 @@ def as_matches(given: Any) -> tuple[list[Match], bool]:
     if not given:
         raise ConfigError('kd_loss_fn: expected a loss, a Match, or a list of them, got an empty list')
     matches = [item if isinstance(item, Match) else Match(item) for item in given]
-    names = [match.name for match in matches]
-    plain = [re.sub(r'\W', '_', name) for name in names]  # as their modules are called in the student
-    twice = sorted({name for name, plainly in zip(names, plain) if plain.count(plainly) > 1})
+    keys = [match.key for match in matches]
+    twice = sorted({match.name for match in matches if keys.count(match.key) > 1})
     if twice:
         raise ConfigError(
             f'Two matches are called {twice[0]!r}, under which each is logged. Tell them apart: Match(..., name=...)'

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from composer_kd.errors import ConfigError, nearest
+from composer_kd.validity import token_mask
 
 __all__ = ['Place', 'Summary', 'Taps']
 
@@ -196,15 +197,11 @@ class Taps:
             if self.is_open:
                 value = place.select(shown, whose)
                 if summary is not None:
-                    value = summary(value, self._mask_for(value))
+                    value = summary(value, token_mask(value, self._mask))
                 uncounted = torch.compiler.is_compiling() or value.is_inference()
                 self._found[key] = value, -1 if uncounted else value._version
 
         return keep
-
-    def _mask_for(self, value: Tensor) -> Tensor | None:
-        fits = self._mask is not None and value.ndim == 3 and value.shape[:2] == self._mask.shape
-        return self._mask if fits else None
 
     def _unchanged(self, text: str, value: Tensor, version: int) -> Tensor:
         if version != -1 and version != value._version:

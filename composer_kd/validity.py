@@ -11,7 +11,16 @@ from torch import Tensor
 
 from composer_kd.observation import IGNORE, labels_of
 
-__all__ = ['Valid', 'aligned_labels', 'all_valid', 'answers_per_position', 'samples_of', 'tokens_of', 'valid_of']
+__all__ = [
+    'Valid',
+    'aligned_labels',
+    'all_valid',
+    'answers_per_position',
+    'samples_of',
+    'token_mask',
+    'tokens_of',
+    'valid_of',
+]
 
 
 @dataclass(frozen=True)
@@ -168,3 +177,16 @@ def _marks(batch: Any) -> tuple[Tensor | None, bool]:
         return labels, True
     attention = batch.get('attention_mask') if isinstance(batch, Mapping) else None
     return (attention, False) if isinstance(attention, Tensor) and attention.ndim == 2 else (None, False)
+
+
+def token_mask(feature: Tensor, mask: Tensor | None) -> Tensor | None:
+    """The mask of tokens, if a feature ``(B, S, D)`` has a vector for each of them; else ``None``.
+
+    Example:
+        >>> import torch
+        >>> mask = torch.ones(2, 5, dtype=torch.bool)
+        >>> token_mask(torch.zeros(2, 5, 8), mask) is mask, token_mask(torch.zeros(2, 8, 4, 4), mask)
+        (True, None)
+    """
+    fits = mask is not None and feature.ndim == 3 and feature.shape[:2] == mask.shape
+    return mask if fits else None

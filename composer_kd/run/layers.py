@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from composer.models import ComposerClassifier, HuggingFaceModel
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from composer_kd.calling import choose_call
 from composer_kd.errors import ConfigError
-from composer_kd.teachers.probe import on_meta
+from composer_kd.teachers.probe import as_in_evaluation, on_meta, to_device
 
 __all__ = ['Layer', 'layer_shapes']
 
@@ -71,24 +70,19 @@ def layer_shapes(model: nn.Module, batch: Any, adapt: Callable[[Any], Any] | Non
         if 'forward' not in vars(model):  # else a copy would still call the original
             try:
                 adapter = on_meta(adapt) if isinstance(adapt, nn.Module) else adapt
-                return _look(on_meta(model).eval(), _to(batch, 'meta'), adapter)
+                return _look(on_meta(model).eval(), to_device(batch, 'meta'), adapter)
             except Exception:  # whatever a model says that was not written for the meta device
                 pass
         return _look_for_real(model, batch, adapt)
 
 
 def _look_for_real(model: nn.Module, batch: Any, adapt: Callable[[Any], Any] | None) -> list[Layer]:
-    tensor = next(iter((*model.parameters(), *model.buffers(), torch.empty(0))))
-    modes = [(part, part.training) for part in model.modules()]
-    model.eval()
     try:
-        return _look(model, _to(batch, tensor.device), adapt)
+        with as_in_evaluation(model) as device:
+            return _look(model, to_device(batch, device), adapt)
     except Exception as error:  # whatever the model says
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise ConfigError(f'{type(model).__name__} cannot take {_described(batch)}: {reason}') from error
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def _look(model: nn.Module, batch: Any, adapt: Callable[[Any], Any] | None) -> list[Layer]:
@@ -140,10 +134,6 @@ def _tensors(value: Any, path: str) -> Iterator[tuple[str, Tensor]]:
     elif isinstance(value, Sequence) and not isinstance(value, str):
         for number, entry in enumerate(value):
             yield from _tensors(entry, f'{path}[{number}]')
-
-
-def _to(batch: Any, device: Any) -> Any:
-    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, batch)
 
 
 def _described(batch: Any) -> str:

@@ -10,7 +10,7 @@ from composer.devices import Device
 from torch import Tensor, nn
 
 from composer_kd.calling import as_it_is, choose_call, with_inputs
-from composer_kd.errors import TeacherError
+from composer_kd.errors import TeacherError, is_of_device
 from composer_kd.observation import logits_of
 from composer_kd.teachers.checkpoints import load_weights
 
@@ -115,8 +115,7 @@ class FrozenTeacher:
         except TeacherError:
             raise
         except Exception as error:
-            # Composer looks for some of these, to try again with smaller microbatches.
-            if any(sign in str(error).lower() for sign in ('out of memory', 'cuda', 'cudnn', 'c10')):
+            if is_of_device(error):
                 raise
             raise TeacherError(
                 f'The teacher {self.name!r} cannot answer for this batch of {_described(batch)}: '

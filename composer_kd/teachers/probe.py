@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from composer_kd.errors import ConfigError
 from composer_kd.taps import Summary, Taps
 from composer_kd.teachers.frozen import FrozenTeacher
 
-__all__ = ['feature_shapes', 'logits_shape', 'on_meta']
+__all__ = ['as_in_evaluation', 'feature_shapes', 'logits_shape', 'on_meta', 'to_device']
 
 Key = tuple[str, Summary | None]
 
@@ -42,7 +42,7 @@ def logits_shape(teacher: FrozenTeacher, batch: Any) -> torch.Size | None:
     # answers for real.
     with contextlib.suppress(Exception), torch.no_grad(), torch.random.fork_rng(devices=[]):
         twin = _twin(teacher)
-        return None if twin is None else twin(_to(batch, 'meta')).shape
+        return None if twin is None else twin(to_device(batch, 'meta')).shape
     return None
 
 
@@ -68,7 +68,7 @@ def feature_shapes(
     with torch.no_grad(), torch.random.fork_rng():
         try:
             inner, run = _runner(model)
-            return _look(inner, run, _to(batch, 'meta'), wanted, whose)
+            return _look(inner, run, to_device(batch, 'meta'), wanted, whose)
         except ConfigError:
             raise
         except Exception:
@@ -80,11 +80,9 @@ def _look_for_real(
 ) -> dict[Key, torch.Size]:
     inner = model.model if isinstance(model, FrozenTeacher) else model
     run = model.outputs if isinstance(model, FrozenTeacher) else lambda batch: choose_call(inner, batch)(batch)
-    tensor = next(iter((*inner.parameters(), *inner.buffers(), torch.empty(0))))
-    modes = [(part, part.training) for part in inner.modules()]
-    inner.eval()
     try:
-        return _look(inner, run, _to(batch, tensor.device), wanted, whose)
+        with as_in_evaluation(inner) as device:
+            return _look(inner, run, to_device(batch, device), wanted, whose)
     except ConfigError:
         raise
     except Exception as error:
@@ -93,9 +91,6 @@ def _look_for_real(
             f'DataSpec would transform comes as it is): {type(error).__name__}: {error}. '
             "Give modules instead of project='auto', and losses their sizes."
         ) from error
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def _look(
@@ -149,5 +144,18 @@ def on_meta(module: nn.Module) -> nn.Module:
     return twin
 
 
-def _to(batch: Any, device: Any) -> Any:
+@contextlib.contextmanager
+def as_in_evaluation(model: nn.Module) -> Iterator[torch.device]:
+    """Puts a model in eval mode, tells its device, and leaves every part in the mode in which it was."""
+    modes = [(part, part.training) for part in model.modules()]
+    model.eval()
+    try:
+        yield next(iter((*model.parameters(), *model.buffers(), torch.empty(0)))).device
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def to_device(batch: Any, device: Any) -> Any:
+    """A batch with its tensors on a device."""
     return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, batch)
