@@ -12,12 +12,18 @@ install_requires = [
     'scikit-learn>=1.4,<2',  # its bundled digits are the embedded data set
     'matplotlib>=3.8,<4',
     'rich>=13',  # progress and tables in the terminal
+    'jinja2>=3.1,<4',  # pages of reports; torch brings it
+    'psutil>=5.9',  # memory and processors of the machine; Composer brings it
+    'py-cpuinfo>=9',  # the processor's name; Composer brings it
 ]
 
 extras = {
     'nlp': ['mosaicml[nlp]>=0.32.1,<0.33', 'datasets>=3,<5'],
     'wandb': ['mosaicml[wandb]>=0.32.1,<0.33'],
     'timm': ['timm>=1.0,<2'],
+    'onnx': ['onnx>=1.17', 'onnxscript>=0.2', 'onnxruntime>=1.20'],
+    'sweep': ['optuna>=4,<6'],
+    'energy': ['nvidia-ml-py>=12'],  # energy of NVIDIA GPUs
     'bench': ['torchdistill>=1.1,<2'],
     'dev': [
         'pytest>=8,<9',

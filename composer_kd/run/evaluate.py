@@ -14,8 +14,9 @@ from rich.table import Table
 from torch.utils.data import DataLoader
 
 from composer_kd.errors import CheckpointNotFoundError, ConfigError
-from composer_kd.run.build import build_loader, build_model
+from composer_kd.run.build import build_model
 from composer_kd.run.config import EvaluationConfig, load_evaluation_config
+from composer_kd.run.loaders import build_loader
 from composer_kd.run.quiet import without_remarks
 from composer_kd.run.train import CONFIG_FILE, final_metrics
 from composer_kd.teachers import load_weights

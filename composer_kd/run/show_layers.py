@@ -14,10 +14,11 @@ from torch import nn
 
 from composer_kd.errors import ConfigError, nearest
 from composer_kd.observation import split_index
-from composer_kd.run.build import build_loader, construct_or_say
 from composer_kd.run.check import check
 from composer_kd.run.config import RunConfig, TeacherConfig, load_config
+from composer_kd.run.construct import construct_or_say
 from composer_kd.run.layers import layer_shapes
+from composer_kd.run.loaders import build_loader
 from composer_kd.run.names import resolve
 from composer_kd.run.parts import Component, Part
 from composer_kd.run.source import Source, read_settings

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from composer.utils.parallelism import FSDP2Config, FSDPConfig
 
-from composer_kd.run.build import construct, is_function_itself
 from composer_kd.run.config import TeacherConfig
+from composer_kd.run.construct import construct, is_function_itself
 from composer_kd.run.names import SCOPES, resolve
 from composer_kd.run.parts import Component
 from composer_kd.run.values import Parameter, parameters

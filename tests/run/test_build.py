@@ -12,8 +12,10 @@ from composer.models import ComposerClassifier
 from composer_kd import Distillation, NormalizationAdapter
 from composer_kd.errors import CheckpointNotFoundError, ConfigError
 from composer_kd.models import DeepCNN, ImageRNN
-from composer_kd.run.build import build_loader, build_model, build_trainer, construct
+from composer_kd.run.build import build_model, build_trainer
 from composer_kd.run.config import LoaderConfig, load_config
+from composer_kd.run.construct import construct
+from composer_kd.run.loaders import build_loader
 from composer_kd.run.names import SCOPES, import_path, known_names, resolve
 from composer_kd.run.parts import Component
 from composer_kd.run.preflight import rehearse

@@ -1,0 +1,29 @@
+"""``composer-kd evaluate``."""
+
+from __future__ import annotations
+
+import argparse
+
+__all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
+
+HELP = 'accuracy, loss, parameters and size of checkpoints'
+ABOUT = 'Evaluates checkpoints on the evaluation data of their runs.'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what the command takes."""
+    parser.add_argument('checkpoints', nargs='+', metavar='CHECKPOINT', help="a checkpoint, or a run's folder")
+    parser.add_argument('--config', metavar='YAML', help='by default the config.yaml beside each checkpoint')
+
+
+def run(options: argparse.Namespace) -> None:
+    """Evaluates, and prints a table."""
+    from composer_kd.run.source import require_file
+
+    if options.config is not None:
+        require_file(options.config)
+    from rich.console import Console
+
+    from composer_kd.run.evaluate import as_table, evaluate_all
+
+    Console().print(as_table(evaluate_all(options.checkpoints, options.config)), highlight=False)

@@ -1,0 +1,45 @@
+"""``composer-kd layers``."""
+
+from __future__ import annotations
+
+import argparse
+
+from composer_kd.run.commands.arguments import shape
+
+__all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
+
+WIDTH_OF_FILES = 160
+
+HELP = 'the layers of a model and their shapes'
+ABOUT = """\
+Lists the layers of a model as Match(on=...) takes them, with the shape of what they show. Write
+PATH:input for what goes into a layer. MODEL is
+  the YAML of a run          the student and every teacher, on the first samples of its data
+  a model of this package    composer-kd layers resnet20 num_classes=100
+  a dotted path              composer-kd layers torchvision.models.resnet18 --input 1,3,64,64
+                             composer-kd layers transformers.BertModel num_hidden_layers=2
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what the command takes."""
+    parser.add_argument('model', metavar='MODEL', help='a YAML file, a name, or a dotted path')
+    parser.add_argument('settings', nargs='*', metavar='key=value', help='overrides of the YAML, options of the model')
+    parser.add_argument('--input', type=shape, metavar='1,3,32,32', help='shape of the input, the batch first')
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prints a table for each model."""
+    if options.model.endswith(('.yaml', '.yml')):
+        from composer_kd.run.source import require_file
+
+        require_file(options.model)
+    from rich.console import Console
+
+    from composer_kd.run.show_layers import show_layers
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH_OF_FILES)  # paths in one piece, to search and to copy
+    for table in show_layers(options.model, options.settings, options.input):
+        console.print(table, highlight=False)

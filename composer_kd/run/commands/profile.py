@@ -1,0 +1,19 @@
+"""``composer-kd profile``."""
+
+from __future__ import annotations
+
+import argparse
+
+__all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
+
+HELP = 'where the time of a training step goes'
+ABOUT = ''
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what the command takes."""
+
+
+def run(options: argparse.Namespace) -> None:
+    """Runs the command."""
+    raise NotImplementedError
