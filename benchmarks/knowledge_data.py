@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Subset
 
 from composer_kd.data import CIFAR10_MEAN, CIFAR10_STD, UNLABELLED, ImageTensors, PartlyLabelled, cifar10
 
-__all__ = ['HELD_OUT', 'SIZE', 'channels_last', 'small_cifar10']
+__all__ = ['HELD_OUT', 'SIZE', 'channels_last', 'read', 'read_all', 'small_cifar10']
 
 SIZE = 16
 HELD_OUT = 5000
@@ -28,6 +28,12 @@ def read(split: str) -> tuple[Tensor, list[int]]:
         for part in whole.images.split(5000)
     ]
     return torch.cat(parts).round().clamp(0, 255).to(torch.uint8), list(whole.targets)
+
+
+def read_all() -> None:
+    """Reads both splits, for a worker to have them before its first run is timed."""
+    for split in ('train', 'test'):
+        read(split)
 
 
 def small_cifar10(

@@ -11,7 +11,7 @@ import pathlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from composer.core import Precision, Time
@@ -27,8 +27,10 @@ __all__ = [
     'TeacherConfig',
     'as_mapping',
     'load_config',
-    'load_evaluation_config',
+    'load_part',
 ]
+
+T = TypeVar('T')
 
 Positive = Must('positive', lambda value: isinstance(value, str) or value > 0)
 NotNegative = Must('zero or more', lambda value: value >= 0)
@@ -208,26 +210,31 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
     return check(source, RunConfig)
 
 
-def load_evaluation_config(path: str | pathlib.Path) -> EvaluationConfig:
-    """Reads and checks what an evaluation needs of a run's YAML.
+def load_part(path: str | pathlib.Path, schema: type[T]) -> T:
+    """Reads and checks the part of a run's YAML that a dataclass names; the rest may be wrong or unknown here.
 
     Args:
         path: The YAML file.
+        schema: The dataclass, such as ``EvaluationConfig``.
 
     Returns:
         The checked part of the configuration.
 
     Raises:
-        ConfigError: Lists everything that is wrong with that part.
+        ConfigError: Lists all that is wrong with that part.
+
+    Example:
+        >>> load_part('yamls/digits/kd.yaml', EvaluationConfig).model.name
+        'ShallowCNN'
     """
     from composer_kd.run.check import check
     from composer_kd.run.source import read_source
 
     source = read_source(path)
-    wanted = {field.name for field in dataclasses.fields(EvaluationConfig)}
+    wanted = {field.name for field in dataclasses.fields(schema)}  # type: ignore[arg-type]
     source.data = {key: value for key, value in source.data.items() if key in wanted}
     source.faults = [fault for fault in source.faults if re.split(r'[.:]', fault)[0] in wanted]
-    return check(source, EvaluationConfig)
+    return check(source, schema)
 
 
 def as_mapping(config: Any) -> Any:

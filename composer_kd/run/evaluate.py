@@ -13,13 +13,11 @@ from composer import Trainer
 from rich.table import Table
 from torch.utils.data import DataLoader
 
-from composer_kd.errors import CheckpointNotFoundError, ConfigError
-from composer_kd.run.build import build_model
-from composer_kd.run.config import EvaluationConfig, load_evaluation_config
-from composer_kd.run.loaders import build_loader
+from composer_kd.errors import ConfigError
+from composer_kd.run.config import EvaluationConfig
 from composer_kd.run.quiet import without_remarks
-from composer_kd.run.train import CONFIG_FILE, final_metrics
-from composer_kd.teachers import load_weights
+from composer_kd.run.saved import SavedRun, open_run
+from composer_kd.run.train import final_metrics
 
 __all__ = [
     'Evaluation',
@@ -27,12 +25,8 @@ __all__ = [
     'count_parameters',
     'evaluate',
     'evaluate_all',
-    'find_config',
     'size_in_bytes',
 ]
-
-LATEST = 'latest-rank0.pt'
-PARENTS_SEARCHED = 3
 
 
 @dataclass(frozen=True)
@@ -67,36 +61,7 @@ def evaluate(checkpoint: str | pathlib.Path, config: str | pathlib.Path | None =
         CheckpointError: If it is damaged, unsafe, or does not fit the model.
         ConfigError: If its configuration is not found or has no evaluation data.
     """
-    path = _checkpoint_file(str(checkpoint))
-    run = load_evaluation_config(config if config is not None else find_config(path))
-    if run.eval_loader is None:
-        raise ConfigError(f'{path}: its run has no eval_loader, so there is nothing to evaluate it on')
-    loader = build_loader(run.eval_loader, run.device_eval_batch_size, run.seed, train=False)
-    model = build_model(run.model, getattr(loader.dataset, 'num_classes', None))
-    load_weights(model, path)
-    return Evaluation(path, _metrics(model, loader, run), count_parameters(model), size_in_bytes(model))
-
-
-def find_config(checkpoint: pathlib.Path) -> pathlib.Path:
-    """Finds the configuration that a run saved with its checkpoints.
-
-    Args:
-        checkpoint: A checkpoint file.
-
-    Returns:
-        The nearest ``config.yaml``: in its folder, or at most three folders up.
-
-    Raises:
-        ConfigError: If there is none.
-    """
-    folders = [checkpoint.absolute().parent, *checkpoint.absolute().parent.parents][: PARENTS_SEARCHED + 1]
-    for folder in folders:
-        if (folder / CONFIG_FILE).is_file():
-            return folder / CONFIG_FILE
-    raise ConfigError(
-        f'no {CONFIG_FILE} beside {checkpoint} or in the {PARENTS_SEARCHED} folders above it, and it says which model '
-        'and data belong to the checkpoint. `composer-kd train` writes it; for other checkpoints give --config YAML'
-    )
+    return _evaluate(_open(str(checkpoint), config))
 
 
 def count_parameters(module: torch.nn.Module) -> int:
@@ -168,19 +133,6 @@ def _heading(name: str) -> str:
     return heading if label == 'eval' else f'{label} {heading}'
 
 
-def _checkpoint_file(written: str) -> pathlib.Path:
-    if '://' in written:
-        raise ConfigError(f'{written}: a URI cannot be evaluated; copy the checkpoint to this machine first')
-    path = pathlib.Path(written)
-    if path.suffix in ('.yaml', '.yml'):
-        raise ConfigError(f"{written} is not a checkpoint: give a checkpoint or a run's folder, and --config {written}")
-    file = path / LATEST if path.is_dir() else path
-    if not file.is_file():
-        inside = f' (a folder without {LATEST})' if path.is_dir() else ''
-        raise CheckpointNotFoundError(f'no checkpoint {str(path)!r}{inside}; looked from {pathlib.Path.cwd()}')
-    return file
-
-
 def _metrics(model: torch.nn.Module, loader: DataLoader[Any], run: EvaluationConfig) -> dict[str, float]:
     precision = run.precision if torch.cuda.is_available() else None  # the CPU has one only
     with without_remarks():
@@ -206,8 +158,21 @@ def evaluate_all(checkpoints: Sequence[str], config: str | None = None) -> list[
     Raises:
         ComposerKDError: As ``evaluate`` does.
     """
-    for checkpoint in checkpoints:
-        path = _checkpoint_file(str(checkpoint))
-        if config is None:
-            find_config(path)
-    return [evaluate(checkpoint, config) for checkpoint in checkpoints]
+    return [_evaluate(run) for run in [_open(checkpoint, config) for checkpoint in checkpoints]]
+
+
+def _open(checkpoint: str, config: str | pathlib.Path | None) -> SavedRun:
+    if pathlib.Path(checkpoint).suffix in ('.yaml', '.yml'):
+        raise ConfigError(
+            f"{checkpoint} is not a checkpoint: give a checkpoint or a run's folder, and --config {checkpoint}"
+        )
+    return open_run(checkpoint, config)
+
+
+def _evaluate(run: SavedRun) -> Evaluation:
+    loader = run.loader()
+    model = run.model(getattr(loader.dataset, 'num_classes', None))
+    assert run.checkpoint is not None
+    return Evaluation(
+        run.checkpoint, _metrics(model, loader, run.config), count_parameters(model), size_in_bytes(model)
+    )

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import knowledge, knowledge_data, knowledge_report
-from benchmarks.knowledge import ALONE, RATES, Cell, Job, Runner, choose_rates, execute
+from benchmarks import jobs, knowledge, knowledge_data, knowledge_report
+from benchmarks.jobs import ROOT, Job, Runner, choose_rates, execute
+from benchmarks.knowledge import ALONE, METHODS, RATES, Cell
 from composer_kd.errors import LossError
 from composer_kd.run.config import load_config
 
-YAML = knowledge.YAMLS / 'methods.yaml'
+YAML = ROOT / 'yamls' / METHODS
 WRITTEN = load_config(YAML).variables
 CHOICES = [
     (pair, method)
@@ -89,7 +90,7 @@ def test_a_table_is_run_and_goes_on_where_it_stopped(few_images, tmp_path, capsy
 
 def test_a_result_belongs_to_its_settings(few_images, tmp_path):
     def job(batches=4, name='x', *overrides):
-        return Job(name, 'methods.yaml', ('algorithms={}', 'save_folder=null', *overrides), batches, str(tmp_path))
+        return Job(name, METHODS, ('algorithms={}', 'save_folder=null', *overrides), batches, str(tmp_path))
 
     assert job().path == job().path
     assert job().path != job(batches=5).path
@@ -98,13 +99,13 @@ def test_a_result_belongs_to_its_settings(few_images, tmp_path):
 
 
 def test_a_run_that_diverges_is_recorded_and_an_error_is_tried_again(few_images, tmp_path, monkeypatch, capsys):
-    job = Job('x', 'methods.yaml', ('algorithms={}', 'save_folder=null'), 2, str(tmp_path))
+    job = Job('x', METHODS, ('algorithms={}', 'save_folder=null'), 2, str(tmp_path))
 
     def fail(error):
         def train(config):
             raise error
 
-        monkeypatch.setattr(knowledge, 'train', train)
+        monkeypatch.setattr(jobs, 'train', train)
         return Runner(0)([job], 'runs')[job]
 
     found = fail(OSError('no space'))
@@ -117,14 +118,14 @@ def test_a_run_that_diverges_is_recorded_and_an_error_is_tried_again(few_images,
     assert found['failed'] == 'diverged: the loss is not finite'
     assert found['cpu'] >= 0
     assert json.loads(job.path.read_text()) == found
-    monkeypatch.setattr(knowledge, 'train', None)
+    monkeypatch.setattr(jobs, 'train', None)
     assert Runner(0)([job], 'runs')[job] == found
 
 
 def test_logits_that_are_no_numbers_are_no_result(tmp_path, monkeypatch, few_images):
     metrics = {'metrics/eval/MulticlassAccuracy': 0.1, 'metrics/eval/CrossEntropy': float('nan')}
-    monkeypatch.setattr(knowledge, 'train', lambda config: metrics)
-    job = Job('x', 'methods.yaml', ('algorithms={}',), 2, str(tmp_path))
+    monkeypatch.setattr(jobs, 'train', lambda config: metrics)
+    job = Job('x', METHODS, ('algorithms={}',), 2, str(tmp_path))
     assert execute(job, tmp_path / 'x.json')['failed'].startswith('diverged')
 
 
@@ -165,7 +166,7 @@ def test_every_method_is_valid_for_every_pair_that_it_is_defined_for(pair, metho
 
 def test_the_teacher_of_a_pair_is_the_one_that_is_trained():
     for pair in WRITTEN['pairs'].values():
-        trained = load_config(knowledge.YAMLS / 'teacher.yaml', [f'variables.kind={pair["teacher"]}']).model
+        trained = load_config(ROOT / 'yamls' / knowledge.TEACHER, [f'variables.kind={pair["teacher"]}']).model
         assert {'name': trained.name, **trained.options} == pair['teacher_model']
 
 

@@ -1,0 +1,1 @@
+"""What a model costs to run, on every device, backend and precision of this machine."""

@@ -1,0 +1,232 @@
+"""A run that lies in a folder: its settings, its weights, and what it noted of itself."""
+
+from __future__ import annotations
+
+import functools
+import json
+import pathlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from composer.models import ComposerModel
+from omegaconf import OmegaConf
+from torch.utils.data import DataLoader
+
+from composer_kd.errors import CheckpointNotFoundError, ConfigError
+from composer_kd.run.build import build_model
+from composer_kd.run.config import EvaluationConfig, TeacherConfig, load_part
+from composer_kd.run.loaders import build_loader
+from composer_kd.run.parts import Component, Part
+from composer_kd.run.resume import CONFIG_FILE
+from composer_kd.run.train import METRICS_FILE
+from composer_kd.teachers import load_weights
+
+__all__ = ['LATEST', 'SavedConfig', 'SavedRun', 'checkpoint_file', 'find_config', 'open_run', 'open_runs']
+
+LATEST = 'latest-rank0.pt'
+PARENTS_SEARCHED = 3
+
+
+@dataclass
+class SavedConfig(EvaluationConfig):
+    """What a comparison needs of a run's YAML: what an evaluation does, and who taught."""
+
+    algorithms: Annotated[dict[str, Component], Part('algorithm')] = field(default_factory=dict)
+
+    @property
+    def teachers(self) -> list[TeacherConfig]:
+        """The teachers of all its algorithms."""
+        found = []
+        for algorithm in self.algorithms.values():
+            teachers = algorithm.options.get('teachers', [])
+            teachers = teachers if isinstance(teachers, list) else [teachers]
+            found += [teacher for teacher in teachers if isinstance(teacher, TeacherConfig)]
+        return found
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """One run, to be evaluated, timed, compared or exported.
+
+    Args:
+        name: What it is called in tables: its ``run_name``, or the name of its folder.
+        config: The part of its settings that is checked and built from.
+        written: All its settings, as its ``config.yaml`` has them.
+        checkpoint: Its weights; None for a YAML that nothing was trained with, whose weights are random.
+        folder: Where it left its files; None for such a YAML.
+    """
+
+    name: str
+    config: SavedConfig
+    written: dict[str, Any]
+    checkpoint: pathlib.Path | None = None
+    folder: pathlib.Path | None = None
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether there are weights."""
+        return self.checkpoint is not None
+
+    @property
+    def is_distilled(self) -> bool:
+        """Whether it had teachers."""
+        return bool(self.config.teachers)
+
+    @functools.cached_property
+    def metrics(self) -> dict[str, float]:
+        """What it noted at its end in ``metrics.json``; empty where it did not come to its end."""
+        file = None if self.folder is None else self.folder / METRICS_FILE
+        return json.loads(file.read_text(encoding='utf-8')) if file is not None and file.is_file() else {}
+
+    def loader(self) -> DataLoader[Any]:
+        """Its evaluation data.
+
+        Returns:
+            The DataLoader.
+
+        Raises:
+            ConfigError: If it has none, or the data is not where it should be.
+        """
+        config = self.config
+        if config.eval_loader is None:
+            raise ConfigError(f'{self.name}: the run has no eval_loader, so there is nothing to evaluate it on')
+        return build_loader(config.eval_loader, config.device_eval_batch_size, config.seed, train=False)
+
+    def model(self, num_classes: int | None = None) -> ComposerModel:
+        """Builds its model and loads its weights.
+
+        Args:
+            num_classes: That of the data, for a plain classifier that does not say its own.
+
+        Returns:
+            The model, in eval mode.
+
+        Raises:
+            CheckpointError: If its checkpoint is damaged, unsafe, or does not fit the model.
+        """
+        model = build_model(self.config.model, num_classes)
+        if self.checkpoint is not None:
+            load_weights(model, self.checkpoint)
+        return model.eval()
+
+
+def open_run(written: str | pathlib.Path, config: str | pathlib.Path | None = None) -> SavedRun:
+    """Finds a run.
+
+    Args:
+        written: A run's folder, a checkpoint, or a YAML. A YAML means the run that it describes: its latest checkpoint
+            where its save folder has one, else its model with random weights.
+        config: The run's YAML, where it is not the ``config.yaml`` beside the checkpoint or in a folder above it.
+
+    Returns:
+        The run; nothing is built yet.
+
+    Raises:
+        CheckpointNotFoundError: If there is no such checkpoint.
+        ConfigError: If its settings are not found or wrong.
+
+    Example:
+        >>> open_run('yamls/digits/student.yaml').name
+        'digits-student'
+    """
+    path = pathlib.Path(written)
+    if path.suffix in ('.yaml', '.yml'):
+        return _described(path)
+    checkpoint = checkpoint_file(str(written))
+    file = pathlib.Path(config) if config is not None else find_config(checkpoint)
+    settings, content = _read(file)
+    return SavedRun(content.get('run_name') or file.absolute().parent.name, settings, content, checkpoint, file.parent)
+
+
+def _described(path: pathlib.Path) -> SavedRun:
+    from composer_kd.run.config import load_config
+
+    whole = load_config(path)
+    settings, content = _read(path)
+    folder = whole.folder
+    checkpoint = None if folder is None else folder / LATEST
+    if folder is None or checkpoint is None or not checkpoint.is_file():
+        return SavedRun(str(whole.run_name), settings, content)
+    return SavedRun(str(whole.run_name), settings, content, checkpoint, folder)
+
+
+def _read(file: pathlib.Path) -> tuple[SavedConfig, dict[str, Any]]:
+    content: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+    return load_part(file, SavedConfig), content
+
+
+def open_runs(written: Sequence[str | pathlib.Path], config: str | pathlib.Path | None = None) -> list[SavedRun]:
+    """Finds several runs, and gives those that are called alike the names of their folders.
+
+    Args:
+        written: As for ``open_run``.
+        config: The YAML of them all; by default each one's own.
+
+    Returns:
+        The runs, under names that differ.
+
+    Raises:
+        ComposerKDError: Of all that cannot be opened, in one error.
+
+    Example:
+        >>> [run.name for run in open_runs(['yamls/digits/student.yaml', 'yamls/digits/kd.yaml'])]
+        ['digits-student', 'digits-kd']
+    """
+    from composer_kd.run.preflight import Attempts
+
+    attempt = Attempts()
+    opened = [attempt(open_run, one, config) for one in written]
+    attempt.finish()
+    runs = [run for run in opened if run is not None]
+    names = [run.name for run in runs]
+    paths = [str(pathlib.Path(one)) for one in written]
+    return [
+        run if names.count(run.name) == 1 else SavedRun(path, run.config, run.written, run.checkpoint, run.folder)
+        for run, path in zip(runs, paths)
+    ]
+
+
+def find_config(checkpoint: pathlib.Path) -> pathlib.Path:
+    """Finds the configuration that a run saved with its checkpoints.
+
+    Args:
+        checkpoint: A checkpoint file.
+
+    Returns:
+        The nearest ``config.yaml``: in its folder, or at most three folders up.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    folders = [checkpoint.absolute().parent, *checkpoint.absolute().parent.parents][: PARENTS_SEARCHED + 1]
+    for folder in folders:
+        if (folder / CONFIG_FILE).is_file():
+            return folder / CONFIG_FILE
+    raise ConfigError(
+        f'no {CONFIG_FILE} beside {checkpoint} or in the {PARENTS_SEARCHED} folders above it, and it says which model '
+        'and data belong to the checkpoint. `composer-kd train` writes it; for other checkpoints give --config YAML'
+    )
+
+
+def checkpoint_file(written: str) -> pathlib.Path:
+    """Finds a checkpoint.
+
+    Args:
+        written: A checkpoint, or the folder of a run.
+
+    Returns:
+        The file; of a folder the latest one.
+
+    Raises:
+        CheckpointNotFoundError: If there is none.
+        ConfigError: If it is something else.
+    """
+    if '://' in written:
+        raise ConfigError(f'{written}: a URI cannot be opened; copy the checkpoint to this machine first')
+    path = pathlib.Path(written)
+    file = path / LATEST if path.is_dir() else path
+    if not file.is_file():
+        inside = f' (a folder without {LATEST})' if path.is_dir() else ''
+        raise CheckpointNotFoundError(f'no checkpoint {str(path)!r}{inside}; looked from {pathlib.Path.cwd()}')
+    return file
