@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from composer_kd.errors import ConfigError, nearest
 from composer_kd.extras import Extras
+from composer_kd.labels import TEACHER_FORWARD, labelled
 from composer_kd.links import Key, Link, Microbatch
 from composer_kd.matching import Match, as_matches
 from composer_kd.measuring import measure, rehearse
@@ -209,7 +210,7 @@ class Criterion:
         """
         if self._only is not None and student is not None:
             with torch.no_grad(), precision():
-                teacher = self.pool(micro.batch, drawn)
+                teacher = labelled(TEACHER_FORWARD, self.pool)(micro.batch, drawn)
             value = self._only.of_logits(state, student, teacher, micro, drawn)
             return value, {self.matches[0].name: value}
         features = self._student_features()
@@ -252,7 +253,7 @@ class Criterion:
         mean = self.pool.mean(drawn)
         for index in drawn:
             with torch.no_grad(), precision():
-                shown, logits = self._ask(index, micro)
+                shown, logits = labelled(TEACHER_FORWARD, self._ask)(index, micro)
             for link in self.on_teacher[index]:
                 if link.match.on_logits:
                     yield link, link.of_logits(state, student, logits, micro, [index])

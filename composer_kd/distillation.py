@@ -20,6 +20,7 @@ from composer_kd.criterion import Criterion
 from composer_kd.errors import ConfigError
 from composer_kd.evaluation import TeacherEvaluation
 from composer_kd.inspecting import Loss
+from composer_kd.labels import DISTILLATION_LOSS, labelled
 from composer_kd.links import Microbatch, misfit
 from composer_kd.matching import Match
 from composer_kd.observation import logits_of, scalar_loss, split_index
@@ -143,7 +144,7 @@ class Distillation(Algorithm):
         """Runs the part that belongs to the event."""
         if event is _AFTER_LOSS:
             if self.window.is_open(state):
-                self._distil(state)
+                labelled(DISTILLATION_LOSS, self._distil)(state)
             else:
                 self._rest(state)
         elif event is _BATCH_START:

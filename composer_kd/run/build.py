@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
-from composer import Trainer
+from composer import Callback, Trainer
+from composer.loggers import LoggerDestination
 from composer.metrics import CrossEntropy
 from composer.models import ComposerModel
 from composer.utils import reproducibility
+from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -17,9 +20,11 @@ from composer_kd.models import IndexedClassifier
 from composer_kd.observation import IGNORE
 from composer_kd.run.config import RunConfig
 from composer_kd.run.construct import construct, construct_or_say
-from composer_kd.run.loaders import build_loader
+from composer_kd.run.loaders import build_loader, check_held_out, evaluation_data
 from composer_kd.run.parts import Component
 from composer_kd.run.preflight import Attempts, check_load_path, make_folder, rehearse
+from composer_kd.run.profiling import PhaseLabels
+from composer_kd.run.profiling_config import build_profiler
 from composer_kd.run.resume import check_resumable
 from composer_kd.students import EXTRAS
 
@@ -63,11 +68,12 @@ def build_model(component: Component, num_classes: int | None = None) -> Compose
     )
 
 
-def build_trainer(config: RunConfig) -> Trainer:
+def build_trainer(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trainer:
     """Builds everything that a run needs, in an order that brings errors up before anything is trained.
 
     Args:
         config: A checked configuration.
+        callbacks: More callbacks and loggers than the YAML holds; these callbacks run before its own.
 
     Returns:
         The Trainer, ready for ``fit()``.
@@ -83,17 +89,24 @@ def build_trainer(config: RunConfig) -> Trainer:
     attempt(check_resumable, config)
     train_loader = attempt(build_loader, config.train_loader, config.device_train_batch_size, config.seed, train=True)
     eval_loader = None
-    if config.eval_loader is not None:
-        eval_loader = attempt(build_loader, config.eval_loader, config.device_eval_batch_size, config.seed, train=False)
+    evaluation = evaluation_data(config)
+    if evaluation is not None:
+        eval_loader = attempt(build_loader, evaluation, config.device_eval_batch_size, config.seed, train=False)
+    if train_loader is not None and eval_loader is not None:
+        attempt(check_held_out, train_loader, eval_loader)
     # The student comes first after seeding: its initial weights depend on the seed and on no teacher.
     reproducibility.seed_all(config.seed)
     model = attempt(build_model, config.model, getattr(getattr(train_loader, 'dataset', None), 'num_classes', None))
     algorithms = {part.path: attempt(construct_or_say, part) for part in config.algorithms.values()}
-    callbacks = [attempt(construct_or_say, part) for part in config.callbacks.values()]
+    own_callbacks = [attempt(construct_or_say, part) for part in config.callbacks.values()]
     loggers = [attempt(construct_or_say, part) for part in config.loggers.values()]
     attempt.finish()
     assert model is not None
     assert train_loader is not None
+    profiler = None
+    if config.profiler is not None:
+        profiler = build_profiler(config.profiler, config.folder, _epoch_length(train_loader, config))
+        callbacks = [*callbacks, PhaseLabels()]
     if config.fsdp_config is None:  # a model that needs several GPUs cannot be tried on one
         rehearse(model, algorithms, train_loader, config.precision)
     try:
@@ -104,8 +117,9 @@ def build_trainer(config: RunConfig) -> Trainer:
             optimizers=construct_or_say(config.optimizer, params=model.parameters()),
             schedulers=construct(config.scheduler) if config.scheduler is not None else None,
             algorithms=list(algorithms.values()),
-            callbacks=callbacks,
-            loggers=loggers,
+            callbacks=[*(one for one in callbacks if not isinstance(one, LoggerDestination)), *own_callbacks],
+            profiler=profiler,
+            loggers=[*loggers, *(one for one in callbacks if isinstance(one, LoggerDestination))],
             **_trainer_settings(config),
         )
     except (RuntimeError, KeyError) as error:
@@ -115,6 +129,11 @@ def build_trainer(config: RunConfig) -> Trainer:
             f'load_path: what the matches learn in this run is not what they learned in that of {config.load_path}. '
             "Load the student's weights alone: load_weights_only=true load_strict_model_weights=false"
         ) from error
+
+
+def _epoch_length(loader: DataLoader, config: RunConfig) -> int:
+    subset = config.train_subset_num_batches
+    return len(loader) if subset == -1 else min(len(loader), subset)
 
 
 def _trainer_settings(config: RunConfig) -> dict[str, Any]:

@@ -17,8 +17,22 @@ import torch
 from composer.core import Precision, Time
 from composer.utils import dist
 
+from composer_kd.run.limits import (
+    ConsoleInterval,
+    Folder,
+    NotNegative,
+    Positive,
+    PositiveOrAll,
+    PositiveTime,
+    Regularly,
+    RunLength,
+    RunName,
+    Seed,
+    Share,
+)
 from composer_kd.run.names import SCOPES
-from composer_kd.run.parts import Component, Must, OptionsOf, Part
+from composer_kd.run.parts import Component, OptionsOf, Part
+from composer_kd.run.profiling_config import ProfilerConfig
 
 __all__ = [
     'EvaluationConfig',
@@ -32,25 +46,6 @@ __all__ = [
 
 T = TypeVar('T')
 
-Positive = Must('positive', lambda value: isinstance(value, str) or value > 0)
-NotNegative = Must('zero or more', lambda value: value >= 0)
-PositiveOrAll = Must('positive, or -1 for all', lambda value: value == -1 or value > 0)
-Seed = Must('from 0 to 2**32 - 1', lambda value: value >= 0 and value + dist.get_world_size() <= 2**32)
-PositiveTime = Must('more than zero', lambda value: Time.from_input(value, 'ep').value > 0)
-# Tokens are not counted here, iterations need a length, and Composer takes neither fractions nor seconds for a run: a
-# run that is as long as that would never end.
-Length = Must('in ep, ba or sp', lambda value: _unit(value) in ('ep', 'ba', 'sp'))
-Interval = Must('in ep, ba, sp or dur', lambda value: _unit(value) in ('ep', 'ba', 'sp', 'dur'))
-ConsoleInterval = Must('in ep or ba', lambda value: _unit(value) in ('ep', 'ba'))  # Composer prints at these alone
-RunLength = Annotated[Time | str | int, PositiveTime, Length]
-Regularly = Annotated[Time | str | int, PositiveTime, Interval]
-RunName = Must('not empty and without braces', lambda value: value.strip() and not set(value) & set('{}'))
-Folder = Must('without braces but {run_name}', lambda value: not set(value.replace('{run_name}', '')) & set('{}'))
-
-
-def _unit(value: Any) -> str:
-    return Time.from_input(value, 'ep').unit.value
-
 
 @dataclass
 class LoaderConfig:
@@ -58,6 +53,12 @@ class LoaderConfig:
 
     dataset: Annotated[Component, Part('dataset')]
     with_index: bool = False  # batches (x, y, index), for losses that remember samples
+    # This share of each class isn't trained on; evaluated is it, in place of what eval_loader says, unless that has a
+    # hold_out of its own: the same, of the same samples.
+    hold_out: Annotated[float | None, Share] = None
+    hold_out_seed: Annotated[int, NotNegative] = 0  # chooses who; not the run's, so that runs are judged alike
+    # An epoch is so many samples: the data set is gone through again and again, and the next epoch goes on from there.
+    samples_per_epoch: Annotated[int | None, Positive] = None
     drop_last: bool = False
     shuffle: bool | None = None  # None: yes for training, no for evaluation
     num_workers: Annotated[int, NotNegative] = 0
@@ -128,6 +129,7 @@ class RunConfig:
     load_weights_only: bool = False
     load_strict_model_weights: bool = True
     autoresume: bool = False
+    profiler: ProfilerConfig | None = None
     progress_bar: bool = True
     log_to_console: bool = False
     console_log_interval: Annotated[Time | str | int, PositiveTime, ConsoleInterval] = '1ba'
@@ -164,6 +166,13 @@ class RunConfig:
             yield f"precision: a run on the CPU is 'fp32', got {self.precision!r}"
         if self.fsdp_config is not None and no_gpu:
             yield 'fsdp_config: shards a model over GPUs, and there is none; leave it out'
+        held_out = (getattr(loader, 'hold_out', None) for loader in (self.train_loader, self.eval_loader))
+        if tuple(share is not None for share in held_out) == (False, True):
+            yield 'eval_loader.hold_out: needs train_loader.hold_out too, or what is evaluated on is trained on as well'
+        if getattr(self.eval_loader, 'samples_per_epoch', None) is not None:
+            yield 'eval_loader.samples_per_epoch: an evaluation goes through its samples once; leave it out'
+        if self.profiler is not None and self.folder is None and '{save_folder}' in self.profiler.folder:
+            yield 'profiler.folder: needs a save_folder on this machine for {save_folder}; give a folder of its own'
         if self.autoresume and self.save_folder is None:
             yield 'autoresume: needs a save_folder to find the latest checkpoint in, got save_folder: null'
         if self.autoresume and self.save_overwrite is True:

@@ -18,7 +18,7 @@ CONFIG_FILE = 'config.yaml'
 # `variables` count where they are used.
 _FREE = re.compile(
     r'(max_duration|loggers|callbacks|variables|progress_bar|log_to_console|console_log_interval|eval_interval'
-    r'|save_\w+|load_\w+|autoresume|run_name|device_train_microbatch_size|device_eval_batch_size|(train|eval)_loader\.(num_workers|pin_memory|persistent_workers|prefetch_factor))(\.|$)'
+    r'|save_\w+|load_\w+|profiler|autoresume|run_name|device_train_microbatch_size|device_eval_batch_size|(train|eval)_loader\.(num_workers|pin_memory|persistent_workers|prefetch_factor))(\.|$)'
 )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
-from composer import Trainer
+from composer import Callback, Trainer
 from composer.utils import dist
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -15,6 +16,10 @@ from rich.table import Table
 from composer_kd.distillation import Distillation
 from composer_kd.run.build import build_trainer
 from composer_kd.run.config import RunConfig, as_mapping
+from composer_kd.run.costs import PREFIX as COST
+from composer_kd.run.costs import TrainingCost, readable
+from composer_kd.run.history import HistoryLogger
+from composer_kd.run.loaders import evaluation_data
 from composer_kd.run.memory import keep_freed_memory
 from composer_kd.run.quiet import without_remarks
 from composer_kd.run.resume import CONFIG_FILE
@@ -24,17 +29,21 @@ __all__ = ['CONFIG_FILE', 'METRICS_FILE', 'final_metrics', 'train']
 METRICS_FILE = 'metrics.json'
 
 
-def train(config: RunConfig) -> dict[str, float]:
+def train(config: RunConfig, callbacks: Sequence[Callback] = (), quiet: bool = False) -> dict[str, float]:
     """Trains, evaluates and saves.
 
-    The save folder ends up with the checkpoints, ``config.yaml`` (all defaults spelled out) and ``metrics.json``. With
+    The save folder ends up with the checkpoints, ``config.yaml`` (all defaults spelled out), ``metrics.json`` and what
+    was logged, batch by batch, in ``history.jsonl`` (``composer_kd.run.history``). With
     ``autoresume`` a run that was stopped goes on from its latest checkpoint, and one that had ended is only evaluated.
 
     Args:
         config: From ``load_config``.
+        callbacks: More callbacks and loggers than the YAML holds.
+        quiet: Whether to leave out the table at the end.
 
     Returns:
-        The final metrics: those of the last evaluation, the last batch's losses, and how long was trained.
+        The final metrics: those of the last evaluation, the last batch's losses, how long was trained, and what that
+        cost (:class:`composer_kd.run.costs.TrainingCost`).
 
     Raises:
         ComposerKDError: If data, a checkpoint or a setting turns out to be wrong; this happens before the first batch.
@@ -50,7 +59,7 @@ def train(config: RunConfig) -> dict[str, float]:
     """
     keep_freed_memory()
     with without_remarks():
-        trainer = build_trainer(config)
+        trainer = build_trainer(config, [*_recorders(config), *callbacks])
         try:
             _write_config(config)
             _fit_or_evaluate(trainer, config)
@@ -58,7 +67,8 @@ def train(config: RunConfig) -> dict[str, float]:
         finally:
             trainer.close()
     _write_metrics(config, metrics)
-    _summarise(config, metrics)
+    if not quiet:
+        _summarise(config, metrics)
     return metrics
 
 
@@ -68,8 +78,13 @@ def _fit_or_evaluate(trainer: Trainer, config: RunConfig) -> None:
         return
     # Composer refuses to fit for no time; a job that is started again after its end should end well instead.
     _say(f'{config.run_name} had already reached {config.max_duration}: it is evaluated, not trained')
-    if config.eval_loader is not None:
+    if evaluation_data(config) is not None:
         trainer.eval(subset_num_batches=config.eval_subset_num_batches)
+
+
+def _recorders(config: RunConfig) -> list[Callback]:
+    history = [HistoryLogger(config.folder)] if config.folder is not None else []
+    return [TrainingCost(), *history]
 
 
 def final_metrics(trainer: Trainer) -> dict[str, float]:
@@ -94,6 +109,9 @@ def final_metrics(trainer: Trainer) -> dict[str, float]:
             metrics.update(algorithm.evaluation.latest)
     losses = getattr(state, 'total_loss_dict', None) or {}
     metrics.update({name: float(value) for name, value in losses.items()})
+    for callback in state.callbacks:
+        if isinstance(callback, TrainingCost):
+            metrics.update(callback.values)
     metrics.update({f'time/{unit}': int(getattr(state.timestamp, unit)) for unit in ('epoch', 'batch', 'sample')})
     return metrics
 
@@ -126,7 +144,7 @@ def _summarise(config: RunConfig, metrics: dict[str, float]) -> None:
     table.add_column('value', justify='right')
     for name, value in metrics.items():
         if not name.startswith('time/'):
-            table.add_row(name, f'{value:.4f}')
+            table.add_row(name, readable(name, value) if name.startswith(COST) else f'{value:.4f}')
     _say(table)
     if config.folder is not None:
         _say(f'checkpoints, {CONFIG_FILE} and {METRICS_FILE} are in {config.folder}')

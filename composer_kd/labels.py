@@ -1,0 +1,102 @@
+"""Names for what a step spends its time on, for profilers and stopwatches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+from torch import autograd
+from torch.autograd import profiler
+
+__all__ = ['DISTILLATION_LOSS', 'TEACHER_FORWARD', 'Stretch', 'labelled', 'listeners']
+
+Function = TypeVar('Function', bound=Callable[..., Any])
+
+DISTILLATION_LOSS = 'distillation loss'
+TEACHER_FORWARD = 'teacher forward'
+
+listeners: list[Callable[[str | None], None]] = []
+"""Told the name of each stretch that begins, or None where what follows has no name."""
+
+_open: list[Stretch] = []
+# torch has no public way to ask; where it drops one of these, the other tells.
+_HAS_FLAG = hasattr(profiler, '_is_profiler_enabled')
+_is_recording: Callable[[], bool] = getattr(autograd, '_profiler_enabled', lambda: profiler._is_profiler_enabled)
+
+
+class Stretch:
+    """A stretch of a step under a name, which torch's profilers show as ``composer_kd/<name>``.
+
+    Stretches do not overlap: while an inner one runs, the outer one stops. Their times add up.
+
+    Args:
+        name: What the time is spent on.
+
+    Example:
+        >>> import torch
+        >>> with torch.profiler.profile() as seen, Stretch('teacher forward'):
+        ...     _ = torch.ones(2) + 1
+        >>> 'composer_kd/teacher forward' in {event.key for event in seen.key_averages()}
+        True
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._range: profiler.record_function | None = None
+
+    def __enter__(self) -> Stretch:
+        if _open:
+            _open[-1]._stop()
+        _open.append(self)
+        self._go()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        _open.remove(self)
+        self._stop()
+        if _open:
+            _open[-1]._go()
+        else:
+            for listener in listeners:
+                listener(None)
+
+    def _go(self) -> None:
+        if _is_recording():  # a range costs microseconds even where nobody records it
+            self._range = profiler.record_function(f'composer_kd/{self.name}')
+            self._range.__enter__()
+        for listener in listeners:
+            listener(self.name)
+
+    def _stop(self) -> None:
+        if self._range is not None:
+            self._range.__exit__(None, None, None)
+            self._range = None
+
+
+def labelled(name: str, function: Function) -> Function:
+    """Names the time that a function takes, where a profiler of torch or a listener is at work.
+
+    Args:
+        name: The name of the stretch.
+        function: Any function.
+
+    Returns:
+        A function that runs it inside a stretch; while nobody watches the function itself, for this is asked at every
+        step.
+
+    Example:
+        >>> labelled(TEACHER_FORWARD, len) is len
+        True
+    """
+    # The module's flag costs a fifth of the call.
+    if not ((profiler._is_profiler_enabled if _HAS_FLAG else _is_recording()) or listeners):
+        return function
+
+    def inside(*arguments: Any, **options: Any) -> Any:
+        with Stretch(name):
+            return function(*arguments, **options)
+
+    return cast(Function, inside)

@@ -1,0 +1,242 @@
+"""What a run logged, batch by batch: written while it trains, read by reports."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any, TextIO
+
+from composer.core import State
+from composer.loggers import Logger, LoggerDestination
+from composer.utils import dist
+
+from composer_kd.errors import ConfigError
+
+__all__ = ['HISTORY_FILE', 'HistoryLogger', 'curve', 'read_history']
+
+HISTORY_FILE = 'history.jsonl'
+
+_SECONDS_BETWEEN_FLUSHES = 1.0
+_RUN = 'run_id'
+# What the three numbers of each record say already.
+_KNOWN = frozenset(f'time/{unit}' for unit in ('batch', 'epoch', 'sample', 'batch_in_epoch', 'sample_in_epoch'))
+# JSON has no words for these; a loss that diverged must be on record all the same.
+_NOT_FINITE = {'NaN': math.nan, 'Infinity': math.inf, '-Infinity': -math.inf}
+_encode = json.JSONEncoder(allow_nan=False).encode
+
+
+class HistoryLogger(LoggerDestination):
+    """Appends every number that a run logs to ``history.jsonl``, one JSON object for each batch.
+
+    ``{"batch": 12, "epoch": 1, "sample": 384, "loss/train/total": 0.7, "metrics/eval/MulticlassAccuracy": 0.9}`` was
+    logged after 12 steps: the metrics are those of an evaluation, the loss that of the batch that came next, both under
+    the weights that 12 steps had led to. W&B and others show the same at step 12.
+
+    Lines reach the file about once a second, before a checkpoint can be gone on from, and when the Trainer is closed,
+    as ``composer-kd train`` does after an error too. A run that goes on from a checkpoint of its own drops the lines
+    after it and appends; any other run starts the file anew. Rank 0 alone writes.
+
+    Args:
+        folder: Where the file is to be; made if need be.
+
+    Example:
+        >>> HistoryLogger('runs/digits-kd').file.name
+        'history.jsonl'
+    """
+
+    def __init__(self, folder: str | pathlib.Path) -> None:
+        self.file = pathlib.Path(folder) / HISTORY_FILE
+        self.run_id = uuid.uuid4().hex  # by this a checkpoint knows its record
+        self._state: State | None = None
+        self._stream: TextIO | None = None
+        self._record: dict[str, Any] = {}  # what was logged at _batch and is not written yet
+        self._batch = self._epoch = self._sample = 0
+        self._flushed = 0.0
+
+    def init(self, state: State, logger: Logger) -> None:
+        """Remembers whose time it is."""
+        self._state = state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Goes into checkpoints."""
+        return {_RUN: self.run_id}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Comes from a checkpoint: this run goes on from that one."""
+        self.run_id = state[_RUN]
+
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Takes what was logged; what is no number is left out."""
+        if self._state is None:
+            return
+        timestamp = self._state.timestamp
+        batch = timestamp.batch.value if step is None else step
+        if batch != self._batch:
+            self._write()
+            self._batch = batch
+        self._epoch, self._sample = timestamp.epoch.value, timestamp.sample.value
+        for key, value in metrics.items():
+            if key not in _KNOWN:
+                number = value if type(value) is float else _number(value)
+                if number is not None:
+                    self._record[key] = number
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Opens the file, so that a folder that cannot be written to shows before the first batch."""
+        self.flush()
+
+    def batch_checkpoint(self, state: State, logger: Logger) -> None:
+        """Flushes where a checkpoint was saved; a run that is killed goes on from there."""
+        if any(getattr(one, 'last_checkpoint_batch', None) == state.timestamp.batch for one in state.callbacks):
+            self.flush()
+
+    def epoch_checkpoint(self, state: State, logger: Logger) -> None:
+        """Flushes."""
+        self.flush()
+
+    def eval_end(self, state: State, logger: Logger) -> None:
+        """Flushes."""
+        self.flush()
+
+    def fit_end(self, state: State, logger: Logger) -> None:
+        """Flushes."""
+        self.flush()
+
+    def close(self, state: State, logger: Logger) -> None:
+        """Writes what is left."""
+        if self._record:
+            self.flush()
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def flush(self) -> None:
+        """Writes all there is. What is logged for the same batch later goes into a line of its own."""
+        if dist.get_global_rank() == 0:
+            self._write()
+            self._opened().flush()
+            self._flushed = time.monotonic()
+
+    def _write(self) -> None:
+        record, self._record = self._record, {}
+        if not record or dist.get_global_rank() != 0:
+            return
+        stream = self._opened()
+        when = {'batch': self._batch, 'epoch': self._epoch, 'sample': self._sample}
+        stream.write(_line({**when, **record}))
+        if time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES:
+            stream.flush()
+            self._flushed = time.monotonic()
+
+    def _opened(self) -> TextIO:
+        """The file, opened late: a Trainer that is only built touches nothing."""
+        if self._stream is None:
+            assert self._state is not None
+            now = self._state.timestamp
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            records = _kept(self.file, self.run_id, now.batch.value) or [
+                {**{unit: getattr(now, unit).value for unit in ('batch', 'epoch', 'sample')}, _RUN: self.run_id}
+            ]
+            fresh = self.file.with_suffix('.tmp')
+            with open(fresh, 'w', encoding='utf-8') as file:
+                file.writelines(map(_line, records))
+            os.replace(fresh, self.file)  # whole or not at all
+            self._stream = open(self.file, 'a', encoding='utf-8', buffering=1 << 16)  # noqa: SIM115
+        return self._stream
+
+
+def read_history(folder: str | pathlib.Path) -> list[dict[str, Any]]:
+    """Reads what a run logged.
+
+    Args:
+        folder: The run's folder, or its ``history.jsonl``.
+
+    Returns:
+        One mapping for each batch at which something was logged, in the order of time, with ``batch``, ``epoch`` and
+        ``sample`` and what was logged then. A last line that is torn, as a killed run may leave it, is left out.
+
+    Raises:
+        ConfigError: If there is no such file, or a line before the last is no record.
+    """
+    path = pathlib.Path(folder)
+    path = path / HISTORY_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise ConfigError(f'no training history {path}: `composer-kd train` writes one into the save_folder of a run')
+    merged: dict[int, dict[str, Any]] = {}
+    for record in _records(path):
+        merged.setdefault(record['batch'], {}).update(record)
+    return [merged[batch] for batch in sorted(merged)]
+
+
+def curve(history: Sequence[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
+    """Takes one quantity out of a history.
+
+    Args:
+        history: From ``read_history``.
+        key: The quantity, such as ``'loss/train/total'``.
+
+    Returns:
+        The batches at which it was logged, and its values; both empty where it never was.
+
+    Example:
+        >>> curve([{'batch': 0, 'loss': 2.0}, {'batch': 1}, {'batch': 2, 'loss': 1.0}], 'loss')
+        ([0, 2], [2.0, 1.0])
+    """
+    points = [(record['batch'], float(record[key])) for record in history if key in record]
+    return [batch for batch, _ in points], [value for _, value in points]
+
+
+def _records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    with open(path, 'rb') as file:
+        for number, line in enumerate(file, 1):
+            try:
+                record = json.loads(line)
+                record['batch'] = int(record['batch'])
+            except (ValueError, TypeError, KeyError) as error:
+                if not file.read(1):
+                    return  # the last line: torn
+                raise ConfigError(f'{path}, line {number}: no JSON object with a batch: {line[:80]!r}') from error
+            yield {key: _NOT_FINITE.get(value, value) if type(value) is str else value for key, value in record.items()}
+
+
+def _kept(path: pathlib.Path, run_id: str, batch: int) -> list[dict[str, Any]]:
+    """The records up to a checkpoint, if the file is the record of the run that saved it."""
+    if not path.is_file():
+        return []
+    try:
+        records = list(_records(path))
+    except ConfigError:
+        return []  # some other file of that name
+    mine = any(record.get(_RUN) == run_id for record in records[:1])
+    return [record for record in records if record['batch'] <= batch] if mine else []
+
+
+def _line(record: dict[str, Any]) -> str:
+    try:
+        return f'{_encode(record)}\n'
+    except ValueError:  # not finite
+        return f'{_encode({key: _named(value) for key, value in record.items()})}\n'
+
+
+def _named(value: Any) -> Any:
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return 'NaN' if math.isnan(value) else 'Infinity' if value > 0 else '-Infinity'
+
+
+def _number(value: Any) -> float | int | None:
+    if isinstance(value, int):
+        return int(value)
+    item = getattr(value, 'item', None)
+    if item is None or getattr(value, 'size', None) is None:
+        return float(value) if isinstance(value, float) else None
+    try:
+        value = item()  # a tensor or an array of one number
+    except (RuntimeError, ValueError):
+        return None
+    return value if isinstance(value, (int, float)) else None

@@ -1,0 +1,94 @@
+"""The key ``profiler:`` of a run: Composer's profiler over torch's, in the middle of training."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from composer.profiler import JSONTraceHandler, Profiler, cyclic_schedule
+
+from composer_kd.errors import ConfigError
+from composer_kd.run.limits import NotNegative, Positive
+from composer_kd.run.parts import Must
+
+__all__ = ['ProfilerConfig', 'build_profiler']
+
+TraceFolder = Must(
+    'a folder of this machine, with no braces but {save_folder}',
+    lambda value: '://' not in value and not set(value.replace('{save_folder}', '')) & set('{}'),
+)
+
+
+@dataclass
+class ProfilerConfig:
+    """Which batches of each epoch are traced, and what of them.
+
+    From ``skip_first`` on, a cycle skips ``wait`` batches, runs ``warmup`` with the profiler on but nothing kept, and
+    records ``active``; ``repeat`` cycles an epoch, 0 for as many as there is room for.
+    """
+
+    skip_first: Annotated[int, NotNegative] = 0
+    wait: Annotated[int, NotNegative] = 0
+    warmup: Annotated[int, NotNegative] = 1
+    active: Annotated[int, Positive] = 4
+    repeat: Annotated[int, NotNegative] = 1
+    folder: Annotated[str, TraceFolder] = '{save_folder}/profile'
+    record_shapes: bool = False
+    profile_memory: bool = False
+    with_stack: bool = False
+
+    @property
+    def batches(self) -> int:
+        """How many batches of an epoch it takes until there is a trace."""
+        return self.skip_first + self.wait + self.warmup + self.active
+
+    def conflicts(self) -> Iterator[str]:
+        """Names what is wrong between settings that are each right alone."""
+        if self.skip_first + self.wait + self.warmup == 0:
+            yield 'warmup: the very first batch cannot be recorded; give warmup (or skip_first) of 1 or more'
+
+
+def build_profiler(config: ProfilerConfig, save_folder: pathlib.Path | None, batches: int | None) -> Profiler:
+    """Builds Composer's profiler.
+
+    Args:
+        config: The checked key.
+        save_folder: The run's folder, which stands for ``{save_folder}``.
+        batches: How many batches an epoch has, as far as it is known.
+
+    Returns:
+        The profiler. It leaves ``merged_trace.json``, which Perfetto and ``chrome://tracing`` open, and the traces of
+        each cycle and rank that it is made of.
+
+    Raises:
+        ConfigError: If the epoch is over before anything is recorded.
+    """
+    if batches is not None and batches < config.batches:
+        raise ConfigError(
+            f'profiler: skip_first, wait, warmup and active take {config.batches} batches, and an epoch has {batches}: '
+            'nothing would be recorded. Lower them.'
+        )
+    folder = config.folder.replace('{save_folder}', str(save_folder))
+    return Profiler(
+        schedule=cyclic_schedule(
+            skip_first=config.skip_first,
+            wait=config.wait,
+            warmup=config.warmup,
+            active=config.active,
+            repeat=config.repeat,
+        ),
+        trace_handlers=[
+            JSONTraceHandler(folder=folder, overwrite=True, remote_file_name=None, merged_trace_remote_file_name=None)
+        ],
+        sys_prof_cpu=False,
+        torch_prof_folder=f'{folder}/torch',
+        torch_prof_remote_file_name=None,
+        torch_prof_memory_remote_file_name=None,
+        torch_prof_overwrite=True,
+        torch_prof_record_shapes=config.record_shapes,
+        torch_prof_profile_memory=config.profile_memory,
+        torch_prof_with_stack=config.with_stack,
+        torch_prof_with_flops=True,  # Composer takes torch's profiler only where one of these is on
+    )

@@ -1,0 +1,267 @@
+"""What a profile says of a training step: table, bar chart, numbers."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from composer.core import State
+from composer.utils import dist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from composer_kd.bench.environment import environment as machine_of
+from composer_kd.labels import DISTILLATION_LOSS, TEACHER_FORWARD
+from composer_kd.run.profiling import DATA, OTHER, PHASES
+
+__all__ = ['PhaseTime', 'StepTimes', 'environment', 'figure', 'markdown', 'table', 'write_report']
+
+STUDENT = '#d97706'
+_COLOURS = {TEACHER_FORWARD: '#6b7280', DISTILLATION_LOSS: '#2563eb', OTHER: '#d1d5db', DATA: '#0d9488'}
+_IN_OTHER = 'moving the batch to the device, metrics, clipping, other algorithms, logging, Composer itself'
+
+
+@dataclass(frozen=True)
+class PhaseTime:
+    """One phase over all steps, in seconds.
+
+    Args:
+        name: The phase.
+        median: Half of the steps took less for it.
+        low: A quarter of the steps took less.
+        high: A quarter of the steps took more.
+        share: Its part of all the time of all steps, from 0 to 1.
+    """
+
+    name: str
+    median: float
+    low: float
+    high: float
+    share: float
+
+
+@dataclass
+class StepTimes:
+    """How long each phase of each step took.
+
+    Args:
+        run_name: The run.
+        steps: Seconds of each phase by the CPU's clock, for each step.
+        device_steps: Likewise by the GPU's clock; empty where there is none.
+        warm_up: How many steps came before and are left out.
+        environment: What it was measured on.
+        notes: What a reader must know.
+    """
+
+    run_name: str
+    steps: list[dict[str, float]]
+    device_steps: list[dict[str, float]]
+    warm_up: int
+    environment: dict[str, str]
+    notes: list[str] = field(default_factory=list)
+
+    def phases(self, on_device: bool = False) -> list[PhaseTime]:
+        """All phases in the order of a step.
+
+        Args:
+            on_device: By the GPU's clock.
+        """
+        steps = self.device_steps if on_device else self.steps
+        whole = sum(sum(step.values()) for step in steps)
+        return [_phase(name, [step[name] for step in steps], whole) for name in PHASES]
+
+    def step(self, on_device: bool = False) -> PhaseTime:
+        """The step as a whole.
+
+        Args:
+            on_device: By the GPU's clock.
+        """
+        sums = [sum(step.values()) for step in (self.device_steps if on_device else self.steps)]
+        return _phase('step', sums, sum(sums))
+
+    @property
+    def clocks(self) -> dict[str, bool]:
+        """By which clocks there are numbers: words, and whether it is the GPU's."""
+        return {'CPU': False, 'GPU': True} if self.device_steps else {'CPU': False}
+
+
+def environment(state: State) -> dict[str, str]:
+    """Says what a run was measured on.
+
+    Args:
+        state: The run.
+
+    Returns:
+        Words by their kind.
+    """
+    machine = machine_of()
+    gpu = {'GPU': torch.cuda.get_device_name()} if state.device.name == 'gpu' else {}
+    return {
+        **gpu,
+        'processor': f'{machine["processor"]}',
+        'threads': str(torch.get_num_threads()),
+        'load': f'{machine["load at start"]}',
+        'torch': torch.__version__,
+        'precision': str(state.precision.value),
+        'processes': str(dist.get_world_size()),
+        'batch of a process': str(state.train_dataloader.batch_size),
+        'microbatch': str(state.device_train_microbatch_size),
+    }
+
+
+def write_report(times: StepTimes, folder: pathlib.Path) -> None:
+    """Writes ``steps.json``, ``profile.md`` and ``profile.png``.
+
+    Args:
+        times: What was measured.
+        folder: Where they go.
+    """
+    content = {
+        'run_name': times.run_name,
+        'unit': 'seconds',
+        'warm_up_steps': times.warm_up,
+        'environment': times.environment,
+        'notes': times.notes,
+        'steps': times.steps,
+        'device_steps': times.device_steps,
+    }
+    (folder / 'steps.json').write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+    (folder / 'profile.md').write_text(markdown(times), encoding='utf-8')
+    figure(times).savefig(folder / 'profile.png', dpi=150)
+
+
+def table(times: StepTimes) -> Table:
+    """Lays the phases out for a terminal.
+
+    Args:
+        times: What was measured.
+    """
+    made = Table(title=_title(times), title_justify='left')
+    for name in _columns(times):
+        made.add_column(name, justify='left' if name == 'phase' else 'right')
+    *rows, last = _rows(times)
+    for row in rows:
+        made.add_row(*row)
+    made.add_section()
+    made.add_row(*last)
+    return made
+
+
+def markdown(times: StepTimes) -> str:
+    """Writes the phases as a Markdown table, with what they were measured on.
+
+    Args:
+        times: What was measured.
+    """
+    columns = _columns(times)
+    lines = [f'# {_title(times)}', '', f'| {" | ".join(columns)} |', f'|---{"|--:" * (len(columns) - 1)}|']
+    lines += [f'| {" | ".join(row)} |' for row in _rows(times)]
+    lines += ['', f'Medians over {len(times.steps)} steps after {times.warm_up} that warm up; quartiles in brackets;']
+    lines += [
+        'shares are of the time of all steps. `backward` has the gradients of both losses; `other` is',
+        f'{_IN_OTHER}.',
+        '',
+    ]
+    lines += [*(f'**{note}**' for note in times.notes), ''] if times.notes else []
+    lines += [f'{_environment(times)}.']
+    return '\n'.join([*lines, ''])
+
+
+def figure(times: StepTimes) -> Figure:
+    """Draws how a step's time divides: one bar for each phase, median and quartiles.
+
+    Args:
+        times: What was measured.
+    """
+    clocks = times.clocks
+    made = Figure(figsize=(9, 0.3 + 4.6 * len(clocks)), layout='constrained')
+    FigureCanvasAgg(made)
+    axes = made.subplots(2 * len(clocks), 1, squeeze=False, gridspec_kw={'height_ratios': [1, 10] * len(clocks)})[:, 0]
+    for strip, bars, (clock, on_device) in zip(axes[::2], axes[1::2], clocks.items()):
+        phases, step = times.phases(on_device), times.step(on_device)
+        _strip(strip, phases)
+        _bars(bars, phases)
+        by = f' by the clock of the {clock}' if len(clocks) > 1 else ''
+        strip.set_title(f'{times.run_name}: a step of {_ms(step.median)} ms{by}', loc='left', weight='bold', size=11)
+        strip.set_title(_teaching(phases), loc='right', size=10)
+    axes[-1].set_xlabel(f'milliseconds: median and quartiles of {len(times.steps)} steps; share of all their time')
+    made.supxlabel(_environment(times), size=8, color='#4b5563')
+    return made
+
+
+def _teaching(phases: Sequence[PhaseTime]) -> str:
+    share = sum(phase.share for phase in phases if phase.name in (TEACHER_FORWARD, DISTILLATION_LOSS))
+    return f'teacher and its loss: {share:.0%}' if share else ''
+
+
+def _strip(ax: Axes, phases: Sequence[PhaseTime]) -> None:
+    """The whole step as one bar."""
+    left = 0.0
+    for phase in phases:
+        ax.barh(0, phase.share, left=left, color=_COLOURS.get(phase.name, STUDENT), edgecolor='white', linewidth=1.5)
+        left += phase.share
+    ax.set_xlim(0, 1)
+    ax.set_axis_off()
+
+
+def _bars(ax: Axes, phases: Sequence[PhaseTime]) -> None:
+    places = np.arange(len(phases))
+    medians = np.array([phase.median for phase in phases]) * 1e3
+    spread = np.array([[(p.median - p.low) * 1e3, (p.high - p.median) * 1e3] for p in phases]).T
+    ax.barh(places, medians, color=[_COLOURS.get(phase.name, STUDENT) for phase in phases], height=0.66)
+    ax.errorbar(medians, places, xerr=spread, fmt='none', ecolor='#111827', elinewidth=1, capsize=3)
+    for place, phase in zip(places, phases):
+        text = f'{_ms(phase.median)} ms · {_percent(phase.share)}' if phase.high else 'none'
+        ax.annotate(text, (phase.high * 1e3, place), xytext=(8, 0), textcoords='offset points', va='center', size=9)
+    ax.set_yticks(places, [phase.name for phase in phases])
+    ax.invert_yaxis()
+    ax.set_xlim(0, max(phase.high for phase in phases) * 1e3 * 1.22)
+    ax.spines[['top', 'right', 'left']].set_visible(False)
+    ax.tick_params(axis='y', length=0)
+    ax.grid(axis='x', color='#e5e7eb', linewidth=0.8)
+    ax.set_axisbelow(True)
+
+
+def _phase(name: str, seconds: Sequence[float], whole: float) -> PhaseTime:
+    low, median, high = (float(value) for value in np.percentile(seconds, [25, 50, 75]))
+    return PhaseTime(name, median, low, high, sum(seconds) / whole)
+
+
+def _title(times: StepTimes) -> str:
+    return f'Where a training step of {times.run_name} spends its time'
+
+
+def _columns(times: StepTimes) -> list[str]:
+    return ['phase', *(column for clock in times.clocks for column in (f'{clock} ms', 'quartiles', 'share'))]
+
+
+def _rows(times: StepTimes) -> list[list[str]]:
+    columns = [[*times.phases(on_device), times.step(on_device)] for on_device in times.clocks.values()]
+    return [
+        [cells[0].name, *(text for cell in cells for text in (_ms(cell.median), _quartiles(cell), f'{cell.share:.1%}'))]
+        for cells in zip(*columns)
+    ]
+
+
+def _quartiles(phase: PhaseTime) -> str:
+    return f'[{_ms(phase.low)}, {_ms(phase.high)}]'
+
+
+def _environment(times: StepTimes) -> str:
+    return ', '.join(
+        value if name in ('GPU', 'processor') else f'{name} {value}' for name, value in times.environment.items()
+    )
+
+
+def _percent(share: float) -> str:
+    return f'{share:.0%}' if share >= 0.01 else '< 1%'
+
+
+def _ms(seconds: float) -> str:
+    return f'{seconds * 1e3:.3g}' if seconds < 0.1 else f'{seconds * 1e3:,.0f}'

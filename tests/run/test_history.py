@@ -1,0 +1,144 @@
+"""The record of a run."""
+
+import json
+import math
+import time
+
+import pytest
+import torch
+from composer.loggers import InMemoryLogger
+
+from composer_kd.errors import ConfigError
+from composer_kd.run.history import HISTORY_FILE, HistoryLogger, curve, read_history
+from tests.helpers import EventSpy, loader, mse, pairs, student, trainer
+
+
+def fit(folder, *, batches=40, callbacks=(), loggers=(), **options):
+    model = student(loss_fn=lambda outputs, batch: mse(outputs, torch.nn.functional.one_hot(batch[1], 4).float()))
+    data = loader(*pairs(80))  # 10 batches an epoch
+    run = trainer(
+        model,
+        data,
+        callbacks=callbacks,
+        loggers=[HistoryLogger(folder), *loggers],
+        max_duration=f'{batches}ba',
+        eval_dataloader=loader(*pairs(16, seed=3)),
+        eval_interval='10ba',
+        run_name='history',
+        save_folder=str(folder / 'checkpoints'),
+        save_interval='5ba',
+        **options,
+    )
+    try:
+        run.fit()
+    finally:
+        run.close()
+    return run
+
+
+def stop_at(batch, error=KeyboardInterrupt):
+    def stop(state):
+        if int(state.timestamp.batch) == batch:
+            raise error
+
+    return EventSpy('batch_start', stop)
+
+
+def without_id(history):
+    return [{key: value for key, value in record.items() if key != 'run_id'} for record in history]
+
+
+def test_it_holds_what_another_logger_was_told(tmp_path):
+    memory = InMemoryLogger()
+    fit(tmp_path, batches=20, loggers=[memory])
+    history = read_history(tmp_path)
+    assert [record['batch'] for record in history] == list(range(21))
+    assert [record['epoch'] for record in history] == [0] * 10 + [1] * 11
+    assert [record['sample'] for record in history] == [8 * batch for batch in range(21)]
+    for key in ('loss/train/total', 'metrics/train/MulticlassAccuracy', 'metrics/eval/MulticlassAccuracy'):
+        expected = [(int(when.batch), float(value)) for when, value in memory.data[key]]
+        if key.startswith('metrics/train'):  # told twice at an epoch's end
+            expected = list(dict(expected).items())
+        assert list(zip(*curve(history, key))) == expected
+    assert curve(history, 'no such key') == ([], [])
+    assert curve(history, 'metrics/eval/MulticlassAccuracy')[0] == [10, 20]
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt, ValueError])
+def test_nothing_is_lost_on_an_error(tmp_path, error):
+    with pytest.raises(error):
+        fit(tmp_path, callbacks=[stop_at(7, error)])
+    assert curve(read_history(tmp_path), 'loss/train/total')[0] == list(range(7))
+
+
+def test_a_resumed_run_has_the_record_of_one_that_was_never_stopped(tmp_path):
+    fit(tmp_path / 'straight', batches=30, autoresume=True)
+    straight = read_history(tmp_path / 'straight')
+    with pytest.raises(KeyboardInterrupt):  # after the checkpoint and the evaluation of batch 10
+        fit(tmp_path / 'stopped', batches=30, callbacks=[stop_at(13)], autoresume=True)
+    file = tmp_path / 'stopped' / HISTORY_FILE
+    file.write_text(file.read_text() + '{"batch": 13, "loss/tr')  # as a kill leaves it
+    assert read_history(tmp_path / 'stopped')[-1]['batch'] == 12
+    with pytest.raises(KeyboardInterrupt):  # at once after going on
+        fit(tmp_path / 'stopped', batches=30, callbacks=[stop_at(10)], autoresume=True)
+    assert read_history(tmp_path / 'stopped')[-1]['batch'] == 10
+    fit(tmp_path / 'stopped', batches=30, autoresume=True)
+    assert without_id(read_history(tmp_path / 'stopped')) == without_id(straight)
+
+
+def test_another_run_in_the_same_folder_starts_anew(tmp_path):
+    fit(tmp_path, batches=20)
+    fit(tmp_path, batches=6, save_overwrite=True)
+    assert [record['batch'] for record in read_history(tmp_path)] == list(range(7))
+    # One that goes on from a checkpoint of elsewhere does not continue what lies here.
+    fit(tmp_path / 'other', batches=20)
+    elsewhere = str(tmp_path / 'checkpoints' / 'ep0-ba5-rank0.pt')
+    fit(tmp_path / 'other', batches=8, load_path=elsewhere, save_overwrite=True)
+    assert [record['batch'] for record in read_history(tmp_path / 'other')] == [5, 6, 7, 8]
+
+
+def test_a_trainer_that_never_fits_touches_nothing(tmp_path):
+    (tmp_path / HISTORY_FILE).write_text('{"batch": 3, "x": 1}\n')
+    trainer(student(), loader(*pairs()), loggers=[HistoryLogger(tmp_path)]).close()
+    assert read_history(tmp_path) == [{'batch': 3, 'x': 1}]
+
+
+def test_what_is_no_number_is_left_out_and_what_is_not_finite_is_not(tmp_path):
+    def log(state):
+        values = {'nan': math.nan, 'inf': torch.tensor(-math.inf), 'text': 'x', 'row': torch.ones(3), 'flag': True}
+        run.logger.log_metrics({**values, 'zero': torch.zeros(()), 'none': None})
+
+    logger = HistoryLogger(tmp_path)
+    run = trainer(student(), loader(*pairs(8)), callbacks=[EventSpy('batch_end', log)], loggers=[logger])
+    run.fit()
+    run.close()
+    last = read_history(tmp_path)[-1]
+    assert math.isnan(last['nan'])
+    assert (last['inf'], last['flag'], last['zero']) == (-math.inf, 1, 0.0)
+    assert not {'text', 'row', 'none'} & last.keys()
+    for line in (tmp_path / HISTORY_FILE).read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)  # every JSON reader can read it
+
+
+def test_what_is_no_history_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match='no training history'):
+        read_history(tmp_path)
+    (tmp_path / HISTORY_FILE).write_text('hello\n{"batch": 1}\n')
+    with pytest.raises(ConfigError, match='line 1'):
+        read_history(tmp_path)
+
+
+def test_lines_reach_the_file_while_training_goes_on(tmp_path):
+    seen = []
+
+    def look(state):
+        time.sleep(0.3)
+        seen.append(len((tmp_path / HISTORY_FILE).read_text().splitlines()))
+
+    run = trainer(
+        student(), loader(*pairs(64)), callbacks=[EventSpy('batch_start', look)], loggers=[HistoryLogger(tmp_path)]
+    )
+    run.fit()
+    run.close()
+    assert seen[0] == 1
+    assert 4 <= seen[-1] < 8
