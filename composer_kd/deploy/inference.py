@@ -80,14 +80,23 @@ class Inference(nn.Module):
         Returns:
             The logits, as the model computes them.
         """
+        return logits_of(self.call(*tensors), 'the model')
+
+    def call(self, *tensors: Tensor) -> Any:
+        """Answers with all that the model returns.
+
+        Args:
+            tensors: As ``inputs_of`` gives them.
+
+        Returns:
+            A tensor, or something that holds the logits.
+        """
         inputs: Any = dict(zip(self.names, tensors)) if self.names else tensors[0]
         if self.adapt is not None:
             inputs = self.adapt(inputs)
         if self.names:
-            outputs = self.model(**inputs, **self.fixed)
-        else:
-            outputs = self.model((inputs, None) if self.takes_batch else inputs)
-        return logits_of(outputs, 'the model')
+            return self.model(**inputs, **self.fixed)
+        return self.model((inputs, None) if self.takes_batch else inputs)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -4,16 +4,65 @@ from __future__ import annotations
 
 import argparse
 
-__all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
+__all__ = ['ABOUT', 'FORMATS', 'HELP', 'add_arguments', 'run']
+
+FORMATS = ('onnx', 'torch-export', 'huggingface', 'state-dict')
+"""The names of ``composer_kd.deploy.targets.TARGETS``, which are not imported for ``--help``."""
 
 HELP = 'the student alone, in the format of another runtime'
-ABOUT = ''
+ABOUT = """\
+Writes the student of a run, without teachers, projectors and whatever else was trained beside it:
+
+  onnx           model.onnx, for ONNX Runtime, TensorRT, OpenVINO
+  torch-export   model.pt2, which torch.export.load reads without the model's code
+  huggingface    a folder for from_pretrained; for models of the transformers library
+  state-dict     student.pt, the weights of the bare module
+
+Each format gets a folder of its own. What was written is loaded again, and must answer as the model in
+PyTorch does on real samples: a file that fails is not kept. A model card, README.md, tells what the
+student is and was trained with, its numbers, and how to load it. An earlier export is replaced.
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the command takes."""
+    # The run first: after the formats it would be taken for one of them.
+    parser.usage = '%(prog)s RUN --to FORMAT [FORMAT ...] [--out DIR] [--bench FILE] [--config YAML]'
+    parser.add_argument('run_', metavar='RUN', help="a run's folder, a checkpoint, or the YAML of a run")
+    parser.add_argument('--to', nargs='+', metavar='FORMAT', required=True, help=', '.join(FORMATS))
+    parser.add_argument('--out', metavar='DIR', help='the folder for the formats; by default RUN/export')
+    parser.add_argument('--bench', metavar='FILE', help='results of `composer-kd bench`, for the speed in the card')
+    parser.add_argument('--config', metavar='YAML', help='by default the config.yaml beside the checkpoint')
 
 
 def run(options: argparse.Namespace) -> None:
-    """Runs the command."""
-    raise NotImplementedError
+    """Exports, and says what was written."""
+    import shlex
+
+    from composer_kd.errors import ConfigError, nearest
+    from composer_kd.run.source import require_file
+
+    unknown = [name for name in options.to if name not in FORMATS]
+    if unknown:  # said before torch is imported
+        raise ConfigError('\n'.join(f'--to: unknown format {name!r}{nearest(name, FORMATS)}' for name in unknown))
+    if options.config is not None:
+        require_file(options.config)
+    from rich.console import Console
+
+    from composer_kd.reports.units import bytes_text
+    from composer_kd.run.exporting import export_run
+
+    console = Console(soft_wrap=True)
+    given = {'--out': options.out, '--bench': options.bench, '--config': options.config}
+    words = [options.run_, '--to', *options.to, *(w for k, v in given.items() if v is not None for w in (k, v))]
+
+    def done(exported: object) -> None:
+        from composer_kd.deploy.exporter import Exported
+
+        assert isinstance(exported, Exported)
+        files = ', '.join(f'{name} ({bytes_text(size)})' for name, size in exported.files.items())
+        console.print(f'{exported.folder}: {files}', highlight=False, markup=False)
+        console.print(f'  verified with {exported.verification}', highlight=False, markup=False)
+
+    command = f'composer-kd export {shlex.join(words)}'
+    export_run(options.run_, options.to, options.out, options.bench, options.config, command, done)

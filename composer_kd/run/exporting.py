@@ -1,0 +1,170 @@
+"""From a run to files that other runtimes load: ``composer-kd export``."""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from composer.models import ComposerClassifier, HuggingFaceModel
+
+from composer_kd.bench.results import BenchResults, Row
+from composer_kd.deploy import Inference
+from composer_kd.deploy.exporter import Exported, export, find_target
+from composer_kd.deploy.targets import Student
+from composer_kd.deploy.verification import in_pieces
+from composer_kd.errors import ConfigError
+from composer_kd.run.build import build_model
+from composer_kd.run.construct import construct_or_say
+from composer_kd.run.model_card import final_or_measured, model_card, preparation
+from composer_kd.run.names import resolve
+from composer_kd.run.parts import Component
+from composer_kd.run.preflight import Attempts, make_folder
+from composer_kd.run.quiet import without_remarks
+from composer_kd.run.saved import SavedRun, open_run
+
+__all__ = ['export_run', 'student_of']
+
+
+def export_run(
+    written: str | pathlib.Path,
+    to: Sequence[str],
+    out: str | pathlib.Path | None = None,
+    bench: str | pathlib.Path | None = None,
+    config: str | pathlib.Path | None = None,
+    command: str = '',
+    done: Callable[[Exported], None] = lambda exported: None,
+) -> list[Exported]:
+    """Writes the student of a run in several formats, each checked and with a model card, in a folder of its own.
+
+    Args:
+        written: The run, as for ``open_run``; it must have a checkpoint.
+        to: The names of the formats.
+        out: The folder for the formats' folders; by default ``export`` beside the checkpoint.
+        bench: What ``composer-kd bench`` wrote of this run: its speed then stands in the card.
+        config: The run's YAML, where it is not the ``config.yaml`` beside the checkpoint or in a folder above it.
+        command: What was typed, for the card.
+        done: Called after each format.
+
+    Returns:
+        What was written, in the order of ``to``.
+
+    Raises:
+        ComposerKDError: If the input is wrong, before anything is written; or in one error, at the end, of all formats
+            that failed: the others are written all the same.
+
+    Example:
+        >>> export_run('yamls/digits/no_such.yaml', ['onnx'])
+        Traceback (most recent call last):
+        composer_kd.errors.ConfigError: no configuration file 'yamls/digits/no_such.yaml'...
+    """
+    attempt = Attempts()
+    targets = [attempt(find_target, name) for name in dict.fromkeys(to)]
+    run = attempt(_open_trained, written, config)
+    attempt.finish()
+    assert run is not None
+    assert run.checkpoint is not None
+    rows = _rows(bench, run)
+    folder = pathlib.Path(out) if out is not None else run.checkpoint.parent / 'export'
+    make_folder(folder, '--out')
+    with without_remarks():
+        student, measured = student_of(run), final_or_measured(run, config)
+    written_formats = []
+
+    def describe(exported: Exported) -> str:
+        return model_card(run, student, exported, measured, rows, command)
+
+    for target in targets:
+        assert target is not None
+        exported = attempt(export, student, target, folder / target.name, describe)
+        if exported is not None:
+            written_formats.append(exported)
+            done(exported)
+    attempt.finish()
+    return written_formats
+
+
+def student_of(run: SavedRun) -> Student:
+    """Builds the student of a run, alone: nothing that was trained beside it.
+
+    Args:
+        run: A run with a checkpoint and evaluation data.
+
+    Returns:
+        The model with its weights, and some of that data.
+
+    Raises:
+        ComposerKDError: If the checkpoint, the settings or the data are not as they should be.
+    """
+    loader = run.loader()
+    classes = getattr(loader.dataset, 'num_classes', None)
+    batch = next(iter(loader))
+    model = run.model(classes)
+    inference = Inference(model, batch)
+
+    def fresh() -> Any:
+        return Inference(build_model(run.config.model, classes), batch).model
+
+    return Student(
+        inference=inference,
+        batch=batch,
+        pieces=in_pieces(inference.inputs_of(one) for one in loader),
+        fresh=fresh,
+        code=_code(run.config.model),
+        tokenizer=getattr(model, 'tokenizer', None),
+        preparation=preparation(loader.dataset),
+    )
+
+
+def _open_trained(written: str | pathlib.Path, config: str | pathlib.Path | None) -> SavedRun:
+    run = open_run(written, config)
+    if not run.is_trained:
+        raise ConfigError(
+            f'{written}: nothing was trained with it yet, so there is nothing to export; first: '
+            f'composer-kd train {written}'
+        )
+    return run
+
+
+def _rows(bench: str | pathlib.Path | None, run: SavedRun) -> list[Row]:
+    """What a benchmark found of a run."""
+    if bench is None:
+        return []
+    rows = BenchResults.read(bench).rows
+    found = [row for row in rows if row.model == run.name]
+    if not found:
+        names = ', '.join(sorted({row.model for row in rows})) or 'nothing'
+        raise ConfigError(f'--bench: {bench} knows nothing of {run.name}; it is about {names}')
+    return found
+
+
+_WRAPPERS = {ComposerClassifier: '.module', HuggingFaceModel: '.model'}
+
+
+def _code(component: Component) -> str | None:
+    """Python that builds the bare module of a model's settings; None where these are more than plain values."""
+    target = resolve('model', component.name)
+    module, _, name = component.name.rpartition('.') if '.' in component.name else ('composer_kd.models', '', '')
+    name = name or target.__name__
+    if not _is_plain(component.options) or not _can_import(module, name):
+        return None
+    built = construct_or_say(component)
+    bare = next((attribute for kind, attribute in _WRAPPERS.items() if isinstance(built, kind)), '')
+    options = ', '.join(f'{key}={value!r}' for key, value in component.options.items())
+    return f'from {module} import {name}\n\nmodel = {name}({options}){bare}\n'
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_is_plain(one) for one in value.values())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(one) for one in value)
+    return value is None or isinstance(value, str | int | float | bool)
+
+
+def _can_import(module: str, name: str) -> bool:
+    try:
+        return hasattr(importlib.import_module(module), name)
+    except ImportError:
+        return False

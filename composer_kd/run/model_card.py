@@ -1,0 +1,290 @@
+"""What is known of a run and its exported student, as a model card. What is not known is left out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import pathlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torchvision.transforms import Normalize, v2
+
+from composer_kd.bench.results import Row
+from composer_kd.data import ImageTensors
+from composer_kd.deploy.card import Card, as_table, fenced
+from composer_kd.deploy.exporter import Exported
+from composer_kd.deploy.targets import Student
+from composer_kd.reports.units import bytes_text, percent, seconds_text, times
+from composer_kd.run.evaluate import count_parameters, evaluate
+from composer_kd.run.saved import LATEST, SavedRun
+
+__all__ = ['Measured', 'final_or_measured', 'model_card', 'preparation']
+
+_TOLD = (
+    *('model', 'algorithms', 'train_loader', 'eval_loader', 'optimizer', 'scheduler', 'max_duration'),
+    *('global_train_batch_size', 'seed', 'precision'),
+)
+_OF_A_LOADER = ('dataset', 'hold_out', 'hold_out_seed', 'samples_per_epoch')
+_SHARES = ('MulticlassAccuracy', 'top1')
+_WORDS = {
+    'MulticlassAccuracy': 'accuracy, %',
+    'CrossEntropy': 'cross-entropy',
+    'LanguageCrossEntropy': 'cross-entropy',
+    'LanguagePerplexity': 'perplexity',
+    'agreement/top1': 'same class first as the teachers, %',
+    'agreement/kl': 'KL(teachers || student), nats',
+    'teacher/MulticlassAccuracy': "the teachers' accuracy, %",
+    'teacher/CrossEntropy': "the teachers' cross-entropy",
+}
+_OF_THE_HUB = {'MulticlassAccuracy': 'accuracy', 'LanguagePerplexity': 'perplexity'}
+_UNITS = {'epoch': 'epochs', 'batch': 'batches', 'sample': 'samples'}
+_TASKS = {
+    'ForSequenceClassification': 'text-classification',
+    'ForTokenClassification': 'token-classification',
+    'ForQuestionAnswering': 'question-answering',
+    'ForMaskedLM': 'fill-mask',
+    'ForCausalLM': 'text-generation',
+    'LMHeadModel': 'text-generation',
+    'ForImageClassification': 'image-classification',
+}
+
+
+def model_card(
+    run: SavedRun,
+    student: Student,
+    exported: Exported,
+    measured: Measured,
+    rows: Sequence[Row] = (),
+    command: str = '',
+) -> str:
+    """Writes the model card of an exported student.
+
+    Args:
+        run: The run that trained it.
+        student: The student.
+        exported: What was written, and how its answers compare.
+        measured: Metrics of the checkpoint, as ``final_or_measured`` finds them.
+        rows: What a benchmark measured of the run.
+        command: The command that exported it.
+
+    Returns:
+        Markdown with the front matter that the Hugging Face hub reads.
+    """
+    main = {name.removeprefix('metrics/eval/'): value for name, value in measured.metrics.items()}
+    card = Card(
+        title=run.name,
+        summary=_summary(run, student),
+        library=exported.target.library,
+        task=_task(student),
+        dataset=measured.on,
+        metrics={known: round(main[name], 6) for name, known in _OF_THE_HUB.items() if name in main},
+        tags=('knowledge-distillation', 'composer_kd') if run.is_distilled else ('composer_kd',),
+    )
+    card.sections = [
+        ('Use', f'{fenced(exported.usage, "python")}\n\n{_inputs(student)}'),
+        ('Numbers', _numbers(student, exported, measured)),
+        ('Check', _check(exported)),
+        ('Speed', _speed(rows)),
+        ('Training', _training(run)),
+        ('Made with', fenced(_shortened(command), 'bash') if command else ''),
+    ]
+    return card.markdown()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Metrics of a checkpoint.
+
+    Args:
+        metrics: By the names that Composer logs them by.
+        on: The data, in words.
+    """
+
+    metrics: dict[str, float]
+    on: str
+
+
+def final_or_measured(run: SavedRun, config: str | pathlib.Path | None = None) -> Measured:
+    """The metrics of a run's checkpoint on its evaluation data.
+
+    Args:
+        run: A run with a checkpoint.
+        config: As for ``open_run``.
+
+    Returns:
+        What the run noted at its end, if the checkpoint is its last; else what an evaluation finds now.
+    """
+    assert run.checkpoint is not None
+    noted = {name: value for name, value in run.metrics.items() if name.startswith('metrics/')}
+    if noted and run.checkpoint.name == LATEST and _is_of(run.checkpoint, run.folder):
+        return Measured(noted, _noted_on(run))
+    return Measured(evaluate(run.checkpoint, config).metrics, _words(run.written.get('eval_loader') or {}))
+
+
+def preparation(dataset: Any) -> str:
+    """Says how a data set makes inputs of its samples, as far as it tells.
+
+    Args:
+        dataset: A data set, or a view of one.
+
+    Returns:
+        A sentence; ``''`` where the data set does not tell.
+
+    Example:
+        >>> from composer_kd.data import digits
+        >>> preparation(digits())
+        'Pixels as the data set holds them (whole numbers), minus 4.891, divided by 6.024.'
+    """
+    while not isinstance(dataset, ImageTensors) and hasattr(dataset, 'dataset'):
+        dataset = dataset.dataset
+    if isinstance(dataset, ImageTensors):
+        shift, spread = (_per_channel(values.flatten().tolist()) for values in (dataset._shift, dataset._spread))
+        resized = '' if dataset.size is None else f', resized to {dataset.size} x {dataset.size}'
+        return f'Pixels as the data set holds them (whole numbers), minus {shift}, divided by {spread}{resized}.'
+    transform = getattr(dataset, 'transform', None)
+    if any(isinstance(one, Normalize | v2.Normalize) for one in getattr(transform, 'transforms', ())):
+        return f'Images go through these torchvision transforms:\n\n{fenced(str(transform), "text")}'
+    return ''
+
+
+def _per_channel(values: Sequence[float]) -> str:
+    said = [f'{value:.4g}' for value in values]
+    return said[0] if len(said) == 1 else f'({", ".join(said)}) per channel'
+
+
+def _summary(run: SavedRun, student: Student) -> str:
+    parameters = f'{count_parameters(student.inference.model):,}'
+    taught = ''
+    if run.is_distilled:
+        names = dict.fromkeys(teacher.name or teacher.model.name for teacher in run.config.teachers)
+        taught = f', distilled from {" and ".join(names)}'
+    return (
+        f'`{type(student.inference.model).__name__}` with {parameters} parameters{taught}, trained with Composer '
+        'and composer_kd.'
+    )
+
+
+def _task(student: Student) -> str | None:
+    name = type(student.inference.model).__name__
+    said = next((task for ending, task in _TASKS.items() if name.endswith(ending)), None)
+    if said is not None or student.inference.names:
+        return said
+    inputs = student.example[0]
+    with torch.no_grad():
+        answers = student.inference(inputs)
+    return 'image-classification' if inputs.ndim == 4 and answers.ndim == 2 else None
+
+
+def _inputs(student: Student) -> str:
+    lines = [
+        f'* `{name}`: {str(tensor.dtype).removeprefix("torch.")} of shape (N, {", ".join(map(str, tensor.shape[1:]))})'
+        for name, tensor in zip(student.inference.input_names, student.example)
+    ]
+    with torch.no_grad():
+        answers = student.inference(*student.example)
+    lines.append(f'* the answer: logits of shape (N, {", ".join(map(str, answers.shape[1:]))}), not yet a softmax')
+    return '\n'.join(lines) + '\n\n' + student.preparation
+
+
+def _numbers(student: Student, exported: Exported, measured: Measured) -> str:
+    rows = [[_said(name), _value(name, value)] for name, value in measured.metrics.items()]
+    rows.append(['parameters', f'{count_parameters(student.inference.model):,}'])
+    rows += [[f'`{name}`', bytes_text(size)] for name, size in exported.files.items()]
+    on = f'Measured on {measured.on}, by the model in PyTorch.\n\n' if measured.metrics else ''
+    return on + as_table(['', ''], rows)
+
+
+def _said(name: str) -> str:
+    label, _, metric = name.removeprefix('metrics/').partition('/')
+    words = _WORDS.get(metric, metric)
+    return words if label == 'eval' else f'{label}: {words}'
+
+
+def _value(name: str, value: float) -> str:
+    return f'{100 * value:.2f}' if name.endswith(_SHARES) else f'{value:.4f}'
+
+
+def _check(exported: Exported) -> str:
+    versions = [f'{name} {importlib.metadata.version(name)}' for name in ('torch', *exported.target.packages)]
+    found = exported.verification
+    return (
+        f'Loaded again and compared with the model in PyTorch on {found.samples} samples of the evaluation data, in '
+        f'batches of {", ".join(map(str, found.batch_sizes))} ({", ".join(versions)}):\n\n'
+        f'* largest absolute difference of two logits: {found.difference:.1e}, where logits reach {found.largest:.3g}\n'
+        f'* same class first: {found.agreeing} of {found.answers}'
+    )
+
+
+def _speed(rows: Sequence[Row]) -> str:
+    done = [row for row in rows if row.failed is None]
+    header = ['run as', 'latency, one sample', 'times as quick as its teacher', 'samples/s, best', 'agreement, %']
+    return as_table(header, [_speed_of(row) for row in done])
+
+
+def _speed_of(row: Row) -> list[str]:
+    best, gain = row.best_throughput, row.speed_up
+    gained = '' if gain is None else f'{times(gain.median)} ({times(gain.low)} to {times(gain.high)}, {gain.against})'
+    throughput = '' if best is None else f'{best.samples_per_second:,.0f} at {best.batch}'
+    return [
+        str(row.setting),
+        '' if row.latency is None else seconds_text(row.latency.p50),
+        gained,
+        throughput,
+        percent(row.agreement),
+    ]
+
+
+def _noted_on(run: SavedRun) -> str:
+    """The data of the metrics that a run noted: a part of the training data, if it holds one out for that."""
+    train, evaluation = (run.written.get(key) or {} for key in ('train_loader', 'eval_loader'))
+    loader = train if train.get('hold_out') is not None and evaluation.get('hold_out') is None else evaluation
+    return _words(loader)
+
+
+def _words(loader: Mapping[str, Any]) -> str:
+    """The data of a loader."""
+    dataset = dict(loader.get('dataset') or {})
+    name = str(dataset.pop('name', 'data'))
+    said = [f'{key}: {value}' for key, value in dataset.items() if isinstance(value, str | int | float)]
+    said += [f'held out: {loader["hold_out"]}'] if loader.get('hold_out') is not None else []
+    return _shortened(name + (f' ({", ".join(said)})' if said else ''))
+
+
+def _training(run: SavedRun) -> str:
+    told = {key: _without_defaults(run.written[key]) for key in _TOLD if run.written.get(key) not in (None, {}, [])}
+    for key in ('train_loader', 'eval_loader'):
+        if key in told:
+            told[key] = {name: told[key][name] for name in _OF_A_LOADER if told[key].get(name)}
+    settings = fenced(_shortened(OmegaConf.to_yaml(OmegaConf.create(told))), 'yaml')
+    return '\n'.join(_facts(run)) + '\n\n' + settings
+
+
+def _facts(run: SavedRun) -> Iterator[str]:
+    assert run.checkpoint is not None
+    yield f'* checkpoint: `{run.checkpoint.name}`'
+    for teacher in run.config.teachers:
+        of = f', from `{_shortened(teacher.checkpoint)}`' if teacher.checkpoint is not None else ''
+        yield f'* teacher: {teacher.name or teacher.model.name}{of}'
+    trained = [(f'time/{unit}', plural) for unit, plural in _UNITS.items()]
+    if run.checkpoint.name == LATEST and all(name in run.metrics for name, _ in trained):
+        yield '* trained for ' + ', '.join(f'{run.metrics[name]:,.0f} {plural}' for name, plural in trained)
+
+
+def _without_defaults(value: Any) -> Any:
+    """Leaves out what was not set."""
+    if isinstance(value, Mapping):
+        return {key: _without_defaults(one) for key, one in value.items() if one is not None}
+    return [_without_defaults(one) for one in value] if isinstance(value, list) else value
+
+
+def _shortened(text: str) -> str:
+    """Leaves of absolute paths the last folder and the name: they are of one machine, and cards are made public."""
+    return re.sub(r'(?<![\w.:/~])~?/(?:[\w.+\-]+/)*([\w.+\-]+/[\w.+\-]+)', r'\1', text)
+
+
+def _is_of(checkpoint: pathlib.Path, folder: pathlib.Path | None) -> bool:
+    return folder is not None and folder.resolve() == checkpoint.parent.resolve()

@@ -1,0 +1,32 @@
+import yaml
+
+from composer_kd.deploy.card import Card, as_table
+
+
+def front_matter(card):
+    return yaml.safe_load(card.split('---\n')[1])
+
+
+def test_the_front_matter_is_what_the_hub_reads():
+    from huggingface_hub import ModelCard
+
+    card = Card('kd: a #1', 'Small.', 'onnx', 'image-classification', 'digits (split: test)', {'accuracy': 0.97})
+    read = ModelCard(card.markdown())
+    assert read.data.library_name == 'onnx'
+    assert read.data.pipeline_tag == 'image-classification'
+    (result,) = read.data.eval_results
+    found = (result.metric_type, result.metric_value, result.dataset_type, result.dataset_name)
+    assert found == ('accuracy', 0.97, 'digits', 'digits (split: test)')
+    assert front_matter(card.markdown())['model-index'][0]['name'] == 'kd: a #1'
+
+
+def test_what_is_not_known_is_left_out():
+    card = Card('kd', 'Small.', 'pytorch', metrics={'accuracy': 0.5}, sections=[('Speed', ''), ('Use', 'x')])
+    assert front_matter(card.markdown()).keys() == {'library_name', 'tags'}
+    assert '## Speed' not in card.markdown()
+    assert card.markdown().endswith('## Use\n\nx\n')
+
+
+def test_tables():
+    assert as_table(['', 'value'], []) == ''
+    assert as_table(['', 'a', 'b'], [['x|y', '', '2']]) == '|  | b |\n|---|---:|\n| x\\|y | 2 |'
