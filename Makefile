@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format bench clean
+.PHONY: help install demo bench test test-all lint format bench-step clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -16,8 +16,14 @@ $(INSTALLED): setup.py constraints.txt
 
 install: $(INSTALLED)  ## create .venv with the pinned versions (about 3 minutes, several GB with torch)
 
-demo: $(INSTALLED)  ## distil a small student on real data: table and plot in runs/demo (under 3 minutes)
+demo: $(INSTALLED)  ## distil a small student on real data: table, plot and runs in runs/demo (under 3 minutes)
 	$(BIN)/composer-kd demo
+
+# results.json is written last: where a demo was stopped, it is run again.
+bench: $(INSTALLED)  ## compare the demo's teacher and students on this machine: a page in runs/report
+	test -e runs/demo/results.json -a -e runs/demo/teacher/latest-rank0.pt || $(BIN)/composer-kd demo
+	$(BIN)/composer-kd bench runs/demo/teacher runs/demo/alone-0 runs/demo/distilled-0 --out runs/bench
+	$(BIN)/composer-kd report runs/demo/*/ --bench runs/bench --out runs/report
 
 test: $(INSTALLED)  ## the default tests: offline, on the CPU, under 5 minutes
 	$(BIN)/python -m pytest -q
@@ -35,7 +41,7 @@ format: $(INSTALLED)  ## let ruff sort imports, format, and fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## time a step against its lower bounds (about 10 minutes; needs the extra `bench`)
+bench-step: $(INSTALLED)  ## time a step against its lower bounds (about 10 minutes; needs the extra `bench`)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/step.py
 

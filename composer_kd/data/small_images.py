@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,8 +26,46 @@ from composer_kd.data.statistics import (
 
 __all__ = ['cifar10', 'cifar100', 'fashion_mnist']
 
-CIFAR_PAD = 4
-FASHION_PAD = 2
+
+@dataclass(frozen=True)
+class _Files:
+    """Where torchvision's reader finds the images, and what they are.
+
+    Args:
+        reader: Its class.
+        folder: Below the root.
+        num_classes: How many classes there are.
+        pad: How far an augmented image is moved at most, in pixels.
+    """
+
+    reader: Callable[..., Any]
+    folder: str
+    num_classes: int
+    pad: int
+
+    def load(
+        self,
+        split: str,
+        root: str | Path | None,
+        augment: bool,
+        download: bool,
+        mean: Sequence[float],
+        std: Sequence[float],
+        size: int | None,
+    ) -> ImageTensors:
+        """Reads one split; for the arguments see `cifar10`."""
+        check_split(split, ('train', 'test'))
+        raw = open_torchvision(self.reader, self.folder, root, split == 'train', download)
+        pixels = torch.as_tensor(raw.data)
+        images = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)  # (N, H, W) if grey
+        targets = torch.as_tensor(raw.targets).tolist()
+        pad = self.pad if augment else 0
+        return ImageTensors(images, targets, self.num_classes, mean, std, pad=pad, flip=augment, size=size)
+
+
+_CIFAR10 = _Files(datasets.CIFAR10, 'cifar-10-batches-py', num_classes=10, pad=4)
+_CIFAR100 = _Files(datasets.CIFAR100, 'cifar-100-python', num_classes=100, pad=4)
+_FASHION_MNIST = _Files(datasets.FashionMNIST, 'FashionMNIST/raw', num_classes=10, pad=2)
 
 
 def cifar10(
@@ -70,9 +110,7 @@ def cifar10(
         composer_kd.errors.ConfigError: split: expected one of ['train', 'test'], got 'validation'; \
 valid: test, train
     """
-    check_split(split, ('train', 'test'))
-    raw = open_torchvision(datasets.CIFAR10, 'cifar-10-batches-py', root, split == 'train', download)
-    dataset = _cifar(raw.data, raw.targets, 10, mean, std, augment, size)
+    dataset = _CIFAR10.load(split, root, augment, download, mean, std, size)
     return restrict(dataset, subset, n_labels, keep_unlabelled, seed)
 
 
@@ -99,9 +137,7 @@ def cifar100(
         composer_kd.errors.ConfigError: split: expected one of ['train', 'test'], got 'validation'; \
 valid: test, train
     """
-    check_split(split, ('train', 'test'))
-    raw = open_torchvision(datasets.CIFAR100, 'cifar-100-python', root, split == 'train', download)
-    dataset = _cifar(raw.data, raw.targets, 100, mean, std, augment, size)
+    dataset = _CIFAR100.load(split, root, augment, download, mean, std, size)
     return restrict(dataset, subset, n_labels, keep_unlabelled, seed)
 
 
@@ -132,23 +168,5 @@ def fashion_mnist(
         composer_kd.errors.ConfigError: split: expected one of ['train', 'test'], got 'trian'; \
 did you mean 'train'?
     """
-    check_split(split, ('train', 'test'))
-    raw = open_torchvision(datasets.FashionMNIST, 'FashionMNIST/raw', root, split == 'train', download)
-    pad = FASHION_PAD if augment else 0
-    dataset = ImageTensors(raw.data.unsqueeze(1), raw.targets.tolist(), 10, mean, std, pad=pad, flip=augment, size=size)
+    dataset = _FASHION_MNIST.load(split, root, augment, download, mean, std, size)
     return restrict(dataset, subset, n_labels, keep_unlabelled, seed)
-
-
-def _cifar(
-    pixels: object,
-    targets: Sequence[int],
-    num_classes: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    augment: bool,
-    size: int | None,
-) -> ImageTensors:
-    """Takes torchvision's array ``(N, H, W, C)`` of bytes."""
-    images = torch.as_tensor(pixels).permute(0, 3, 1, 2)
-    pad = CIFAR_PAD if augment else 0
-    return ImageTensors(images, targets, num_classes, mean, std, pad=pad, flip=augment, size=size)

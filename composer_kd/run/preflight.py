@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import zipfile
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -17,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from composer_kd.distillation import Distillation
 from composer_kd.errors import CheckpointError, ComposerKDError, ConfigError
-from composer_kd.teachers.checkpoints import SAFE_GLOBALS, read_weights
+from composer_kd.teachers.checkpoints import read_checkpoint
 
 __all__ = ['Attempts', 'check_load_path', 'make_folder', 'rehearse']
 
@@ -64,14 +63,10 @@ def check_load_path(path: str) -> None:
     """
     path = path.replace('{rank}', '0')  # as Composer reads it
     try:
-        read_weights(path)
+        checkpoint = read_checkpoint(path)
     except CheckpointError as error:
         raise ConfigError(f'load_path: expected a Composer checkpoint. {error}') from error
-    if '://' in path:
-        return
-    with torch.serialization.safe_globals(SAFE_GLOBALS):
-        content = torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path) or None)
-    if not isinstance(content.get('state'), dict):
+    if not checkpoint.from_composer:
         raise ConfigError(
             f'load_path: expected a Composer checkpoint, and {path} holds weights alone; save one with the Trainer, or '
             'load the weights in your own script with composer_kd.teachers.load_weights'

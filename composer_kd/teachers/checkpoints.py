@@ -9,6 +9,7 @@ import pickle
 import tempfile
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ from torch.torch_version import TorchVersion
 from composer_kd.errors import CheckpointError, CheckpointNotFoundError
 from composer_kd.students import without_extras
 
-__all__ = ['load_weights', 'read_weights']
+__all__ = ['Checkpoint', 'load_weights', 'read_checkpoint', 'read_weights']
 
 # What a Composer checkpoint holds beside tensors and plain containers: versions, times, and the random state of numpy.
 _multiarray: Any = np._core.multiarray  # type: ignore[attr-defined]
-SAFE_GLOBALS: list[Any] = [
+_SAFE_GLOBALS: list[Any] = [
     TorchVersion,
     datetime.timedelta,
     np.ndarray,
@@ -37,6 +38,19 @@ SAFE_GLOBALS: list[Any] = [
 
 # What wraps a model in a state dict: DistributedDataParallel and ComposerClassifier, HuggingFaceModel, torch.compile.
 _PREFIXES = ('module.', 'model.', '_orig_mod.')
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds.
+
+    Args:
+        weights: The model's, by their names in the file, on the CPU.
+        from_composer: Whether it is laid out as Composer does, so that a Trainer can load it.
+    """
+
+    weights: dict[str, Tensor]
+    from_composer: bool
 
 
 def load_weights(module: nn.Module, checkpoint: str | os.PathLike[str]) -> None:
@@ -86,11 +100,32 @@ def read_weights(checkpoint: str | os.PathLike[str]) -> dict[str, Tensor]:
         CheckpointNotFoundError: If there is no such file.
         CheckpointError: If it is truncated, unsafe, or holds no weights.
     """
+    return read_checkpoint(checkpoint).weights
+
+
+def read_checkpoint(checkpoint: str | os.PathLike[str]) -> Checkpoint:
+    """Reads a checkpoint, once and safely; see :func:`load_weights`.
+
+    Returns:
+        Its weights, and whether Composer could go on from it.
+
+    Raises:
+        CheckpointNotFoundError: If there is no such file.
+        CheckpointError: If it is truncated, unsafe, or holds no weights.
+
+    Example:
+        >>> import tempfile, torch
+        >>> path = tempfile.mkdtemp() + '/weights.pt'
+        >>> torch.save({'state': {'model': {'weight': torch.ones(2)}}}, path)
+        >>> read_checkpoint(path)
+        Checkpoint(weights={'weight': tensor([1., 1.])}, from_composer=True)
+    """
     name = os.fspath(checkpoint)
     with contextlib.ExitStack() as stack:
         path = name if '://' not in name else _fetch(name, stack.enter_context(tempfile.TemporaryDirectory()))
         content = _load(path, name)
-    return _weights_in(content, name)
+    state = content.get('state') if isinstance(content, Mapping) else None
+    return Checkpoint(_weights_in(content, name), isinstance(state, Mapping) and 'model' in state)
 
 
 def _fetch(uri: str, folder: str) -> str:
@@ -115,7 +150,7 @@ def _load(path: str, name: str) -> Any:
             '(torch.distributed.checkpoint.format_utils.dcp_to_torch_save).'
         )
     try:
-        with torch.serialization.safe_globals(SAFE_GLOBALS):
+        with torch.serialization.safe_globals(_SAFE_GLOBALS):
             # mmap: the optimizer's state in a full checkpoint is never read
             return torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except pickle.UnpicklingError as error:

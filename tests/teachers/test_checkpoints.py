@@ -10,6 +10,7 @@ from torch import nn
 
 from composer_kd import CheckpointError, CheckpointNotFoundError, ComposerKDError
 from composer_kd.teachers import load_weights
+from composer_kd.teachers.checkpoints import read_checkpoint
 from tests.helpers import loader, mlp, pairs, student, train, weights
 
 
@@ -55,6 +56,17 @@ def test_an_address_that_cannot_be_reached(monkeypatch):
     monkeypatch.setattr('composer_kd.teachers.checkpoints.get_file', fetch)
     with pytest.raises(CheckpointNotFoundError, match=r's3://bucket/none\.pt'):
         load_weights(mlp(), 's3://bucket/none.pt')
+
+
+def test_tells_what_a_trainer_can_load(checkpoints, tmp_path):
+    state = checkpoints['model'].state_dict()
+    torch.save(state, tmp_path / 'plain.pt')
+    torch.save({'state': state}, tmp_path / 'state.pt')
+    torch.save({'state': 3, 'state_dict': state}, tmp_path / 'dict.pt')
+    places = [checkpoints['full'], checkpoints['weights'], *(tmp_path / f'{n}.pt' for n in ('plain', 'dict'))]
+    assert [read_checkpoint(place).from_composer for place in places] == [True, True, False, False]
+    with pytest.raises(CheckpointError, match='no weights'):
+        read_checkpoint(tmp_path / 'state.pt')
 
 
 @pytest.mark.parametrize('legacy', [False, True])

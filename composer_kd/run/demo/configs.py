@@ -1,0 +1,113 @@
+"""The demo's runs, as YAML files would describe them."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+from composer_kd.data import digits
+from composer_kd.run.check import check
+from composer_kd.run.config import RunConfig
+from composer_kd.run.demo.results import Settings
+from composer_kd.run.saved import LATEST
+from composer_kd.run.source import Source
+
+__all__ = ['student_run', 'teacher_run']
+
+_SHAPE = {'in_channels': 1, 'image_size': 8, 'num_classes': 10}
+_TEACHER = {'name': 'DeepCNN', **_SHAPE}
+_STUDENT = {'name': 'ShallowCNN', **_SHAPE}
+
+
+def teacher_run(out: pathlib.Path, settings: Settings) -> RunConfig:
+    """Describes the teacher, which learns from all labels.
+
+    Args:
+        out: The demo's folder; the run's is ``teacher`` in it.
+        settings: How much is trained.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        ConfigError: If a setting makes no sense.
+
+    Example:
+        >>> str(teacher_run(pathlib.Path('runs/demo'), Settings()).folder)
+        'runs/demo/teacher'
+    """
+    written = {
+        'model': _TEACHER,
+        'optimizer': _optimizer(0.05),
+        'train_loader': {'dataset': {'name': 'digits', 'split': 'train'}},
+    }
+    return _checked('teacher', out, written, 0, settings.teacher_epochs, settings)
+
+
+def student_run(out: pathlib.Path, settings: Settings, seed: int, distilled: bool) -> RunConfig:
+    """Describes a student.
+
+    The seed determines initial weights, labels and the order of samples. An epoch is as many images for all students:
+    to the one alone, who can do nothing with images without a label, its few are shown again and again.
+
+    Args:
+        out: The demo's folder; the run's is ``alone-<seed>`` or ``distilled-<seed>`` in it.
+        settings: How much is trained.
+        seed: That of the run.
+        distilled: Whether ``teacher`` in the same folder teaches it.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        ConfigError: If a setting makes no sense.
+
+    Example:
+        >>> run = student_run(pathlib.Path('runs/demo'), Settings(), seed=2, distilled=True)
+        >>> run.run_name, run.algorithms['distillation'].options['teachers'][0].checkpoint
+        ('demo-distilled-2', 'runs/demo/teacher/latest-rank0.pt')
+    """
+    labels = {'n_labels': settings.n_labels, 'keep_unlabelled': distilled, 'seed': seed}
+    written = {
+        'model': _STUDENT,
+        'optimizer': _optimizer(0.01),
+        'train_loader': {
+            'dataset': {'name': 'digits', 'split': 'train', **labels},
+            'samples_per_epoch': len(digits('train')),  # type: ignore[arg-type]
+        },
+        'algorithms': {'distillation': _distillation(out, settings)} if distilled else {},
+    }
+    name = f'{"distilled" if distilled else "alone"}-{seed}'
+    return _checked(name, out, written, seed, settings.student_epochs, settings)
+
+
+def _optimizer(lr: float) -> dict[str, Any]:
+    return {'name': 'DecoupledSGDW', 'lr': lr, 'momentum': 0.9, 'weight_decay': 1e-4}
+
+
+def _distillation(out: pathlib.Path, settings: Settings) -> dict[str, Any]:
+    return {
+        'teachers': [{'model': _TEACHER, 'checkpoint': str(out / 'teacher' / LATEST)}],
+        'kd_loss_fn': {'name': 'KLDivergence', 'temperature': settings.temperature},
+    }
+
+
+def _checked(
+    name: str, out: pathlib.Path, written: dict[str, Any], seed: int, epochs: int, settings: Settings
+) -> RunConfig:
+    """Adds what all runs have in common, and lets it be checked as a file is."""
+    common = {
+        'run_name': f'demo-{name}',
+        'seed': seed,
+        'scheduler': {'name': 'CosineAnnealingWithWarmupScheduler', 't_warmup': '0.1dur'},
+        'eval_loader': {'dataset': {'name': 'digits', 'split': 'test'}},
+        'max_duration': f'{epochs}ep',
+        'eval_interval': '1ep',
+        'global_train_batch_size': settings.batch_size,
+        'device_eval_batch_size': 500,
+        'save_folder': str(out / name),
+        'save_interval': f'{epochs}ep',
+        'save_num_checkpoints_to_keep': 1,
+        'progress_bar': False,
+    }
+    return check(Source(pathlib.Path('demo'), {**written, **common}), RunConfig)

@@ -1,0 +1,137 @@
+"""Trains the demo's runs one after the other, and says what came out."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from rich.console import Console
+
+from composer_kd.data import digits
+from composer_kd.run.build import build_model
+from composer_kd.run.config import RunConfig
+from composer_kd.run.demo.configs import student_run, teacher_run
+from composer_kd.run.demo.progress import Bar, bars
+from composer_kd.run.demo.report import write_report
+from composer_kd.run.demo.results import Entry, Results, Settings
+from composer_kd.run.evaluate import count_parameters, size_in_bytes
+from composer_kd.run.preflight import make_folder
+from composer_kd.run.train import train
+
+__all__ = ['demo']
+
+
+def demo(
+    out: str | pathlib.Path = 'runs/demo', seeds: Sequence[int] = (0, 1, 2), settings: Settings | None = None
+) -> Results:
+    """Trains a teacher, the student alone and the student distilled; leaves their runs, a table and a plot.
+
+    Args:
+        out: Folder for ``results.json``, ``results.md`` and ``results.png``, and the folders of the runs as
+            ``composer-kd train`` leaves them: ``teacher``, ``alone-<seed>`` and ``distilled-<seed>``.
+        seeds: One run of each student for each; a seed determines its initial weights, labels and order of samples.
+        settings: How much is trained.
+
+    Returns:
+        What was found, whatever it is.
+
+    Raises:
+        ConfigError: If a setting makes no sense, such as more labels than images, or the folder cannot be made; this
+            happens before anything is trained.
+
+    Example:
+        >>> import tempfile
+        >>> with contextlib.redirect_stdout(io.StringIO()):
+        ...     results = demo(tempfile.mkdtemp(), [0], Settings(teacher_epochs=1, student_epochs=1))
+        >>> len(results.distilled.curves[0])
+        1
+    """
+    settings, out = settings or Settings(), pathlib.Path(out)
+    make_folder(out, '--out')
+    digits('train', n_labels=settings.n_labels, keep_unlabelled=False)  # so many labels can be drawn
+    runs = [
+        [teacher_run(out, settings)],
+        [student_run(out, settings, seed, distilled=False) for seed in seeds],
+        [student_run(out, settings, seed, distilled=True) for seed in seeds],
+    ]
+    console, start = Console(), time.perf_counter()
+    results = _results(settings)
+    console.print(
+        f'Handwritten digits, {results.samples[0]:,} for training and {results.samples[1]} for testing. The students '
+        f'get {settings.n_labels} labels; the distilled one also asks the teacher about the images without a label.\n',
+        highlight=False,
+    )
+    with _one_thread():
+        _measure_all(results, runs)
+        _train_all(results, runs, console)
+    results.seconds = time.perf_counter() - start
+    write_report(results, out, console)
+    _say_what_next(out, seeds, console)
+    return results
+
+
+def _results(settings: Settings) -> Results:
+    samples = (len(digits('train')), len(digits('test')))  # type: ignore[arg-type]
+    few = f'{settings.n_labels} labels'
+    alone, distilled = Entry('student alone', few), Entry('student distilled', f'{few}, teacher')
+    return Results(settings, samples, Entry('teacher', f'{samples[0]:,} labels'), alone, distilled)
+
+
+def _train_all(results: Results, runs: Sequence[Sequence[RunConfig]], console: Console) -> None:
+    batches = math.ceil(results.samples[0] / results.settings.batch_size)
+    epochs = (results.settings.teacher_epochs, results.settings.student_epochs, results.settings.student_epochs)
+    with bars(console) as progress:
+        rows = [
+            Bar(entry, progress, progress.add_task(entry.name, start=False, total=total, accuracy=''))
+            for entry, total in zip(results.entries, (n * batches * len(row) for n, row in zip(epochs, runs)))
+        ]
+        for bar, row in zip(rows, runs):
+            for run in row:
+                train(run, [bar], quiet=True)
+
+
+def _measure_all(results: Results, runs: Sequence[Sequence[RunConfig]]) -> None:
+    for entry, row in zip((results.teacher, results.alone), runs):
+        _measure(entry, build_model(row[0].model).module)
+    # The same architecture: measured twice, it would differ by noise.
+    alone, distilled = results.alone, results.distilled
+    distilled.parameters, distilled.size, distilled.latency = alone.parameters, alone.size, alone.latency
+
+
+def _measure(entry: Entry, module: torch.nn.Module) -> None:
+    with contextlib.redirect_stderr(io.StringIO()):  # its import remarks on CUDA_HOME where there is no GPU
+        from torch.utils.benchmark import Timer
+
+    module.eval()
+    entry.parameters, entry.size = count_parameters(module), size_in_bytes(module)
+    with torch.inference_mode():
+        timer = Timer('module(image)', globals={'module': module, 'image': torch.zeros(1, 1, 8, 8)})
+        entry.latency = float(timer.blocked_autorange(min_run_time=0.3).median)
+
+
+def _say_what_next(out: pathlib.Path, seeds: Sequence[int], console: Console) -> None:
+    students = f'{out}/alone-{seeds[0]} {out}/distilled-{seeds[0]}'
+    console.print('The runs are there too, each with its checkpoint. Compare them further:', highlight=False)
+    for command in (
+        f'composer-kd evaluate {out}/*/',
+        f'composer-kd bench {out}/teacher {students}',
+        f'composer-kd report {out}/*/',
+    ):
+        console.print(f'  {command}', highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Models this small gain nothing from a second thread, and where others compute, two wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
