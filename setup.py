@@ -12,6 +12,7 @@ install_requires = [
     'scikit-learn>=1.4,<2',  # its bundled digits are the embedded data set
     'matplotlib>=3.8,<4',
     'rich>=13',  # progress and tables in the terminal
+    'filelock>=3',  # one sweep at a time in a folder; torch brings it
     'jinja2>=3.1,<4',  # pages of reports; torch brings it
     'psutil>=5.9',  # memory and processors of the machine; Composer brings it
     'py-cpuinfo>=9',  # the processor's name; Composer brings it

@@ -6,9 +6,11 @@ A plain ``DataLoader`` collates them to ``(B, C, H, W)`` and ``(B,)``. Every dat
 
 from composer_kd.data.folder import image_folder
 from composer_kd.data.handwritten import digits
+from composer_kd.data.held_out import HeldOut
 from composer_kd.data.image_tensors import ImageTensors
 from composer_kd.data.indexed import Indexed
 from composer_kd.data.partly_labelled import UNLABELLED, PartlyLabelled
+from composer_kd.data.repeated import RepeatingSampler
 from composer_kd.data.small_images import cifar10, cifar100, fashion_mnist
 from composer_kd.data.statistics import (
     CIFAR10_MEAN,
@@ -35,9 +37,11 @@ __all__ = [
     'IMAGENET_MEAN',
     'IMAGENET_STD',
     'UNLABELLED',
+    'HeldOut',
     'ImageTensors',
     'Indexed',
     'PartlyLabelled',
+    'RepeatingSampler',
     'cifar10',
     'cifar100',
     'digits',

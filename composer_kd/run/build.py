@@ -89,7 +89,7 @@ def build_trainer(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trai
     attempt(check_resumable, config)
     train_loader = attempt(build_loader, config.train_loader, config.device_train_batch_size, config.seed, train=True)
     eval_loader = None
-    evaluation = evaluation_data(config)
+    evaluation = evaluation_data(config.train_loader, config.eval_loader)
     if evaluation is not None:
         eval_loader = attempt(build_loader, evaluation, config.device_eval_batch_size, config.seed, train=False)
     if train_loader is not None and eval_loader is not None:

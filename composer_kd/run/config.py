@@ -40,8 +40,10 @@ __all__ = [
     'RunConfig',
     'TeacherConfig',
     'as_mapping',
+    'default_run_name',
     'load_config',
     'load_part',
+    'local_folder',
 ]
 
 T = TypeVar('T')
@@ -137,9 +139,7 @@ class RunConfig:
     @property
     def folder(self) -> pathlib.Path | None:
         """The save folder with the run's name filled in; None where it is not a folder of this machine."""
-        if self.save_folder is None or '://' in self.save_folder:
-            return None
-        return pathlib.Path(self.save_folder.replace('{run_name}', str(self.run_name)))
+        return local_folder(self.save_folder, str(self.run_name))
 
     @property
     def device_train_batch_size(self) -> int:
@@ -215,8 +215,20 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
 
     source = read_source(path, overrides)
     if source.data.get('run_name') is None:
-        source.data['run_name'] = f'{source.path.resolve().parent.name}-{source.path.stem}'
+        source.data['run_name'] = default_run_name(source.path)
     return check(source, RunConfig)
+
+
+def default_run_name(path: pathlib.Path) -> str:
+    """The name of a run whose YAML says none: ``digits-kd`` for ``yamls/digits/kd.yaml``."""
+    return f'{path.resolve().parent.name}-{path.stem}'
+
+
+def local_folder(save_folder: str | None, run_name: str) -> pathlib.Path | None:
+    """The save folder with the run's name filled in; None where it is not a folder of this machine."""
+    if save_folder is None or '://' in save_folder:
+        return None
+    return pathlib.Path(save_folder.replace('{run_name}', run_name))
 
 
 def load_part(path: str | pathlib.Path, schema: type[T]) -> T:

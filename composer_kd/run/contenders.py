@@ -33,7 +33,7 @@ class Contender:
 
     Args:
         name: What it is called in tables.
-        role: Whether it taught, was taught, or neither.
+        role: Whether it taught, was taught, or neither; one that did both is a teacher.
         run: The run that trained it; None for a teacher that is only named in a student's settings.
         teacher: Its settings as a teacher; None for the model of a run that is given itself.
         taught_by: The names of its teachers among the contenders.
@@ -98,18 +98,21 @@ def contenders(runs: Sequence[SavedRun]) -> list[Contender]:
         ['student alone']
     """
     of_checkpoint = {run.checkpoint.resolve(): run.name for run in runs if run.checkpoint is not None}
+    names = {run.name for run in runs}
     named: dict[str, TeacherConfig] = {}
     taught_by: dict[str, tuple[str, ...]] = {}
     for run in runs:
         found = []
         for config in run.config.teachers:
-            name = _name_among(config, of_checkpoint, named)
+            name = _name_among(config, of_checkpoint, named, names)
             if name is not None:
                 found.append(name)
         taught_by[run.name] = tuple(found)
     teachers = {name for names in taught_by.values() for name in names}
     listed = [Contender(name, Role.TEACHER, teacher=config) for name, config in named.items()]
-    listed += [Contender(run.name, Role.TEACHER, run) for run in runs if run.name in teachers]
+    listed += [
+        Contender(run.name, Role.TEACHER, run, taught_by=taught_by[run.name]) for run in runs if run.name in teachers
+    ]
     for run in runs:
         if run.name not in teachers:
             role = Role.DISTILLED if run.is_distilled else Role.ALONE
@@ -118,7 +121,7 @@ def contenders(runs: Sequence[SavedRun]) -> list[Contender]:
 
 
 def _name_among(
-    config: TeacherConfig, of_checkpoint: dict[pathlib.Path, str], named: dict[str, TeacherConfig]
+    config: TeacherConfig, of_checkpoint: dict[pathlib.Path, str], named: dict[str, TeacherConfig], taken: set[str]
 ) -> str | None:
     """The name of a teacher: that of the run that it is, or one of its own; None where its weights are gone."""
     if config.checkpoint is not None and '://' not in config.checkpoint:
@@ -132,7 +135,7 @@ def _name_among(
     known = next((name for name, other in named.items() if as_mapping(other) == as_mapping(config)), None)
     if known is not None:
         return known
-    name = next(name for name in _names_for(config) if name not in named and name not in of_checkpoint.values())
+    name = next(name for name in _names_for(config) if name not in named and name not in taken)
     named[name] = config
     return name
 
@@ -155,7 +158,7 @@ def evaluation_run(runs: Sequence[SavedRun]) -> SavedRun:
     Raises:
         ConfigError: If there is none, or two have different data: their accuracies could not be compared.
     """
-    having = [run for run in runs if run.config.eval_loader is not None]
+    having = [run for run in runs if run.config.evaluation is not None]
     if not having:
         raise ConfigError('none of the runs has an eval_loader, so there is nothing to compare them on')
     first = having[0]
@@ -169,5 +172,8 @@ def evaluation_run(runs: Sequence[SavedRun]) -> SavedRun:
 
 
 def _data(run: SavedRun) -> object:
-    loader = run.config.eval_loader
-    return None if loader is None else as_mapping(loader.dataset)
+    loader = run.config.evaluation
+    if loader is None:
+        return None
+    held_out = {} if loader.hold_out is None else {'hold_out': loader.hold_out, 'hold_out_seed': loader.hold_out_seed}
+    return {**as_mapping(loader.dataset), **held_out}

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sized
 from typing import Any
 
 import torch
 from composer.utils import dist
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from composer_kd.data import Indexed
+from composer_kd.data import HeldOut, Indexed, RepeatingSampler
 from composer_kd.errors import ConfigError
 from composer_kd.run.config import LoaderConfig
 from composer_kd.run.construct import construct_or_say
 
-__all__ = ['build_loader']
+__all__ = ['build_loader', 'check_held_out', 'evaluation_data']
 
 
 def build_loader(config: LoaderConfig, batch_size: int, seed: int, train: bool) -> DataLoader[Any]:
@@ -24,7 +25,8 @@ def build_loader(config: LoaderConfig, batch_size: int, seed: int, train: bool) 
         config: Data set and loading.
         batch_size: Samples of one batch of this process.
         seed: Orders the samples, together with the epoch.
-        train: Whether shuffling is the default.
+        train: Whether shuffling is the default, ``samples_per_epoch`` counts, and of a data set with ``hold_out`` the
+            rest is taken, not what is held out.
 
     Returns:
         The loader.
@@ -38,9 +40,12 @@ def build_loader(config: LoaderConfig, batch_size: int, seed: int, train: bool) 
             f'{config.dataset.path}: {config.dataset.name} has no length, and samples are shared out among '
             'processes by their number; iterable data sets need a script of your own'
         )
+    if config.hold_out is not None:
+        dataset = _part(dataset, config, 'rest' if train else 'held_out')
     if config.with_index:
         dataset = Indexed(dataset)
-    samples = len(dataset)
+    wanted = config.samples_per_epoch if train else None
+    samples = len(dataset) if wanted is None or len(dataset) == 0 else wanted
     share = samples // dist.get_world_size()
     if samples == 0 or (config.drop_last and share < batch_size):
         raise ConfigError(
@@ -52,10 +57,83 @@ def build_loader(config: LoaderConfig, batch_size: int, seed: int, train: bool) 
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=dist.get_sampler(dataset, drop_last=config.drop_last, shuffle=shuffle, seed=seed),
+        sampler=_sampler(dataset, wanted, shuffle, seed, config.drop_last),
         drop_last=config.drop_last,
         num_workers=config.num_workers,
         pin_memory=torch.cuda.is_available() if config.pin_memory is None else config.pin_memory,
         persistent_workers=workers if config.persistent_workers is None else config.persistent_workers,
         prefetch_factor=config.prefetch_factor,
     )
+
+
+def _sampler(
+    dataset: Dataset[Any], samples: int | None, shuffle: bool, seed: int, drop_last: bool
+) -> DistributedSampler[int]:
+    share = {'num_replicas': dist.get_world_size(), 'rank': dist.get_global_rank()}
+    if samples is None:
+        return DistributedSampler(dataset, shuffle=shuffle, seed=seed, drop_last=drop_last, **share)
+    return RepeatingSampler(dataset, samples, shuffle=shuffle, seed=seed, drop_last=drop_last, **share)
+
+
+def evaluation_data(train: LoaderConfig | None, written: LoaderConfig | None) -> LoaderConfig | None:
+    """Says what a run evaluates on.
+
+    Args:
+        train: Its ``train_loader``, as far as it is known.
+        written: Its ``eval_loader``.
+
+    Returns:
+        The ``eval_loader``; with ``train_loader.hold_out`` that loader with the training data in it, not augmented, of
+        which ``build_loader`` takes what is held out. None if there is nothing to evaluate on.
+
+    Example:
+        >>> from composer_kd.run.config import load_config
+        >>> config = load_config('yamls/digits/kd.yaml', ['train_loader.hold_out=0.1'])
+        >>> evaluation_data(config.train_loader, config.eval_loader).dataset.options
+        {'split': 'train'}
+    """
+    if train is None or train.hold_out is None or (written is not None and written.hold_out is not None):
+        return written
+    options = {key: False if key == 'augment' else value for key, value in train.dataset.options.items()}
+    held_out: dict[str, Any] = {
+        'dataset': dataclasses.replace(train.dataset, options=options),
+        'hold_out': train.hold_out,
+        'hold_out_seed': train.hold_out_seed,
+    }
+    return dataclasses.replace(written, **held_out) if written is not None else LoaderConfig(**held_out)
+
+
+def check_held_out(train: DataLoader[Any], evaluation: DataLoader[Any]) -> None:
+    """Makes sure that nothing is trained on that is held out, where both loaders name their data themselves.
+
+    Args:
+        train: The loader to train with.
+        evaluation: The loader to evaluate with.
+
+    Raises:
+        ConfigError: If both are parts of a data set, and not the two parts of one.
+    """
+    rest, held_out = (_find_part(loader.dataset) for loader in (train, evaluation))
+    if rest is None or held_out is None:
+        return
+    together = sorted([*rest.indices, *held_out.indices])
+    if together != list(range(len(together))):
+        raise ConfigError(
+            f'eval_loader.hold_out: what it holds out ({len(held_out)} samples) and what train_loader leaves '
+            f'({len(rest)}) are not the two parts of one data set; give both the same samples, labels, hold_out and '
+            'hold_out_seed, or leave eval_loader.hold_out out'
+        )
+
+
+def _part(dataset: Dataset[Any], config: LoaderConfig, part: str) -> HeldOut:
+    assert config.hold_out is not None
+    try:
+        return HeldOut(dataset, config.hold_out, part, config.hold_out_seed)
+    except ConfigError as error:
+        raise ConfigError(f'{config.dataset.path.rpartition(".")[0]}.{error}') from error
+
+
+def _find_part(dataset: Any) -> HeldOut | None:
+    while not isinstance(dataset, HeldOut) and hasattr(dataset, 'dataset'):
+        dataset = dataset.dataset
+    return dataset if isinstance(dataset, HeldOut) else None

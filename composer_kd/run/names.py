@@ -56,7 +56,10 @@ class Scope:
 SCOPES: dict[str, Scope] = {
     'model': Scope('model', ('composer_kd.models',), cheap=False, without=('IndexedClassifier',)),
     'dataset': Scope(
-        'data set', ('composer_kd.data',), cheap=False, without=('ImageTensors', 'Indexed', 'PartlyLabelled')
+        'data set',
+        ('composer_kd.data',),
+        cheap=False,
+        without=('HeldOut', 'ImageTensors', 'Indexed', 'PartlyLabelled', 'RepeatingSampler'),
     ),
     'loss': Scope('distillation loss', ('composer_kd.losses',)),
     'match': Scope('match', (), also=('composer_kd.matching.Match',)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -15,8 +16,16 @@ from torch.utils.data import DataLoader
 
 from composer_kd.errors import CheckpointNotFoundError, ConfigError
 from composer_kd.run.build import build_model
-from composer_kd.run.config import EvaluationConfig, TeacherConfig, load_part
-from composer_kd.run.loaders import build_loader
+from composer_kd.run.config import (
+    EvaluationConfig,
+    LoaderConfig,
+    RunConfig,
+    TeacherConfig,
+    default_run_name,
+    load_part,
+    local_folder,
+)
+from composer_kd.run.loaders import build_loader, evaluation_data
 from composer_kd.run.parts import Component, Part
 from composer_kd.run.resume import CONFIG_FILE
 from composer_kd.run.train import METRICS_FILE
@@ -30,9 +39,15 @@ PARENTS_SEARCHED = 3
 
 @dataclass
 class SavedConfig(EvaluationConfig):
-    """What a comparison needs of a run's YAML: what an evaluation does, and who taught."""
+    """What a comparison needs of a run's YAML: what an evaluation does, what was held out, and who taught."""
 
+    train_loader: LoaderConfig | None = None
     algorithms: Annotated[dict[str, Component], Part('algorithm')] = field(default_factory=dict)
+
+    @property
+    def evaluation(self) -> LoaderConfig | None:
+        """What the run was evaluated on."""
+        return evaluation_data(self.train_loader, self.eval_loader)
 
     @property
     def teachers(self) -> list[TeacherConfig]:
@@ -77,7 +92,12 @@ class SavedRun:
     def metrics(self) -> dict[str, float]:
         """What it noted at its end in ``metrics.json``; empty where it did not come to its end."""
         file = None if self.folder is None else self.folder / METRICS_FILE
-        return json.loads(file.read_text(encoding='utf-8')) if file is not None and file.is_file() else {}
+        if file is None or not file.is_file():
+            return {}
+        try:
+            return json.loads(file.read_text(encoding='utf-8'))
+        except ValueError as error:
+            raise ConfigError(f'{file} is damaged: {error}. `composer-kd evaluate` measures anew') from error
 
     def loader(self) -> DataLoader[Any]:
         """Its evaluation data.
@@ -88,10 +108,10 @@ class SavedRun:
         Raises:
             ConfigError: If it has none, or the data is not where it should be.
         """
-        config = self.config
-        if config.eval_loader is None:
+        config, evaluation = self.config, self.config.evaluation
+        if evaluation is None:
             raise ConfigError(f'{self.name}: the run has no eval_loader, so there is nothing to evaluate it on')
-        return build_loader(config.eval_loader, config.device_eval_batch_size, config.seed, train=False)
+        return build_loader(evaluation, config.device_eval_batch_size, config.seed, train=False)
 
     def model(self, num_classes: int | None = None) -> ComposerModel:
         """Builds its model and loads its weights.
@@ -140,20 +160,20 @@ def open_run(written: str | pathlib.Path, config: str | pathlib.Path | None = No
 
 
 def _described(path: pathlib.Path) -> SavedRun:
-    from composer_kd.run.config import load_config
-
-    whole = load_config(path)
     settings, content = _read(path)
-    folder = whole.folder
+    name = str(content.get('run_name') or default_run_name(path))
+    # Not by load_config: a YAML for another machine need not be wholly valid on this one.
+    folder = local_folder(content.get('save_folder', RunConfig.save_folder), name)
     checkpoint = None if folder is None else folder / LATEST
-    if folder is None or checkpoint is None or not checkpoint.is_file():
-        return SavedRun(str(whole.run_name), settings, content)
-    return SavedRun(str(whole.run_name), settings, content, checkpoint, folder)
+    if checkpoint is None or not checkpoint.is_file():
+        return SavedRun(name, settings, content)
+    return SavedRun(name, settings, content, checkpoint, folder)
 
 
 def _read(file: pathlib.Path) -> tuple[SavedConfig, dict[str, Any]]:
+    settings = load_part(file, SavedConfig)
     content: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
-    return load_part(file, SavedConfig), content
+    return settings, content
 
 
 def open_runs(written: Sequence[str | pathlib.Path], config: str | pathlib.Path | None = None) -> list[SavedRun]:
@@ -179,11 +199,14 @@ def open_runs(written: Sequence[str | pathlib.Path], config: str | pathlib.Path 
     opened = [attempt(open_run, one, config) for one in written]
     attempt.finish()
     runs = [run for run in opened if run is not None]
+    places = [run.checkpoint or pathlib.Path(path) for run, path in zip(runs, written)]
+    for place in places:
+        if places.count(place) > 1:
+            raise ConfigError(f'{place} is given {places.count(place)} times; give each run once')
     names = [run.name for run in runs]
-    paths = [str(pathlib.Path(one)) for one in written]
     return [
-        run if names.count(run.name) == 1 else SavedRun(path, run.config, run.written, run.checkpoint, run.folder)
-        for run, path in zip(runs, paths)
+        run if names.count(run.name) == 1 else dataclasses.replace(run, name=str(pathlib.Path(path)))
+        for run, path in zip(runs, written)
     ]
 
 

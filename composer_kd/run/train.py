@@ -78,7 +78,7 @@ def _fit_or_evaluate(trainer: Trainer, config: RunConfig) -> None:
         return
     # Composer refuses to fit for no time; a job that is started again after its end should end well instead.
     _say(f'{config.run_name} had already reached {config.max_duration}: it is evaluated, not trained')
-    if evaluation_data(config) is not None:
+    if evaluation_data(config.train_loader, config.eval_loader) is not None:
         trainer.eval(subset_num_batches=config.eval_subset_num_batches)
 
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from composer_kd.errors import ConfigError
 from composer_kd.run.config import RunConfig, as_mapping, load_config
 
-YAMLS = sorted(pathlib.Path('yamls').rglob('*.yaml'))
+YAMLS = sorted(path for path in pathlib.Path('yamls').rglob('*.yaml') if path.parent.name != 'sweeps')
 KD = 'yamls/digits/kd.yaml'
 SMALL_MODEL = {'name': 'ShallowCNN', 'in_channels': 1, 'image_size': 8, 'num_classes': 10}
 

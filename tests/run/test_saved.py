@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from composer_kd.errors import CheckpointError, CheckpointNotFoundError, ConfigError
 from composer_kd.run.config import load_config
+from composer_kd.run.evaluate import evaluate
 from composer_kd.run.saved import open_run, open_runs
 from composer_kd.run.train import train
 from tests.run.test_config import KD
@@ -128,3 +129,33 @@ def test_metrics_are_what_the_file_says(finished):
 
 def test_a_distilled_run_needs_no_teacher_to_be_opened():
     assert open_run(KD).is_distilled
+
+
+def test_a_run_that_held_out_a_part_of_its_training_data_is_evaluated_on_that(tmp_path):
+    overrides = ['max_duration=2ba', 'progress_bar=false', f'save_folder={tmp_path}', 'train_loader.hold_out=0.1']
+    metrics = train(load_config('yamls/digits/student.yaml', overrides), quiet=True)
+    loader = open_run(tmp_path).loader()
+    assert 130 <= len(loader.dataset) <= 150  # a tenth of the 1,437 training digits
+    found = evaluate(tmp_path).metrics['metrics/eval/MulticlassAccuracy']
+    assert found == pytest.approx(metrics['metrics/eval/MulticlassAccuracy'])
+
+
+def test_the_same_run_twice_is_refused(finished):
+    with pytest.raises(ConfigError, match='is given 2 times'):
+        open_runs([finished[0], finished[0] / 'latest-rank0.pt'])
+
+
+def test_damaged_metrics_are_said(finished, tmp_path):
+    for name in ('latest-rank0.pt', 'config.yaml'):
+        shutil.copy(finished[0] / name, tmp_path / name)
+    (tmp_path / 'metrics.json').write_text('{"loss')
+    with pytest.raises(ConfigError, match=r'metrics\.json is damaged'):
+        _ = open_run(tmp_path).metrics
+
+
+def test_a_yaml_for_a_gpu_can_be_opened_without_one(tmp_path):
+    content = OmegaConf.load('yamls/digits/student.yaml')
+    content.device_train_microbatch_size = 'auto'
+    content.precision = 'amp_bf16'
+    OmegaConf.save(content, tmp_path / 'gpu.yaml')
+    assert open_run(tmp_path / 'gpu.yaml').name == 'digits-student'

@@ -1,0 +1,153 @@
+"""A part of the training samples that is kept out of training, to choose settings by."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence, Sized
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from composer_kd.data.partly_labelled import UNLABELLED, balanced_order
+from composer_kd.errors import ConfigError, nearest
+
+__all__ = ['HeldOut', 'held_out_indices', 'targets_of']
+
+PARTS = ('rest', 'held_out')
+LABELS = ('labels', 'label')  # where a mapping may have its class
+
+
+class HeldOut(Dataset[Any]):
+    """A view of a data set: the share of its labelled samples that is held out, or the rest.
+
+    The two parts have no sample in common and together are everything. Of each class the same share is held out, so
+    both parts look like the whole; the choice depends on the targets and the seed alone. Samples without a label are
+    always in the rest: nothing can be measured on them.
+
+    Args:
+        dataset: A map-style data set of pairs or mappings. Its ``targets`` are read where it has them, so that no
+            sample need be loaded; otherwise every item is loaded once. Where the targets are no class numbers, as in
+            language modelling, all samples count as one class. Its ``num_classes`` is passed on.
+        share: How much is held out, between 0 and 1.
+        part: ``'rest'`` or ``'held_out'``.
+        seed: Chooses who is held out.
+
+    Raises:
+        ConfigError: If a setting is out of range, or one of the parts would be empty.
+
+    Example:
+        >>> from composer_kd.data import digits
+        >>> train, validation = HeldOut(digits(), 0.1), HeldOut(digits(), 0.1, 'held_out')
+        >>> len(train), len(validation), set(train.indices) & set(validation.indices)
+        (1167, 130, set())
+        >>> set(Counter(validation.targets).values())
+        {13}
+    """
+
+    def __init__(self, dataset: Dataset[Any], share: float, part: str = 'rest', seed: int = 0) -> None:
+        if part not in PARTS:
+            raise ConfigError(f'part: expected one of {list(PARTS)}, got {part!r}{nearest(part, PARTS)}')
+        targets = targets_of(dataset)
+        chosen = set(held_out_indices(targets, share, seed))
+        if len(chosen) == len(targets):
+            raise ConfigError(f'hold_out: {share} of {len(targets)} samples leaves none to train on; take less.')
+        self.dataset = dataset
+        self.indices = [index for index in range(len(targets)) if (index in chosen) == (part == 'held_out')]
+        self.targets = [targets[index] for index in self.indices]
+        if hasattr(dataset, 'num_classes'):
+            self.num_classes = dataset.num_classes
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[self.indices[index]]
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        """Loads a batch, at once where the data set beneath can: what a ``DataLoader`` calls.
+
+        Args:
+            indices: Which samples of this part.
+
+        Returns:
+            The items as they are in the data set.
+        """
+        wanted = [self.indices[index] for index in indices]
+        at_once = getattr(self.dataset, '__getitems__', None)
+        return list(at_once(wanted)) if at_once else [self.dataset[index] for index in wanted]
+
+
+def held_out_indices(targets: Sequence[int], share: float, seed: int = 0) -> list[int]:
+    """Chooses samples such that each class is held out in the same share.
+
+    A larger share with the same seed holds out all that a smaller one does.
+
+    Args:
+        targets: The class of each sample; ``UNLABELLED`` for none.
+        share: How much of the labelled samples, between 0 and 1.
+        seed: Chooses who, at least 0.
+
+    Returns:
+        The indices of those held out, in ascending order.
+
+    Raises:
+        ConfigError: If the share is no number between 0 and 1, or too small for a single sample.
+
+    Example:
+        >>> targets = [0, 0, 0, 0, 1, 1, -100, -100]
+        >>> sorted(targets[index] for index in held_out_indices(targets, 0.5))
+        [0, 0, 1]
+    """
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
+        raise ConfigError(f'hold_out: expected a share between 0 and 1, got {share!r}.')
+    labelled = [index for index, target in enumerate(targets) if target != UNLABELLED]
+    classes = [targets[index] for index in labelled]
+    count = round(share * len(labelled))
+    if count == 0:
+        raise ConfigError(f'hold_out: {share} of {len(labelled)} labelled samples is not a single one; take more.')
+    sizes, seen = Counter(classes), Counter[int]()
+    places = []  # how far into its class a sample comes, from 0 to 1
+    order = balanced_order(classes, seed)
+    for i in order:
+        places.append((seen[classes[i]] + 0.5) / sizes[classes[i]])
+        seen[classes[i]] += 1
+    first = sorted(range(len(order)), key=places.__getitem__)[:count]
+    return sorted(labelled[order[i]] for i in first)
+
+
+def targets_of(dataset: Any) -> list[int]:
+    """Reads the class of each sample of a data set.
+
+    Args:
+        dataset: Has ``targets``, or a length and items that are pairs or mappings.
+
+    Returns:
+        Class numbers; all 0 where the targets are something else.
+
+    Raises:
+        ConfigError: If the data set has no length.
+
+    Example:
+        >>> targets_of([('one', 1), ('none', UNLABELLED)]), targets_of([{'input_ids': [5, 7]}])
+        ([1, -100], [0])
+    """
+    known = getattr(dataset, 'targets', None)
+    if known is None:
+        if not isinstance(dataset, Sized):
+            raise ConfigError('hold_out: samples are chosen by their number, and this data set has no length.')
+        items: Any = dataset
+        known = [_target(items[index]) for index in range(len(items))]
+    classes = [_class_number(target) for target in known]
+    return [0] * len(classes) if None in classes else [number for number in classes if number is not None]
+
+
+def _target(item: Any) -> Any:
+    if isinstance(item, Mapping):
+        return next((item[key] for key in LABELS if key in item), None)
+    return item[1] if isinstance(item, (tuple, list)) and len(item) > 1 else None
+
+
+def _class_number(target: Any) -> int | None:
+    """The class, or None where the target is something else: a sequence, a real number, nothing."""
+    value = target.item() if hasattr(target, 'item') and getattr(target, 'ndim', 0) == 0 else target
+    return int(value) if isinstance(value, int) else None

@@ -1,0 +1,228 @@
+"""What is wrong with a sweep, found before anything starts: its values tried on the run that it searches."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from composer_kd.errors import ComposerKDError, ConfigError, nearest
+from composer_kd.run.build import build_model
+from composer_kd.run.config import LoaderConfig, RunConfig, TeacherConfig, as_mapping, load_config
+from composer_kd.run.construct import construct_or_say
+from composer_kd.run.loaders import build_loader, check_held_out, evaluation_data
+from composer_kd.run.preflight import Attempts, rehearse
+from composer_kd.run.source import read_source
+from composer_kd.run.sweep.covering import covering_rows, shrink
+from composer_kd.run.sweep.file import Sweep, listed
+from composer_kd.run.sweep.wording import label
+
+__all__ = ['Plan', 'make_plan', 'override']
+
+HOLD_OUT = 0.1
+MOST_REHEARSALS = 6
+# What a sweep sets itself, or what decides on which samples and where it judges.
+RESERVED = re.compile(r'(run_name|save_\w+|load_\w+|autoresume|eval_\w+|train_loader\.hold_out\w*)(\.|$)')
+# Overrides of the command that are for runs of their own: W&B's agents log, and a sweep keeps the files of its trials.
+OF_THE_AGENT = re.compile(r'(loggers|run_name|save_\w+|autoresume|progress_bar|log_to_console)[.=]')
+QUIET = ('save_folder=null', 'autoresume=false', 'progress_bar=false', 'log_to_console=false')
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep whose values have been tried on its run.
+
+    Args:
+        sweep: What is searched.
+        overrides: What all trials have.
+        judged_on: In words, the samples that decide.
+        samples: How many these are.
+        run: The run with the first value of each parameter, to know a sweep by.
+    """
+
+    sweep: Sweep
+    overrides: tuple[str, ...]
+    judged_on: str
+    samples: int
+    run: RunConfig
+
+    def config(self, settings: dict[str, Any], *more: str) -> RunConfig:
+        """The run with some settings.
+
+        Args:
+            settings: The values of the parameters.
+            more: More overrides.
+
+        Returns:
+            The checked configuration.
+        """
+        written = [override(key, value) for key, value in settings.items()]
+        return load_config(self.sweep.base, [*self.overrides, *written, *more])
+
+
+def override(key: str, value: Any) -> str:
+    """Writes a setting as on the command line.
+
+    Example:
+        >>> override('optimizer', {'name': 'SGD', 'lr': 1e-05})
+        'optimizer={"name": "SGD", "lr": 1e-05}'
+    """
+    return f'{key}={json.dumps(value)}'
+
+
+def make_plan(sweep: Sweep, use_eval_loader: bool = False) -> Plan:
+    """Finds the samples to judge by and tries the sweep's values on its run; trains nothing.
+
+    Args:
+        sweep: From ``read_sweep``.
+        use_eval_loader: Whether to judge by the run's own ``eval_loader``, even if it is a test set.
+
+    Returns:
+        What the trials are made from.
+
+    Raises:
+        ConfigError: Lists unknown keys, bad values, values that exclude one another, checkpoints that are missing, a
+            metric that is not measured, and refuses to choose by test data.
+
+    Example:
+        >>> from composer_kd.run.sweep.file import read_sweep
+        >>> make_plan(read_sweep('yamls/sweeps/no_such.yaml'))
+        Traceback (most recent call last):
+        composer_kd.errors.ConfigError: no configuration file 'yamls/sweeps/no_such.yaml'...
+    """
+    own = [text for text in sweep.fixed if not OF_THE_AGENT.match(text)]
+    configs, faults = _try_values(sweep, own)
+    if faults:
+        raise listed(sweep.path, faults)
+    chosen, judged_on = _judge(sweep, own, configs[0], use_eval_loader)
+    overrides = (*chosen, *QUIET)
+    configs, faults = _try_values(sweep, overrides)
+    if faults:
+        raise listed(sweep.path, faults)
+    samples = _rehearse(sweep, configs)
+    return Plan(sweep, overrides, judged_on, samples, configs[0])
+
+
+def _judge(sweep: Sweep, fixed: Sequence[str], run: RunConfig, use_eval_loader: bool) -> tuple[list[str], str]:
+    """The overrides that make a run evaluate on what decides, and what that is."""
+    if use_eval_loader:
+        if run.eval_loader is None:
+            raise ConfigError(f'{sweep.base}: has no eval_loader to judge by; leave --use-eval-loader out')
+        kept = [text for text in fixed if not text.startswith('train_loader.hold_out')]
+        return kept, f"the run's own eval_loader ({_words(run.eval_loader)})"
+    if run.train_loader.hold_out is not None:
+        return list(fixed), _held_out_words(run.train_loader.hold_out)
+    written = read_source(sweep.base).data.get('eval_loader')
+    if run.eval_loader is None or (isinstance(written, dict) and written.get('dataset') == _data(run.eval_loader)):
+        return [*fixed, f'train_loader.hold_out={HOLD_OUT}'], _held_out_words(HOLD_OUT)
+    said = f'{sweep.path}: the command has the runs evaluated on {_words(run.eval_loader)}'
+    advice = f'take train_loader.hold_out={HOLD_OUT} in its place, or say --use-eval-loader if you mean it'
+    if any(isinstance(value, str) and 'test' in value.lower() for value in run.eval_loader.dataset.options.values()):
+        raise ConfigError(f'{said}, a test set: what is chosen by it cannot be measured on it any more; {advice}')
+    if _data(run.eval_loader) == _data(run.train_loader):
+        raise ConfigError(f'{said}, which they train on; {advice}')
+    return list(fixed), _words(run.eval_loader)
+
+
+def _held_out_words(share: float) -> str:
+    return f'{100 * share:g} % of the training samples, class-balanced, that no trial trains on'
+
+
+def _data(loader: LoaderConfig) -> Any:
+    return as_mapping(loader.dataset)
+
+
+def _words(loader: LoaderConfig) -> str:
+    return f'{loader.dataset.name}({", ".join(f"{key}={value!r}" for key, value in loader.dataset.options.items())})'
+
+
+def _try_values(sweep: Sweep, overrides: Sequence[str]) -> tuple[list[RunConfig], list[str]]:
+    """Checks the run for assignments in which any two values meet; says of each fault which values it depends on."""
+    reserved = [p.key for p in sweep.parameters if RESERVED.match(p.key)]
+    faults = [f'parameters.{key}: is not searched: it says where and on what the trials are judged' for key in reserved]
+    parameters = {p.key: p.representatives() for p in sweep.parameters if p.key not in reserved}
+    default = {key: values[0] for key, values in parameters.items()}
+    said: dict[str, str] = {}
+    configs = []
+
+    def tried(settings: dict[str, Any]) -> tuple[RunConfig | None, list[str]]:
+        written = [override(key, value) for key, value in settings.items()]
+        try:
+            config = load_config(sweep.base, [*overrides, *written])
+            return config, list(_missing_checkpoints(config))
+        except ConfigError as error:
+            lines = str(error).splitlines()
+            return None, [line.strip() for line in lines[1:]] or lines
+
+    def happens(fault: str, settings: dict[str, Any]) -> bool:
+        return fault in tried(settings)[1]
+
+    for row in covering_rows([len(values) for values in parameters.values()]):
+        settings = {key: values[i] for (key, values), i in zip(parameters.items(), row)}
+        config, found = tried(settings)
+        for fault in (fault for fault in found if fault not in said):
+            cause = shrink(settings, default, functools.partial(happens, fault))
+            said[fault] = f' (with {", ".join(f"{k}={label(v)}" for k, v in cause.items())})' if cause else ''
+        if config is not None:
+            configs.append(config)
+    return configs, [*faults, *(f'{fault}{cause}' for fault, cause in said.items())]
+
+
+def _missing_checkpoints(config: RunConfig) -> Iterator[str]:
+    for teacher in _teachers(config):
+        path = teacher.checkpoint
+        if path is not None and '://' not in path and not pathlib.Path(path).exists():
+            key = f'{teacher.model.path.removesuffix(".model")}.checkpoint'
+            yield f'{key}: there is no {path!r}; train that teacher first'
+
+
+def _teachers(config: RunConfig) -> list[TeacherConfig]:
+    found = [part.options.get('teachers') for part in config.algorithms.values()]
+    listed_ones = [one for teachers in found for one in (teachers if isinstance(teachers, list) else [teachers])]
+    return [teacher for teacher in listed_ones if isinstance(teacher, TeacherConfig)]
+
+
+def _rehearse(sweep: Sweep, configs: Sequence[RunConfig]) -> int:
+    """Builds the data, student and teachers of different kinds and lets them answer once; counts what decides."""
+    kinds: dict[str, RunConfig] = {}
+    for config in configs:
+        parts = [config.train_loader.dataset, config.model, *(teacher.model for teacher in _teachers(config))]
+        kinds.setdefault(json.dumps([as_mapping(part) for part in parts], default=str), config)
+    attempt, samples = Attempts(), 0
+    for i, config in enumerate(list(kinds.values())[:MOST_REHEARSALS]):
+        count = attempt(_rehearse_one, config, sweep.metric if i == 0 else None)
+        samples = samples or (count or 0)
+    try:
+        attempt.finish()
+    except ComposerKDError as error:
+        faults = dict.fromkeys(line for one in attempt.errors for line in str(one).splitlines())
+        raise listed(sweep.path, list(faults)) from error
+    return samples
+
+
+def _rehearse_one(config: RunConfig, metric: str | None) -> int:
+    train = build_loader(config.train_loader, config.device_train_batch_size, config.seed, train=True)
+    data = evaluation_data(config.train_loader, config.eval_loader)
+    assert data is not None
+    evaluation = build_loader(data, config.device_eval_batch_size, config.seed, train=False)
+    check_held_out(train, evaluation)
+    model = build_model(config.model, getattr(train.dataset, 'num_classes', None))
+    if metric is not None:
+        _check_metric(metric, [f'metrics/eval/{name}' for name in model.get_metrics(is_train=False)], config)
+    algorithms = {part.path: construct_or_say(dataclasses.replace(part)) for part in config.algorithms.values()}
+    rehearse(model, algorithms, train, config.precision)
+    return len(evaluation.dataset)  # type: ignore[arg-type]
+
+
+def _check_metric(metric: str, measured: list[str], config: RunConfig) -> None:
+    if any(part.options.get('run_teacher_on_eval') for part in config.algorithms.values()):
+        names = [name.rpartition('/')[2] for name in measured]
+        measured = [*measured, *(f'metrics/eval/teacher/{name}' for name in names)]
+        measured += ['metrics/eval/agreement/top1', 'metrics/eval/agreement/kl']
+    if metric not in measured:
+        raise ConfigError(f'metric.name: {metric!r} is not measured in an evaluation{nearest(metric, measured)}')

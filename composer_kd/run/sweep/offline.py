@@ -1,0 +1,59 @@
+"""A sweep on this machine: read, checked, searched, and what came of it said."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pathlib
+
+from rich.console import Console
+
+from composer_kd.errors import ConfigError
+from composer_kd.run.quiet import without_remarks
+from composer_kd.run.sweep.check import make_plan
+from composer_kd.run.sweep.file import read_sweep
+
+__all__ = ['run_offline_sweep']
+
+
+def run_offline_sweep(
+    path: str | pathlib.Path,
+    out: pathlib.Path | None = None,
+    trials: int | None = None,
+    workers: int = 1,
+    use_eval_loader: bool = False,
+    pruning: bool = True,
+) -> None:
+    """Runs a sweep with Optuna, or goes on with it.
+
+    Args:
+        path: The sweep's YAML.
+        out: Where everything goes; None for ``runs/sweep-<name>``.
+        trials: How many in all; None for the file's ``run_cap``, the whole grid, or 20.
+        workers: How many run at a time.
+        use_eval_loader: Whether to judge by the run's own ``eval_loader``, even if it is a test set.
+        pruning: Whether trials that do badly are stopped early.
+
+    Raises:
+        ConfigError: If the file, a value in it, or the folder is wrong.
+        SystemExit: With status 130 after Ctrl-C, when the results so far are written.
+    """
+    if importlib.util.find_spec('optuna') is None:
+        raise ConfigError("a sweep on this machine needs Optuna: pip install 'composer_kd[sweep]'")
+    if int(os.environ.get('WORLD_SIZE', '1')) > 1:
+        raise ConfigError('a sweep starts its own processes: run it without the launcher, with --workers')
+    from composer_kd.run.sweep.search import Settings, search
+
+    sweep = read_sweep(path)
+    with without_remarks():
+        plan = make_plan(sweep, use_eval_loader)
+    out = out if out is not None else pathlib.Path('runs') / f'sweep-{sweep.name}'
+    console = Console(soft_wrap=True)
+    try:
+        study = search(plan, Settings(out, trials, workers, pruning))
+    except KeyboardInterrupt:
+        console.print(f'stopped; what there is, is in {out}; the same command goes on', highlight=False)
+        raise SystemExit(130) from None
+    best = study.best()
+    found = 'no trial ran to its end' if best is None else f'best: trial {best.number}, {sweep.metric} {best.value:.4f}'
+    console.print(f'{found}; {out / "summary.md"}, {out / "best.yaml"}', highlight=False)

@@ -1,0 +1,202 @@
+"""The plots of a sweep: how it went, which settings did well, and which of them matter."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from composer_kd.run.sweep.file import Sweep
+from composer_kd.run.sweep.space import Choice, Parameter, Range
+from composer_kd.run.sweep.study import Record
+from composer_kd.run.sweep.wording import label, short_names
+
+__all__ = ['plot_history', 'plot_importances', 'plot_parallel']
+
+BLUE, ORANGE, GREY, TEXT = '#2563eb', '#d97706', '#9ca3af', '#374151'
+LONGEST = 24  # characters of a choice
+LONGEST_HEAD = 14  # of the name of an axis, on one line
+SPREAD = 0.3  # of the lines of one choice, in steps between choices
+
+
+def plot_history(records: Sequence[Record], sweep: Sweep, file: pathlib.Path) -> None:
+    """Draws the metric of each trial, and the best so far.
+
+    Args:
+        records: The trials.
+        sweep: What was searched.
+        file: The PNG.
+    """
+    figure, axes = _figure(8.5, 4.4)
+    kinds = {'complete': ('o', BLUE, 'complete'), 'pruned': ('v', GREY, 'pruned: its last evaluation')}
+    for state, (marker, colour, name) in kinds.items():
+        points = [(r.number, r.value) for r in records if r.state == state and r.value is not None]
+        if points:
+            axes.scatter(*zip(*points), marker=marker, color=colour, s=34, zorder=3, label=name)
+    failed = [record.number for record in records if record.state == 'failed']
+    if failed:
+        style = {'marker': 'x', 'color': '#b91c1c', 'label': 'failed', 'transform': axes.get_xaxis_transform()}
+        axes.scatter(failed, [0.02] * len(failed), **style)
+    complete = [(r.number, r.value) for r in records if r.state == 'complete' and r.value is not None]
+    if complete:
+        best: list[float] = []
+        for _, value in complete:
+            best.append(value if not best else max(best[-1], value, key=lambda one: sweep.sign * one))
+        numbers = [number for number, _ in complete] + [records[-1].number]
+        axes.step(numbers, [*best, best[-1]], where='post', color=ORANGE, linewidth=1.8, label='best so far')
+    axes.set_xlabel('trial')
+    axes.set_ylabel(sweep.metric)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    _tidy(axes)
+    axes.legend(loc='upper center', bbox_to_anchor=(0.5, -0.14), ncols=4, frameon=False)
+    _save(figure, f'{sweep.name}: {len(records)} trials', file)
+
+
+def plot_importances(shares: Mapping[str, float], complete: int, sweep: Sweep, file: pathlib.Path) -> None:
+    """Draws how much of the metric's variance each parameter explains.
+
+    Args:
+        shares: By parameter, the largest first.
+        complete: From how many trials they were estimated.
+        sweep: What was searched.
+        file: The PNG.
+    """
+    figure, axes = _figure(8.0, 1.3 + 0.42 * len(shares))
+    names = short_names(list(shares))
+    bars = axes.barh(range(len(shares)), [100 * share for share in shares.values()], color=BLUE, height=0.62, zorder=2)
+    axes.bar_label(bars, [f'{100 * share:.0f} %' for share in shares.values()], padding=4, color=TEXT)
+    axes.set_yticks(range(len(shares)), [names[key] for key in shares])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100 * max(shares.values()) * 1.15)
+    axes.set_xlabel(f'% of the variance of {sweep.metric}')
+    _tidy(axes, 'x')
+    _save(figure, f'{sweep.name}: what matters (fANOVA over {complete} complete trials)', file)
+
+
+def plot_parallel(records: Sequence[Record], sweep: Sweep, file: pathlib.Path) -> None:
+    """Draws each trial as a line through its settings, coloured by its metric.
+
+    Args:
+        records: The trials.
+        sweep: What was searched.
+        file: The PNG.
+    """
+    parameters = [parameter for parameter in sweep.parameters if len(parameter.representatives()) > 1]
+    shown = [record for record in records if record.value is not None and record.settings]
+    scale = _scale([record.value or 0.0 for record in shown])
+    figure, axes = _figure(max(7.0, 1.75 * (len(parameters) + 1)), 5.0)
+    from matplotlib import colormaps, colors
+
+    palette, norm = colormaps['viridis'], colors.Normalize(*scale)
+    complete = [record for record in shown if record.state == 'complete']
+    best = max(complete, key=lambda record: sweep.sign * (record.value or 0.0), default=None)
+    for record in sorted(shown, key=lambda record: (record.state == 'complete', sweep.sign * (record.value or 0.0))):
+        places = [_place(parameter, record, len(records)) for parameter in parameters]
+        places.append((record.value - scale[0]) / (scale[1] - scale[0]))  # type: ignore[operator]
+        done = record.state == 'complete'
+        style: dict[str, Any] = {'linewidth': 1.5, 'alpha': 0.85, 'color': palette(norm(record.value or 0.0))}
+        if not done:
+            style = {'linewidth': 0.9, 'alpha': 0.55, 'color': GREY, 'linestyle': (0, (3, 2))}
+        if record is best:
+            style = {'linewidth': 3.2, 'color': ORANGE, 'zorder': 5, 'label': f'best: trial {record.number}'}
+        axes.plot(range(len(places)), places, solid_joinstyle='round', **style)
+    if any(record.state == 'pruned' for record in shown):
+        axes.plot([], [], color=GREY, linestyle=(0, (3, 2)), label='pruned: its last evaluation')
+    _draw_scales(axes, parameters, sweep, scale)
+    axes.legend(loc='upper center', bbox_to_anchor=(0.5, 0.0), ncols=2, frameon=False)
+    _save(figure, f'{sweep.name}: the settings of {len(shown)} trials', file)
+
+
+def _draw_scales(axes: Any, parameters: Sequence[Parameter], sweep: Sweep, scale: tuple[float, float]) -> None:
+    ends = len(parameters)
+    ticks = [_ticks(parameter) for parameter in parameters]
+    ticks.append([(i / 4, f'{scale[0] + (scale[1] - scale[0]) * i / 4:.3g}') for i in range(5)])
+    box = {'facecolor': 'white', 'edgecolor': 'none', 'alpha': 0.75, 'pad': 1.0}
+    for x, marks in enumerate(ticks):
+        axes.axvline(x, color=TEXT, linewidth=1.0, zorder=4)
+        for y, text in marks:
+            axes.plot([x - 0.02, x + 0.02], [y, y], color=TEXT, linewidth=1.0, zorder=4)
+            axes.annotate(text, (x, y), (5, 0), textcoords='offset points', va='center', fontsize=8, zorder=6, bbox=box)
+    names = short_names([parameter.key for parameter in parameters])
+    heads = [names[parameter.key] for parameter in parameters] + [sweep.metric.rpartition('/')[2]]
+    heads = [_wrapped(head) for head in heads]
+    axes.set_xticks(range(ends + 1), heads, fontsize=8.5)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.set_yticks([])
+    axes.set_xlim(-0.1, ends + 0.45)
+    axes.set_ylim(-0.06, 1.06)
+    for side in ('top', 'right', 'left', 'bottom'):
+        axes.spines[side].set_visible(False)
+
+
+def _place(parameter: Parameter, record: Record, trials: int) -> float:
+    """Where a value stands on its axis, from 0 to 1; lines of one choice are spread a little, to be told apart."""
+    value = record.settings[parameter.key]
+    if isinstance(parameter, Choice):
+        step = 1 / max(1, len(parameter.values) - 1)
+        aside = SPREAD * step * (record.number / max(1, trials - 1) - 0.5)
+        return min(1.03, max(-0.03, parameter.values.index(value) * step + aside))
+    low, high = parameter.representatives()
+    if _is_log(parameter):
+        return (math.log(value) - math.log(low)) / (math.log(high) - math.log(low))
+    return float((value - low) / (high - low))
+
+
+def _ticks(parameter: Parameter) -> list[tuple[float, str]]:
+    if isinstance(parameter, Choice):
+        step = 1 / max(1, len(parameter.values) - 1)
+        return [(i * step, _choice(value)) for i, value in enumerate(parameter.values)]
+    low, high = parameter.representatives()
+    if not _is_log(parameter):
+        return [(i / 4, f'{low + (high - low) * i / 4:.3g}') for i in range(5)]
+    tens = [10.0**power for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
+    span = math.log(high) - math.log(low)
+    apart = [ten for ten in tens if min(math.log(ten / low), math.log(high / ten)) > 0.06 * span]
+    return [((math.log(ten) - math.log(low)) / span, f'{ten:.3g}') for ten in (low, *apart, high)]
+
+
+def _choice(value: Any) -> str:
+    text = label(value)
+    if len(text) > LONGEST and isinstance(value, dict) and 'name' in value:
+        text = f'{value["name"]}(…)'
+    return text if len(text) <= LONGEST else f'{text[: LONGEST - 1]}…'
+
+
+def _wrapped(head: str) -> str:
+    parts = head.split('.')
+    middle = (len(parts) + 1) // 2
+    two = ('.'.join(parts[:middle]), '.'.join(parts[middle:]))
+    return head if len(head) <= LONGEST_HEAD or len(parts) == 1 else '.\n'.join(two)
+
+
+def _is_log(parameter: Parameter) -> bool:
+    return isinstance(parameter, Range) and parameter.log
+
+
+def _scale(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # The object interface leaves the caller's matplotlib backend alone.
+    figure = Figure(figsize=(width, height), dpi=150, layout='constrained')
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots()
+
+
+def _save(figure: Any, title: str, file: pathlib.Path) -> None:
+    figure.suptitle(title, fontsize=12, fontweight='bold', x=0.01, ha='left')
+    figure.savefig(file)
+
+
+def _tidy(axes: Any, axis: str = 'y') -> None:
+    axes.grid(axis=axis, color='#e5e7eb', linewidth=0.8, zorder=0)
+    axes.set_axisbelow(True)
+    for side in ('top', 'right'):
+        axes.spines[side].set_visible(False)

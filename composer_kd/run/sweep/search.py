@@ -1,0 +1,263 @@
+"""Runs a sweep's trials until there are enough of them, or it is stopped; the same call goes on from there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from composer_kd.errors import ComposerKDError, ConfigError
+from composer_kd.run.preflight import make_folder
+from composer_kd.run.sweep.check import Plan, override
+from composer_kd.run.sweep.results import write_plots, write_results
+from composer_kd.run.sweep.study import Record, Study, grid_size
+from composer_kd.run.sweep.trial import RESULT_FILE, Job, trial_folder, write_result
+from composer_kd.run.sweep.wording import label, short_names
+from composer_kd.run.sweep.workers import Worker, ready, share
+
+__all__ = ['Settings', 'SweepError', 'search']
+
+DEFAULT_TRIALS = 20
+MOST_FAILURES = 5  # that are not for want of memory or a number, without any success: then it is not the settings
+STARTS = 2  # of a trial whose worker dies: the machine may have run out of memory because of another one
+LOCK = '.lock'
+
+
+class SweepError(ComposerKDError, RuntimeError):
+    """A sweep cannot go on."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a sweep is run.
+
+    Args:
+        out: Where everything goes.
+        trials: How many in all, those of earlier calls included; None for the file's ``run_cap``, the grid, or 20.
+        workers: How many run at a time.
+        pruning: Whether trials that do badly are stopped early.
+    """
+
+    out: pathlib.Path
+    trials: int | None = None
+    workers: int = 1
+    pruning: bool = True
+
+
+def search(plan: Plan, settings: Settings) -> Study:
+    """Runs trials and writes the results.
+
+    Trials that had ended when an earlier call was stopped are kept, those that were running are run again.
+
+    Args:
+        plan: What is searched.
+        settings: How.
+
+    Returns:
+        The study.
+
+    Raises:
+        ConfigError: If the folder holds another search, or another process works on it.
+        SweepError: If the first trials all fail.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM, when the results so far are written.
+    """
+    make_folder(settings.out, '--out')
+    lock = FileLock(settings.out / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(f'{settings.out}: another sweep works there; wait for it, or take another --out') from error
+    try:
+        study = Study(plan, settings.out, settings.workers, settings.pruning)
+        _Search(plan, settings, study).run()
+    finally:
+        lock.release()
+    return study
+
+
+class _Search:
+    """The loop around asking for trials, running and noting them. Only this process writes the database."""
+
+    def __init__(self, plan: Plan, settings: Settings, study: Study) -> None:
+        self.plan = plan
+        self.settings = settings
+        self.study = study
+        self.total = _total(plan, settings)
+        count = min(settings.workers, self.total)
+        self.workers = [Worker(share(count, index)) for index in range(count)]
+        self.waiting = study.interrupted()
+        self.failures: list[str] = []
+        self.succeeded = False
+        self.stopped = False
+        self.begin = time.perf_counter()
+        self.ended = 0
+
+    def run(self) -> None:
+        """Runs until there are enough trials."""
+        kept = len(self.study.records()) - len(self.waiting)
+        _say(f'{self.total} trials, judged by {self.plan.sweep.metric} on {self.plan.judged_on}')
+        if kept or self.waiting:
+            _say(f'{self.settings.out} has {kept} of them; {len(self.waiting)} that were running are run again')
+        try:
+            with self._stopping():
+                while not self.stopped and self._start():
+                    for worker in ready(self.workers, seconds=0.5):
+                        self._listen(worker)
+                    self._give_up()
+        finally:
+            for worker in self.workers:
+                worker.stop()
+            write_results(self.study, self.settings.out)
+            write_plots(self.study, self.settings.out)
+        if self.stopped:
+            raise KeyboardInterrupt
+
+    def _start(self) -> bool:
+        """Gives trials to idle workers; says whether any is left to wait for."""
+        for worker in self.workers:
+            while worker.busy is None:
+                trial = self._next()
+                if trial is None:
+                    break
+                self._begin(trial, worker)
+        return any(worker.busy is not None for worker in self.workers)
+
+    def _next(self) -> optuna.trial.Trial | None:
+        if self.waiting:
+            return self.waiting.pop(0)
+        if len(self.study.records()) >= self.total or self._reached():
+            return None
+        return self.study.ask()
+
+    def _begin(self, trial: optuna.trial.Trial, worker: Worker) -> None:
+        """Starts a trial, or notes at once what is known of it."""
+        settings = self.study.settings(trial)
+        folder = trial_folder(self.settings.out, trial.number)
+        known = _read_result(folder)
+        twin = self.study.twin(trial, settings)
+        if known is not None:  # the sweep was killed when the trial had ended, before it was noted
+            self._note(trial, known)
+        elif twin is not None:
+            self._note(trial, _adopt(trial, twin, folder, self.settings.out))
+        else:
+            trial.set_user_attr('starts', trial.user_attrs.get('starts', 0) + 1)
+            name = f'run_name={self.plan.sweep.name}-{trial.number:03d}'
+            written = [override(key, value) for key, value in settings.items()]
+            overrides = (*self.plan.overrides, name, *written)
+            sweep = self.plan.sweep
+            worker.start(trial, Job(trial.number, str(sweep.base), overrides, sweep.metric, str(folder)))
+
+    def _listen(self, worker: Worker) -> None:
+        trial = worker.busy
+        kind, content = worker.receive()
+        if kind == 'report':
+            worker.answer(self.study.report(trial, *content))
+        elif kind == 'end':
+            self._note(trial, content)
+        elif trial.user_attrs['starts'] < STARTS:
+            _say(f'trial {trial.number}: its process died ({_words(content)}); it is run again')
+            self.waiting.append(trial)
+        else:
+            reason = f'its process died {STARTS} times ({_words(content)})'
+            folder = trial_folder(self.settings.out, trial.number)
+            outcome = {'state': 'failed', 'reason': reason, 'of_settings': True}
+            write_result(folder, {'number': trial.number, **outcome})
+            self._note(trial, outcome)
+
+    def _note(self, trial: optuna.trial.Trial, outcome: dict[str, Any]) -> None:
+        record = self.study.tell(trial, outcome)
+        self.ended += 1
+        self.succeeded |= record.state != 'failed'
+        if record.state == 'failed' and not outcome.get('of_settings'):
+            self.failures.append(record.reason or '')
+        write_results(self.study, self.settings.out)
+        _say(self._line(record))
+
+    def _line(self, record: Record) -> str:
+        records, best = self.study.records(), self.study.best()
+        ended = sum(one.state != 'running' for one in records)
+        number = '' if record.value is None else f'{record.value:.4f} '
+        said = {
+            'complete': number + (f'as trial {record.same_as}' if record.same_as is not None else ''),
+            'pruned': f'{number}pruned after evaluation {max(record.steps, default=0)}',
+            'failed': f'failed: {(record.reason or "")[:120]}',
+        }[record.state]
+        found = '' if best is None else f'; best {best.value:.4f} (trial {best.number})'
+        left = (time.perf_counter() - self.begin) / self.ended * (self.total - ended)
+        time_left = f'; about {left / 60:.0f} min left' if left > 90 else ''
+        names = short_names(list(record.settings))
+        settings = ', '.join(f'{names[key]}={label(value)}' for key, value in record.settings.items())
+        return f'[{ended}/{self.total}] trial {record.number}: {said.strip()}{found}{time_left}\n    {settings}'
+
+    def _reached(self) -> bool:
+        target, best = self.plan.sweep.target, self.study.best()
+        sign = self.plan.sweep.sign
+        return target is not None and best is not None and sign * (best.value or 0.0) >= sign * target
+
+    def _give_up(self) -> None:
+        if not self.succeeded and len(self.failures) >= MOST_FAILURES:
+            reasons = '\n'.join(f'  {reason}' for reason in dict.fromkeys(self.failures))
+            raise SweepError(
+                f'the first {len(self.failures)} trials all failed, so it is not the settings alone:\n{reasons}\n'
+                f'Their log.txt says more. When it is mended, remove {self.settings.out} and start again.'
+            )
+
+    @contextlib.contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the loop between two steps, so that nothing is half noted."""
+
+        def stop(number: int, frame: Any) -> None:
+            self.stopped = True
+
+        try:
+            before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not in the main thread: whoever runs it so has to stop it
+            before = {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _total(plan: Plan, settings: Settings) -> int:
+    grid = grid_size(plan.sweep)
+    wanted = settings.trials or plan.sweep.run_cap or grid or DEFAULT_TRIALS
+    return min(wanted, grid) if grid is not None else wanted
+
+
+def _adopt(trial: optuna.trial.Trial, twin: Record, folder: pathlib.Path, out: pathlib.Path) -> dict[str, Any]:
+    """The result of a trial with the same settings, which training again would bring again."""
+    for step, value in twin.steps.items():
+        trial.report(value, step)
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(trial_folder(out, twin.number), folder)
+    outcome = {'state': 'complete', 'value': twin.value, 'same_as': twin.number, 'seconds': 0.0}
+    write_result(folder, {'number': trial.number, **outcome})
+    return outcome
+
+
+def _read_result(folder: pathlib.Path) -> dict[str, Any] | None:
+    file = folder / RESULT_FILE
+    return json.loads(file.read_text(encoding='utf-8')) if file.is_file() else None
+
+
+def _words(code: int | None) -> str:
+    if code is not None and code < 0:
+        hint = ', perhaps for want of memory' if -code == signal.SIGKILL else ''
+        return f'{signal.Signals(-code).name}{hint}'
+    return f'exit status {code}'
+
+
+def _say(text: str) -> None:
+    Console(soft_wrap=True).print(text, highlight=False, markup=False)

@@ -1,0 +1,267 @@
+"""What may be searched: the ``parameters`` of W&B's sweep format, and how Optuna draws from them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from composer_kd.errors import nearest
+
+__all__ = ['Choice', 'Parameter', 'Range', 'read_parameters']
+
+NAME = re.compile(r'[A-Za-z_][A-Za-z0-9_.-]*')  # of a parameter, to W&B
+MOST_STEPS = 1000  # of a grid along one parameter
+
+
+class Parameter(Protocol):
+    """One dotted key of the run's YAML, and the values that it may take."""
+
+    @property
+    def key(self) -> str:
+        """The dotted key."""
+
+    def suggest(self, trial: Any) -> Any:
+        """The value that an Optuna trial has, or is given now."""
+
+    def representatives(self) -> list[Any]:
+        """The values that stand for all: every choice, both ends of a range."""
+
+    def grid(self) -> list[Any] | None:
+        """What Optuna's grid has along this parameter; None for a range without steps."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several values, which may be anything that a YAML can hold.
+
+    Args:
+        key: The dotted key.
+        values: The values; a single one is a constant.
+    """
+
+    key: str
+    values: tuple[Any, ...]
+
+    @property
+    def labels(self) -> list[Any]:
+        """What Optuna stores for them: scalars as they are, all else as JSON."""
+        return [value if _is_scalar(value) else json.dumps(value) for value in self.values]
+
+    def suggest(self, trial: Any) -> Any:
+        """The value that an Optuna trial has, or is given now."""
+        return self.values[self.labels.index(trial.suggest_categorical(self.key, self.labels))]
+
+    def representatives(self) -> list[Any]:
+        """All of them."""
+        return list(self.values)
+
+    def grid(self) -> list[Any] | None:
+        """All of them, as Optuna stores them."""
+        return self.labels
+
+
+@dataclass(frozen=True)
+class Range:
+    """A number between two others, both included.
+
+    Args:
+        key: The dotted key.
+        low: The least value.
+        high: The greatest.
+        log: Whether its logarithm is uniform.
+        step: What it is a multiple of; None for any number.
+    """
+
+    key: str
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+    @property
+    def integer(self) -> bool:
+        """Whether its values are integers."""
+        return isinstance(self.step, int)
+
+    def suggest(self, trial: Any) -> Any:
+        """The value that an Optuna trial has, or is given now."""
+        low, high = self._ends()
+        if self.step is None:
+            return trial.suggest_float(self.key, self.low, self.high, log=self.log)
+        if self.log:  # Optuna has no logarithmic steps; what falls between two multiples is rounded
+            drawn = trial.suggest_float(self.key, low, high, log=True)
+            return self._multiple(min(max(round(drawn / self.step), round(low / self.step)), round(high / self.step)))
+        if self.integer:
+            return trial.suggest_int(self.key, low, high, step=self.step)
+        return self._multiple(round(trial.suggest_float(self.key, low, high, step=self.step) / self.step))
+
+    def representatives(self) -> list[Any]:
+        """Both ends."""
+        low, high = self._ends()
+        return [low] if low == high else [low, high]
+
+    def grid(self) -> list[Any] | None:
+        """All multiples of the step."""
+        if self.step is None or self.log:
+            return None
+        low, high = (round(end / self.step) for end in self._ends())
+        return [self._multiple(count) for count in range(low, high + 1)] if high - low < MOST_STEPS else None
+
+    def _ends(self) -> tuple[Any, Any]:
+        if self.step is None:
+            return self.low, self.high
+        return self._multiple(math.ceil(self.low / self.step - 1e-9)), self._multiple(
+            math.floor(self.high / self.step + 1e-9)
+        )
+
+    def _multiple(self, count: int) -> Any:
+        assert self.step is not None
+        return count * self.step if self.integer else float(f'{count * self.step:.12g}')  # 0.3, not 0.30000000000000004
+
+
+@dataclass(frozen=True)
+class _Distribution:
+    """How a distribution of W&B's is written and read."""
+
+    required: tuple[str, ...]
+    make: Callable[[str, dict[str, Any]], Choice | Range]
+    optional: tuple[str, ...] = ()
+    positive: bool = False  # whether min must be
+
+
+def _exponents(key: str, spec: dict[str, Any]) -> Range:
+    step = spec.get('q', 1) if spec['distribution'].startswith('q_') else None
+    return Range(key, math.exp(spec['min']), math.exp(spec['max']), True, step)
+
+
+_ENDS = ('min', 'max')
+_DISTRIBUTIONS: dict[str, _Distribution] = {
+    'constant': _Distribution(('value',), lambda key, spec: Choice(key, (spec['value'],))),
+    'categorical': _Distribution(('values',), lambda key, spec: Choice(key, tuple(spec['values']))),
+    'int_uniform': _Distribution(_ENDS, lambda key, spec: Range(key, spec['min'], spec['max'], step=1)),
+    'uniform': _Distribution(_ENDS, lambda key, spec: Range(key, float(spec['min']), float(spec['max']))),
+    'q_uniform': _Distribution(
+        _ENDS, lambda key, spec: Range(key, spec['min'], spec['max'], step=spec.get('q', 1)), ('q',)
+    ),
+    'log_uniform': _Distribution(_ENDS, _exponents),
+    'log_uniform_values': _Distribution(
+        _ENDS, lambda key, spec: Range(key, float(spec['min']), float(spec['max']), True), positive=True
+    ),
+    'q_log_uniform': _Distribution(_ENDS, _exponents, ('q',)),
+    'q_log_uniform_values': _Distribution(
+        _ENDS, lambda key, spec: Range(key, spec['min'], spec['max'], True, spec.get('q', 1)), ('q',), positive=True
+    ),
+}
+# W&B's server draws from these too; they are not bounded, or weigh their values, which Optuna's samplers don't.
+_ONLY_WANDB = (
+    *('categorical_w_probabilities', 'normal', 'q_normal', 'log_normal', 'q_log_normal', 'beta', 'q_beta'),
+    *('inv_log_uniform', 'inv_log_uniform_values'),
+)
+
+
+def read_parameters(written: Any, offline: bool = True) -> tuple[list[Parameter], list[str]]:
+    """Reads the ``parameters`` of a sweep.
+
+    Args:
+        written: From a dotted key to ``{value: ...}``, ``{values: [...]}`` or ``{min: ..., max: ...}``.
+        offline: Whether Optuna is to draw; what only W&B's server draws from is then a fault, else it is left out.
+
+    Returns:
+        The parameters, a key before those below it; and what is wrong, one line each.
+
+    Example:
+        >>> read_parameters({'seed': {'min': 1, 'max': 3}, 'optimizer.lr': {'distribution': 'log_unform'}})[1][0]
+        "parameters.optimizer.lr.distribution: unknown 'log_unform'; did you mean 'log_uniform' or \
+'q_log_uniform' or 'q_uniform'?"
+    """
+    if not isinstance(written, dict) or not written:
+        return [], [f'parameters: expected a mapping from dotted keys of the run to their values, got {written!r}']
+    found, faults = [], []
+    for key, spec in written.items():
+        parameter, wrong = _read(str(key), spec, offline)
+        faults += [f'parameters.{key}{fault}' for fault in wrong]
+        if parameter is not None:
+            found.append(parameter)
+    # Overrides are applied one after the other: the optimizer first, then its learning rate.
+    return sorted(found, key=lambda parameter: parameter.key.count('.')), faults
+
+
+def _read(key: str, spec: Any, offline: bool) -> tuple[Parameter | None, list[str]]:
+    if not NAME.fullmatch(key):
+        return None, [': expected a dotted key of the run, of letters, digits, dots, hyphens and underscores']
+    if not isinstance(spec, dict):
+        return None, [f': expected {{value: ...}}, {{values: [...]}} or {{min: ..., max: ...}}, got {spec!r}']
+    if 'parameters' in spec:
+        return None, [': nested parameters would replace all that the run has there; write dotted keys instead']
+    name = spec.get('distribution') or _implied(spec)
+    if name in _ONLY_WANDB:
+        wrong = f".distribution: only W&B's server draws from {name!r}; offline there are {', '.join(_DISTRIBUTIONS)}"
+        return None, [wrong] if offline else []
+    if name not in _DISTRIBUTIONS:
+        return None, [f'.distribution: unknown {name!r}{nearest(str(name), _DISTRIBUTIONS)}']
+    distribution = _DISTRIBUTIONS[name]
+    faults = _faults(spec, distribution, name)
+    return (None, faults) if faults else (distribution.make(key, spec), [])
+
+
+def _implied(spec: dict[str, Any]) -> str:
+    if 'value' in spec or 'values' in spec:
+        return 'constant' if 'value' in spec else 'categorical'
+    return 'int_uniform' if all(_is_integer(spec.get(end)) for end in _ENDS) else 'uniform'
+
+
+def _faults(spec: dict[str, Any], distribution: _Distribution, name: str) -> list[str]:
+    allowed = ('distribution', *distribution.required, *distribution.optional)
+    faults = [f'.{key}: unknown key of {name}{nearest(str(key), allowed)}' for key in spec if key not in allowed]
+    faults += [f'.{key}: required for {name}, and missing' for key in distribution.required if key not in spec]
+    values = spec.get('values', [None])
+    if not isinstance(values, list) or not values:
+        faults.append(f'.values: expected a list of one value or more, got {values!r}')
+    elif any(value in values[:i] for i, value in enumerate(values)):
+        faults.append(f'.values: a value is there twice: {values!r}')
+    numbers = [key for key in ('min', 'max', 'q') if key in spec and key in allowed]
+    bad = [key for key in numbers if not _is_number(spec[key])]
+    faults += [f'.{key}: expected a number, got {spec[key]!r}{_hint(spec[key])}' for key in bad]
+    if faults or distribution.required != _ENDS:
+        return faults
+    return _faults_of_range(spec, distribution, name)
+
+
+def _faults_of_range(spec: dict[str, Any], distribution: _Distribution, name: str) -> list[str]:
+    low, high, step = spec['min'], spec['max'], spec.get('q', 1)
+    if name == 'int_uniform' and not (_is_integer(low) and _is_integer(high)):
+        return [f'.min: expected integers for {name}, got {low!r} and {high!r}']
+    if low >= high:
+        return [f'.max: expected more than min, {low!r}; got {high!r}']
+    if distribution.positive and low <= 0:
+        return [f'.min: expected a positive number for {name}, got {low!r}']
+    if step <= 0:
+        return [f'.q: expected a positive number, got {step!r}']
+    ends = (math.exp(low), math.exp(high)) if name.endswith('log_uniform') else (low, high)
+    if distribution.optional and math.floor(ends[1] / step) < math.ceil(ends[0] / step):
+        return [f'.q: no multiple of {step!r} lies between {low!r} and {high!r}']
+    return []
+
+
+def _hint(value: Any) -> str:
+    """YAML 1.1, which W&B reads by, takes 1e-4 for text."""
+    try:
+        return f'; in YAML write {float(value):.1e}' if isinstance(value, str) else ''
+    except ValueError:
+        return ''
+
+
+def _is_scalar(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return _is_integer(value) or (isinstance(value, float) and math.isfinite(value))

@@ -1,0 +1,261 @@
+"""The trials of a sweep, kept in a SQLite file by Optuna, so that a sweep goes on after whatever stopped it."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from composer_kd.errors import ConfigError
+from composer_kd.run.config import as_mapping
+from composer_kd.run.sweep.check import Plan
+from composer_kd.run.sweep.file import Sweep
+from composer_kd.run.sweep.wording import label
+
+__all__ = ['DATABASE', 'Record', 'Study', 'grid_size']
+
+DATABASE = 'sweep.db'
+SEED = 17
+# What makes no difference to a trial's result, and may therefore change between two starts of a sweep.
+FREE = (
+    *('callbacks', 'loggers', 'run_name', 'progress_bar', 'log_to_console', 'console_log_interval', 'save_folder'),
+    *('save_interval', 'save_overwrite', 'save_weights_only', 'save_num_checkpoints_to_keep', 'autoresume'),
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One trial, as it stands.
+
+    Args:
+        number: From 0.
+        state: ``complete``, ``pruned``, ``failed``, or ``running``.
+        settings: The value of each parameter.
+        value: The metric after the last batch; of a pruned trial that of its last evaluation.
+        steps: The metric after each evaluation.
+        reason: Why it failed or was pruned.
+        seconds: How long it took.
+        same_as: The number of the trial with the same settings whose result this is.
+    """
+
+    number: int
+    state: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    value: float | None = None
+    steps: dict[int, float] = field(default_factory=dict)
+    reason: str | None = None
+    seconds: float | None = None
+    same_as: int | None = None
+
+
+class Study:
+    """The trials of a sweep in a folder.
+
+    Args:
+        plan: What is searched.
+        folder: Where ``sweep.db`` lies, or will.
+        workers: How many trials run at a time.
+        pruning: Whether trials that do badly are stopped early.
+
+    Raises:
+        ConfigError: If the folder holds the trials of another search.
+    """
+
+    def __init__(self, plan: Plan, folder: pathlib.Path, workers: int = 1, pruning: bool = True) -> None:
+        self.plan = plan
+        self.sweep = plan.sweep
+        self.workers = workers
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._study = optuna.create_study(
+            storage=f'sqlite:///{(folder / DATABASE).absolute()}',
+            study_name='sweep',
+            direction=self.sweep.goal,
+            pruner=_pruner(self.sweep) if pruning else optuna.pruners.NopPruner(),
+            load_if_exists=True,
+        )
+        self._check_identity(folder)
+
+    @property
+    def handle(self) -> optuna.study.Study:
+        """The study, for Optuna's own functions."""
+        return self._study
+
+    def records(self) -> list[Record]:
+        """All trials so far, by number."""
+        return [self._record(trial) for trial in self._study.get_trials(deepcopy=False)]
+
+    def best(self) -> Record | None:
+        """The best trial that ran to its end; of two as good the earlier one."""
+        complete = [record for record in self.records() if record.state == 'complete' and record.value is not None]
+        return max(complete, key=lambda record: self.sweep.sign * record.value, default=None)  # type: ignore[operator]
+
+    def interrupted(self) -> list[optuna.trial.Trial]:
+        """The trials that were running when the sweep was stopped, to be run again from their beginning."""
+        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return [self._attach(trial.number) for trial in running]
+
+    def ask(self) -> optuna.trial.Trial:
+        """A new trial. It depends on the trials before it alone, not on how often the sweep was stopped between."""
+        number = len(self._study.get_trials(deepcopy=False))
+        self._study.sampler = _sampler(self.sweep, number, self.workers)
+        return self._study.ask()
+
+    def settings(self, trial: Any) -> dict[str, Any]:
+        """The values of a trial's parameters; those that it does not have yet are drawn."""
+        return {parameter.key: parameter.suggest(trial) for parameter in self.sweep.parameters}
+
+    def twin(self, trial: optuna.trial.Trial, settings: dict[str, Any]) -> Record | None:
+        """A complete trial of the same settings: its result would come out again."""
+        for record in self.records():
+            if record.number != trial.number and record.state == 'complete' and record.settings == settings:
+                return record
+        return None
+
+    def report(self, trial: optuna.trial.Trial, step: int, value: float) -> bool:
+        """Notes a metric in the middle of a trial; says whether the trial is to be stopped."""
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # one that is run again has told its first values already
+            trial.report(value, step)
+        return trial.should_prune()
+
+    def tell(self, trial: optuna.trial.Trial, outcome: dict[str, Any]) -> Record:
+        """Notes how a trial ended.
+
+        Args:
+            trial: The trial.
+            outcome: ``state``, ``value``, ``reason``, ``seconds``, ``same_as``, and ``of_settings``: whether a failure
+                is due to the settings, so that the search should turn away from them.
+
+        Returns:
+            The trial as it is now known.
+        """
+        # A grid's own sampler would stop Optuna's loop at its last point, and there is none.
+        self._study.sampler = optuna.samplers.RandomSampler()
+        trial.set_user_attr('outcome', {key: outcome.get(key) for key in ('state', 'reason', 'seconds', 'same_as')})
+        if outcome['state'] == 'complete':
+            self._study.tell(trial, outcome['value'])
+        elif outcome['state'] == 'pruned' or outcome.get('of_settings'):
+            # Optuna's samplers take a pruned trial for a bad one, and leave a failed one out of account.
+            self._study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self._study.tell(trial, state=TrialState.FAIL)
+        return self._record(self._study.get_trials(deepcopy=False)[trial.number])
+
+    def _record(self, trial: FrozenTrial) -> Record:
+        known = trial.user_attrs.get('outcome', {}) if trial.state.is_finished() else {}
+        state = known.get('state', 'running')
+        steps = dict(sorted(trial.intermediate_values.items()))
+        ended = trial.value if trial.state == TrialState.COMPLETE else None
+        last = list(steps.values())[-1] if steps and state == 'pruned' else None
+        complete = all(parameter.key in trial.params for parameter in self.sweep.parameters)
+        return Record(
+            number=trial.number,
+            state=state,
+            settings=self.settings(optuna.trial.FixedTrial(trial.params)) if complete else {},
+            value=ended if ended is not None else last,
+            steps=steps,
+            reason=known.get('reason'),
+            seconds=known.get('seconds'),
+            same_as=known.get('same_as'),
+        )
+
+    def _attach(self, number: int) -> optuna.trial.Trial:
+        self._study.sampler = _sampler(self.sweep, number, self.workers)
+        storage = self._study._storage  # Optuna has no public way back to a trial that is running
+        study_id = storage.get_study_id_from_name(self._study.study_name)
+        return optuna.trial.Trial(self._study, storage.get_trial_id_from_study_id_trial_number(study_id, number))
+
+    def _check_identity(self, folder: pathlib.Path) -> None:
+        now = json.loads(json.dumps(dict(_identity(self.plan)), default=str))
+        before = self._study.user_attrs.get('identity')
+        if before is None:
+            self._study.set_user_attr('identity', now)
+            return
+        differing = [
+            f'  {key}: {label(before.get(key, "(nothing)"))} → {label(now.get(key, "(nothing)"))}'
+            for key in dict.fromkeys((*before, *now))
+            if before.get(key) != now.get(key)
+        ]
+        if differing:
+            raise ConfigError(
+                f'{folder} holds the trials of another search, and one search cannot go on as another:\n'
+                + '\n'.join(differing)
+                + '\nTake another --out, or remove that folder; --trials and --workers may change.'
+            )
+
+
+def grid_size(sweep: Sweep) -> int | None:
+    """Counts the trials of a grid; None for a search that has no end."""
+    if sweep.method != 'grid':
+        return None
+    size = 1
+    for parameter in sweep.parameters:
+        size *= len(parameter.grid() or [])
+    return size
+
+
+def _sampler(sweep: Sweep, number: int, workers: int) -> optuna.samplers.BaseSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', optuna.exceptions.ExperimentalWarning)
+        return _SAMPLERS[sweep.method](sweep, number, workers)
+
+
+# With a seed for each trial, a sweep that goes on does not draw its first trials again.
+_SAMPLERS: dict[str, Any] = {
+    # Multivariate: the best learning rate is not the same for all optimizers.
+    'bayes': lambda sweep, number, workers: optuna.samplers.TPESampler(
+        seed=_seed(number), multivariate=True, constant_liar=workers > 1
+    ),
+    'random': lambda sweep, number, workers: optuna.samplers.RandomSampler(seed=_seed(number)),
+    'grid': lambda sweep, number, workers: optuna.samplers.GridSampler(
+        {parameter.key: parameter.grid() or [] for parameter in sweep.parameters}, seed=SEED
+    ),
+}
+
+
+def _seed(number: int) -> int:
+    return int(numpy.random.SeedSequence([SEED, number]).generate_state(1)[0])
+
+
+def _pruner(sweep: Sweep) -> optuna.pruners.BasePruner:
+    stopping = sweep.early_terminate or {'type': 'median'}
+    return _PRUNERS[stopping['type']](stopping)
+
+
+def _halving(stopping: dict[str, Any]) -> optuna.pruners.BasePruner:
+    """What W&B calls hyperband: brackets of evaluations at which a trial must be among the best of all so far."""
+    eta = int(stopping.get('eta', 3))
+    first = stopping.get('min_iter') or max(1, stopping['max_iter'] // eta ** stopping['s'])
+    return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=eta)
+
+
+_PRUNERS: dict[str, Any] = {
+    'median': lambda stopping: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2),
+    'hyperband': _halving,
+}
+
+
+def _identity(plan: Plan) -> Iterator[tuple[str, Any]]:
+    """What a trial's result depends on, under dotted keys."""
+    sweep = plan.sweep
+    yield from (('method', sweep.method), ('metric', sweep.metric), ('goal', sweep.goal))
+    yield 'early_terminate', sweep.early_terminate
+    for key, spec in sweep.written['parameters'].items():
+        yield f'parameters.{key}', spec
+    run = {key: value for key, value in as_mapping(plan.run).items() if key not in FREE}
+    yield from _leaves(run, '')
+
+
+def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from _leaves(value, f'{prefix}.{key}' if prefix else str(key))
+    else:
+        yield prefix, node

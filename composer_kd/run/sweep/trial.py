@@ -1,0 +1,162 @@
+"""One trial: a run with some settings, that tells after each evaluation how it stands."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import shutil
+import time
+import traceback
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from composer import Callback
+from composer.core import State
+from composer.loggers import Logger
+from omegaconf import OmegaConf
+
+from composer_kd.errors import ConfigError, LossError, nearest
+from composer_kd.run.config import RunConfig, as_mapping, load_config
+from composer_kd.run.train import CONFIG_FILE, METRICS_FILE, final_metrics, train
+
+__all__ = ['LOG_FILE', 'RESULT_FILE', 'Job', 'execute', 'trial_folder', 'write_result']
+
+RESULT_FILE = 'result.json'
+LOG_FILE = 'log.txt'
+LONGEST_REASON = 500
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to know of a trial.
+
+    Args:
+        number: That of the trial.
+        base: The run's YAML.
+        overrides: Everything that this trial has otherwise.
+        metric: What is optimised.
+        folder: Where it leaves its files.
+    """
+
+    number: int
+    base: str
+    overrides: tuple[str, ...]
+    metric: str
+    folder: str
+
+
+class Pruned(Exception):
+    """Ends a trial that others have overtaken."""
+
+
+class Progress(Callback):
+    """Tells the metric after each evaluation, and ends the run if the answer is that it should.
+
+    Args:
+        metric: The name that it is logged by.
+        report: Gets the number of the evaluation, from 1, and the metric; answers whether to stop.
+    """
+
+    def __init__(self, metric: str, report: Callable[[int, float], bool]) -> None:
+        self.metric = metric
+        self.report = report
+        self.step = 0
+
+    def eval_after_all(self, state: State, logger: Logger) -> None:
+        """Tells, and stops; a run that is at its end anyway is let end."""
+        value = _value(final_metrics(types.SimpleNamespace(state=state)), self.metric)
+        self.step += 1
+        end = state.max_duration
+        at_end = end is not None and state.timestamp.get(end.unit) >= end
+        if math.isfinite(value) and self.report(self.step, value) and not at_end:
+            raise Pruned(f'behind the other trials after evaluation {self.step}')
+
+
+def trial_folder(out: pathlib.Path, number: int) -> pathlib.Path:
+    """Where a trial leaves its files.
+
+    Example:
+        >>> trial_folder(pathlib.Path('out'), 7).as_posix()
+        'out/trials/007'
+    """
+    return out / 'trials' / f'{number:03d}'
+
+
+def execute(job: Job, report: Callable[[int, float], bool]) -> dict[str, Any]:
+    """Runs a trial. Whatever goes wrong in it is its outcome.
+
+    Args:
+        job: The trial. Its folder is made anew; config, metrics, result and log go there.
+        report: See ``Progress``.
+
+    Returns:
+        ``state`` (complete, pruned, failed), ``value``, ``reason``, ``seconds``, and for a failure ``of_settings``.
+    """
+    folder = pathlib.Path(job.folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    start = time.perf_counter()
+    with _said_to(folder / LOG_FILE) as log:
+        try:
+            outcome = _run(job, folder, report)
+        except Pruned as stop:
+            outcome = {'state': 'pruned', 'reason': str(stop)}
+        except Exception as error:  # a trial that cannot be is a result: the sweep goes on
+            outcome = {'state': 'failed', 'reason': _reason(error), 'of_settings': _is_of_settings(error)}
+            traceback.print_exc(file=log)
+    outcome['seconds'] = time.perf_counter() - start
+    write_result(folder, {'number': job.number, **outcome})
+    return outcome
+
+
+@contextlib.contextmanager
+def _said_to(file: pathlib.Path) -> Iterator[TextIO]:
+    with open(file, 'w', encoding='utf-8') as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        yield log
+
+
+def write_result(folder: pathlib.Path, outcome: dict[str, Any]) -> None:
+    """Writes the file that says that a trial has ended; it is there wholly or not at all."""
+    part = folder / f'{RESULT_FILE}.part'
+    part.write_text(json.dumps(outcome, indent=2) + '\n', encoding='utf-8')
+    os.replace(part, folder / RESULT_FILE)
+
+
+def _run(job: Job, folder: pathlib.Path, report: Callable[[int, float], bool]) -> dict[str, Any]:
+    config = load_config(job.base, job.overrides)
+    _write_config(config, folder)
+    metrics = train(config, [Progress(job.metric, report)])
+    (folder / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + '\n', encoding='utf-8')
+    value = _value(metrics, job.metric)
+    if not math.isfinite(value):
+        return {'state': 'failed', 'reason': f'diverged: {job.metric} is {value}', 'of_settings': True}
+    return {'state': 'complete', 'value': value}
+
+
+def _write_config(config: RunConfig, folder: pathlib.Path) -> None:
+    OmegaConf.save(OmegaConf.create(as_mapping(config)), folder / CONFIG_FILE)
+
+
+def _value(metrics: dict[str, float], name: str) -> float:
+    if name not in metrics:
+        raise ConfigError(f'metric.name: {name!r} is not measured in this run{nearest(name, metrics)}')
+    return metrics[name]
+
+
+def _reason(error: Exception) -> str:
+    words = ' '.join(str(error).split())[:LONGEST_REASON]
+    return f'out of memory: {words}' if _is_out_of_memory(error) else f'{type(error).__name__}: {words}'
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or 'out of memory' in text or "can't allocate memory" in text
+
+
+def _is_of_settings(error: Exception) -> bool:
+    return isinstance(error, LossError) or _is_out_of_memory(error)

@@ -1,0 +1,49 @@
+"""Settings and their keys in a word or two, for lines, tables and plots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ['label', 'short_names']
+
+
+def label(value: Any) -> str:
+    """Writes a value in a word or two, for tables and plots.
+
+    Example:
+        >>> label({'name': 'SGD', 'momentum': 0.9}), label(0.000123456), label(None)
+        ('SGD(momentum=0.9)', '0.0001235', 'null')
+    """
+    if isinstance(value, dict):
+        rest = ', '.join(f'{key}={label(inner)}' for key, inner in value.items() if key != 'name')
+        return f'{value["name"]}({rest})' if 'name' in value and rest else str(value.get('name', f'({rest})'))
+    if isinstance(value, list):
+        return f'[{", ".join(map(label, value))}]'
+    if isinstance(value, float):
+        return f'{value:.4g}'
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """Shortens dotted keys to their ends, as long as it takes to tell them apart and to say something.
+
+    Args:
+        keys: Dotted keys.
+
+    Returns:
+        The short name of each.
+
+    Example:
+        >>> list(short_names(['optimizer.lr', 'optimizer.name', 'model.name', 'teachers.0.model.name']).values())
+        ['lr', 'optimizer.name', 'model.name', 'teachers.0.model.name']
+    """
+    found = {}
+    for key in keys:
+        parts = key.split('.')
+        ends = ['.'.join(parts[-length:]) for length in range(1, len(parts) + 1)]
+        saying = [end for end in ends if end != 'name' and not end[0].isdigit()]
+        alone = (end for end in saying if sum(f'.{other}'.endswith(f'.{end}') for other in keys) == 1)
+        found[key] = next(alone, key)
+    return found
