@@ -1,1 +1,18 @@
-"""Comparisons as people read them: pages, tables, plots."""
+"""A page with tables and plots that says what the student bought."""
+
+from composer_kd.reports.evidence import ALONE, DISTILLED, TEACHER, Answers, Curve, EvaluationSet, Evidence, Subject
+from composer_kd.reports.files import write_report
+from composer_kd.reports.report import Report
+
+__all__ = [
+    'ALONE',
+    'DISTILLED',
+    'TEACHER',
+    'Answers',
+    'Curve',
+    'EvaluationSet',
+    'Evidence',
+    'Report',
+    'Subject',
+    'write_report',
+]

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from wandb.sdk.internal.datastore import DataStore
 
 from composer_kd.errors import CheckpointNotFoundError, ConfigError
 from composer_kd.run.cli import main
 from composer_kd.run.config import load_config
 from composer_kd.run.evaluate import evaluate
 from composer_kd.run.reporting import Wishes, report
+from composer_kd.run.reporting.answering import why_not
 from composer_kd.run.train import train
 from tests.reports.building import EAGER, row
 
@@ -172,15 +174,17 @@ def test_data_that_changes_is_refused(runs, tmp_path):
 class Numbers(torch.utils.data.Dataset):
     """A regression, in which one sample in four has the label -100."""
 
-    def __init__(self, regression=True):
-        self.regression = regression
+    def __init__(self, regression=True, mapping=False):
+        self.regression, self.mapping = regression, mapping
 
     def __len__(self):
         return 20
 
     def __getitem__(self, index):
         label = -100 if index % 4 == 0 else index % 10
-        return torch.rand(1, 8, 8), float(label) if self.regression else label
+        label = float(label) if self.regression else label
+        image = torch.full((1, 8, 8), index / 20)
+        return {'pixels': image, 'labels': label} if self.mapping else (image, label)
 
 
 def change_data(runs, folder, options):
@@ -191,8 +195,9 @@ def change_data(runs, folder, options):
     return report(Wishes([folder], folder / 'report', with_bench=False))
 
 
-def test_samples_without_a_label_do_not_count(runs, tmp_path):
-    found = change_data(runs, tmp_path / 'few', {'regression': False})
+@pytest.mark.parametrize('mapping', [False, True])
+def test_samples_without_a_label_do_not_count(runs, tmp_path, mapping):
+    found = change_data(runs, tmp_path / 'few', {'regression': False, 'mapping': mapping})
     assert (len(found.evidence.evaluation.labels), found.evidence.evaluation.unlabelled) == (15, 5)
     assert '5 more have no label' in found.evaluated
 
@@ -202,6 +207,19 @@ def test_labels_that_are_no_classes_leave_sections_out(runs, tmp_path):
     assert any('the labels are no class numbers' in note for note in found.notes)
     assert 'classes' not in found.drawings
     assert 'curves' in found.drawings
+
+
+@pytest.mark.parametrize(
+    ('logits', 'labels', 'said'),
+    [
+        (torch.zeros(2, 7, 5), torch.zeros(2, 7).long(), 'for tokens or pixels'),
+        (torch.zeros(2, 1), torch.zeros(2), 'with a number'),
+        (torch.zeros(2, 3), None, 'no labels'),
+        (torch.zeros(2, 3), torch.zeros(2, 3), 'no class numbers'),
+    ],
+)
+def test_it_is_said_why_answers_are_no_classes(logits, labels, said):
+    assert said in why_not(logits, labels)
 
 
 @pytest.fixture
@@ -214,6 +232,13 @@ def offline(tmp_path, monkeypatch):
     return tmp_path
 
 
+def logged_in(file):
+    """The records of an offline run, without the marks of blocks that may cut a name in two."""
+    store = DataStore()
+    store.open_for_scan(str(file))
+    return b''.join(iter(store.scan_data, None))
+
+
 def test_wandb_gets_tables_plots_and_artifacts_offline(runs, offline, capsys):
     bench = str(runs / 'bench') if (runs / 'bench').is_dir() else None
     wishes = Wishes([runs / 'teacher', runs / 'kd-1'], offline / 'report', bench, bench is not None, wandb='a-project')
@@ -222,7 +247,7 @@ def test_wandb_gets_tables_plots_and_artifacts_offline(runs, offline, capsys):
     (run,) = offline.glob('wandb/offline-run-*')
     media = {file.name.rsplit('_', 2)[0] for file in run.rglob('media/**/*') if file.is_file()}
     assert {'models', 'settings', *found.drawings} <= media
-    record = next(run.glob('*.wandb')).read_bytes()
+    record = logged_in(next(run.glob('*.wandb')))
     for said in (b'a-project', b'student', b'teacher', b'latest-rank0.pt', b'report.html', b'report.json'):
         assert said in record
 

@@ -3,17 +3,65 @@
 from __future__ import annotations
 
 import argparse
+import pathlib
 
 __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
 
 HELP = 'a page with tables and plots that compares runs'
-ABOUT = ''
+ABOUT = """\
+Says what the student bought: how much of the teacher's accuracy it kept, what distillation gained
+over the student alone, how much smaller and faster it is. Leaves one self-contained page
+(report.html), the same in Markdown with plots, and the numbers in JSON and CSV.
+
+Give the runs of the students, alone and distilled; runs that differ in their seed alone become one
+row with a standard error. A teacher that a student's settings name is found by itself.
+
+  composer-kd report runs/digits-teacher runs/digits-student runs/digits-kd
+  composer-kd report runs/kd-* runs/student-* --bench runs/bench --out runs/report
+  WANDB_MODE=offline composer-kd report runs/kd-* --wandb my-project
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the command takes."""
+    parser.add_argument('runs', nargs='+', metavar='RUN', help="a run's folder, a checkpoint, or the YAML of a run")
+    parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('runs/report'), help='default: %(default)s')
+    parser.add_argument('--config', metavar='YAML', help='by default the config.yaml beside each checkpoint')
+    speed = parser.add_mutually_exclusive_group()
+    speed.add_argument(
+        '--bench',
+        metavar='PATH',
+        help='what `composer-kd bench` wrote: a file or its folder. By default `bench` beside --out if it has these '
+        'models; else a short measurement is made',
+    )
+    speed.add_argument('--no-bench', action='store_true', help='say nothing of speed')
+    tracking = parser.add_mutually_exclusive_group()
+    tracking.add_argument(
+        '--wandb',
+        nargs='?',
+        const='',
+        metavar='PROJECT',
+        help='log to Weights & Biases too; on by itself where the YAML of a run has a wandb logger',
+    )
+    tracking.add_argument('--no-wandb', action='store_true', help='do not')
 
 
 def run(options: argparse.Namespace) -> None:
-    """Runs the command."""
-    raise NotImplementedError
+    """Writes the report."""
+    if options.config is not None:
+        from composer_kd.run.source import require_file
+
+        require_file(options.config)
+    from composer_kd.run.reporting import Wishes, report
+
+    report(
+        Wishes(
+            runs=options.runs,
+            out=options.out,
+            bench=options.bench,
+            with_bench=not options.no_bench,
+            config=options.config,
+            wandb=options.wandb,
+            with_wandb=not options.no_wandb,
+        )
+    )

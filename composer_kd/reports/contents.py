@@ -1,0 +1,293 @@
+"""The tables of a report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from composer_kd.bench.results import Setting
+from composer_kd.reports.calibration import calibration
+from composer_kd.reports.differences import ABSENT, differing
+from composer_kd.reports.evidence import DISTILLED, EvaluationSet, Subject
+from composer_kd.reports.groups import Group, agreement_with_teachers, counterpart, taught_by
+from composer_kd.reports.speed import Speed, Timing, device_text
+from composer_kd.reports.statistics import Estimate
+from composer_kd.reports.tables import Cell, Column, Table
+from composer_kd.reports.units import (
+    bytes_text,
+    count_text,
+    duration_text,
+    number_text,
+    percent,
+    seconds_text,
+    time_unit,
+    times,
+)
+
+__all__ = ['benchmark', 'costs', 'differences', 'models', 'rows_of_models']
+
+_COSTS = {
+    'seconds': 'cost/train_seconds',
+    'evaluation': 'cost/eval_seconds',
+    'rate': 'cost/samples_per_second',
+    'memory': 'cost/peak_memory_bytes',
+    'growth': 'cost/memory_growth_bytes',
+    'energy': 'cost/energy_joules',
+}
+
+
+def _named(group: Group) -> Cell:
+    return Cell(group.name, group.role + (f', {group.n} runs' if group.n > 1 else ''), group.role)
+
+
+def models(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed) -> Table:
+    """The table at the top: what each model answers, and what it costs to run."""
+    units = {
+        device: time_unit(one.latency for one in speed.on(device) if one.setting == device) for device in speed.devices
+    }
+    noted = [] if evaluation.left_out is None else _noted(groups)
+    columns = [
+        Column('model', numeric=False),
+        Column('accuracy', unit='%'),
+        Column('agreement', unit='with the teacher, %'),
+        Column('loss', unit='nats'),
+        Column('calibration error', unit='%'),
+        *(Column(_heading(name)) for name in noted),
+        Column('parameters'),
+        Column('on disk'),
+        Column('operations', unit='one sample'),
+        *(Column('latency', unit=f'{device_text(device)}, {units[device][0]}') for device in speed.devices),
+    ]
+    rows = []
+    for each in groups:
+        quality = _quality(each, groups, evaluation)
+        row = [_named(each), *(_estimated(quality[key]) for key in ('accuracy', 'agreement'))]
+        row.append(_plain(quality['loss']))
+        row.append(_estimated(quality['calibration_error']))
+        row += [_plain(each.estimate(lambda one, name=name: one.metrics.get(name))) for name in noted]  # type: ignore[misc]
+        row += _sizes(each, groups)
+        row += [_latency(each, device, speed, units[device][1]) for device in speed.devices]
+        rows.append(row)
+    return Table(columns, rows, _caption_of_models(groups, speed)).without_empty()
+
+
+def _noted(groups: Sequence[Group]) -> list[str]:
+    """The metrics that runs noted at their end; the accuracy has a column of its own."""
+    names = dict.fromkeys(name for each in groups for one in each.members for name in one.metrics)
+    return [name for name in names if re.fullmatch(r'metrics/eval/\w+', name) and not name.endswith('Accuracy')][:4]
+
+
+def _heading(name: str) -> str:
+    """``metrics/eval/LanguagePerplexity`` as ``language perplexity``."""
+    return re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', name.rpartition('/')[2]).lower()
+
+
+def _plain(estimate: Estimate | None) -> Cell:
+    if estimate is None:
+        return Cell('')
+    return Cell(f'{estimate.mean:.3f}' + ('' if estimate.error is None else f' ± {estimate.error:.3f}'))
+
+
+def _estimated(estimate: Estimate | None) -> Cell:
+    return Cell('' if estimate is None else percent(estimate.mean, estimate.error))
+
+
+def _quality(each: Group, groups: Sequence[Group], evaluation: EvaluationSet) -> dict[str, Estimate | None]:
+    def error(one: Subject) -> float | None:
+        if one.answers is None:
+            return None
+        return calibration(one.answers.confidence, one.answers.predicted == evaluation.labels).error
+
+    return {
+        'accuracy': each.accuracy(evaluation),
+        'agreement': each.estimate(lambda one: agreement_with_teachers(one, each, groups)),
+        'loss': each.estimate(lambda one: None if one.answers is None else float(one.answers.surprise.mean())),
+        'calibration_error': each.estimate(error),
+    }
+
+
+def _sizes(each: Group, groups: Sequence[Group]) -> list[Cell]:
+    one, teacher = each.first, taught_by(each, groups)
+
+    def smaller(mine: float | None, theirs: float | None) -> str:
+        if teacher is None or not mine or not theirs or not 0 < mine < theirs:
+            return ''
+        return f'{times(theirs / mine)} fewer' if mine != one.file_bytes else f'{times(theirs / mine)} smaller'
+
+    other = teacher.first if teacher is not None else one
+    return [
+        Cell(f'{one.parameters:,}', smaller(one.parameters, other.parameters)),
+        Cell(bytes_text(one.file_bytes), smaller(one.file_bytes, other.file_bytes)),
+        Cell(count_text(one.flops, 'FLOP'), smaller(one.flops, other.flops)),
+    ]
+
+
+def _latency(each: Group, device: Setting, speed: Speed, per_second: float) -> Cell:
+    timing = speed.find(each, device)
+    if timing is None:
+        return Cell('')
+    if timing.latency is None:
+        return Cell('failed', timing.failed or '', wrong=True)
+    factor = speed.speed_up(timing) if speed.reference(timing) is not timing else None
+    note = '' if factor is None else f'{times(factor)} as fast' if speed.is_clear(timing) else 'no clear difference'
+    return Cell(number_text(timing.latency * per_second), note)
+
+
+def _caption_of_models(groups: Sequence[Group], speed: Speed) -> str:
+    several = [one.n for one in groups if one.n > 1]
+    found = ['± is the standard error of the mean over runs that differ in their seed alone.'] if several else []
+    found.append('On disk: the state dict.')
+    if any(one.first.flops is not None for one in groups):
+        found.append('Operations: floating-point, of one forward; a multiplication and an addition count as two.')
+    if speed:
+        found.append('Latency: median for a batch of one, eager, fp32.')
+    return ' '.join(found)
+
+
+def costs(groups: Sequence[Group]) -> Table | None:
+    """What training cost, with and without a teacher; None where no run noted it."""
+    columns = [
+        Column('model', numeric=False),
+        Column('batches'),
+        Column('training'),
+        Column('samples per second'),
+        Column('evaluation', unit='during training'),
+        Column('peak memory'),
+        Column('energy'),
+    ]
+    rows = [_cost_row(each, groups) for each in groups if any(_costs(each).values())]
+    caption = (
+        'As the runs noted it while they trained; the mean of one run. Compared are samples per second, with the same '
+        'student without a teacher. Energy: where the machine tells it.'
+    )
+    return Table(columns, rows, caption).without_empty() if rows else None
+
+
+def _cost_row(each: Group, groups: Sequence[Group]) -> list[Cell]:
+    noted = _costs(each)
+    rate, batches = noted['rate'], each.estimate(lambda one: one.metrics.get('time/batch'))
+    alone = counterpart(each, groups) if each.role == DISTILLED else None
+    base = _costs(alone)['rate'] if alone is not None else None
+    longer = '' if base is None or rate is None else f'{times(base.mean / rate.mean)} as long per sample'
+    error = '' if rate is None or rate.error is None else f' ± {rate.error:,.0f}'
+    return [
+        _named(each),
+        Cell('' if batches is None else f'{batches.mean:,.0f}'),
+        Cell(_mean(noted['seconds'], duration_text)),
+        Cell('' if rate is None else f'{rate.mean:,.0f}{error}', longer),
+        Cell(_mean(noted['evaluation'], duration_text)),
+        Cell(
+            _mean(noted['memory'], bytes_text),
+            _mean(noted['growth'], lambda value: f'+{bytes_text(value)} while it ran'),
+        ),
+        Cell(_mean(noted['energy'], lambda value: count_text(value, 'J'))),
+    ]
+
+
+def _mean(estimate: Estimate | None, text: Any) -> str:
+    return '' if estimate is None else text(estimate.mean)
+
+
+def _costs(each: Group) -> dict[str, Estimate | None]:
+    return {name: each.estimate(lambda one, key=key: one.metrics.get(key)) for name, key in _COSTS.items()}  # type: ignore[misc]
+
+
+def benchmark(speed: Speed) -> dict[str, Table]:
+    """Everything that was timed: for each device a table with a row for each model and way of running it."""
+    return {device_text(device): _on(device, speed) for device in speed.devices}
+
+
+def _on(device: Setting, speed: Speed) -> Table:
+    timings = speed.on(device)
+    ways = list(dict.fromkeys((one.setting.backend, one.setting.precision) for one in timings))
+    timings.sort(key=lambda one: ways.index((one.setting.backend, one.setting.precision)))
+    unit, per_second = time_unit(one.latency for one in timings)
+    columns = [
+        Column('backend', numeric=False),
+        Column('precision', numeric=False),
+        Column('model', numeric=False),
+        Column('latency', unit=f'p50, {unit}'),
+        Column('', unit=f'p90, {unit}'),
+        Column('', unit=f'p99, {unit}'),
+        Column('speed-up'),
+        Column('best throughput', unit='samples/s'),
+        Column('peak memory', unit='beyond weights'),
+        Column('energy', unit='one sample'),
+        Column('loading'),
+        Column('file'),
+        Column('accuracy', unit='%'),
+        Column('as trained', unit='% of answers'),
+    ]
+    notes = list(dict.fromkeys(note for one in timings for row in one.rows for note in row.notes))
+    rows = [_benchmark_row(one, speed, per_second, notes) for one in timings]
+    return Table(columns, rows, ' '.join(f'Note {i}: {note}.' for i, note in enumerate(notes, 1))).without_empty()
+
+
+def _benchmark_row(timing: Timing, speed: Speed, per_second: float, notes: Sequence[str]) -> list[Cell]:
+    setting = timing.setting
+    mine = sorted({notes.index(note) + 1 for row in timing.rows for note in row.notes})
+    note = f'note {", ".join(map(str, mine))}' if mine else ''
+    start = [Cell(setting.backend), Cell(setting.precision), Cell(timing.group.name, note, timing.group.role)]
+    if timing.latency is None:
+        return [*start, Cell(f'failed: {timing.failed}', wrong=True, span=11)]
+    latencies = (
+        timing.latency,
+        timing.median(lambda row: row.latency.p90 if row.latency else None),
+        timing.median(lambda row: row.latency.p99 if row.latency else None),
+    )
+    factor, reference = times(speed.speed_up(timing)), speed.reference(timing)
+    best = [row.best_throughput for row in timing.rows if row.best_throughput is not None]
+    top = max(best, key=lambda one: one.samples_per_second or 0.0, default=None)
+    return [
+        *start,
+        *(Cell('' if one is None else number_text(one * per_second)) for one in latencies),
+        Cell(factor if not factor or speed.is_clear(timing) or reference is timing else f'({factor})'),
+        Cell('' if top is None else f'{top.samples_per_second:,.0f}', '' if top is None else f'batch {top.batch}'),
+        Cell(bytes_text(timing.median(lambda row: row.peak_memory_bytes))),
+        Cell(count_text(timing.median(lambda row: row.energy_joules), 'J')),
+        Cell(seconds_text(timing.median(lambda row: row.load_seconds))),
+        Cell(bytes_text(timing.median(lambda row: row.file_bytes))),
+        Cell(percent(timing.accuracy)),
+        Cell(percent(timing.fidelity), wrong=not timing.is_faithful),
+    ]
+
+
+def differences(groups: Sequence[Group]) -> Table | None:
+    """The settings in which the runs differ; None where there is nothing to compare."""
+    having = [one for one in groups if one.first.settings]
+    found = differing([[member.settings for member in one.members] for one in having])
+    if not found or sum(one.n for one in having) < 2:
+        return None
+    rows = [[Cell(key), *(Cell(value) for value in values)] for key, values in found]
+    columns = [Column('setting', numeric=False), *(Column(one.name, numeric=False) for one in having)]
+    caption = f'Only settings that are not the same in all runs; {ABSENT} where a run has no such setting.'
+    return Table(columns, rows, caption)
+
+
+def rows_of_models(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed) -> list[dict[str, object]]:
+    """The numbers of the models, one row for each, for programs: shares from 0 to 1, seconds, bytes, joules."""
+    found = []
+    for each in groups:
+        one, teacher = each.first, taught_by(each, groups)
+        row: dict[str, object] = {'model': each.name, 'role': each.role, 'runs': each.n}
+        row['seeds'] = ' '.join(str(member.seed) for member in each.members if member.seed is not None)
+        row.update(_numbers(_quality(each, groups, evaluation)))
+        row.update({'parameters': one.parameters, 'file_bytes': one.file_bytes, 'flops': one.flops})
+        row['size_reduction'] = None if teacher is None else teacher.first.file_bytes / max(1, one.file_bytes)
+        row.update(_numbers({f'training_{key}': value for key, value in _costs(each).items()}))
+        for device in speed.devices:
+            timing = speed.find(each, device)
+            where = device.device if device.threads is None else f'{device.device}_{device.threads}_threads'
+            row[f'latency_seconds_{where}'] = None if timing is None else timing.latency
+            row[f'speed_up_{where}'] = None if timing is None else speed.speed_up(timing)
+        found.append(row)
+    return found
+
+
+def _numbers(estimates: Mapping[str, Estimate | None]) -> dict[str, object]:
+    row: dict[str, object] = {}
+    for key, estimate in estimates.items():
+        row[key] = None if estimate is None else estimate.mean
+        row[f'{key}_standard_error'] = None if estimate is None else estimate.error
+    return row

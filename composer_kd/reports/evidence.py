@@ -1,0 +1,125 @@
+"""What a report is made of: plain data that whoever trained the models gathers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from composer_kd.bench.results import BenchResults
+
+__all__ = ['ALONE', 'DISTILLED', 'TEACHER', 'Answers', 'Curve', 'EvaluationSet', 'Evidence', 'Subject']
+
+TEACHER, ALONE, DISTILLED = 'teacher', 'student alone', 'student distilled'
+"""The roles of models, as ``composer-kd bench`` writes them too."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a classifier answered on the evaluation set, sample by sample.
+
+    Args:
+        predicted: ``(N,)`` The class that it puts first.
+        confidence: ``(N,)`` The probability that it gives to that class.
+        surprise: ``(N,)`` Minus the logarithm of the probability that it gives to the right class, in nats.
+    """
+
+    predicted: np.ndarray
+    confidence: np.ndarray
+    surprise: np.ndarray
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One quantity over training.
+
+    Args:
+        batches: ``(T,)`` After how many batches it was logged, rising.
+        values: ``(T,)`` What was logged.
+    """
+
+    batches: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """What the models were evaluated on.
+
+    Args:
+        description: The data, in words.
+        labels: ``(N,)`` The right classes, without samples that have none; empty where the models are no classifiers.
+        classes: A name for each class.
+        unlabelled: How many samples were left out because they have no label.
+        left_out: Why there are no answers to compare; None where there are.
+    """
+
+    description: str
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    unlabelled: int = 0
+    left_out: str | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model of the comparison, from one run.
+
+    Args:
+        name: What it is called.
+        role: ``TEACHER``, ``ALONE`` or ``DISTILLED``.
+        parameters: How many it has.
+        file_bytes: Bytes of its state dict on disk.
+        flops: Floating-point operations for one sample; None where they cannot be counted.
+        answers: On the evaluation set; None where the set says why not.
+        settings: All settings of its run; those of a teacher that is only named elsewhere.
+        metrics: What its run noted at its end, under the names that Composer logs by.
+        curves: ``'task'``, ``'kd'`` and ``'accuracy'`` over training, those that there are.
+        taught_by: The names of its teachers among the subjects.
+        checkpoint: Where its weights are; None where they came otherwise.
+        command: What trains it again.
+    """
+
+    name: str
+    role: str
+    parameters: int
+    file_bytes: int
+    flops: float | None = None
+    answers: Answers | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    curves: dict[str, Curve] = field(default_factory=dict)
+    taught_by: tuple[str, ...] = ()
+    checkpoint: str | None = None
+    command: str | None = None
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of its run."""
+        return self.settings.get('seed')
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that a report tells.
+
+    Args:
+        subjects: The models: teachers first.
+        evaluation: What they answered for.
+        bench: How fast they are; None where it was not measured.
+        bench_source: Where those numbers come from, in words.
+        environment: The machine and the versions that made this report.
+        command: The command that made it.
+        notes: What could not be had, and why.
+        created: When, in words.
+    """
+
+    subjects: tuple[Subject, ...]
+    evaluation: EvaluationSet
+    bench: BenchResults | None = None
+    bench_source: str = ''
+    environment: dict[str, Any] = field(default_factory=dict)
+    command: str = ''
+    notes: tuple[str, ...] = ()
+    created: str = ''

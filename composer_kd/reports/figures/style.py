@@ -1,0 +1,173 @@
+"""How plots look, in a file and in a page that may be light or dark."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from composer_kd.reports.evidence import ALONE, DISTILLED, TEACHER
+from composer_kd.reports.groups import Group
+
+__all__ = ['COLOURS', 'GRID', 'INK', 'MUTED', 'PAPER', 'Drawing', 'between', 'canvas', 'colours', 'heading', 'tidy']
+
+COLOURS = {TEACHER: '#6b7280', ALONE: '#d97706', DISTILLED: '#2563eb'}
+"""Grey, orange, blue: told apart by all eyes."""
+
+INK, MUTED, GRID, PAPER = '#1f2937', '#4b5563', '#e5e7eb', '#fffffe'
+"""Colours that a dark page replaces; the last is that of the background, an unusual white so that it can be found."""
+
+_MORE = {
+    TEACHER: ('#6b7280', '#111827', '#9ca3af', '#57534e'),
+    ALONE: ('#d97706', '#92400e', '#f59e0b', '#b91c1c'),
+    DISTILLED: ('#2563eb', '#0891b2', '#7c3aed', '#0f766e'),
+}
+_THEME = {
+    INK: 'ink',
+    MUTED: 'muted',
+    GRID: 'grid',
+    PAPER: 'card',
+    **{colour: role.split()[-1] for role, colour in COLOURS.items()},
+}
+_PADS: dict[str, Any] = {'w_pad': 0.1, 'h_pad': 0.1}  # inches
+_HALF_A_PAGE = 7.5  # inches
+_SETTINGS: dict[str, Any] = {
+    'svg.fonttype': 'path',  # the same on every machine
+    'svg.hashsalt': 'composer_kd',  # the same file for the same report
+    'font.size': 9.5,
+    'axes.titlesize': 10.5,
+    'axes.titleweight': 'bold',
+    'axes.titlelocation': 'left',
+    'axes.labelsize': 9.5,
+    'text.color': INK,
+    'axes.labelcolor': MUTED,
+    'axes.edgecolor': MUTED,
+    'xtick.color': MUTED,
+    'ytick.color': MUTED,
+    'axes.titlecolor': INK,
+    'figure.facecolor': PAPER,
+    'axes.facecolor': PAPER,
+    'hatch.linewidth': 0.8,
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A plot with what is to be said of it.
+
+    Args:
+        name: The name of its file, without ending.
+        title: Its title.
+        caption: What it shows and how it was made.
+        figure: The plot.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it needs the width of the page."""
+        return bool(self.figure.get_size_inches()[0] > _HALF_A_PAGE)
+
+    def png(self) -> bytes:
+        """The plot on white."""
+        stream = io.BytesIO()
+        with rc_context(_SETTINGS):
+            self.figure.savefig(stream, format='png', dpi=160, facecolor='white')
+        return stream.getvalue()
+
+    def svg(self) -> str:
+        """The plot as markup for a page, whose colours are the page's variables and whose names are its own."""
+        stream = io.StringIO()
+        with rc_context(_SETTINGS):
+            self.figure.savefig(stream, format='svg', transparent=False, metadata={'Date': None, 'Creator': None})
+        markup = stream.getvalue()
+        markup = markup[markup.index('<svg') :]
+        markup = re.sub(r'<metadata>.*?</metadata>', '', markup, flags=re.DOTALL)
+        markup = re.sub(r'(id="|href="#|url\(#)', rf'\g<1>{self.name}-', markup)
+        for colour, variable in _THEME.items():
+            markup = markup.replace(colour, f'var(--{variable})')
+        width, height = self.figure.get_size_inches()
+        size = rf'<svg role="img" style="max-width: {width * 96:.0f}px" viewBox="0 0 {72 * width:g} {72 * height:g}"'
+        return (
+            re.sub(r'<svg [^>]*viewBox="[^"]*"', size, markup, count=1)
+            .replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', '')
+            .replace(' xmlns="http://www.w3.org/2000/svg"', '')
+            .replace('xlink:href', 'href')
+            .replace(' version="1.1"', '')
+        )
+
+    def data_uri(self) -> str:
+        """The PNG as an address that holds it."""
+        return f'data:image/png;base64,{base64.b64encode(self.png()).decode()}'
+
+
+class canvas:
+    """A figure to draw on, in this style: ``with canvas(7, 3) as figure``."""
+
+    def __init__(self, width: float, height: float) -> None:
+        self._settings = rc_context(_SETTINGS)
+        self._size = (width, height)
+
+    def __enter__(self) -> Figure:
+        self._settings.__enter__()
+        # The object interface leaves the caller's matplotlib backend alone.
+        self._figure = Figure(figsize=self._size, layout=ConstrainedLayoutEngine(**_PADS))
+        FigureCanvasAgg(self._figure)
+        return self._figure
+
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is None:
+            # The layout is found once: found again for each file, it would differ by a little.
+            self._figure.draw_without_rendering()
+            self._figure.set_layout_engine('none')
+        self._settings.__exit__(*error)
+
+
+def colours(groups: Sequence[Group]) -> dict[str, str]:
+    """A colour for each group: that of its role, and others where several have that role."""
+    seen: dict[str, int] = {}
+    found = {}
+    for each in groups:
+        shades = _MORE[each.role]
+        found[each.name] = shades[seen.get(each.role, 0) % len(shades)]
+        seen[each.role] = seen.get(each.role, 0) + 1
+    return found
+
+
+def between(less: str, more: str) -> LinearSegmentedColormap:
+    """A scale of colours from one over white to the other, for differences."""
+    # A shade beside those of the roles, which a dark page replaces: here the colour is the number.
+    ends = [f'#{int(colour[1:], 16) ^ 1:06x}' for colour in (less, more)]
+    return LinearSegmentedColormap.from_list(f'{less}-{more}', [ends[0], '#ffffff', ends[1]])
+
+
+def tidy(axes: Any, grid: str | None = 'y') -> None:
+    """Takes away what a plot does not need."""
+    if grid is not None:
+        axes.grid(axis=grid, color=GRID, linewidth=0.8, zorder=0)
+    axes.set_axisbelow(True)
+    for side in ('top', 'right'):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(length=3)
+
+
+def heading(axes: Any, text: str, under: str = '') -> None:
+    """Writes what one panel shows, and in small letters how to read it."""
+    axes.set_title(text, pad=20 if under else 8)
+    if under:
+        axes.annotate(
+            under, (0, 1), (0, 6), xycoords='axes fraction', textcoords='offset points', fontsize=8.5, color=MUTED
+        )

@@ -1,0 +1,93 @@
+"""Samples per second over the batch size."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from composer_kd.bench.results import Setting
+from composer_kd.reports.figures.speedups import distinct
+from composer_kd.reports.figures.style import MUTED, Drawing, canvas, colours, heading, tidy
+from composer_kd.reports.groups import Group
+from composer_kd.reports.speed import Speed, Timing, device_text
+from composer_kd.reports.units import count_text
+
+__all__ = ['draw_throughput']
+
+_PANELS = 3
+
+
+def draw_throughput(groups: Sequence[Group], speed: Speed) -> Drawing | None:
+    """Draws for each device how throughput grows with the batch, up to where memory ends."""
+    shown = distinct(groups)
+    devices = [device for device in speed.devices if any(len(_sweep(one)) > 1 for one in speed.on(device))][:_PANELS]
+    if not devices:
+        return None
+    with canvas(4.4 * len(devices) + 1.6, 3.9) as figure:
+        for axes, device in zip(figure.subplots(1, len(devices), squeeze=False)[0], devices):
+            _panel(axes, device, shown, speed, colours(groups))
+        handles: dict[str, Any] = {}
+        for axes in figure.axes:
+            for handle, label in zip(*axes.get_legend_handles_labels()):
+                handles.setdefault(label, handle)
+        place = {'loc': 'outside lower center', 'ncols': 2, 'frameon': False, 'fontsize': 9}
+        figure.legend(list(handles.values()), list(handles), **place)
+    return Drawing(
+        'throughput',
+        'Throughput over the batch size',
+        'More is better. Solid: as the models were trained (eager, fp32); dashed: the fastest other backend that '
+        'answers as they do. A cross is the first batch size that failed, with the reason. Medians; both axes are '
+        'logarithmic.',
+        figure,
+    )
+
+
+def _short(value: float) -> str:
+    number, *prefix = count_text(value).split()
+    return ' '.join([f'{float(number.replace(",", "")):g}', *prefix])
+
+
+def _sweep(timing: Timing) -> list[tuple[int, float]]:
+    """Samples per second at each batch size that worked: the median of the members."""
+    found: dict[int, list[float]] = {}
+    for row in timing.rows:
+        for one in row.throughput:
+            if one.samples_per_second is not None:
+                found.setdefault(one.batch, []).append(one.samples_per_second)
+    return [(batch, statistics.median(values)) for batch, values in sorted(found.items())]
+
+
+def _panel(axes: Any, device: Setting, shown: Sequence[Group], speed: Speed, colour: dict[str, str]) -> None:
+    for each in shown:
+        mine = [one for one in speed.on(device) if one.group is each and len(_sweep(one)) > 1]
+        trained = [one for one in mine if one.setting == device]
+        others = [one for one in mine if one.setting != device and one.is_faithful]
+        fastest = sorted(others, key=lambda one: max(value for _, value in _sweep(one)))[-1:]
+        for timing, style in [(one, '-') for one in trained] + [(one, '--') for one in fastest]:
+            _line(axes, timing, style, colour[each.name])
+    axes.set_xscale('log', base=2)
+    axes.set_yscale('log')
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:,.0f}'))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel('samples of a batch')
+    axes.set_ylabel('samples per second')
+    heading(axes, device_text(device))
+    tidy(axes, 'both')
+
+
+def _line(axes: Any, timing: Timing, style: str, colour: str) -> None:
+    sweep, setting = _sweep(timing), timing.setting
+    label = f'{timing.group.name}: {setting.backend}, {setting.precision}'
+    axes.plot(*zip(*sweep), style, color=colour, linewidth=1.8, marker='o', markersize=3.5, label=label)
+    failed = [one for row in timing.rows for one in row.throughput if one.failed]
+    if failed:
+        first = min(failed, key=lambda one: one.batch)
+        axes.scatter([first.batch], [sweep[-1][1]], marker='x', s=45, color=colour, linewidth=1.8, zorder=4)
+        if style == '-':  # one of both lines says why
+            where = (first.batch, sweep[-1][1])
+            reason = str(first.failed)[:28]
+            axes.annotate(reason, where, (0, 8), textcoords='offset points', ha='right', fontsize=8, color=MUTED)

@@ -1,0 +1,214 @@
+"""Runs that differ in nothing but their seed are one row of a report."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from composer_kd.reports.comparison import agreement
+from composer_kd.reports.differences import ABSENT, leaves
+from composer_kd.reports.evidence import ALONE, DISTILLED, TEACHER, EvaluationSet, Subject
+from composer_kd.reports.statistics import Difference, Estimate, difference_of_answers, difference_of_runs
+
+__all__ = ['Group', 'counterpart', 'gain', 'group', 'taught_by']
+
+# What changes nothing of what a run learns.
+_FREE = re.compile(
+    r'(run_name|seed|save_\w+|load_\w+|autoresume|progress_bar|log_to_console|console_log_interval|loggers|profiler|variables|'
+    r'device_train_microbatch_size|device_eval_batch_size|eval_interval|'
+    r'(train|eval)_loader\.(num_workers|pin_memory|persistent_workers|prefetch_factor))(\.|$)'
+)
+_COUNTED = re.compile(r'[-_ ./]*(seed|run)?[-_ ]*\d*$')
+
+
+@dataclass(frozen=True)
+class Group:
+    """Models that were trained alike, each from another seed.
+
+    Args:
+        name: What it is called.
+        role: That of its members.
+        members: One for each run.
+    """
+
+    name: str
+    role: str
+    members: tuple[Subject, ...]
+
+    @property
+    def first(self) -> Subject:
+        """The one that stands for them all where seeds make no difference: parameters, sizes, settings."""
+        return self.members[0]
+
+    @property
+    def n(self) -> int:
+        """How many runs."""
+        return len(self.members)
+
+    def estimate(self, value: Callable[[Subject], float | None]) -> Estimate | None:
+        """The mean of something over the runs that have it; None where none has."""
+        values = [found for found in map(value, self.members) if found is not None and np.isfinite(found)]
+        return Estimate.of(values) if values else None
+
+    def accuracies(self, evaluation: EvaluationSet) -> list[float]:
+        """The accuracy of each member: of its answers, else the one that its run noted; those that there are."""
+        return [found for found in (accuracy_of(one, evaluation) for one in self.members) if found is not None]
+
+    def accuracy(self, evaluation: EvaluationSet) -> Estimate | None:
+        """The mean accuracy; None where there is none."""
+        values = self.accuracies(evaluation)
+        return Estimate.of(values) if values else None
+
+    def correct(self, evaluation: EvaluationSet) -> np.ndarray | None:
+        """``(N,)`` The share of the runs that answer each sample rightly; None without answers."""
+        found = [one.answers.predicted == evaluation.labels for one in self.members if one.answers is not None]
+        return np.mean(found, axis=0) if found else None
+
+    def mean(self, of_answers: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
+        """The mean over the runs of an array made of their answers; None without answers."""
+        found = [of_answers(one.answers.predicted) for one in self.members if one.answers is not None]
+        return np.mean(found, axis=0) if found else None
+
+
+def accuracy_of(subject: Subject, evaluation: EvaluationSet) -> float | None:
+    """The accuracy of one model: of its answers, else the one that its run noted; None where there is neither."""
+    if subject.answers is not None:
+        return float(np.mean(subject.answers.predicted == evaluation.labels)) if len(evaluation.labels) else None
+    noted = (value for name, value in subject.metrics.items() if re.fullmatch(r'metrics/eval/\w*Accuracy', name))
+    return next(noted, None)
+
+
+def group(subjects: Sequence[Subject]) -> list[Group]:
+    """Puts runs together that differ in their seed, their name and their folder alone.
+
+    Any setting called ``seed`` counts as the run's own where it has the same value, as
+    ``train_loader.dataset.seed: ${seed}`` has. The order is that of the first members.
+
+    Args:
+        subjects: The models.
+
+    Returns:
+        The groups, under names that differ.
+    """
+    found: dict[Any, list[Subject]] = {}
+    for subject in subjects:
+        found.setdefault(_identity(subject), []).append(subject)
+    named: list[Group] = []
+    for members in found.values():
+        name = _name([one.name for one in members])
+        taken = {one.name for one in named}
+        name = next(
+            n
+            for n in (name, f'{name} ({members[0].role})', *map(f'{name} {{}}'.format, range(2, 10_000)))
+            if n not in taken
+        )
+        named.append(Group(name, members[0].role, tuple(members)))
+    return named
+
+
+def _identity(subject: Subject) -> Any:
+    if not subject.settings or subject.seed is None:
+        return subject.name  # one of its kind
+    own = {
+        key: '(the seed)' if key.rpartition('.')[2] == 'seed' and value == subject.seed else repr(value)
+        for key, value in leaves(subject.settings).items()
+        if not _FREE.match(key)
+    }
+    return subject.role, tuple(sorted(own.items()))
+
+
+def _name(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return names[0]
+    alike = itertools.takewhile(lambda signs: len(set(signs)) == 1, zip(*names))
+    common = _COUNTED.sub('', ''.join(signs[0] for signs in alike))
+    return common or f'{names[0]} and {len(names) - 1} more'
+
+
+def taught_by(student: Group, groups: Sequence[Group]) -> Group | None:
+    """The teacher that a student is measured by: its own; that of the distilled where it has none.
+
+    Args:
+        student: A student.
+        groups: All groups.
+
+    Returns:
+        The first of its teachers; None where there is none, or it is not clear which.
+    """
+    teachers = [one for one in groups if one.role == TEACHER]
+    if student.role == DISTILLED:
+        names = set(student.first.taught_by)
+        return next((one for one in teachers if names & {member.name for member in one.members}), None)
+    return teachers[0] if len(teachers) == 1 and student.role == ALONE else None
+
+
+def agreement_with_teachers(subject: Subject, student: Group, groups: Sequence[Group]) -> float | None:
+    """How often one student puts the class first that its teachers do; None where it has none.
+
+    Args:
+        subject: A member of ``student``.
+        student: The student.
+        groups: All groups.
+
+    Returns:
+        The share of samples, the mean over its teachers.
+    """
+    everyone = {one.name: one for each in groups for one in each.members}
+    teachers = [everyone[name] for name in subject.taught_by if name in everyone]
+    if not teachers and (teacher := taught_by(student, groups)) is not None:
+        teachers = list(teacher.members)
+    answers = [one.answers.predicted for one in teachers if one.answers is not None]
+    return agreement(subject.answers.predicted, answers) if answers and subject.answers is not None else None
+
+
+def counterpart(distilled: Group, groups: Sequence[Group]) -> Group | None:
+    """The student alone that a distilled one is compared with: of the same model, with the most settings in common.
+
+    Args:
+        distilled: A distilled student.
+        groups: All groups.
+
+    Returns:
+        The group; None where no student alone has the same model.
+    """
+    mine = leaves(distilled.first.settings)
+
+    def distance(other: Group) -> int:
+        theirs = leaves(other.first.settings)
+        return sum(mine.get(key, ABSENT) != theirs.get(key, ABSENT) for key in {*mine, *theirs})
+
+    model = _model(distilled.first.settings)
+    alone = [one for one in groups if one.role == ALONE and _model(one.first.settings) == model]
+    return min(alone, key=distance, default=None)
+
+
+def _model(settings: Mapping[str, Any]) -> Any:
+    return settings.get('model')
+
+
+def gain(distilled: Group, alone: Group, evaluation: EvaluationSet) -> Difference | None:
+    """How much better the distilled student is; over seeds where there are several, else over samples.
+
+    Args:
+        distilled: The distilled student.
+        alone: The student alone.
+        evaluation: What both answered for.
+
+    Returns:
+        The difference of the accuracies; None where it cannot be said how sure it is.
+    """
+    by_seed = [
+        {index if one.seed is None else one.seed: value for index, one in enumerate(each.members)
+         if (value := accuracy_of(one, evaluation)) is not None}
+        for each in (distilled, alone)
+    ]  # fmt: skip
+    over_seeds = difference_of_runs(*by_seed)
+    if over_seeds is not None:
+        return over_seeds
+    correct = [each.correct(evaluation) for each in (distilled, alone)]
+    return None if correct[0] is None or correct[1] is None else difference_of_answers(correct[0], correct[1])

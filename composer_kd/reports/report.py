@@ -1,0 +1,206 @@
+"""From evidence to what a page shows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from composer_kd.reports import contents
+from composer_kd.reports.evidence import ALONE, Evidence
+from composer_kd.reports.figures.calibration import draw_calibration
+from composer_kd.reports.figures.classes import draw_classes
+from composer_kd.reports.figures.confusions import draw_confusions
+from composer_kd.reports.figures.curves import draw_curves
+from composer_kd.reports.figures.pareto import draw_pareto
+from composer_kd.reports.figures.speedups import draw_speedups
+from composer_kd.reports.figures.style import Drawing
+from composer_kd.reports.figures.throughput import draw_throughput
+from composer_kd.reports.groups import Group, counterpart, group, taught_by
+from composer_kd.reports.speed import Speed
+from composer_kd.reports.tables import Table
+from composer_kd.reports.units import duration_text
+from composer_kd.reports.verdict import Tile, chosen, tiles, verdict
+
+__all__ = ['Report']
+
+
+class Report:
+    """Everything that a report shows; each part is computed when it is first asked for.
+
+    Args:
+        evidence: What it is made of.
+
+    Attributes:
+        groups: Runs that differ in their seed alone are one.
+        speed: How fast they are.
+    """
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.evidence = evidence
+        self.groups = group(evidence.subjects)
+        self.speed = Speed(self.groups, evidence.bench)
+
+    @property
+    def title(self) -> str:
+        """The page's title."""
+        student = self.distilled
+        return f'What {student.name} bought' if student is not None else 'Comparison of runs'
+
+    @functools.cached_property
+    def distilled(self) -> Group | None:
+        """The distilled student that the sentences and plots are about: the best one."""
+        return chosen(self.groups, self.evidence.evaluation)
+
+    @functools.cached_property
+    def alone(self) -> Group | None:
+        """The student alone that it is compared with; without a distilled one, the first."""
+        if self.distilled is not None:
+            return counterpart(self.distilled, self.groups)
+        return next((one for one in self.groups if one.role == ALONE), None)
+
+    @functools.cached_property
+    def teacher(self) -> Group | None:
+        """The teacher that they are measured by."""
+        student = self.distilled or self.alone
+        return None if student is None else taught_by(student, self.groups)
+
+    @functools.cached_property
+    def verdict(self) -> list[str]:
+        """What the student bought, in sentences."""
+        return verdict(self.groups, self.evidence.evaluation, self.speed)
+
+    @functools.cached_property
+    def tiles(self) -> list[Tile]:
+        """The same in large numbers."""
+        return tiles(self.groups, self.evidence.evaluation, self.speed)
+
+    @property
+    def evaluated(self) -> str:
+        """What all of it was measured on."""
+        evaluation = self.evidence.evaluation
+        if evaluation.left_out is not None:
+            return f'Evaluated on {evaluation.description}.'
+        unlabelled = (
+            f' ({evaluation.unlabelled:,} more have no label and are left out)' if evaluation.unlabelled else ''
+        )
+        return (
+            f'Evaluated on {evaluation.description}: {len(evaluation.labels):,} samples in {len(evaluation.classes):,} '
+            f"classes{unlabelled}, with the weights of each run's latest checkpoint, never of its best."
+        )
+
+    @functools.cached_property
+    def models(self) -> Table:
+        """The table at the top."""
+        return contents.models(self.groups, self.evidence.evaluation, self.speed)
+
+    @functools.cached_property
+    def costs(self) -> Table | None:
+        """What training cost."""
+        return contents.costs(self.groups)
+
+    @functools.cached_property
+    def benchmark(self) -> dict[str, Table]:
+        """Everything that was timed, by device."""
+        return contents.benchmark(self.speed)
+
+    @property
+    def about_timings(self) -> str:
+        """How the tables of timings are to be read."""
+        bench = self.evidence.bench
+        took = '' if bench is None or not bench.seconds else f' Measured in {duration_text(bench.seconds)}.'
+        return (
+            'Latency of a batch of one. Speed-up: over the teacher, eager in fp32, on the same device; in brackets '
+            'where the difference is within the noise. As trained: how much of the evaluation data is put into the '
+            'same class as by the model run eagerly in fp32. \N{WARNING SIGN} marks what failed or answers otherwise. '
+            f'{self.evidence.bench_source}{took}'
+        )
+
+    @functools.cached_property
+    def differences(self) -> Table | None:
+        """In what the settings of the runs differ."""
+        return contents.differences(self.groups)
+
+    @functools.cached_property
+    def drawings(self) -> dict[str, Drawing]:
+        """The plots by name, in the order of the page; those that there is something for."""
+        evaluation, three = self.evidence.evaluation, (self.teacher, self.alone, self.distilled)
+        # Without roles to compare, the models themselves.
+        for_calibration: Sequence[Group | None] = three if any(three) else self.groups[:3]
+        draw: list[Callable[[], Drawing | None]] = [
+            lambda: draw_pareto(self.groups, evaluation, self.speed),
+            lambda: draw_speedups(self.groups, self.speed),
+            lambda: draw_throughput(self.groups, self.speed),
+            lambda: draw_curves(self.groups, evaluation),
+            lambda: draw_classes(*three, evaluation),
+            lambda: draw_calibration(for_calibration, evaluation),
+            lambda: draw_confusions(self._pairs(), evaluation),
+        ]
+        found = (one() for one in draw)
+        return {one.name: one for one in found if one is not None}
+
+    def _pairs(self) -> list[tuple[Group, Group]]:
+        student = self.distilled or self.alone
+        pairs = [(self.distilled, self.alone), (self.teacher, student)]
+        return [(more, less) for more, less in pairs if more is not None and less is not None and more is not less]
+
+    @functools.cached_property
+    def notes(self) -> list[str]:
+        """What is not in the report, and why; and what puts a number in doubt."""
+        found = list(self.evidence.notes)
+        if self.evidence.evaluation.left_out is not None:
+            found.append(
+                f'Accuracy by class, calibration and confusion are left out: {self.evidence.evaluation.left_out}.'
+            )
+        elif len(self.groups) == 1:
+            found.append('There is a single model, so nothing is compared: give a teacher and a student alone too.')
+        elif self.distilled is None:
+            found.append('No run was distilled, so the sections on what distillation changed are left out.')
+        elif self.alone is None:
+            found.append('No student alone of the same model is given, so “before” is missing in the plots.')
+        found += self._about_speed()
+        if not any('kd' in one.curves or 'task' in one.curves for one in self.evidence.subjects):
+            found.append('Training curves are left out: no run left a history.jsonl.')
+        return found
+
+    def _about_speed(self) -> list[str]:
+        bench = self.evidence.bench
+        if bench is None:
+            return ['Speed was not measured. `composer-kd bench` with the same runs does.']
+        found = []
+        if self.speed.stale:
+            found.append(
+                f'Timings of {", ".join(self.speed.stale)} are left out: they are of models with another number of '
+                'parameters.'
+            )
+        if self.speed.missing:
+            found.append(f'Not timed: {", ".join(one.name for one in self.speed.missing)}.')
+        timed = {row.model for timing in self.speed.timings for row in timing.rows}
+        for each in self.groups:
+            mine = [one.name for one in each.members if one.name in timed]
+            if 0 < len(mine) < each.n:
+                found.append(f'Of the {each.n} runs of {each.name}, {", ".join(mine)} was timed.')
+        return found
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the benchmark itself doubts."""
+        return list(self.evidence.bench.warnings) if self.evidence.bench is not None and self.speed else []
+
+    def rows(self) -> list[dict[str, object]]:
+        """The numbers of the models, for programs."""
+        return contents.rows_of_models(self.groups, self.evidence.evaluation, self.speed)
+
+    def commands(self) -> list[str]:
+        """What makes all of it again."""
+        trained = [one.command for one in self.evidence.subjects if one.command is not None]
+        timed = [self.evidence.bench.command] if self.evidence.bench is not None and self.evidence.bench.command else []
+        return [*dict.fromkeys([*trained, *timed]), *([self.evidence.command] if self.evidence.command else [])]
+
+    def environments(self) -> list[tuple[str, dict[str, Any]]]:
+        """The machines and versions: that of this report, and that of the timings where it is another."""
+        here = self.evidence.environment
+        bench = self.evidence.bench.environment if self.evidence.bench is not None and self.speed else {}
+        if not bench or bench == here:
+            return [('This report and its timings' if bench else 'This report', here)] if here else []
+        return [('This report', here), ('Timings', bench)] if here else [('Timings', bench)]

@@ -1,0 +1,120 @@
+"""Means with their uncertainty, and differences that say how sure they are."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import t  # type: ignore[import-untyped]
+
+__all__ = ['Difference', 'Estimate', 'difference_of_answers', 'difference_of_runs']
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over runs.
+
+    Args:
+        mean: The mean.
+        error: Its standard error; None for a single run.
+        n: How many runs.
+
+    Example:
+        >>> estimate = Estimate.of([0.9, 0.8, 0.7])
+        >>> round(estimate.mean, 6), round(estimate.error, 6), estimate.n
+        (0.8, 0.057735, 3)
+    """
+
+    mean: float
+    error: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Estimate:
+        """Summarises at least one value."""
+        n = len(values)
+        return cls(statistics.fmean(values), statistics.stdev(values) / math.sqrt(n) if n > 1 else None, n)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better one is than the other.
+
+    Args:
+        mean: The difference of the means.
+        low: Where it lies with 95 % confidence: from here.
+        high: To here.
+        over: What was varied, in words: what the interval covers.
+    """
+
+    mean: float
+    low: float
+    high: float
+    over: str
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+
+def difference_of_runs(better: dict[int, float], other: dict[int, float]) -> Difference | None:
+    """Compares runs by seeds: pairs where both have the same, else Welch's interval.
+
+    Args:
+        better: The values of one, by seed.
+        other: Those of the other.
+
+    Returns:
+        The first minus the second; None where one of them has fewer than two runs.
+
+    Example:
+        >>> difference_of_runs({0: 0.9, 1: 0.8}, {0: 0.7, 1: 0.6}).over
+        '2 seeds, in pairs'
+    """
+    if len(better) < 2 or len(other) < 2:
+        return None
+    if better.keys() == other.keys():
+        pairs = [better[seed] - other[seed] for seed in better]
+        estimate = Estimate.of(pairs)
+        assert estimate.error is not None
+        return _interval(estimate.mean, estimate.error, len(pairs) - 1, f'{len(pairs)} seeds, in pairs')
+    groups = [list(values.values()) for values in (better, other)]
+    parts = [statistics.variance(values) / len(values) for values in groups]
+    mean = statistics.fmean(groups[0]) - statistics.fmean(groups[1])
+    over = f'{len(better)} and {len(other)} seeds'
+    if not sum(parts):
+        return Difference(mean, mean, mean, over)
+    freedom = sum(parts) ** 2 / sum(part**2 / (len(values) - 1) for part, values in zip(parts, groups))
+    return _interval(mean, math.sqrt(sum(parts)), freedom, over)
+
+
+def difference_of_answers(better: np.ndarray, other: np.ndarray) -> Difference | None:
+    """Compares two models on the same samples; covers the choice of the samples, not that of the seed.
+
+    Args:
+        better: ``(N,)`` Whether each answer is right, or in which share of the runs.
+        other: ``(N,)`` Likewise, of the other.
+
+    Returns:
+        The first minus the second; None with fewer than two samples.
+
+    Example:
+        >>> difference_of_answers(np.array([1.0, 1.0, 1.0, 0.0]), np.array([0.0, 1.0, 1.0, 0.0])).mean
+        0.25
+    """
+    if len(better) < 2:
+        return None
+    estimate = np.asarray(better, dtype=np.float64) - np.asarray(other, dtype=np.float64)
+    error = float(estimate.std(ddof=1)) / math.sqrt(len(estimate))
+    return _interval(float(estimate.mean()), error, len(estimate) - 1, f'{len(estimate):,} samples')
+
+
+def _interval(mean: float, error: float, freedom: float, over: str) -> Difference:
+    reach = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+    return Difference(mean, mean - reach, mean + reach, over)

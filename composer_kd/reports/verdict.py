@@ -1,0 +1,200 @@
+"""What the student bought, in sentences that are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from composer_kd.reports.evidence import DISTILLED, EvaluationSet
+from composer_kd.reports.groups import Group, counterpart, gain, taught_by
+from composer_kd.reports.speed import Speed, device_text
+from composer_kd.reports.statistics import Difference, difference_of_answers
+from composer_kd.reports.units import percent, points, times
+
+__all__ = ['Tile', 'tiles', 'verdict']
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One large number at the top of the page.
+
+    Args:
+        value: The number with its unit.
+        label: What it is.
+        detail: What one must know of it.
+    """
+
+    value: str
+    label: str
+    detail: str = ''
+
+
+def chosen(groups: Sequence[Group], evaluation: EvaluationSet) -> Group | None:
+    """The distilled student that the sentences are about: the one with the best accuracy; None without one."""
+    distilled = [one for one in groups if one.role == DISTILLED]
+
+    def accuracy(one: Group) -> float:
+        found = one.accuracy(evaluation)
+        return found.mean if found is not None else 0.0
+
+    return max(distilled, key=accuracy, default=None)
+
+
+def to_teacher(student: Group, teacher: Group, evaluation: EvaluationSet) -> Difference | None:
+    """The student's accuracy minus the teacher's, over the samples; None without answers of both."""
+    mine, theirs = student.correct(evaluation), teacher.correct(evaluation)
+    return None if mine is None or theirs is None else difference_of_answers(mine, theirs)
+
+
+def verdict(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed) -> list[str]:
+    """Says what distillation bought.
+
+    Args:
+        groups: The models.
+        evaluation: What they answered for.
+        speed: How fast they are.
+
+    Returns:
+        One to three sentences; a difference within the noise is called that.
+    """
+    student = chosen(groups, evaluation)
+    if student is None:
+        return [_without_a_student(groups, evaluation)]
+    found = []
+    teacher, alone = taught_by(student, groups), counterpart(student, groups)
+    if teacher is not None:
+        found.append(_of_teacher(student, teacher, evaluation, speed))
+    if alone is not None:
+        found.append(_of_alone(student, alone, evaluation))
+    else:
+        found.append(
+            'What distillation itself gained cannot be said: no run of the same model without a teacher is given.'
+        )
+    others = sum(one.role == DISTILLED for one in groups) - 1
+    if others:
+        found.append(
+            f'{student.name} is the best of {others + 1} distilled students by this very evaluation data, so its '
+            'accuracy flatters it a little.'
+        )
+    return found
+
+
+def _without_a_student(groups: Sequence[Group], evaluation: EvaluationSet) -> str:
+    known = [(one, found) for one in groups if (found := one.accuracy(evaluation)) is not None]
+    listed = '; '.join(f'{one.name} {percent(found.mean, found.error)} %' for one, found in known)
+    return (
+        'No distilled student is among these runs, so nothing is compared with a teacher. '
+        f'Accuracy: {listed or "unknown"}.'
+    )
+
+
+def _of_teacher(student: Group, teacher: Group, evaluation: EvaluationSet, speed: Speed) -> str:
+    mine, theirs = student.accuracy(evaluation), teacher.accuracy(evaluation)
+    parts = []
+    if mine is not None and theirs is not None and theirs.mean > 0:
+        numbers = f'{percent(mine.mean, mine.error)} % against {percent(theirs.mean, theirs.error)} %'
+        difference = to_teacher(student, teacher, evaluation)
+        if difference is not None and not difference.is_clear:
+            parts.append(
+                f'is as accurate as its teacher as far as {difference.over} can tell ({numbers}; 95 % interval of the '
+                f'difference {points(difference.low)} to {points(difference.high)} points)'
+            )
+        else:
+            parts.append(f"keeps {100 * mine.mean / theirs.mean:.1f} % of its teacher's accuracy ({numbers})")
+    parts.append(_size(student, teacher))
+    faster = _faster(student, speed)
+    return f'The distilled student {_listed([*parts, *([faster] if faster else [])])}.'
+
+
+def _size(student: Group, teacher: Group) -> str:
+    ratio = teacher.first.file_bytes / max(1, student.first.file_bytes)
+    if 0.95 < ratio < 1.05:
+        return 'is as large on disk'
+    return f'is {times(ratio)} smaller on disk' if ratio > 1 else f'is {times(1 / ratio)} larger on disk'
+
+
+def _faster(student: Group, speed: Speed) -> str:
+    found = []
+    for device in speed.devices:
+        timing = speed.find(student, device)
+        factor = None if timing is None else speed.speed_up(timing)
+        if timing is None or factor is None:
+            continue
+        where = f'({device_text(device)})'
+        word = 'faster' if factor > 1 else 'slower'
+        if not speed.is_clear(timing):
+            found.append(f'not measurably faster or slower {where}')
+        elif speed.is_rough(timing):
+            found.append(f'{word}, with too much noise to say by how much {where}')
+        else:
+            found.append(f'{times(max(factor, 1 / factor))} {word} {where}')
+    return f'answers one sample {_listed(found[:3])}' if found else ''
+
+
+def _of_alone(student: Group, alone: Group, evaluation: EvaluationSet) -> str:
+    mine, theirs = student.accuracy(evaluation), alone.accuracy(evaluation)
+    if mine is None or theirs is None:
+        return 'What distillation gained cannot be said: the accuracy of a run is not known.'
+    numbers = f'from {percent(theirs.mean, theirs.error)} % to {percent(mine.mean, mine.error)} %'
+    change = mine.mean - theirs.mean
+    difference = gain(student, alone, evaluation)
+    if difference is None:
+        return f'Distillation changed the student {numbers} ({points(change)} points).'
+    interval = f'95 % interval {points(difference.low)} to {points(difference.high)} over {difference.over}'
+    if not difference.is_clear:
+        return (
+            f'Between the student alone and distilled there is no clear difference: {numbers} ({points(change)} '
+            f'points, {interval}).'
+        )
+    verb = 'took' if change > 0 else 'lowered'
+    caution = '; one seed, so take it with caution' if min(student.n, alone.n) < 2 else ''
+    return f'Distillation {verb} the student {numbers}: {points(change)} points ({interval}{caution}).'
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f'{", ".join(parts[:-1])} and {parts[-1]}'
+
+
+def tiles(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed) -> list[Tile]:
+    """The numbers of the verdict, to be seen at a glance.
+
+    Args:
+        groups: The models.
+        evaluation: What they answered for.
+        speed: How fast they are.
+
+    Returns:
+        Those that are known.
+    """
+    student = chosen(groups, evaluation)
+    if student is None:
+        return []
+    found = []
+    teacher, alone = taught_by(student, groups), counterpart(student, groups)
+    mine = student.accuracy(evaluation)
+    if (
+        teacher is not None
+        and mine is not None
+        and (theirs := teacher.accuracy(evaluation)) is not None
+        and theirs.mean
+    ):
+        label = "of the teacher's accuracy"
+        found.append(
+            Tile(f'{100 * mine.mean / theirs.mean:.1f} %', label, f'{percent(mine.mean)} of {percent(theirs.mean)} %')
+        )
+    if alone is not None and mine is not None and (base := alone.accuracy(evaluation)) is not None:
+        difference = gain(student, alone, evaluation)
+        detail = (
+            '' if difference is None else f'{points(difference.low)} to {points(difference.high)} with 95 % confidence'
+        )
+        found.append(Tile(points(mine.mean - base.mean), 'points over the student alone', detail))
+    if teacher is not None:
+        ratio = teacher.first.file_bytes / max(1, student.first.file_bytes)
+        detail = f'{times(teacher.first.parameters / max(1, student.first.parameters))} fewer parameters'
+        found.append(Tile(times(ratio), 'smaller on disk', detail))
+    for device in speed.devices[:2] if teacher is not None else ():
+        timing = speed.find(student, device)
+        factor = None if timing is None else speed.speed_up(timing)
+        if timing is not None and factor is not None and speed.is_clear(timing) and not speed.is_rough(timing):
+            found.append(Tile(times(factor), f'as fast on {device_text(device)}', 'eager, fp32, one sample'))
+    return found

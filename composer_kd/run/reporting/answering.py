@@ -1,0 +1,190 @@
+"""Lets models answer for evaluation data, one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from composer_kd.bench.flops import count_flops
+from composer_kd.deploy import Inference
+from composer_kd.errors import ConfigError
+from composer_kd.observation import IGNORE, labels_of, split_index
+from composer_kd.reports import Answers, EvaluationSet
+from composer_kd.run.contenders import Contender
+from composer_kd.run.evaluate import count_parameters, size_in_bytes
+from composer_kd.run.saved import SavedRun
+
+__all__ = ['Answering', 'Measured', 'why_not']
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What one model showed.
+
+    Args:
+        answers: Its answers; None where the evaluation says why not.
+        parameters: How many it has.
+        file_bytes: Bytes of its state dict.
+        flops: Of one sample; None where they cannot be counted.
+    """
+
+    answers: Answers | None
+    parameters: int
+    file_bytes: int
+    flops: float | None
+
+
+class Answering:
+    """Asks models for classes.
+
+    Args:
+        run: The run whose evaluation data they answer for.
+
+    Raises:
+        ConfigError: If its data is not where it should be.
+    """
+
+    def __init__(self, run: SavedRun) -> None:
+        self.run = run
+        self.loader = run.loader()
+        self.num_classes: int | None = getattr(self.loader.dataset, 'num_classes', None)
+        self.device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+        self.first = next(self.batches())
+        self.left_out: str | None = None
+        self.labels: np.ndarray | None = None
+        self.unlabelled = 0
+        self.classes = 0
+
+    def __call__(self, contender: Contender) -> Measured:
+        """Asks one model.
+
+        Args:
+            contender: The model.
+
+        Returns:
+            What it showed.
+
+        Raises:
+            CheckpointError: If its weights are damaged or do not fit.
+            ConfigError: If the data came in another order than for the model before.
+        """
+        inference = self.build(contender)
+        parameters, size = count_parameters(inference.model), size_in_bytes(inference.model)
+        inference.to(self.device)
+        answers = self._answers(inference) if self.left_out is None else None
+        return Measured(answers, parameters, size, self._flops(inference))
+
+    def build(self, contender: Contender) -> Inference:
+        """Builds a model as it is deployed."""
+        return contender.inference(self.first, self.num_classes)
+
+    def evaluation_set(self) -> EvaluationSet:
+        """What was answered for, once all models have answered."""
+        labels = self.labels if self.labels is not None and self.left_out is None else np.zeros(0, dtype=np.int64)
+        names = tuple(_class_names(self.loader.dataset, self.classes)) if self.left_out is None else ()
+        return EvaluationSet(self._description(), labels, names, self.unlabelled, self.left_out)
+
+    def batches(self) -> Iterator[Any]:
+        """The evaluation data, as models take it."""
+        most = self.run.config.eval_subset_num_batches
+        loader = self.run.config.eval_loader
+        indexed = loader is not None and loader.with_index
+        for batch in itertools.islice(self.loader, None if most == -1 else most):
+            yield split_index(batch, indexed)[0]
+
+    def _answers(self, inference: Inference) -> Answers | None:
+        parts: list[tuple[np.ndarray, ...]] = []
+        unlabelled = 0
+        for batch in self.batches():
+            labels = labels_of(batch)
+            with torch.no_grad():
+                logits = inference(*(tensor.to(self.device) for tensor in inference.inputs_of(batch))).float().cpu()
+            self.left_out = why_not(logits, labels)
+            if self.left_out is not None:
+                return None
+            assert labels is not None
+            known = labels != IGNORE
+            unlabelled += int((~known).sum())
+            parts.append(_read(logits[known], labels[known]))
+            self.classes = max(self.classes, logits.shape[1])
+        labels_seen, predicted, confidence, surprise = (np.concatenate(column) for column in zip(*parts))
+        if not len(labels_seen):
+            self.left_out = 'no sample of the evaluation data has a label'
+            return None
+        self._remember(labels_seen, unlabelled)
+        return Answers(predicted, confidence, surprise)
+
+    def _remember(self, labels: np.ndarray, unlabelled: int) -> None:
+        if self.labels is not None and not np.array_equal(self.labels, labels):
+            raise ConfigError(
+                'the evaluation data comes in another order, or with other labels, each time that it is read, so '
+                'answers cannot be compared sample by sample; give an eval_loader without randomness'
+            )
+        self.labels, self.unlabelled = labels, unlabelled
+
+    def _flops(self, inference: Inference) -> float | None:
+        """Of one sample. A model that the counter cannot follow goes without."""
+        one = tuple(tensor[:1].to(self.device) for tensor in inference.inputs_of(self.first))
+        with (
+            contextlib.suppress(Exception),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):  # it may print what it finds strange
+            return count_flops(inference, one)
+        return None
+
+    def _description(self) -> str:
+        loader = self.run.config.eval_loader
+        assert loader is not None
+        options = ', '.join(f'{key}={value}' for key, value in loader.dataset.options.items() if value is not None)
+        most = self.run.config.eval_subset_num_batches
+        part = '' if most == -1 else f', the first {most} batches'
+        return f'{loader.dataset.name}{f" ({options})" if options else ""}{part}'
+
+
+def why_not(logits: Tensor, labels: Tensor | None) -> str | None:
+    """Why answers are no classes of samples; None where they are.
+
+    Args:
+        logits: What a model answered for a batch.
+        labels: The labels of the batch; None without.
+
+    Example:
+        >>> why_not(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long)) is None
+        True
+    """
+    if labels is None:
+        return 'the evaluation data has no labels'
+    if logits.ndim > 2:
+        return 'the models answer for tokens or pixels, and these sections are about one class for each sample'
+    if logits.ndim < 2 or logits.shape[1] < 2:
+        return 'the models answer with a number, and these sections are about classes'
+    if labels.ndim != 1 or labels.is_floating_point():
+        return 'the labels are no class numbers (several labels at once, or soft ones)'
+    return None
+
+
+def _read(logits: Tensor, labels: Tensor) -> tuple[np.ndarray, ...]:
+    logarithms = logits.double().log_softmax(dim=1)
+    confidence, predicted = logarithms.exp().max(dim=1)
+    surprise = -logarithms.gather(1, labels[:, None].long())[:, 0]
+    return labels.long().numpy(), predicted.numpy(), confidence.numpy(), surprise.numpy()
+
+
+def _class_names(dataset: Any, number: int) -> list[str]:
+    """The names that a data set gives to its classes, where it does; else their numbers."""
+    while dataset is not None:
+        features = getattr(dataset, 'features', None)
+        label = features.get('label') if isinstance(features, dict) else None
+        for names in (getattr(dataset, 'classes', None), getattr(label, 'names', None)):
+            if isinstance(names, (list, tuple)) and len(names) == number:
+                return [str(name) for name in names]
+        dataset = getattr(dataset, 'dataset', None)
+    return [str(index) for index in range(number)]

@@ -1,0 +1,234 @@
+"""Gathers from runs what a report is made of, and makes it."""
+
+from __future__ import annotations
+
+import datetime
+import pathlib
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Console
+
+from composer_kd.bench import BenchResults, environment
+from composer_kd.errors import CheckpointNotFoundError, ConfigError
+from composer_kd.reports import Curve, Evidence, Report, Subject, write_report
+from composer_kd.run.config import as_mapping
+from composer_kd.run.contenders import Contender, contenders, evaluation_run
+from composer_kd.run.history import HISTORY_FILE, curve, read_history
+from composer_kd.run.preflight import Attempts, make_folder
+from composer_kd.run.reporting.answering import Answering, Measured
+from composer_kd.run.reporting.timing import found_beside, given, measured_now
+from composer_kd.run.reporting.tracking import destination, send
+from composer_kd.run.saved import SavedRun, checkpoint_file, open_runs
+from composer_kd.run.train import METRICS_FILE
+
+__all__ = ['Wishes', 'gather', 'report']
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a user asks of a report.
+
+    Args:
+        runs: Folders of runs, checkpoints, or YAMLs of runs.
+        out: Where the report's files go.
+        bench: What ``composer-kd bench`` wrote: a file or its folder. None: ``bench`` beside ``out``, if it has these
+            models.
+        with_bench: Whether to tell of speed at all.
+        config: The YAML of all runs; None for each one's own.
+        wandb: The W&B project to log to; ``''`` for the one that a run names. None: log if the YAML of a run has a
+            W&B logger.
+        with_wandb: Whether to log to W&B at all.
+    """
+
+    runs: Sequence[str | pathlib.Path]
+    out: pathlib.Path = pathlib.Path('runs/report')
+    bench: str | pathlib.Path | None = None
+    with_bench: bool = True
+    config: str | pathlib.Path | None = None
+    wandb: str | None = None
+    with_wandb: bool = True
+
+
+def report(wishes: Wishes, console: Console | None = None) -> Report:
+    """Compares runs: writes a page, Markdown, JSON, CSV and plots, and logs them to W&B where that is wished.
+
+    Args:
+        wishes: What is compared, and where it goes.
+        console: Where to print; by default the terminal.
+
+    Returns:
+        The report.
+
+    Raises:
+        ComposerKDError: If a run cannot be opened, has no checkpoint, or is evaluated on other data than the rest; if
+            there are no results of a benchmark where they should be; all before any model answers.
+    """
+    console = console or Console()
+    make_folder(wishes.out, '--out')
+    runs = open_runs(wishes.runs, wishes.config)
+    project = destination(runs, wishes.wandb) if wishes.with_wandb else None
+    found = Report(gather(runs, wishes, console))
+    files = write_report(found, wishes.out)
+    for sentence in found.verdict:
+        console.print(sentence, style='bold', highlight=False, markup=False)
+    for note in found.notes:
+        console.print(f'Note: {note}', style='dim', highlight=False, markup=False)
+    console.print(
+        f'Report: {files[0]} (also .md, .json, .csv and {len(files) - 4} plots)', highlight=False, markup=False
+    )
+    if project is not None:
+        send(found, files, project, console)
+    return found
+
+
+def gather(runs: Sequence[SavedRun], wishes: Wishes, console: Console) -> Evidence:
+    """Lets all models answer for the evaluation data, and reads what their runs left.
+
+    Args:
+        runs: The runs, under different names.
+        wishes: What is asked for.
+        console: Where to say what is going on.
+
+    Returns:
+        What a report is made of.
+
+    Raises:
+        ComposerKDError: As ``report`` does.
+    """
+    _require_checkpoints(runs)
+    evaluated = evaluation_run(runs)
+    listed = contenders(runs)
+    timings = _timings(wishes, listed)
+    answering = Answering(evaluated)
+    measured = []
+    for number, contender in enumerate(listed, 1):
+        console.print(
+            f'evaluating {contender.name} ({number} of {len(listed)})', style='dim', highlight=False, markup=False
+        )
+        measured.append(answering(contender))
+    subjects = tuple(_subject(contender, found) for contender, found in zip(listed, measured))
+    if timings is None:
+        console.print('timing the models for a moment', style='dim', highlight=False)
+        timings = measured_now(subjects, listed, answering.batches(), answering.build)
+    bench, source = timings
+    notes = [note for contender in listed if contender.run is not None for note in _missing(contender.run)]
+    return Evidence(
+        subjects=subjects,
+        evaluation=answering.evaluation_set(),
+        bench=bench,
+        bench_source=source,
+        environment=environment([answering.device.type]),
+        command=_command_of(wishes),
+        notes=tuple(dict.fromkeys(notes)),
+        created=datetime.datetime.now().astimezone().strftime('%Y-%m-%d %H:%M %Z'),
+    )
+
+
+def _command_of(wishes: Wishes) -> str:
+    words = ['composer-kd', 'report', *map(str, wishes.runs), '--out', str(wishes.out)]
+    for name, value in (('--config', wishes.config), ('--bench', wishes.bench)):
+        words += [] if value is None else [name, str(value)]
+    return shlex.join([*words, *([] if wishes.with_bench else ['--no-bench'])])
+
+
+def _timings(wishes: Wishes, listed: Sequence[Contender]) -> tuple[BenchResults | None, str] | None:
+    """Timings that are there already, or are not wished; None where they are to be measured."""
+    if not wishes.with_bench:
+        return None, ''
+    return given(wishes.bench, listed) if wishes.bench is not None else found_beside(wishes.out, listed)
+
+
+def _require_checkpoints(runs: Sequence[SavedRun]) -> None:
+    def check(run: SavedRun) -> None:
+        if not run.is_trained:
+            raise CheckpointNotFoundError(
+                f'{run.name} has no checkpoint, and a report compares trained models; train it first with '
+                '`composer-kd train`'
+            )
+
+    attempt = Attempts()
+    for run in runs:
+        attempt(check, run)
+    attempt.finish()
+
+
+def _subject(contender: Contender, found: Measured) -> Subject:
+    run, settings = contender.run, {}
+    if run is not None:
+        settings = run.written
+    elif contender.teacher is not None:
+        settings = {'model': as_mapping(contender.teacher.model)}
+    return Subject(
+        name=contender.name,
+        role=contender.role.value,
+        parameters=found.parameters,
+        file_bytes=found.file_bytes,
+        flops=found.flops,
+        answers=found.answers,
+        settings=settings,
+        metrics=run.metrics if run is not None else {},
+        curves=_curves(run) if run is not None else {},
+        taught_by=contender.taught_by,
+        checkpoint=_checkpoint(contender),
+        command=_command(run) if run is not None else None,
+    )
+
+
+def _checkpoint(contender: Contender) -> str | None:
+    if contender.run is not None:
+        return str(contender.run.checkpoint)
+    written = contender.teacher.checkpoint if contender.teacher is not None else None
+    return written if written is None or '://' in written else str(checkpoint_file(written))
+
+
+def _command(run: SavedRun) -> str | None:
+    return None if run.folder is None else shlex.join(['composer-kd', 'train', _near(run.folder / 'config.yaml')])
+
+
+def _near(path: pathlib.Path) -> str:
+    """A path as one would type it here."""
+    here = pathlib.Path.cwd()
+    path = path.absolute()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _curves(run: SavedRun) -> dict[str, Curve]:
+    if run.folder is None or not (run.folder / HISTORY_FILE).is_file():
+        return {}
+    try:
+        history = read_history(run.folder)
+    except ConfigError:
+        return {}  # _missing says so
+    names = {key for record in history for key in record}
+    accuracy = sorted(
+        name
+        for name in names
+        if name.startswith('metrics/eval/') and name.endswith('Accuracy') and name.count('/') == 2
+    )
+    task = 'loss/train/task' if 'loss/train/task' in names else 'loss/train/total'
+    wanted = {'task': task, 'kd': 'loss/train/kd', **({'accuracy': accuracy[0]} if accuracy else {})}
+    found = {name: curve(history, key) for name, key in wanted.items()}
+    return {
+        name: Curve(np.asarray(batches), np.asarray(values)) for name, (batches, values) in found.items() if batches
+    }
+
+
+def _missing(run: SavedRun) -> list[str]:
+    """What a run did not leave, and what the report lacks for that."""
+    found = []
+    if not run.metrics:
+        found.append(
+            f'{run.name} did not come to its end (no {METRICS_FILE}): its latest checkpoint counts, and what its '
+            'training cost is not known.'
+        )
+    elif not any(name.startswith('cost/') for name in run.metrics):
+        found.append(f'{run.name} did not note what its training cost: an older version trained it.')
+    if run.folder is not None:
+        try:
+            read_history(run.folder)
+        except ConfigError as error:
+            found.append(f'{run.name} has no training curves: {error}.')
+    return found

@@ -1,0 +1,101 @@
+"""Where a report's timings come from: a benchmark that was run before, or a short one now."""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from composer_kd.bench import BenchResults, Candidate, Limits, bench, plan
+from composer_kd.errors import ConfigError
+from composer_kd.reports.evidence import Subject
+from composer_kd.reports.groups import group
+from composer_kd.run.contenders import Contender
+
+__all__ = ['found_beside', 'given', 'measured_now']
+
+BUDGET = 0.5
+"""Seconds for each model in each setting of the short measurement."""
+LARGEST_BATCH = 64
+SAMPLES = 256
+
+
+def given(path: str | pathlib.Path, listed: Sequence[Contender]) -> tuple[BenchResults, str]:
+    """Reads timings that were named.
+
+    Args:
+        path: What ``composer-kd bench`` wrote: the file, or its folder.
+        listed: The models of the report.
+
+    Returns:
+        The results, and where they come from in words.
+
+    Raises:
+        ConfigError: If there are none, or none of these models.
+    """
+    results = BenchResults.read(path)
+    names, timed = {one.name for one in listed}, sorted({row.model for row in results.rows})
+    if not names & set(timed):
+        raise ConfigError(
+            f'{path} has timings of {", ".join(timed) or "nothing"}, and none of the models of this report '
+            f'({", ".join(sorted(names))}); run `composer-kd bench` with the same runs, or give --no-bench'
+        )
+    return results, f'Timings: {path}.'
+
+
+def found_beside(out: pathlib.Path, listed: Sequence[Contender]) -> tuple[BenchResults, str] | None:
+    """Reads the timings beside a report.
+
+    Args:
+        out: The report's folder.
+        listed: The models of the report.
+
+    Returns:
+        As ``given``; None where there are none, or none of a student and its teacher.
+    """
+    try:
+        results, source = given(out.parent / 'bench', listed)
+    except ConfigError:
+        return None
+    timed = {row.model for row in results.rows}
+    roles = [{one.role for one in listed if one.name in timed}, {one.role for one in listed}]
+    return (results, source) if roles[0] == roles[1] else None
+
+
+def measured_now(
+    subjects: Sequence[Subject],
+    listed: Sequence[Contender],
+    batches: Iterable[Any],
+    make: Callable[[Contender], Any],
+) -> tuple[BenchResults, str]:
+    """Times the first run of each group, eagerly, as the models were trained: a minute at most for a few models.
+
+    Args:
+        subjects: The models of the report.
+        listed: The same, to be built.
+        batches: Evaluation data; few of it are read.
+        make: Builds a model as it is deployed.
+
+    Returns:
+        As ``given``.
+    """
+    chosen = {each.first.name for each in group(subjects)}
+    candidates = [
+        Candidate(
+            one.name,
+            lambda one=one: make(one),  # type: ignore[misc]
+            one.role.value,
+            tuple(name for name in one.taught_by if name in chosen),
+        )
+        for one in listed
+        if one.name in chosen
+    ]
+    settings = plan(backends=['eager'], precisions=['fp32'])
+    few = list(itertools.islice(batches, SAMPLES))
+    results = bench(candidates, few, settings, limits=Limits(BUDGET, LARGEST_BATCH), samples=SAMPLES)
+    source = (
+        f'Timings: a short measurement for this report ({BUDGET} s for each model and setting, the first run of each '
+        'group, eager only). `composer-kd bench` measures longer, and more backends.'
+    )
+    return results, source

@@ -1,0 +1,74 @@
+"""Whether a report goes to Weights & Biases too, and sends it there."""
+
+from __future__ import annotations
+
+import importlib.util
+import pathlib
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from composer_kd.errors import ConfigError
+from composer_kd.reports import Report
+from composer_kd.run.saved import SavedRun
+
+__all__ = ['DEFAULT_PROJECT', 'destination', 'send']
+
+DEFAULT_PROJECT = 'composer-kd'
+_NAMES = ('wandb', 'wandblogger')
+
+
+def destination(runs: Sequence[SavedRun], wished: str | None) -> str | None:
+    """Finds the project that a report is logged to.
+
+    Args:
+        runs: The runs that it compares.
+        wished: The project; ``''`` for that of the runs; None for that of the runs if they have a W&B logger.
+
+    Returns:
+        The project; None for none.
+
+    Raises:
+        ConfigError: If it was wished and W&B is not installed.
+    """
+    named = [project for run in runs if (project := _project(run)) is not None]
+    if wished is None and not named:
+        return None
+    if importlib.util.find_spec('wandb') is None:
+        if wished is None:
+            return None  # it was there for the runs, on another machine perhaps
+        raise ConfigError("--wandb: W&B is not installed; pip install 'composer_kd[wandb]'")
+    return wished or next((project for project in named if project), DEFAULT_PROJECT)
+
+
+def _project(run: SavedRun) -> str | None:
+    """The W&B project of a run; ``''`` for W&B's default, None without a W&B logger."""
+    loggers = run.written.get('loggers') or {}
+    for name, options in loggers.items():
+        if str(name).lower().replace('_', '').rpartition('.')[2] in _NAMES:
+            return str((options or {}).get('project') or '')
+    return None
+
+
+def send(report: Report, files: Sequence[pathlib.Path], project: str, console: Console) -> None:
+    """Logs a report to W&B. Whatever W&B raises is said and no more: the report's files are there.
+
+    Args:
+        report: The report.
+        files: Its files.
+        project: The project.
+        console: Where to say how it went.
+    """
+    from composer_kd.reports.wandb import log_to_wandb
+
+    try:
+        where = log_to_wandb(report, files, project)
+    except Exception as error:
+        console.print(
+            f'W&B: not logged ({type(error).__name__}: {error}). The report itself is complete; WANDB_MODE=offline '
+            'logs without a connection.',
+            highlight=False,
+            markup=False,
+        )
+    else:
+        console.print(f'W&B: {where}', highlight=False, markup=False)
