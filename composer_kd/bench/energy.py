@@ -70,7 +70,7 @@ class RaplMeter(EnergyMeter):
         """Whether there are counters, and this process may read them."""
         try:
             return bool(self._read())
-        except (OSError, ValueError):
+        except OSError:
             return False
 
     def start(self) -> None:
@@ -81,13 +81,13 @@ class RaplMeter(EnergyMeter):
         """The energy since ``start()``, in joules."""
         now = self._read()
         for domain, before, after in zip(self._domains, self._last, now):
-            wrapped = int(_text(domain / 'max_energy_range_uj')) if after < before else 0
+            wrapped = _number(domain / 'max_energy_range_uj') if after < before else 0
             self._microjoules += after - before + wrapped
         self._last = now
         return self._microjoules / 1e6
 
     def _read(self) -> list[int]:
-        return [int((domain / 'energy_uj').read_text(encoding='ascii')) for domain in self._domains]
+        return [_number(domain / 'energy_uj') for domain in self._domains]
 
 
 class NvmlMeter(EnergyMeter):
@@ -157,6 +157,13 @@ def _domains(root: pathlib.Path) -> Iterator[pathlib.Path]:
             continue
         yield socket
         yield from (part for part in sorted(socket.glob(f'{socket.name}:*')) if _text(part / 'name') == 'dram')
+
+
+def _number(file: pathlib.Path) -> int:
+    text = file.read_text(encoding='ascii').strip()
+    if not text.isdigit():
+        raise OSError(f'{file} holds no number: {text!r}')
+    return int(text)
 
 
 def _text(file: pathlib.Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from composer_kd.errors import ConfigError
 
-__all__ = ['BenchResults', 'Latency', 'Row', 'Setting', 'Throughput']
+__all__ = ['BenchResults', 'Latency', 'Row', 'Setting', 'SpeedUp', 'Throughput']
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,28 @@ class Throughput:
     failed: str | None = None
 
 
+@dataclass(frozen=True)
+class SpeedUp:
+    """How many times as quick as another model, at batch one, from interleaved rounds.
+
+    Args:
+        against: The other model.
+        median: The median over the rounds of the ratio of the medians of one round; above 1 where this one is quicker.
+        low: The lower quartile.
+        high: The upper quartile.
+    """
+
+    against: str
+    median: float
+    low: float
+    high: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the noise is smaller than the difference."""
+        return self.low > 1 or self.high < 1
+
+
 @dataclass
 class Row:
     """One model, run in one way.
@@ -94,6 +116,7 @@ class Row:
         fidelity: The same with the model itself run as it was trained: below 1, this backend answers otherwise.
         failed: Why this row has no numbers; None where it has.
         notes: What a reader must know of this row.
+        speed_up: Against its teacher run in the same way; None of a teacher, and where either failed.
     """
 
     model: str
@@ -112,6 +135,7 @@ class Row:
     fidelity: float | None = None
     failed: str | None = None
     notes: list[str] = field(default_factory=list)
+    speed_up: SpeedUp | None = None
 
     @property
     def best_throughput(self) -> Throughput | None:
@@ -172,10 +196,11 @@ class BenchResults:
 
 
 def _row(content: dict[str, Any]) -> Row:
-    latency = content.pop('latency')
+    latency, speed_up = content.pop('latency'), content.pop('speed_up', None)
     return Row(
         setting=Setting(**content.pop('setting')),
         latency=Latency(**latency) if latency is not None else None,
+        speed_up=SpeedUp(**speed_up) if speed_up is not None else None,
         throughput=[Throughput(**one) for one in content.pop('throughput')],
         **content,
     )

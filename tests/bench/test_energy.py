@@ -55,6 +55,16 @@ def test_rapl_that_is_not_there_or_not_readable_is_not_available(counters, tmp_p
         RaplMeter(counters).start()
 
 
+@pytest.mark.parametrize('file', ['energy_uj', 'max_energy_range_uj'])
+def test_rapl_that_is_damaged_is_an_os_error(counters, file):
+    meter = RaplMeter(counters)
+    meter.start()
+    domain(counters / 'intel-rapl:1', 'package-1', 1_000)  # wrapped
+    (counters / 'intel-rapl:1' / file).write_text('')
+    with pytest.raises(OSError, match=file):
+        meter.joules()
+
+
 def test_nvml_counts_the_gpu_that_torch_means(monkeypatch):
     counter = {'GPU-a': 5_000, 'GPU-b': 7_000}
     library = types.SimpleNamespace(

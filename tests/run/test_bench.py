@@ -107,10 +107,11 @@ def test_numbers_out_of_range_are_refused(bad, capsys):
     assert 'expected' in capsys.readouterr().err
 
 
-def test_what_is_measured_survives_a_stop(runs, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize('signal', [KeyboardInterrupt, SystemExit(130)])  # Composer turns the one into the other
+def test_what_is_measured_survives_a_stop(signal, runs, tmp_path, monkeypatch, capsys):
     def stop(self, setting, number, of):
         if number == 2:
-            raise KeyboardInterrupt
+            raise signal
 
     monkeypatch.setattr(command._Shown, 'start', stop)
     with pytest.raises(SystemExit) as stopped:

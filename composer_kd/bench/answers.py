@@ -1,0 +1,208 @@
+"""What models answer for the evaluation data, and how that compares with the labels and with one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composer_kd.bench.failures import is_out_of_memory
+from composer_kd.observation import IGNORE, labels_of
+from composer_kd.validity import aligned_labels, valid_of
+
+__all__ = ['Answers', 'accuracy', 'answer', 'first_samples', 'merged', 'same', 'size_of']
+
+AT_ONCE = 64
+"""Samples that a model answers for at once."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model answers.
+
+    Attributes:
+        top: The class that it puts first, for each batch: a tensor of samples, or of samples and positions.
+        classes: Between how many it chooses.
+        finite: Whether all its logits are numbers.
+    """
+
+    top: list[Tensor]
+    classes: int
+    finite: bool
+
+
+def answer(
+    call: Callable[..., Tensor], inputs: Iterable[tuple[Tensor, ...]], batches: Sequence[Any], device: torch.device
+) -> Answers:
+    """Lets a model answer.
+
+    Args:
+        call: Tensors on the device in, logits out.
+        inputs: The tensors of each batch, on the CPU.
+        batches: The batches that they are of.
+        device: Where the model runs.
+
+    Returns:
+        Its answers, on the CPU.
+    """
+    return merged([call], [inputs], batches, device)
+
+
+def merged(
+    calls: Sequence[Callable[..., Tensor]],
+    inputs: Sequence[Iterable[tuple[Tensor, ...]]],
+    batches: Sequence[Any],
+    device: torch.device,
+) -> Answers:
+    """The answers of the mean logits of several models.
+
+    Args:
+        calls: The models.
+        inputs: Of each model, the tensors of each batch.
+        batches: The batches.
+        device: Where the models run.
+
+    Returns:
+        The answers, on the CPU.
+    """
+    top, classes, finite = [], 0, True
+    for batch, *tensors in zip(batches, *inputs):
+        parts = []
+        for start in range(0, size_of(batch), AT_ONCE):
+            logits = _mean(
+                [
+                    _logits(call, tuple(one[start : start + AT_ONCE] for one in own), device)
+                    for call, own in zip(calls, tensors)
+                ]
+            )
+            dim = _classes_dim(logits, labels_of(batch))
+            classes, finite = logits.shape[dim] if logits.ndim > 1 else 1, finite and bool(logits.isfinite().all())
+            parts.append(logits.argmax(dim).cpu() if logits.ndim > 1 else logits.new_zeros(len(logits)).long().cpu())
+        top.append(torch.cat(parts))
+    return Answers(top, classes, finite)
+
+
+def _mean(logits: Sequence[Tensor]) -> Tensor:
+    return logits[0] if len(logits) == 1 else torch.stack([one.float() for one in logits]).mean(0)
+
+
+def _logits(call: Callable[..., Tensor], inputs: tuple[Tensor, ...], device: torch.device) -> Tensor:
+    """Answers for fewer at once where memory does not suffice."""
+    try:
+        return call(*(tensor.to(device) for tensor in inputs))
+    except Exception as error:
+        if len(inputs[0]) == 1 or not is_out_of_memory(error):
+            raise
+    half = len(inputs[0]) // 2
+    parts = (tuple(tensor[:half] for tensor in inputs), tuple(tensor[half:] for tensor in inputs))
+    return torch.cat([_logits(call, part, device) for part in parts])
+
+
+def _classes_dim(logits: Tensor, labels: Tensor | None) -> int:
+    """The last dimension, unless the labels have the shape of a map that the second one gives: segmentation."""
+    if labels is None or labels.is_floating_point() or labels.ndim < 2 or logits.ndim != labels.ndim + 1:
+        return -1
+    return 1 if labels.shape[1:] == logits.shape[2:] and labels.shape[1:] != logits.shape[1:-1] else -1
+
+
+def accuracy(answers: Answers, batches: Sequence[Any], shift: bool = False) -> float | None:
+    """The share of right answers.
+
+    Args:
+        answers: Of one model.
+        batches: The batches.
+        shift: Whether position ``i`` answers for label ``i + 1``.
+
+    Returns:
+        Over all samples or positions with a label (other than -100); None where there are none, or nothing to choose.
+    """
+    right = total = 0
+    for top, batch in zip(answers.top, batches):
+        labels = aligned_labels(batch, shift)
+        if labels is None or labels.numel() != top.numel():
+            continue
+        labels = labels.reshape(top.shape)
+        known = labels != IGNORE
+        right, total = right + int((top == labels)[known].sum()), total + int(known.sum())
+    return right / total if total and answers.classes > 1 else None
+
+
+def same(answers: Answers, others: Answers, batches: Sequence[Any], shift: bool = False) -> float | None:
+    """The share of samples or positions for which two models put the same class first.
+
+    Args:
+        answers: Of one model.
+        others: Of the other.
+        batches: The batches: of tokens, those count that have a label or, without labels, that attention sees.
+        shift: Whether position ``i`` answers for label ``i + 1``.
+
+    Returns:
+        The share; None where they choose between other classes, or have nothing to choose.
+    """
+    agreed = total = 0
+    for top, other, batch in zip(answers.top, others.top, batches):
+        if top.shape != other.shape or answers.classes != others.classes or answers.classes < 2:
+            return None
+        counts = _counting(top, batch, shift)
+        agreed, total = agreed + int((top == other)[counts].sum()), total + int(counts.sum())
+    return agreed / total if total else None
+
+
+def _counting(top: Tensor, batch: Any, shift: bool) -> Tensor:
+    valid = valid_of(batch, shift)
+    if valid is None or valid.mask is None or valid.mask.ndim < 2 or valid.mask.shape != top.shape:
+        return torch.ones_like(top, dtype=torch.bool)
+    return valid.mask
+
+
+def first_samples(batches: Iterable[Any], samples: int | None) -> list[Any]:
+    """Keeps the beginning of the data.
+
+    Args:
+        batches: Tensors, sequences or mappings of tensors.
+        samples: How many samples at most; None for all.
+
+    Returns:
+        The batches, the last of them cut.
+
+    Example:
+        >>> [size_of(batch) for batch in first_samples([torch.zeros(4), torch.zeros(4)], 6)]
+        [4, 2]
+    """
+    kept: list[Any] = []
+    left = samples
+    for batch in batches:
+        size = size_of(batch)
+        if left is None or left >= size:
+            kept.append(batch)
+        elif left:
+            kept.append(_cut(batch, size, left))
+        left = None if left is None else max(0, left - size)
+        if left == 0:
+            break
+    return kept
+
+
+def size_of(batch: Any) -> int:
+    """The number of samples of a batch.
+
+    Example:
+        >>> size_of({'input_ids': torch.zeros(3, 7), 'labels': torch.zeros(3)})
+        3
+    """
+    parts = batch.values() if isinstance(batch, Mapping) else [batch] if isinstance(batch, Tensor) else batch
+    return next((len(part) for part in parts if isinstance(part, Tensor) and part.ndim), 0)
+
+
+def _cut(batch: Any, size: int, to: int) -> Any:
+    def part(value: Any) -> Any:
+        return value[:to] if hasattr(value, '__len__') and len(value) == size else value
+
+    if isinstance(batch, Tensor):
+        return batch[:to]
+    if isinstance(batch, Mapping):
+        return {key: part(value) for key, value in batch.items()}
+    return tuple(part(value) for value in batch)

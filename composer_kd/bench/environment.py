@@ -1,0 +1,87 @@
+"""The machine and the versions that numbers belong to, without naming the machine or its user."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import platform
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from composer_kd.bench.devices import DEVICES, cores
+
+__all__ = ['environment']
+
+_PACKAGES = {'torch': 'torch', 'composer': 'mosaicml', 'onnxruntime': 'onnxruntime', 'composer_kd': 'composer_kd'}
+
+
+def environment(devices: Iterable[str] = ('cpu',)) -> dict[str, Any]:
+    """Describes where something is measured.
+
+    Args:
+        devices: Those that it is measured on, keys of ``DEVICES``.
+
+    Returns:
+        Plain values by name, for a JSON file: processor, memory, load, system, versions; of each device what it is and
+        what is counted as its memory. Neither host name, user nor paths.
+
+    Example:
+        >>> environment()['torch'] == torch.__version__
+        True
+    """
+    import psutil
+
+    memory = psutil.virtual_memory()
+    facts = {
+        'processor': _processor(),
+        'architecture': platform.machine(),
+        'instructions': torch.backends.cpu.get_cpu_capability(),
+        'cores': psutil.cpu_count(logical=False) or 0,
+        'logical processors': psutil.cpu_count() or 0,
+        'cores of this process': cores(),
+        'memory': f'{memory.total / 2**30:.1f} GiB',
+        'free memory at start': f'{memory.available / 2**30:.1f} GiB',
+        'load at start': _load(),
+        'system': f'{platform.system()} {platform.release()}',
+        'python': platform.python_version(),
+        **{name: _version(package) for name, package in _PACKAGES.items()},
+        'torch threads': torch.get_num_threads(),
+        'float32 matmul precision': torch.get_float32_matmul_precision(),
+    }
+    for name in devices:
+        with contextlib.suppress(RuntimeError, OSError):
+            facts.update(DEVICES[name].describe())
+        if DEVICES[name].memory:
+            facts[f'peak memory on {name}'] = DEVICES[name].memory
+    return facts
+
+
+@functools.cache
+def _processor() -> str:
+    """The name of the processor; finding it takes a second."""
+    try:
+        import cpuinfo
+
+        name = cpuinfo.get_cpu_info().get('brand_raw')
+    except Exception:  # it runs tools of the system, which may fail in many ways
+        name = None
+    return name or platform.processor() or platform.machine()
+
+
+def _load() -> str:
+    """Over the last one, five and fifteen minutes: how many processes wanted a processor."""
+    try:
+        return ', '.join(f'{value:.2f}' for value in os.getloadavg())
+    except (OSError, AttributeError):  # Windows
+        return 'unknown'
+
+
+def _version(package: str) -> str:
+    try:
+        return torch.__version__ if package == 'torch' else version(package)
+    except PackageNotFoundError:
+        return 'not installed'

@@ -1,0 +1,58 @@
+"""What went wrong, in words short enough for a table's cell."""
+
+from __future__ import annotations
+
+import torch
+
+from composer_kd.errors import ComposerKDError
+
+__all__ = ['OUT_OF_MEMORY', 'is_out_of_memory', 'reason']
+
+OUT_OF_MEMORY = 'out of memory'
+LONGEST = 300
+
+# How torch, ONNX Runtime and C++ say it; compilers wrap such errors in their own.
+_SIGNS = ('out of memory', "can't allocate memory", 'not enough memory', 'failed to allocate memory', 'bad_alloc')
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice, of the device or of the machine.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        True for torch's and Python's own errors of the kind, and for others that say so.
+
+    Example:
+        >>> is_out_of_memory(RuntimeError('CUDA error: out of memory')), is_out_of_memory(RuntimeError('shapes differ'))
+        (True, False)
+    """
+    own = getattr(torch, 'OutOfMemoryError', torch.cuda.OutOfMemoryError)
+    return isinstance(error, (own, MemoryError)) or any(sign in str(error).lower() for sign in _SIGNS)
+
+
+def reason(error: BaseException) -> str:
+    """Says why something has no numbers.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        One line: this package's own messages as they are, of others the kind and the first line.
+
+    Example:
+        >>> reason(ValueError('expected 3 channels\\nand more'))
+        'ValueError: expected 3 channels'
+    """
+    if is_out_of_memory(error):
+        return OUT_OF_MEMORY
+    if isinstance(error, ComposerKDError):
+        return _one_line(str(error))
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), '')
+    return _one_line(f'{type(error).__name__}: {first}' if first else type(error).__name__)
+
+
+def _one_line(text: str) -> str:
+    text = ' '.join(text.split())
+    return text if len(text) <= LONGEST else f'{text[: LONGEST - 3].rstrip()}...'

@@ -1,0 +1,72 @@
+"""What a model computes for one sample."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+__all__ = ['count_flops', 'count_parameters']
+
+
+def count_flops(module: nn.Module, inputs: tuple[Tensor, ...]) -> float | None:
+    """Counts the floating-point operations of one answer.
+
+    Matrix products, convolutions and attention are counted, an addition and a multiplication as two; what works on
+    single elements (activations, norms) and look-ups in tables are not. Fused kernels of recurrent layers and of
+    attention, which ``torch.utils.flop_counter`` cannot see into, are taken apart first.
+
+    Args:
+        module: Tensors in, logits out.
+        inputs: Those of one sample.
+
+    Returns:
+        The number, or None where nothing was counted although the model has parameters: then its operators are
+        unknown to the counter, and 0 would be wrong.
+
+    Example:
+        >>> count_flops(nn.Linear(4, 3), (torch.zeros(1, 4),))
+        24.0
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(_without_fused_kernels())
+        counter = stack.enter_context(FlopCounterMode(display=False))
+        module(*inputs)
+    counted = float(counter.get_total_flops())
+    return None if not counted and count_parameters(module) else counted
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Counts the parameters, shared ones once.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        Their number.
+
+    Example:
+        >>> count_parameters(nn.Linear(4, 3))
+        15
+    """
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@contextlib.contextmanager
+def _without_fused_kernels() -> Iterator[None]:
+    mha = torch.backends.mha
+    before = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # oneDNN remarks on flags that nobody set
+            with torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH):
+                yield
+    finally:
+        mha.set_fastpath_enabled(before)

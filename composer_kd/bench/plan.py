@@ -1,0 +1,109 @@
+"""Which ways of running models to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from composer_kd.bench.backends import BACKENDS, Backend
+from composer_kd.bench.devices import DEVICES, Device, present
+from composer_kd.bench.precision import PRECISIONS
+from composer_kd.bench.results import Setting
+from composer_kd.errors import ConfigError, nearest
+
+__all__ = ['ALL', 'plan']
+
+ALL = 'all'
+
+
+def plan(
+    devices: Sequence[str] | None = None,
+    backends: Sequence[str] | None = None,
+    precisions: Sequence[str] | None = None,
+    threads: Sequence[int] | None = None,
+    known: Mapping[str, Backend] = BACKENDS,
+) -> list[Setting]:
+    """Lists the ways of running a model on this machine.
+
+    A backend that a device does not have is left out there; one that is not installed is listed, so that its row says
+    so.
+
+    Args:
+        devices: Their names; by default those that are there.
+        backends: Their names, or ``'all'``; by default all but those that are slow to start on a CPU
+            (``torch.compile`` needs a minute for each model there).
+        precisions: ``'fp32'``, ``'bf16'``, ``'fp16'``, ``'int8'``, or ``'all'``; by default those that a device is
+            quick in.
+        threads: Of the CPU; by default one, and as many as there are cores.
+        known: All backends, yours too.
+
+    Returns:
+        The settings, in the order in which they are run.
+
+    Raises:
+        ConfigError: If a name is unknown, a device is not here, or nothing is left.
+
+    Example:
+        >>> [str(setting) for setting in plan(['cpu'], ['eager'], ['fp32'], [1])]
+        ['cpu, 1 thread, eager, fp32']
+    """
+    here = present() if devices is None or ALL in devices else _listed('devices', devices, DEVICES)
+    chosen = [_device(name) for name in here]
+    if threads is not None and (not threads or min(threads) < 1):
+        raise ConfigError(f'threads: expected whole numbers of 1 or more, got {list(threads)}')
+    wanted = None if backends is None else _listed('backends', backends, known)
+    in_precisions = None if precisions is None else _listed('precisions', precisions, PRECISIONS)
+    settings = []
+    for device in chosen:
+        counts = list(dict.fromkeys(threads)) if threads and device.name == 'cpu' else device.thread_counts()
+        for count in counts:
+            for name in wanted or [one for one, backend in known.items() if _by_default(backend, device)]:
+                for precision in _precisions(known[name], device, in_precisions):
+                    settings.append(Setting(device.name, count, name, precision))
+    _check_all_used(settings, chosen, wanted, in_precisions, known)
+    return settings
+
+
+def _listed(what: str, names: Sequence[str], known: Mapping[str, object]) -> list[str]:
+    if ALL in names:
+        return list(known)
+    for name in names:
+        if name not in known:
+            raise ConfigError(f'{what}: {name!r} is unknown{nearest(name, known)}')
+    return list(dict.fromkeys(names))
+
+
+def _device(name: str) -> Device:
+    device = DEVICES[name]
+    if not device.available():
+        raise ConfigError(f'devices: no {name!r} on this machine ({device.absent}); present: {", ".join(present())}')
+    return device
+
+
+def _by_default(backend: Backend, device: Device) -> bool:
+    return device.name in backend.devices and not (backend.slow_start and device.name == 'cpu')
+
+
+def _precisions(backend: Backend, device: Device, chosen: Sequence[str] | None) -> list[str]:
+    if device.name not in backend.devices:
+        return []
+    wanted = (*device.precisions, 'int8') if chosen is None else chosen
+    return [one for one in backend.precisions if one in wanted]
+
+
+def _check_all_used(
+    settings: Sequence[Setting],
+    devices: Sequence[Device],
+    backends: Sequence[str] | None,
+    precisions: Sequence[str] | None,
+    known: Mapping[str, Backend],
+) -> None:
+    """What one asked for by name and would find nothing of is an error; not of `all`."""
+    used = {setting.backend for setting in settings}
+    for name in backends or []:
+        if name not in used and set(backends or []) != set(known):
+            raise ConfigError(
+                f'backends: {name} runs in {", ".join(known[name].precisions)} on {", ".join(known[name].devices)}; '
+                f'asked for: {", ".join(precisions or ["any precision"])} on {", ".join(one.name for one in devices)}'
+            )
+    if not settings:
+        raise ConfigError(f'precisions: none of the backends runs in {", ".join(precisions or [])} here')

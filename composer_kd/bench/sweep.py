@@ -1,0 +1,131 @@
+"""Throughput at growing batch sizes, until memory, time or the gain comes to an end."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from composer_kd.bench.backends import Call
+from composer_kd.bench.devices import Device
+from composer_kd.bench.failures import is_out_of_memory, reason
+from composer_kd.bench.results import Throughput
+from composer_kd.bench.timing import FEWEST_ROUNDS, Blocks, spread, time_blocks, warm_up
+
+__all__ = ['Sweep', 'sweep']
+
+SIZES_PLANNED = 8
+"""The time is divided so that this many sizes fit in."""
+RISE = 1.03
+FLAT = 2
+"""A model is done after so many sizes in a row that were no better than the best before, times ``RISE``."""
+SPARE = 0.8
+"""Share of the free memory of the machine that may be asked for: a system that has too little kills the process."""
+
+
+class Sweep:
+    """The sweep of one model.
+
+    Args:
+        call: The model: tensors on the device in, logits out.
+        inputs: Makes a batch of a size, on the CPU.
+        device: Where it runs.
+        seconds: For all sizes together.
+    """
+
+    def __init__(self, call: Call, inputs: Callable[[int], tuple[Tensor, ...]], device: Device, seconds: float) -> None:
+        self.found: list[Throughput] = []
+        self.note: str | None = None
+        self.done = False
+        self._call, self._inputs, self._device = call, inputs, device
+        self._left, self._best, self._flat = seconds, 0.0, 0
+        self._growth: int | None = None
+        self.estimate = 0.0
+
+    def begin(self, size: int, seconds: float) -> Callable[[], Any] | None:
+        """Makes a batch and warms up.
+
+        Args:
+            size: Samples of a batch.
+            seconds: To warm up.
+
+        Returns:
+            What to time, or None: then the sweep of this model is over.
+        """
+        # Twice the size takes up to twice the time, in two calls of each round at least.
+        if self.found and 2 * self.estimate * 2 * FEWEST_ROUNDS > self._left:
+            self._stop(size, None)
+            return None
+        free = self._device.free_bytes()
+        if free is not None and self._growth is not None and 2 * self._growth > SPARE * free:
+            self._stop(size, f'out of memory: would take about {2 * self._growth / 1e9:.1f} GB of {free / 1e9:.1f} GB')
+            return None
+        try:
+            tensors = tuple(tensor.to(self._device.torch_device) for tensor in self._inputs(size))
+
+            def run() -> Any:
+                return self._call(*tensors)
+
+            self._growth = self._device.growth(run)
+            self.estimate = warm_up(run, self._device.clock, seconds, calls=2)
+            return run
+        except Exception as error:  # of any runtime
+            self.fail(size, error)
+            return None
+
+    def end(self, size: int, blocks: Blocks) -> None:
+        """Notes what was timed."""
+        typical, iqr = spread([size / median for median in blocks.medians])
+        self.found.append(Throughput(size, typical, iqr))
+        self._left -= blocks.spent
+        self._flat = 0 if typical > RISE * self._best else self._flat + 1
+        self._best = max(self._best, typical)
+        self.done = self._flat >= FLAT
+
+    def fail(self, size: int, error: Exception) -> None:
+        """Notes why there is no number for a size; none is tried beyond it."""
+        self._stop(size, reason(error))
+        if is_out_of_memory(error):
+            # The error's traceback holds the tensors that filled the memory.
+            error.__traceback__ = None
+            self._device.forget()
+
+    def _stop(self, size: int, failed: str | None) -> None:
+        self.done = True
+        if failed is not None:
+            self.found.append(Throughput(size, None, failed=failed))
+        elif not self._flat:
+            self.note = f'throughput still rose at batch {self.found[-1].batch}, where the budget of time ended'
+
+
+def sweep(sweeps: Mapping[str, Sweep], device: Device, seconds: float, largest: int, chance: random.Random) -> None:
+    """Lets models take turns at each size: 1, 2, 4 and so on.
+
+    Args:
+        sweeps: One for each model, by name; the results are in them.
+        device: Where they run.
+        seconds: For each model.
+        largest: The largest batch.
+        chance: Shuffles the order.
+    """
+    size, share = 1, seconds / SIZES_PLANNED
+    while size <= largest:
+        runs = {}
+        for name, one in sweeps.items():
+            run = None if one.done else one.begin(size, share / 4)
+            if run is not None:
+                runs[name] = run
+        if not runs:
+            break
+        found, failed = time_blocks(runs, device.clock, share, {name: sweeps[name].estimate for name in runs}, chance)
+        for name, error in failed.items():
+            sweeps[name].fail(size, error)
+        for name, blocks in found.items():
+            sweeps[name].end(size, blocks)
+        runs.clear()
+        size *= 2
+    with contextlib.suppress(Exception):
+        device.forget()

@@ -1,0 +1,124 @@
+"""The results in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from composer_kd.bench.cells import COLUMNS, NONE, Column, count, notes_of, percent, seconds
+from composer_kd.bench.results import BenchResults, Row
+
+__all__ = ['FAITHFUL', 'block', 'summary', 'quickest', 'most']
+
+FAITHFUL = 0.99
+"""A way of running a model is proposed only if it puts the same class first for at least this share of the data."""
+WIDE = 180
+GAP = 3
+
+
+def block(rows: Sequence[Row], width: int = WIDE) -> RenderableType:
+    """One setting.
+
+    Args:
+        rows: Its rows.
+        width: Of the terminal; in a narrow one some columns are left out (``bench.md`` has all).
+
+    Returns:
+        A table and its notes, for ``rich``.
+    """
+    columns = _fitting(rows, width)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column('model', no_wrap=True)
+    for column in columns:
+        table.add_column(column.heading, justify='right', no_wrap=True)
+    for row in rows:
+        cells = ['failed', *[''] * (len(columns) - 1)] if row.failed else [column.cell(row) for column in columns]
+        table.add_row(row.model, *cells, style='red' if row.failed else None)
+    notes = [Text(f'  {note}', style='dim') for note in notes_of(rows)]
+    return Group(Text(str(rows[0].setting), style='bold'), table, *notes, Text(''))
+
+
+def _fitting(rows: Sequence[Row], width: int) -> list[Column]:
+    """The columns that have something to show and find room."""
+    done = [row for row in rows if row.failed is None]
+    cells = {column: [column.cell(row) for row in done] for column in COLUMNS}
+    kept = [column for column in COLUMNS if any(cell != NONE for cell in cells[column])] or list(COLUMNS[:1])
+
+    def taken() -> int:
+        widths = [max(map(len, [column.heading, *cells[column]])) for column in kept]
+        return max(len(row.model) for row in rows) + sum(GAP + one for one in widths)
+
+    while taken() > width and len(kept) > 1:
+        kept.remove(min(kept, key=lambda column: column.weight))
+    return kept
+
+
+def summary(results: BenchResults) -> RenderableType:
+    """The best way of running each model on each device.
+
+    Args:
+        results: All that was measured.
+
+    Returns:
+        A table for ``rich``.
+    """
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column('model', no_wrap=True)
+    for heading in ('parameters', 'accuracy', 'latency', 'quickest in', 'samples/s', 'most in'):
+        table.add_column(heading, justify='left' if heading.endswith(' in') else 'right')
+    for device in dict.fromkeys(row.setting.device for row in results.rows):
+        rows = [row for row in results.rows if row.setting.device == device]
+        for model in dict.fromkeys(row.model for row in rows):
+            table.add_row(*_best([row for row in rows if row.model == model]))
+    title = Text('The best way of each model, of those with a fidelity of 99 % or more', style='bold')
+    return Group(title, table)
+
+
+def _best(rows: Sequence[Row]) -> list[str]:
+    quick, many = quickest(rows), most(rows)
+    first = rows[0]
+    latency = None if quick is None or quick.latency is None else quick.latency.p50
+    best = None if many is None else many.best_throughput
+    shown = quick or many
+    return [
+        first.model,
+        count(first.parameters),
+        percent(None if shown is None else shown.accuracy),
+        seconds(latency),
+        _how(quick),
+        count(None if best is None else best.samples_per_second),
+        _how(many),
+    ]
+
+
+def _how(row: Row | None) -> str:
+    if row is None:
+        return NONE
+    setting = row.setting
+    where = setting.device if setting.threads is None else f'{setting.threads} thread{"s" * (setting.threads > 1)}'
+    return f'{setting.backend} {setting.precision}, {where}'
+
+
+def quickest(rows: Sequence[Row]) -> Row | None:
+    """The row with the least latency, of those that answer as the model does."""
+    timed = [row for row in rows if row.latency is not None and _is_faithful(row)]
+    return min(timed, key=lambda row: row.latency.p50 if row.latency else 0.0, default=None)
+
+
+def most(rows: Sequence[Row]) -> Row | None:
+    """The row with the most samples per second, of those that answer as the model does."""
+    timed = [row for row in rows if row.best_throughput is not None and _is_faithful(row)]
+    return max(timed, key=_samples_per_second, default=None)
+
+
+def _samples_per_second(row: Row) -> float:
+    best = row.best_throughput
+    return 0.0 if best is None else best.samples_per_second or 0.0
+
+
+def _is_faithful(row: Row) -> bool:
+    return row.fidelity is None or row.fidelity >= FAITHFUL

@@ -1,0 +1,123 @@
+"""The results as files: JSON with everything, CSV for spreadsheets, Markdown for people."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from composer_kd.bench.cells import COLUMNS, by_setting, count, notes_of
+from composer_kd.bench.results import BenchResults, Row
+
+__all__ = ['FILES', 'markdown', 'write']
+
+FILES = ('bench.json', 'bench.csv', 'bench.md')
+
+LEGEND = """\
+Latency: single calls with one sample, the device waited for before and after each; the IQR is that of the medians of
+interleaved rounds, in which all models take turns in shuffled order. Speed-up: against the teacher in the same rounds,
+median and quartiles. Samples/s: calls one after another, at the best of the batch sizes 1, 2, 4, ... Peak: the most
+memory that answering this batch took beyond the weights. File and load: of the form that the backend loads, until the
+first answer (in eager mode without building the module). Accuracy, agreement with the teacher and fidelity in %:
+through what was timed; fidelity is how often the same class comes first as in eager fp32. bf16 and fp16 cast weights
+and inputs (`model.to(dtype)`), and the logits back."""
+
+
+def write(results: BenchResults, folder: pathlib.Path) -> None:
+    """Writes ``bench.json``, ``bench.csv`` and ``bench.md``.
+
+    Args:
+        results: What was measured so far.
+        folder: Where to; made if need be. Each file is replaced as a whole, so that a kill leaves the one before.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / 'bench.json', json.dumps(results.as_mapping(), indent=2) + '\n')
+    _replace(folder / 'bench.md', markdown(results))
+    unfinished = folder / 'bench.csv.part'
+    with unfinished.open('w', newline='', encoding='utf-8') as file:
+        lines = [_flat(row) for row in results.rows]
+        writer = csv.DictWriter(file, list(lines[0]) if lines else ['model'])
+        writer.writeheader()
+        writer.writerows(lines)
+    unfinished.replace(folder / 'bench.csv')
+
+
+def _replace(file: pathlib.Path, text: str) -> None:
+    unfinished = file.with_name(f'{file.name}.part')
+    unfinished.write_text(text, encoding='utf-8')
+    unfinished.replace(file)
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    latency, best, ratio = row.latency, row.best_throughput, row.speed_up
+    return {
+        'model': row.model,
+        'role': row.role,
+        'device': row.setting.device,
+        'threads': row.setting.threads,
+        'backend': row.setting.backend,
+        'precision': row.setting.precision,
+        'parameters': row.parameters,
+        'flops': row.flops,
+        'file_bytes': row.file_bytes,
+        'load_seconds': row.load_seconds,
+        **{f'latency_{key}': getattr(latency, key, None) for key in ('p50', 'p90', 'p99', 'iqr', 'calls')},
+        **{f'speed_up_{key}': getattr(ratio, key, None) for key in ('against', 'median', 'low', 'high')},
+        'best_batch': getattr(best, 'batch', None),
+        'samples_per_second': getattr(best, 'samples_per_second', None),
+        'samples_per_second_iqr': getattr(best, 'iqr', None),
+        'samples_per_second_by_batch': '; '.join(
+            f'{one.batch}: {one.failed if one.samples_per_second is None else f"{one.samples_per_second:.6g}"}'
+            for one in row.throughput
+        ),
+        'peak_memory_bytes': row.peak_memory_bytes,
+        'energy_joules': row.energy_joules,
+        'accuracy': row.accuracy,
+        'agreement': row.agreement,
+        'fidelity': row.fidelity,
+        'failed': row.failed,
+        'notes': '; '.join(row.notes),
+    }
+
+
+def markdown(results: BenchResults) -> str:
+    """The results for people.
+
+    Args:
+        results: What was measured.
+
+    Returns:
+        A table of the models, one for each setting, what is doubtful, and the environment.
+    """
+    models = {row.model: row for row in results.rows}
+    lines = ['# What the models cost to run', '', LEGEND, '']
+    if results.data:
+        lines += [f'Evaluated on {results.samples:,} samples of {results.data}.', '']
+    cells = [[row.model, row.role, f'{row.parameters or 0:,}', count(row.flops)] for row in models.values()]
+    lines += _table(['model', 'role', 'parameters', 'FLOP per sample'], cells, left=2)
+    for setting, rows in by_setting(results.rows):
+        lines += ['', f'## {setting}', '', *_of_setting(rows)]
+    lines += ['', '## Doubts', '', *[f'* {one}' for one in results.warnings]] if results.warnings else []
+    lines += ['', '## Environment', '']
+    lines += _table(['', ''], [[key, str(value)] for key, value in results.environment.items()], left=2)
+    lines += ['', f'`{results.command}`, {results.seconds:.0f} s'] if results.command else []
+    return '\n'.join(lines) + '\n'
+
+
+def _of_setting(rows: Sequence[Row]) -> list[str]:
+    done = [row for row in rows if row.failed is None]
+    cells = [[row.model, *(column.cell(row) for column in COLUMNS)] for row in done]
+    table = _table(['model', *(column.heading for column in COLUMNS)], cells, left=1) if done else []
+    notes = [f'* {note}' for note in notes_of(rows)]
+    return [*table, *([''] if table and notes else []), *notes]
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    rule = ['---' if index < left else '---:' for index in range(len(headings))]
+    return [_line(cells) for cells in (headings, rule, *rows)]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f'| {" | ".join(cell.replace("|", chr(92) + "|") for cell in cells)} |'

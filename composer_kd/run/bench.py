@@ -1,0 +1,194 @@
+"""Times the models of runs, and shows how it goes."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from composer_kd.bench import BenchResults, Candidate, Limits, Row, Setting, Watcher, bench, block, plan, summary, write
+from composer_kd.bench.writing import FILES
+from composer_kd.deploy import Inference
+from composer_kd.errors import ConfigError
+from composer_kd.observation import split_index
+from composer_kd.run.contenders import Contender, contenders, evaluation_run
+from composer_kd.run.preflight import make_folder
+from composer_kd.run.saved import SavedRun, open_runs
+
+__all__ = ['Choice', 'bench_runs', 'candidates_of']
+
+WIDTH_OF_FILES = 180
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the command line chooses; None for what this machine has.
+
+    Args:
+        devices: As for ``composer_kd.bench.plan``.
+        backends: The same.
+        precisions: The same.
+        threads: The same.
+        limits: How far to go in each setting.
+        samples: How many samples of the evaluation data; None for all.
+    """
+
+    devices: Sequence[str] | None = None
+    backends: Sequence[str] | None = None
+    precisions: Sequence[str] | None = None
+    threads: Sequence[int] | None = None
+    limits: Limits | None = None
+    samples: int | None = 1000
+
+
+def bench_runs(written: Sequence[str], out: pathlib.Path, choice: Choice, command: str = '') -> BenchResults:
+    """Times the models of runs and their teachers; prints a table for each setting.
+
+    Args:
+        written: Runs, as ``open_runs`` takes them.
+        out: Folder of ``bench.json``, ``bench.csv`` and ``bench.md``, written anew after each setting.
+        choice: How to run the models.
+        command: What started this.
+
+    Returns:
+        The results.
+
+    Raises:
+        ComposerKDError: If a run or a name is wrong; before anything is timed.
+    """
+    settings = plan(choice.devices, choice.backends, choice.precisions, choice.threads)
+    runs = open_runs(written)
+    run = evaluation_run(runs)
+    make_folder(out, '--out')
+    batches, num_classes = _evaluation_data(run, choice.samples)
+    candidates = candidates_of(contenders(runs), batches[0], num_classes)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH_OF_FILES)
+    with _Shown(console, out) as watcher:
+        results = bench(
+            candidates,
+            batches,
+            settings,
+            limits=choice.limits,
+            samples=choice.samples,
+            data=_in_words(run),
+            command=command,
+            watcher=watcher,
+        )
+    _conclude(console, results, out)
+    return results
+
+
+def candidates_of(found: Sequence[Contender], batch: Any, num_classes: int | None) -> list[Candidate]:
+    """Makes contenders ready to be timed. Each is built here once, so that what is wrong is told before anything runs.
+
+    Args:
+        found: The models of the comparison.
+        batch: One batch of the evaluation data.
+        num_classes: That of the data.
+
+    Returns:
+        The candidates, in the same order.
+    """
+    candidates = []
+    for contender in found:
+        inference = contender.inference(batch, num_classes)
+        candidates.append(
+            Candidate(
+                contender.name,
+                functools.partial(_as_it_is, inference),
+                contender.role.value,
+                contender.taught_by,
+                contender.is_trained,
+                _predicts_next_token(inference),
+            )
+        )
+    return candidates
+
+
+def _as_it_is(inference: Inference) -> Inference:
+    return inference
+
+
+def _predicts_next_token(inference: Inference) -> bool:
+    """Whether it is a causal language model of transformers."""
+    if 'transformers' not in sys.modules:
+        return False
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    return type(inference.model) in MODEL_FOR_CAUSAL_LM_MAPPING.values()
+
+
+def _evaluation_data(run: SavedRun, samples: int | None) -> tuple[list[Any], int | None]:
+    """The batches, no more than are needed."""
+    loader = run.loader()
+    indexed = run.config.eval_loader is not None and run.config.eval_loader.with_index
+    batches: list[Any] = []
+    left = samples
+    for batch in loader:
+        batches.append(split_index(batch, indexed)[0])
+        left = None if left is None else left - (run.config.device_eval_batch_size or 1)
+        if left is not None and left <= 0:
+            break
+    if not batches:
+        raise ConfigError(f'{run.name}: its eval_loader is empty, so there is nothing to time the models with')
+    return batches, getattr(loader.dataset, 'num_classes', None)
+
+
+def _in_words(run: SavedRun) -> str:
+    loader = run.config.eval_loader
+    assert loader is not None
+    options = ', '.join(f'{key}={value}' for key, value in loader.dataset.options.items())
+    return f'{loader.dataset.name}({options})'
+
+
+class _Shown(Watcher):
+    """Prints and writes each setting when it is done, and says what is going on."""
+
+    def __init__(self, console: Console, out: pathlib.Path) -> None:
+        self.console, self.out = console, out
+        columns = TextColumn('{task.description}'), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn()
+        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.task = self.progress.add_task('', total=None)
+        self.setting = ''
+        self.results: BenchResults | None = None
+
+    def __enter__(self) -> _Shown:
+        self.progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.progress.stop()
+        if kind in (KeyboardInterrupt, SystemExit) and self.results is not None:
+            _conclude(self.console, self.results, self.out)
+
+    def start(self, setting: Setting, number: int, of: int) -> None:
+        """A setting begins."""
+        self.setting = f'{setting}: '
+        self.progress.update(self.task, completed=number - 1, total=of)
+
+    def say(self, what: str) -> None:
+        """What is being done now."""
+        self.progress.update(self.task, description=f'{self.setting}{what}')
+
+    def finish(self, results: BenchResults, rows: Sequence[Row]) -> None:
+        """A setting is done."""
+        self.results = results
+        write(results, self.out)
+        self.console.print(block(rows, self.console.width), highlight=False)
+
+
+def _conclude(console: Console, results: BenchResults, out: pathlib.Path) -> None:
+    console.print(summary(results), highlight=False)
+    if results.warnings:
+        console.print('\nIn doubt', style='bold')
+        for one in results.warnings:
+            console.print(f'  {one}', highlight=False, style='yellow')
+    console.print(f'\n{", ".join(FILES)} in {out} ({results.seconds:.0f} s)', highlight=False)
