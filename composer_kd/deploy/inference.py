@@ -43,12 +43,12 @@ class Inference(nn.Module):
         self.model = _unwrapped(model)
         self.adapt = adapt
         parameters = list(inspect.signature(self.model.forward).parameters)
-        self.names = _names(self.model, batch, parameters) if isinstance(batch, Mapping) else []
+        self.takes_batch = isinstance(self.model, ComposerModel) or parameters[:1] == ['batch']
+        self.names = _names(batch, None if self.takes_batch else parameters) if isinstance(batch, Mapping) else []
         # A mapping's tensor that the model takes by position.
         self.key = _only_tensor(batch, parameters) if isinstance(batch, Mapping) and not self.names else None
-        self.takes_batch = isinstance(self.model, ComposerModel) or parameters[:1] == ['batch']
         # A cache of keys and values is of use in generation alone.
-        self.fixed = {'use_cache': False} if self.names and 'use_cache' in parameters else {}
+        self.fixed = {'use_cache': False} if 'use_cache' in parameters else {}
         self.eval()
 
     @property
@@ -94,9 +94,9 @@ class Inference(nn.Module):
         inputs: Any = dict(zip(self.names, tensors)) if self.names else tensors[0]
         if self.adapt is not None:
             inputs = self.adapt(inputs)
-        if self.names:
-            return self.model(**inputs, **self.fixed)
-        return self.model((inputs, None) if self.takes_batch else inputs)
+        if self.takes_batch:
+            return self.model(inputs if self.names else (inputs, None))
+        return self.model(**inputs, **self.fixed) if self.names else self.model(inputs)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -105,8 +105,9 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     return model.model if isinstance(model, HuggingFaceModel) else model
 
 
-def _names(model: nn.Module, batch: Mapping[str, Any], parameters: Sequence[str]) -> list[str]:
-    return [key for key in without_labels(batch) if key in parameters and isinstance(batch[key], Tensor)]
+def _names(batch: Mapping[str, Any], parameters: Sequence[str] | None) -> list[str]:
+    tensors = [key for key in without_labels(batch) if isinstance(batch[key], Tensor)]
+    return tensors if parameters is None else [key for key in tensors if key in parameters]
 
 
 def _only_tensor(batch: Mapping[str, Any], parameters: Sequence[str]) -> str:

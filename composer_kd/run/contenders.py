@@ -7,13 +7,17 @@ import pathlib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from omegaconf import OmegaConf
 from torch import nn
+from yaml import YAMLError
 
 from composer_kd.deploy import Inference
 from composer_kd.errors import CheckpointError, ConfigError
 from composer_kd.run.config import TeacherConfig, as_mapping
 from composer_kd.run.construct import build_teacher
+from composer_kd.run.resume import CONFIG_FILE
 from composer_kd.run.saved import SavedRun, checkpoint_file
 
 __all__ = ['Contender', 'Role', 'contenders', 'evaluation_run']
@@ -141,9 +145,20 @@ def _name_among(
 
 
 def _names_for(config: TeacherConfig) -> Iterator[str]:
-    base = config.name or config.model.name.rpartition('.')[2]
+    base = config.name or _run_of(config.checkpoint) or config.model.name.rpartition('.')[2]
     yield base
     yield from (f'{base} {number}' for number in range(2, 1000))
+
+
+def _run_of(checkpoint: str | None) -> str | None:
+    """The name of the run that a checkpoint is of, where its settings lie in its folder."""
+    if checkpoint is None or '://' in checkpoint:
+        return None
+    try:
+        written: Any = OmegaConf.load(checkpoint_file(checkpoint).parent / CONFIG_FILE)
+        return written.get('run_name')
+    except (OSError, YAMLError, AttributeError):
+        return None  # weights that come without a run of ours
 
 
 def evaluation_run(runs: Sequence[SavedRun]) -> SavedRun:

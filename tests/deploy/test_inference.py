@@ -56,3 +56,10 @@ def test_a_composer_model_of_ones_own_takes_the_batch():
             return module(batch[0])
 
     assert torch.equal(Inference(Own(), batch)(batch[0]), module(batch[0]))
+
+
+def test_a_composer_model_of_ones_own_takes_the_whole_mapping():
+    model, batch = TokenModel(), {'input_ids': torch.tensor([[1, 2], [3, 4]]), 'labels': torch.zeros(2, 2)}
+    inference = Inference(model, batch)
+    assert inference.input_names == ['input_ids']
+    assert torch.equal(inference(*inference.inputs_of(batch)), model(batch))

@@ -43,8 +43,8 @@ def test_a_teacher_that_is_given_itself_is_listed_once(runs):
 
 def test_a_teacher_that_is_only_named_is_listed_too_and_has_its_weights(runs):
     teacher, student = contenders([open_run(runs / 'kd')])
-    assert (teacher.name, teacher.role, teacher.is_trained) == ('DeepCNN', Role.TEACHER, True)
-    assert student.taught_by == ('DeepCNN',)
+    assert (teacher.name, teacher.role, teacher.is_trained) == ('digits-teacher', Role.TEACHER, True)
+    assert student.taught_by == ('digits-teacher',)
     batch = next(iter(open_run(runs / 'kd').loader()))
     own = open_run(runs / 'teacher').model().module
     with torch.no_grad():
@@ -59,8 +59,8 @@ def test_students_of_one_teacher_share_it(runs, tmp_path):
     content.run_name = 'again'
     OmegaConf.save(content, tmp_path / 'again' / 'config.yaml')
     found = listed(open_runs([runs / 'kd', tmp_path / 'again']))
-    assert [name for name, _, _ in found] == ['DeepCNN', 'digits-kd', 'again']
-    assert found[1][2] == found[2][2] == ('DeepCNN',)
+    assert [name for name, _, _ in found] == ['digits-teacher', 'digits-kd', 'again']
+    assert found[1][2] == found[2][2] == ('digits-teacher',)
 
 
 def test_different_teachers_of_one_architecture_have_different_names(runs, tmp_path):
@@ -72,10 +72,10 @@ def test_different_teachers_of_one_architecture_have_different_names(runs, tmp_p
     OmegaConf.save(content, tmp_path / 'again' / 'config.yaml')
     found = listed(open_runs([runs / 'kd', tmp_path / 'again']))
     assert [(name, by) for name, _, by in found] == [
-        ('DeepCNN', ()),
-        ('DeepCNN 2', ()),
-        ('digits-kd', ('DeepCNN',)),
-        ('again', ('DeepCNN 2',)),
+        ('digits-teacher', ()),
+        ('digits-teacher 2', ()),
+        ('digits-kd', ('digits-teacher',)),
+        ('again', ('digits-teacher 2',)),
     ]
 
 
