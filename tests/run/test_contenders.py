@@ -64,18 +64,19 @@ def test_students_of_one_teacher_share_it(runs, tmp_path):
 
 
 def test_different_teachers_of_one_architecture_have_different_names(runs, tmp_path):
-    shutil.copytree(runs / 'kd', tmp_path / 'again')
-    shutil.copy(runs / 'teacher' / 'latest-rank0.pt', tmp_path / 'other.pt')
-    content = OmegaConf.load(tmp_path / 'again' / 'config.yaml')
-    content.run_name = 'again'
-    content.algorithms.distillation.teachers[0].checkpoint = str(tmp_path / 'other.pt')
-    OmegaConf.save(content, tmp_path / 'again' / 'config.yaml')
-    found = listed(open_runs([runs / 'kd', tmp_path / 'again']))
+    for name in ('one', 'another'):  # weights that come without a run: named after their architecture
+        shutil.copytree(runs / 'kd', tmp_path / name)
+        shutil.copy(runs / 'teacher' / 'latest-rank0.pt', tmp_path / f'{name}.pt')
+        content = OmegaConf.load(tmp_path / name / 'config.yaml')
+        content.run_name = name
+        content.algorithms.distillation.teachers[0].checkpoint = str(tmp_path / f'{name}.pt')
+        OmegaConf.save(content, tmp_path / name / 'config.yaml')
+    found = listed(open_runs([tmp_path / 'one', tmp_path / 'another']))
     assert [(name, by) for name, _, by in found] == [
-        ('digits-teacher', ()),
-        ('digits-teacher 2', ()),
-        ('digits-kd', ('digits-teacher',)),
-        ('again', ('digits-teacher 2',)),
+        ('DeepCNN', ()),
+        ('DeepCNN 2', ()),
+        ('one', ('DeepCNN',)),
+        ('another', ('DeepCNN 2',)),
     ]
 
 
