@@ -120,14 +120,12 @@ class Criterion:
                 raise ConfigError(f'Match {link.match.name!r}: give the loss its sizes; only features are measured')
             if isinstance(link.comparison.loss, nn.Module):
                 state.device.module_to_device(link.comparison.loss)
-        self.taps = _taps(state.model, (key for link in self.links for key in link.student_keys), 'the student')
+        keys = [key for link in self.links for key in link.student_keys]
+        self.taps = Taps(state.model, keys, 'the student') if keys else None
         for index, links in self.on_teacher.items():
-            teacher = self.pool.teachers[index]
-            taps = _taps(
-                teacher.model, (k for link in links for k in link.teacher_keys), f'the teacher {teacher.name!r}'
-            )
-            if taps is not None:
-                self._teacher_taps[index] = taps
+            teacher, keys = self.pool.teachers[index], [key for link in links for key in link.teacher_keys]
+            if keys:
+                self._teacher_taps[index] = Taps(teacher.model, keys, f'the teacher {teacher.name!r}')
         for match in self.matches:
             links = [link for link in self.links if link.match is match]
             if any(link.waits or link.learned() for link in links):
@@ -295,8 +293,3 @@ def _weighted_mean(values: Sequence[tuple[float, Tensor]]) -> Tensor:
         return values[0][1]
     total = sum(weight for weight, _ in values)
     return torch.stack([value * (weight / total) for weight, value in values]).sum()
-
-
-def _taps(model: nn.Module, keys: Iterable[Key], whose: str) -> Taps | None:
-    keys = list(keys)
-    return Taps(model, keys, whose) if keys else None

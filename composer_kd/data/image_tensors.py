@@ -31,6 +31,10 @@ class ImageTensors(Dataset[tuple[Tensor, int]]):
         flip: Whether to mirror half of the images, chosen at random.
         size: Height and width in pixels to resize to, bilinearly; None keeps the images' own.
 
+    Attributes:
+        shift: What is subtracted from the bytes of each channel: ``scale * mean``, of shape ``(C, 1, 1)``.
+        spread: What the difference is divided by: ``scale * std``, of the same shape.
+
     Raises:
         ConfigError: If the lengths don't fit one another, or a ``std`` or ``size`` isn't positive.
 
@@ -70,8 +74,8 @@ class ImageTensors(Dataset[tuple[Tensor, int]]):
         self.pad = pad
         self.flip = flip
         self.size = size
-        self._shift = scale * torch.tensor(mean).view(channels, 1, 1)
-        self._spread = scale * torch.tensor(std).view(channels, 1, 1)
+        self.shift = scale * torch.tensor(mean).view(channels, 1, 1)
+        self.spread = scale * torch.tensor(std).view(channels, 1, 1)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -91,7 +95,7 @@ class ImageTensors(Dataset[tuple[Tensor, int]]):
         x = self.images[torch.as_tensor(indices)]
         if self.pad or self.flip:
             x = random_crop_and_flip(x, self.pad, self.flip)
-        x = x.float().sub_(self._shift).div_(self._spread)
+        x = x.float().sub_(self.shift).div_(self.spread)
         if self.size is not None:
             x = F.interpolate(x, size=(self.size, self.size), mode='bilinear', antialias=True)
         return [(image, self.targets[index]) for image, index in zip(x.unbind(), indices)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import pathlib
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from composer_kd.bench import BenchResults, Candidate, Limits, Row, Setting, Watcher, bench, block, plan, summary, write
+from composer_kd.bench.answers import first_samples
 from composer_kd.bench.writing import FILES
 from composer_kd.deploy import Inference
 from composer_kd.errors import ConfigError
 from composer_kd.observation import split_index
-from composer_kd.run.contenders import Contender, contenders, evaluation_run
+from composer_kd.run.contenders import Contender, contenders, data_in_words, evaluation_run
 from composer_kd.run.preflight import make_folder
 from composer_kd.run.saved import SavedRun, open_runs
 
@@ -67,18 +69,20 @@ def bench_runs(written: Sequence[str], out: pathlib.Path, choice: Choice, comman
     run = evaluation_run(runs)
     make_folder(out, '--out')
     batches, num_classes = _evaluation_data(run, choice.samples)
-    candidates = candidates_of(contenders(runs), batches[0], num_classes)
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH_OF_FILES)
+    with warnings.catch_warnings(record=True) as remarks:
+        candidates = candidates_of(contenders(runs), batches[0], num_classes)
+    for remark in remarks:
+        console.print(str(remark.message), highlight=False, markup=False, style='yellow')
     with _Shown(console, out) as watcher:
         results = bench(
             candidates,
             batches,
             settings,
             limits=choice.limits,
-            samples=choice.samples,
-            data=_in_words(run),
+            data=data_in_words(run),
             command=command,
             watcher=watcher,
         )
@@ -128,25 +132,12 @@ def _predicts_next_token(inference: Inference) -> bool:
 
 def _evaluation_data(run: SavedRun, samples: int | None) -> tuple[list[Any], int | None]:
     """The batches, no more than are needed."""
-    loader = run.loader()
-    indexed = run.config.eval_loader is not None and run.config.eval_loader.with_index
-    batches: list[Any] = []
-    left = samples
-    for batch in loader:
-        batches.append(split_index(batch, indexed)[0])
-        left = None if left is None else left - (run.config.device_eval_batch_size or 1)
-        if left is not None and left <= 0:
-            break
+    loader, evaluation = run.loader(), run.config.evaluation
+    indexed = evaluation is not None and evaluation.with_index
+    batches = first_samples((split_index(batch, indexed)[0] for batch in loader), samples)
     if not batches:
         raise ConfigError(f'{run.name}: its eval_loader is empty, so there is nothing to time the models with')
     return batches, getattr(loader.dataset, 'num_classes', None)
-
-
-def _in_words(run: SavedRun) -> str:
-    loader = run.config.eval_loader
-    assert loader is not None
-    options = ', '.join(f'{key}={value}' for key, value in loader.dataset.options.items())
-    return f'{loader.dataset.name}({options})'
 
 
 class _Shown(Watcher):
@@ -181,8 +172,8 @@ class _Shown(Watcher):
     def finish(self, results: BenchResults, rows: Sequence[Row]) -> None:
         """A setting is done."""
         self.results = results
-        write(results, self.out)
         self.console.print(block(rows, self.console.width), highlight=False)
+        write(results, self.out)
 
 
 def _conclude(console: Console, results: BenchResults, out: pathlib.Path) -> None:

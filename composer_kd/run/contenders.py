@@ -20,7 +20,7 @@ from composer_kd.run.construct import build_teacher
 from composer_kd.run.resume import CONFIG_FILE
 from composer_kd.run.saved import SavedRun, checkpoint_file
 
-__all__ = ['Contender', 'Role', 'contenders', 'evaluation_run']
+__all__ = ['Contender', 'Role', 'contenders', 'data_in_words', 'evaluation_run']
 
 
 class Role(enum.Enum):
@@ -184,6 +184,32 @@ def evaluation_run(runs: Sequence[SavedRun]) -> SavedRun:
                 f'compared: {_data(first)} and {_data(other)}. Give runs with one eval_loader.dataset'
             )
     return first
+
+
+def data_in_words(run: SavedRun) -> str:
+    """Names a run's evaluation data, for people that the numbers are sent to.
+
+    Args:
+        run: A run that has some.
+
+    Returns:
+        The data set and its options; of folders somewhere on this machine the last name alone.
+
+    Example:
+        >>> from composer_kd.run.saved import open_run
+        >>> data_in_words(open_run('yamls/digits/student.yaml'))
+        'digits(split=test)'
+    """
+    loader = run.config.evaluation
+    assert loader is not None
+    options = {**loader.dataset.options, **({} if loader.hold_out is None else {'hold_out': loader.hold_out})}
+    listed = ', '.join(f'{key}={_last_name(value)}' for key, value in options.items() if value is not None)
+    return f'{loader.dataset.name}({listed})' if listed else loader.dataset.name
+
+
+def _last_name(value: object) -> object:
+    away = isinstance(value, str) and (value.startswith('~') or pathlib.PurePath(value).is_absolute())
+    return pathlib.PurePath(str(value)).name if away else value
 
 
 def _data(run: SavedRun) -> object:

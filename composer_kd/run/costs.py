@@ -13,7 +13,7 @@ from composer.loggers import Logger
 from composer.utils import dist
 
 from composer_kd.bench.energy import EnergyMeter, meter_for
-from composer_kd.run.peak import PeakMemory, peak_for
+from composer_kd.bench.memory import PeakMemory, peak_for
 
 __all__ = ['PREFIX', 'TrainingCost', 'readable']
 
@@ -69,6 +69,7 @@ class TrainingCost(Callback):
         self.values = {}
         if self._first is None:
             self._first = _counted(state)
+        self._peak, self._growth = self._most()  # of an earlier fit
         self._memory = peak_for(_device(state))
         self._memory.start()
         self._meter = self._started_meter(state)
@@ -169,10 +170,9 @@ class TrainingCost(Callback):
         """Peak and growth of memory, over all parts of the run so far."""
         if self._memory is None:
             return self._peak, self._growth
-        peak = self._memory.peak()
-        known = self._memory.forgets and self._growth is not None
-        growth = max(self._growth or 0, peak - self._memory.before) if known else None
-        return max(self._peak, peak), growth
+        growth = self._memory.growth()
+        known = None if growth is None or self._growth is None else max(self._growth, growth)
+        return max(self._peak, self._memory.peak()), known
 
     def _report(self, state: State, logger: Logger) -> None:
         self.values = self._totals(state)

@@ -13,6 +13,7 @@ from composer import Trainer
 from rich.table import Table
 from torch.utils.data import DataLoader
 
+from composer_kd.bench.flops import count_parameters
 from composer_kd.errors import ConfigError
 from composer_kd.run.config import EvaluationConfig
 from composer_kd.run.quiet import without_remarks
@@ -62,22 +63,6 @@ def evaluate(checkpoint: str | pathlib.Path, config: str | pathlib.Path | None =
         ConfigError: If its configuration is not found or has no evaluation data.
     """
     return _evaluate(_open(str(checkpoint), config))
-
-
-def count_parameters(module: torch.nn.Module) -> int:
-    """Counts the parameters of a module.
-
-    Args:
-        module: Any module.
-
-    Returns:
-        The number of its parameters, shared ones once.
-
-    Example:
-        >>> count_parameters(torch.nn.Linear(3, 2))
-        8
-    """
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def size_in_bytes(module: torch.nn.Module) -> int:

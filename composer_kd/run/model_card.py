@@ -122,7 +122,7 @@ def final_or_measured(run: SavedRun, config: str | pathlib.Path | None = None) -
     noted = {name: value for name, value in run.metrics.items() if name.startswith('metrics/')}
     if noted and run.checkpoint.name == LATEST and _is_of(run.checkpoint, run.folder):
         return Measured(noted, _noted_on(run))
-    return Measured(evaluate(run.checkpoint, config).metrics, _words(run.written.get('eval_loader') or {}))
+    return Measured(evaluate(run.checkpoint, config).metrics, _words(run, run.written.get('eval_loader') or {}))
 
 
 def preparation(dataset: Any) -> str:
@@ -142,7 +142,7 @@ def preparation(dataset: Any) -> str:
     while not isinstance(dataset, ImageTensors) and hasattr(dataset, 'dataset'):
         dataset = dataset.dataset
     if isinstance(dataset, ImageTensors):
-        shift, spread = (_per_channel(values.flatten().tolist()) for values in (dataset._shift, dataset._spread))
+        shift, spread = (_per_channel(values.flatten().tolist()) for values in (dataset.shift, dataset.spread))
         resized = '' if dataset.size is None else f', resized to {dataset.size} x {dataset.size}'
         return f'Pixels as the data set holds them (whole numbers), minus {shift}, divided by {spread}{resized}.'
     transform = getattr(dataset, 'transform', None)
@@ -242,15 +242,17 @@ def _noted_on(run: SavedRun) -> str:
     """The data of the metrics that a run noted: a part of the training data, if it holds one out for that."""
     train, evaluation = (run.written.get(key) or {} for key in ('train_loader', 'eval_loader'))
     loader = train if train.get('hold_out') is not None and evaluation.get('hold_out') is None else evaluation
-    return _words(loader)
+    return _words(run, loader)
 
 
-def _words(loader: Mapping[str, Any]) -> str:
+def _words(run: SavedRun, loader: Mapping[str, Any]) -> str:
     """The data of a loader."""
     dataset = dict(loader.get('dataset') or {})
     name = str(dataset.pop('name', 'data'))
     said = [f'{key}: {value}' for key, value in dataset.items() if isinstance(value, str | int | float)]
     said += [f'held out: {loader["hold_out"]}'] if loader.get('hold_out') is not None else []
+    most = run.config.eval_subset_num_batches
+    said += [f'the first {most * run.config.device_eval_batch_size:,} samples'] if most != -1 else []
     return _shortened(name + (f' ({", ".join(said)})' if said else ''))
 
 

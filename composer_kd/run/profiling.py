@@ -12,6 +12,7 @@ from composer.loggers import Logger
 
 from composer_kd import labels
 from composer_kd.labels import DISTILLATION_LOSS, TEACHER_FORWARD, Stretch
+from composer_kd.run.quiet import quiet_profiler
 
 __all__ = ['DATA', 'OTHER', 'PHASES', 'PhaseLabels', 'StepClock', 'Trace']
 
@@ -194,6 +195,7 @@ class Trace:
     """
 
     def __init__(self, file: str, steps: int) -> None:
+        quiet_profiler()
         kinds = [torch.profiler.ProfilerActivity.CPU]
         if torch.cuda.is_available():
             kinds.append(torch.profiler.ProfilerActivity.CUDA)

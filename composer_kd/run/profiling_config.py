@@ -12,6 +12,7 @@ from composer.profiler import JSONTraceHandler, Profiler, cyclic_schedule
 from composer_kd.errors import ConfigError
 from composer_kd.run.limits import NotNegative, Positive
 from composer_kd.run.parts import Must
+from composer_kd.run.quiet import quiet_profiler
 
 __all__ = ['ProfilerConfig', 'build_profiler']
 
@@ -70,6 +71,7 @@ def build_profiler(config: ProfilerConfig, save_folder: pathlib.Path | None, bat
             f'profiler: skip_first, wait, warmup and active take {config.batches} batches, and an epoch has {batches}: '
             'nothing would be recorded. Lower them.'
         )
+    quiet_profiler()
     folder = config.folder.replace('{save_folder}', str(save_folder))
     return Profiler(
         schedule=cyclic_schedule(

@@ -16,14 +16,17 @@ from composer_kd.labels import TEACHER_FORWARD
 from composer_kd.run.build import build_trainer
 from composer_kd.run.config import RunConfig
 from composer_kd.run.memory import keep_freed_memory
+from composer_kd.run.preflight import make_folder
 from composer_kd.run.profiling import PhaseLabels, StepClock, Trace
 from composer_kd.run.profiling_report import StepTimes, environment, write_report
 from composer_kd.run.quiet import without_remarks
 
-__all__ = ['default_folder', 'profile']
+__all__ = ['FILES', 'default_folder', 'profile']
 
 WARM_UP, TRACED = 3, 2
 TRACE_FILE = 'trace.json'
+FILES = ('profile.md', 'profile.png', 'steps.json', TRACE_FILE)
+"""What a profile leaves; the last one only where the run was long enough for it."""
 
 _LEFT_OUT: dict[str, Any] = {
     **{'save_folder': None, 'autoresume': False, 'callbacks': {}, 'loggers': {}, 'profiler': None},
@@ -100,12 +103,14 @@ def profile(config: RunConfig, batches: int = 10, folder: str | pathlib.Path | N
     clock = StepClock()
     course = _Course(clock, batches, Trace(str(out / TRACE_FILE), TRACED) if writes else None)
     keep_freed_memory()
+    if writes:
+        make_folder(out, '--out')
     with without_remarks():
         trainer = build_trainer(bare, [PhaseLabels(), clock, course])
         trainer.state.evaluators = []
         try:
             if writes:
-                _make(out)
+                (out / TRACE_FILE).unlink(missing_ok=True)  # that of an earlier profile
             trainer.fit()
             times = StepTimes(
                 str(config.run_name), clock.steps, clock.device_steps, WARM_UP, environment(trainer.state)
@@ -121,14 +126,6 @@ def profile(config: RunConfig, batches: int = 10, folder: str | pathlib.Path | N
     if writes:
         write_report(times, out)
     return times
-
-
-def _make(folder: pathlib.Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / TRACE_FILE).unlink(missing_ok=True)  # that of an earlier profile
-    except OSError as error:
-        raise ConfigError(f'--out: cannot write to {folder}: {error}') from error
 
 
 def _notes(state: State, times: StepTimes, batches: int, is_traced: bool) -> list[str]:

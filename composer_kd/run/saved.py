@@ -97,7 +97,7 @@ class SavedRun:
         try:
             return json.loads(file.read_text(encoding='utf-8'))
         except ValueError as error:
-            raise ConfigError(f'{file} is damaged: {error}. `composer-kd evaluate` measures anew') from error
+            raise ConfigError(f'{file} is damaged: {error}. Delete it; what needs its numbers measures anew') from error
 
     def loader(self) -> DataLoader[Any]:
         """Its evaluation data.
@@ -110,7 +110,9 @@ class SavedRun:
         """
         config, evaluation = self.config, self.config.evaluation
         if evaluation is None:
-            raise ConfigError(f'{self.name}: the run has no eval_loader, so there is nothing to evaluate it on')
+            raise ConfigError(
+                f'{self.name}: the run has no eval_loader, so there is nothing to evaluate it on. Give --config YAML'
+            )
         return build_loader(evaluation, config.device_eval_batch_size, config.seed, train=False)
 
     def model(self, num_classes: int | None = None) -> ComposerModel:
@@ -135,8 +137,8 @@ def open_run(written: str | pathlib.Path, config: str | pathlib.Path | None = No
     """Finds a run.
 
     Args:
-        written: A run's folder, a checkpoint, or a YAML. A YAML means the run that it describes: its latest checkpoint
-            where its save folder has one, else its model with random weights.
+        written: A run's folder, a checkpoint, or a YAML. A YAML means the run in the save folder that it names, under
+            the settings that were trained with; where there is no checkpoint, its model with random weights.
         config: The run's YAML, where it is not the ``config.yaml`` beside the checkpoint or in a folder above it.
 
     Returns:
@@ -152,6 +154,8 @@ def open_run(written: str | pathlib.Path, config: str | pathlib.Path | None = No
     """
     path = pathlib.Path(written)
     if path.suffix in ('.yaml', '.yml'):
+        if config is not None:
+            raise ConfigError(f'{path} holds the settings itself: leave --config out, or give a checkpoint with it')
         return _described(path)
     checkpoint = checkpoint_file(str(written))
     file = pathlib.Path(config) if config is not None else find_config(checkpoint)
@@ -160,6 +164,8 @@ def open_run(written: str | pathlib.Path, config: str | pathlib.Path | None = No
 
 
 def _described(path: pathlib.Path) -> SavedRun:
+    if path.name == CONFIG_FILE and (path.parent / LATEST).is_file():
+        return open_run(path.parent)  # also where it was moved to
     settings, content = _read(path)
     name = str(content.get('run_name') or default_run_name(path))
     # Not by load_config: a YAML for another machine need not be wholly valid on this one.
@@ -167,6 +173,8 @@ def _described(path: pathlib.Path) -> SavedRun:
     checkpoint = None if folder is None else folder / LATEST
     if checkpoint is None or not checkpoint.is_file():
         return SavedRun(name, settings, content)
+    if (checkpoint.parent / CONFIG_FILE).is_file():
+        return open_run(checkpoint)  # the YAML may have changed since, or keys were given on the command line
     return SavedRun(name, settings, content, checkpoint, folder)
 
 

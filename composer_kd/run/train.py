@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from composer_kd.run.build import build_trainer
 from composer_kd.run.config import RunConfig, as_mapping
 from composer_kd.run.costs import PREFIX as COST
 from composer_kd.run.costs import TrainingCost, readable
-from composer_kd.run.history import HistoryLogger
+from composer_kd.run.history import HISTORY_FILE, HistoryLogger
 from composer_kd.run.loaders import evaluation_data
 from composer_kd.run.memory import keep_freed_memory
 from composer_kd.run.quiet import without_remarks
@@ -34,7 +35,8 @@ def train(config: RunConfig, callbacks: Sequence[Callback] = (), quiet: bool = F
 
     The save folder ends up with the checkpoints, ``config.yaml`` (all defaults spelled out), ``metrics.json`` and what
     was logged, batch by batch, in ``history.jsonl`` (``composer_kd.run.history``). With
-    ``autoresume`` a run that was stopped goes on from its latest checkpoint, and one that had ended is only evaluated.
+    ``autoresume`` a run that was stopped goes on from its latest checkpoint, and one that had ended is only evaluated:
+    of its losses and costs, what it noted at its end stays.
 
     Args:
         config: From ``load_config``.
@@ -61,9 +63,10 @@ def train(config: RunConfig, callbacks: Sequence[Callback] = (), quiet: bool = F
     with without_remarks():
         trainer = build_trainer(config, [*_recorders(config), *callbacks])
         try:
+            noted = _noted(trainer, config)
             _write_config(config)
             _fit_or_evaluate(trainer, config)
-            metrics = final_metrics(trainer)
+            metrics = {**final_metrics(trainer), **noted}
         finally:
             trainer.close()
     _write_metrics(config, metrics)
@@ -125,10 +128,27 @@ def _folder(config: RunConfig) -> pathlib.Path | None:
     return config.folder if dist.get_global_rank() == 0 else None
 
 
+def _noted(trainer: Trainer, config: RunConfig) -> dict[str, float]:
+    """Losses and costs of a run that had ended before: its checkpoint holds no losses, and not all of the costs.
+
+    Metrics of runs that have not ended are of other settings, or of a run that is trained anew: they go.
+    """
+    file = config.folder / METRICS_FILE if config.folder is not None else None
+    if file is None or not file.is_file():
+        return {}
+    if _is_done(trainer):
+        with contextlib.suppress(ValueError):  # damaged
+            noted = json.loads(file.read_text(encoding='utf-8'))
+            if noted.get('time/batch') == int(trainer.state.timestamp.batch):
+                return {name: value for name, value in noted.items() if name.startswith(('loss/', COST))}
+    elif dist.get_global_rank() == 0:
+        file.unlink(missing_ok=True)
+    return {}
+
+
 def _write_config(config: RunConfig) -> None:
     folder = _folder(config)
     if folder is not None:
-        (folder / METRICS_FILE).unlink(missing_ok=True)  # those of an earlier run under other settings
         OmegaConf.save(OmegaConf.create(as_mapping(config)), folder / CONFIG_FILE)
 
 
@@ -147,9 +167,9 @@ def _summarise(config: RunConfig, metrics: dict[str, float]) -> None:
             table.add_row(name, readable(name, value) if name.startswith(COST) else f'{value:.4f}')
     _say(table)
     if config.folder is not None:
-        _say(f'checkpoints, {CONFIG_FILE} and {METRICS_FILE} are in {config.folder}')
+        _say(f'checkpoints, {CONFIG_FILE}, {METRICS_FILE} and {HISTORY_FILE} are in {config.folder}')
 
 
 def _say(what: Any) -> None:
     if dist.get_global_rank() == 0:
-        Console().print(what, highlight=False)
+        Console().print(what, highlight=False, markup=False, soft_wrap=isinstance(what, str))

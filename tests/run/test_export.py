@@ -121,6 +121,15 @@ def test_an_earlier_checkpoint_is_evaluated_for_its_card(runs, tmp_path):
     assert 'same class first as the teachers' not in text
 
 
+def test_the_card_says_when_a_part_of_the_data_was_evaluated(runs, tmp_path):
+    shutil.copytree(runs / 'kd', tmp_path / 'kd', symlinks=True)
+    file = tmp_path / 'kd' / 'config.yaml'
+    content = OmegaConf.load(file)
+    content.update(eval_subset_num_batches=2, device_eval_batch_size=50)
+    OmegaConf.save(content, file)
+    assert final_or_measured(open_run(tmp_path / 'kd')).on == 'digits (split: test, the first 100 samples)'
+
+
 def test_speed_comes_from_a_benchmark(runs, tmp_path):
     setting = Setting('cpu', 1, 'eager', 'fp32')
     row = Row('digits-kd', 'student distilled', setting, latency=Latency(0.0005, 0.0006, 0.0007, 1e-5, 100))

@@ -179,6 +179,14 @@ def test_the_command_leaves_trace_chart_and_numbers_and_no_run(teacher, tmp_path
     assert all(start + length <= after + 0.01 for (start, length), (after, _) in itertools.pairwise(ordered))
 
 
+def test_only_files_that_are_there_are_named(tmp_path, capsys):
+    (tmp_path / 'trace.json').write_text('of an earlier profile')
+    short = [*OVERRIDES, 'max_duration=5ba']
+    assert main(['profile', 'yamls/digits/student.yaml', *short, '--batches', '2', '--out', str(tmp_path)]) == 0
+    assert f'profile.md, profile.png, steps.json are in {tmp_path}\n' in capsys.readouterr().out
+    assert not (tmp_path / 'trace.json').exists()
+
+
 def test_a_profile_says_when_no_teacher_ran_and_when_the_run_was_too_short(teacher, tmp_path):
     late = load_config('yamls/digits/kd.yaml', [teacher, *OVERRIDES, 'algorithms.distillation.start_dur=0.9'])
     times = profile(late, batches=2, folder=tmp_path)

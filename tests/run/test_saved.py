@@ -63,6 +63,30 @@ def test_a_yaml_means_the_run_it_describes_or_random_weights(finished, tmp_path)
     assert run.model().num_classes == 10
 
 
+def test_a_yaml_stands_for_the_run_as_it_was_trained(finished, tmp_path):
+    folder = tmp_path / 'run'
+    shutil.copytree(finished[0], folder)
+    content = OmegaConf.load('yamls/digits/student.yaml')
+    content.save_folder = str(folder)
+    content.model.name = 'DeepCNN'  # changed since, or another was given on the command line
+    content.eval_loader.dataset.subset = 7
+    OmegaConf.save(content, tmp_path / 'mine.yaml')
+    run = open_run(tmp_path / 'mine.yaml')
+    assert run.config.model.name == run.written['model']['name'] == 'ShallowCNN'
+    assert len(run.loader().dataset) == 500
+    run.model()
+    (folder / 'config.yaml').unlink()  # where nothing else says how it was, the YAML does
+    assert open_run(tmp_path / 'mine.yaml').config.model.name == 'DeepCNN'
+    # The settings of a run that was moved are of the run beside them.
+    shutil.copytree(finished[0], tmp_path / 'moved')
+    assert open_run(tmp_path / 'moved' / 'config.yaml').checkpoint == tmp_path / 'moved' / 'latest-rank0.pt'
+
+
+def test_settings_for_a_yaml_are_refused():
+    with pytest.raises(ConfigError, match=r'student\.yaml holds the settings itself: leave --config out'):
+        open_run('yamls/digits/student.yaml', 'yamls/digits/kd.yaml')
+
+
 def test_a_run_that_was_stopped_has_no_metrics(finished, tmp_path):
     for name in ('latest-rank0.pt', 'config.yaml'):
         shutil.copy(finished[0] / name, tmp_path / name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import pathlib
 
 from composer_kd.run.commands.arguments import positive
 
@@ -38,12 +39,14 @@ def run(options: argparse.Namespace) -> None:
 
     from composer_kd.run.config import load_config
     from composer_kd.run.profiling_report import table
-    from composer_kd.run.profiling_run import default_folder, profile
+    from composer_kd.run.profiling_run import FILES, default_folder, profile
 
     config = load_config(options.yaml, options.overrides)
     folder = options.out or default_folder(config)
     times = profile(config, options.batches, folder)
     if dist.get_global_rank() == 0:
         console = Console()
-        console.print(table(times), *times.notes, sep='\n', highlight=False)
-        console.print(f'trace.json, profile.png, profile.md and steps.json are in {folder}', highlight=False)
+        console.print(table(times), highlight=False)
+        written = ', '.join(name for name in FILES if (pathlib.Path(folder) / name).is_file())
+        for line in (*times.notes, f'{written} are in {folder}'):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -13,14 +13,13 @@ from rich.table import Table
 
 from composer_kd.run.demo.results import Entry, Results
 
-__all__ = ['in_words', 'write_report']
+__all__ = ['NUMBERS_FILE', 'in_words', 'write_report']
+
+NUMBERS_FILE = 'results.json'
 
 _COLUMNS = ('model', 'learns from', 'accuracy %', 'parameters', 'kB', 'ms')
-_COLOURS = (
-    '#6b7280',
-    '#d97706',
-    '#2563eb',
-)  # teacher, alone, distilled: grey, orange, blue (told apart by all eyes)
+# Teacher, alone, distilled: grey, orange, blue, told apart by all eyes.
+_COLOURS = ('#6b7280', '#d97706', '#2563eb')
 
 
 def write_report(results: Results, out: pathlib.Path, console: Console) -> None:
@@ -34,9 +33,10 @@ def write_report(results: Results, out: pathlib.Path, console: Console) -> None:
     out.mkdir(parents=True, exist_ok=True)
     rows = [_row(entry) for entry in results.entries]
     sentence = in_words(results)
-    (out / 'results.json').write_text(json.dumps(results.as_mapping(), indent=2) + '\n', encoding='utf-8')
     (out / 'results.md').write_text(_markdown(results, rows, sentence), encoding='utf-8')
     _plot(results, out / 'results.png')
+    # Last: where it is, all is.
+    (out / NUMBERS_FILE).write_text(json.dumps(results.as_mapping(), indent=2) + '\n', encoding='utf-8')
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in _COLUMNS:

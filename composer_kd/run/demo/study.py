@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
 import pathlib
 import time
@@ -13,12 +11,13 @@ from contextlib import contextmanager
 import torch
 from rich.console import Console
 
+from composer_kd.bench.timing import timer_class
 from composer_kd.data import digits
 from composer_kd.run.build import build_model
 from composer_kd.run.config import RunConfig
 from composer_kd.run.demo.configs import student_run, teacher_run
 from composer_kd.run.demo.progress import Bar, bars
-from composer_kd.run.demo.report import write_report
+from composer_kd.run.demo.report import NUMBERS_FILE, write_report
 from composer_kd.run.demo.results import Entry, Results, Settings
 from composer_kd.run.evaluate import count_parameters, size_in_bytes
 from composer_kd.run.preflight import make_folder
@@ -46,7 +45,7 @@ def demo(
             happens before anything is trained.
 
     Example:
-        >>> import tempfile
+        >>> import contextlib, io, tempfile
         >>> with contextlib.redirect_stdout(io.StringIO()):
         ...     results = demo(tempfile.mkdtemp(), [0], Settings(teacher_epochs=1, student_epochs=1))
         >>> len(results.distilled.curves[0])
@@ -60,6 +59,7 @@ def demo(
         [student_run(out, settings, seed, distilled=False) for seed in seeds],
         [student_run(out, settings, seed, distilled=True) for seed in seeds],
     ]
+    (out / NUMBERS_FILE).unlink(missing_ok=True)  # of an earlier demo, whose runs are about to be replaced
     console, start = Console(), time.perf_counter()
     results = _results(settings)
     console.print(
@@ -105,13 +105,10 @@ def _measure_all(results: Results, runs: Sequence[Sequence[RunConfig]]) -> None:
 
 
 def _measure(entry: Entry, module: torch.nn.Module) -> None:
-    with contextlib.redirect_stderr(io.StringIO()):  # its import remarks on CUDA_HOME where there is no GPU
-        from torch.utils.benchmark import Timer
-
     module.eval()
     entry.parameters, entry.size = count_parameters(module), size_in_bytes(module)
     with torch.inference_mode():
-        timer = Timer('module(image)', globals={'module': module, 'image': torch.zeros(1, 1, 8, 8)})
+        timer = timer_class()('module(image)', globals={'module': module, 'image': torch.zeros(1, 1, 8, 8)})
         entry.latency = float(timer.blocked_autorange(min_run_time=0.3).median)
 
 

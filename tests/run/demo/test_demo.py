@@ -116,6 +116,21 @@ def test_settings_that_make_no_sense_are_told_before_training(settings, said, tm
     assert not any(tmp_path.iterdir())
 
 
+def test_a_demo_that_was_stopped_has_no_results(tmp_path, monkeypatch):
+    (tmp_path / 'results.json').write_text('of an earlier one')
+    with pytest.raises(ConfigError):
+        demo(tmp_path, [0], Settings(batch_size=0))
+    assert (tmp_path / 'results.json').exists()
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('composer_kd.run.demo.study.train', stop)
+    with pytest.raises(KeyboardInterrupt):
+        demo(tmp_path, [0], SETTINGS)
+    assert not (tmp_path / 'results.json').exists()
+
+
 def test_a_folder_that_cannot_be_made_is_told_before_training(tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(ConfigError, match=r'^--out: the folder .* cannot be used'):
