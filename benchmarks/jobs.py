@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -65,16 +66,12 @@ class Job:
     @property
     def config(self) -> Any:
         """The checked configuration."""
-        length = f'max_duration={self.batches}ba'
-        same = ['progress_bar=false', 'save_overwrite=true']
-        return load_config(ROOT / 'yamls' / self.yaml, [*self.overrides, length, *same])
+        return _config(self.yaml, self.overrides, self.batches)
 
     @property
     def path(self) -> pathlib.Path:
         """Where the result lies: named after what the run does, so equal runs share it and others never find it."""
-        described = as_mapping(self.config)
-        told = {key: value for key, value in described.items() if key not in ('variables', 'run_name', 'save_folder')}
-        return pathlib.Path(self.work) / f'{digest(told, self.work)}.json'
+        return pathlib.Path(self.work) / f'{_digest(self.yaml, self.overrides, self.batches, self.work)}.json'
 
     def run(self) -> Result:
         """Trains."""
@@ -83,6 +80,18 @@ class Job:
         if not math.isfinite(metrics['metrics/eval/CrossEntropy']):
             found['failed'] = 'diverged: the logits are not finite'
         return found
+
+
+def _config(yaml: str, overrides: tuple[str, ...], batches: int) -> Any:
+    same = [f'max_duration={batches}ba', 'progress_bar=false', 'save_overwrite=true']
+    return load_config(ROOT / 'yamls' / yaml, [*overrides, *same])
+
+
+@functools.cache  # to check a configuration takes longer than to look for its result
+def _digest(yaml: str, overrides: tuple[str, ...], batches: int, work: str) -> str:
+    described = as_mapping(_config(yaml, overrides, batches))
+    told = {key: value for key, value in described.items() if key not in ('variables', 'run_name', 'save_folder')}
+    return digest(told, work)
 
 
 def digest(told: Any, work: str) -> str:
@@ -117,7 +126,7 @@ class Runner:
     Args:
         workers: How many processes; 0 for none but this one.
         prepare: What a worker does first, such as reading the data: a function of a module.
-        dry: Run nothing, and give the results that are there.
+        dry: Run nothing, say nothing, and give the results that are there.
     """
 
     def __init__(self, workers: int, prepare: Callable[[], Any] | None = None, dry: bool = False) -> None:
@@ -132,7 +141,6 @@ class Runner:
         first = {path: job for job, path in reversed(paths.items()) if job not in results}  # equal runs are run once
         todo = [(job, path) for path, job in reversed(first.items())]
         if self.dry:
-            print(f'{title}: {len(results)} of {len(paths)} are there', flush=True)
             return results
         print(f'{title}: {len(todo)} of {len(paths)} to run', flush=True)
         speeds: list[float] = []
@@ -140,7 +148,8 @@ class Runner:
             results |= {other: found for other, path in paths.items() if path == paths[job]}
             if 'wall' in found:
                 speeds.append(found['wall'] / found['batches'])
-            said = found.get('failed') or f'{100 * found["accuracy"]:.1f} % in {found["wall"]:.0f} s'
+            right = f'{100 * found["accuracy"]:.1f} % in ' if 'accuracy' in found else ''
+            said = found.get('failed') or f'{right}{found["wall"]:.0f} s'
             left = sum(other.batches for other, _ in todo if other not in results)
             seconds = left * sum(speeds) / max(len(speeds), 1) / max(self.workers, 1)
             print(f'[{count}/{len(todo)}] {job.name}: {said}; about {seconds / 60:.0f} min left', flush=True)
