@@ -38,10 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Searches."""
+    from composer_kd.errors import ConfigError
     from composer_kd.run.source import require_file
 
     require_file(options.yaml)  # before torch is imported: a mistyped name is told at once
     if options.wandb:
+        if options.out is not None or options.no_pruning:
+            raise ConfigError("--out and --no-pruning are for a sweep on this machine: W&B's server keeps and prunes")
         from composer_kd.run.sweep.wandb_sweep import run_wandb_sweep
 
         run_wandb_sweep(options.yaml, options.trials, options.workers, options.use_eval_loader)

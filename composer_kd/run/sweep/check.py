@@ -17,7 +17,6 @@ from composer_kd.run.config import LoaderConfig, RunConfig, TeacherConfig, as_ma
 from composer_kd.run.construct import construct_or_say
 from composer_kd.run.loaders import build_loader, check_held_out, evaluation_data
 from composer_kd.run.preflight import Attempts, rehearse
-from composer_kd.run.source import read_source
 from composer_kd.run.sweep.covering import covering_rows, shrink
 from composer_kd.run.sweep.file import Sweep, listed
 from composer_kd.run.sweep.wording import label
@@ -30,7 +29,9 @@ MOST_REHEARSALS = 6
 RESERVED = re.compile(r'(run_name|save_\w+|load_\w+|autoresume|eval_\w+|train_loader\.hold_out\w*)(\.|$)')
 # Overrides of the command that are for runs of their own: W&B's agents log, and a sweep keeps the files of its trials.
 OF_THE_AGENT = re.compile(r'(loggers|run_name|save_\w+|autoresume|progress_bar|log_to_console)[.=]')
-QUIET = ('save_folder=null', 'autoresume=false', 'progress_bar=false', 'log_to_console=false')
+QUIET = ('save_folder=null', 'profiler=null', 'autoresume=false', 'progress_bar=false', 'log_to_console=false')
+IS_TEST = re.compile(r'(?<![a-z])test', re.IGNORECASE)  # but not 'latest'
+OF_THE_TRAINING = ('augment', 'subset', 'n_labels', 'keep_unlabelled', 'seed')  # without them, which data it is
 
 
 @dataclass(frozen=True)
@@ -96,14 +97,12 @@ def make_plan(sweep: Sweep, use_eval_loader: bool = False) -> Plan:
         composer_kd.errors.ConfigError: no configuration file 'yamls/sweeps/no_such.yaml'...
     """
     own = [text for text in sweep.fixed if not OF_THE_AGENT.match(text)]
-    configs, faults = _try_values(sweep, own)
-    if faults:
-        raise listed(sweep.path, faults)
+    configs = _tried(sweep, (*own, *QUIET))
     chosen, judged_on = _judge(sweep, own, configs[0], use_eval_loader)
     overrides = (*chosen, *QUIET)
-    configs, faults = _try_values(sweep, overrides)
-    if faults:
-        raise listed(sweep.path, faults)
+    if chosen != own:
+        configs = _tried(sweep, overrides)
+    _check_comparable(sweep, configs)
     samples = _rehearse(sweep, configs)
     return Plan(sweep, overrides, judged_on, samples, configs[0])
 
@@ -117,14 +116,14 @@ def _judge(sweep: Sweep, fixed: Sequence[str], run: RunConfig, use_eval_loader: 
         return kept, f"the run's own eval_loader ({_words(run.eval_loader)})"
     if run.train_loader.hold_out is not None:
         return list(fixed), _held_out_words(run.train_loader.hold_out)
-    written = read_source(sweep.base).data.get('eval_loader')
-    if run.eval_loader is None or (isinstance(written, dict) and written.get('dataset') == _data(run.eval_loader)):
+    named = any(re.match(r'eval_loader(\.dataset\S*)?=', text) for text in fixed)
+    if run.eval_loader is None or not named:  # what the run's own YAML evaluates on is kept for the end
         return [*fixed, f'train_loader.hold_out={HOLD_OUT}'], _held_out_words(HOLD_OUT)
     said = f'{sweep.path}: the command has the runs evaluated on {_words(run.eval_loader)}'
     advice = f'take train_loader.hold_out={HOLD_OUT} in its place, or say --use-eval-loader if you mean it'
-    if any(isinstance(value, str) and 'test' in value.lower() for value in run.eval_loader.dataset.options.values()):
+    if _is_test(run.eval_loader):
         raise ConfigError(f'{said}, a test set: what is chosen by it cannot be measured on it any more; {advice}')
-    if _data(run.eval_loader) == _data(run.train_loader):
+    if _which_data(run.eval_loader) == _which_data(run.train_loader):
         raise ConfigError(f'{said}, which they train on; {advice}')
     return list(fixed), _words(run.eval_loader)
 
@@ -133,17 +132,30 @@ def _held_out_words(share: float) -> str:
     return f'{100 * share:g} % of the training samples, class-balanced, that no trial trains on'
 
 
-def _data(loader: LoaderConfig) -> Any:
-    return as_mapping(loader.dataset)
+def _is_test(loader: LoaderConfig) -> bool:
+    texts = (loader.dataset.name.rpartition('.')[2], *loader.dataset.options.values())
+    named = any(isinstance(text, str) and IS_TEST.search(text) for text in texts)
+    return named or loader.dataset.options.get('train') is False  # torchvision's name for it
+
+
+def _which_data(loader: LoaderConfig) -> dict[str, Any]:
+    return {key: value for key, value in as_mapping(loader.dataset).items() if key not in OF_THE_TRAINING}
 
 
 def _words(loader: LoaderConfig) -> str:
     return f'{loader.dataset.name}({", ".join(f"{key}={value!r}" for key, value in loader.dataset.options.items())})'
 
 
+def _tried(sweep: Sweep, overrides: Sequence[str]) -> list[RunConfig]:
+    configs, faults = _try_values(sweep, overrides)
+    if faults:
+        raise listed(sweep.path, faults)
+    return configs
+
+
 def _try_values(sweep: Sweep, overrides: Sequence[str]) -> tuple[list[RunConfig], list[str]]:
     """Checks the run for assignments in which any two values meet; says of each fault which values it depends on."""
-    reserved = [p.key for p in sweep.parameters if RESERVED.match(p.key)]
+    reserved = [p.key for p in sweep.parameters if RESERVED.match(p.key) or p.key == 'train_loader']
     faults = [f'parameters.{key}: is not searched: it says where and on what the trials are judged' for key in reserved]
     parameters = {p.key: p.representatives() for p in sweep.parameters if p.key not in reserved}
     default = {key: values[0] for key, values in parameters.items()}
@@ -187,6 +199,29 @@ def _teachers(config: RunConfig) -> list[TeacherConfig]:
     return [teacher for teacher in listed_ones if isinstance(teacher, TeacherConfig)]
 
 
+def _check_comparable(sweep: Sweep, configs: Sequence[RunConfig]) -> None:
+    """Refuses a search over what chooses the samples that decide; builds them where it changes the data at all."""
+    kinds: dict[str, LoaderConfig] = {}
+    for config in configs:
+        data = _evaluated(config)
+        kinds.setdefault(json.dumps([as_mapping(data.dataset), data.hold_out, data.hold_out_seed], default=str), data)
+    if len(kinds) > 1 and len({_identity(data) for data in kinds.values()}) > 1:
+        keys = [p.key for p in sweep.parameters if p.key.startswith(('train_loader', 'variables'))]
+        said = f'parameters: with other values of {" or ".join(keys)} other samples decide'
+        raise listed(sweep.path, [f'{said}, and trials could not be compared; search nothing that chooses samples'])
+
+
+def _evaluated(config: RunConfig) -> LoaderConfig:
+    data = evaluation_data(config.train_loader, config.eval_loader)
+    assert data is not None
+    return data
+
+
+def _identity(data: LoaderConfig) -> tuple[Any, ...]:
+    dataset: Any = build_loader(data, 1, 0, train=False).dataset
+    return len(dataset), *(str(getattr(dataset, name, None)) for name in ('indices', 'targets'))
+
+
 def _rehearse(sweep: Sweep, configs: Sequence[RunConfig]) -> int:
     """Builds the data, student and teachers of different kinds and lets them answer once; counts what decides."""
     kinds: dict[str, RunConfig] = {}
@@ -207,9 +242,7 @@ def _rehearse(sweep: Sweep, configs: Sequence[RunConfig]) -> int:
 
 def _rehearse_one(config: RunConfig, metric: str | None) -> int:
     train = build_loader(config.train_loader, config.device_train_batch_size, config.seed, train=True)
-    data = evaluation_data(config.train_loader, config.eval_loader)
-    assert data is not None
-    evaluation = build_loader(data, config.device_eval_batch_size, config.seed, train=False)
+    evaluation = build_loader(_evaluated(config), config.device_eval_batch_size, config.seed, train=False)
     check_held_out(train, evaluation)
     model = build_model(config.model, getattr(train.dataset, 'num_classes', None))
     if metric is not None:

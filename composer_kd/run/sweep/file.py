@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from composer_kd.errors import ConfigError, nearest
 from composer_kd.run.source import require_file
@@ -90,7 +92,8 @@ def read_sweep(path: str | pathlib.Path, offline: bool = True) -> Sweep:
     path = pathlib.Path(path)
     try:
         written = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        OmegaConf.load(path)  # refuses a key that is there twice, of which YAML would take the last
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f'{path} is not valid YAML: {error}') from error
     if not isinstance(written, dict):
         raise ConfigError(
@@ -146,6 +149,13 @@ def listed(path: pathlib.Path, faults: list[str]) -> ConfigError:
     return ConfigError(f'{path}: {count}; nothing was started\n' + '\n'.join(f'  {fault}' for fault in faults))
 
 
+def _check_name(written: dict[str, Any]) -> list[str]:
+    name = written.get('name')  # of the folder, and of the trials' runs
+    if name is None or (isinstance(name, (str, int)) and not set(str(name)) & set('/\\{}') and str(name).strip()):
+        return []
+    return [f'name: expected a name without slashes and braces, got {name!r}']
+
+
 def _check_method(written: dict[str, Any]) -> list[str]:
     method = written.get('method')
     if method in METHODS:
@@ -195,6 +205,7 @@ def _check_run_cap(written: dict[str, Any]) -> list[str]:
 
 
 _CHECKS: tuple[Callable[[dict[str, Any]], list[str]], ...] = (
+    _check_name,
     _check_method,
     _check_metric,
     _check_stopping,

@@ -8,9 +8,10 @@ import optuna
 
 from composer_kd.run.sweep.study import Study
 
-__all__ = ['importances']
+__all__ = ['FEW', 'importances']
 
 LEAST = 4  # complete trials
+FEW = 10  # complete trials for each parameter, below which the shares are mostly chance
 
 
 def importances(study: Study) -> dict[str, float]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from composer_kd.run.sweep.file import Sweep
+from composer_kd.run.sweep.importance import FEW
 from composer_kd.run.sweep.space import Choice, Parameter, Range
 from composer_kd.run.sweep.study import Record
 from composer_kd.run.sweep.wording import label, short_names
@@ -69,7 +70,8 @@ def plot_importances(shares: Mapping[str, float], complete: int, sweep: Sweep, f
     axes.set_yticks(range(len(shares)), [names[key] for key in shares])
     axes.invert_yaxis()
     axes.set_xlim(0, 100 * max(shares.values()) * 1.15)
-    axes.set_xlabel(f'% of the variance of {sweep.metric}')
+    rough = '; few trials: rough' if complete < FEW * len(sweep.parameters) else ''
+    axes.set_xlabel(f'% of the variance of {sweep.metric}{rough}')
     _tidy(axes, 'x')
     _save(figure, f'{sweep.name}: what matters (fANOVA over {complete} complete trials)', file)
 

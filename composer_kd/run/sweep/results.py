@@ -16,7 +16,7 @@ import yaml
 
 from composer_kd.run.config import as_mapping, load_config
 from composer_kd.run.sweep.check import OF_THE_AGENT, RESERVED, Plan, override
-from composer_kd.run.sweep.importance import importances
+from composer_kd.run.sweep.importance import FEW, importances
 from composer_kd.run.sweep.plots import plot_history, plot_importances, plot_parallel
 from composer_kd.run.sweep.study import Record, Study
 from composer_kd.run.sweep.wording import label, short_names
@@ -26,7 +26,6 @@ __all__ = ['write_plots', 'write_results']
 BEST_FILE = 'best.yaml'
 STATES = ('complete', 'pruned', 'failed', 'running')
 SHOWN = 10  # trials in the summary
-FEW = 10  # complete trials for each parameter, below which importances are mostly chance
 
 
 def write_results(study: Study, out: pathlib.Path) -> None:

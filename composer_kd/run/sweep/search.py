@@ -29,8 +29,9 @@ __all__ = ['Settings', 'SweepError', 'search']
 
 DEFAULT_TRIALS = 20
 MOST_FAILURES = 5  # that are not for want of memory or a number, without any success: then it is not the settings
-STARTS = 2  # of a trial whose worker dies: the machine may have run out of memory because of another one
+MOST_DEATHS = 2  # of the process of a trial: the machine may have run out of memory because of another one
 LOCK = '.lock'
+DEATHS = 'deaths'  # of the process of a trial; not there before its first start
 
 
 class SweepError(ComposerKDError, RuntimeError):
@@ -97,7 +98,7 @@ class _Search:
         self.workers = [Worker(share(count, index)) for index in range(count)]
         self.waiting = study.interrupted()
         self.failures: list[str] = []
-        self.succeeded = False
+        self.succeeded = any(record.state in ('complete', 'pruned') for record in study.records())
         self.stopped = False
         self.begin = time.perf_counter()
         self.ended = 0
@@ -143,6 +144,9 @@ class _Search:
         """Starts a trial, or notes at once what is known of it."""
         settings = self.study.settings(trial)
         folder = trial_folder(self.settings.out, trial.number)
+        if DEATHS not in trial.user_attrs:
+            shutil.rmtree(folder, ignore_errors=True)  # what an earlier search left there is not its own
+            trial.set_user_attr(DEATHS, 0)
         known = _read_result(folder)
         twin = self.study.twin(trial, settings)
         if known is not None:  # the sweep was killed when the trial had ended, before it was noted
@@ -150,7 +154,6 @@ class _Search:
         elif twin is not None:
             self._note(trial, _adopt(trial, twin, folder, self.settings.out))
         else:
-            trial.set_user_attr('starts', trial.user_attrs.get('starts', 0) + 1)
             name = f'run_name={self.plan.sweep.name}-{trial.number:03d}'
             written = [override(key, value) for key, value in settings.items()]
             overrides = (*self.plan.overrides, name, *written)
@@ -164,15 +167,19 @@ class _Search:
             worker.answer(self.study.report(trial, *content))
         elif kind == 'end':
             self._note(trial, content)
-        elif trial.user_attrs['starts'] < STARTS:
-            _say(f'trial {trial.number}: its process died ({_words(content)}); it is run again')
-            self.waiting.append(trial)
         else:
-            reason = f'its process died {STARTS} times ({_words(content)})'
-            folder = trial_folder(self.settings.out, trial.number)
-            outcome = {'state': 'failed', 'reason': reason, 'of_settings': True}
-            write_result(folder, {'number': trial.number, **outcome})
-            self._note(trial, outcome)
+            self._mourn(trial, _words(content))
+
+    def _mourn(self, trial: optuna.trial.Trial, cause: str) -> None:
+        deaths = trial.user_attrs[DEATHS] + 1
+        trial.set_user_attr(DEATHS, deaths)
+        if deaths < MOST_DEATHS:
+            _say(f'trial {trial.number}: its process died ({cause}); it is run again')
+            self.waiting.append(trial)
+            return
+        outcome = {'state': 'failed', 'reason': f'its process died {deaths} times ({cause})', 'of_settings': True}
+        write_result(trial_folder(self.settings.out, trial.number), {'number': trial.number, **outcome})
+        self._note(trial, outcome)
 
     def _note(self, trial: optuna.trial.Trial, outcome: dict[str, Any]) -> None:
         record = self.study.tell(trial, outcome)
@@ -208,7 +215,7 @@ class _Search:
         if not self.succeeded and len(self.failures) >= MOST_FAILURES:
             reasons = '\n'.join(f'  {reason}' for reason in dict.fromkeys(self.failures))
             raise SweepError(
-                f'the first {len(self.failures)} trials all failed, so it is not the settings alone:\n{reasons}\n'
+                f'{len(self.failures)} trials failed and none succeeded, so it is not the settings alone:\n{reasons}\n'
                 f'Their log.txt says more. When it is mended, remove {self.settings.out} and start again.'
             )
 

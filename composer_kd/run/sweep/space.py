@@ -14,6 +14,7 @@ from composer_kd.errors import nearest
 __all__ = ['Choice', 'Parameter', 'Range', 'read_parameters']
 
 NAME = re.compile(r'[A-Za-z_][A-Za-z0-9_.-]*')  # of a parameter, to W&B
+MOST_EXPONENT = 700  # of e, as a float
 MOST_STEPS = 1000  # of a grid along one parameter
 
 
@@ -114,9 +115,9 @@ class Range:
     def _ends(self) -> tuple[Any, Any]:
         if self.step is None:
             return self.low, self.high
-        return self._multiple(math.ceil(self.low / self.step - 1e-9)), self._multiple(
-            math.floor(self.high / self.step + 1e-9)
-        )
+        least = math.ceil(self.low / self.step - 1e-9)
+        most = math.floor(self.high / self.step + 1e-9)
+        return self._multiple(max(least, 1) if self.log else least), self._multiple(most)
 
     def _multiple(self, count: int) -> Any:
         assert self.step is not None
@@ -241,6 +242,8 @@ def _faults_of_range(spec: dict[str, Any], distribution: _Distribution, name: st
         return [f'.min: expected a positive number for {name}, got {low!r}']
     if step <= 0:
         return [f'.q: expected a positive number, got {step!r}']
+    if name.endswith('log_uniform') and high > MOST_EXPONENT:
+        return [f'.max: expected an exponent of e for {name}, got {high!r}; for the values themselves: {name}_values']
     ends = (math.exp(low), math.exp(high)) if name.endswith('log_uniform') else (low, high)
     if distribution.optional and math.floor(ends[1] / step) < math.ceil(ends[0] / step):
         return [f'.q: no multiple of {step!r} lies between {low!r} and {high!r}']

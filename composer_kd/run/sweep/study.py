@@ -120,10 +120,11 @@ class Study:
 
     def report(self, trial: optuna.trial.Trial, step: int, value: float) -> bool:
         """Notes a metric in the middle of a trial; says whether the trial is to be stopped."""
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # one that is run again has told its first values already
+        last = max(self._study.get_trials(deepcopy=False)[trial.number].intermediate_values, default=0)
+        if step > last:
             trial.report(value, step)
-        return trial.should_prune()
+        # One that is run again has told its first values already, and went on after all but the last of them.
+        return step >= last and trial.should_prune()
 
     def tell(self, trial: optuna.trial.Trial, outcome: dict[str, Any]) -> Record:
         """Notes how a trial ended.

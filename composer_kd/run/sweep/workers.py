@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -72,16 +73,15 @@ class Worker:
             self.stop()
         if self._process is None:
             self._spawn()
-        assert self.connection is not None
         self.busy = trial
-        self.connection.send(job)
+        self._send(job)
 
     def receive(self) -> tuple[str, Any]:
         """What it says: ``report`` and ``(step, value)``, ``end`` and the outcome, or ``lost`` and the exit code."""
         assert self.connection is not None
         try:
             kind, content = self.connection.recv()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):  # it may have died in the middle of a word
             self._process.join(SECONDS_TO_END)
             kind, content = 'lost', self._process.exitcode
             self.stop()
@@ -91,10 +91,8 @@ class Worker:
         return kind, content
 
     def answer(self, stop: bool) -> None:
-        """Answers a report; a worker that has died meanwhile is noticed when it is next listened to."""
-        assert self.connection is not None
-        with contextlib.suppress(OSError):
-            self.connection.send(stop)
+        """Answers a report."""
+        self._send(stop)
 
     def stop(self) -> None:
         """Ends the process, whatever it is doing."""
@@ -109,12 +107,18 @@ class Worker:
             self._process.join()
         self._process, self.connection, self.busy, self._done = None, None, None, 0
 
+    def _send(self, content: Any) -> None:
+        """Sends it; a worker that has died meanwhile is noticed when it is next listened to."""
+        assert self.connection is not None
+        with contextlib.suppress(OSError):
+            self.connection.send(content)
+
     def _spawn(self) -> None:
         context = multiprocessing.get_context('spawn')
         self.connection, theirs = context.Pipe()
         # Not a daemon: it may have workers of its own that load data.
         self._process = context.Process(target=_work, args=(theirs,), name='sweep-worker')
-        with _variables(self.environment):
+        with _variables(self.environment), _without_interrupt():
             self._process.start()
         theirs.close()  # so that its end is noticed
 
@@ -153,14 +157,15 @@ def serve(connection: Connection) -> None:
 
 
 def _work(connection: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', '1')))
 
-    serve(connection)
+    parent = multiprocessing.parent_process()
+    if parent is None or parent.is_alive():  # else the next sweep may be at work on the same trial
+        serve(connection)
 
 
 def _end_with_parent() -> None:
@@ -169,6 +174,17 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+@contextlib.contextmanager
+def _without_interrupt() -> Iterator[None]:
+    """Ctrl-C is for the sweep, which ends its workers: they inherit that it is held back, from their first moment."""
+    resource_tracker.ensure_running()  # which would let it through again when it is first started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

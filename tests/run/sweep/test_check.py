@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import pytest
+import yaml
 
 from composer_kd.errors import ConfigError
 from tests.run.sweep.tools import ACCURACY, SMALL, plan
@@ -75,9 +78,12 @@ def test_a_pair_that_excludes_is_found_where_each_is_right_alone(tmp_path):
     assert '1 fault;' in said
 
 
-@pytest.mark.parametrize('key', ['run_name', 'save_folder', 'eval_loader.dataset.split', 'train_loader.hold_out'])
+@pytest.mark.parametrize(
+    'key', ['run_name', 'save_folder', 'eval_loader.dataset.split', 'train_loader.hold_out', 'train_loader']
+)
 def test_what_the_trials_are_judged_on_is_not_searched(tmp_path, key):
-    said = refused(tmp_path, parameters={key: {'values': ['a']}})
+    # A whole train_loader would replace the hold_out in it, and the test set would decide.
+    said = refused(tmp_path, parameters={key: {'values': [{'dataset': {'name': 'digits'}}]}})
     assert f'parameters.{key}: is not searched' in said
 
 
@@ -114,6 +120,52 @@ def test_without_a_word_a_tenth_is_held_out_of_training(tmp_path):
 
 def test_what_the_file_says_of_the_samples_counts(tmp_path):
     assert plan(tmp_path).samples == 30
+
+
+@pytest.mark.parametrize(('key', 'values'), [('subset', [120, 160]), ('n_labels', [60, 90]), ('seed', [0, 1])])
+def test_what_chooses_the_samples_that_decide_is_not_searched(tmp_path, key, values):
+    fixed = [*SMALL, 'train_loader.dataset.n_labels=60']
+    said = refused(tmp_path, *fixed, parameters={f'train_loader.dataset.{key}': {'values': values}})
+    assert f'with other values of train_loader.dataset.{key} other samples decide' in said
+
+
+def test_whether_to_augment_is_searched(tmp_path):
+    assert plan(tmp_path, parameters={'train_loader.dataset.augment': {'values': [False, True]}}).samples == 30
+
+
+def test_training_data_are_known_though_they_are_augmented(tmp_path):
+    said = refused(tmp_path, *QUICK, 'train_loader.dataset.augment=true', 'eval_loader.dataset.split=train')
+    assert 'which they train on' in said
+
+
+def test_another_variable_of_the_run_does_not_make_its_test_set_decide(tmp_path):
+    base = tmp_path / 'run.yaml'
+    text = pathlib.Path('yamls/digits/student.yaml').read_text()
+    base.write_text(text.replace('split: test', 'split: ${variables.judge}').replace('8\n', '8\n  judge: test\n', 1))
+    made = plan(tmp_path, *QUICK, 'variables.judge=train', base=base)
+    assert made.run.train_loader.hold_out == 0.1
+
+
+@pytest.mark.parametrize(
+    ('data', 'is_test'),
+    [
+        ('{name: my.data, split: test}', True),
+        ('{name: my.mnist_test}', True),
+        ('{name: torchvision.datasets.MNIST, root: data, train: false}', True),
+        ('{name: my.data, root: data/latest, split: validation}', False),
+    ],
+)
+def test_a_test_set_is_known_by_its_names(data, is_test):
+    from composer_kd.run.config import LoaderConfig
+    from composer_kd.run.parts import Component
+    from composer_kd.run.sweep.check import _is_test
+
+    options = yaml.safe_load(data)
+    assert _is_test(LoaderConfig(Component('dataset', options.pop('name'), options))) == is_test
+
+
+def test_trials_are_not_profiled(tmp_path):
+    assert plan(tmp_path, *SMALL, 'profiler={}').run.profiler is None
 
 
 @pytest.mark.parametrize('split', ['test', 'train'])

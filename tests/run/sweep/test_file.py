@@ -104,6 +104,20 @@ def test_what_is_no_sweep_is_refused(tmp_path, content):
         read_sweep(tmp_path / 'a.yaml')
 
 
+def test_a_key_that_is_there_twice_is_refused(tmp_path):
+    file = write(tmp_path)
+    file.write_text(file.read_text() + '  optimizer.lr: {value: 0.1}\n')
+    with pytest.raises(ConfigError, match=r'duplicate key optimizer\.lr'):
+        read_sweep(file)
+
+
+@pytest.mark.parametrize('name', ['a/b', ['a'], '{x}', ' '])
+def test_a_name_that_makes_no_folder_or_run_is_refused(tmp_path, name):
+    (tmp_path / 'a.yaml').write_text(yaml.safe_dump({**written(), 'name': name}))
+    with pytest.raises(ConfigError, match='name: expected a name without slashes and braces'):
+        read_sweep(tmp_path / 'a.yaml')
+
+
 def test_a_missing_file_has_a_neighbour(tmp_path):
     with pytest.raises(ConfigError, match=r"did you mean 'yamls/sweeps/digits.yaml'"):
         read_sweep('yamls/sweeps/digts.yaml')

@@ -7,16 +7,14 @@ import hashlib
 import json
 
 import pytest
-import yaml
 from composer import Callback
 
 from composer_kd.errors import ConfigError, LossError
 from composer_kd.run.config import load_config
-from composer_kd.run.sweep.results import write_plots
 from composer_kd.run.sweep.search import SweepError
 from composer_kd.run.sweep.study import Study
 from composer_kd.run.train import train
-from tests.run.sweep.tools import ACCURACY, PARAMETERS, SMALL, plan, run
+from tests.run.sweep.tools import ACCURACY, PARAMETERS, SMALL, ThreadWorker, plan, run
 
 pytestmark = pytest.mark.usefixtures('threads')
 ONE_EPOCH = [*SMALL[:2], 'max_duration=1ep', 'eval_interval=1ep']
@@ -46,49 +44,56 @@ def stop_after(monkeypatch, trials):
     monkeypatch.setattr(Study, 'tell', counted)
 
 
-def test_a_sweep_leaves_its_trials_and_its_best(tmp_path):
-    made = plan(tmp_path)
-    study = run(made, tmp_path / 'out', trials=5)
-    write_plots(study, tmp_path / 'out')
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """A sweep that has ended, and its folder."""
+    folder = tmp_path_factory.mktemp('finished')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('composer_kd.run.sweep.search.Worker', ThreadWorker)
+        return run(plan(folder), folder / 'out', trials=5), folder / 'out'
+
+
+def test_a_sweep_leaves_its_trials_and_its_best(finished):
+    study, out = finished
     records = study.records()
     assert [record.number for record in records] == list(range(5))
     best = study.best()
     complete = [record for record in records if record.state == 'complete']
     assert best.value == max(record.value for record in complete)
     for record in complete:
-        folder = tmp_path / 'out' / 'trials' / f'{record.number:03d}'
+        folder = out / 'trials' / f'{record.number:03d}'
         assert json.loads((folder / 'metrics.json').read_text())[ACCURACY] == record.value
         saved = load_config(folder / 'config.yaml')
         assert saved.optimizer.options['lr'] == record.settings['optimizer.lr']
         assert saved.train_loader.hold_out == 0.25
         assert 'loss/train/total' in (folder / 'log.txt').read_text()
-    assert sorted(path.name for path in (tmp_path / 'out').iterdir() if not path.name.startswith('.')) == [
+    assert sorted(path.name for path in out.iterdir() if not path.name.startswith('.')) == [
         *('best.yaml', 'history.png', 'importance.png', 'parallel_coordinates.png', 'summary.md', 'sweep.db'),
         *('trials', 'trials.csv', 'trials.json'),
     ]
-    rows = list(csv.DictReader((tmp_path / 'out' / 'trials.csv').open()))
+    rows = list(csv.DictReader((out / 'trials.csv').open()))
     assert [float(row['optimizer.lr']) for row in rows] == [record.settings['optimizer.lr'] for record in records]
-    told = json.loads((tmp_path / 'out' / 'trials.json').read_text())
+    told = json.loads((out / 'trials.json').read_text())
     assert (told['best'], told['samples'], len(told['trials'])) == (best.number, 30, 5)
 
 
-def test_the_best_trains_on_everything_and_is_evaluated_on_the_runs_own_data(tmp_path):
-    study = run(plan(tmp_path), tmp_path / 'out', trials=3)
-    config = load_config(tmp_path / 'out' / 'best.yaml')
+def test_the_best_trains_on_everything_and_is_evaluated_on_the_runs_own_data(finished, tmp_path):
+    study, out = finished
+    config = load_config(out / 'best.yaml')
     assert config.train_loader.hold_out is None
     assert config.eval_loader.dataset.options == {'split': 'test'}
     assert config.optimizer.options['lr'] == study.best().settings['optimizer.lr']
     assert str(config.save_folder) == 'runs/{run_name}'
     assert config.run_name == 'digits-student-best'
-    found = train(load_config(tmp_path / 'out' / 'best.yaml', ['max_duration=2ba', f'save_folder={tmp_path / "best"}']))
+    assert (out / 'best.yaml').read_text().startswith('# The best of 5 trials')
+    found = train(load_config(out / 'best.yaml', ['max_duration=2ba', f'save_folder={tmp_path / "best"}']))
     assert found['time/batch'] == 2
     assert 0 <= found[ACCURACY] <= 1
 
 
-def test_the_value_is_that_of_training_by_hand(tmp_path):
-    """An independent run: the same settings through ``train``, with the samples split by hand."""
-    study = run(plan(tmp_path), tmp_path / 'out', trials=1)
-    record = study.records()[0]
+def test_the_value_is_that_of_training_by_hand(finished):
+    """An independent run: the same settings through ``train``."""
+    record = finished[0].records()[0]
     by_hand = [f'{key}={value}' for key, value in record.settings.items()]
     config = load_config('yamls/digits/student.yaml', [*SMALL, *by_hand, 'save_folder=null', 'progress_bar=false'])
     assert train(config)[ACCURACY] == record.value
@@ -137,13 +142,8 @@ def test_the_same_again_does_nothing_but_write_the_results(tmp_path):
 
 def test_another_search_in_the_same_folder_is_refused(tmp_path):
     run(plan(tmp_path, *ONE_EPOCH), tmp_path / 'out', trials=1)
-    other = plan(
-        tmp_path,
-        *ONE_EPOCH[:2],
-        'max_duration=2ep',
-        'eval_interval=1ep',
-        parameters={**PARAMETERS, 'seed': {'value': 3}},
-    )
+    longer = [*SMALL[:2], 'max_duration=2ep', 'eval_interval=1ep']
+    other = plan(tmp_path, *longer, parameters={**PARAMETERS, 'seed': {'value': 3}})
     with pytest.raises(ConfigError) as caught:
         run(other, tmp_path / 'out', trials=1)
     assert 'holds the trials of another search' in str(caught.value)
@@ -176,10 +176,8 @@ def test_a_trial_that_fails_is_recorded_and_the_sweep_goes_on(tmp_path):
     summary = (tmp_path / 'out' / 'summary.md').read_text()
     assert '1 complete, 2 failed' in summary
     assert 'LossError: the loss is not finite' in summary
-    log = (
-        tmp_path / 'out' / 'trials' / f'{found["tests.run.sweep.test_search.RunsOut"].number:03d}' / 'log.txt'
-    ).read_text()
-    assert 'Traceback' in log
+    number = found['tests.run.sweep.test_search.RunsOut'].number
+    assert 'Traceback' in (tmp_path / 'out' / 'trials' / f'{number:03d}' / 'log.txt').read_text()
 
 
 class RunsOut(Callback):
@@ -199,7 +197,7 @@ class Broken(Callback):
 
 def test_a_sweep_whose_trials_all_fail_gives_up(tmp_path):
     own = [*ONE_EPOCH, 'callbacks={tests.run.sweep.test_search.Broken: {}}']
-    with pytest.raises(SweepError, match='the first 5 trials all failed') as caught:
+    with pytest.raises(SweepError, match='5 trials failed and none succeeded') as caught:
         run(plan(tmp_path, *own), tmp_path / 'out', trials=9)
     assert 'OSError: no space left' in str(caught.value)
     assert (tmp_path / 'out' / 'trials.csv').is_file()
@@ -248,8 +246,51 @@ def test_few_labels_are_shared_out_and_judged_by_labels_alone(tmp_path):
     assert right == pytest.approx(round(right), abs=1e-4)
 
 
-def test_what_is_shown_is_yaml_that_loads(tmp_path):
+def test_what_an_earlier_search_left_in_the_folder_is_not_taken_for_a_result(tmp_path):
+    out = tmp_path / 'out'
+    run(plan(tmp_path, *ONE_EPOCH), out, trials=1)
+    (out / 'trials' / '000' / 'result.json').write_text('{"state": "complete", "value": 0.125}')
+    (out / 'sweep.db').unlink()
+    assert run(plan(tmp_path, *ONE_EPOCH), out, trials=1).best().value != 0.125
+
+
+def test_a_sweep_that_is_stopped_often_costs_a_trial_nothing(tmp_path, monkeypatch):
+    made = plan(tmp_path, *ONE_EPOCH)
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            stop_after(patch, 0)
+            with pytest.raises(MemoryError):
+                run(made, tmp_path / 'out', trials=1)
+        (tmp_path / 'out' / 'trials' / '000' / 'result.json').unlink()
+    deaths = [-9]
+
+    class Dies(ThreadWorker):
+        def receive(self):
+            kind, content = super().receive()
+            return ('lost', deaths.pop()) if kind == 'end' and deaths else (kind, content)
+
+    monkeypatch.setattr('composer_kd.run.sweep.search.Worker', Dies)
+    assert run(made, tmp_path / 'out', trials=1).records()[0].state == 'complete'
+    assert not deaths
+
+
+def test_a_sweep_that_has_results_is_not_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr('composer_kd.run.sweep.search.MOST_FAILURES', 1)
     run(plan(tmp_path, *ONE_EPOCH), tmp_path / 'out', trials=1)
-    text = (tmp_path / 'out' / 'best.yaml').read_text()
-    assert text.startswith('# The best of 1 trials')
-    assert yaml.safe_load(text)['max_duration'] == '1ep'
+    broken = plan(tmp_path, *ONE_EPOCH, 'callbacks={tests.run.sweep.test_search.Broken: {}}')
+    records = run(broken, tmp_path / 'out', trials=3).records()
+    assert [record.state for record in records] == ['complete', 'failed', 'failed']
+
+
+def test_a_trial_that_is_run_again_is_not_judged_by_what_it_told_before(tmp_path):
+    study = Study(plan(tmp_path), tmp_path)
+    for value in (0.9,) * 5 + (0.1,):
+        trial = study.ask()
+        study.settings(trial)
+        for step in range(1, 5):
+            trial.report(value, step)
+        if value == 0.9:
+            study.tell(trial, {'state': 'complete', 'value': value})
+    (again,) = Study(study.plan, tmp_path).interrupted()  # the sweep was killed before the answer to step 4
+    answers = [study.report(again, step, 0.1) for step in range(1, 5)]
+    assert answers == [False, False, False, True]

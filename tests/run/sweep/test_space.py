@@ -40,6 +40,7 @@ def fault(spec, key='a.b'):
         ({'distribution': 'q_uniform', 'min': 0.1, 'max': 0.45, 'q': 0.1}, [0.1, 0.4], float),
         ({'distribution': 'q_log_uniform_values', 'min': 20, 'max': 500, 'q': 32}, [32, 480], int),
         ({'distribution': 'q_log_uniform', 'min': 0, 'max': 5}, [1, 148], int),
+        ({'distribution': 'q_log_uniform', 'min': -30, 'max': 5}, [1, 148], int),
     ],
 )
 def test_what_is_drawn_lies_between_the_ends(spec, ends, kind):
@@ -96,6 +97,7 @@ def test_only_steps_and_choices_make_a_grid():
         ({'distribution': 'q_uniform', 'min': 1, 'max': 2, 'q': 5}, 'no multiple of 5 lies between 1 and 2'),
         ({'distribution': 'q_uniform', 'min': 1, 'max': 2, 'q': 0}, 'q: expected a positive number'),
         ({'distribution': 'int_uniform', 'min': 1.5, 'max': 2}, 'expected integers'),
+        ({'distribution': 'log_uniform', 'min': 0, 'max': 1000}, 'expected an exponent of e for log_uniform, got 1000'),
         ({'parameters': {'c': {'value': 1}}}, 'write dotted keys instead'),
         (3, 'expected {value: ...}'),
     ],

@@ -116,6 +116,13 @@ def test_without_a_server_it_is_refused_with_the_way_out(server, tmp_path, monke
     assert server == []
 
 
+@pytest.mark.parametrize('options', [['--out', 'there'], ['--no-pruning']])
+def test_options_of_this_machine_are_not_passed_over(server, tmp_path, capsys, options):
+    assert main(['sweep', str(write(tmp_path)), '--wandb', *options]) == 2
+    assert '--out and --no-pruning are for a sweep on this machine' in capsys.readouterr().err
+    assert server == []
+
+
 def test_a_server_that_refuses_is_named(server, tmp_path, monkeypatch):
     def refuse(sweep, **places):
         raise wandb.errors.UsageError('api_key not configured (no-tty)')
