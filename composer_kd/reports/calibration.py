@@ -21,17 +21,22 @@ class Calibration:
         counts: ``(bins,)`` Samples in each bin.
         confidence: ``(bins,)`` Their mean confidence; NaN where there are none.
         accuracy: ``(bins,)`` The share of them that is right; NaN where there are none.
+        is_whole: Whether all samples are in it: False where a confidence was not finite.
     """
 
     edges: np.ndarray
     counts: np.ndarray
     confidence: np.ndarray
     accuracy: np.ndarray
+    is_whole: bool = True
 
     @property
     def error(self) -> float:
-        """The expected calibration error: the mean distance of accuracy and confidence, bins weighed by samples."""
-        if not self.counts.sum():
+        """The expected calibration error: the mean distance of accuracy and confidence, bins weighed by samples.
+
+        NaN without samples, and where a confidence was not finite.
+        """
+        if not self.is_whole or not self.counts.sum():
             return float('nan')
         return float(np.nansum(self.counts * np.abs(self.accuracy - self.confidence)) / self.counts.sum())
 
@@ -45,7 +50,7 @@ def calibration(
     2017, who take 15 bins).
 
     Args:
-        confidence: ``(N,)`` The probability of the class that was put first.
+        confidence: ``(N,)`` The probability of the class that was put first; one that is not finite is in no bin.
         correct: ``(N,)`` Whether that was right.
         bins: How many; a bin holds its lower edge, the last one both.
 
@@ -57,9 +62,11 @@ def calibration(
         0.275
     """
     confidence, correct = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+    finite = np.isfinite(confidence)
+    whole, confidence, correct = bool(finite.all()), confidence[finite], correct[finite]
     edges = np.linspace(0.0, 1.0, bins + 1)
     place = np.clip(np.searchsorted(edges, confidence, side='right') - 1, 0, bins - 1)
     counts = np.bincount(place, minlength=bins)
     with np.errstate(invalid='ignore', divide='ignore'):
-        means = (np.bincount(place, weights=values, minlength=bins) / counts for values in (confidence, correct))
-        return Calibration(edges, counts, *means)
+        mean, right = (np.bincount(place, weights=values, minlength=bins) / counts for values in (confidence, correct))
+        return Calibration(edges, counts, mean, right, whole)

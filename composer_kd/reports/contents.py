@@ -20,6 +20,7 @@ from composer_kd.reports.units import (
     duration_text,
     number_text,
     percent,
+    quartiles_text,
     seconds_text,
     time_unit,
     times,
@@ -29,11 +30,11 @@ __all__ = ['benchmark', 'costs', 'differences', 'models', 'rows_of_models']
 
 _COSTS = {
     'seconds': 'cost/train_seconds',
-    'evaluation': 'cost/eval_seconds',
-    'rate': 'cost/samples_per_second',
-    'memory': 'cost/peak_memory_bytes',
-    'growth': 'cost/memory_growth_bytes',
-    'energy': 'cost/energy_joules',
+    'eval_seconds': 'cost/eval_seconds',
+    'samples_per_second': 'cost/samples_per_second',
+    'peak_memory_bytes': 'cost/peak_memory_bytes',
+    'memory_growth_bytes': 'cost/memory_growth_bytes',
+    'energy_joules': 'cost/energy_joules',
 }
 
 
@@ -110,16 +111,14 @@ def _quality(each: Group, groups: Sequence[Group], evaluation: EvaluationSet) ->
 def _sizes(each: Group, groups: Sequence[Group]) -> list[Cell]:
     one, teacher = each.first, taught_by(each, groups)
 
-    def smaller(mine: float | None, theirs: float | None) -> str:
-        if teacher is None or not mine or not theirs or not 0 < mine < theirs:
-            return ''
-        return f'{times(theirs / mine)} fewer' if mine != one.file_bytes else f'{times(theirs / mine)} smaller'
+    def less(mine: float | None, theirs: float | None, word: str = 'fewer') -> str:
+        return f'{times(theirs / mine)} {word}' if mine and theirs and mine < theirs else ''
 
     other = teacher.first if teacher is not None else one
     return [
-        Cell(f'{one.parameters:,}', smaller(one.parameters, other.parameters)),
-        Cell(bytes_text(one.file_bytes), smaller(one.file_bytes, other.file_bytes)),
-        Cell(count_text(one.flops, 'FLOP'), smaller(one.flops, other.flops)),
+        Cell(f'{one.parameters:,}', less(one.parameters, other.parameters)),
+        Cell(bytes_text(one.file_bytes), less(one.file_bytes, other.file_bytes, 'smaller')),
+        Cell(count_text(one.flops, 'FLOP'), less(one.flops, other.flops)),
     ]
 
 
@@ -131,7 +130,8 @@ def _latency(each: Group, device: Setting, speed: Speed, per_second: float) -> C
         return Cell('failed', timing.failed or '', wrong=True)
     factor = speed.speed_up(timing) if speed.reference(timing) is not timing else None
     note = '' if factor is None else f'{times(factor)} as fast' if speed.is_clear(timing) else 'no clear difference'
-    return Cell(number_text(timing.latency * per_second), note)
+    between = '' if factor is None or not speed.is_clear(timing) else quartiles_text(speed.quartiles(timing))
+    return Cell(number_text(timing.latency * per_second), ', '.join(filter(None, (note, between))))
 
 
 def _caption_of_models(groups: Sequence[Group], speed: Speed) -> str:
@@ -142,6 +142,8 @@ def _caption_of_models(groups: Sequence[Group], speed: Speed) -> str:
         found.append('Operations: floating-point, of one forward; a multiplication and an addition count as two.')
     if speed:
         found.append('Latency: median for a batch of one, eager, fp32.')
+    if any(speed.quartiles(one) for one in speed.timings):
+        found.append('As fast: as the teacher in the same rounds; the median, and between which quartiles.')
     return ' '.join(found)
 
 
@@ -166,9 +168,9 @@ def costs(groups: Sequence[Group]) -> Table | None:
 
 def _cost_row(each: Group, groups: Sequence[Group]) -> list[Cell]:
     noted = _costs(each)
-    rate, batches = noted['rate'], each.estimate(lambda one: one.metrics.get('time/batch'))
+    rate, batches = noted['samples_per_second'], each.estimate(lambda one: one.metrics.get('time/batch'))
     alone = counterpart(each, groups) if each.role == DISTILLED else None
-    base = _costs(alone)['rate'] if alone is not None else None
+    base = _costs(alone)['samples_per_second'] if alone is not None else None
     longer = '' if base is None or rate is None else f'{times(base.mean / rate.mean)} as long per sample'
     error = '' if rate is None or rate.error is None else f' ± {rate.error:,.0f}'
     return [
@@ -176,12 +178,12 @@ def _cost_row(each: Group, groups: Sequence[Group]) -> list[Cell]:
         Cell('' if batches is None else f'{batches.mean:,.0f}'),
         Cell(_mean(noted['seconds'], duration_text)),
         Cell('' if rate is None else f'{rate.mean:,.0f}{error}', longer),
-        Cell(_mean(noted['evaluation'], duration_text)),
+        Cell(_mean(noted['eval_seconds'], duration_text)),
         Cell(
-            _mean(noted['memory'], bytes_text),
-            _mean(noted['growth'], lambda value: f'+{bytes_text(value)} while it ran'),
+            _mean(noted['peak_memory_bytes'], bytes_text),
+            _mean(noted['memory_growth_bytes'], lambda value: f'+{bytes_text(value)} while it ran'),
         ),
-        Cell(_mean(noted['energy'], lambda value: count_text(value, 'J'))),
+        Cell(_mean(noted['energy_joules'], lambda value: count_text(value, 'J'))),
     ]
 
 
@@ -281,6 +283,8 @@ def rows_of_models(groups: Sequence[Group], evaluation: EvaluationSet, speed: Sp
             where = device.device if device.threads is None else f'{device.device}_{device.threads}_threads'
             row[f'latency_seconds_{where}'] = None if timing is None else timing.latency
             row[f'speed_up_{where}'] = None if timing is None else speed.speed_up(timing)
+            quartiles = None if timing is None else speed.quartiles(timing)
+            row[f'speed_up_{where}_low'], row[f'speed_up_{where}_high'] = quartiles or (None, None)
         found.append(row)
     return found
 

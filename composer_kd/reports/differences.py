@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from composer_kd.reports.paths import portable
+
 __all__ = ['ABSENT', 'differing', 'leaves']
 
 ABSENT = '(nothing)'
@@ -67,4 +69,4 @@ def _written(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else portable(str(value))

@@ -12,6 +12,8 @@ from composer_kd.reports.tables import as_csv
 
 __all__ = ['write_report']
 
+_PLOTS = ('pareto', 'speedups', 'throughput', 'curves', 'classes', 'calibration', 'confusions')
+
 
 def write_report(report: Report, out: str | pathlib.Path) -> list[pathlib.Path]:
     """Writes ``report.html``, ``report.md``, ``report.json``, ``report.csv`` and a PNG for each plot.
@@ -35,11 +37,8 @@ def write_report(report: Report, out: str | pathlib.Path) -> list[pathlib.Path]:
     }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding='utf-8', newline='\n')
-    for name in PLOTS:
+    for name in _PLOTS:
         (folder / f'{name}.png').unlink(missing_ok=True)
     for name, drawing in report.drawings.items():
         (folder / f'{name}.png').write_bytes(drawing.png())
     return [folder / name for name in [*texts, *(f'{name}.png' for name in report.drawings)]]
-
-
-PLOTS = ('pareto', 'speedups', 'throughput', 'curves', 'classes', 'calibration', 'confusions')

@@ -15,11 +15,11 @@ from composer_kd.reports.differences import ABSENT, leaves
 from composer_kd.reports.evidence import ALONE, DISTILLED, TEACHER, EvaluationSet, Subject
 from composer_kd.reports.statistics import Difference, Estimate, difference_of_answers, difference_of_runs
 
-__all__ = ['Group', 'counterpart', 'gain', 'group', 'taught_by']
+__all__ = ['Group', 'also_differing', 'counterpart', 'gain', 'group', 'taught_by']
 
 # What changes nothing of what a run learns.
 _FREE = re.compile(
-    r'(run_name|seed|save_\w+|load_\w+|autoresume|progress_bar|log_to_console|console_log_interval|loggers|profiler|variables|'
+    r'(run_name|seed|save_\w+|autoresume|progress_bar|log_to_console|console_log_interval|loggers|profiler|variables|'
     r'device_train_microbatch_size|device_eval_batch_size|eval_interval|'
     r'(train|eval)_loader\.(num_workers|pin_memory|persistent_workers|prefetch_factor))(\.|$)'
 )
@@ -51,9 +51,9 @@ class Group:
         return len(self.members)
 
     def estimate(self, value: Callable[[Subject], float | None]) -> Estimate | None:
-        """The mean of something over the runs that have it; None where none has."""
-        values = [found for found in map(value, self.members) if found is not None and np.isfinite(found)]
-        return Estimate.of(values) if values else None
+        """The mean of something over the runs that have it; None where none has, or it is not finite of one."""
+        values = [found for found in map(value, self.members) if found is not None]
+        return Estimate.of(values) if values and np.isfinite(values).all() else None
 
     def accuracies(self, evaluation: EvaluationSet) -> list[float]:
         """The accuracy of each member: of its answers, else the one that its run noted; those that there are."""
@@ -114,12 +114,16 @@ def group(subjects: Sequence[Subject]) -> list[Group]:
 def _identity(subject: Subject) -> Any:
     if not subject.settings or subject.seed is None:
         return subject.name  # one of its kind
-    own = {
+    return subject.role, tuple(sorted(_learned_by(subject).items()))
+
+
+def _learned_by(subject: Subject) -> dict[str, str]:
+    """The settings that change what is learned, but for the run's own seed."""
+    return {
         key: '(the seed)' if key.rpartition('.')[2] == 'seed' and value == subject.seed else repr(value)
         for key, value in leaves(subject.settings).items()
-        if not _FREE.match(key)
+        if value not in (None, {}, []) and not _FREE.match(key)
     }
-    return subject.role, tuple(sorted(own.items()))
 
 
 def _name(names: Sequence[str]) -> str:
@@ -187,6 +191,25 @@ def counterpart(distilled: Group, groups: Sequence[Group]) -> Group | None:
     return min(alone, key=distance, default=None)
 
 
+def also_differing(distilled: Group, alone: Group) -> list[str]:
+    """The settings in which two students differ besides distillation: they may have a part in what it gained.
+
+    Args:
+        distilled: The distilled student.
+        alone: The student alone.
+
+    Returns:
+        Dotted keys. ``max_duration`` is none of them where both trained for as many batches.
+    """
+    algorithms = distilled.first.settings.get('algorithms') or {}
+    taught = tuple(f'algorithms.{name}.' for name, options in algorithms.items() if 'teachers' in (options or {}))
+    mine, theirs = _learned_by(distilled.first), _learned_by(alone.first)
+    batches = [one.first.metrics.get('time/batch') for one in (distilled, alone)]
+    same = {'max_duration'} if batches[0] is not None and batches[0] == batches[1] else set()
+    keys = [key for key in dict.fromkeys((*mine, *theirs)) if not key.startswith(taught) and key not in same]
+    return [key for key in keys if mine.get(key) != theirs.get(key)]
+
+
 def _model(settings: Mapping[str, Any]) -> Any:
     return settings.get('model')
 
@@ -202,13 +225,16 @@ def gain(distilled: Group, alone: Group, evaluation: EvaluationSet) -> Differenc
     Returns:
         The difference of the accuracies; None where it cannot be said how sure it is.
     """
-    by_seed = [
-        {index if one.seed is None else one.seed: value for index, one in enumerate(each.members)
-         if (value := accuracy_of(one, evaluation)) is not None}
-        for each in (distilled, alone)
-    ]  # fmt: skip
-    over_seeds = difference_of_runs(*by_seed)
-    if over_seeds is not None:
+    over_seeds = difference_of_runs(*(_by_seed(each, evaluation) for each in (distilled, alone)))
+    if over_seeds is not None and over_seeds.high - over_seeds.low > 1e-9:  # else they agree by chance, on few samples
         return over_seeds
     correct = [each.correct(evaluation) for each in (distilled, alone)]
     return None if correct[0] is None or correct[1] is None else difference_of_answers(correct[0], correct[1])
+
+
+def _by_seed(each: Group, evaluation: EvaluationSet) -> dict[object, float]:
+    """The accuracies by seed; by name where a seed comes twice, so that there are no pairs."""
+    seeds = [one.seed for one in each.members]
+    keys = seeds if len({*seeds} - {None}) == each.n else [one.name for one in each.members]
+    found = {key: accuracy_of(one, evaluation) for key, one in zip(keys, each.members)}
+    return {key: value for key, value in found.items() if value is not None}

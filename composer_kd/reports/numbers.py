@@ -12,6 +12,7 @@ from composer_kd.reports.comparison import class_accuracies, confusion
 from composer_kd.reports.differences import differing
 from composer_kd.reports.figures.calibration import pooled
 from composer_kd.reports.groups import Group, accuracy_of, gain
+from composer_kd.reports.paths import portable
 from composer_kd.reports.report import Report
 
 __all__ = ['as_mapping']
@@ -46,7 +47,7 @@ def as_mapping(report: Report) -> dict[str, Any]:
             'gain': None if difference is None else dataclasses.asdict(difference),
             'models': [{**row, **_details(report, each)} for row, each in zip(report.rows(), report.groups)],
             'timings': [] if evidence.bench is None else [
-                {**dataclasses.asdict(row), 'group': one.group.name, 'speed_up': report.speed.speed_up(one)}
+                {**dataclasses.asdict(row), 'group': one.group.name, 'times_as_fast': report.speed.speed_up(one)}
                 for one in report.speed.timings for row in one.rows
             ],
             'settings': {key: dict(zip([one.name for one in having], values)) for key, values in settings},
@@ -66,7 +67,7 @@ def _details(report: Report, each: Group) -> dict[str, Any]:
             'name': one.name,
             'seed': one.seed,
             'accuracy': accuracy_of(one, evaluation),
-            'checkpoint': one.checkpoint,
+            'checkpoint': None if one.checkpoint is None else portable(one.checkpoint),
             'metrics': one.metrics,
         }
         for one in each.members

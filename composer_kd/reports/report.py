@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from composer_kd.reports import contents
 from composer_kd.reports.evidence import ALONE, Evidence
@@ -17,6 +20,7 @@ from composer_kd.reports.figures.speedups import draw_speedups
 from composer_kd.reports.figures.style import Drawing
 from composer_kd.reports.figures.throughput import draw_throughput
 from composer_kd.reports.groups import Group, counterpart, group, taught_by
+from composer_kd.reports.paths import portable
 from composer_kd.reports.speed import Speed
 from composer_kd.reports.tables import Table
 from composer_kd.reports.units import duration_text
@@ -37,6 +41,9 @@ class Report:
     """
 
     def __init__(self, evidence: Evidence) -> None:
+        if evidence.evaluation.left_out is not None:  # then those that could be had are not compared either
+            subjects = tuple(dataclasses.replace(one, answers=None) for one in evidence.subjects)
+            evidence = dataclasses.replace(evidence, subjects=subjects)
         self.evidence = evidence
         self.groups = group(evidence.subjects)
         self.speed = Speed(self.groups, evidence.bench)
@@ -86,7 +93,7 @@ class Report:
         )
         return (
             f'Evaluated on {evaluation.description}: {len(evaluation.labels):,} samples in {len(evaluation.classes):,} '
-            f"classes{unlabelled}, with the weights of each run's latest checkpoint, never of its best."
+            f"classes{unlabelled}, with the weights of each run's latest checkpoint unless a note says otherwise."
         )
 
     @functools.cached_property
@@ -113,7 +120,7 @@ class Report:
             'Latency of a batch of one. Speed-up: over the teacher, eager in fp32, on the same device; in brackets '
             'where the difference is within the noise. As trained: how much of the evaluation data is put into the '
             'same class as by the model run eagerly in fp32. \N{WARNING SIGN} marks what failed or answers otherwise. '
-            f'{self.evidence.bench_source}{took}'
+            f'{portable(self.evidence.bench_source)}{took}'
         )
 
     @functools.cached_property
@@ -147,7 +154,7 @@ class Report:
     @functools.cached_property
     def notes(self) -> list[str]:
         """What is not in the report, and why; and what puts a number in doubt."""
-        found = list(self.evidence.notes)
+        found = [*map(portable, self.evidence.notes), *self._about_numbers()]
         if self.evidence.evaluation.left_out is not None:
             found.append(
                 f'Accuracy by class, calibration and confusion are left out: {self.evidence.evaluation.left_out}.'
@@ -162,6 +169,19 @@ class Report:
         if not any('kd' in one.curves or 'task' in one.curves for one in self.evidence.subjects):
             found.append('Training curves are left out: no run left a history.jsonl.')
         return found
+
+    def _about_numbers(self) -> list[str]:
+        broken = {
+            one.name: int(np.sum(~np.isfinite(one.answers.confidence)))
+            for one in self.evidence.subjects
+            if one.answers is not None
+        }
+        return [
+            f'{name} gives probabilities that are not finite for {count:,} of '
+            f'{len(self.evidence.evaluation.labels):,} samples: it diverged, or its weights are damaged.'
+            for name, count in broken.items()
+            if count
+        ]
 
     def _about_speed(self) -> list[str]:
         bench = self.evidence.bench
@@ -195,12 +215,18 @@ class Report:
         """What makes all of it again."""
         trained = [one.command for one in self.evidence.subjects if one.command is not None]
         timed = [self.evidence.bench.command] if self.evidence.bench is not None and self.evidence.bench.command else []
-        return [*dict.fromkeys([*trained, *timed]), *([self.evidence.command] if self.evidence.command else [])]
+        made = [self.evidence.command] if self.evidence.command else []
+        return [portable(command) for command in dict.fromkeys([*trained, *timed, *made])]
 
     def environments(self) -> list[tuple[str, dict[str, Any]]]:
         """The machines and versions: that of this report, and that of the timings where it is another."""
         here = self.evidence.environment
         bench = self.evidence.bench.environment if self.evidence.bench is not None and self.speed else {}
-        if not bench or bench == here:
-            return [('This report and its timings' if bench else 'This report', here)] if here else []
+        if not bench or _lasting(bench) == _lasting(here):
+            return [('This report and its timings', bench)] if bench else [('This report', here)] if here else []
         return [('This report', here), ('Timings', bench)] if here else [('Timings', bench)]
+
+
+def _lasting(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What is the same from one minute to the next."""
+    return {key: value for key, value in environment.items() if not key.endswith('at start')}

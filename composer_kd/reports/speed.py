@@ -182,6 +182,12 @@ class Speed:
             return any(one.high > 2 * one.low for one in paired)
         return any(one.noise > 0.5 * (one.latency or 0.0) for one in (timing, reference))
 
+    def quartiles(self, timing: Timing) -> tuple[float, float] | None:
+        """Between what its speed-up lies in half of the rounds; None where it was not timed in the same rounds."""
+        reference = self.reference(timing)
+        paired = [] if reference is None else self._paired(timing, reference)
+        return (min(one.low for one in paired), max(one.high for one in paired)) if paired else None
+
     def _paired(self, timing: Timing, reference: Timing) -> list[SpeedUp]:
         """What was measured in the same rounds as the reference: there the noise of both cancels out."""
         names = {row.model for row in reference.rows}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import t  # type: ignore[import-untyped]
@@ -63,8 +64,8 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
-def difference_of_runs(better: dict[int, float], other: dict[int, float]) -> Difference | None:
-    """Compares runs by seeds: pairs where both have the same, else Welch's interval.
+def difference_of_runs(better: Mapping[Any, float], other: Mapping[Any, float]) -> Difference | None:
+    """Compares shares of runs by seeds: pairs where both have the same, else Welch's interval.
 
     Args:
         better: The values of one, by seed.
@@ -117,4 +118,4 @@ def difference_of_answers(better: np.ndarray, other: np.ndarray) -> Difference |
 
 def _interval(mean: float, error: float, freedom: float, over: str) -> Difference:
     reach = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
-    return Difference(mean, mean - reach, mean + reach, over)
+    return Difference(mean, max(-1.0, mean - reach), min(1.0, mean + reach), over)  # shares differ by no more than 1

@@ -14,6 +14,7 @@ __all__ = [
     'number_text',
     'percent',
     'points',
+    'quartiles_text',
     'seconds_text',
     'time_unit',
     'times',
@@ -144,3 +145,13 @@ def times(value: float | None) -> str:
         return ''
     digits = 0 if value >= 9.95 else 1 if value >= 0.95 else 2
     return f'{value:.{digits}f}{TIMES}'
+
+
+def quartiles_text(between: tuple[float, float] | None) -> str:
+    """Between which factors; ``''`` for None.
+
+    Example:
+        >>> quartiles_text((3.71, 4.2)), quartiles_text(None)
+        ('3.7 to 4.2', '')
+    """
+    return '' if between is None else ' to '.join(times(one).removesuffix(TIMES) for one in between)

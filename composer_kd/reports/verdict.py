@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from composer_kd.reports.evidence import DISTILLED, EvaluationSet
-from composer_kd.reports.groups import Group, counterpart, gain, taught_by
+from composer_kd.reports.groups import Group, also_differing, counterpart, gain, taught_by
 from composer_kd.reports.speed import Speed, device_text
 from composer_kd.reports.statistics import Difference, difference_of_answers
-from composer_kd.reports.units import percent, points, times
+from composer_kd.reports.units import percent, points, quartiles_text, times
 
 __all__ = ['Tile', 'tiles', 'verdict']
 
@@ -66,6 +66,7 @@ def verdict(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed) ->
         found.append(_of_teacher(student, teacher, evaluation, speed))
     if alone is not None:
         found.append(_of_alone(student, alone, evaluation))
+        found += _caution(student, alone)
     else:
         found.append(
             'What distillation itself gained cannot be said: no run of the same model without a teacher is given.'
@@ -96,21 +97,27 @@ def _of_teacher(student: Group, teacher: Group, evaluation: EvaluationSet, speed
         difference = to_teacher(student, teacher, evaluation)
         if difference is not None and not difference.is_clear:
             parts.append(
-                f'is as accurate as its teacher as far as {difference.over} can tell ({numbers}; 95 % interval of the '
-                f'difference {points(difference.low)} to {points(difference.high)} points)'
+                f"is within the noise of its teacher's accuracy ({numbers}; 95 % interval of the difference "
+                f'{points(difference.low)} to {points(difference.high)} points over {difference.over})'
             )
         else:
             parts.append(f"keeps {100 * mine.mean / theirs.mean:.1f} % of its teacher's accuracy ({numbers})")
-    parts.append(_size(student, teacher))
+    parts.append(' '.join(['is', *filter(None, _size(student, teacher))]))
     faster = _faster(student, speed)
     return f'The distilled student {_listed([*parts, *([faster] if faster else [])])}.'
 
 
-def _size(student: Group, teacher: Group) -> str:
+def _size(student: Group, teacher: Group) -> tuple[str, str]:
+    """How much smaller, and the word for it; no factor where both are as large."""
     ratio = teacher.first.file_bytes / max(1, student.first.file_bytes)
     if 0.95 < ratio < 1.05:
-        return 'is as large on disk'
-    return f'is {times(ratio)} smaller on disk' if ratio > 1 else f'is {times(1 / ratio)} larger on disk'
+        return '', 'as large on disk'
+    return (times(ratio), 'smaller on disk') if ratio > 1 else (times(1 / ratio), 'larger on disk')
+
+
+def _parameters(student: Group, teacher: Group) -> str:
+    ratio = teacher.first.parameters / max(1, student.first.parameters)
+    return f'{times(ratio)} fewer parameters' if ratio > 1 else f'{times(1 / max(ratio, 1e-9))} as many parameters'
 
 
 def _faster(student: Group, speed: Speed) -> str:
@@ -151,6 +158,14 @@ def _of_alone(student: Group, alone: Group, evaluation: EvaluationSet) -> str:
     return f'Distillation {verb} the student {numbers}: {points(change)} points ({interval}{caution}).'
 
 
+def _caution(student: Group, alone: Group) -> list[str]:
+    keys = also_differing(student, alone)
+    if not keys:
+        return []
+    named = keys if len(keys) <= 3 else [*keys[:2], f'{len(keys) - 2} more settings']
+    return [f'The two differ in {_listed(named)} too, so this need not be all due to distillation.']
+
+
 def _listed(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f'{", ".join(parts[:-1])} and {parts[-1]}'
 
@@ -185,16 +200,20 @@ def tiles(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed) -> l
     if alone is not None and mine is not None and (base := alone.accuracy(evaluation)) is not None:
         difference = gain(student, alone, evaluation)
         detail = (
-            '' if difference is None else f'{points(difference.low)} to {points(difference.high)} with 95 % confidence'
+            ''
+            if difference is None
+            else f'95 % interval {points(difference.low)} to {points(difference.high)} over {difference.over}'
         )
         found.append(Tile(points(mine.mean - base.mean), 'points over the student alone', detail))
     if teacher is not None:
-        ratio = teacher.first.file_bytes / max(1, student.first.file_bytes)
-        detail = f'{times(teacher.first.parameters / max(1, student.first.parameters))} fewer parameters'
-        found.append(Tile(times(ratio), 'smaller on disk', detail))
+        factor_on_disk, label = _size(student, teacher)
+        if factor_on_disk:
+            found.append(Tile(factor_on_disk, label, _parameters(student, teacher)))
     for device in speed.devices[:2] if teacher is not None else ():
         timing = speed.find(student, device)
         factor = None if timing is None else speed.speed_up(timing)
         if timing is not None and factor is not None and speed.is_clear(timing) and not speed.is_rough(timing):
-            found.append(Tile(times(factor), f'as fast on {device_text(device)}', 'eager, fp32, one sample'))
+            between = quartiles_text(speed.quartiles(timing))
+            detail = 'eager, fp32, one sample' + (f'; quartiles {between}' if between else '')
+            found.append(Tile(times(factor), f'as fast on {device_text(device)}', detail))
     return found

@@ -17,6 +17,8 @@ from composer_kd.run.config import load_config
 from composer_kd.run.evaluate import evaluate
 from composer_kd.run.reporting import Wishes, report
 from composer_kd.run.reporting.answering import why_not
+from composer_kd.run.reporting.tracking import destination
+from composer_kd.run.saved import open_runs
 from composer_kd.run.train import train
 from tests.reports.building import EAGER, row
 
@@ -91,7 +93,8 @@ def test_what_training_left_is_drawn_and_told(written):
     assert 'composer-kd report' in markdown
 
 
-def test_one_run_is_enough_and_its_speed_is_measured(runs, tmp_path, capsys):
+def test_one_run_is_enough_and_its_speed_is_measured(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr('composer_kd.run.reporting.timing.BUDGET', 0.1)
     found = report(Wishes([runs / 'alone-1'], tmp_path / 'report'))
     assert [one.name for one in found.groups] == ['alone-1']
     timing = found.speed.timings[0]
@@ -103,9 +106,26 @@ def test_one_run_is_enough_and_its_speed_is_measured(runs, tmp_path, capsys):
 
 def test_a_teacher_that_is_not_given_is_found(runs, tmp_path):
     found = report(Wishes([runs / 'kd-1'], tmp_path, with_bench=False))
-    assert [(one.name, one.role) for one in found.groups] == [('DeepCNN', 'teacher'), ('kd-1', 'student distilled')]
+    assert [(one.name, one.role) for one in found.groups] == [('teacher', 'teacher'), ('kd-1', 'student distilled')]
     assert found.groups[0].first.answers is not None
     assert any('Speed was not measured' in note for note in found.notes)
+
+
+def test_what_counts_instead_is_said(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(runs / 'kd-1', tmp_path / 'kd')
+    shutil.copy(tmp_path / 'kd' / 'latest-rank0.pt', tmp_path / 'kd' / 'early.pt')
+    content = OmegaConf.load(tmp_path / 'kd' / 'config.yaml')
+    content.algorithms.distillation.teachers[0].checkpoint = str(tmp_path / 'gone' / 'latest-rank0.pt')
+    OmegaConf.save(content, tmp_path / 'kd' / 'config.yaml')
+    assert main(['report', 'kd/early.pt', '--out', 'report', '--no-bench']) == 0
+    printed = capsys.readouterr()
+    assert 'UserWarning' not in printed.err
+    page = (tmp_path / 'report' / 'report.html').read_text()
+    assert 'Of kd-1 the checkpoint early.pt answers, not the latest' in page
+    assert 'A teacher is left out of the comparison' in page
+    assert 'gone/latest-rank0.pt' in page
+    assert str(tmp_path) not in page
 
 
 def test_a_run_that_was_stopped_or_is_old_is_reported(runs, tmp_path):
@@ -239,11 +259,11 @@ def logged_in(file):
     return b''.join(iter(store.scan_data, None))
 
 
+@pytest.mark.slow
 def test_wandb_gets_tables_plots_and_artifacts_offline(runs, offline, capsys):
-    bench = str(runs / 'bench') if (runs / 'bench').is_dir() else None
-    wishes = Wishes([runs / 'teacher', runs / 'kd-1'], offline / 'report', bench, bench is not None, wandb='a-project')
+    wishes = Wishes([runs / 'teacher', runs / 'kd-1'], offline / 'report', with_bench=False, wandb='a-project')
     found = report(wishes)
-    assert 'W&B: offline in' in capsys.readouterr().out
+    assert 'W&B: offline in' in ' '.join(capsys.readouterr().out.split())
     (run,) = offline.glob('wandb/offline-run-*')
     media = {file.name.rsplit('_', 2)[0] for file in run.rglob('media/**/*') if file.is_file()}
     assert {'models', 'settings', *found.drawings} <= media
@@ -261,10 +281,11 @@ def test_wandb_is_on_where_a_run_logs_to_it(runs, tmp_path, monkeypatch):
     content = OmegaConf.load(tmp_path / 'logged' / 'config.yaml')
     content.loggers = {'wandb': {'project': 'of-the-run'}}
     OmegaConf.save(content, tmp_path / 'logged' / 'config.yaml')
-    for more, expected in ([], 'of-the-run'), (['--wandb', 'mine'], 'mine'), (['--no-wandb'], None):
+    for more, expected in ([], ['of-the-run']), (['--no-wandb'], []):
         sent.clear()
         assert main(['report', str(tmp_path / 'logged'), '--out', str(tmp_path / 'report'), '--no-bench', *more]) == 0
-        assert [project for _, project in sent] == ([] if expected is None else [expected])
+        assert [project for _, project in sent] == expected
+    assert destination(open_runs([tmp_path / 'logged']), 'mine') == 'mine'
 
 
 def test_a_wandb_that_fails_loses_nothing(runs, tmp_path, monkeypatch, capsys):

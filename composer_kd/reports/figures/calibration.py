@@ -86,8 +86,7 @@ def _reliability(axes: Any, each: Group, found: Calibration, evaluation: Evaluat
             else calibration(one.answers.confidence, one.answers.predicted == evaluation.labels).error
         )
     )
-    assert error is not None
-    heading(axes, each.role, f'ECE {percent(error.mean, error.error)} %')
+    heading(axes, each.role, 'ECE unknown' if error is None else f'ECE {percent(error.mean, error.error)} %')
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 100)
     tidy(axes)
@@ -97,7 +96,7 @@ def _spread(axes: Any, each: Group, found: Calibration) -> None:
     width = 100 / len(found.counts)
     axes.bar(
         100 * found.edges[:-1],
-        100 * found.counts / found.counts.sum(),
+        100 * found.counts / max(1, found.counts.sum()),
         width=width * 0.92,
         align='edge',
         color=COLOURS[each.role],

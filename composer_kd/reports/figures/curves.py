@@ -103,7 +103,7 @@ def draw_curves(groups: Sequence[Group], evaluation: EvaluationSet) -> Drawing |
         'curves',
         'Losses and accuracy',
         'Thick lines are means, thin ones the runs of each seed. Losses are those of the training batches'
-        + (f', averaged over {_stretch(last)} batches' if last >= POINTS else '')
+        + (f', averaged over about {_stretch(last)} batches' if last >= POINTS else '')
         + '; the task loss of a batch without labels counts as 0. The distillation loss is logged before '
         'kd_loss_weight. Accuracy is that of the evaluation data; the dashed line is where the teacher ended.',
         figure,
@@ -142,7 +142,7 @@ def _panel(axes: Any, key: str, groups: Sequence[Group], evaluation: EvaluationS
     heading(axes, title, under)
     axes.set_xlabel('batches')
     axes.set_ylabel(label)
-    axes.set_xlim(0, last)
+    axes.set_xlim(0, max(1, last))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     if not accuracy:
         axes.set_ylim(bottom=0)

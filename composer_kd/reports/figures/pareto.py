@@ -130,7 +130,7 @@ def _legend(
     figure: Any, groups: Sequence[Group], markers: dict[str, str], colour: dict[str, str], shown: Sequence[Timing]
 ) -> None:
     handles = [_mark('o', one.name, color=colour[one.name]) for one in groups]
-    handles += [_mark(marker, backend) for backend, marker in markers.items()]
+    handles += [_mark(marker, backend) for backend, marker in markers.items()] if len(markers) > 1 else []
     if any(timing.setting.precision in _LOW for timing in shown):
         low = dict.fromkeys(one.setting.precision for one in shown if one.setting.precision in _LOW)
         handles.append(_mark('o', f'in {" or ".join(low)}', fillstyle='left'))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ INK, MUTED, GRID, PAPER = '#1f2937', '#4b5563', '#e5e7eb', '#fffffe'
 _MORE = {
     TEACHER: ('#6b7280', '#111827', '#9ca3af', '#57534e'),
     ALONE: ('#d97706', '#92400e', '#f59e0b', '#b91c1c'),
-    DISTILLED: ('#2563eb', '#0891b2', '#7c3aed', '#0f766e'),
+    DISTILLED: ('#2563eb', '#0891b2', '#7c3aed', '#0f766e', '#be185d', '#4d7c0f', '#93c5fd', '#1e3a8a'),
 }
 _THEME = {
     INK: 'ink',
@@ -108,10 +107,6 @@ class Drawing:
             .replace('xlink:href', 'href')
             .replace(' version="1.1"', '')
         )
-
-    def data_uri(self) -> str:
-        """The PNG as an address that holds it."""
-        return f'data:image/png;base64,{base64.b64encode(self.png()).decode()}'
 
 
 class canvas:

@@ -23,7 +23,8 @@ _PANELS = 3
 def draw_throughput(groups: Sequence[Group], speed: Speed) -> Drawing | None:
     """Draws for each device how throughput grows with the batch, up to where memory ends."""
     shown = distinct(groups)
-    devices = [device for device in speed.devices if any(len(_sweep(one)) > 1 for one in speed.on(device))][:_PANELS]
+    swept = [one for one in speed.timings if one.group in shown and len(_sweep(one)) > 1]
+    devices = [device for device in speed.devices if any(one in swept for one in speed.on(device))][:_PANELS]
     if not devices:
         return None
     with canvas(4.4 * len(devices) + 1.6, 3.9) as figure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import pathlib
 import shlex
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from composer_kd.run.preflight import Attempts, make_folder
 from composer_kd.run.reporting.answering import Answering, Measured
 from composer_kd.run.reporting.timing import found_beside, given, measured_now
 from composer_kd.run.reporting.tracking import destination, send
-from composer_kd.run.saved import SavedRun, checkpoint_file, open_runs
+from composer_kd.run.saved import LATEST, SavedRun, checkpoint_file, open_runs
 from composer_kd.run.train import METRICS_FILE
 
 __all__ = ['Wishes', 'gather', 'report']
@@ -100,7 +101,7 @@ def gather(runs: Sequence[SavedRun], wishes: Wishes, console: Console) -> Eviden
     """
     _require_checkpoints(runs)
     evaluated = evaluation_run(runs)
-    listed = contenders(runs)
+    listed, left_out = _contenders(runs)
     timings = _timings(wishes, listed)
     answering = Answering(evaluated)
     measured = []
@@ -114,7 +115,7 @@ def gather(runs: Sequence[SavedRun], wishes: Wishes, console: Console) -> Eviden
         console.print('timing the models for a moment', style='dim', highlight=False)
         timings = measured_now(subjects, listed, answering.batches(), answering.build)
     bench, source = timings
-    notes = [note for contender in listed if contender.run is not None for note in _missing(contender.run)]
+    notes = left_out + [note for contender in listed if contender.run is not None for note in _missing(contender.run)]
     return Evidence(
         subjects=subjects,
         evaluation=answering.evaluation_set(),
@@ -125,6 +126,15 @@ def gather(runs: Sequence[SavedRun], wishes: Wishes, console: Console) -> Eviden
         notes=tuple(dict.fromkeys(notes)),
         created=datetime.datetime.now().astimezone().strftime('%Y-%m-%d %H:%M %Z'),
     )
+
+
+def _contenders(runs: Sequence[SavedRun]) -> tuple[list[Contender], list[str]]:
+    """The models, and notes of those that are left out."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        listed = contenders(runs)
+    said = (str(warning.message) for warning in caught)
+    return listed, [f'{text[:1].upper()}{text[1:]}.' for text in said]
 
 
 def _command_of(wishes: Wishes) -> str:
@@ -185,14 +195,7 @@ def _checkpoint(contender: Contender) -> str | None:
 
 
 def _command(run: SavedRun) -> str | None:
-    return None if run.folder is None else shlex.join(['composer-kd', 'train', _near(run.folder / 'config.yaml')])
-
-
-def _near(path: pathlib.Path) -> str:
-    """A path as one would type it here."""
-    here = pathlib.Path.cwd()
-    path = path.absolute()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    return None if run.folder is None else shlex.join(['composer-kd', 'train', str(run.folder / 'config.yaml')])
 
 
 def _curves(run: SavedRun) -> dict[str, Curve]:
@@ -219,6 +222,12 @@ def _curves(run: SavedRun) -> dict[str, Curve]:
 def _missing(run: SavedRun) -> list[str]:
     """What a run did not leave, and what the report lacks for that."""
     found = []
+    latest = None if run.folder is None else run.folder / LATEST
+    if run.checkpoint is not None and latest is not None and run.checkpoint.resolve() != latest.resolve():
+        found.append(
+            f'Of {run.name} the checkpoint {run.checkpoint.name} answers, not the latest; its training curves and what '
+            'it cost are those of the whole run.'
+        )
     if not run.metrics:
         found.append(
             f'{run.name} did not come to its end (no {METRICS_FILE}): its latest checkpoint counts, and what its '
