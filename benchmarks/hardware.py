@@ -13,13 +13,16 @@ from __future__ import annotations
 import argparse
 import functools
 import pathlib
-from collections.abc import Sequence
+import shlex
+import sys
+from collections.abc import Callable, Sequence
 
 import torch
 from rich.console import Console
 
 from composer_kd import models
 from composer_kd.bench import BenchResults, Candidate, Limits, Row, Setting, Watcher, bench, block, plan, summary, write
+from composer_kd.errors import ComposerKDError, ConfigError, nearest
 
 SAMPLES = 256
 
@@ -41,11 +44,12 @@ class Printer(Watcher):
 
 
 def main(arguments: Sequence[str] | None = None) -> BenchResults:
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = _options(arguments)
     shape = {'in_channels': options.in_channels, 'image_size': options.image_size, 'num_classes': 10}
     torch.manual_seed(0)
     candidates = [
-        Candidate(name, functools.partial(getattr(models, name), **shape), role, trained=False)
+        Candidate(name, functools.partial(_model(name), **shape), role, trained=False)
         for name, role in zip(options.models, ('teacher', *['student alone'] * len(options.models)))
     ]
     images = torch.randn(SAMPLES, options.in_channels, options.image_size, options.image_size)
@@ -57,13 +61,19 @@ def main(arguments: Sequence[str] | None = None) -> BenchResults:
         settings,
         limits=Limits(options.budget, options.max_batch),
         data=f'random images of {" x ".join(map(str, images.shape[1:]))}',
-        command='python benchmarks/hardware.py',
+        command=shlex.join(['python', 'benchmarks/hardware.py', *arguments]),
         watcher=Printer(console, options.out),
     )
     console.print(summary(results), highlight=False)
     for warning in results.warnings:
         console.print(warning, style='yellow', highlight=False)
     return results
+
+
+def _model(name: str) -> Callable[..., torch.nn.Module]:
+    if name not in models.__all__:
+        raise ConfigError(f'composer_kd.models has no {name!r}{nearest(name, models.__all__)}')
+    return getattr(models, name)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -82,4 +92,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except ComposerKDError as error:
+        raise SystemExit(f'hardware.py: {error}') from None

@@ -93,7 +93,7 @@ def _speed_up(row: Row) -> str:
 
 def _throughput(row: Row) -> str:
     best = row.best_throughput
-    return NONE if best is None else count(best.samples_per_second)
+    return NONE if best is None else f'{count(best.samples_per_second)} ± {count(best.iqr)}'
 
 
 def _batch(row: Row) -> str:
@@ -110,7 +110,7 @@ COLUMNS = (
     Column('p90', lambda row: NONE if row.latency is None else seconds(row.latency.p90)),
     Column('p99', lambda row: NONE if row.latency is None else seconds(row.latency.p99), weight=2),
     Column('speed-up', _speed_up, weight=7),
-    Column('samples/s', _throughput, weight=8),
+    Column('samples/s ± IQR', _throughput, weight=8),
     Column('at batch', _batch, weight=3),
     Column('peak', lambda row: size(row.peak_memory_bytes), weight=5),
     Column('mJ/sample', _energy, weight=5),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import ctypes
 import importlib.util
 import os
 import pathlib
@@ -14,11 +13,12 @@ from typing import Any
 
 import torch
 
+from composer_kd.bench.memory import CudaPeak, PeakMemory, ResidentPeak
+
 __all__ = ['DEVICES', 'Cpu', 'Cuda', 'Device', 'Mps', 'Xla', 'present']
 
 Call = Callable[..., Any]
 
-_PROC = pathlib.Path('/proc/self')
 _CGROUP = pathlib.Path('/sys/fs/cgroup')
 
 
@@ -29,13 +29,11 @@ class Device(abc.ABC):
         name: As in ``--devices`` and in :class:`~composer_kd.bench.Setting`.
         precisions: What it is timed in unless one asks for others: those that it is quick in.
         absent: What to say where it is not there.
-        memory: What ``growth`` counts, in words; empty where nothing can be counted.
     """
 
     name: str
     precisions: tuple[str, ...] = ('fp32', 'bf16')
     absent: str
-    memory: str = ''
 
     @abc.abstractmethod
     def available(self) -> bool:
@@ -63,17 +61,26 @@ class Device(abc.ABC):
         """Adds to a call what makes the device begin with it."""
         return call
 
+    def memory(self) -> PeakMemory | None:
+        """Counts its memory; None where nothing does."""
+        return None
+
     def growth(self, call: Callable[[], Any]) -> int | None:
         """The most bytes that a call held at once, beyond what was held before; None where that cannot be told."""
+        memory = self.memory()
+        self.synchronize()
+        if memory is not None:
+            memory.start()
         call()
-        return None
+        self.synchronize()
+        return None if memory is None else memory.growth()
 
     def free_bytes(self) -> int | None:
         """What the device can still give; None where asking for too much raises an error that one can go on after."""
         return None
 
     def forget(self) -> None:
-        """Gives back memory that is kept for later use."""
+        """Gives back memory that is kept for later use. Never raises, whatever befell the device."""
         return None
 
     @contextlib.contextmanager
@@ -106,34 +113,21 @@ class Cpu(Device):
         """One, and as many as this process has physical cores."""
         return list(dict.fromkeys((1, cores())))
 
-    @property
-    def memory(self) -> str:  # type: ignore[override]
-        """What ``growth`` counts."""
-        return 'growth of the resident memory of the process' if _can_forget_peak() else ''
-
-    def growth(self, call: Callable[[], Any]) -> int | None:
-        """How much the resident memory grew at most; None where the system cannot tell, which Linux can.
-
-        This counts every runtime alike, and the scratch memory of its kernels too.
-        """
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL('libc.so.6').malloc_trim(0)  # what was freed and is kept would be used again without growing
-        before = _resident('VmRSS')
-        if before is None or not _can_forget_peak():
-            call()
-            return None
-        call()
-        peak = _resident('VmHWM')
-        return None if peak is None else max(0, peak - before)
+    def memory(self) -> PeakMemory | None:
+        """That of the process, as far as the system tells it, which Linux does."""
+        return ResidentPeak()
 
     def free_bytes(self) -> int | None:
         """What the system can give before it kills the process, where torch would not get to raise anything."""
         import psutil
 
         free = int(psutil.virtual_memory().available)
-        with contextlib.suppress(OSError, ValueError):  # a container may have less
+        with contextlib.suppress(OSError, ValueError, KeyError):  # a container may have less
             limit, used = (int((_CGROUP / name).read_text()) for name in ('memory.max', 'memory.current'))
-            free = min(free, limit - used)
+            lines = (_CGROUP / 'memory.stat').read_text().splitlines()
+            parts = {name: int(value) for name, value in (line.split() for line in lines)}
+            # Files that were read count as used, and give way to whoever needs the memory.
+            free = min(free, limit - used + parts['inactive_file'] + parts['active_file'])
         return free
 
 
@@ -143,7 +137,6 @@ class Cuda(Device):
     name = 'cuda'
     precisions = ('fp32', 'bf16', 'fp16')
     absent = 'torch sees no CUDA device'
-    memory = 'what torch allocated on the GPU'
 
     def available(self) -> bool:
         """Whether torch sees one."""
@@ -153,18 +146,14 @@ class Cuda(Device):
         """Waits for all streams of the GPU."""
         torch.cuda.synchronize()
 
-    def growth(self, call: Callable[[], Any]) -> int | None:
-        """The most that torch's allocator gave away at once, beyond what it had given before."""
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
+    def memory(self) -> PeakMemory | None:
+        """What torch's allocator gave away."""
+        return CudaPeak(self.torch_device)
 
     def forget(self) -> None:
         """Empties torch's cache."""
-        torch.cuda.empty_cache()
+        with contextlib.suppress(RuntimeError):  # after some errors every call to the GPU fails
+            torch.cuda.empty_cache()
 
     def describe(self) -> dict[str, Any]:
         """The GPU and the libraries that run on it."""
@@ -197,7 +186,8 @@ class Mps(Device):
 
     def forget(self) -> None:
         """Empties torch's cache."""
-        torch.mps.empty_cache()
+        with contextlib.suppress(RuntimeError):
+            torch.mps.empty_cache()
 
 
 class Xla(Device):
@@ -257,23 +247,6 @@ def cores() -> int:
 
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     return max(1, min(psutil.cpu_count(logical=False) or allowed, allowed))
-
-
-def _can_forget_peak() -> bool:
-    """Lets Linux forget how much memory this process held at most; False where that is not possible."""
-    try:
-        (_PROC / 'clear_refs').write_text('5')
-        return True
-    except OSError:
-        return False
-
-
-def _resident(key: str) -> int | None:
-    with contextlib.suppress(OSError):
-        for line in (_PROC / 'status').read_text(encoding='ascii', errors='replace').splitlines():
-            if line.startswith(f'{key}:'):
-                return int(line.split()[1]) * 1024
-    return None
 
 
 def _driver() -> str:

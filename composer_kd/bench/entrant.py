@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from composer_kd.bench.answers import Answers
 from composer_kd.bench.backends import Backend, Call, Target
-from composer_kd.bench.devices import Device
+from composer_kd.bench.devices import DEVICES, Device
 from composer_kd.bench.failures import reason
 from composer_kd.bench.flops import count_flops, count_parameters
 from composer_kd.bench.precision import copied, in_precision
@@ -89,7 +89,7 @@ class Entrant:
         self.examples = self.inputs(EXAMPLES)
         self.answers: Answers | None = None  # as it was trained: eager, fp32
         self._folder = folder
-        self._files: dict[tuple[str, str], pathlib.Path | ConfigError] = {}
+        self._files: dict[tuple[str, ...], pathlib.Path | str] = {}
         self.parameters = count_parameters(self.module)
         self.notes: list[str] = []
         self.flops = self._count_flops()
@@ -120,35 +120,37 @@ class Entrant:
         Raises:
             Exception: Whatever the backend raises.
         """
-        file = self._file(backend, setting.precision)
+        file = self._file(backend, setting.precision, device)
         target = Target(device.torch_device, setting.threads)
         first = tuple(tensor.to(target.device) for tensor in self.inputs(1))
         seconds, call = float('inf'), None
         for _ in range(1 if backend.slow_start else 2):
             shell = in_precision(self.module, setting.precision)
-            begin = device.clock()
-            call = device.complete(backend.load(file, shell, target))
-            with torch.inference_mode():
+            with backend.loading(target, self._folder), torch.inference_mode():
+                begin = device.clock()
+                call = device.complete(backend.load(file, shell, target))
                 call(*first)
-            seconds = min(seconds, device.clock() - begin)
+                seconds = min(seconds, device.clock() - begin)
         assert call is not None
         notes = backend.notes(in_precision(self.module, setting.precision))
         return Loaded(call, sum(one.stat().st_size for one in _parts(file)), seconds, notes)
 
-    def _file(self, backend: Backend, precision: str) -> pathlib.Path:
+    def _file(self, backend: Backend, precision: str, device: Device) -> pathlib.Path:
         """The model as this backend loads it, written once; what cannot be written is not tried again."""
-        key = backend.name, precision
+        place = device if backend.per_device else DEVICES['cpu']
+        key = backend.name, precision, place.name
         if key not in self._files:
-            file = self._folder / f'{backend.name}-{precision}{backend.suffix}'
+            file = self._folder / f'{"-".join(key)}{backend.suffix}'
             self._folder.mkdir(parents=True, exist_ok=True)
             try:
-                backend.save(in_precision(self.module, precision), self.examples, file)
+                examples = tuple(tensor.to(place.torch_device) for tensor in self.examples)
+                backend.save(in_precision(self.module, precision).to(place.torch_device), examples, file)
                 self._files[key] = file
             except Exception as error:  # exporters raise errors of all kinds
-                self._files[key] = ConfigError(reason(error))
+                self._files[key] = reason(error)
         found = self._files[key]
-        if isinstance(found, ConfigError):
-            raise found
+        if isinstance(found, str):
+            raise ConfigError(found)
         return found
 
     def _count_flops(self) -> float | None:

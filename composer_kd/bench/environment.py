@@ -55,8 +55,9 @@ def environment(devices: Iterable[str] = ('cpu',)) -> dict[str, Any]:
     for name in devices:
         with contextlib.suppress(RuntimeError, OSError):
             facts.update(DEVICES[name].describe())
-        if DEVICES[name].memory:
-            facts[f'peak memory on {name}'] = DEVICES[name].memory
+        memory = DEVICES[name].memory()
+        if memory is not None:
+            facts[f'peak memory on {name}'] = f'growth of {memory.source}'
     return facts
 
 

@@ -12,7 +12,15 @@ OUT_OF_MEMORY = 'out of memory'
 LONGEST = 300
 
 # How torch, ONNX Runtime and C++ say it; compilers wrap such errors in their own.
-_SIGNS = ('out of memory', "can't allocate memory", 'not enough memory', 'failed to allocate memory', 'bad_alloc')
+_SIGNS = (
+    'out of memory',
+    "can't allocate memory",
+    'not enough memory',
+    'failed to allocate memory',
+    'bad_alloc',
+    'status_alloc_failed',  # cuBLAS, cuDNN
+    'resource_exhausted',  # XLA
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

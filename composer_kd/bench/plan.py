@@ -59,7 +59,7 @@ def plan(
             for name in wanted or [one for one, backend in known.items() if _by_default(backend, device)]:
                 for precision in _precisions(known[name], device, in_precisions):
                     settings.append(Setting(device.name, count, name, precision))
-    _check_all_used(settings, chosen, wanted, in_precisions, known)
+    _check_all_used(settings, chosen, wanted, None if ALL in (precisions or []) else in_precisions, known)
     return settings
 
 
@@ -105,5 +105,12 @@ def _check_all_used(
                 f'backends: {name} runs in {", ".join(known[name].precisions)} on {", ".join(known[name].devices)}; '
                 f'asked for: {", ".join(precisions or ["any precision"])} on {", ".join(one.name for one in devices)}'
             )
+    for name in precisions or []:
+        if all(setting.precision != name for setting in settings):
+            running = ', '.join(one for one, backend in known.items() if name in backend.precisions)
+            raise ConfigError(
+                f'precisions: {name} is left with no backend on {", ".join(one.name for one in devices)}; '
+                f'those that run in it: {running}'
+            )
     if not settings:
-        raise ConfigError(f'precisions: none of the backends runs in {", ".join(precisions or [])} here')
+        raise ConfigError(f'expected backends that run on {", ".join(one.name for one in devices)}, got none')

@@ -19,7 +19,7 @@ from composer_kd.bench.entrant import Candidate, Entrant
 from composer_kd.bench.environment import environment
 from composer_kd.bench.failures import reason
 from composer_kd.bench.plan import plan
-from composer_kd.bench.precision import copied
+from composer_kd.bench.precision import PRECISIONS, copied
 from composer_kd.bench.results import BenchResults, Row, Setting
 from composer_kd.bench.trial import Limits, Trial
 from composer_kd.errors import ConfigError, nearest
@@ -91,8 +91,9 @@ def bench(
     _check(candidates, limits)
     settings = list(plan() if settings is None else settings)
     for setting in settings:
-        if setting.backend not in backends:
-            raise ConfigError(f'backends: {setting.backend!r} is unknown{nearest(setting.backend, backends)}')
+        _check_known('devices', setting.device, DEVICES)
+        _check_known('backends', setting.backend, backends)
+        _check_known('precisions', setting.precision, PRECISIONS)
     kept = first_samples(batches, samples)
     if not kept or not settings:
         raise ConfigError(f'expected batches and settings, got {len(kept)} batches and {len(settings)} settings')
@@ -138,6 +139,11 @@ def _check(candidates: Sequence[Candidate], limits: Limits) -> None:
         raise ConfigError(f'expected a budget above 0 seconds and batches of 1 or more, got {limits}')
 
 
+def _check_known(what: str, name: str, known: Mapping[str, object]) -> None:
+    if name not in known:
+        raise ConfigError(f'{what}: {name!r} is unknown{nearest(name, known)}')
+
+
 def _busy() -> list[str]:
     """Says that others want the processor too: timings then tell of them."""
     load = os.getloadavg()[0] if hasattr(os, 'getloadavg') else 0.0
@@ -153,11 +159,12 @@ def _references(entrants: Sequence[Entrant], device: Device, watcher: Watcher) -
     """What each model answers as it was trained, and what the teachers of each student answer together."""
     taught: dict[str, Answers] = {}
     with device.threads(cores() if device.name == 'cpu' else None), torch.inference_mode():
-        modules = {one.name: device.complete(copied(one.module).to(device.torch_device)) for one in entrants}
+        modules = {}
         for entrant in entrants:
             watcher.say(f'{entrant.name} answers as it was trained')
             inputs = (entrant.inputs_of(batch) for batch in entrant.batches)
             try:
+                modules[entrant.name] = device.complete(copied(entrant.module).to(device.torch_device))
                 entrant.answers = answer(modules[entrant.name], inputs, entrant.batches, device.torch_device)
             except Exception as error:  # of any model: its rows say it too
                 entrant.notes.append(f'not evaluated as it was trained: {reason(error)}')
@@ -166,7 +173,10 @@ def _references(entrants: Sequence[Entrant], device: Device, watcher: Watcher) -
             teachers = [by_name[name] for name in entrant.candidate.taught_by]
             if not teachers or any(one.answers is None or not one.candidate.trained for one in teachers):
                 continue
-            taught[entrant.name] = _together(teachers, modules, device)
+            try:
+                taught[entrant.name] = _together(teachers, modules, device)
+            except Exception as error:  # such as teachers that choose between other classes
+                entrant.notes.append(f'no agreement with the mean of its teachers: {reason(error)}')
     device.forget()
     return taught
 

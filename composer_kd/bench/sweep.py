@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from composer_kd.bench.backends import Call
 from composer_kd.bench.devices import Device
-from composer_kd.bench.failures import is_out_of_memory, reason
+from composer_kd.bench.failures import OUT_OF_MEMORY, reason
 from composer_kd.bench.results import Throughput
 from composer_kd.bench.timing import FEWEST_ROUNDS, Blocks, spread, time_blocks, warm_up
 
@@ -21,7 +20,7 @@ SIZES_PLANNED = 8
 """The time is divided so that this many sizes fit in."""
 RISE = 1.03
 FLAT = 2
-"""A model is done after so many sizes in a row that were no better than the best before, times ``RISE``."""
+"""A model is done after so many sizes in a row without a round that was better than all before, times ``RISE``."""
 SPARE = 0.8
 """Share of the free memory of the machine that may be asked for: a system that has too little kills the process."""
 
@@ -41,7 +40,7 @@ class Sweep:
         self.note: str | None = None
         self.done = False
         self._call, self._inputs, self._device = call, inputs, device
-        self._left, self._best, self._flat = seconds, 0.0, 0
+        self._left, self._most, self._flat = seconds, 0.0, 0
         self._growth: int | None = None
         self.estimate = 0.0
 
@@ -73,24 +72,24 @@ class Sweep:
             self.estimate = warm_up(run, self._device.clock, seconds, calls=2)
             return run
         except Exception as error:  # of any runtime
-            self.fail(size, error)
-            return None
+            failed = reason(error)
+        self.fail(size, failed)
+        return None
 
     def end(self, size: int, blocks: Blocks) -> None:
         """Notes what was timed."""
-        typical, iqr = spread([size / median for median in blocks.medians])
-        self.found.append(Throughput(size, typical, iqr))
+        rates = [size / median for median in blocks.medians]
+        self.found.append(Throughput(size, *spread(rates)))
         self._left -= blocks.spent
-        self._flat = 0 if typical > RISE * self._best else self._flat + 1
-        self._best = max(self._best, typical)
+        # The best round is the one that others disturbed least: a busy moment must not end the sweep.
+        self._flat = 0 if max(rates) > RISE * self._most else self._flat + 1
+        self._most = max(self._most, *rates)
         self.done = self._flat >= FLAT
 
-    def fail(self, size: int, error: Exception) -> None:
+    def fail(self, size: int, failed: str) -> None:
         """Notes why there is no number for a size; none is tried beyond it."""
-        self._stop(size, reason(error))
-        if is_out_of_memory(error):
-            # The error's traceback holds the tensors that filled the memory.
-            error.__traceback__ = None
+        self._stop(size, failed)
+        if failed == OUT_OF_MEMORY:
             self._device.forget()
 
     def _stop(self, size: int, failed: str | None) -> None:
@@ -121,11 +120,10 @@ def sweep(sweeps: Mapping[str, Sweep], device: Device, seconds: float, largest: 
         if not runs:
             break
         found, failed = time_blocks(runs, device.clock, share, {name: sweeps[name].estimate for name in runs}, chance)
-        for name, error in failed.items():
-            sweeps[name].fail(size, error)
+        for name, why in failed.items():
+            sweeps[name].fail(size, why)
         for name, blocks in found.items():
             sweeps[name].end(size, blocks)
         runs.clear()
         size *= 2
-    with contextlib.suppress(Exception):
-        device.forget()
+    device.forget()

@@ -104,14 +104,14 @@ def _how(row: Row | None) -> str:
 
 
 def quickest(rows: Sequence[Row]) -> Row | None:
-    """The row with the least latency, of those that answer as the model does."""
-    timed = [row for row in rows if row.latency is not None and _is_faithful(row)]
+    """Of one model the row with the least latency, of those that answer as it was trained to."""
+    timed = [row for row in _faithful(rows) if row.latency is not None]
     return min(timed, key=lambda row: row.latency.p50 if row.latency else 0.0, default=None)
 
 
 def most(rows: Sequence[Row]) -> Row | None:
-    """The row with the most samples per second, of those that answer as the model does."""
-    timed = [row for row in rows if row.best_throughput is not None and _is_faithful(row)]
+    """Of one model the row with the most samples per second, of those that answer as it was trained to."""
+    timed = [row for row in _faithful(rows) if row.best_throughput is not None]
     return max(timed, key=_samples_per_second, default=None)
 
 
@@ -120,5 +120,8 @@ def _samples_per_second(row: Row) -> float:
     return 0.0 if best is None else best.samples_per_second or 0.0
 
 
-def _is_faithful(row: Row) -> bool:
-    return row.fidelity is None or row.fidelity >= FAITHFUL
+def _faithful(rows: Sequence[Row]) -> list[Row]:
+    """All, of a model without classes; else a row without a fidelity is one that could not answer for the data."""
+    if all(row.fidelity is None for row in rows):
+        return list(rows)
+    return [row for row in rows if row.fidelity is not None and row.fidelity >= FAITHFUL]

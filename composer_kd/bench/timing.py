@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from composer_kd.bench.failures import reason
 from composer_kd.bench.results import Latency, SpeedUp
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ Clock = Callable[[], float]
 Run = Callable[[], Any]
 Rounds = list[list[float]]
 """Seconds of single calls, one list for each round."""
-Failures = dict[str, Exception]
+Failures = dict[str, str]
+"""Reasons by name. Not the errors: their tracebacks would hold what filled the memory while the others go on."""
 T = TypeVar('T')
 
 
@@ -189,7 +191,7 @@ def _take_turns(
                 try:
                     found[name].append(turns[name]())
                 except Exception as error:  # of any runtime; the others go on
-                    failed[name] = error
+                    failed[name] = reason(error)
                     del found[name]
                     order.remove(name)
             gc.collect(0)

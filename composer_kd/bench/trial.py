@@ -102,16 +102,15 @@ class Trial:
             self.backend.require()
             loaded = entrant.load(self.setting, self.backend, self.device)
         except Exception as error:  # of any exporter, compiler or runtime: the other models go on
-            self._drop(entrant.name, error)
+            self._drop(entrant.name, reason(error))
             return
         row.file_bytes, row.load_seconds = loaded.file_bytes, loaded.seconds
         row.notes += loaded.notes
         self.loaded[entrant.name] = loaded
 
-    def _drop(self, name: str, error: Exception) -> None:
-        self.rows[name].failed = reason(error)
+    def _drop(self, name: str, failed: str) -> None:
+        self.rows[name].failed = failed
         self.loaded.pop(name, None)
-        error.__traceback__ = None
         self.device.forget()
 
     def _time_latency(self) -> None:
@@ -121,12 +120,12 @@ class Trial:
         for entrant in self.entrants:
             if entrant.name not in self.loaded:
                 continue
-            run = self._at(entrant, 1)
             try:
+                run = self._at(entrant, 1)
                 estimates[entrant.name] = warm_up(run, self.device.clock, WARM_UP_SHARE * self.limits.budget)
                 runs[entrant.name] = run
             except Exception as error:  # of any runtime
-                self._drop(entrant.name, error)
+                self._drop(entrant.name, reason(error))
         if not runs:
             return
         found, failed = time_calls(runs, self.device.clock, seconds, estimates, self.chance)

@@ -1,7 +1,10 @@
 """The script of the same, which uses the public API alone."""
 
+import pytest
+
 from benchmarks.hardware import main
 from composer_kd.bench import BenchResults
+from composer_kd.errors import ConfigError
 
 
 def test_models_of_this_package_are_compared(tmp_path, capsys):
@@ -17,3 +20,9 @@ def test_models_of_this_package_are_compared(tmp_path, capsys):
     assert found.rows[1].speed_up.against == 'DeepCNN'
     assert BenchResults.read(tmp_path) == found
     assert 'ShallowCNN' in capsys.readouterr().out
+    assert found.command.startswith('python benchmarks/hardware.py DeepCNN ShallowCNN --in-channels 1')
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="did you mean 'resnet56'"):
+        main(['resnet57', '--out', str(tmp_path)])

@@ -3,18 +3,21 @@
 import random
 import sys
 import time
+import weakref
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from composer_kd.bench import DEVICES, environment, plan
+from composer_kd.bench import DEVICES, Latency, Row, Setting, devices, environment, plan
 from composer_kd.bench.answers import Answers, accuracy, answer, first_samples
+from composer_kd.bench.backends import OnnxRuntime, Target
 from composer_kd.bench.failures import is_out_of_memory, reason
 from composer_kd.bench.flops import count_flops
 from composer_kd.bench.sweep import Sweep, sweep
-from composer_kd.bench.timing import as_latency, speed_up, time_blocks, time_calls
+from composer_kd.bench.tables import quickest
+from composer_kd.bench.timing import Blocks, as_latency, speed_up, time_blocks, time_calls
 from composer_kd.errors import ConfigError
 
 
@@ -75,7 +78,22 @@ def test_a_failure_in_a_turn_leaves_the_others():
         {'good': lambda: None, 'bad': fail}, time.perf_counter, 0.01, {'good': 1e-6, 'bad': 1e-6}, random.Random(0)
     )
     assert list(found) == ['good']
-    assert str(failed['bad']) == 'device-side assert'
+    assert failed == {'bad': 'RuntimeError: device-side assert'}
+
+
+def test_a_failure_holds_no_memory_while_the_others_go_on():
+    held, alive = [], []
+
+    def fail():
+        activations = torch.zeros(4)
+        held.append(weakref.ref(activations))
+        raise torch.OutOfMemoryError('out of memory') from ValueError('what a compiler wraps')
+
+    runs = {'bad': fail, 'good': lambda: alive.extend(one() is not None for one in held)}
+    _, failed = time_calls(runs, time.perf_counter, 0.001, dict.fromkeys(runs, 1e-6), random.Random(0))
+    assert failed == {'bad': 'out of memory'}
+    assert alive
+    assert not any(alive)
 
 
 def one_sweep(call, seconds=10.0, largest=1024):
@@ -95,6 +113,27 @@ def test_the_sweep_ends_with_its_budget_and_says_so():
     found = one_sweep(lambda x: time.sleep(0.01), seconds=0.4)
     assert 1 <= len(found.found) < 11
     assert 'still rose at batch' in found.note
+
+
+def test_a_busy_moment_does_not_end_the_sweep():
+    one = Sweep(lambda x: x, lambda size: (torch.zeros(size, 1),), DEVICES['cpu'], 10.0)
+    for size, seconds in ((1, [1.0, 1.0, 1.0]), (2, [9.0, 9.0, 1.0]), (4, [9.0, 9.0, 1.0])):
+        one.end(size, Blocks(seconds, 0.0))
+    assert not one.done  # its best round says that four at once take no longer than one
+    for size in (8, 16):
+        one.end(size, Blocks([float(size)] * 3, 0.0))
+    assert one.done
+    assert [round(each.samples_per_second, 2) for each in one.found] == [1, 0.22, 0.44, 1, 1]
+
+
+def test_files_that_were_read_are_free_memory(monkeypatch, tmp_path):
+    monkeypatch.setattr(devices, '_CGROUP', tmp_path)
+    for name, text in (('memory.max', '1000'), ('memory.current', '990')):
+        (tmp_path / name).write_text(f'{text}\n')
+    (tmp_path / 'memory.stat').write_text('anon 100\nfile 850\ninactive_file 600\nactive_file 200\n')
+    assert DEVICES['cpu'].free_bytes() == 810
+    (tmp_path / 'memory.max').write_text('max\n')
+    assert DEVICES['cpu'].free_bytes() > 1000
 
 
 def test_the_sweep_asks_for_no_more_memory_than_there_is(monkeypatch):
@@ -166,6 +205,7 @@ def test_the_plan_lists_what_is_here():
         ({'precisions': ['float16']}, 'did you mean|valid: bf16'),
         ({'backends': ['int8-dynamic'], 'precisions': ['fp32']}, 'int8-dynamic runs in int8 on cpu'),
         ({'threads': [0]}, 'whole numbers of 1 or more'),
+        ({'backends': ['eager'], 'precisions': ['fp32', 'int8']}, 'int8 is left with no backend on cpu.*int8-dynamic'),
     ],
 )
 def test_a_plan_of_what_is_not_there_is_refused(arguments, message):
@@ -210,3 +250,21 @@ def test_the_last_batch_is_cut():
     kept = first_samples(batches, 5)
     assert [batch['x'].tolist() for batch in kept] == [[0, 1, 2, 3], [0]]
     assert len(first_samples(batches, None)) == 2
+
+
+def test_a_way_that_could_not_answer_for_the_data_is_not_proposed():
+    def row(backend, seconds, fidelity):
+        timed = Latency(seconds, seconds, seconds, 0.0, 9)
+        return Row('a', 'teacher', Setting('cpu', 1, backend, 'fp32'), latency=timed, fidelity=fidelity)
+
+    right, wrong, unknown = row('eager', 3.0, 1.0), row('export', 2.0, 0.5), row('torchscript', 1.0, None)
+    assert quickest([right, wrong, unknown]) is right
+    assert quickest([unknown]) is unknown  # it has no classes
+
+
+def test_onnxruntime_that_falls_back_to_the_cpu_is_no_gpu(monkeypatch, tmp_path):
+    onnxruntime = pytest.importorskip('onnxruntime')
+    OnnxRuntime().save(nn.Linear(2, 3).eval(), (torch.zeros(2, 2),), tmp_path / 'model.onnx')
+    monkeypatch.setattr(onnxruntime, 'get_available_providers', lambda: ['CUDAExecutionProvider'])
+    with pytest.warns(UserWarning, match='CUDAExecutionProvider'), pytest.raises(ConfigError, match='fell back'):
+        OnnxRuntime().load(tmp_path / 'model.onnx', nn.Identity(), Target(torch.device('cuda')))

@@ -1,14 +1,19 @@
 """``composer-kd bench``."""
 
 import json
+import shutil
+import types
+import warnings
 
 import pytest
 
 from composer_kd.bench import BenchResults
 from composer_kd.run import bench as command
 from composer_kd.run.cli import main
-from composer_kd.run.config import load_config
+from composer_kd.run.config import LoaderConfig, load_config
+from composer_kd.run.contenders import data_in_words
 from composer_kd.run.evaluate import evaluate
+from composer_kd.run.parts import Component
 from composer_kd.run.train import train
 
 QUICK = ['--devices', 'cpu', '--threads', '1', '--budget', '0.02', '--max-batch', '2']
@@ -100,6 +105,44 @@ def test_a_run_without_evaluation_data_is_refused(tmp_path, capsys):
     assert 'eval_loader' in capsys.readouterr().err
 
 
+def test_held_out_data_is_what_a_run_is_timed_and_judged_with(tmp_path, capsys):
+    quiet = ['max_duration=1ba', 'eval_interval=1ba', 'progress_bar=false', f'save_folder={tmp_path}/run']
+    train(load_config('yamls/digits/student.yaml', [*quiet, 'train_loader.hold_out=0.1', 'eval_loader=null']))
+    assert main(['bench', str(tmp_path / 'run'), '--out', str(tmp_path), *EAGER]) == 0
+    results = BenchResults.read(tmp_path)
+    expected = evaluate(tmp_path / 'run').metrics['metrics/eval/MulticlassAccuracy']
+    assert results.rows[0].accuracy == pytest.approx(expected, abs=1e-6)
+    assert results.data == 'digits(split=train, hold_out=0.1)'
+
+
+def test_results_name_no_folder_of_this_machine(tmp_path):
+    loader = LoaderConfig(Component('dataset', 'image_folder', {'root': str(tmp_path / 'birds'), 'split': 'val'}))
+    run = types.SimpleNamespace(config=types.SimpleNamespace(evaluation=loader))
+    assert data_in_words(run) == 'image_folder(root=birds, split=val)'
+
+
+@pytest.mark.parametrize(('home', 'expected'), [('/home/me', '~/runs/a'), ('/', '/home/me/runs/a')])
+def test_the_command_is_kept_without_the_users_name(home, expected, monkeypatch, tmp_path):
+    kept = []
+    monkeypatch.setattr(command, 'bench_runs', lambda *rest: kept.append(rest[-1]))
+    monkeypatch.setattr('sys.argv', ['composer-kd', 'bench', '/home/me/runs/a', 'my run'])
+    monkeypatch.setenv('HOME', home)
+    assert main(['bench', '/home/me/runs/a', 'my run', '--out', str(tmp_path)]) == 0
+    assert kept == [f"composer-kd bench {expected} 'my run'"]
+
+
+def test_a_teacher_that_is_gone_is_said_in_plain_words(runs, tmp_path, capsys):
+    shutil.copytree(runs[1], tmp_path / 'kd')
+    config = tmp_path / 'kd' / 'config.yaml'
+    config.write_text(config.read_text().replace(f'{runs[0]}/latest-rank0.pt', 'gone/latest-rank0.pt'))
+    with warnings.catch_warnings():
+        warnings.simplefilter('default')
+        assert main(['bench', str(tmp_path / 'kd'), '--out', str(tmp_path), *EAGER]) == 0
+    shown = capsys.readouterr()
+    assert 'a teacher is left out of the comparison' in shown.out
+    assert 'UserWarning' not in shown.out + shown.err
+
+
 @pytest.mark.parametrize('bad', [['--budget', '0'], ['--threads', '0'], ['--max-batch', '-1'], ['--devices', ',']])
 def test_numbers_out_of_range_are_refused(bad, capsys):
     with pytest.raises(SystemExit):
@@ -120,5 +163,6 @@ def test_what_is_measured_survives_a_stop(signal, runs, tmp_path, monkeypatch, c
     content = json.loads((tmp_path / 'bench.json').read_text())
     assert len(content['rows']) == 2
     shown = capsys.readouterr()
-    assert 'stopped' in shown.err
+    assert shown.err == 'stopped\n'
+    assert 'bench.json' in shown.out
     assert 'The best way of each model' in shown.out

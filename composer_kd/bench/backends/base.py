@@ -45,6 +45,7 @@ class Backend(abc.ABC):
         extra: The extra of composer_kd that brings these packages.
         slow_start: Whether it takes minutes before its first answer on a CPU, so that there one must ask for it.
         of_torch: Whether torch allocates what it takes on a GPU.
+        per_device: Whether what it saves is made for one device; ``save`` then gets module and examples there.
     """
 
     name: str
@@ -55,14 +56,16 @@ class Backend(abc.ABC):
     extra: str = ''
     slow_start: bool = False
     of_torch: bool = True
+    per_device: bool = False
 
     @abc.abstractmethod
     def save(self, module: nn.Module, inputs: tuple[Tensor, ...], file: pathlib.Path) -> None:
         """Writes a model in the form that ``load`` reads.
 
         Args:
-            module: Tensors in, logits out: on the CPU, in eval mode, in its precision. It may be changed.
-            inputs: Examples of its inputs: two samples or more, on the CPU.
+            module: Tensors in, logits out: in eval mode, in its precision, on the CPU unless ``per_device``. It may be
+                changed.
+            inputs: Examples of its inputs: two samples or more, where the module is.
             file: Where to.
         """
 
@@ -91,6 +94,15 @@ class Backend(abc.ABC):
     def session(self) -> Iterator[None]:
         """What must hold while models of this backend are loaded and run."""
         yield
+
+    def loading(self, target: Target, folder: pathlib.Path) -> contextlib.AbstractContextManager[object]:
+        """What must hold while one model is loaded and answers for the first time, which is timed.
+
+        Args:
+            target: Where it is to run.
+            folder: For files of its own, which go when the benchmark ends.
+        """
+        return contextlib.nullcontext()
 
     def require(self) -> None:
         """Makes sure that it is installed.

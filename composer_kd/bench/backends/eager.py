@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import io
 import pathlib
 import types
 from collections.abc import Iterator
@@ -50,6 +52,14 @@ class Compile(Eager):
             raise ConfigError(f'torch {torch.__version__} has no torch.compile')
         return torch.compile(_own_code(super().load(file, module, target)))
 
+    def loading(self, target: Target, folder: pathlib.Path) -> contextlib.AbstractContextManager[object]:
+        """Compiles anew: what is in the caches of other models and of earlier days would shorten the load time."""
+        _start_compiler(target.device)
+        from torch._inductor import utils
+
+        name = next((name for name in ('fresh_cache', 'fresh_inductor_cache') if hasattr(utils, name)), None)
+        return contextlib.nullcontext() if name is None else getattr(utils, name)(dir=str(folder), delete=False)
+
     def notes(self, module: nn.Module) -> list[str]:
         """What the load time holds."""
         return ['load time includes compiling for batch 1']
@@ -69,6 +79,13 @@ class Compile(Eager):
                 yield
         finally:
             torch.compiler.reset()
+
+
+@functools.cache
+def _start_compiler(device: torch.device) -> None:
+    """Loads and probes what the first one to compile would wait for: seconds that are no model's."""
+    with contextlib.redirect_stderr(io.StringIO()):  # it remarks on CUDA_HOME where there is no GPU
+        torch.compile(lambda tensor: 2 * tensor)(torch.ones(3, device=device))
 
 
 def _own_code(module: Any) -> Call:

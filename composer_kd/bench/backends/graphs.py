@@ -19,6 +19,7 @@ class TorchScript(Backend):
     """``torch.jit``: traced and frozen, as C++ programs load it."""
 
     name = 'torchscript'
+    per_device = True  # a trace fixes where tensors are made, such as the first state of an LSTM
 
     def save(self, module: nn.Module, inputs: tuple[Tensor, ...], file: pathlib.Path) -> None:
         """Traces the module and folds its weights into the graph."""

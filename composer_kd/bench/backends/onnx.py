@@ -40,7 +40,10 @@ class OnnxRuntime(Backend):
             raise ConfigError(f'this onnxruntime has no {wanted}: pip install onnxruntime-gpu')
         if target.device.type == 'cpu':
             return _OnCpu(str(file), target.threads)
-        return _OnCuda(onnxruntime.InferenceSession(str(file), _options(), providers=[wanted]))
+        session = onnxruntime.InferenceSession(str(file), _options(), providers=[wanted])
+        if wanted not in session.get_providers():  # it goes on without a word
+            raise ConfigError(f'onnxruntime fell back to the CPU: {wanted} does not find its CUDA or cuDNN')
+        return _OnCuda(session)
 
     def forgetful(self, call: Call) -> Call:
         """A session without an arena, which would never shrink below its first megabyte."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+import shlex
 import sys
 
 from composer_kd.run.commands.arguments import positive
@@ -63,8 +64,7 @@ def run(options: argparse.Namespace) -> None:
     try:
         _bench(options)
     except (KeyboardInterrupt, SystemExit):  # Composer turns Ctrl-C into the latter
-        done = (options.out / 'bench.json').is_file()
-        print(f'stopped; what was measured is in {options.out}' if done else 'stopped', file=sys.stderr)
+        print('stopped', file=sys.stderr)
         raise SystemExit(130) from None
 
 
@@ -81,7 +81,9 @@ def _bench(options: argparse.Namespace) -> None:
         options.samples,
     )
     # The numbers are sent to others, and a user's name is none of theirs.
-    command = ' '.join(['composer-kd', *sys.argv[1:]]).replace(str(pathlib.Path.home()), '~')
+    home = str(pathlib.Path.home())
+    words = [word.replace(f'{home}/', '~/') if len(home) > 1 else word for word in sys.argv[1:]]
+    command = ' '.join(['composer-kd', *(word if word.startswith('~/') else shlex.quote(word) for word in words)])
     bench_runs(options.runs, options.out, choice, command)
 
 

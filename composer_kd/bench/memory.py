@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import ctypes
 import pathlib
@@ -10,30 +11,36 @@ import sys
 import psutil
 import torch
 
-__all__ = ['PeakMemory', 'ResidentPeak', 'CudaPeak', 'peak_for']
+__all__ = ['CudaPeak', 'PeakMemory', 'ResidentPeak', 'peak_for']
 
 _PROC = pathlib.Path('/proc/self')
 
 
-class PeakMemory:
+class PeakMemory(abc.ABC):
     """Tells how much memory was held at most since ``start()``.
 
     Attributes:
+        source: What is counted, in words.
         before: Bytes held at ``start()``.
         forgets: Whether what was held before ``start()`` can be told apart. If not, ``peak()`` is that of the process's
             whole life.
     """
 
+    source: str
     before: int = 0
     forgets: bool = True
 
+    @abc.abstractmethod
     def start(self) -> None:
         """Measures from now on."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def peak(self) -> int:
         """The most bytes held at once."""
-        raise NotImplementedError
+
+    def growth(self) -> int | None:
+        """``peak()`` minus what was held at ``start()``, in bytes; None where that cannot be told."""
+        return max(0, self.peak() - self.before) if self.forgets else None
 
 
 class CudaPeak(PeakMemory):
@@ -42,6 +49,8 @@ class CudaPeak(PeakMemory):
     Args:
         device: The GPU.
     """
+
+    source = 'what torch allocated on the GPU'
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -57,7 +66,9 @@ class CudaPeak(PeakMemory):
 
 
 class ResidentPeak(PeakMemory):
-    """What this process held in main memory, without its data workers."""
+    """What this process held in main memory, without its data workers: of every runtime, and scratch memory too."""
+
+    source = 'resident memory of the process'
 
     def start(self) -> None:
         """Measures from now on."""
