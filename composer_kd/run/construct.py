@@ -29,6 +29,7 @@ def is_function_itself(scope: str, target: Any) -> bool:
         True for a loss, adapter, scheduler or schedule that is a function; all else is called for what it builds.
 
     Example:
+        >>> import torch
         >>> is_function_itself('loss', torch.nn.functional.mse_loss), is_function_itself('loss', torch.nn.MSELoss)
         (True, False)
     """

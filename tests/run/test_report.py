@@ -297,3 +297,13 @@ def test_a_wandb_that_fails_loses_nothing(runs, tmp_path, monkeypatch, capsys):
     printed = ' '.join(capsys.readouterr().out.split())
     assert 'W&B: not logged (ConnectionError: no route to host)' in printed
     assert (tmp_path / 'report.html').is_file()
+
+
+def test_a_run_that_held_a_part_out_is_reported_on_that(tmp_path):
+    overrides = ['max_duration=2ba', 'progress_bar=false', 'train_loader.hold_out=0.1', 'eval_loader=null']
+    metrics = train(load_config('yamls/digits/student.yaml', [*overrides, f'save_folder={tmp_path}/run']), quiet=True)
+    assert main(['report', f'{tmp_path}/run', '--no-bench', '--out', f'{tmp_path}/page']) == 0
+    found = json.loads((tmp_path / 'page' / 'report.json').read_text())
+    assert 'digits(split=train, hold_out=0.1)' in json.dumps(found)
+    accuracy = found['models'][0]['accuracy']
+    assert accuracy == pytest.approx(metrics['metrics/eval/MulticlassAccuracy'])

@@ -18,7 +18,7 @@ from composer_kd.deploy import Inference
 from composer_kd.errors import ConfigError
 from composer_kd.observation import IGNORE, labels_of, split_index
 from composer_kd.reports import Answers, EvaluationSet
-from composer_kd.run.contenders import Contender
+from composer_kd.run.contenders import Contender, data_in_words
 from composer_kd.run.evaluate import count_parameters, size_in_bytes
 from composer_kd.run.saved import SavedRun
 
@@ -95,7 +95,7 @@ class Answering:
     def batches(self) -> Iterator[Any]:
         """The evaluation data, as models take it."""
         most = self.run.config.eval_subset_num_batches
-        loader = self.run.config.eval_loader
+        loader = self.run.config.evaluation
         indexed = loader is not None and loader.with_index
         for batch in itertools.islice(self.loader, None if most == -1 else most):
             yield split_index(batch, indexed)[0]
@@ -136,17 +136,14 @@ class Answering:
         with (
             contextlib.suppress(Exception),
             contextlib.redirect_stdout(io.StringIO()),
-        ):  # it may print what it finds strange
+        ):  # it may print
             return count_flops(inference, one)
         return None
 
     def _description(self) -> str:
-        loader = self.run.config.eval_loader
-        assert loader is not None
-        options = ', '.join(f'{key}={value}' for key, value in loader.dataset.options.items() if value is not None)
         most = self.run.config.eval_subset_num_batches
         part = '' if most == -1 else f', the first {most} batches'
-        return f'{loader.dataset.name}{f" ({options})" if options else ""}{part}'
+        return f'{data_in_words(self.run)}{part}'
 
 
 def why_not(logits: Tensor, labels: Tensor | None) -> str | None:

@@ -20,6 +20,7 @@ from composer.core import State
 from composer.loggers import Logger
 from omegaconf import OmegaConf
 
+from composer_kd.bench.failures import is_out_of_memory
 from composer_kd.errors import ConfigError, LossError, nearest
 from composer_kd.run.config import RunConfig, as_mapping, load_config
 from composer_kd.run.train import CONFIG_FILE, METRICS_FILE, final_metrics, train
@@ -150,13 +151,8 @@ def _value(metrics: dict[str, float], name: str) -> float:
 
 def _reason(error: Exception) -> str:
     words = ' '.join(str(error).split())[:LONGEST_REASON]
-    return f'out of memory: {words}' if _is_out_of_memory(error) else f'{type(error).__name__}: {words}'
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or 'out of memory' in text or "can't allocate memory" in text
+    return f'out of memory: {words}' if is_out_of_memory(error) else f'{type(error).__name__}: {words}'
 
 
 def _is_of_settings(error: Exception) -> bool:
-    return isinstance(error, LossError) or _is_out_of_memory(error)
+    return isinstance(error, LossError) or is_out_of_memory(error)
