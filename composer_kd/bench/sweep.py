@@ -20,7 +20,8 @@ SIZES_PLANNED = 8
 """The time is divided so that this many sizes fit in."""
 RISE = 1.03
 FLAT = 2
-"""A model is done after so many sizes in a row without a round that was better than all before, times ``RISE``."""
+"""A model is done after so many sizes in a row without a round that was better, times ``RISE``, than all before or than
+the size before: a backend may have one sample to itself, so that two are slower, and four as quick."""
 SPARE = 0.8
 """Share of the free memory of the machine that may be asked for: a system that has too little kills the process."""
 
@@ -40,7 +41,7 @@ class Sweep:
         self.note: str | None = None
         self.done = False
         self._call, self._inputs, self._device = call, inputs, device
-        self._left, self._most, self._flat = seconds, 0.0, 0
+        self._left, self._most, self._last, self._flat = seconds, 0.0, 0.0, 0
         self._growth: int | None = None
         self.estimate = 0.0
 
@@ -82,8 +83,9 @@ class Sweep:
         self.found.append(Throughput(size, *spread(rates)))
         self._left -= blocks.spent
         # The best round is the one that others disturbed least: a busy moment must not end the sweep.
-        self._flat = 0 if max(rates) > RISE * self._most else self._flat + 1
-        self._most = max(self._most, *rates)
+        best = max(rates)
+        self._flat = 0 if best > RISE * min(self._most, self._last) else self._flat + 1
+        self._most, self._last = max(self._most, best), best
         self.done = self._flat >= FLAT
 
     def fail(self, size: int, failed: str) -> None:

@@ -88,7 +88,8 @@ class Contender:
 def contenders(runs: Sequence[SavedRun]) -> list[Contender]:
     """Lists the models of a comparison: teachers first, then the students in the order given.
 
-    A teacher that is itself one of the runs is listed once. One whose checkpoint is gone is left out, with a warning.
+    A teacher that is itself one of the runs is listed once. One whose checkpoint is gone is left out, with a warning;
+    a relative path that was written in another working folder is recognised among the runs.
 
     Args:
         runs: The runs to compare, under different names.
@@ -101,7 +102,11 @@ def contenders(runs: Sequence[SavedRun]) -> list[Contender]:
         >>> [one.role.value for one in contenders([open_run('yamls/digits/student.yaml')])]
         ['student alone']
     """
-    of_checkpoint = {run.checkpoint.resolve(): run.name for run in runs if run.checkpoint is not None}
+    of_checkpoint = {
+        file: run.name
+        for run in runs if run.checkpoint is not None
+        for file in (run.checkpoint.resolve(), run.checkpoint.absolute())  # the latest is a link
+    }  # fmt: skip
     names = {run.name for run in runs}
     named: dict[str, TeacherConfig] = {}
     taught_by: dict[str, tuple[str, ...]] = {}
@@ -132,6 +137,9 @@ def _name_among(
         try:
             file = checkpoint_file(config.checkpoint).resolve()
         except CheckpointError as error:
+            moved = _ends_like(config.checkpoint, of_checkpoint)
+            if moved is not None:
+                return moved
             warnings.warn(f'a teacher is left out of the comparison: {error}', stacklevel=3)
             return None
         if file in of_checkpoint:
@@ -142,6 +150,14 @@ def _name_among(
     name = next(name for name in _names_for(config) if name not in named and name not in taken)
     named[name] = config
     return name
+
+
+def _ends_like(checkpoint: str, of_checkpoint: dict[pathlib.Path, str]) -> str | None:
+    """The run given whose checkpoint ends in a relative path, which was written in another working folder."""
+    parts = pathlib.PurePath(checkpoint).parts
+    places = [(place, name) for file, name in of_checkpoint.items() for place in (file, file.parent)]
+    found = {name for place, name in places if place.parts[-len(parts) :] == parts}
+    return found.pop() if len(found) == 1 else None
 
 
 def _names_for(config: TeacherConfig) -> Iterator[str]:

@@ -124,3 +124,16 @@ def test_one_evaluation_set_for_all(runs, tmp_path):
     assert evaluation_run([without, kd]) is kd
     with pytest.raises(ConfigError, match='none of the runs has an eval_loader'):
         evaluation_run([without])
+
+
+def test_a_teacher_is_known_from_another_working_folder(runs, tmp_path):
+    # The student names it by a relative path, as the runs of YAMLs do, and the comparison is made elsewhere.
+    shutil.copytree(runs / 'kd', tmp_path / 'kd')
+    content = OmegaConf.load(tmp_path / 'kd' / 'config.yaml')
+    for written in (f'{runs.name}/teacher/latest-rank0.pt', f'{runs.name}/teacher'):
+        content.algorithms.distillation.teachers[0].checkpoint = written
+        OmegaConf.save(content, tmp_path / 'kd' / 'config.yaml')
+        assert listed(open_runs([runs / 'teacher', tmp_path / 'kd'])) == [
+            ('digits-teacher', Role.TEACHER, ()),
+            ('digits-kd', Role.DISTILLED, ('digits-teacher',)),
+        ]
