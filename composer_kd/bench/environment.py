@@ -46,7 +46,7 @@ def environment(devices: Iterable[str] = ('cpu',)) -> dict[str, Any]:
         'memory': f'{memory.total / 2**30:.1f} GiB',
         'free memory at start': f'{memory.available / 2**30:.1f} GiB',
         'load at start': _load(),
-        'system': f'{platform.system()} {platform.release()}',
+        'system': f'{platform.system()} {platform.release().partition('-')[0]}',
         'python': platform.python_version(),
         **{name: _version(package) for name, package in _PACKAGES.items()},
         'torch threads': torch.get_num_threads(),
