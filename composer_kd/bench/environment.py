@@ -46,7 +46,7 @@ def environment(devices: Iterable[str] = ('cpu',)) -> dict[str, Any]:
         'memory': f'{memory.total / 2**30:.1f} GiB',
         'free memory at start': f'{memory.available / 2**30:.1f} GiB',
         'load at start': _load(),
-        'system': f'{platform.system()} {platform.release().partition('-')[0]}',
+        'system': f'{platform.system()} {_kernel()}',
         'python': platform.python_version(),
         **{name: _version(package) for name, package in _PACKAGES.items()},
         'torch threads': torch.get_num_threads(),
@@ -86,3 +86,8 @@ def _version(package: str) -> str:
         return torch.__version__ if package == 'torch' else version(package)
     except PackageNotFoundError:
         return 'not installed'
+
+
+def _kernel() -> str:
+    """The version alone: what follows it is a name that somebody gave to a build."""
+    return platform.release().partition('-')[0]
