@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import wandb
 from omegaconf import OmegaConf
 from wandb.sdk.internal.datastore import DataStore
 
@@ -264,6 +265,7 @@ def test_wandb_gets_tables_plots_and_artifacts_offline(runs, offline, capsys):
     wishes = Wishes([runs / 'teacher', runs / 'kd-1'], offline / 'report', with_bench=False, wandb='a-project')
     found = report(wishes)
     assert 'W&B: offline in' in ' '.join(capsys.readouterr().out.split())
+    wandb.teardown()  # as the end of the process does: W&B's own process writes the rest of its record then
     (run,) = offline.glob('wandb/offline-run-*')
     media = {file.name.rsplit('_', 2)[0] for file in run.rglob('media/**/*') if file.is_file()}
     assert {'models', 'settings', *found.drawings} <= media
