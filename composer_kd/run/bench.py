@@ -16,9 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from composer_kd.bench import BenchResults, Candidate, Limits, Row, Setting, Watcher, bench, block, plan, summary, write
 from composer_kd.bench.answers import first_samples
 from composer_kd.bench.writing import FILES
+from composer_kd.calling import as_it_is
 from composer_kd.deploy import Inference
 from composer_kd.errors import ConfigError
-from composer_kd.observation import split_index
 from composer_kd.run.contenders import Contender, contenders, data_in_words, evaluation_run
 from composer_kd.run.preflight import make_folder
 from composer_kd.run.saved import SavedRun, open_runs
@@ -107,7 +107,7 @@ def candidates_of(found: Sequence[Contender], batch: Any, num_classes: int | Non
         candidates.append(
             Candidate(
                 contender.name,
-                functools.partial(_as_it_is, inference),
+                functools.partial(as_it_is, inference),
                 contender.role.value,
                 contender.taught_by,
                 contender.is_trained,
@@ -115,10 +115,6 @@ def candidates_of(found: Sequence[Contender], batch: Any, num_classes: int | Non
             )
         )
     return candidates
-
-
-def _as_it_is(inference: Inference) -> Inference:
-    return inference
 
 
 def _predicts_next_token(inference: Inference) -> bool:
@@ -132,9 +128,8 @@ def _predicts_next_token(inference: Inference) -> bool:
 
 def _evaluation_data(run: SavedRun, samples: int | None) -> tuple[list[Any], int | None]:
     """The batches, no more than are needed."""
-    loader, evaluation = run.loader(), run.config.evaluation
-    indexed = evaluation is not None and evaluation.with_index
-    batches = first_samples((split_index(batch, indexed)[0] for batch in loader), samples)
+    loader = run.loader()
+    batches = first_samples(run.batches(loader), samples)
     if not batches:
         raise ConfigError(f'{run.name}: its eval_loader is empty, so there is nothing to time the models with')
     return batches, getattr(loader.dataset, 'num_classes', None)

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
 from composer_kd.errors import CheckpointNotFoundError, ConfigError
+from composer_kd.observation import split_index
 from composer_kd.run.build import build_model
 from composer_kd.run.config import (
     EvaluationConfig,
@@ -114,6 +115,20 @@ class SavedRun:
                 f'{self.name}: the run has no eval_loader, so there is nothing to evaluate it on. Give --config YAML'
             )
         return build_loader(evaluation, config.device_eval_batch_size, config.seed, train=False)
+
+    def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
+        """Its evaluation data as models take it: without the samples' numbers.
+
+        Args:
+            loader: From ``loader()``.
+
+        Yields:
+            The batches.
+        """
+        evaluation = self.config.evaluation
+        indexed = evaluation is not None and evaluation.with_index
+        for batch in loader:
+            yield split_index(batch, indexed)[0]
 
     def model(self, num_classes: int | None = None) -> ComposerModel:
         """Builds its model and loads its weights.

@@ -16,7 +16,7 @@ from torch import Tensor
 from composer_kd.bench.flops import count_flops
 from composer_kd.deploy import Inference
 from composer_kd.errors import ConfigError
-from composer_kd.observation import IGNORE, labels_of, split_index
+from composer_kd.observation import IGNORE, labels_of
 from composer_kd.reports import Answers, EvaluationSet
 from composer_kd.run.contenders import Contender, data_in_words
 from composer_kd.run.evaluate import count_parameters, size_in_bytes
@@ -95,10 +95,7 @@ class Answering:
     def batches(self) -> Iterator[Any]:
         """The evaluation data, as models take it."""
         most = self.run.config.eval_subset_num_batches
-        loader = self.run.config.evaluation
-        indexed = loader is not None and loader.with_index
-        for batch in itertools.islice(self.loader, None if most == -1 else most):
-            yield split_index(batch, indexed)[0]
+        return itertools.islice(self.run.batches(self.loader), None if most == -1 else most)
 
     def _answers(self, inference: Inference) -> Answers | None:
         parts: list[tuple[np.ndarray, ...]] = []
