@@ -20,11 +20,11 @@ from composer_kd.criterion import Criterion
 from composer_kd.errors import ConfigError
 from composer_kd.evaluation import TeacherEvaluation
 from composer_kd.inspecting import Loss
-from composer_kd.labels import DISTILLATION_LOSS, labelled
 from composer_kd.links import Microbatch, misfit
 from composer_kd.matching import Match
 from composer_kd.observation import logits_of, scalar_loss, split_index
 from composer_kd.schedules import Moment, Window
+from composer_kd.spans import DISTILLATION_LOSS, labelled
 from composer_kd.teachers import FrozenTeacher, TeacherPool, logits_shape
 from composer_kd.validity import all_valid, tokens_of, valid_of
 

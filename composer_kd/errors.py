@@ -6,9 +6,18 @@ A message says what was expected, what came, and what to do; where a name was mi
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
-__all__ = ['CheckpointError', 'CheckpointNotFoundError', 'ComposerKDError', 'ConfigError', 'LossError', 'TeacherError']
+__all__ = [
+    'Attempts',
+    'CheckpointError',
+    'CheckpointNotFoundError',
+    'ComposerKDError',
+    'ConfigError',
+    'LossError',
+    'TeacherError',
+]
 
 
 class ComposerKDError(Exception):
@@ -63,3 +72,35 @@ def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
 def is_of_device(error: Exception) -> bool:
     """Whether an error is of the accelerator: Composer looks for these, to try again with smaller microbatches."""
     return any(sign in str(error).lower() for sign in ('out of memory', 'cuda', 'cudnn', 'c10'))
+
+
+T = TypeVar('T')
+
+
+class Attempts:
+    """Goes on after errors, to raise them all at the end in one.
+
+    Example:
+        >>> attempt = Attempts()
+        >>> attempt(int, '3')
+        3
+        >>> attempt.finish()
+    """
+
+    def __init__(self) -> None:
+        self.errors: list[ComposerKDError] = []
+
+    def __call__(self, build: Callable[..., T], *args: Any, **kwargs: Any) -> T | None:
+        """Calls something; returns None where it raises an error of this package, and keeps that."""
+        try:
+            return build(*args, **kwargs)
+        except ComposerKDError as error:
+            self.errors.append(error)
+            return None
+
+    def finish(self) -> None:
+        """Raises what was kept: a single error as it is, several as one ConfigError with all their messages."""
+        if len(self.errors) == 1:
+            raise self.errors[0]
+        if self.errors:
+            raise ConfigError('\n'.join(str(error) for error in self.errors)) from self.errors[0]

@@ -15,14 +15,14 @@ from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from composer_kd.errors import ConfigError
+from composer_kd.errors import Attempts, ConfigError
 from composer_kd.models import IndexedClassifier
 from composer_kd.observation import IGNORE
 from composer_kd.run.config import RunConfig
 from composer_kd.run.construct import construct, construct_or_say
 from composer_kd.run.loaders import build_loader, check_held_out, evaluation_data
 from composer_kd.run.parts import Component
-from composer_kd.run.preflight import Attempts, check_load_path, make_folder, rehearse
+from composer_kd.run.preflight import check_load_path, make_folder, rehearse
 from composer_kd.run.profiling import PhaseLabels
 from composer_kd.run.profiling_config import build_profiler
 from composer_kd.run.resume import check_resumable

@@ -6,7 +6,7 @@ import contextlib
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from composer.core import Precision, get_precision_context
@@ -15,41 +15,10 @@ from composer.utils import get_device
 from torch.utils.data import DataLoader
 
 from composer_kd.distillation import Distillation
-from composer_kd.errors import CheckpointError, ComposerKDError, ConfigError
+from composer_kd.errors import Attempts, CheckpointError, ConfigError
 from composer_kd.teachers.checkpoints import read_checkpoint
 
-__all__ = ['Attempts', 'check_load_path', 'make_folder', 'rehearse']
-
-T = TypeVar('T')
-
-
-class Attempts:
-    """Goes on after errors, to raise them all at the end in one.
-
-    Example:
-        >>> attempt = Attempts()
-        >>> attempt(int, '3')
-        3
-        >>> attempt.finish()
-    """
-
-    def __init__(self) -> None:
-        self.errors: list[ComposerKDError] = []
-
-    def __call__(self, build: Callable[..., T], *args: Any, **kwargs: Any) -> T | None:
-        """Calls something; returns None where it raises an error of this package, and keeps that."""
-        try:
-            return build(*args, **kwargs)
-        except ComposerKDError as error:
-            self.errors.append(error)
-            return None
-
-    def finish(self) -> None:
-        """Raises what was kept: a single error as it is, several as one ConfigError with all their messages."""
-        if len(self.errors) == 1:
-            raise self.errors[0]
-        if self.errors:
-            raise ConfigError('\n'.join(str(error) for error in self.errors)) from self.errors[0]
+__all__ = ['check_load_path', 'make_folder', 'rehearse']
 
 
 def check_load_path(path: str) -> None:

@@ -10,9 +10,8 @@ import torch
 from composer.core import Callback, State
 from composer.loggers import Logger
 
-from composer_kd import labels
-from composer_kd.labels import DISTILLATION_LOSS, TEACHER_FORWARD, Stretch
-from composer_kd.run.quiet import quiet_profiler
+from composer_kd import spans
+from composer_kd.spans import DISTILLATION_LOSS, TEACHER_FORWARD, Stretch, quiet_profiler
 
 __all__ = ['DATA', 'OTHER', 'PHASES', 'PhaseLabels', 'StepClock', 'Trace']
 
@@ -144,12 +143,12 @@ class StepClock(Callback):
 
     def start(self) -> None:
         """Measures from the next step on."""
-        labels.listeners.append(self._hear)
+        spans.listeners.append(self._hear)
 
     def stop(self) -> None:
         """Measures no more."""
-        if self._hear in labels.listeners:
-            labels.listeners.remove(self._hear)
+        if self._hear in spans.listeners:
+            spans.listeners.remove(self._hear)
         self._is_running = False
 
     def batch_end(self, state: State, logger: Logger) -> None:

@@ -12,7 +12,7 @@ from composer.profiler import JSONTraceHandler, Profiler, cyclic_schedule
 from composer_kd.errors import ConfigError
 from composer_kd.run.limits import NotNegative, Positive
 from composer_kd.run.parts import Must
-from composer_kd.run.quiet import quiet_profiler
+from composer_kd.spans import quiet_profiler
 
 __all__ = ['ProfilerConfig', 'build_profiler']
 

@@ -12,7 +12,6 @@ from composer.utils import dist
 
 from composer_kd.distillation import Distillation
 from composer_kd.errors import ConfigError
-from composer_kd.labels import TEACHER_FORWARD
 from composer_kd.run.build import build_trainer
 from composer_kd.run.config import RunConfig
 from composer_kd.run.memory import keep_freed_memory
@@ -20,6 +19,7 @@ from composer_kd.run.preflight import make_folder
 from composer_kd.run.profiling import PhaseLabels, StepClock, Trace
 from composer_kd.run.profiling_report import StepTimes, environment, write_report
 from composer_kd.run.quiet import without_remarks
+from composer_kd.spans import TEACHER_FORWARD
 
 __all__ = ['FILES', 'default_folder', 'profile']
 

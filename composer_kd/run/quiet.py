@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
-__all__ = ['quiet_profiler', 'without_remarks']
+__all__ = ['without_remarks']
 
 # Each by its beginning; whatever else is warned of comes through.
 _REMARKS = (
@@ -32,12 +29,3 @@ def without_remarks() -> Iterator[None]:
         for remark in _REMARKS:
             warnings.filterwarnings('ignore', message=remark)
         yield
-
-
-def quiet_profiler() -> None:
-    """Keeps torch's profiler from reporting as an error that there is no GPU; call it before the first profile.
-
-    It writes past Python's streams, and listens to nothing but this variable; what the user sets stays.
-    """
-    if not torch.cuda.is_available():
-        os.environ.setdefault('KINETO_LOG_LEVEL', '99')

@@ -216,7 +216,7 @@ def open_runs(written: Sequence[str | pathlib.Path], config: str | pathlib.Path 
         >>> [run.name for run in open_runs(['yamls/digits/student.yaml', 'yamls/digits/kd.yaml'])]
         ['digits-student', 'digits-kd']
     """
-    from composer_kd.run.preflight import Attempts
+    from composer_kd.errors import Attempts
 
     attempt = Attempts()
     opened = [attempt(open_run, one, config) for one in written]

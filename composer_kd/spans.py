@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
+import torch
 from torch import autograd
 from torch.autograd import profiler
 
-__all__ = ['DISTILLATION_LOSS', 'TEACHER_FORWARD', 'Stretch', 'labelled', 'listeners']
+__all__ = ['DISTILLATION_LOSS', 'Stretch', 'TEACHER_FORWARD', 'labelled', 'listeners', 'quiet_profiler']
 
 Function = TypeVar('Function', bound=Callable[..., Any])
 
@@ -100,3 +102,12 @@ def labelled(name: str, function: Function) -> Function:
             return function(*arguments, **options)
 
     return cast(Function, inside)
+
+
+def quiet_profiler() -> None:
+    """Keeps torch's profiler from reporting as an error that there is no GPU; call it before the first profile.
+
+    It writes past Python's streams, and listens to nothing but this variable; what the user sets stays.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault('KINETO_LOG_LEVEL', '99')

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from composer_kd import Distillation, KLDivergence, Match, labels
-from composer_kd.labels import DISTILLATION_LOSS, TEACHER_FORWARD, Stretch, labelled
+from composer_kd.spans import DISTILLATION_LOSS, TEACHER_FORWARD, Stretch, labelled
 from tests.helpers import EventSpy, loader, mlp, mse, pairs, student, train
 
 
