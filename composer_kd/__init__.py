@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from composer_kd.distillation import Distillation
+    from composer_kd.algorithms.distillation import Distillation
     from composer_kd.errors import (
         CheckpointError,
         CheckpointNotFoundError,
@@ -55,7 +55,7 @@ _HOMES = (
     'observing',
     'matching',
     'teachers',
-    'distillation',
+    'algorithms',
 )
 
 

@@ -7,7 +7,7 @@ import difflib
 import typing
 from typing import Annotated, Any, Literal
 
-from composer_kd.distillation import Distillation
+from composer_kd.algorithms.distillation import Distillation
 from composer_kd.errors import ConfigError, nearest
 from composer_kd.matching import Match
 from composer_kd.run.config import TeacherConfig

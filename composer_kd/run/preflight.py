@@ -14,7 +14,7 @@ from composer.models import ComposerModel
 from composer.utils import get_device
 from torch.utils.data import DataLoader
 
-from composer_kd.distillation import Distillation
+from composer_kd.algorithms.distillation import Distillation
 from composer_kd.errors import Attempts, CheckpointError, ConfigError
 from composer_kd.teachers.checkpoints import read_checkpoint
 

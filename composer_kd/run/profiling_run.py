@@ -10,7 +10,7 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
 
-from composer_kd.distillation import Distillation
+from composer_kd.algorithms.distillation import Distillation
 from composer_kd.errors import ConfigError
 from composer_kd.run.build import build_trainer
 from composer_kd.run.config import RunConfig

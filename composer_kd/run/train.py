@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from composer_kd.distillation import Distillation
+from composer_kd.algorithms.distillation import Distillation
 from composer_kd.run.build import build_trainer
 from composer_kd.run.config import RunConfig, as_mapping
 from composer_kd.run.costs import PREFIX as COST

@@ -298,7 +298,7 @@ def test_runs_in_the_trainers_precision_context(monkeypatch):
         yield
         active.pop()
 
-    monkeypatch.setattr('composer_kd.distillation.get_precision_context', context)
+    monkeypatch.setattr('composer_kd.algorithms.distillation.get_precision_context', context)
     inside = []
     teacher = FrozenTeacher(mlp(), forward=lambda model, batch: (inside.append(bool(active)), model(batch[0]))[1])
 

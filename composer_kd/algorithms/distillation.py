@@ -14,11 +14,11 @@ from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor, nn
 
-from composer_kd.checks import refuse_algorithms, refuse_shared
+from composer_kd.algorithms.conflicts import refuse_algorithms, refuse_shared
+from composer_kd.algorithms.teacher_evaluation import TeacherEvaluation
 from composer_kd.counting import BatchCount, plus_zero, weighed
 from composer_kd.criterion import Criterion
 from composer_kd.errors import ConfigError
-from composer_kd.evaluation import TeacherEvaluation
 from composer_kd.inspecting import Loss
 from composer_kd.links import Microbatch, misfit
 from composer_kd.matching import Match
