@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from composer_kd.algorithms.distillation import Distillation
+    from composer_kd.batches.contents import Observation
     from composer_kd.errors import (
         CheckpointError,
         CheckpointNotFoundError,
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     )
     from composer_kd.losses import KLDivergence, kl_divergence
     from composer_kd.matching import Match
-    from composer_kd.observation import Observation
     from composer_kd.observing import observe
     from composer_kd.schedules import Ramp
     from composer_kd.students import student_state_dict
@@ -51,7 +51,7 @@ _HOMES = (
     'losses',
     'schedules',
     'students',
-    'observation',
+    'batches.contents',
     'observing',
     'matching',
     'teachers',

@@ -9,8 +9,8 @@ from typing import Any
 from composer.models import ComposerModel, HuggingFaceModel
 from torch import Tensor, nn
 
+from composer_kd.batches.contents import without_labels
 from composer_kd.errors import TeacherError
-from composer_kd.observation import without_labels
 
 __all__ = ['as_it_is', 'choose_call', 'with_inputs']
 

@@ -4,46 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from composer.core import State
 from torch import Tensor, nn
 
+from composer_kd.batches.masks import Valid, token_mask
+from composer_kd.batches.microbatch import Microbatch
 from composer_kd.comparison import Comparison, Feature
 from composer_kd.errors import ConfigError, TeacherError, is_of_device
 from composer_kd.matching import Match
 from composer_kd.projectors import AutoProjector
 from composer_kd.taps import Summary
-from composer_kd.validity import Valid, token_mask
 
-__all__ = ['Key', 'Link', 'Microbatch', 'misfit']
+__all__ = ['Key', 'Link', 'misfit']
 
 Key = tuple[str, Summary | None]
-
-
-@dataclass
-class Microbatch:
-    """What a comparison must know of a microbatch.
-
-    Attributes:
-        batch: The microbatch.
-        number: The batch's number.
-        valid: The positions whose answers count; ``None``: all.
-        tokens: The tokens whose features count; ``None``: all.
-        share: What a mean over the valid positions here weighs in the whole batch's; ``None``: nothing to correct.
-        token_share: The same for tokens.
-        index: Which samples of the data set these are, if that is known.
-    """
-
-    batch: Any
-    number: int
-    valid: Valid | None = None
-    tokens: Valid | None = None
-    share: Tensor | None = None
-    token_share: Tensor | None = None
-    index: Tensor | None = None
 
 
 class Link:

@@ -10,11 +10,12 @@ import torch
 from composer.core import State
 from torch import Tensor
 
+from composer_kd.batches.contents import split_index
+from composer_kd.batches.masks import tokens_of
+from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError
-from composer_kd.links import Key, Link, Microbatch
-from composer_kd.observation import split_index
+from composer_kd.links import Key, Link
 from composer_kd.teachers import TeacherPool, feature_shapes
-from composer_kd.validity import tokens_of
 
 __all__ = ['Samples', 'measure', 'rehearse']
 

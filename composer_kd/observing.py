@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from composer_kd.batches.contents import Observation, logits_of
 from composer_kd.calling import choose_call
 from composer_kd.errors import TeacherError
-from composer_kd.observation import Observation, logits_of
 from composer_kd.taps import Taps
 
 __all__ = ['observe']

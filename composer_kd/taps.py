@@ -12,8 +12,8 @@ from composer.models import HuggingFaceModel
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from composer_kd.batches.masks import token_mask
 from composer_kd.errors import ConfigError, nearest
-from composer_kd.validity import token_mask
 
 __all__ = ['Place', 'Summary', 'Taps']
 

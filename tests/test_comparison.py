@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from composer_kd import ConfigError, KLDivergence, LossError
+from composer_kd.batches.masks import valid_of
 from composer_kd.comparison import Comparison
-from composer_kd.validity import valid_of
 from composer_kd.watch import FiniteWatch
 
 TOKENS = {'labels': torch.tensor([[1, -100, 3], [-100, -100, 2]])}

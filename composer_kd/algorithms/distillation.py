@@ -16,17 +16,18 @@ from torch import Tensor, nn
 
 from composer_kd.algorithms.conflicts import refuse_algorithms, refuse_shared
 from composer_kd.algorithms.teacher_evaluation import TeacherEvaluation
-from composer_kd.counting import BatchCount, plus_zero, weighed
+from composer_kd.batches.contents import logits_of, scalar_loss, split_index
+from composer_kd.batches.counts import BatchCount, plus_zero, weighed
+from composer_kd.batches.masks import all_valid, tokens_of, valid_of
+from composer_kd.batches.microbatch import Microbatch
 from composer_kd.criterion import Criterion
 from composer_kd.errors import ConfigError
 from composer_kd.inspecting import Loss
-from composer_kd.links import Microbatch, misfit
+from composer_kd.links import misfit
 from composer_kd.matching import Match
-from composer_kd.observation import logits_of, scalar_loss, split_index
 from composer_kd.schedules import Moment, Window
 from composer_kd.spans import DISTILLATION_LOSS, labelled
 from composer_kd.teachers import FrozenTeacher, TeacherPool, logits_shape
-from composer_kd.validity import all_valid, tokens_of, valid_of
 
 __all__ = ['Distillation']
 

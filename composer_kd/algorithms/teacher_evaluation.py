@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import MeanMetric, Metric
 
+from composer_kd.batches.contents import logits_of, split_index
+from composer_kd.batches.masks import answers_per_position, valid_of
 from composer_kd.errors import TeacherError
 from composer_kd.losses import kl_divergence
-from composer_kd.observation import logits_of, split_index
 from composer_kd.teachers import TeacherPool
-from composer_kd.validity import answers_per_position, valid_of
 
 __all__ = ['TeacherEvaluation']
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from composer_kd.batches.contents import IGNORE, labels_of
+from composer_kd.batches.masks import aligned_labels, valid_of
 from composer_kd.bench.failures import is_out_of_memory
-from composer_kd.observation import IGNORE, labels_of
-from composer_kd.validity import aligned_labels, valid_of
 
 __all__ = ['Answers', 'accuracy', 'answer', 'first_samples', 'merged', 'same', 'size_of']
 

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from composer_kd.batches.contents import IGNORE
 from composer_kd.errors import Attempts, ConfigError
 from composer_kd.models import IndexedClassifier
-from composer_kd.observation import IGNORE
 from composer_kd.run.config import RunConfig
 from composer_kd.run.construct import construct, construct_or_say
 from composer_kd.run.loaders import build_loader, check_held_out, evaluation_data

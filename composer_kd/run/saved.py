@@ -14,8 +14,8 @@ from composer.models import ComposerModel
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
+from composer_kd.batches.contents import split_index
 from composer_kd.errors import CheckpointNotFoundError, ConfigError
-from composer_kd.observation import split_index
 from composer_kd.run.build import build_model
 from composer_kd.run.config import (
     EvaluationConfig,

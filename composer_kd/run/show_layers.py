@@ -12,8 +12,8 @@ import torch
 from rich.table import Table
 from torch import nn
 
+from composer_kd.batches.contents import split_index
 from composer_kd.errors import ConfigError, nearest
-from composer_kd.observation import split_index
 from composer_kd.run.check import check
 from composer_kd.run.config import RunConfig, TeacherConfig, load_config
 from composer_kd.run.construct import construct_or_say

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composer_kd.observation import IGNORE, labels_of
+from composer_kd.batches.contents import IGNORE, labels_of
 
 __all__ = [
     'Valid',

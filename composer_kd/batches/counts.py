@@ -12,7 +12,7 @@ from composer.utils import dist
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from composer_kd.validity import Valid, all_valid, samples_of, tokens_of, valid_of
+from composer_kd.batches.masks import Valid, all_valid, samples_of, tokens_of, valid_of
 
 __all__ = ['BatchCount', 'plus_zero', 'weighed']
 

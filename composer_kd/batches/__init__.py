@@ -1,0 +1,1 @@
+"""What a batch says: labels, masks, counts, and what of it a microbatch holds."""
