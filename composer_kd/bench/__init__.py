@@ -1,15 +1,15 @@
 """What a model costs to run, on every device, backend and precision of this machine."""
 
 from composer_kd.bench.backends import BACKENDS, Backend
+from composer_kd.bench.candidate import Candidate
 from composer_kd.bench.devices import DEVICES, Device
-from composer_kd.bench.entrant import Candidate
 from composer_kd.bench.environment import environment
+from composer_kd.bench.files import write
 from composer_kd.bench.plan import plan
 from composer_kd.bench.results import BenchResults, Latency, Row, Setting, SpeedUp, Throughput
+from composer_kd.bench.setting_run import Limits
 from composer_kd.bench.suite import Watcher, bench
 from composer_kd.bench.tables import block, summary
-from composer_kd.bench.trial import Limits
-from composer_kd.bench.writing import write
 
 __all__ = [
     'BACKENDS',

@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 
-from composer_kd.bench.answers import Answers, answer, first_samples, merged, size_of
 from composer_kd.bench.backends import BACKENDS, Backend
+from composer_kd.bench.candidate import Candidate, Entrant
 from composer_kd.bench.devices import DEVICES, Device, cores
-from composer_kd.bench.entrant import Candidate, Entrant
 from composer_kd.bench.environment import environment
 from composer_kd.bench.failures import reason
 from composer_kd.bench.plan import plan
 from composer_kd.bench.precision import PRECISIONS, copied
+from composer_kd.bench.predictions import Answers, answer, first_samples, merged, size_of
 from composer_kd.bench.results import BenchResults, Row, Setting
-from composer_kd.bench.trial import Limits, Trial
+from composer_kd.bench.setting_run import Limits, Trial
 from composer_kd.errors import ConfigError, nearest
 
 __all__ = ['Watcher', 'bench']

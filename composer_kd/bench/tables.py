@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from composer_kd.bench.cells import COLUMNS, NONE, Column, count, notes_of, percent, seconds
+from composer_kd.bench.columns import COLUMNS, NONE, Column, count, notes_of, percent, seconds
 from composer_kd.bench.results import BenchResults, Row
 
 __all__ = ['FAITHFUL', 'block', 'summary', 'quickest', 'most']

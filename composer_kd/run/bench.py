@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from composer_kd.bench import BenchResults, Candidate, Limits, Row, Setting, Watcher, bench, block, plan, summary, write
-from composer_kd.bench.answers import first_samples
-from composer_kd.bench.writing import FILES
+from composer_kd.bench.files import FILES
+from composer_kd.bench.predictions import first_samples
 from composer_kd.calling import as_it_is
 from composer_kd.deploy import Inference
 from composer_kd.errors import ConfigError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pathlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,21 +12,14 @@ from composer import Trainer
 from rich.table import Table
 from torch.utils.data import DataLoader
 
-from composer_kd.bench.flops import count_parameters
+from composer_kd.bench.size import count_parameters, size_in_bytes
 from composer_kd.errors import ConfigError
 from composer_kd.run.config import EvaluationConfig
 from composer_kd.run.quiet import without_remarks
 from composer_kd.run.saved import SavedRun, open_run
 from composer_kd.run.train import final_metrics
 
-__all__ = [
-    'Evaluation',
-    'as_table',
-    'count_parameters',
-    'evaluate',
-    'evaluate_all',
-    'size_in_bytes',
-]
+__all__ = ['Evaluation', 'as_table', 'count_parameters', 'evaluate', 'evaluate_all']
 
 
 @dataclass(frozen=True)
@@ -63,24 +55,6 @@ def evaluate(checkpoint: str | pathlib.Path, config: str | pathlib.Path | None =
         ConfigError: If its configuration is not found or has no evaluation data.
     """
     return _evaluate(_open(str(checkpoint), config))
-
-
-def size_in_bytes(module: torch.nn.Module) -> int:
-    """Measures what a module takes on disk.
-
-    Args:
-        module: Any module.
-
-    Returns:
-        Bytes of its state dict as ``torch.save`` writes it.
-
-    Example:
-        >>> size_in_bytes(torch.nn.Linear(1000, 1)) > 4000
-        True
-    """
-    buffer = io.BytesIO()
-    torch.save(module.state_dict(), buffer)
-    return buffer.getbuffer().nbytes
 
 
 def as_table(evaluations: Iterable[Evaluation]) -> Table:

@@ -22,7 +22,7 @@ from composer_kd.bench import (
     write,
 )
 from composer_kd.bench.backends import Export, TorchScript
-from composer_kd.bench.entrant import Entrant
+from composer_kd.bench.candidate import Entrant
 from tests.helpers import TokenModel, mlp, pairs
 
 QUICK = Limits(0.02, 4)

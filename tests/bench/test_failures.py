@@ -7,7 +7,7 @@ from torch import nn
 
 from composer_kd.bench import Candidate, Limits, Setting, bench, plan, write
 from composer_kd.bench.backends import Eager
-from composer_kd.bench.trial import Trial
+from composer_kd.bench.setting_run import Trial
 from composer_kd.errors import ConfigError
 from tests.bench.test_bench import EAGER, QUICK, candidates
 from tests.helpers import mlp, pairs

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from composer_kd.bench import DEVICES, Latency, Row, Setting, devices, environment, plan
-from composer_kd.bench.answers import Answers, accuracy, answer, first_samples
 from composer_kd.bench.backends import OnnxRuntime, Target
+from composer_kd.bench.batch_sizes import Sweep, sweep
 from composer_kd.bench.failures import is_out_of_memory, reason
-from composer_kd.bench.flops import count_flops
-from composer_kd.bench.sweep import Sweep, sweep
+from composer_kd.bench.predictions import Answers, accuracy, answer, first_samples
+from composer_kd.bench.size import count_flops
 from composer_kd.bench.tables import quickest
 from composer_kd.bench.timing import Blocks, as_latency, speed_up, time_blocks, time_calls
 from composer_kd.errors import ConfigError

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from rich.console import Console
 
+from composer_kd.bench.size import size_in_bytes
 from composer_kd.bench.timing import timer_class
 from composer_kd.data import digits
 from composer_kd.run.build import build_model
@@ -19,7 +20,7 @@ from composer_kd.run.demo.configs import student_run, teacher_run
 from composer_kd.run.demo.progress import Bar, bars
 from composer_kd.run.demo.report import NUMBERS_FILE, write_report
 from composer_kd.run.demo.results import Entry, Results, Settings
-from composer_kd.run.evaluate import count_parameters, size_in_bytes
+from composer_kd.run.evaluate import count_parameters
 from composer_kd.run.preflight import make_folder
 from composer_kd.run.train import train
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import warnings
 from collections.abc import Iterator
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ['count_flops', 'count_parameters']
+__all__ = ['count_flops', 'count_parameters', 'size_in_bytes']
 
 
 def count_flops(module: nn.Module, inputs: tuple[Tensor, ...]) -> float | None:
@@ -70,3 +71,21 @@ def _without_fused_kernels() -> Iterator[None]:
                 yield
     finally:
         mha.set_fastpath_enabled(before)
+
+
+def size_in_bytes(module: torch.nn.Module) -> int:
+    """Measures what a module takes on disk.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        Bytes of its state dict as ``torch.save`` writes it.
+
+    Example:
+        >>> size_in_bytes(torch.nn.Linear(1000, 1)) > 4000
+        True
+    """
+    buffer = io.BytesIO()
+    torch.save(module.state_dict(), buffer)
+    return buffer.getbuffer().nbytes

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composer_kd.bench.answers import Answers
 from composer_kd.bench.backends import Backend, Call, Target
 from composer_kd.bench.devices import DEVICES, Device
 from composer_kd.bench.failures import reason
-from composer_kd.bench.flops import count_flops, count_parameters
 from composer_kd.bench.precision import copied, in_precision
+from composer_kd.bench.predictions import Answers
 from composer_kd.bench.results import Row, Setting
+from composer_kd.bench.size import count_flops, count_parameters
 from composer_kd.deploy import Inference
 from composer_kd.errors import ConfigError
 

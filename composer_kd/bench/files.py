@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from composer_kd.bench.cells import COLUMNS, by_setting, count, notes_of
+from composer_kd.bench.columns import COLUMNS, by_setting, count, notes_of
 from composer_kd.bench.results import BenchResults, Row
 
 __all__ = ['FILES', 'markdown', 'write']
