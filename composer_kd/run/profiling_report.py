@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from composer_kd.bench.environment import environment as machine_of
-from composer_kd.run.profiling import DATA, OTHER, PHASES
+from composer_kd.callbacks.phases import DATA, OTHER, PHASES
 from composer_kd.spans import DISTILLATION_LOSS, TEACHER_FORWARD
 
 __all__ = ['PhaseTime', 'StepTimes', 'environment', 'figure', 'markdown', 'table', 'write_report']

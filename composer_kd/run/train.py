@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from composer_kd.algorithms.distillation import Distillation
+from composer_kd.callbacks.cost import PREFIX as COST
+from composer_kd.callbacks.cost import TrainingCost, readable
+from composer_kd.callbacks.history import HISTORY_FILE, HistoryLogger
 from composer_kd.run.build import build_trainer
 from composer_kd.run.config import RunConfig, as_mapping
-from composer_kd.run.costs import PREFIX as COST
-from composer_kd.run.costs import TrainingCost, readable
-from composer_kd.run.history import HISTORY_FILE, HistoryLogger
 from composer_kd.run.loaders import evaluation_data
 from composer_kd.run.memory import keep_freed_memory
 from composer_kd.run.quiet import without_remarks
@@ -34,7 +34,7 @@ def train(config: RunConfig, callbacks: Sequence[Callback] = (), quiet: bool = F
     """Trains, evaluates and saves.
 
     The save folder ends up with the checkpoints, ``config.yaml`` (all defaults spelled out), ``metrics.json`` and what
-    was logged, batch by batch, in ``history.jsonl`` (``composer_kd.run.history``). With
+    was logged, batch by batch, in ``history.jsonl`` (``composer_kd.callbacks.history``). With
     ``autoresume`` a run that was stopped goes on from its latest checkpoint, and one that had ended is only evaluated:
     of its losses and costs, what it noted at its end stays.
 
@@ -45,7 +45,7 @@ def train(config: RunConfig, callbacks: Sequence[Callback] = (), quiet: bool = F
 
     Returns:
         The final metrics: those of the last evaluation, the last batch's losses, how long was trained, and what that
-        cost (:class:`composer_kd.run.costs.TrainingCost`).
+        cost (:class:`composer_kd.callbacks.cost.TrainingCost`).
 
     Raises:
         ComposerKDError: If data, a checkpoint or a setting turns out to be wrong; this happens before the first batch.

@@ -8,8 +8,8 @@ import pytest
 import torch
 from composer.loggers import InMemoryLogger
 
+from composer_kd.callbacks.history import HISTORY_FILE, HistoryLogger, curve, read_history
 from composer_kd.errors import ConfigError
-from composer_kd.run.history import HISTORY_FILE, HistoryLogger, curve, read_history
 from tests.helpers import EventSpy, loader, mse, pairs, student, trainer
 
 

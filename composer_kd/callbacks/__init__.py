@@ -1,0 +1,1 @@
+"""What a run carries along: what it cost, what it logged, which phase it is in."""
