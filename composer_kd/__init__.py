@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from composer_kd.algorithms.distillation import Distillation
-    from composer_kd.batches.contents import Observation
     from composer_kd.errors import (
         CheckpointError,
         CheckpointNotFoundError,
@@ -17,9 +16,10 @@ if TYPE_CHECKING:
         LossError,
         TeacherError,
     )
+    from composer_kd.features.observe import observe
+    from composer_kd.features.outputs import Observation
     from composer_kd.losses import KLDivergence, kl_divergence
     from composer_kd.matching import Match
-    from composer_kd.observing import observe
     from composer_kd.schedules import Ramp
     from composer_kd.students import student_state_dict
     from composer_kd.teachers import FrozenTeacher, NormalizationAdapter, ResizeAdapter
@@ -51,8 +51,8 @@ _HOMES = (
     'losses',
     'schedules',
     'students',
-    'batches.contents',
-    'observing',
+    'features.outputs',
+    'features.observe',
     'matching',
     'teachers',
     'algorithms',

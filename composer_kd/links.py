@@ -14,9 +14,9 @@ from composer_kd.batches.masks import Valid, token_mask
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.comparison import Comparison, Feature
 from composer_kd.errors import ConfigError, TeacherError, is_of_device
+from composer_kd.features.hooks import Summary
 from composer_kd.matching import Match
 from composer_kd.projectors import AutoProjector
-from composer_kd.taps import Summary
 
 __all__ = ['Key', 'Link', 'misfit']
 

@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from composer_kd.errors import ConfigError
+from composer_kd.features.hooks import Place
 from composer_kd.inspecting import Loss, checked_loss, name_of, parameters_of
 from composer_kd.schedules import Schedule, number_or_schedule
-from composer_kd.taps import Place
 
 __all__ = ['Match', 'Where', 'as_matches']
 

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from composer_kd.algorithms.conflicts import refuse_algorithms, refuse_shared
 from composer_kd.algorithms.teacher_evaluation import TeacherEvaluation
-from composer_kd.batches.contents import logits_of, scalar_loss, split_index
+from composer_kd.batches.contents import split_index
 from composer_kd.batches.counts import BatchCount, plus_zero, weighed
 from composer_kd.batches.masks import all_valid, tokens_of, valid_of
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.criterion import Criterion
 from composer_kd.errors import ConfigError
+from composer_kd.features.outputs import logits_of, scalar_loss
 from composer_kd.inspecting import Loss
 from composer_kd.links import misfit
 from composer_kd.matching import Match

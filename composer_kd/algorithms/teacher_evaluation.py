@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import MeanMetric, Metric
 
-from composer_kd.batches.contents import logits_of, split_index
+from composer_kd.batches.contents import split_index
 from composer_kd.batches.masks import answers_per_position, valid_of
 from composer_kd.errors import TeacherError
+from composer_kd.features.outputs import logits_of
 from composer_kd.losses import kl_divergence
 from composer_kd.teachers import TeacherPool
 

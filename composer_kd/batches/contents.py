@@ -3,86 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from composer_kd.errors import TeacherError
-
-__all__ = [
-    'IGNORE',
-    'Observation',
-    'labels_of',
-    'logits_of',
-    'scalar_loss',
-    'split_index',
-    'without_labels',
-]
+__all__ = ['IGNORE', 'labels_of', 'split_index', 'without_labels']
 
 IGNORE = -100
 """The label of a position or sample that has none, as in torch and transformers."""
 
 _LABEL_KEYS = ('labels', 'label', 'targets', 'target')
 _INDEX_KEY = 'index'
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What one model showed on one batch.
-
-    Attributes:
-        logits: What it answered; ``None`` where nobody asked.
-        features: What its layers showed, under the names that were asked for.
-
-    Example:
-        >>> import torch
-        >>> Observation(torch.zeros(4, 3), {'layer2': torch.zeros(4, 8)}).features['layer2'].shape
-        torch.Size([4, 8])
-    """
-
-    logits: Tensor | None
-    features: dict[str, Tensor]
-
-
-def logits_of(outputs: Any, whose: str) -> Tensor:
-    """The logits in what a model returned.
-
-    Args:
-        outputs: A tensor; an object or mapping with ``logits``; a mapping with one tensor of two or more dimensions;
-            or a tuple, of which the first tensor with two or more dimensions counts.
-        whose: The model's name, for the error.
-
-    Returns:
-        The logits, as they are.
-
-    Raises:
-        TeacherError: If there are none.
-
-    Example:
-        >>> import torch
-        >>> logits_of({'loss': torch.tensor(0.0), 'logits': torch.ones(2, 3)}, 'the student').shape
-        torch.Size([2, 3])
-    """
-    if isinstance(outputs, Tensor):
-        return outputs
-    logits = outputs.get('logits') if isinstance(outputs, Mapping) else getattr(outputs, 'logits', None)
-    if isinstance(logits, Tensor):
-        return logits
-    found: Any = ()
-    if isinstance(outputs, Mapping):
-        found = [value for value in outputs.values() if isinstance(value, Tensor) and value.ndim >= 2]
-        found = found if len(found) == 1 else ()
-    elif isinstance(outputs, Sequence):
-        found = [value for value in outputs if isinstance(value, Tensor) and value.ndim >= 2]
-    if found:
-        return found[0]
-    keys = f' with the keys {sorted(map(str, outputs))}' if isinstance(outputs, Mapping) else ''
-    raise TeacherError(
-        f'No logits in the output of {whose}: expected a tensor, or something with `logits`, got '
-        f'{type(outputs).__name__}{keys}. '
-        'For a teacher pass FrozenTeacher(model, forward=...) with a function that returns its logits.'
-    )
 
 
 def labels_of(batch: Any) -> Tensor | None:
@@ -133,25 +64,3 @@ def without_labels(batch: Mapping[str, Any], keep: bool = False) -> dict[str, An
     if keep and 'decoder_input_ids' not in batch:
         return dict(batch)
     return {key: value for key, value in batch.items() if key not in _LABEL_KEYS}
-
-
-def scalar_loss(loss: Any) -> Tensor:
-    """A model's own loss as the scalar that Composer would backpropagate.
-
-    Args:
-        loss: A tensor; a mapping, of which ``total`` counts, or the sum of all; or a sequence, of which the sum counts.
-            Tensors that are no scalars are averaged, as Composer does.
-
-    Example:
-        >>> import torch
-        >>> scalar_loss((torch.tensor(1.0), torch.tensor([2.0, 4.0])))
-        tensor(4.)
-        >>> scalar_loss({'total': torch.tensor(3.0), 'aux': torch.tensor(1.0)})
-        tensor(3.)
-    """
-    if isinstance(loss, Tensor):
-        return loss if loss.ndim == 0 else loss.mean()
-    if isinstance(loss, Mapping):
-        loss = [loss['total']] if 'total' in loss else list(loss.values())
-    first, *others = (part.mean() for part in loss)
-    return sum(others, start=first)

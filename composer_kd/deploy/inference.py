@@ -9,8 +9,9 @@ from typing import Any
 from composer.models import ComposerClassifier, ComposerModel, HuggingFaceModel
 from torch import Tensor, nn
 
-from composer_kd.batches.contents import logits_of, without_labels
+from composer_kd.batches.contents import without_labels
 from composer_kd.errors import ConfigError
+from composer_kd.features.outputs import logits_of
 
 __all__ = ['Inference']
 

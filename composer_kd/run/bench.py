@@ -16,9 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from composer_kd.bench import BenchResults, Candidate, Limits, Row, Setting, Watcher, bench, block, plan, summary, write
 from composer_kd.bench.files import FILES
 from composer_kd.bench.predictions import first_samples
-from composer_kd.calling import as_it_is
 from composer_kd.deploy import Inference
 from composer_kd.errors import ConfigError
+from composer_kd.features.calling import as_it_is
 from composer_kd.run.contenders import Contender, contenders, data_in_words, evaluation_run
 from composer_kd.run.preflight import make_folder
 from composer_kd.run.saved import SavedRun, open_runs

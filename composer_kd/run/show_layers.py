@@ -14,10 +14,10 @@ from torch import nn
 
 from composer_kd.batches.contents import split_index
 from composer_kd.errors import ConfigError, nearest
+from composer_kd.features.layers import layer_shapes
 from composer_kd.run.check import check
 from composer_kd.run.config import RunConfig, TeacherConfig, load_config
 from composer_kd.run.construct import construct_or_say
-from composer_kd.run.layers import layer_shapes
 from composer_kd.run.loaders import build_loader
 from composer_kd.run.names import resolve
 from composer_kd.run.parts import Component, Part

@@ -9,9 +9,9 @@ from typing import Any
 from composer.devices import Device
 from torch import Tensor, nn
 
-from composer_kd.batches.contents import logits_of
-from composer_kd.calling import as_it_is, choose_call, with_inputs
 from composer_kd.errors import TeacherError, is_of_device
+from composer_kd.features.calling import as_it_is, choose_call, with_inputs
+from composer_kd.features.outputs import logits_of
 from composer_kd.teachers.checkpoints import load_weights
 
 __all__ = ['FrozenTeacher']

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch import nn
 
-from composer_kd.calling import choose_call
 from composer_kd.errors import ConfigError
-from composer_kd.taps import Summary, Taps
+from composer_kd.features.calling import choose_call
+from composer_kd.features.hooks import Summary, Taps
+from composer_kd.features.meta import as_in_evaluation, on_meta, to_device
 from composer_kd.teachers.frozen import FrozenTeacher
 
-__all__ = ['as_in_evaluation', 'feature_shapes', 'logits_shape', 'on_meta', 'to_device']
+__all__ = ['feature_shapes', 'logits_shape']
 
 Key = tuple[str, Summary | None]
 
@@ -127,35 +127,3 @@ def _twin(teacher: FrozenTeacher) -> FrozenTeacher | None:
     if isinstance(teacher.input_adapter, nn.Module):
         twin.input_adapter = on_meta(teacher.input_adapter)
     return twin
-
-
-def on_meta(module: nn.Module) -> nn.Module:
-    """A copy whose tensors have shapes only, and whose hooks are gone."""
-    memo: dict[int, Any] = {}
-    for tensor in (*module.parameters(), *module.buffers()):
-        empty = torch.empty_like(tensor, device='meta')
-        memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
-    logger = vars(module).get('logger')  # Composer's, through which the whole run would be copied
-    memo[id(logger)] = logger
-    twin = copy.deepcopy(module, memo)
-    for part in twin.modules():
-        part._forward_hooks.clear()
-        part._forward_pre_hooks.clear()
-    return twin
-
-
-@contextlib.contextmanager
-def as_in_evaluation(model: nn.Module) -> Iterator[torch.device]:
-    """Puts a model in eval mode, tells its device, and leaves every part in the mode in which it was."""
-    modes = [(part, part.training) for part in model.modules()]
-    model.eval()
-    try:
-        yield next(iter((*model.parameters(), *model.buffers(), torch.empty(0)))).device
-    finally:
-        for part, training in modes:
-            part.training = training
-
-
-def to_device(batch: Any, device: Any) -> Any:
-    """A batch with its tensors on a device."""
-    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, batch)

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from composer_kd import TeacherError
-from composer_kd.batches.contents import labels_of, logits_of, scalar_loss, without_labels
+from composer_kd.batches.contents import labels_of, without_labels
 from composer_kd.batches.masks import all_valid, answers_per_position, valid_of
+from composer_kd.features.outputs import logits_of, scalar_loss
 
 LOGITS = torch.randn(2, 3)
 

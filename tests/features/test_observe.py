@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from composer_kd import KLDivergence, Match
-from composer_kd.batches.contents import Observation
+from composer_kd.features.observe import observe
+from composer_kd.features.outputs import Observation
 from composer_kd.losses import hint
-from composer_kd.observing import observe
 from tests.helpers import (
     weights,
 )

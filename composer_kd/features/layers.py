@@ -10,9 +10,9 @@ import torch
 from composer.models import ComposerClassifier, HuggingFaceModel
 from torch import Tensor, nn
 
-from composer_kd.calling import choose_call
 from composer_kd.errors import ConfigError
-from composer_kd.teachers.probe import as_in_evaluation, on_meta, to_device
+from composer_kd.features.calling import choose_call
+from composer_kd.features.meta import as_in_evaluation, on_meta, to_device
 
 __all__ = ['Layer', 'layer_shapes']
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from composer_kd.batches.contents import Observation, logits_of
-from composer_kd.calling import choose_call
 from composer_kd.errors import TeacherError
-from composer_kd.taps import Taps
+from composer_kd.features.calling import choose_call
+from composer_kd.features.hooks import Taps
+from composer_kd.features.outputs import Observation, logits_of
 
 __all__ = ['observe']
 

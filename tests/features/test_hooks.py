@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from composer_kd import ConfigError
-from composer_kd.taps import Place, Taps
+from composer_kd.features.hooks import Place, Taps
 
 
 class Net(nn.Module):
