@@ -5,7 +5,7 @@
 * ``plain``: ``kl_divergence`` held to the expression that it uses below ``FUSED_FROM`` elements;
 * ``fused``: ``kl_divergence`` held to the fused pass that it uses from there on.
 
-The last two show where ``composer_kd/losses/_rows.py: FUSED_FROM`` should lie on this machine. A second table has the
+The last two show where ``composer_kd/losses/_fused.py: FUSED_FROM`` should lie on this machine. A second table has the
 other losses of the same kind, at the two sizes that have targets, beside ``stacked`` and ``kl_div``.
 """
 

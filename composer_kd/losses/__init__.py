@@ -10,13 +10,13 @@ from composer_kd.losses.divergences import (
     reverse_kl,
     soft_cross_entropy,
 )
-from composer_kd.losses.feature import ChannelWiseKL, attention_transfer, channel_wise_kl, hint, normalized_mse
+from composer_kd.losses.feature_maps import ChannelWiseKL, attention_transfer, channel_wise_kl, hint, normalized_mse
 from composer_kd.losses.flow import fsp
+from composer_kd.losses.kl import KLDivergence, kl_divergence
 from composer_kd.losses.pearson import DIST, dist
+from composer_kd.losses.pointwise import UniversalLogit, cosine, hard_label, mse, universal_logit
 from composer_kd.losses.relation import RKD, correlation_congruence, pkt, rkd, similarity_preserving
-from composer_kd.losses.response import KLDivergence, kl_divergence
 from composer_kd.losses.review import ReviewKD
-from composer_kd.losses.simple import UniversalLogit, cosine, hard_label, mse, universal_logit
 from composer_kd.losses.standardization import LogitStandardization, standardize
 from composer_kd.losses.transformer import ValueRelationKL, attention_kl, attention_mse, value_relation_kl
 from composer_kd.losses.variational import VID

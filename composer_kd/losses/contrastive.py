@@ -21,7 +21,7 @@ from composer_kd.losses._common import (
     ready,
     unit,
 )
-from composer_kd.losses._memory import SEED, others, scores
+from composer_kd.losses._memory_bank import SEED, others, scores
 
 __all__ = ['CRD']
 

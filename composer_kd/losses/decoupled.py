@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from composer_kd.losses._common import check_number
-from composer_kd.losses._rows import fused, parted_cross_entropy, parted_kl
-from composer_kd.losses.response import rows_of
+from composer_kd.losses._fused import fused, parted_cross_entropy, parted_kl
+from composer_kd.losses.kl import rows_of
 
 __all__ = ['DKD', 'NKD', 'dkd', 'nkd']
 

@@ -1,4 +1,4 @@
-"""Other divergences between what two models answer than that of :mod:`composer_kd.losses.response`.
+"""Other divergences between what two models answer than that of :mod:`composer_kd.losses.kl`.
 
 Like :func:`kl_divergence` they take a fused pass in chunks of rows, which has no second derivative, from
 2 :sup:`16` elements on; :func:`generalized_jsd` always, as it is quicker at any size.
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from composer_kd.losses import _rows
 from composer_kd.losses._common import check_number, full_precision
-from composer_kd.losses._rows import FUSED_FROM, fused
-from composer_kd.losses.response import kl_divergence, log_probabilities, rows_of
+from composer_kd.losses._fused import FUSED_FROM, fused
+from composer_kd.losses.kl import kl_divergence, log_probabilities, rows_of
 
 __all__ = [
     'GeneralizedJSD',

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from composer_kd.losses._common import at_least_float32, check_tensors
-from composer_kd.losses.response import KLDivergence
+from composer_kd.losses.kl import KLDivergence
 
 __all__ = ['LogitStandardization', 'standardize']
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from composer_kd.losses import CRD, _memory
-from composer_kd.losses._memory import others, scores
+from composer_kd.losses._memory_bank import others, scores
 
 N = 40
 

@@ -14,7 +14,7 @@ from composer_kd.losses import (
     reverse_kl,
     soft_cross_entropy,
 )
-from composer_kd.losses._rows import FUSED_FROM, fused
+from composer_kd.losses._fused import FUSED_FROM, fused
 
 HALF = torch.zeros(1, 2)  # (1/2, 1/2)
 QUARTER = torch.tensor([[1.0, 3.0]]).log()  # (1/4, 3/4)

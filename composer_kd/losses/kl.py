@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from composer_kd.losses._common import check_number, check_temperature, check_tensors, valid
-from composer_kd.losses._rows import FUSED_FROM, forward_kl, fused
+from composer_kd.losses._fused import FUSED_FROM, forward_kl, fused
 
 __all__ = ['KLDivergence', 'kl_divergence']
 

@@ -11,8 +11,8 @@ from scipy.special import log_softmax
 from scipy.stats import entropy
 
 from composer_kd import KLDivergence, kl_divergence
-from composer_kd.losses._rows import FUSED_FROM, forward_kl, fused
-from composer_kd.losses.response import plain_kl
+from composer_kd.losses._fused import FUSED_FROM, forward_kl, fused
+from composer_kd.losses.kl import plain_kl
 
 
 def reference(student, teacher, temperature):
