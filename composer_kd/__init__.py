@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from composer_kd.features.observe import observe
     from composer_kd.features.outputs import Observation
     from composer_kd.losses import KLDivergence, kl_divergence
-    from composer_kd.matching import Match
+    from composer_kd.matches.match import Match
     from composer_kd.schedules import Ramp
     from composer_kd.students import student_state_dict
     from composer_kd.teachers import FrozenTeacher, NormalizationAdapter, ResizeAdapter
@@ -53,7 +53,7 @@ _HOMES = (
     'students',
     'features.outputs',
     'features.observe',
-    'matching',
+    'matches.match',
     'teachers',
     'algorithms',
 )

@@ -20,12 +20,12 @@ from composer_kd.batches.contents import split_index
 from composer_kd.batches.counts import BatchCount, plus_zero, weighed
 from composer_kd.batches.masks import all_valid, tokens_of, valid_of
 from composer_kd.batches.microbatch import Microbatch
-from composer_kd.criterion import Criterion
 from composer_kd.errors import ConfigError
 from composer_kd.features.outputs import logits_of, scalar_loss
-from composer_kd.inspecting import Loss
-from composer_kd.links import misfit
-from composer_kd.matching import Match
+from composer_kd.matches.criterion import Criterion
+from composer_kd.matches.loss_signature import Loss
+from composer_kd.matches.match import Match
+from composer_kd.matches.term import misfit
 from composer_kd.schedules import Moment, Window
 from composer_kd.spans import DISTILLATION_LOSS, labelled
 from composer_kd.teachers import FrozenTeacher, TeacherPool, logits_shape

@@ -62,7 +62,7 @@ SCOPES: dict[str, Scope] = {
         without=('HeldOut', 'ImageTensors', 'Indexed', 'PartlyLabelled', 'RepeatingSampler'),
     ),
     'loss': Scope('distillation loss', ('composer_kd.losses',)),
-    'match': Scope('match', (), also=('composer_kd.matching.Match',)),
+    'match': Scope('match', (), also=('composer_kd.matches.match.Match',)),
     'schedule': Scope(
         'schedule',
         ('composer.optim',),

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from composer_kd.algorithms.distillation import Distillation
 from composer_kd.errors import ConfigError, nearest
-from composer_kd.matching import Match
+from composer_kd.matches.match import Match
 from composer_kd.run.config import TeacherConfig
 from composer_kd.run.names import known_names, resolve
 from composer_kd.run.parts import Component, Either, Must, Part

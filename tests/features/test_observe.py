@@ -9,10 +9,10 @@ from composer_kd import KLDivergence, Match
 from composer_kd.features.observe import observe
 from composer_kd.features.outputs import Observation
 from composer_kd.losses import hint
+from tests.distilling import cnn, distil, images
 from tests.helpers import (
     weights,
 )
-from tests.matches import cnn, distil, images
 
 
 def test_observe_in_a_plain_loop_does_what_a_trainer_does():

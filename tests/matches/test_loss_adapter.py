@@ -3,8 +3,8 @@ import torch
 
 from composer_kd import ConfigError, KLDivergence, LossError
 from composer_kd.batches.masks import valid_of
-from composer_kd.comparison import Comparison
-from composer_kd.watch import FiniteWatch
+from composer_kd.matches.finite_check import FiniteWatch
+from composer_kd.matches.loss_adapter import Comparison
 
 TOKENS = {'labels': torch.tensor([[1, -100, 3], [-100, -100, 2]])}
 
@@ -123,7 +123,7 @@ def test_on_an_accelerator_nothing_waits(monkeypatch):
         def detach(self):
             return self
 
-    monkeypatch.setattr('composer_kd.watch._fetch', lambda loss: (Event(), torch.tensor(loss.value)))
+    monkeypatch.setattr('composer_kd.matches.finite_check._fetch', lambda loss: (Event(), torch.tensor(loss.value)))
     watch = FiniteWatch('MyLoss')
     watch(Elsewhere(1.0), batch=3)
     watch(Elsewhere(float('nan')), batch=4)

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from composer_kd import ConfigError, Distillation, FrozenTeacher, KLDivergence, LossError, Match, Ramp, kl_divergence
 from composer_kd.losses import CRD, DKD, VID, ReviewKD, hint, rkd, similarity_preserving
+from tests.distilling import cnn, distil, image_student, images, tokens
 from tests.helpers import (
     Recorder,
     TokenDataset,
@@ -21,7 +22,6 @@ from tests.helpers import (
     train,
     trainer,
 )
-from tests.matches import cnn, distil, image_student, images, tokens
 
 
 @pytest.mark.parametrize(

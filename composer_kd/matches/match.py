@@ -10,7 +10,7 @@ from torch import nn
 
 from composer_kd.errors import ConfigError
 from composer_kd.features.hooks import Place
-from composer_kd.inspecting import Loss, checked_loss, name_of, parameters_of
+from composer_kd.matches.loss_signature import Loss, checked_loss, name_of, parameters_of
 from composer_kd.schedules import Schedule, number_or_schedule
 
 __all__ = ['Match', 'Where', 'as_matches']

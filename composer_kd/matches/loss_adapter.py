@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from composer_kd.batches.masks import Valid, aligned_labels, answers_per_position, token_mask
 from composer_kd.errors import LossError, is_of_device
-from composer_kd.inspecting import Loss, attribute_of, checked_loss, name_of, parameters_of
 from composer_kd.losses._common import at_least_float32
+from composer_kd.matches.finite_check import FiniteWatch
+from composer_kd.matches.loss_signature import Loss, attribute_of, checked_loss, name_of, parameters_of
 from composer_kd.schedules import Schedule, value_at
-from composer_kd.watch import FiniteWatch
 
 __all__ = ['Comparison', 'Feature']
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from composer_kd.batches.masks import Valid, token_mask
 from composer_kd.batches.microbatch import Microbatch
-from composer_kd.comparison import Comparison, Feature
 from composer_kd.errors import ConfigError, TeacherError, is_of_device
 from composer_kd.features.hooks import Summary
-from composer_kd.matching import Match
-from composer_kd.projectors import AutoProjector
+from composer_kd.matches.loss_adapter import Comparison, Feature
+from composer_kd.matches.match import Match
+from composer_kd.matches.projector import AutoProjector
 
 __all__ = ['Key', 'Link', 'misfit']
 

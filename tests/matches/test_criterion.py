@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from composer_kd import ConfigError, FrozenTeacher, KLDivergence, Match, Ramp, kl_divergence
 from composer_kd.losses import DKD, attention_transfer, fsp, hint, rkd, similarity_preserving
+from tests.distilling import cnn, distil, image_student, images
 from tests.helpers import (
     EventSpy,
     Recorder,
@@ -18,7 +19,6 @@ from tests.helpers import (
     train,
     weights,
 )
-from tests.matches import cnn, distil, image_student, images
 
 
 def test_the_loss_is_that_of_the_named_layers():

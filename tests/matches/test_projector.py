@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from composer_kd import ConfigError
-from composer_kd.projectors import AutoProjector
+from composer_kd.matches.projector import AutoProjector
 
 
 def join(student, teacher, mask=None):

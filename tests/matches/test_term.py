@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from composer_kd import Distillation, Match
 from composer_kd.losses import hint, rkd
+from tests.distilling import LEARNERS, distil, image_student, images, tokens
 from tests.helpers import (
     Recorder,
     TokenModel,
@@ -15,7 +16,6 @@ from tests.helpers import (
     train,
     weights,
 )
-from tests.matches import LEARNERS, distil, image_student, images, tokens
 
 
 def per_sample(student, teacher):

@@ -10,8 +10,8 @@ from composer.core import State
 from torch import Tensor, nn
 
 from composer_kd.errors import ConfigError
-from composer_kd.links import Link
-from composer_kd.matching import Match
+from composer_kd.matches.match import Match
+from composer_kd.matches.term import Link
 from composer_kd.students import EXTRAS
 
 __all__ = ['Extras']

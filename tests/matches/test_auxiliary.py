@@ -11,6 +11,7 @@ from torch import nn
 
 from composer_kd import Distillation, Match
 from composer_kd.losses import RKD, VID, hint, rkd
+from tests.distilling import LEARNERS, cnn, distil, image_student, images
 from tests.helpers import (
     EventSpy,
     Recorder,
@@ -19,7 +20,6 @@ from tests.helpers import (
     trainer,
     weights,
 )
-from tests.matches import LEARNERS, cnn, distil, image_student, images
 
 
 @pytest.mark.parametrize('name', LEARNERS)

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError, nearest
-from composer_kd.extras import Extras
 from composer_kd.features.hooks import Taps
 from composer_kd.features.outputs import logits_of
-from composer_kd.links import Key, Link
-from composer_kd.matching import Match, as_matches
-from composer_kd.measuring import measure, rehearse
+from composer_kd.matches.auxiliary import Extras
+from composer_kd.matches.dry_run import measure, rehearse
+from composer_kd.matches.match import Match, as_matches
+from composer_kd.matches.term import Key, Link
 from composer_kd.schedules import value_at
 from composer_kd.spans import TEACHER_FORWARD, labelled
 from composer_kd.teachers import TeacherPool

@@ -14,7 +14,7 @@ from composer_kd.batches.contents import split_index
 from composer_kd.batches.masks import tokens_of
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError
-from composer_kd.links import Key, Link
+from composer_kd.matches.term import Key, Link
 from composer_kd.teachers import TeacherPool, feature_shapes
 
 __all__ = ['Samples', 'measure', 'rehearse']
