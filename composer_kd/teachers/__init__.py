@@ -4,7 +4,7 @@ from composer_kd.teachers.adapters import NormalizationAdapter, ResizeAdapter
 from composer_kd.teachers.checkpoints import load_weights, read_weights
 from composer_kd.teachers.frozen import FrozenTeacher
 from composer_kd.teachers.pool import TeacherPool
-from composer_kd.teachers.probe import feature_shapes, logits_shape
+from composer_kd.teachers.shapes import feature_shapes, logits_shape
 
 __all__ = [
     'FrozenTeacher',
