@@ -35,7 +35,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from benchmarks.report import markdown_table, print_table
 from benchmarks.timing import Mark, Spread, environment, interleave
 from composer_kd import kl_divergence, losses
-from composer_kd.losses import response
+from composer_kd.losses import kl
 
 __all__ = ['main', 'measure']
 
@@ -62,11 +62,11 @@ def kl_div(student: Tensor, teacher: Tensor) -> Tensor:
 @contextmanager
 def fused_from(elements: float) -> Iterator[None]:
     """Makes ``kl_divergence`` take the fused pass from another size on: the sweep forces both ways at each size."""
-    before, response.FUSED_FROM = response.FUSED_FROM, elements  # type: ignore[assignment]
+    before, kl.FUSED_FROM = kl.FUSED_FROM, elements  # type: ignore[assignment]
     try:
         yield
     finally:
-        response.FUSED_FROM = before
+        kl.FUSED_FROM = before
 
 
 def forced(elements: float, student: Tensor, teacher: Tensor) -> Tensor:
@@ -260,7 +260,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         'environment': environment(),
         'threads': options.threads,
         'rounds': options.rounds,
-        'fused_from': response.FUSED_FROM,
+        'fused_from': kl.FUSED_FROM,
         'measured': measured,
         'kin_rounds': min(KIN_ROUNDS, options.rounds),
         'kin': of_kin,

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composer_kd.losses import _rows
+from composer_kd.losses import _fused
 from composer_kd.losses._common import check_number, full_precision
 from composer_kd.losses._fused import FUSED_FROM, fused
 from composer_kd.losses.kl import kl_divergence, log_probabilities, rows_of
@@ -57,7 +57,7 @@ def reverse_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Te
     """
     student, teacher = rows_of('reverse_kl', student, teacher, temperature)
     if student.numel() >= FUSED_FROM:
-        return fused(_rows.reverse_kl, student, teacher, temperature)
+        return fused(_fused.reverse_kl, student, teacher, temperature)
     log_s, log_t = log_probabilities(student, teacher, temperature)
     return F.kl_div(log_t, log_s, reduction='sum', log_target=True) * (temperature**2 / max(1, len(student)))
 
@@ -132,7 +132,7 @@ def generalized_jsd(student: Tensor, teacher: Tensor, beta: float = 0.5, tempera
     if beta == 1.0:
         return reverse_kl(student, teacher, temperature)
     student, teacher = rows_of('generalized_jsd', student, teacher, temperature)
-    return fused(_rows.mixture(beta), student, teacher, temperature)
+    return fused(_fused.mixture(beta), student, teacher, temperature)
 
 
 class GeneralizedJSD(nn.Module):
@@ -192,7 +192,7 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.
     """
     student, teacher = rows_of('soft_cross_entropy', student, teacher, temperature)
     if student.numel() >= FUSED_FROM:
-        return fused(_rows.cross_entropy, student, teacher, temperature)
+        return fused(_fused.cross_entropy, student, teacher, temperature)
     log_s, log_t = log_probabilities(student, teacher, temperature)
     with full_precision(student):
         total = torch.linalg.vecdot(log_t.exp(), log_s).sum()

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from composer_kd.losses import DKD, NKD, _rows, dkd, kl_divergence, nkd
+from composer_kd.losses import DKD, NKD, _fused, dkd, kl_divergence, nkd
 
 STUDENT, TEACHER = torch.zeros(1, 3), torch.tensor([[4.0, 3.0, 1.0]]).log()  # thirds; 1/2, 3/8, 1/8
 OF_TARGET = 1 / 2 * math.log(3 / 2) + 1 / 2 * math.log(3 / 4)
@@ -182,7 +182,7 @@ def plain_nkd(student, teacher, labels, gamma=1.5, temperature=1.0):
 @pytest.mark.parametrize('temperature', [1.0, 3.0])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 def test_value_and_gradient_are_those_of_plain_torch_in_any_chunks(loss, plain, temperature, dtype, monkeypatch):
-    monkeypatch.setitem(_rows._CHUNK, 'cpu', 4 * 50)  # of four rows, and one of two
+    monkeypatch.setitem(_fused._CHUNK, 'cpu', 4 * 50)  # of four rows, and one of two
     student, teacher, labels = random(10, 50)
     student, teacher = student.to(dtype).requires_grad_(), teacher.to(dtype)
     value = loss(student, teacher, labels, temperature=temperature)

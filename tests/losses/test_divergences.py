@@ -8,7 +8,7 @@ from composer_kd.losses import (
     GeneralizedJSD,
     ReverseKL,
     SoftCrossEntropy,
-    _rows,
+    _fused,
     generalized_jsd,
     kl_divergence,
     reverse_kl,
@@ -20,10 +20,10 @@ HALF = torch.zeros(1, 2)  # (1/2, 1/2)
 QUARTER = torch.tensor([[1.0, 3.0]]).log()  # (1/4, 3/4)
 BIG = (9, 1 + FUSED_FROM // 8)  # large enough for the fused pass
 ROW_LOSSES = {
-    'forward_kl': _rows.forward_kl,
-    'cross_entropy': _rows.cross_entropy,
-    'reverse_kl': _rows.reverse_kl,
-    'mixture': _rows.mixture(0.3),
+    'forward_kl': _fused.forward_kl,
+    'cross_entropy': _fused.cross_entropy,
+    'reverse_kl': _fused.reverse_kl,
+    'mixture': _fused.mixture(0.3),
 }
 
 
@@ -162,7 +162,7 @@ def test_beta_may_be_scheduled():
 @pytest.mark.parametrize('temperature', [1.0, 4.0])
 @pytest.mark.parametrize('chunk', [2**18, 2**15], ids=['one chunk', 'an incomplete last one'])
 def test_large_inputs_have_the_value_and_gradient_of_plain_torch(loss, plain, temperature, chunk, monkeypatch):
-    monkeypatch.setitem(_rows._CHUNK, 'cpu', chunk)
+    monkeypatch.setitem(_fused._CHUNK, 'cpu', chunk)
     student, teacher = (3 * torch.randn(BIG) for _ in range(2))
     student.requires_grad_()
     value = loss(student, teacher, temperature=temperature)
