@@ -1,6 +1,7 @@
 """A page with tables and plots that says what the student bought."""
 
-from composer_kd.reports.evidence import ALONE, DISTILLED, TEACHER, Answers, Curve, EvaluationSet, Evidence, Subject
+from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
+from composer_kd.reports.evidence import Answers, Curve, EvaluationSet, Evidence, Subject
 from composer_kd.reports.files import write_report
 from composer_kd.reports.report import Report
 

@@ -7,14 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from composer_kd.bench.results import Setting
-from composer_kd.reports.calibration import calibration
-from composer_kd.reports.differences import ABSENT, differing
-from composer_kd.reports.evidence import DISTILLED, EvaluationSet, Subject
-from composer_kd.reports.groups import Group, agreement_with_teachers, counterpart, taught_by
-from composer_kd.reports.speed import Speed, Timing, device_text
-from composer_kd.reports.statistics import Estimate
-from composer_kd.reports.tables import Cell, Column, Table
-from composer_kd.reports.units import (
+from composer_kd.presentation.roles import DISTILLED
+from composer_kd.presentation.tables import Cell, Column, Table
+from composer_kd.presentation.units import (
     bytes_text,
     count_text,
     duration_text,
@@ -25,6 +20,12 @@ from composer_kd.reports.units import (
     time_unit,
     times,
 )
+from composer_kd.reports.calibration import calibration
+from composer_kd.reports.differences import ABSENT, differing
+from composer_kd.reports.evidence import EvaluationSet, Subject
+from composer_kd.reports.groups import Group, agreement_with_teachers, counterpart, taught_by
+from composer_kd.reports.speed import Speed, Timing, device_text
+from composer_kd.reports.statistics import Estimate
 
 __all__ = ['benchmark', 'costs', 'differences', 'models', 'rows_of_models']
 

@@ -5,34 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from composer_kd.reports.paths import portable
+from composer_kd.presentation.paths import portable
+from composer_kd.presentation.settings import leaves
 
-__all__ = ['ABSENT', 'differing', 'leaves']
+__all__ = ['ABSENT', 'differing']
 
 ABSENT = '(nothing)'
 """Stands where a run does not have a key."""
 
 _HIDDEN = ('variables.',)  # they are shown where they are used
-
-
-def leaves(node: Any, prefix: str = '') -> dict[str, Any]:
-    """Writes nested settings as one mapping of dotted keys.
-
-    Args:
-        node: Mappings, lists and scalars.
-        prefix: What comes before each key.
-
-    Returns:
-        The scalars, and what is empty, by dotted key.
-
-    Example:
-        >>> leaves({'a': {'b': 1}, 'c': [2, {}]})
-        {'a.b': 1, 'c.0': 2, 'c.1': {}}
-    """
-    if not isinstance(node, (Mapping, list)) or not node:
-        return {prefix.removesuffix('.'): node}
-    items = node.items() if isinstance(node, Mapping) else enumerate(node)
-    return {key: value for name, inner in items for key, value in leaves(inner, f'{prefix}{name}.').items()}
 
 
 def differing(columns: Sequence[Sequence[Mapping[str, Any]]]) -> list[tuple[str, list[str]]]:

@@ -9,10 +9,7 @@ import numpy as np
 
 from composer_kd.bench.results import BenchResults
 
-__all__ = ['ALONE', 'DISTILLED', 'TEACHER', 'Answers', 'Curve', 'EvaluationSet', 'Evidence', 'Subject']
-
-TEACHER, ALONE, DISTILLED = 'teacher', 'student alone', 'student distilled'
-"""The roles of models, as ``composer-kd bench`` writes them too."""
+__all__ = ['Answers', 'Curve', 'EvaluationSet', 'Evidence', 'Subject']
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import pathlib
 
+from composer_kd.presentation.tables import as_csv
 from composer_kd.reports.numbers import as_mapping
 from composer_kd.reports.page import as_html, as_markdown_page
 from composer_kd.reports.report import Report
-from composer_kd.reports.tables import as_csv
 
 __all__ = ['write_report']
 

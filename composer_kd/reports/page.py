@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import jinja2
 from markupsafe import Markup
 
+from composer_kd.presentation.tables import Table, as_markdown, markdown_text
 from composer_kd.reports.report import Report
-from composer_kd.reports.tables import Table, as_markdown, markdown_text
 
 __all__ = ['as_html', 'as_markdown_page']
 

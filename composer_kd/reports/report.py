@@ -9,21 +9,22 @@ from typing import Any
 
 import numpy as np
 
+from composer_kd.presentation.paths import portable
+from composer_kd.presentation.plots import Drawing
+from composer_kd.presentation.roles import ALONE
+from composer_kd.presentation.tables import Table
+from composer_kd.presentation.units import duration_text
 from composer_kd.reports import contents
-from composer_kd.reports.evidence import ALONE, Evidence
+from composer_kd.reports.evidence import Evidence
 from composer_kd.reports.figures.calibration import draw_calibration
 from composer_kd.reports.figures.classes import draw_classes
 from composer_kd.reports.figures.confusions import draw_confusions
 from composer_kd.reports.figures.curves import draw_curves
 from composer_kd.reports.figures.pareto import draw_pareto
 from composer_kd.reports.figures.speedups import draw_speedups
-from composer_kd.reports.figures.style import Drawing
 from composer_kd.reports.figures.throughput import draw_throughput
 from composer_kd.reports.groups import Group, counterpart, group, taught_by
-from composer_kd.reports.paths import portable
 from composer_kd.reports.speed import Speed
-from composer_kd.reports.tables import Table
-from composer_kd.reports.units import duration_text
 from composer_kd.reports.verdict import Tile, chosen, tiles, verdict
 
 __all__ = ['Report']

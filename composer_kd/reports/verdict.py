@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from composer_kd.reports.evidence import DISTILLED, EvaluationSet
+from composer_kd.presentation.roles import DISTILLED
+from composer_kd.presentation.units import percent, points, quartiles_text, times
+from composer_kd.reports.evidence import EvaluationSet
 from composer_kd.reports.groups import Group, also_differing, counterpart, gain, taught_by
 from composer_kd.reports.speed import Speed, device_text
 from composer_kd.reports.statistics import Difference, difference_of_answers
-from composer_kd.reports.units import percent, points, quartiles_text, times
 
 __all__ = ['Tile', 'tiles', 'verdict']
 

@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from composer_kd.reports.evidence import TEACHER
+from composer_kd.presentation.roles import TEACHER
+from composer_kd.presentation.tables import Table
 from composer_kd.reports.report import Report
-from composer_kd.reports.tables import Table
 
 __all__ = ['log_to_wandb']
 

@@ -18,7 +18,7 @@ from composer_kd.data import ImageTensors
 from composer_kd.deploy.card import Card, as_table, fenced
 from composer_kd.deploy.exporter import Exported
 from composer_kd.deploy.targets import Student
-from composer_kd.reports.units import bytes_text, percent, seconds_text, times
+from composer_kd.presentation.units import bytes_text, percent, seconds_text, times
 from composer_kd.run.evaluate import count_parameters, evaluate
 from composer_kd.run.saved import LATEST, SavedRun
 

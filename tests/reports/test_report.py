@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from composer_kd.bench.results import BenchResults, Setting, SpeedUp
+from composer_kd.presentation.units import TIMES
 from composer_kd.reports import ALONE, DISTILLED, TEACHER, Report
 from composer_kd.reports.groups import counterpart, group
 from composer_kd.reports.speed import Speed
-from composer_kd.reports.units import TIMES
 from tests.reports.building import EAGER, answers, evidence, row, settings, subject, timings
 
 

@@ -16,7 +16,7 @@ from composer_kd.bench.results import BenchResults, Latency, Row, Setting, Speed
 from composer_kd.data import digits, image_folder
 from composer_kd.errors import CheckpointNotFoundError, ConfigError
 from composer_kd.models import ShallowCNN
-from composer_kd.reports.units import times
+from composer_kd.presentation.units import times
 from composer_kd.run.cli import main
 from composer_kd.run.config import load_config
 from composer_kd.run.evaluate import evaluate

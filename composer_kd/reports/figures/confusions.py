@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from composer_kd.presentation.plots import COLOURS, GRID, INK, Drawing, canvas, heading, tidy
+from composer_kd.presentation.units import MINUS
 from composer_kd.reports.comparison import confusion, most_changed
 from composer_kd.reports.evidence import EvaluationSet
 from composer_kd.reports.figures.classes import MOST_CLASSES, shortened
-from composer_kd.reports.figures.style import COLOURS, GRID, INK, Drawing, between, canvas, heading, tidy
+from composer_kd.reports.figures.colours import between
 from composer_kd.reports.groups import Group
-from composer_kd.reports.units import MINUS
 
 __all__ = ['draw_confusions']
 

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from composer_kd.reports.evidence import TEACHER, Curve, EvaluationSet
-from composer_kd.reports.figures.style import Drawing, canvas, colours, heading, tidy
+from composer_kd.presentation.plots import Drawing, canvas, heading, tidy
+from composer_kd.presentation.roles import TEACHER
+from composer_kd.reports.evidence import Curve, EvaluationSet
+from composer_kd.reports.figures.colours import colours
 from composer_kd.reports.groups import Group
 
 __all__ = ['draw_curves', 'mean_curve', 'thinned']

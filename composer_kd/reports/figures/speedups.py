@@ -10,11 +10,12 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from composer_kd.bench.results import Setting
-from composer_kd.reports.evidence import ALONE
-from composer_kd.reports.figures.style import INK, MUTED, PAPER, Drawing, canvas, colours, heading, tidy
+from composer_kd.presentation.plots import INK, MUTED, PAPER, Drawing, canvas, heading, tidy
+from composer_kd.presentation.roles import ALONE
+from composer_kd.presentation.units import TIMES, percent, times
+from composer_kd.reports.figures.colours import colours
 from composer_kd.reports.groups import Group
 from composer_kd.reports.speed import FAITHFUL, Speed, Timing, device_text
-from composer_kd.reports.units import TIMES, percent, times
 
 __all__ = ['distinct', 'draw_speedups']
 

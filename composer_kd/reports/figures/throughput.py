@@ -9,11 +9,12 @@ from typing import Any
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from composer_kd.bench.results import Setting
+from composer_kd.presentation.plots import MUTED, Drawing, canvas, heading, tidy
+from composer_kd.presentation.units import count_text
+from composer_kd.reports.figures.colours import colours
 from composer_kd.reports.figures.speedups import distinct
-from composer_kd.reports.figures.style import MUTED, Drawing, canvas, colours, heading, tidy
 from composer_kd.reports.groups import Group
 from composer_kd.reports.speed import Speed, Timing, device_text
-from composer_kd.reports.units import count_text
 
 __all__ = ['draw_throughput']
 

@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
         require_file(options.config)
     from rich.console import Console
 
-    from composer_kd.reports.units import bytes_text
+    from composer_kd.presentation.units import bytes_text
     from composer_kd.run.exporting import export_run
 
     console = Console(soft_wrap=True)

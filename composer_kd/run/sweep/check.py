@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError, nearest
+from composer_kd.presentation.settings import label
 from composer_kd.run.build import build_model
 from composer_kd.run.config import LoaderConfig, RunConfig, TeacherConfig, as_mapping, load_config
 from composer_kd.run.construct import construct_or_say
@@ -19,7 +20,6 @@ from composer_kd.run.loaders import build_loader, check_held_out, evaluation_dat
 from composer_kd.run.preflight import rehearse
 from composer_kd.run.sweep.covering import covering_rows, shrink
 from composer_kd.run.sweep.file import Sweep, listed
-from composer_kd.run.sweep.wording import label
 
 __all__ = ['Plan', 'make_plan', 'override']
 

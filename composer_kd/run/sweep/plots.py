@@ -7,11 +7,11 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from composer_kd.presentation.settings import label, short_names
 from composer_kd.run.sweep.file import Sweep
 from composer_kd.run.sweep.importance import FEW
 from composer_kd.run.sweep.space import Choice, Parameter, Range
 from composer_kd.run.sweep.study import Record
-from composer_kd.run.sweep.wording import label, short_names
 
 __all__ = ['plot_history', 'plot_importances', 'plot_parallel']
 

@@ -14,10 +14,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from composer_kd.errors import ConfigError
+from composer_kd.presentation.settings import label
 from composer_kd.run.config import as_mapping
 from composer_kd.run.sweep.check import Plan
 from composer_kd.run.sweep.file import Sweep
-from composer_kd.run.sweep.wording import label
 
 __all__ = ['DATABASE', 'Record', 'Study', 'grid_size']
 

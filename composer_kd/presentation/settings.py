@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ['label', 'short_names']
+__all__ = ['label', 'leaves', 'short_names']
 
 
 def label(value: Any) -> str:
@@ -47,3 +47,23 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
         alone = (end for end in saying if sum(f'.{other}'.endswith(f'.{end}') for other in keys) == 1)
         found[key] = next(alone, key)
     return found
+
+
+def leaves(node: Any, prefix: str = '') -> dict[str, Any]:
+    """Writes nested settings as one mapping of dotted keys.
+
+    Args:
+        node: Mappings, lists and scalars.
+        prefix: What comes before each key.
+
+    Returns:
+        The scalars, and what is empty, by dotted key.
+
+    Example:
+        >>> leaves({'a': {'b': 1}, 'c': [2, {}]})
+        {'a.b': 1, 'c.0': 2, 'c.1': {}}
+    """
+    if not isinstance(node, (Mapping, list)) or not node:
+        return {prefix.removesuffix('.'): node}
+    items = node.items() if isinstance(node, Mapping) else enumerate(node)
+    return {key: value for name, inner in items for key, value in leaves(inner, f'{prefix}{name}.').items()}

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from composer_kd.reports.evidence import ALONE, DISTILLED, TEACHER
-from composer_kd.reports.groups import Group
+from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
 
-__all__ = ['COLOURS', 'GRID', 'INK', 'MUTED', 'PAPER', 'Drawing', 'between', 'canvas', 'colours', 'heading', 'tidy']
+__all__ = ['COLOURS', 'Drawing', 'GRID', 'INK', 'MUTED', 'PAPER', 'canvas', 'heading', 'tidy']
 
 COLOURS = {TEACHER: '#6b7280', ALONE: '#d97706', DISTILLED: '#2563eb'}
 """Grey, orange, blue: told apart by all eyes."""
@@ -25,11 +22,7 @@ COLOURS = {TEACHER: '#6b7280', ALONE: '#d97706', DISTILLED: '#2563eb'}
 INK, MUTED, GRID, PAPER = '#1f2937', '#4b5563', '#e5e7eb', '#fffffe'
 """Colours that a dark page replaces; the last is that of the background, an unusual white so that it can be found."""
 
-_MORE = {
-    TEACHER: ('#6b7280', '#111827', '#9ca3af', '#57534e'),
-    ALONE: ('#d97706', '#92400e', '#f59e0b', '#b91c1c'),
-    DISTILLED: ('#2563eb', '#0891b2', '#7c3aed', '#0f766e', '#be185d', '#4d7c0f', '#93c5fd', '#1e3a8a'),
-}
+
 _THEME = {
     INK: 'ink',
     MUTED: 'muted',
@@ -129,24 +122,6 @@ class canvas:
             self._figure.draw_without_rendering()
             self._figure.set_layout_engine('none')
         self._settings.__exit__(*error)
-
-
-def colours(groups: Sequence[Group]) -> dict[str, str]:
-    """A colour for each group: that of its role, and others where several have that role."""
-    seen: dict[str, int] = {}
-    found = {}
-    for each in groups:
-        shades = _MORE[each.role]
-        found[each.name] = shades[seen.get(each.role, 0) % len(shades)]
-        seen[each.role] = seen.get(each.role, 0) + 1
-    return found
-
-
-def between(less: str, more: str) -> LinearSegmentedColormap:
-    """A scale of colours from one over white to the other, for differences."""
-    # A shade beside those of the roles, which a dark page replaces: here the colour is the number.
-    ends = [f'#{int(colour[1:], 16) ^ 1:06x}' for colour in (less, more)]
-    return LinearSegmentedColormap.from_list(f'{less}-{more}', [ends[0], '#ffffff', ends[1]])
 
 
 def tidy(axes: Any, grid: str | None = 'y') -> None:

@@ -1,0 +1,1 @@
+"""Numbers, tables, paths and plots as people see them."""

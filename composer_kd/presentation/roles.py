@@ -1,0 +1,9 @@
+"""What a model is in a comparison."""
+
+from __future__ import annotations
+
+__all__ = ['ALONE', 'DISTILLED', 'TEACHER']
+
+
+TEACHER, ALONE, DISTILLED = 'teacher', 'student alone', 'student distilled'
+"""The roles of models, as ``composer-kd bench`` writes them too."""
