@@ -2,7 +2,7 @@
 
 from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
 from composer_kd.reports.evidence import Answers, Curve, EvaluationSet, Evidence, Subject
-from composer_kd.reports.files import write_report
+from composer_kd.reports.page import write_report
 from composer_kd.reports.report import Report
 
 __all__ = [

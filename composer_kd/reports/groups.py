@@ -12,9 +12,9 @@ import numpy as np
 
 from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
 from composer_kd.presentation.settings import leaves
-from composer_kd.reports.comparison import agreement
 from composer_kd.reports.differences import ABSENT
 from composer_kd.reports.evidence import EvaluationSet, Subject
+from composer_kd.reports.metrics import agreement
 from composer_kd.reports.statistics import Difference, Estimate, difference_of_answers, difference_of_runs
 
 __all__ = ['Group', 'also_differing', 'counterpart', 'gain', 'group', 'taught_by']

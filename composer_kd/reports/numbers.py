@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from composer_kd.presentation.paths import portable
-from composer_kd.reports.comparison import class_accuracies, confusion
 from composer_kd.reports.differences import differing
 from composer_kd.reports.figures.calibration import pooled
 from composer_kd.reports.groups import Group, accuracy_of, gain
+from composer_kd.reports.metrics import class_accuracies, confusion
 from composer_kd.reports.report import Report
 
 __all__ = ['as_mapping']

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 from collections.abc import Iterator
 
 import jinja2
 from markupsafe import Markup
 
-from composer_kd.presentation.tables import Table, as_markdown, markdown_text
+from composer_kd.presentation.tables import Table, as_csv, as_markdown, markdown_text
+from composer_kd.reports.numbers import as_mapping
 from composer_kd.reports.report import Report
 
-__all__ = ['as_html', 'as_markdown_page']
+__all__ = ['as_html', 'as_markdown_page', 'write_report']
 
 _HERE = pathlib.Path(__file__).parent
 
@@ -89,3 +91,35 @@ def _lists(report: Report) -> Iterator[str]:
         yield '\n'.join(
             f'* {markdown_text(str(key))}: {markdown_text(str(value))}' for key, value in environment.items()
         )
+
+
+_PLOTS = ('pareto', 'speedups', 'throughput', 'curves', 'classes', 'calibration', 'confusions')
+
+
+def write_report(report: Report, out: str | pathlib.Path) -> list[pathlib.Path]:
+    """Writes ``report.html``, ``report.md``, ``report.json``, ``report.csv`` and a PNG for each plot.
+
+    Plots of an earlier report that this one does not have are removed, so that they are not taken for its own.
+
+    Args:
+        report: The report.
+        out: The folder, made if need be.
+
+    Returns:
+        The files, the page first.
+    """
+    folder = pathlib.Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {
+        'report.html': as_html(report),
+        'report.md': as_markdown_page(report),
+        'report.json': json.dumps(as_mapping(report), indent=2, allow_nan=False) + '\n',
+        'report.csv': as_csv(report.rows()),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding='utf-8', newline='\n')
+    for name in _PLOTS:
+        (folder / f'{name}.png').unlink(missing_ok=True)
+    for name, drawing in report.drawings.items():
+        (folder / f'{name}.png').write_bytes(drawing.png())
+    return [folder / name for name in [*texts, *(f'{name}.png' for name in report.drawings)]]

@@ -14,9 +14,9 @@ from composer_kd.bench.results import BenchResults, SpeedUp, Throughput
 from composer_kd.presentation.paths import portable
 from composer_kd.presentation.units import TIMES
 from composer_kd.reports import ALONE, DISTILLED, TEACHER, Answers, Curve, Report
-from composer_kd.reports.calibration import calibration
 from composer_kd.reports.figures.throughput import draw_throughput
 from composer_kd.reports.groups import gain, group
+from composer_kd.reports.metrics import calibration
 from composer_kd.reports.numbers import as_mapping
 from composer_kd.reports.speed import Speed
 from composer_kd.reports.statistics import difference_of_runs

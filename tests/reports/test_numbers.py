@@ -11,11 +11,18 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, cohen_kappa_score, confusion_matrix
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from composer_kd.reports.calibration import BINS, calibration
-from composer_kd.reports.comparison import agreement, class_accuracies, confusion, most_changed, pareto_front
 from composer_kd.reports.differences import differing
 from composer_kd.reports.evidence import Curve
 from composer_kd.reports.figures.curves import mean_curve, thinned
+from composer_kd.reports.metrics import (
+    BINS,
+    agreement,
+    calibration,
+    class_accuracies,
+    confusion,
+    most_changed,
+    pareto_front,
+)
 from composer_kd.reports.statistics import Estimate, difference_of_answers, difference_of_runs
 
 LABELS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60)

@@ -9,9 +9,9 @@ import numpy as np
 
 from composer_kd.presentation.plots import COLOURS, INK, MUTED, Drawing, canvas, heading, tidy
 from composer_kd.presentation.units import percent
-from composer_kd.reports.calibration import BINS, Calibration, calibration
 from composer_kd.reports.evidence import EvaluationSet
 from composer_kd.reports.groups import Group
+from composer_kd.reports.metrics import BINS, Calibration, calibration
 
 __all__ = ['draw_calibration', 'pooled']
 

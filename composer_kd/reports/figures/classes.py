@@ -10,9 +10,9 @@ import numpy as np
 from composer_kd.presentation.plots import COLOURS, GRID, INK, MUTED, Drawing, canvas, heading, tidy
 from composer_kd.presentation.roles import TEACHER
 from composer_kd.presentation.units import points
-from composer_kd.reports.comparison import class_accuracies, most_changed
 from composer_kd.reports.evidence import EvaluationSet
 from composer_kd.reports.groups import Group
+from composer_kd.reports.metrics import class_accuracies, most_changed
 
 __all__ = ['MOST_CLASSES', 'draw_classes', 'shortened']
 

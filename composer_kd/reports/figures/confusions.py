@@ -8,11 +8,11 @@ import numpy as np
 
 from composer_kd.presentation.plots import COLOURS, GRID, INK, Drawing, canvas, heading, tidy
 from composer_kd.presentation.units import MINUS
-from composer_kd.reports.comparison import confusion, most_changed
 from composer_kd.reports.evidence import EvaluationSet
 from composer_kd.reports.figures.classes import MOST_CLASSES, shortened
 from composer_kd.reports.figures.colours import between
 from composer_kd.reports.groups import Group
+from composer_kd.reports.metrics import confusion, most_changed
 
 __all__ = ['draw_confusions']
 

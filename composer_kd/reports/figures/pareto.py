@@ -11,10 +11,10 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from composer_kd.bench.results import Setting
 from composer_kd.presentation.plots import INK, MUTED, PAPER, Drawing, canvas, heading, tidy
 from composer_kd.presentation.units import seconds_text
-from composer_kd.reports.comparison import pareto_front
 from composer_kd.reports.evidence import EvaluationSet
 from composer_kd.reports.figures.colours import colours
 from composer_kd.reports.groups import Group
+from composer_kd.reports.metrics import pareto_front
 from composer_kd.reports.speed import FAITHFUL, Speed, Timing, device_text
 
 __all__ = ['draw_pareto']

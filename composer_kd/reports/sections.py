@@ -20,10 +20,10 @@ from composer_kd.presentation.units import (
     time_unit,
     times,
 )
-from composer_kd.reports.calibration import calibration
 from composer_kd.reports.differences import ABSENT, differing
 from composer_kd.reports.evidence import EvaluationSet, Subject
 from composer_kd.reports.groups import Group, agreement_with_teachers, counterpart, taught_by
+from composer_kd.reports.metrics import calibration
 from composer_kd.reports.speed import Speed, Timing, device_text
 from composer_kd.reports.statistics import Estimate
 
