@@ -14,7 +14,7 @@ from composer_kd.presentation.plots import Drawing
 from composer_kd.presentation.roles import ALONE
 from composer_kd.presentation.tables import Table
 from composer_kd.presentation.units import duration_text
-from composer_kd.reports import contents
+from composer_kd.reports import sections
 from composer_kd.reports.evidence import Evidence
 from composer_kd.reports.figures.calibration import draw_calibration
 from composer_kd.reports.figures.classes import draw_classes
@@ -100,17 +100,17 @@ class Report:
     @functools.cached_property
     def models(self) -> Table:
         """The table at the top."""
-        return contents.models(self.groups, self.evidence.evaluation, self.speed)
+        return sections.models(self.groups, self.evidence.evaluation, self.speed)
 
     @functools.cached_property
     def costs(self) -> Table | None:
         """What training cost."""
-        return contents.costs(self.groups)
+        return sections.costs(self.groups)
 
     @functools.cached_property
     def benchmark(self) -> dict[str, Table]:
         """Everything that was timed, by device."""
-        return contents.benchmark(self.speed)
+        return sections.benchmark(self.speed)
 
     @property
     def about_timings(self) -> str:
@@ -127,7 +127,7 @@ class Report:
     @functools.cached_property
     def differences(self) -> Table | None:
         """In what the settings of the runs differ."""
-        return contents.differences(self.groups)
+        return sections.differences(self.groups)
 
     @functools.cached_property
     def drawings(self) -> dict[str, Drawing]:
@@ -210,7 +210,7 @@ class Report:
 
     def rows(self) -> list[dict[str, object]]:
         """The numbers of the models, for programs."""
-        return contents.rows_of_models(self.groups, self.evidence.evaluation, self.speed)
+        return sections.rows_of_models(self.groups, self.evidence.evaluation, self.speed)
 
     def commands(self) -> list[str]:
         """What makes all of it again."""
