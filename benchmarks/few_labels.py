@@ -17,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from composer_kd.run.config import load_config
+from composer_kd.config.load import load_config
 from composer_kd.run.train import train
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

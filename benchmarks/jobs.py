@@ -18,8 +18,8 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from composer_kd.config.load import as_mapping, load_config
 from composer_kd.errors import LossError
-from composer_kd.run.config import as_mapping, load_config
 from composer_kd.run.train import train
 
 __all__ = ['ROOT', 'Job', 'Result', 'Runner', 'Task', 'best_rate', 'choose_rates', 'digest', 'execute']

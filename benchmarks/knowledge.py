@@ -38,7 +38,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from benchmarks import knowledge_data, knowledge_report
 from benchmarks.jobs import ROOT, Job, Runner, choose_rates
-from composer_kd.run.config import load_config
+from composer_kd.config.load import load_config
 
 METHODS, TEACHER = 'knowledge/methods.yaml', 'knowledge/teacher.yaml'
 ALONE = 'alone'

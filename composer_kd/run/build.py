@@ -17,14 +17,14 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from composer_kd.batches.contents import IGNORE
 from composer_kd.callbacks.phases import PhaseLabels
+from composer_kd.config.construct import construct, construct_or_say
+from composer_kd.config.markers import Component
+from composer_kd.config.profiler import build_profiler
+from composer_kd.config.schema import RunConfig
 from composer_kd.errors import Attempts, ConfigError
 from composer_kd.models import IndexedClassifier
-from composer_kd.run.config import RunConfig
-from composer_kd.run.construct import construct, construct_or_say
 from composer_kd.run.loaders import build_loader, check_held_out, evaluation_data
-from composer_kd.run.parts import Component
 from composer_kd.run.preflight import check_load_path, make_folder, rehearse
-from composer_kd.run.profiling_config import build_profiler
 from composer_kd.run.resume import check_resumable
 from composer_kd.students import EXTRAS
 

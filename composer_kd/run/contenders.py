@@ -13,10 +13,11 @@ from omegaconf import OmegaConf
 from torch import nn
 from yaml import YAMLError
 
+from composer_kd.config.construct import build_teacher
+from composer_kd.config.load import as_mapping
+from composer_kd.config.schema import TeacherConfig
 from composer_kd.deploy import Inference
 from composer_kd.errors import CheckpointError, ConfigError
-from composer_kd.run.config import TeacherConfig, as_mapping
-from composer_kd.run.construct import build_teacher
 from composer_kd.run.resume import CONFIG_FILE
 from composer_kd.run.saved import SavedRun, checkpoint_file
 

@@ -13,8 +13,8 @@ from rich.table import Table
 from torch.utils.data import DataLoader
 
 from composer_kd.bench.size import count_parameters, size_in_bytes
+from composer_kd.config.schema import EvaluationConfig
 from composer_kd.errors import ConfigError
-from composer_kd.run.config import EvaluationConfig
 from composer_kd.run.quiet import without_remarks
 from composer_kd.run.saved import SavedRun, open_run
 from composer_kd.run.train import final_metrics

@@ -10,16 +10,16 @@ from typing import Any
 from composer.models import ComposerClassifier, HuggingFaceModel
 
 from composer_kd.bench.results import BenchResults, Row
+from composer_kd.config.construct import construct_or_say
+from composer_kd.config.markers import Component
+from composer_kd.config.registry import resolve
 from composer_kd.deploy import Inference
 from composer_kd.deploy.exporter import Exported, export, find_target
 from composer_kd.deploy.targets import Student
 from composer_kd.deploy.verification import in_pieces
 from composer_kd.errors import Attempts, ConfigError
 from composer_kd.run.build import build_model
-from composer_kd.run.construct import construct_or_say
 from composer_kd.run.model_card import final_or_measured, model_card, preparation
-from composer_kd.run.names import resolve
-from composer_kd.run.parts import Component
 from composer_kd.run.preflight import make_folder
 from composer_kd.run.quiet import without_remarks
 from composer_kd.run.saved import SavedRun, open_run

@@ -10,10 +10,10 @@ import torch
 from composer.utils import dist
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from composer_kd.config.construct import construct_or_say
+from composer_kd.config.schema import LoaderConfig
 from composer_kd.data import HeldOut, Indexed, RepeatingSampler
 from composer_kd.errors import ConfigError
-from composer_kd.run.config import LoaderConfig
-from composer_kd.run.construct import construct_or_say
 
 __all__ = ['build_loader', 'check_held_out', 'evaluation_data']
 
@@ -87,7 +87,7 @@ def evaluation_data(train: LoaderConfig | None, written: LoaderConfig | None) ->
         which ``build_loader`` takes what is held out. None if there is nothing to evaluate on.
 
     Example:
-        >>> from composer_kd.run.config import load_config
+        >>> from composer_kd.config.load import load_config
         >>> config = load_config('yamls/digits/kd.yaml', ['train_loader.hold_out=0.1'])
         >>> evaluation_data(config.train_loader, config.eval_loader).dataset.options
         {'split': 'train'}

@@ -12,9 +12,9 @@ from composer.utils import dist
 
 from composer_kd.algorithms.distillation import Distillation
 from composer_kd.callbacks.phases import PhaseLabels, StepClock, Trace
+from composer_kd.config.schema import RunConfig
 from composer_kd.errors import ConfigError
 from composer_kd.run.build import build_trainer
-from composer_kd.run.config import RunConfig
 from composer_kd.run.memory import keep_freed_memory
 from composer_kd.run.preflight import make_folder
 from composer_kd.run.profiling_report import StepTimes, environment, write_report

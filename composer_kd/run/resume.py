@@ -7,8 +7,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from composer_kd.config.load import as_mapping
+from composer_kd.config.schema import RunConfig
 from composer_kd.errors import ConfigError
-from composer_kd.run.config import RunConfig, as_mapping
 
 __all__ = ['CONFIG_FILE', 'check_resumable']
 

@@ -15,19 +15,12 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
 from composer_kd.batches.contents import split_index
+from composer_kd.config.load import default_run_name, load_part
+from composer_kd.config.markers import Component, Part
+from composer_kd.config.schema import EvaluationConfig, LoaderConfig, RunConfig, TeacherConfig, local_folder
 from composer_kd.errors import CheckpointNotFoundError, ConfigError
 from composer_kd.run.build import build_model
-from composer_kd.run.config import (
-    EvaluationConfig,
-    LoaderConfig,
-    RunConfig,
-    TeacherConfig,
-    default_run_name,
-    load_part,
-    local_folder,
-)
 from composer_kd.run.loaders import build_loader, evaluation_data
-from composer_kd.run.parts import Component, Part
 from composer_kd.run.resume import CONFIG_FILE
 from composer_kd.run.train import METRICS_FILE
 from composer_kd.teachers import load_weights

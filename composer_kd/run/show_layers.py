@@ -13,15 +13,16 @@ from rich.table import Table
 from torch import nn
 
 from composer_kd.batches.contents import split_index
+from composer_kd.config.check import check
+from composer_kd.config.construct import construct_or_say
+from composer_kd.config.load import load_config
+from composer_kd.config.markers import Component, Part
+from composer_kd.config.registry import resolve
+from composer_kd.config.schema import RunConfig, TeacherConfig
+from composer_kd.config.yaml_source import Source, read_settings
 from composer_kd.errors import ConfigError, nearest
 from composer_kd.features.layers import layer_shapes
-from composer_kd.run.check import check
-from composer_kd.run.config import RunConfig, TeacherConfig, load_config
-from composer_kd.run.construct import construct_or_say
 from composer_kd.run.loaders import build_loader
-from composer_kd.run.names import resolve
-from composer_kd.run.parts import Component, Part
-from composer_kd.run.source import Source, read_settings
 
 __all__ = ['show_layers']
 

@@ -18,8 +18,9 @@ from composer_kd.algorithms.distillation import Distillation
 from composer_kd.callbacks.cost import PREFIX as COST
 from composer_kd.callbacks.cost import TrainingCost, readable
 from composer_kd.callbacks.history import HISTORY_FILE, HistoryLogger
+from composer_kd.config.load import as_mapping
+from composer_kd.config.schema import RunConfig
 from composer_kd.run.build import build_trainer
-from composer_kd.run.config import RunConfig, as_mapping
 from composer_kd.run.loaders import evaluation_data
 from composer_kd.run.memory import keep_freed_memory
 from composer_kd.run.quiet import without_remarks
@@ -52,7 +53,7 @@ def train(config: RunConfig, callbacks: Sequence[Callback] = (), quiet: bool = F
 
     Example:
         >>> import contextlib, io
-        >>> from composer_kd.run.config import load_config
+        >>> from composer_kd.config.load import load_config
         >>> overrides = ['max_duration=1ba', 'save_folder=null', 'progress_bar=false']
         >>> with contextlib.redirect_stdout(io.StringIO()):
         ...     metrics = train(load_config('yamls/digits/student.yaml', overrides))

@@ -17,8 +17,8 @@ from benchmarks.findings_claims import ALONE, CLAIMS, TAUGHT, Cell, Comparison, 
 from benchmarks.findings_study import MIDDLES, ClaimStudy, default_rate, ladder, tune
 from benchmarks.jobs import ROOT
 from composer_kd import Distillation, KLDivergence
+from composer_kd.config.load import load_config
 from composer_kd.models import resnet20
-from composer_kd.run.config import load_config
 from composer_kd.teachers import FrozenTeacher
 
 

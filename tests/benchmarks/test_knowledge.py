@@ -10,8 +10,8 @@ import torch
 from benchmarks import jobs, knowledge, knowledge_data, knowledge_report
 from benchmarks.jobs import ROOT, Job, Runner, choose_rates, execute
 from benchmarks.knowledge import ALONE, METHODS, RATES, Cell
+from composer_kd.config.load import load_config
 from composer_kd.errors import LossError
-from composer_kd.run.config import load_config
 
 YAML = ROOT / 'yamls' / METHODS
 WRITTEN = load_config(YAML).variables

@@ -13,8 +13,8 @@ from torch import nn
 
 from composer_kd.bench.memory import ResidentPeak
 from composer_kd.callbacks.cost import TrainingCost, readable
+from composer_kd.config.load import load_config
 from composer_kd.run import costs
-from composer_kd.run.config import load_config
 from composer_kd.run.train import train
 from tests.helpers import EventSpy, loader, pairs, student, trainer
 from tests.helpers import train as train_model

@@ -8,12 +8,13 @@ import warnings
 import pytest
 
 from composer_kd.bench import BenchResults
+from composer_kd.config.load import load_config
+from composer_kd.config.markers import Component
+from composer_kd.config.schema import LoaderConfig
 from composer_kd.run import bench as command
 from composer_kd.run.cli import main
-from composer_kd.run.config import LoaderConfig, load_config
 from composer_kd.run.contenders import data_in_words
 from composer_kd.run.evaluate import evaluate
-from composer_kd.run.parts import Component
 from composer_kd.run.train import train
 
 QUICK = ['--devices', 'cpu', '--threads', '1', '--budget', '0.02', '--max-batch', '2']

@@ -10,16 +10,17 @@ import torch
 from composer.models import ComposerClassifier
 
 from composer_kd import Distillation, NormalizationAdapter
+from composer_kd.config.construct import construct
+from composer_kd.config.load import load_config
+from composer_kd.config.markers import Component
+from composer_kd.config.registry import SCOPES, import_path, known_names, resolve
+from composer_kd.config.schema import LoaderConfig
+from composer_kd.config.typecheck import describe, parameters
 from composer_kd.errors import CheckpointNotFoundError, ConfigError
 from composer_kd.models import DeepCNN, ImageRNN
 from composer_kd.run.build import build_model, build_trainer
-from composer_kd.run.config import LoaderConfig, load_config
-from composer_kd.run.construct import construct
 from composer_kd.run.loaders import build_loader
-from composer_kd.run.names import SCOPES, import_path, known_names, resolve
-from composer_kd.run.parts import Component
 from composer_kd.run.preflight import rehearse
-from composer_kd.run.values import describe, parameters
 
 SMALL = {'in_channels': 1, 'image_size': 8, 'num_classes': 10}
 

@@ -9,8 +9,9 @@ import pytest
 from composer import Algorithm
 from omegaconf import OmegaConf
 
+from composer_kd.config.load import as_mapping, load_config
+from composer_kd.config.schema import RunConfig
 from composer_kd.errors import ConfigError
-from composer_kd.run.config import RunConfig, as_mapping, load_config
 
 YAMLS = sorted(path for path in pathlib.Path('yamls').rglob('*.yaml') if path.parent.name != 'sweeps')
 KD = 'yamls/digits/kd.yaml'

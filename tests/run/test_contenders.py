@@ -8,8 +8,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from composer_kd.config.load import load_config
 from composer_kd.errors import ConfigError
-from composer_kd.run.config import load_config
 from composer_kd.run.contenders import Role, contenders, evaluation_run
 from composer_kd.run.saved import open_run, open_runs
 from composer_kd.run.train import train

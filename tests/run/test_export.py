@@ -13,12 +13,12 @@ import yaml
 from omegaconf import OmegaConf
 
 from composer_kd.bench.results import BenchResults, Latency, Row, Setting, SpeedUp, Throughput
+from composer_kd.config.load import load_config
 from composer_kd.data import digits, image_folder
 from composer_kd.errors import CheckpointNotFoundError, ConfigError
 from composer_kd.models import ShallowCNN
 from composer_kd.presentation.units import times
 from composer_kd.run.cli import main
-from composer_kd.run.config import load_config
 from composer_kd.run.evaluate import evaluate
 from composer_kd.run.exporting import export_run, student_of
 from composer_kd.run.model_card import final_or_measured, preparation
@@ -156,8 +156,8 @@ def test_speed_comes_from_a_benchmark(runs, tmp_path):
 
 
 def test_a_transformer_of_ones_own(tmp_path, capsys):
+    from composer_kd.config.markers import Component
     from composer_kd.run.build import build_model
-    from composer_kd.run.parts import Component
 
     content = {
         'run_name': 'tiny-bert',

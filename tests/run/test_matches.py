@@ -10,10 +10,10 @@ from composer.optim import LinearScheduler
 from omegaconf import OmegaConf
 
 from composer_kd import KLDivergence, Match, Ramp
+from composer_kd.config.construct import construct
+from composer_kd.config.load import as_mapping, load_config
+from composer_kd.config.registry import known_names
 from composer_kd.models import DeepCNN
-from composer_kd.run.config import as_mapping, load_config
-from composer_kd.run.construct import construct
-from composer_kd.run.names import known_names
 from composer_kd.run.train import train
 from tests.run.test_config import KD, refusal
 

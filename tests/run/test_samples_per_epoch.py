@@ -8,11 +8,12 @@ import pytest
 from composer import Callback
 from torch.utils.data import default_collate
 
+from composer_kd.config.load import load_config
+from composer_kd.config.markers import Component
+from composer_kd.config.schema import LoaderConfig
 from composer_kd.data import digits
 from composer_kd.errors import ConfigError
-from composer_kd.run.config import LoaderConfig, load_config
 from composer_kd.run.loaders import build_loader
-from composer_kd.run.parts import Component
 from composer_kd.run.train import train
 
 FEW = ['train_loader.dataset.n_labels=20', 'train_loader.dataset.keep_unlabelled=false']

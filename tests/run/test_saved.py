@@ -9,8 +9,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from composer_kd.config.load import load_config
 from composer_kd.errors import CheckpointError, CheckpointNotFoundError, ConfigError
-from composer_kd.run.config import load_config
 from composer_kd.run.evaluate import evaluate
 from composer_kd.run.saved import open_run, open_runs
 from composer_kd.run.train import train

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from composer_kd.callbacks.history import curve, read_history
+from composer_kd.config.load import load_config
 from composer_kd.errors import ConfigError
-from composer_kd.run.config import load_config
 from composer_kd.run.train import train
 
 QUICK = ['progress_bar=false', 'train_loader.dataset.subset=128', 'eval_loader.dataset.subset=100']

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Times, prints and writes."""
-    from composer_kd.run.source import require_file
+    from composer_kd.config.yaml_source import require_file
 
     for written in options.runs:
         if written.endswith(('.yaml', '.yml')):

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Evaluates, and prints a table."""
-    from composer_kd.run.source import require_file
+    from composer_kd.config.yaml_source import require_file
 
     if options.config is not None:
         require_file(options.config)

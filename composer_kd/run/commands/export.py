@@ -39,8 +39,8 @@ def run(options: argparse.Namespace) -> None:
     """Exports, and says what was written."""
     import shlex
 
+    from composer_kd.config.yaml_source import require_file
     from composer_kd.errors import ConfigError, nearest
-    from composer_kd.run.source import require_file
 
     unknown = [name for name in options.to if name not in FORMATS]
     if unknown:  # said before torch is imported

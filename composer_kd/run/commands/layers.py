@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Prints a table for each model."""
     if options.model.endswith(('.yaml', '.yml')):
-        from composer_kd.run.source import require_file
+        from composer_kd.config.yaml_source import require_file
 
         require_file(options.model)
     from rich.console import Console

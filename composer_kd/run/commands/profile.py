@@ -31,13 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints a table and writes trace, chart and numbers."""
-    from composer_kd.run.source import require_file
+    from composer_kd.config.yaml_source import require_file
 
     require_file(options.yaml)
     from composer.utils import dist
     from rich.console import Console
 
-    from composer_kd.run.config import load_config
+    from composer_kd.config.load import load_config
     from composer_kd.run.profiling_report import table
     from composer_kd.run.profiling_run import FILES, default_folder, profile
 

@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Searches."""
+    from composer_kd.config.yaml_source import require_file
     from composer_kd.errors import ConfigError
-    from composer_kd.run.source import require_file
 
     require_file(options.yaml)  # before torch is imported: a mistyped name is told at once
     if options.wandb:

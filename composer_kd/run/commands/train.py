@@ -25,10 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Trains."""
-    from composer_kd.run.source import require_file
+    from composer_kd.config.yaml_source import require_file
 
     require_file(options.yaml)  # before torch is imported: a mistyped name is told at once
-    from composer_kd.run.config import load_config
+    from composer_kd.config.load import load_config
     from composer_kd.run.train import train
 
     train(load_config(options.yaml, options.overrides))

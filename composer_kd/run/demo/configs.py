@@ -5,12 +5,12 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
+from composer_kd.config.check import check
+from composer_kd.config.schema import RunConfig
+from composer_kd.config.yaml_source import Source
 from composer_kd.data import digits
-from composer_kd.run.check import check
-from composer_kd.run.config import RunConfig
 from composer_kd.run.demo.results import Settings
 from composer_kd.run.saved import LATEST
-from composer_kd.run.source import Source
 
 __all__ = ['student_run', 'teacher_run']
 

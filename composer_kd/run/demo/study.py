@@ -13,9 +13,9 @@ from rich.console import Console
 
 from composer_kd.bench.size import size_in_bytes
 from composer_kd.bench.timing import timer_class
+from composer_kd.config.schema import RunConfig
 from composer_kd.data import digits
 from composer_kd.run.build import build_model
-from composer_kd.run.config import RunConfig
 from composer_kd.run.demo.configs import student_run, teacher_run
 from composer_kd.run.demo.progress import Bar, bars
 from composer_kd.run.demo.report import NUMBERS_FILE, write_report

@@ -14,9 +14,9 @@ from rich.console import Console
 
 from composer_kd.bench import BenchResults, environment
 from composer_kd.callbacks.history import HISTORY_FILE, curve, read_history
+from composer_kd.config.load import as_mapping
 from composer_kd.errors import Attempts, CheckpointNotFoundError, ConfigError
 from composer_kd.reports import Curve, Evidence, Report, Subject, write_report
-from composer_kd.run.config import as_mapping
 from composer_kd.run.contenders import Contender, contenders, evaluation_run
 from composer_kd.run.preflight import make_folder
 from composer_kd.run.reporting.answering import Answering, Measured

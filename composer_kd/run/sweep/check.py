@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from composer_kd.config.construct import construct_or_say
+from composer_kd.config.load import as_mapping, load_config
+from composer_kd.config.schema import LoaderConfig, RunConfig, TeacherConfig
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError, nearest
 from composer_kd.presentation.settings import label
 from composer_kd.run.build import build_model
-from composer_kd.run.config import LoaderConfig, RunConfig, TeacherConfig, as_mapping, load_config
-from composer_kd.run.construct import construct_or_say
 from composer_kd.run.loaders import build_loader, check_held_out, evaluation_data
 from composer_kd.run.preflight import rehearse
 from composer_kd.run.sweep.covering import covering_rows, shrink

@@ -12,8 +12,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from composer_kd.config.yaml_source import require_file
 from composer_kd.errors import ConfigError, nearest
-from composer_kd.run.source import require_file
 from composer_kd.run.sweep.space import Parameter, read_parameters
 
 __all__ = ['ARGUMENTS', 'Sweep', 'listed', 'read_sweep']

@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
+from composer_kd.config.load import as_mapping, load_config
 from composer_kd.presentation.settings import label, short_names
-from composer_kd.run.config import as_mapping, load_config
 from composer_kd.run.sweep.check import OF_THE_AGENT, RESERVED, Plan, override
 from composer_kd.run.sweep.importance import FEW, importances
 from composer_kd.run.sweep.plots import plot_history, plot_importances, plot_parallel

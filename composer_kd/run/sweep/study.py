@@ -13,9 +13,9 @@ import numpy
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from composer_kd.config.load import as_mapping
 from composer_kd.errors import ConfigError
 from composer_kd.presentation.settings import label
-from composer_kd.run.config import as_mapping
 from composer_kd.run.sweep.check import Plan
 from composer_kd.run.sweep.file import Sweep
 

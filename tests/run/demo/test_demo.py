@@ -12,9 +12,9 @@ import shlex
 import pytest
 import torch
 
+from composer_kd.config.load import load_config
 from composer_kd.errors import ConfigError
 from composer_kd.run.build import build_trainer
-from composer_kd.run.config import load_config
 from composer_kd.run.demo import Entry, Results, Settings, demo
 from composer_kd.run.demo.configs import student_run
 from composer_kd.run.demo.report import in_words

@@ -156,8 +156,8 @@ def test_another_variable_of_the_run_does_not_make_its_test_set_decide(tmp_path)
     ],
 )
 def test_a_test_set_is_known_by_its_names(data, is_test):
-    from composer_kd.run.config import LoaderConfig
-    from composer_kd.run.parts import Component
+    from composer_kd.config.markers import Component
+    from composer_kd.config.schema import LoaderConfig
     from composer_kd.run.sweep.check import _is_test
 
     options = yaml.safe_load(data)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from composer_kd.config.load import load_config
 from composer_kd.data import digits
 from composer_kd.errors import ConfigError
 from composer_kd.run.build import build_trainer
-from composer_kd.run.config import load_config
 from composer_kd.run.loaders import build_loader, evaluation_data
 
 OWN = 'tests.run.sweep.test_hold_out.own'

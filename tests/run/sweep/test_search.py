@@ -9,8 +9,8 @@ import json
 import pytest
 from composer import Callback
 
+from composer_kd.config.load import load_config
 from composer_kd.errors import ConfigError, LossError
-from composer_kd.run.config import load_config
 from composer_kd.run.sweep.search import SweepError
 from composer_kd.run.sweep.study import Study
 from composer_kd.run.train import train

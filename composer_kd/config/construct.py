@@ -8,10 +8,10 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from composer_kd.config.markers import Component
+from composer_kd.config.registry import resolve
+from composer_kd.config.schema import TeacherConfig
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError
-from composer_kd.run.config import TeacherConfig
-from composer_kd.run.names import resolve
-from composer_kd.run.parts import Component
 from composer_kd.teachers import FrozenTeacher
 
 __all__ = ['build_teacher', 'construct', 'construct_or_say', 'is_function_itself']

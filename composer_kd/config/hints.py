@@ -8,12 +8,12 @@ import typing
 from typing import Annotated, Any, Literal
 
 from composer_kd.algorithms.distillation import Distillation
+from composer_kd.config.markers import Component, Either, Must, Part
+from composer_kd.config.registry import known_names, resolve
+from composer_kd.config.schema import TeacherConfig
+from composer_kd.config.typecheck import Parameter, parameters
 from composer_kd.errors import ConfigError, nearest
 from composer_kd.matches.match import Match
-from composer_kd.run.config import TeacherConfig
-from composer_kd.run.names import known_names, resolve
-from composer_kd.run.parts import Component, Either, Must, Part
-from composer_kd.run.values import Parameter, parameters
 
 __all__ = ['nested_hints', 'of_a_match']
 

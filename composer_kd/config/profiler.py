@@ -9,9 +9,8 @@ from typing import Annotated
 
 from composer.profiler import JSONTraceHandler, Profiler, cyclic_schedule
 
+from composer_kd.config.markers import Must, NotNegative, Positive
 from composer_kd.errors import ConfigError
-from composer_kd.run.limits import NotNegative, Positive
-from composer_kd.run.parts import Must
 from composer_kd.spans import quiet_profiler
 
 __all__ = ['ProfilerConfig', 'build_profiler']

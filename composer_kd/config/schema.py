@@ -6,10 +6,8 @@ among the models; ``Part('algorithm')`` on a dict marks ``{snake_name: options}`
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -17,10 +15,13 @@ import torch
 from composer.core import Precision, Time
 from composer.utils import dist
 
-from composer_kd.run.limits import (
+from composer_kd.config.markers import (
+    Component,
     ConsoleInterval,
     Folder,
     NotNegative,
+    OptionsOf,
+    Part,
     Positive,
     PositiveOrAll,
     PositiveTime,
@@ -30,21 +31,9 @@ from composer_kd.run.limits import (
     Seed,
     Share,
 )
-from composer_kd.run.names import SCOPES
-from composer_kd.run.parts import Component, OptionsOf, Part
-from composer_kd.run.profiling_config import ProfilerConfig
+from composer_kd.config.profiler import ProfilerConfig
 
-__all__ = [
-    'EvaluationConfig',
-    'LoaderConfig',
-    'RunConfig',
-    'TeacherConfig',
-    'as_mapping',
-    'default_run_name',
-    'load_config',
-    'load_part',
-    'local_folder',
-]
+__all__ = ['EvaluationConfig', 'LoaderConfig', 'RunConfig', 'TeacherConfig', 'local_folder']
 
 T = TypeVar('T')
 
@@ -193,99 +182,8 @@ class EvaluationConfig:
     eval_subset_num_batches: Annotated[int, PositiveOrAll] = -1
 
 
-def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Reads and checks the YAML file of a run; builds nothing and starts nothing.
-
-    Args:
-        path: The YAML file.
-        overrides: ``key.sub=value`` strings, as on the command line.
-
-    Returns:
-        The checked configuration.
-
-    Raises:
-        ConfigError: Lists everything that is wrong, each line with its dotted key and the nearest valid names.
-
-    Example:
-        >>> load_config('yamls/digits/kd.yaml', ['seed=3']).seed
-        3
-    """
-    from composer_kd.run.check import check  # it reads the dataclasses above
-    from composer_kd.run.source import read_source
-
-    source = read_source(path, overrides)
-    if source.data.get('run_name') is None:
-        source.data['run_name'] = default_run_name(source.path)
-    return check(source, RunConfig)
-
-
-def default_run_name(path: pathlib.Path) -> str:
-    """The name of a run whose YAML says none: ``digits-kd`` for ``yamls/digits/kd.yaml``."""
-    return f'{path.resolve().parent.name}-{path.stem}'
-
-
 def local_folder(save_folder: str | None, run_name: str) -> pathlib.Path | None:
     """The save folder with the run's name filled in; None where it is not a folder of this machine."""
     if save_folder is None or '://' in save_folder:
         return None
     return pathlib.Path(save_folder.replace('{run_name}', run_name))
-
-
-def load_part(path: str | pathlib.Path, schema: type[T]) -> T:
-    """Reads and checks the part of a run's YAML that a dataclass names; the rest may be wrong or unknown here.
-
-    Args:
-        path: The YAML file.
-        schema: The dataclass, such as ``EvaluationConfig``.
-
-    Returns:
-        The checked part of the configuration.
-
-    Raises:
-        ConfigError: Lists all that is wrong with that part.
-
-    Example:
-        >>> load_part('yamls/digits/kd.yaml', EvaluationConfig).model.name
-        'ShallowCNN'
-    """
-    from composer_kd.run.check import check
-    from composer_kd.run.source import read_source
-
-    source = read_source(path)
-    wanted = {field.name for field in dataclasses.fields(schema)}  # type: ignore[arg-type]
-    source.data = {key: value for key, value in source.data.items() if key in wanted}
-    source.faults = [fault for fault in source.faults if re.split(r'[.:]', fault)[0] in wanted]
-    return check(source, schema)
-
-
-def as_mapping(config: Any) -> Any:
-    """Writes a checked configuration as what a YAML file holds, defaults spelled out.
-
-    Args:
-        config: A configuration, or a part of one.
-
-    Returns:
-        Mappings, lists and scalars; ``load_config`` reads them back to an equal configuration.
-
-    Example:
-        >>> as_mapping(Component('loss', 'KLDivergence', {'temperature': 2.0}))
-        {'name': 'KLDivergence', 'temperature': 2.0}
-    """
-    if isinstance(config, Component):
-        name = {} if SCOPES[config.scope].only else {'name': config.name}
-        return {**name, **_mapping_of(config.options)}
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {f.name: _mapping_of_section(getattr(config, f.name)) for f in dataclasses.fields(config)}
-    if isinstance(config, list):
-        return [as_mapping(item) for item in config]
-    return _mapping_of(config) if isinstance(config, dict) else config
-
-
-def _mapping_of(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: as_mapping(value) for key, value in options.items()}
-
-
-def _mapping_of_section(value: Any) -> Any:
-    if isinstance(value, dict):  # {snake_name: options}: the key is the name already
-        return {k: _mapping_of(v.options) if isinstance(v, Component) else as_mapping(v) for k, v in value.items()}
-    return as_mapping(value)

@@ -1,20 +1,25 @@
-"""What values of a configuration must be, beyond their type."""
+"""The marks that annotations of the configuration carry, and the component that a checked name becomes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from composer.core import Time
 from composer.utils import dist
 
-from composer_kd.run.parts import Must
-
 __all__ = [
+    'Component',
     'ConsoleInterval',
+    'Either',
     'Folder',
     'Interval',
     'Length',
+    'Must',
     'NotNegative',
+    'OptionsOf',
+    'Part',
     'Positive',
     'PositiveOrAll',
     'PositiveTime',
@@ -25,20 +30,102 @@ __all__ = [
     'Share',
 ]
 
+
+@dataclass(frozen=True)
+class Part:
+    """Marks a component: its name is looked up in this scope of ``composer_kd.config.registry``."""
+
+    scope: str
+
+
+@dataclass(frozen=True)
+class OptionsOf:
+    """Marks a mapping whose keys are the settings of a class that takes any keyword and checks none."""
+
+    what: str
+
+
+@dataclass(frozen=True)
+class Must:
+    """Marks a value that must be more than of the right type.
+
+    Args:
+        words: What it must be, for messages: ``'positive'``.
+        test: Tells whether a value of the right type is so.
+    """
+
+    words: str
+    test: Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class Either:
+    """Marks a value that may be written in several ways.
+
+    Args:
+        words: What may be written, for messages.
+        which: From what was written to the annotation that it is read by.
+    """
+
+    words: str
+    which: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Component:
+    """A checked ``{name: ..., **options}``: everything needed to construct it, and nothing constructed yet.
+
+    Args:
+        scope: A key of ``composer_kd.config.registry.SCOPES``.
+        name: The name as written.
+        options: Keyword arguments; teachers, losses and the like are components in their turn.
+        path: The dotted key in the YAML, for messages.
+    """
+
+    scope: str
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    path: str = ''
+
+
 Positive = Must('positive', lambda value: isinstance(value, str) or value > 0)
+
+
 NotNegative = Must('zero or more', lambda value: value >= 0)
+
+
 PositiveOrAll = Must('positive, or -1 for all', lambda value: value == -1 or value > 0)
+
+
 Share = Must('between 0 and 1', lambda value: 0 < value < 1)
+
+
 Seed = Must('from 0 to 2**32 - 1', lambda value: value >= 0 and value + dist.get_world_size() <= 2**32)
+
+
 PositiveTime = Must('more than zero', lambda value: Time.from_input(value, 'ep').value > 0)
+
+
 # Tokens are not counted here, iterations need a length, and Composer takes neither fractions nor seconds for a run: a
 # run that is as long as that would never end.
 Length = Must('in ep, ba or sp', lambda value: _unit(value) in ('ep', 'ba', 'sp'))
+
+
 Interval = Must('in ep, ba, sp or dur', lambda value: _unit(value) in ('ep', 'ba', 'sp', 'dur'))
+
+
 ConsoleInterval = Must('in ep or ba', lambda value: _unit(value) in ('ep', 'ba'))  # Composer prints at these alone
+
+
 RunLength = Annotated[Time | str | int, PositiveTime, Length]
+
+
 Regularly = Annotated[Time | str | int, PositiveTime, Interval]
+
+
 RunName = Must('not empty and without braces', lambda value: value.strip() and not set(value) & set('{}'))
+
+
 Folder = Must('without braces but {run_name}', lambda value: not set(value.replace('{run_name}', '')) & set('{}'))
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from composer.utils.parallelism import FSDP2Config, FSDPConfig
 
-from composer_kd.run.config import TeacherConfig
-from composer_kd.run.construct import construct, is_function_itself
-from composer_kd.run.names import SCOPES, resolve
-from composer_kd.run.parts import Component
-from composer_kd.run.values import Parameter, parameters
+from composer_kd.config.construct import construct, is_function_itself
+from composer_kd.config.markers import Component
+from composer_kd.config.registry import SCOPES, resolve
+from composer_kd.config.schema import TeacherConfig
+from composer_kd.config.typecheck import Parameter, parameters
 from composer_kd.teachers import FrozenTeacher
 
 __all__ = ['STAND_IN', 'fsdp_settings', 'supplied_names', 'try_component']

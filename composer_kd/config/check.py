@@ -6,13 +6,13 @@ import dataclasses
 import typing
 from typing import Any, TypeVar
 
+from composer_kd.config.dry_construct import STAND_IN, fsdp_settings, supplied_names, try_component
+from composer_kd.config.hints import nested_hints, of_a_match
+from composer_kd.config.markers import Component, Either, Must, OptionsOf, Part
+from composer_kd.config.registry import SCOPES, resolve
+from composer_kd.config.typecheck import Parameter, describe, fits, parameters
+from composer_kd.config.yaml_source import UNRESOLVED, Source
 from composer_kd.errors import ConfigError, nearest
-from composer_kd.run.names import SCOPES, resolve
-from composer_kd.run.nested import nested_hints, of_a_match
-from composer_kd.run.parts import Component, Either, Must, OptionsOf, Part
-from composer_kd.run.source import UNRESOLVED, Source
-from composer_kd.run.trial import STAND_IN, fsdp_settings, supplied_names, try_component
-from composer_kd.run.values import Parameter, describe, fits, parameters
 
 __all__ = ['check']
 

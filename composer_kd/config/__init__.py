@@ -1,0 +1,1 @@
+"""From a YAML file to checked dataclasses, and from those to objects."""

@@ -1,0 +1,105 @@
+"""Reads the YAML of a run, or a part of it, and writes it out again."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from composer_kd.config.markers import Component
+from composer_kd.config.registry import SCOPES
+
+__all__ = ['as_mapping', 'default_run_name', 'load_config', 'load_part']
+
+
+def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads and checks the YAML file of a run; builds nothing and starts nothing.
+
+    Args:
+        path: The YAML file.
+        overrides: ``key.sub=value`` strings, as on the command line.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        ConfigError: Lists everything that is wrong, each line with its dotted key and the nearest valid names.
+
+    Example:
+        >>> load_config('yamls/digits/kd.yaml', ['seed=3']).seed
+        3
+    """
+    from composer_kd.config.check import check  # it reads the dataclasses above
+    from composer_kd.config.yaml_source import read_source
+
+    source = read_source(path, overrides)
+    if source.data.get('run_name') is None:
+        source.data['run_name'] = default_run_name(source.path)
+    return check(source, RunConfig)
+
+
+def default_run_name(path: pathlib.Path) -> str:
+    """The name of a run whose YAML says none: ``digits-kd`` for ``yamls/digits/kd.yaml``."""
+    return f'{path.resolve().parent.name}-{path.stem}'
+
+
+def load_part(path: str | pathlib.Path, schema: type[T]) -> T:
+    """Reads and checks the part of a run's YAML that a dataclass names; the rest may be wrong or unknown here.
+
+    Args:
+        path: The YAML file.
+        schema: The dataclass, such as ``EvaluationConfig``.
+
+    Returns:
+        The checked part of the configuration.
+
+    Raises:
+        ConfigError: Lists all that is wrong with that part.
+
+    Example:
+        >>> load_part('yamls/digits/kd.yaml', EvaluationConfig).model.name
+        'ShallowCNN'
+    """
+    from composer_kd.config.check import check
+    from composer_kd.config.yaml_source import read_source
+
+    source = read_source(path)
+    wanted = {field.name for field in dataclasses.fields(schema)}  # type: ignore[arg-type]
+    source.data = {key: value for key, value in source.data.items() if key in wanted}
+    source.faults = [fault for fault in source.faults if re.split(r'[.:]', fault)[0] in wanted]
+    return check(source, schema)
+
+
+def as_mapping(config: Any) -> Any:
+    """Writes a checked configuration as what a YAML file holds, defaults spelled out.
+
+    Args:
+        config: A configuration, or a part of one.
+
+    Returns:
+        Mappings, lists and scalars; ``load_config`` reads them back to an equal configuration.
+
+    Example:
+        >>> as_mapping(Component('loss', 'KLDivergence', {'temperature': 2.0}))
+        {'name': 'KLDivergence', 'temperature': 2.0}
+    """
+    if isinstance(config, Component):
+        name = {} if SCOPES[config.scope].only else {'name': config.name}
+        return {**name, **_mapping_of(config.options)}
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {f.name: _mapping_of_section(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, list):
+        return [as_mapping(item) for item in config]
+    return _mapping_of(config) if isinstance(config, dict) else config
+
+
+def _mapping_of(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: as_mapping(value) for key, value in options.items()}
+
+
+def _mapping_of_section(value: Any) -> Any:
+    if isinstance(value, dict):  # {snake_name: options}: the key is the name already
+        return {k: _mapping_of(v.options) if isinstance(v, Component) else as_mapping(v) for k, v in value.items()}
+    return as_mapping(value)
