@@ -20,11 +20,11 @@ from composer_kd.models import ShallowCNN
 from composer_kd.presentation.units import times
 from composer_kd.run.cli import main
 from composer_kd.run.evaluate import evaluate
-from composer_kd.run.exporting import export_run, student_of
-from composer_kd.run.model_card import final_or_measured, preparation
 from composer_kd.run.saved import open_run
 from composer_kd.run.train import train
 from composer_kd.teachers import read_weights
+from composer_kd.workflows.export.export import export_run, student_of
+from composer_kd.workflows.export.model_card import final_or_measured, preparation
 
 SHORT = ['max_duration=5ba', 'progress_bar=false', 'eval_interval=5ba', 'save_interval=2ba']
 MATCHES = """[

@@ -16,9 +16,9 @@ from composer_kd.callbacks.phases import PHASES, PhaseLabels, StepClock
 from composer_kd.config.load import load_config
 from composer_kd.errors import ConfigError
 from composer_kd.run.cli import main
-from composer_kd.run.profiling_report import StepTimes, markdown, write_report
-from composer_kd.run.profiling_run import profile
 from composer_kd.run.train import train
+from composer_kd.workflows.profile.report import StepTimes, markdown, write_report
+from composer_kd.workflows.profile.run import profile
 from tests.helpers import mlp, mse, pairs, sgd, student, trainer
 
 SLOW = 0.05

@@ -16,11 +16,11 @@ from composer_kd.config.load import load_config
 from composer_kd.errors import CheckpointNotFoundError, ConfigError
 from composer_kd.run.cli import main
 from composer_kd.run.evaluate import evaluate
-from composer_kd.run.reporting import Wishes, report
-from composer_kd.run.reporting.answering import why_not
-from composer_kd.run.reporting.tracking import destination
 from composer_kd.run.saved import open_runs
 from composer_kd.run.train import train
+from composer_kd.workflows.report import Wishes, report
+from composer_kd.workflows.report.predict import why_not
+from composer_kd.workflows.report.wandb import destination
 from tests.reports.building import EAGER, row
 
 SHORT = ['max_duration=4ba', 'progress_bar=false', 'train_loader.dataset.subset=128', 'eval_loader.dataset.subset=100']
@@ -95,7 +95,7 @@ def test_what_training_left_is_drawn_and_told(written):
 
 
 def test_one_run_is_enough_and_its_speed_is_measured(runs, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr('composer_kd.run.reporting.timing.BUDGET', 0.1)
+    monkeypatch.setattr('composer_kd.workflows.report.timings.BUDGET', 0.1)
     found = report(Wishes([runs / 'alone-1'], tmp_path / 'report'))
     assert [one.name for one in found.groups] == ['alone-1']
     timing = found.speed.timings[0]

@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _bench(options: argparse.Namespace) -> None:
     from composer_kd.bench import Limits
-    from composer_kd.run.bench import Choice, bench_runs
+    from composer_kd.workflows.bench import Choice, bench_runs
 
     choice = Choice(
         options.devices,

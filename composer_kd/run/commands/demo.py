@@ -25,6 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Runs the demo."""
-    from composer_kd.run.demo import demo
+    from composer_kd.workflows.demo import demo
 
     demo(options.out, range(options.seeds))

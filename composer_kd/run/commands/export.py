@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from composer_kd.presentation.units import bytes_text
-    from composer_kd.run.exporting import export_run
+    from composer_kd.workflows.export.export import export_run
 
     console = Console(soft_wrap=True)
     given = {'--out': options.out, '--bench': options.bench, '--config': options.config}

@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
         require_file(options.model)
     from rich.console import Console
 
-    from composer_kd.run.show_layers import show_layers
+    from composer_kd.workflows.layers import show_layers
 
     console = Console()
     if not console.is_terminal:

@@ -38,8 +38,8 @@ def run(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from composer_kd.config.load import load_config
-    from composer_kd.run.profiling_report import table
-    from composer_kd.run.profiling_run import FILES, default_folder, profile
+    from composer_kd.workflows.profile.report import table
+    from composer_kd.workflows.profile.run import FILES, default_folder, profile
 
     config = load_config(options.yaml, options.overrides)
     folder = options.out or default_folder(config)

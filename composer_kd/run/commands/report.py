@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
         from composer_kd.config.yaml_source import require_file
 
         require_file(options.config)
-    from composer_kd.run.reporting import Wishes, report
+    from composer_kd.workflows.report import Wishes, report
 
     report(
         Wishes(

@@ -45,11 +45,11 @@ def run(options: argparse.Namespace) -> None:
     if options.wandb:
         if options.out is not None or options.no_pruning:
             raise ConfigError("--out and --no-pruning are for a sweep on this machine: W&B's server keeps and prunes")
-        from composer_kd.run.sweep.wandb_sweep import run_wandb_sweep
+        from composer_kd.workflows.sweep.wandb import run_wandb_sweep
 
         run_wandb_sweep(options.yaml, options.trials, options.workers, options.use_eval_loader)
         return
-    from composer_kd.run.sweep.offline import run_offline_sweep
+    from composer_kd.workflows.sweep.local import run_offline_sweep
 
     run_offline_sweep(
         options.yaml, options.out, options.trials, options.workers, options.use_eval_loader, not options.no_pruning

@@ -15,11 +15,11 @@ import torch
 from composer_kd.config.load import load_config
 from composer_kd.errors import ConfigError
 from composer_kd.run.build import build_trainer
-from composer_kd.run.demo import Entry, Results, Settings, demo
-from composer_kd.run.demo.configs import student_run
-from composer_kd.run.demo.report import in_words
 from composer_kd.run.evaluate import evaluate
 from composer_kd.run.saved import open_runs
+from composer_kd.workflows.demo import Entry, Results, Settings, demo
+from composer_kd.workflows.demo.configs import student_run
+from composer_kd.workflows.demo.report import in_words
 
 SETTINGS = Settings(teacher_epochs=2, student_epochs=2)
 ACCURACY = 'metrics/eval/MulticlassAccuracy'
@@ -125,7 +125,7 @@ def test_a_demo_that_was_stopped_has_no_results(tmp_path, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr('composer_kd.run.demo.study.train', stop)
+    monkeypatch.setattr('composer_kd.workflows.demo.study.train', stop)
     with pytest.raises(KeyboardInterrupt):
         demo(tmp_path, [0], SETTINGS)
     assert not (tmp_path / 'results.json').exists()

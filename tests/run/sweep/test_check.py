@@ -14,8 +14,8 @@ QUICK = SMALL[:1] + SMALL[2:]  # says nothing of what is held out
 
 
 def refused(tmp_path, *overrides, use_eval_loader=False, **keys):
-    from composer_kd.run.sweep.check import make_plan
-    from composer_kd.run.sweep.file import read_sweep
+    from composer_kd.workflows.sweep.plan import make_plan
+    from composer_kd.workflows.sweep.sweep_file import read_sweep
     from tests.run.sweep.tools import write
 
     with pytest.raises(ConfigError) as caught:
@@ -158,7 +158,7 @@ def test_another_variable_of_the_run_does_not_make_its_test_set_decide(tmp_path)
 def test_a_test_set_is_known_by_its_names(data, is_test):
     from composer_kd.config.markers import Component
     from composer_kd.config.schema import LoaderConfig
-    from composer_kd.run.sweep.check import _is_test
+    from composer_kd.workflows.sweep.plan import _is_test
 
     options = yaml.safe_load(data)
     assert _is_test(LoaderConfig(Component('dataset', options.pop('name'), options))) == is_test
@@ -178,8 +178,8 @@ def test_a_test_set_and_the_training_set_are_refused_unless_meant(tmp_path, spli
 
 
 def test_the_test_set_is_taken_if_it_is_meant(tmp_path):
-    from composer_kd.run.sweep.check import make_plan
-    from composer_kd.run.sweep.file import read_sweep
+    from composer_kd.workflows.sweep.plan import make_plan
+    from composer_kd.workflows.sweep.sweep_file import read_sweep
     from tests.run.sweep.tools import write
 
     made = make_plan(read_sweep(write(tmp_path)), use_eval_loader=True)
@@ -204,8 +204,8 @@ def validation():
 @pytest.mark.parametrize('name', ['digits', 'cifar10'])
 def test_the_sweeps_that_are_shipped_fit_their_runs(tmp_path, name, monkeypatch):
     """All but the teachers' weights and CIFAR-10 itself, which are not in the repository."""
-    from composer_kd.run.sweep import check
-    from composer_kd.run.sweep.file import read_sweep
+    from composer_kd.workflows.sweep import check
+    from composer_kd.workflows.sweep.sweep_file import read_sweep
 
     monkeypatch.setattr(check, '_missing_checkpoints', lambda config: [])
     monkeypatch.setattr(check, '_rehearse', lambda sweep, configs: len(configs))

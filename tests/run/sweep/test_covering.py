@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from composer_kd.run.sweep.covering import covering_rows, shrink
+from composer_kd.workflows.sweep.pairwise import covering_rows, shrink
 
 
 @settings(deadline=None, max_examples=40)

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from composer_kd.errors import ConfigError
-from composer_kd.run.sweep.file import read_sweep
+from composer_kd.workflows.sweep.sweep_file import read_sweep
 from tests.run.sweep.tools import ACCURACY, BASE, SMALL, write, written
 
 

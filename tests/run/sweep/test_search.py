@@ -11,9 +11,9 @@ from composer import Callback
 
 from composer_kd.config.load import load_config
 from composer_kd.errors import ConfigError, LossError
-from composer_kd.run.sweep.search import SweepError
-from composer_kd.run.sweep.study import Study
 from composer_kd.run.train import train
+from composer_kd.workflows.sweep.search import SweepError
+from composer_kd.workflows.sweep.study import Study
 from tests.run.sweep.tools import ACCURACY, PARAMETERS, SMALL, ThreadWorker, plan, run
 
 pytestmark = pytest.mark.usefixtures('threads')
@@ -49,7 +49,7 @@ def finished(tmp_path_factory):
     """A sweep that has ended, and its folder."""
     folder = tmp_path_factory.mktemp('finished')
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('composer_kd.run.sweep.search.Worker', ThreadWorker)
+        patch.setattr('composer_kd.workflows.sweep.search.Worker', ThreadWorker)
         return run(plan(folder), folder / 'out', trials=5), folder / 'out'
 
 
@@ -269,13 +269,13 @@ def test_a_sweep_that_is_stopped_often_costs_a_trial_nothing(tmp_path, monkeypat
             kind, content = super().receive()
             return ('lost', deaths.pop()) if kind == 'end' and deaths else (kind, content)
 
-    monkeypatch.setattr('composer_kd.run.sweep.search.Worker', Dies)
+    monkeypatch.setattr('composer_kd.workflows.sweep.search.Worker', Dies)
     assert run(made, tmp_path / 'out', trials=1).records()[0].state == 'complete'
     assert not deaths
 
 
 def test_a_sweep_that_has_results_is_not_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr('composer_kd.run.sweep.search.MOST_FAILURES', 1)
+    monkeypatch.setattr('composer_kd.workflows.sweep.search.MOST_FAILURES', 1)
     run(plan(tmp_path, *ONE_EPOCH), tmp_path / 'out', trials=1)
     broken = plan(tmp_path, *ONE_EPOCH, 'callbacks={tests.run.sweep.test_search.Broken: {}}')
     records = run(broken, tmp_path / 'out', trials=3).records()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from composer_kd.presentation.settings import short_names
-from composer_kd.run.sweep.space import Choice, Range, read_parameters
+from composer_kd.workflows.sweep.space import Choice, Range, read_parameters
 
 
 def drawn(parameter, n=60):

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from composer_kd.run.sweep.trial import Job
-from composer_kd.run.sweep.workers import Worker, ready
+from composer_kd.workflows.sweep.trial import Job
+from composer_kd.workflows.sweep.workers import Worker, ready
 
 JOB = Job(0, 'run.yaml', (), 'loss', 'out')
 

@@ -7,10 +7,10 @@ import threading
 
 import yaml
 
-from composer_kd.run.sweep.check import make_plan
-from composer_kd.run.sweep.file import read_sweep
-from composer_kd.run.sweep.search import Settings, search
-from composer_kd.run.sweep.workers import Worker, serve
+from composer_kd.workflows.sweep.plan import make_plan
+from composer_kd.workflows.sweep.search import Settings, search
+from composer_kd.workflows.sweep.sweep_file import read_sweep
+from composer_kd.workflows.sweep.workers import Worker, serve
 
 ACCURACY = 'metrics/eval/MulticlassAccuracy'
 BASE = 'yamls/digits/student.yaml'

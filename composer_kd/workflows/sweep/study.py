@@ -16,8 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 from composer_kd.config.load import as_mapping
 from composer_kd.errors import ConfigError
 from composer_kd.presentation.settings import label
-from composer_kd.run.sweep.check import Plan
-from composer_kd.run.sweep.file import Sweep
+from composer_kd.workflows.sweep.plan import Plan
+from composer_kd.workflows.sweep.sweep_file import Sweep
 
 __all__ = ['DATABASE', 'Record', 'Study', 'grid_size']
 

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from composer_kd.run.demo.results import Entry, Results
+from composer_kd.workflows.demo.results import Entry, Results
 
 __all__ = ['NUMBERS_FILE', 'in_words', 'write_report']
 

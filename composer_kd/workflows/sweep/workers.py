@@ -12,7 +12,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from composer_kd.run.sweep.trial import Job, execute
+from composer_kd.workflows.sweep.trial import Job, execute
 
 __all__ = ['Worker', 'ready', 'serve', 'share']
 

@@ -6,7 +6,7 @@ from composer import Callback, Logger, State
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from composer_kd.run.demo.results import Entry
+from composer_kd.workflows.demo.results import Entry
 
 __all__ = ['Bar', 'bars']
 

@@ -16,10 +16,9 @@ import yaml
 
 from composer_kd.config.load import as_mapping, load_config
 from composer_kd.presentation.settings import label, short_names
-from composer_kd.run.sweep.check import OF_THE_AGENT, RESERVED, Plan, override
-from composer_kd.run.sweep.importance import FEW, importances
-from composer_kd.run.sweep.plots import plot_history, plot_importances, plot_parallel
-from composer_kd.run.sweep.study import Record, Study
+from composer_kd.workflows.sweep.plan import OF_THE_AGENT, RESERVED, Plan, override
+from composer_kd.workflows.sweep.plots import FEW, importances, plot_history, plot_importances, plot_parallel
+from composer_kd.workflows.sweep.study import Record, Study
 
 __all__ = ['write_plots', 'write_results']
 

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from composer_kd.errors import ConfigError
 from composer_kd.run.quiet import without_remarks
-from composer_kd.run.sweep.check import make_plan
-from composer_kd.run.sweep.file import read_sweep
+from composer_kd.workflows.sweep.plan import make_plan
+from composer_kd.workflows.sweep.sweep_file import read_sweep
 
 __all__ = ['run_offline_sweep']
 
@@ -42,7 +42,7 @@ def run_offline_sweep(
         raise ConfigError("a sweep on this machine needs Optuna: pip install 'composer_kd[sweep]'")
     if int(os.environ.get('WORLD_SIZE', '1')) > 1:
         raise ConfigError('a sweep starts its own processes: run it without the launcher, with --workers')
-    from composer_kd.run.sweep.search import Settings, search
+    from composer_kd.workflows.sweep.search import Settings, search
 
     sweep = read_sweep(path)
     with without_remarks():

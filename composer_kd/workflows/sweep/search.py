@@ -19,11 +19,11 @@ from rich.console import Console
 from composer_kd.errors import ComposerKDError, ConfigError
 from composer_kd.presentation.settings import label, short_names
 from composer_kd.run.preflight import make_folder
-from composer_kd.run.sweep.check import Plan, override
-from composer_kd.run.sweep.results import write_plots, write_results
-from composer_kd.run.sweep.study import Record, Study, grid_size
-from composer_kd.run.sweep.trial import RESULT_FILE, Job, trial_folder, write_result
-from composer_kd.run.sweep.workers import Worker, ready, share
+from composer_kd.workflows.sweep.plan import Plan, override
+from composer_kd.workflows.sweep.results import write_plots, write_results
+from composer_kd.workflows.sweep.study import Record, Study, grid_size
+from composer_kd.workflows.sweep.trial import RESULT_FILE, Job, trial_folder, write_result
+from composer_kd.workflows.sweep.workers import Worker, ready, share
 
 __all__ = ['Settings', 'SweepError', 'search']
 

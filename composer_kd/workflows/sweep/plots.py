@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import pathlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from composer_kd.presentation.settings import label, short_names
-from composer_kd.run.sweep.file import Sweep
-from composer_kd.run.sweep.importance import FEW
-from composer_kd.run.sweep.space import Choice, Parameter, Range
-from composer_kd.run.sweep.study import Record
+import optuna
 
-__all__ = ['plot_history', 'plot_importances', 'plot_parallel']
+from composer_kd.presentation.settings import label, short_names
+from composer_kd.workflows.sweep.plots import FEW
+from composer_kd.workflows.sweep.space import Choice, Parameter, Range
+from composer_kd.workflows.sweep.study import Record, Study
+from composer_kd.workflows.sweep.sweep_file import Sweep
+
+__all__ = ['FEW', 'importances', 'plot_history', 'plot_importances', 'plot_parallel']
 
 BLUE, ORANGE, GREY, TEXT = '#2563eb', '#d97706', '#9ca3af', '#374151'
 LONGEST = 24  # characters of a choice
@@ -202,3 +205,30 @@ def _tidy(axes: Any, axis: str = 'y') -> None:
     axes.set_axisbelow(True)
     for side in ('top', 'right'):
         axes.spines[side].set_visible(False)
+
+
+LEAST = 4  # complete trials
+
+
+FEW = 10  # complete trials for each parameter, below which the shares are mostly chance
+
+
+def importances(study: Study) -> dict[str, float]:
+    """Estimates the share of the metric's variance that each parameter explains, by fANOVA with a random forest.
+
+    Args:
+        study: The trials; those that ran to their end count.
+
+    Returns:
+        The shares by parameter, the largest first, 1 in all; empty where the trials are too few, or all alike.
+    """
+    complete = [record for record in study.records() if record.state == 'complete']
+    keys = [parameter.key for parameter in study.sweep.parameters]
+    varied = [key for key in keys if len({str(record.settings.get(key)) for record in complete}) > 1]
+    if len(complete) < LEAST or not varied or len({record.value for record in complete}) < 2:
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        found = optuna.importance.get_param_importances(study.handle, evaluator=evaluator, params=varied)
+    return dict(sorted(found.items(), key=lambda item: -item[1]))

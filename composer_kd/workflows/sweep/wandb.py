@@ -12,8 +12,8 @@ from typing import Any
 from rich.console import Console
 
 from composer_kd.errors import ConfigError
-from composer_kd.run.sweep.check import OF_THE_AGENT, QUIET, Plan, make_plan
-from composer_kd.run.sweep.file import ARGUMENTS, read_sweep
+from composer_kd.workflows.sweep.plan import OF_THE_AGENT, QUIET, Plan, make_plan
+from composer_kd.workflows.sweep.sweep_file import ARGUMENTS, read_sweep
 
 __all__ = ['as_wandb', 'run_wandb_sweep']
 

@@ -19,11 +19,11 @@ from composer_kd.errors import Attempts, CheckpointNotFoundError, ConfigError
 from composer_kd.reports import Curve, Evidence, Report, Subject, write_report
 from composer_kd.run.contenders import Contender, contenders, evaluation_run
 from composer_kd.run.preflight import make_folder
-from composer_kd.run.reporting.answering import Answering, Measured
-from composer_kd.run.reporting.timing import found_beside, given, measured_now
-from composer_kd.run.reporting.tracking import destination, send
 from composer_kd.run.saved import LATEST, SavedRun, checkpoint_file, open_runs
 from composer_kd.run.train import METRICS_FILE
+from composer_kd.workflows.report.predict import Answering, Measured
+from composer_kd.workflows.report.timings import found_beside, given, measured_now
+from composer_kd.workflows.report.wandb import destination, send
 
 __all__ = ['Wishes', 'gather', 'report']
 

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from composer_kd.config.yaml_source import require_file
 from composer_kd.errors import ConfigError, nearest
-from composer_kd.run.sweep.space import Parameter, read_parameters
+from composer_kd.workflows.sweep.space import Parameter, read_parameters
 
 __all__ = ['ARGUMENTS', 'Sweep', 'listed', 'read_sweep']
 

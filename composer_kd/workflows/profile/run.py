@@ -17,9 +17,9 @@ from composer_kd.errors import ConfigError
 from composer_kd.run.build import build_trainer
 from composer_kd.run.memory import keep_freed_memory
 from composer_kd.run.preflight import make_folder
-from composer_kd.run.profiling_report import StepTimes, environment, write_report
 from composer_kd.run.quiet import without_remarks
 from composer_kd.spans import TEACHER_FORWARD
+from composer_kd.workflows.profile.report import StepTimes, environment, write_report
 
 __all__ = ['FILES', 'default_folder', 'profile']
 

@@ -19,8 +19,8 @@ from composer_kd.presentation.settings import label
 from composer_kd.run.build import build_model
 from composer_kd.run.loaders import build_loader, check_held_out, evaluation_data
 from composer_kd.run.preflight import rehearse
-from composer_kd.run.sweep.covering import covering_rows, shrink
-from composer_kd.run.sweep.file import Sweep, listed
+from composer_kd.workflows.sweep.pairwise import covering_rows, shrink
+from composer_kd.workflows.sweep.sweep_file import Sweep, listed
 
 __all__ = ['Plan', 'make_plan', 'override']
 
@@ -92,7 +92,7 @@ def make_plan(sweep: Sweep, use_eval_loader: bool = False) -> Plan:
             metric that is not measured, and refuses to choose by test data.
 
     Example:
-        >>> from composer_kd.run.sweep.file import read_sweep
+        >>> from composer_kd.workflows.sweep.sweep_file import read_sweep
         >>> make_plan(read_sweep('yamls/sweeps/no_such.yaml'))
         Traceback (most recent call last):
         composer_kd.errors.ConfigError: no configuration file 'yamls/sweeps/no_such.yaml'...

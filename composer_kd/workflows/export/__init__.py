@@ -1,0 +1,1 @@
+"""Exports the student of a run, with its model card."""
