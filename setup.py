@@ -49,7 +49,7 @@ setup(
     python_requires='>=3.10,<3.13',
     install_requires=install_requires,
     extras_require=extras,
-    entry_points={'console_scripts': ['composer-kd = composer_kd.run.cli:main']},
+    entry_points={'console_scripts': ['composer-kd = composer_kd.cli.main:main']},
     classifiers=[
         'Programming Language :: Python :: 3.10',
         'Programming Language :: Python :: 3.11',

@@ -2,7 +2,7 @@
 
 import sys
 
-from composer_kd.run.cli import main
+from composer_kd.cli.main import main
 
 if __name__ == '__main__':
     sys.exit(main())

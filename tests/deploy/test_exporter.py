@@ -6,12 +6,12 @@ import torch
 from composer.models import ComposerClassifier
 from torch import nn
 
+from composer_kd.cli.export import FORMATS
 from composer_kd.deploy import Inference
 from composer_kd.deploy.exporter import export, find_target
 from composer_kd.deploy.targets import TARGETS, Onnx, StateDict, Student, TorchExport
 from composer_kd.deploy.verification import in_pieces
 from composer_kd.errors import ConfigError
-from composer_kd.run.commands.export import FORMATS
 from tests.deploy import tiny
 from tests.helpers import FEATURES, mlp, pairs
 

@@ -8,11 +8,11 @@ import warnings
 import pytest
 
 from composer_kd.bench import BenchResults
+from composer_kd.cli.main import main
 from composer_kd.config.load import load_config
 from composer_kd.config.markers import Component
 from composer_kd.config.schema import LoaderConfig
 from composer_kd.run import bench as command
-from composer_kd.run.cli import main
 from composer_kd.run.contenders import data_in_words
 from composer_kd.run.evaluate import evaluate
 from composer_kd.run.train import train

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from composer_kd.cli.main import main
 from composer_kd.errors import ConfigError
-from composer_kd.run.cli import main
 
 
 def test_help_explains_itself(capsys):
@@ -56,9 +56,7 @@ def test_a_seed_count_that_is_no_number_is_said_readably(capsys):
 
 
 def test_a_missing_file_is_found_out_before_torch_is_imported():
-    code = (
-        "import sys; from composer_kd.run.cli import main; main(['train', 'no.yaml']); sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys; from composer_kd.cli.main import main; main(['train', 'no.yaml']); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "no configuration file 'no.yaml'" in done.stderr

@@ -8,11 +8,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from composer_kd.cli.main import main
 from composer_kd.config.load import load_config
 from composer_kd.errors import CheckpointError, CheckpointNotFoundError, ConfigError
 from composer_kd.models import DeepCNN
 from composer_kd.run.build import build_model
-from composer_kd.run.cli import main
 from composer_kd.run.evaluate import evaluate
 from composer_kd.run.train import train
 from tests.run.test_config import KD

@@ -13,12 +13,12 @@ import yaml
 from omegaconf import OmegaConf
 
 from composer_kd.bench.results import BenchResults, Latency, Row, Setting, SpeedUp, Throughput
+from composer_kd.cli.main import main
 from composer_kd.config.load import load_config
 from composer_kd.data import digits, image_folder
 from composer_kd.errors import CheckpointNotFoundError, ConfigError
 from composer_kd.models import ShallowCNN
 from composer_kd.presentation.units import times
-from composer_kd.run.cli import main
 from composer_kd.run.evaluate import evaluate
 from composer_kd.run.saved import open_run
 from composer_kd.run.train import train

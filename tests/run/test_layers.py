@@ -10,11 +10,11 @@ import torchvision
 from composer.models import ComposerClassifier
 from torch import nn
 
+from composer_kd.cli.main import main
 from composer_kd.errors import ConfigError
 from composer_kd.features.hooks import Taps
 from composer_kd.features.layers import layer_shapes
 from composer_kd.models import ImageRNN, resnet20
-from composer_kd.run.cli import main
 
 BERT = ['num_hidden_layers=2', 'hidden_size=16', 'num_attention_heads=2', 'intermediate_size=8', 'vocab_size=50']
 

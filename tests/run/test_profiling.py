@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from composer_kd import Distillation, KLDivergence, Match, labels
 from composer_kd.callbacks.phases import PHASES, PhaseLabels, StepClock
+from composer_kd.cli.main import main
 from composer_kd.config.load import load_config
 from composer_kd.errors import ConfigError
-from composer_kd.run.cli import main
 from composer_kd.run.train import train
 from composer_kd.workflows.profile.report import StepTimes, markdown, write_report
 from composer_kd.workflows.profile.run import profile

@@ -12,9 +12,9 @@ import wandb
 from omegaconf import OmegaConf
 from wandb.sdk.internal.datastore import DataStore
 
+from composer_kd.cli.main import main
 from composer_kd.config.load import load_config
 from composer_kd.errors import CheckpointNotFoundError, ConfigError
-from composer_kd.run.cli import main
 from composer_kd.run.evaluate import evaluate
 from composer_kd.run.saved import open_runs
 from composer_kd.run.train import train

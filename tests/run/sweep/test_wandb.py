@@ -9,9 +9,9 @@ import wandb
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
 
+from composer_kd.cli.main import _parser, main
 from composer_kd.config.load import load_config
 from composer_kd.errors import ConfigError
-from composer_kd.run.cli import _parser, main
 from composer_kd.workflows.sweep.sweep_file import ARGUMENTS, read_sweep
 from composer_kd.workflows.sweep.wandb import run_wandb_sweep
 from tests.run.sweep.tools import SMALL, write

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 
-from composer_kd.run.commands.arguments import positive
+from composer_kd.cli.arguments import positive
 
 __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
 

@@ -7,7 +7,7 @@ import pathlib
 import shlex
 import sys
 
-from composer_kd.run.commands.arguments import positive
+from composer_kd.cli.arguments import positive
 
 __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
 

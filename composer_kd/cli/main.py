@@ -13,7 +13,7 @@ from composer_kd.errors import ComposerKDError
 __all__ = ['COMMANDS', 'main']
 
 COMMANDS = ('train', 'evaluate', 'layers', 'bench', 'report', 'profile', 'sweep', 'export', 'demo')
-"""Modules of ``composer_kd.run.commands``, in the order of ``--help``."""
+"""Modules of ``composer_kd.cli``, in the order of ``--help``."""
 
 _ABOUT = """\
 Knowledge distillation for MosaicML Composer.
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser('composer-kd', description=_ABOUT, formatter_class=form)
     commands = parser.add_subparsers(title='commands', metavar=f'{{{",".join(COMMANDS)}}}', required=True)
     for name in COMMANDS:
-        command = importlib.import_module(f'composer_kd.run.commands.{name}')
+        command = importlib.import_module(f'composer_kd.cli.{name}')
         one = commands.add_parser(name, help=command.HELP, description=command.ABOUT, formatter_class=form)
         command.add_arguments(one)
         one.add_argument('--debug', action='store_true', help='show the traceback of wrong input too')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from composer_kd.run.commands.arguments import shape
+from composer_kd.cli.arguments import shape
 
 __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
 
