@@ -6,12 +6,17 @@ import dataclasses
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+from composer_kd.config.check import check
 from composer_kd.config.markers import Component
 from composer_kd.config.registry import SCOPES
+from composer_kd.config.schema import RunConfig
+from composer_kd.config.yaml_source import read_source
 
 __all__ = ['as_mapping', 'default_run_name', 'load_config', 'load_part']
+
+T = TypeVar('T')
 
 
 def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -31,9 +36,6 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
         >>> load_config('yamls/digits/kd.yaml', ['seed=3']).seed
         3
     """
-    from composer_kd.config.check import check  # it reads the dataclasses above
-    from composer_kd.config.yaml_source import read_source
-
     source = read_source(path, overrides)
     if source.data.get('run_name') is None:
         source.data['run_name'] = default_run_name(source.path)
@@ -62,9 +64,6 @@ def load_part(path: str | pathlib.Path, schema: type[T]) -> T:
         >>> load_part('yamls/digits/kd.yaml', EvaluationConfig).model.name
         'ShallowCNN'
     """
-    from composer_kd.config.check import check
-    from composer_kd.config.yaml_source import read_source
-
     source = read_source(path)
     wanted = {field.name for field in dataclasses.fields(schema)}  # type: ignore[arg-type]
     source.data = {key: value for key, value in source.data.items() if key in wanted}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import torch
 from composer.core import Precision, Time
@@ -34,8 +34,6 @@ from composer_kd.config.markers import (
 from composer_kd.config.profiler import ProfilerConfig
 
 __all__ = ['EvaluationConfig', 'LoaderConfig', 'RunConfig', 'TeacherConfig', 'local_folder']
-
-T = TypeVar('T')
 
 
 @dataclass

@@ -11,12 +11,14 @@ from typing import Any
 import optuna
 
 from composer_kd.presentation.settings import label, short_names
-from composer_kd.workflows.sweep.plots import FEW
 from composer_kd.workflows.sweep.space import Choice, Parameter, Range
 from composer_kd.workflows.sweep.study import Record, Study
 from composer_kd.workflows.sweep.sweep_file import Sweep
 
 __all__ = ['FEW', 'importances', 'plot_history', 'plot_importances', 'plot_parallel']
+
+LEAST = 4  # complete trials, below which there are no importances
+FEW = 10  # complete trials for each parameter, below which the shares are mostly chance
 
 BLUE, ORANGE, GREY, TEXT = '#2563eb', '#d97706', '#9ca3af', '#374151'
 LONGEST = 24  # characters of a choice
@@ -205,12 +207,6 @@ def _tidy(axes: Any, axis: str = 'y') -> None:
     axes.set_axisbelow(True)
     for side in ('top', 'right'):
         axes.spines[side].set_visible(False)
-
-
-LEAST = 4  # complete trials
-
-
-FEW = 10  # complete trials for each parameter, below which the shares are mostly chance
 
 
 def importances(study: Study) -> dict[str, float]:
