@@ -18,7 +18,7 @@ import torch
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from composer_kd.config.load import load_config
-from composer_kd.run.train import train
+from composer_kd.runs.train import train
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LABELS = ['train_loader.dataset.n_labels={n}', 'train_loader.dataset.seed=${{seed}}']

@@ -20,7 +20,7 @@ import torch
 
 from composer_kd.config.load import as_mapping, load_config
 from composer_kd.errors import LossError
-from composer_kd.run.train import train
+from composer_kd.runs.train import train
 
 __all__ = ['ROOT', 'Job', 'Result', 'Runner', 'Task', 'best_rate', 'choose_rates', 'digest', 'execute']
 

@@ -24,6 +24,6 @@ def run(options: argparse.Namespace) -> None:
         require_file(options.config)
     from rich.console import Console
 
-    from composer_kd.run.evaluate import as_table, evaluate_all
+    from composer_kd.runs.evaluate import as_table, evaluate_all
 
     Console().print(as_table(evaluate_all(options.checkpoints, options.config)), highlight=False)

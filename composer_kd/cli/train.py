@@ -29,6 +29,6 @@ def run(options: argparse.Namespace) -> None:
 
     require_file(options.yaml)  # before torch is imported: a mistyped name is told at once
     from composer_kd.config.load import load_config
-    from composer_kd.run.train import train
+    from composer_kd.runs.train import train
 
     train(load_config(options.yaml, options.overrides))

@@ -19,9 +19,9 @@ from composer_kd.bench.predictions import first_samples
 from composer_kd.deploy import Inference
 from composer_kd.errors import ConfigError
 from composer_kd.features.calling import as_it_is
-from composer_kd.run.contenders import Contender, contenders, data_in_words, evaluation_run
-from composer_kd.run.preflight import make_folder
-from composer_kd.run.saved import SavedRun, open_runs
+from composer_kd.runs.compared import Contender, contenders, data_in_words, evaluation_run
+from composer_kd.runs.files import make_folder
+from composer_kd.runs.saved import SavedRun, open_runs
 
 __all__ = ['Choice', 'bench_runs', 'candidates_of']
 

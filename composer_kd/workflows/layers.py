@@ -22,7 +22,7 @@ from composer_kd.config.schema import RunConfig, TeacherConfig
 from composer_kd.config.yaml_source import Source, read_settings
 from composer_kd.errors import ConfigError, nearest
 from composer_kd.features.layers import layer_shapes
-from composer_kd.run.loaders import build_loader
+from composer_kd.runs.loaders import build_loader
 
 __all__ = ['show_layers']
 

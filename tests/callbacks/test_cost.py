@@ -12,10 +12,10 @@ from composer.loggers import InMemoryLogger
 from torch import nn
 
 from composer_kd.bench.memory import ResidentPeak
+from composer_kd.callbacks import cost as cost_module
 from composer_kd.callbacks.cost import TrainingCost, readable
 from composer_kd.config.load import load_config
-from composer_kd.run import costs
-from composer_kd.run.train import train
+from composer_kd.runs.train import train
 from tests.helpers import EventSpy, loader, pairs, student, trainer
 from tests.helpers import train as train_model
 
@@ -135,7 +135,7 @@ class Watts:
 
 @pytest.mark.parametrize('meter', [Watts(), None, Watts(breaks_after=0.1)], ids=['metered', 'none', 'broken'])
 def test_energy_is_there_where_all_of_it_was_metered(monkeypatch, meter):
-    monkeypatch.setattr(costs, 'meter_for', lambda device: meter)
+    monkeypatch.setattr(cost_module, 'meter_for', lambda device: meter)
     cost = TrainingCost()
     sleeps = [sleeping('batch_start', 0.05), sleeping('eval_start', 0.2)]
     data = loader(*pairs(32))

@@ -9,7 +9,7 @@ from composer_kd.config.check import check
 from composer_kd.config.schema import RunConfig
 from composer_kd.config.yaml_source import Source
 from composer_kd.data import digits
-from composer_kd.run.saved import LATEST
+from composer_kd.runs.files import LATEST
 from composer_kd.workflows.demo.results import Settings
 
 __all__ = ['student_run', 'teacher_run']

@@ -15,10 +15,10 @@ from composer_kd.bench.size import size_in_bytes
 from composer_kd.bench.timing import timer_class
 from composer_kd.config.schema import RunConfig
 from composer_kd.data import digits
-from composer_kd.run.build import build_model
-from composer_kd.run.evaluate import count_parameters
-from composer_kd.run.preflight import make_folder
-from composer_kd.run.train import train
+from composer_kd.runs.build import build_model
+from composer_kd.runs.evaluate import count_parameters
+from composer_kd.runs.files import make_folder
+from composer_kd.runs.train import train
 from composer_kd.workflows.demo.configs import student_run, teacher_run
 from composer_kd.workflows.demo.progress import Bar, bars
 from composer_kd.workflows.demo.report import NUMBERS_FILE, write_report

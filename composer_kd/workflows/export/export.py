@@ -18,10 +18,10 @@ from composer_kd.deploy.exporter import Exported, export, find_target
 from composer_kd.deploy.targets import Student
 from composer_kd.deploy.verification import in_pieces
 from composer_kd.errors import Attempts, ConfigError
-from composer_kd.run.build import build_model
-from composer_kd.run.preflight import make_folder
-from composer_kd.run.quiet import without_remarks
-from composer_kd.run.saved import SavedRun, open_run
+from composer_kd.runs.build import build_model
+from composer_kd.runs.files import make_folder
+from composer_kd.runs.process import without_remarks
+from composer_kd.runs.saved import SavedRun, open_run
 from composer_kd.workflows.export.model_card import final_or_measured, model_card, preparation
 
 __all__ = ['export_run', 'student_of']

@@ -19,8 +19,9 @@ from composer_kd.deploy.card import Card, as_table, fenced
 from composer_kd.deploy.exporter import Exported
 from composer_kd.deploy.targets import Student
 from composer_kd.presentation.units import bytes_text, percent, seconds_text, times
-from composer_kd.run.evaluate import count_parameters, evaluate
-from composer_kd.run.saved import LATEST, SavedRun
+from composer_kd.runs.evaluate import count_parameters, evaluate
+from composer_kd.runs.files import LATEST
+from composer_kd.runs.saved import SavedRun
 
 __all__ = ['Measured', 'final_or_measured', 'model_card', 'preparation']
 

@@ -14,10 +14,9 @@ from composer_kd.algorithms.distillation import Distillation
 from composer_kd.callbacks.phases import PhaseLabels, StepClock, Trace
 from composer_kd.config.schema import RunConfig
 from composer_kd.errors import ConfigError
-from composer_kd.run.build import build_trainer
-from composer_kd.run.memory import keep_freed_memory
-from composer_kd.run.preflight import make_folder
-from composer_kd.run.quiet import without_remarks
+from composer_kd.runs.build import build_trainer
+from composer_kd.runs.files import make_folder
+from composer_kd.runs.process import keep_freed_memory, without_remarks
 from composer_kd.spans import TEACHER_FORWARD
 from composer_kd.workflows.profile.report import StepTimes, environment, write_report
 

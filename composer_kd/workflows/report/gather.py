@@ -17,10 +17,9 @@ from composer_kd.callbacks.history import HISTORY_FILE, curve, read_history
 from composer_kd.config.load import as_mapping
 from composer_kd.errors import Attempts, CheckpointNotFoundError, ConfigError
 from composer_kd.reports import Curve, Evidence, Report, Subject, write_report
-from composer_kd.run.contenders import Contender, contenders, evaluation_run
-from composer_kd.run.preflight import make_folder
-from composer_kd.run.saved import LATEST, SavedRun, checkpoint_file, open_runs
-from composer_kd.run.train import METRICS_FILE
+from composer_kd.runs.compared import Contender, contenders, evaluation_run
+from composer_kd.runs.files import LATEST, METRICS_FILE, checkpoint_file, make_folder
+from composer_kd.runs.saved import SavedRun, open_runs
 from composer_kd.workflows.report.predict import Answering, Measured
 from composer_kd.workflows.report.timings import found_beside, given, measured_now
 from composer_kd.workflows.report.wandb import destination, send

@@ -18,9 +18,9 @@ from composer_kd.bench.size import count_flops, size_in_bytes
 from composer_kd.deploy import Inference
 from composer_kd.errors import ConfigError
 from composer_kd.reports import Answers, EvaluationSet
-from composer_kd.run.contenders import Contender, data_in_words
-from composer_kd.run.evaluate import count_parameters
-from composer_kd.run.saved import SavedRun
+from composer_kd.runs.compared import Contender, data_in_words
+from composer_kd.runs.evaluate import count_parameters
+from composer_kd.runs.saved import SavedRun
 
 __all__ = ['Answering', 'Measured', 'why_not']
 

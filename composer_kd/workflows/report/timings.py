@@ -11,7 +11,7 @@ from composer_kd.bench import BenchResults, Candidate, Limits, bench, plan
 from composer_kd.errors import ConfigError
 from composer_kd.reports.evidence import Subject
 from composer_kd.reports.groups import group
-from composer_kd.run.contenders import Contender
+from composer_kd.runs.compared import Contender
 
 __all__ = ['found_beside', 'given', 'measured_now']
 

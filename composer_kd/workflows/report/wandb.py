@@ -10,7 +10,7 @@ from rich.console import Console
 
 from composer_kd.errors import ConfigError
 from composer_kd.reports import Report
-from composer_kd.run.saved import SavedRun
+from composer_kd.runs.saved import SavedRun
 
 __all__ = ['DEFAULT_PROJECT', 'destination', 'send']
 

@@ -9,7 +9,7 @@ import pathlib
 from rich.console import Console
 
 from composer_kd.errors import ConfigError
-from composer_kd.run.quiet import without_remarks
+from composer_kd.runs.process import without_remarks
 from composer_kd.workflows.sweep.plan import make_plan
 from composer_kd.workflows.sweep.sweep_file import read_sweep
 

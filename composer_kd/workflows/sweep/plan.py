@@ -16,9 +16,9 @@ from composer_kd.config.load import as_mapping, load_config
 from composer_kd.config.schema import LoaderConfig, RunConfig, TeacherConfig
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError, nearest
 from composer_kd.presentation.settings import label
-from composer_kd.run.build import build_model
-from composer_kd.run.loaders import build_loader, check_held_out, evaluation_data
-from composer_kd.run.preflight import rehearse
+from composer_kd.runs.build import build_model
+from composer_kd.runs.loaders import build_loader, check_held_out, evaluation_data
+from composer_kd.runs.preflight import rehearse
 from composer_kd.workflows.sweep.pairwise import covering_rows, shrink
 from composer_kd.workflows.sweep.sweep_file import Sweep, listed
 

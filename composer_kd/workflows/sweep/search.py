@@ -18,7 +18,7 @@ from rich.console import Console
 
 from composer_kd.errors import ComposerKDError, ConfigError
 from composer_kd.presentation.settings import label, short_names
-from composer_kd.run.preflight import make_folder
+from composer_kd.runs.files import make_folder
 from composer_kd.workflows.sweep.plan import Plan, override
 from composer_kd.workflows.sweep.results import write_plots, write_results
 from composer_kd.workflows.sweep.study import Record, Study, grid_size

@@ -24,7 +24,8 @@ from composer_kd.bench.failures import is_out_of_memory
 from composer_kd.config.load import as_mapping, load_config
 from composer_kd.config.schema import RunConfig
 from composer_kd.errors import ConfigError, LossError, nearest
-from composer_kd.run.train import CONFIG_FILE, METRICS_FILE, final_metrics, train
+from composer_kd.runs.files import METRICS_FILE
+from composer_kd.runs.train import CONFIG_FILE, final_metrics, train
 
 __all__ = ['LOG_FILE', 'RESULT_FILE', 'Job', 'execute', 'trial_folder', 'write_result']
 

@@ -1,1 +1,0 @@
-"""Runs described by a YAML file: checked, built, trained, evaluated."""

@@ -1,0 +1,153 @@
+"""From a checked configuration to a Trainer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from composer import Callback, Trainer
+from composer.loggers import LoggerDestination
+from composer.metrics import CrossEntropy
+from composer.models import ComposerModel
+from composer.utils import reproducibility
+from torch.utils.data import DataLoader
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from composer_kd.batches.contents import IGNORE
+from composer_kd.callbacks.phases import PhaseLabels
+from composer_kd.config.construct import construct, construct_or_say
+from composer_kd.config.markers import Component
+from composer_kd.config.profiler import build_profiler
+from composer_kd.config.schema import RunConfig
+from composer_kd.errors import Attempts, ConfigError
+from composer_kd.models import IndexedClassifier
+from composer_kd.runs.files import make_folder
+from composer_kd.runs.loaders import build_loader, check_held_out, evaluation_data
+from composer_kd.runs.preflight import check_load_path, rehearse
+from composer_kd.runs.resume import check_resumable
+from composer_kd.students import EXTRAS
+
+__all__ = ['build_model', 'build_trainer']
+
+
+def build_model(component: Component, num_classes: int | None = None) -> ComposerModel:
+    """Builds a model that Composer can train.
+
+    Args:
+        component: A model: a ComposerModel is taken as it is, a plain classifier is wrapped.
+        num_classes: That of the data, for a plain classifier that does not say its own.
+
+    Returns:
+        The model, with accuracy over labelled samples in training, and accuracy and cross-entropy in evaluation.
+
+    Raises:
+        ConfigError: If it cannot be built from its options, or a plain module does not say its number of classes.
+
+    Example:
+        >>> options = {'in_channels': 1, 'image_size': 8, 'num_classes': 10}
+        >>> build_model(Component('model', 'ShallowCNN', options)).num_classes
+        10
+    """
+    module = construct_or_say(component)
+    if isinstance(module, ComposerModel):
+        return module
+    said = (getattr(module, 'num_classes', None), component.options.get('num_classes'), num_classes)
+    classes = next((number for number in said if isinstance(number, int)), None)
+    if classes is None:
+        raise ConfigError(
+            f'{component.path}: {component.name} must be a ComposerModel, or it, its options or the data set must have '
+            f'an integer num_classes; got {said[0]!r}'
+        )
+    accuracy = functools.partial(MulticlassAccuracy, num_classes=classes, average='micro', ignore_index=IGNORE)
+    return IndexedClassifier(
+        module,
+        num_classes=classes,
+        train_metrics=accuracy(),
+        val_metrics=MetricCollection([accuracy(), CrossEntropy(ignore_index=IGNORE)]),
+    )
+
+
+def build_trainer(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trainer:
+    """Builds everything that a run needs, in an order that brings errors up before anything is trained.
+
+    Args:
+        config: A checked configuration.
+        callbacks: More callbacks and loggers than the YAML holds; these callbacks run before its own.
+
+    Returns:
+        The Trainer, ready for ``fit()``.
+
+    Raises:
+        ConfigError: If data is missing or a part cannot be built from its options.
+        CheckpointError: If a teacher's weights cannot be loaded.
+    """
+    attempt = Attempts()
+    attempt(make_folder, config.folder, 'save_folder')
+    if config.load_path is not None:
+        attempt(check_load_path, config.load_path)
+    attempt(check_resumable, config)
+    train_loader = attempt(build_loader, config.train_loader, config.device_train_batch_size, config.seed, train=True)
+    eval_loader = None
+    evaluation = evaluation_data(config.train_loader, config.eval_loader)
+    if evaluation is not None:
+        eval_loader = attempt(build_loader, evaluation, config.device_eval_batch_size, config.seed, train=False)
+    if train_loader is not None and eval_loader is not None:
+        attempt(check_held_out, train_loader, eval_loader)
+    # The student comes first after seeding: its initial weights depend on the seed and on no teacher.
+    reproducibility.seed_all(config.seed)
+    model = attempt(build_model, config.model, getattr(getattr(train_loader, 'dataset', None), 'num_classes', None))
+    algorithms = {part.path: attempt(construct_or_say, part) for part in config.algorithms.values()}
+    own_callbacks = [attempt(construct_or_say, part) for part in config.callbacks.values()]
+    loggers = [attempt(construct_or_say, part) for part in config.loggers.values()]
+    attempt.finish()
+    assert model is not None
+    assert train_loader is not None
+    profiler = None
+    if config.profiler is not None:
+        profiler = build_profiler(config.profiler, config.folder, _epoch_length(train_loader, config))
+        callbacks = [*callbacks, PhaseLabels()]
+    if config.fsdp_config is None:  # a model that needs several GPUs cannot be tried on one
+        rehearse(model, algorithms, train_loader, config.precision)
+    try:
+        return Trainer(
+            model=model,
+            train_dataloader=train_loader,
+            eval_dataloader=eval_loader,
+            optimizers=construct_or_say(config.optimizer, params=model.parameters()),
+            schedulers=construct(config.scheduler) if config.scheduler is not None else None,
+            algorithms=list(algorithms.values()),
+            callbacks=[*(one for one in callbacks if not isinstance(one, LoggerDestination)), *own_callbacks],
+            profiler=profiler,
+            loggers=[*loggers, *(one for one in callbacks if isinstance(one, LoggerDestination))],
+            **_trainer_settings(config),
+        )
+    except (RuntimeError, KeyError) as error:
+        if config.load_path is None or f'{EXTRAS}.' not in str(error):
+            raise
+        raise ConfigError(
+            f'load_path: what the matches learn in this run is not what they learned in that of {config.load_path}. '
+            "Load the student's weights alone: load_weights_only=true load_strict_model_weights=false"
+        ) from error
+
+
+def _epoch_length(loader: DataLoader, config: RunConfig) -> int:
+    subset = config.train_subset_num_batches
+    return len(loader) if subset == -1 else min(len(loader), subset)
+
+
+def _trainer_settings(config: RunConfig) -> dict[str, Any]:
+    same = [
+        *('run_name', 'seed', 'max_duration', 'precision', 'device_train_microbatch_size', 'eval_interval'),
+        *('train_subset_num_batches', 'eval_subset_num_batches', 'save_interval', 'save_weights_only'),
+        *('save_num_checkpoints_to_keep', 'load_path', 'load_weights_only', 'autoresume', 'progress_bar'),
+        *('log_to_console', 'console_log_interval', 'load_strict_model_weights'),
+    ]
+    overwrite = not config.autoresume if config.save_overwrite is None else config.save_overwrite
+    return {
+        **{name: getattr(config, name) for name in same},
+        'save_folder': str(config.folder) if config.folder is not None else config.save_folder,
+        'save_overwrite': overwrite,
+        'parallelism_config': None if config.fsdp_config is None else {'fsdp': config.fsdp_config},
+    }

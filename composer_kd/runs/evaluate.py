@@ -1,0 +1,137 @@
+"""Says what checkpoints are worth: accuracy, loss, parameters and size of each."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from composer import Trainer
+from rich.table import Table
+from torch.utils.data import DataLoader
+
+from composer_kd.bench.size import count_parameters, size_in_bytes
+from composer_kd.config.schema import EvaluationConfig
+from composer_kd.errors import ConfigError
+from composer_kd.runs.process import without_remarks
+from composer_kd.runs.saved import SavedRun, open_run
+from composer_kd.runs.train import final_metrics
+
+__all__ = ['Evaluation', 'as_table', 'count_parameters', 'evaluate', 'evaluate_all']
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one checkpoint is worth.
+
+    Args:
+        checkpoint: The file.
+        metrics: Metrics on the evaluation data, by name.
+        parameters: How many parameters the model has.
+        size: Bytes of its state dict as ``torch.save`` writes it; a training checkpoint holds more.
+    """
+
+    checkpoint: pathlib.Path
+    metrics: dict[str, float]
+    parameters: int
+    size: int
+
+
+def evaluate(checkpoint: str | pathlib.Path, config: str | pathlib.Path | None = None) -> Evaluation:
+    """Rebuilds the model of a checkpoint, loads its weights and evaluates it on its run's evaluation data.
+
+    Args:
+        checkpoint: A Composer checkpoint or a plain state dict; of a run's folder the latest one.
+        config: The run's YAML; by default the ``config.yaml`` beside the checkpoint or in a folder above it.
+
+    Returns:
+        Metrics, parameters and size.
+
+    Raises:
+        CheckpointNotFoundError: If there is no such checkpoint.
+        CheckpointError: If it is damaged, unsafe, or does not fit the model.
+        ConfigError: If its configuration is not found or has no evaluation data.
+    """
+    return _evaluate(_open(str(checkpoint), config))
+
+
+def as_table(evaluations: Iterable[Evaluation]) -> Table:
+    """Sets evaluations out for the terminal.
+
+    Args:
+        evaluations: One for each checkpoint.
+
+    Returns:
+        A table for ``rich``: checkpoint, every metric, parameters, size.
+    """
+    evaluations = list(evaluations)
+    names = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.metrics))
+    table = Table()
+    table.add_column('checkpoint', overflow='fold')
+    for heading in [*map(_heading, names), 'parameters', 'size, kB']:
+        table.add_column(heading, justify='right')
+    for evaluation in evaluations:
+        values = [f'{evaluation.metrics[name]:.4f}' if name in evaluation.metrics else '' for name in names]
+        table.add_row(
+            str(evaluation.checkpoint),
+            *values,
+            f'{evaluation.parameters:,}',
+            f'{evaluation.size / 1000:,.1f}',
+        )
+    return table
+
+
+_HEADINGS = {'MulticlassAccuracy': 'accuracy', 'CrossEntropy': 'loss'}
+
+
+def _heading(name: str) -> str:
+    label, _, metric = name.removeprefix('metrics/').partition('/')
+    heading = _HEADINGS.get(metric, metric)
+    return heading if label == 'eval' else f'{label} {heading}'
+
+
+def _metrics(model: torch.nn.Module, loader: DataLoader[Any], run: EvaluationConfig) -> dict[str, float]:
+    precision = run.precision if torch.cuda.is_available() else None  # the CPU has one only
+    with without_remarks():
+        trainer = Trainer(model=model, eval_dataloader=loader, precision=precision, progress_bar=False, seed=run.seed)
+        try:
+            trainer.eval(subset_num_batches=run.eval_subset_num_batches)
+            found = final_metrics(trainer)
+        finally:
+            trainer.close()
+    return {name: value for name, value in found.items() if name.startswith('metrics/')}
+
+
+def evaluate_all(checkpoints: Sequence[str], config: str | None = None) -> list[Evaluation]:
+    """Evaluates several checkpoints, all of them looked for before the first is evaluated.
+
+    Args:
+        checkpoints: Files or folders of runs.
+        config: The YAML of them all; by default each one's own.
+
+    Returns:
+        One evaluation each.
+
+    Raises:
+        ComposerKDError: As ``evaluate`` does.
+    """
+    return [_evaluate(run) for run in [_open(checkpoint, config) for checkpoint in checkpoints]]
+
+
+def _open(checkpoint: str, config: str | pathlib.Path | None) -> SavedRun:
+    if pathlib.Path(checkpoint).suffix in ('.yaml', '.yml'):
+        raise ConfigError(
+            f"{checkpoint} is not a checkpoint: give a checkpoint or a run's folder, and --config {checkpoint}"
+        )
+    return open_run(checkpoint, config)
+
+
+def _evaluate(run: SavedRun) -> Evaluation:
+    loader = run.loader()
+    model = run.model(getattr(loader.dataset, 'num_classes', None))
+    assert run.checkpoint is not None
+    return Evaluation(
+        run.checkpoint, _metrics(model, loader, run.config), count_parameters(model), size_in_bytes(model)
+    )

@@ -1,0 +1,61 @@
+"""The files of a run's folder."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+from composer_kd.errors import CheckpointNotFoundError, ConfigError
+
+__all__ = ['CONFIG_FILE', 'LATEST', 'METRICS_FILE', 'checkpoint_file', 'make_folder']
+
+
+def make_folder(folder: pathlib.Path | None, key: str) -> None:
+    """Makes a folder before the work whose results shall go there.
+
+    Args:
+        folder: The folder; None for none.
+        key: What names it, for the message.
+
+    Raises:
+        ConfigError: If it cannot be made.
+    """
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(f'no permission to write into {str(folder)!r}')
+    except OSError as error:
+        raise ConfigError(f'{key}: the folder {str(folder)!r} cannot be used: {error}') from error
+
+
+CONFIG_FILE = 'config.yaml'
+
+
+METRICS_FILE = 'metrics.json'
+
+
+LATEST = 'latest-rank0.pt'
+
+
+def checkpoint_file(written: str) -> pathlib.Path:
+    """Finds a checkpoint.
+
+    Args:
+        written: A checkpoint, or the folder of a run.
+
+    Returns:
+        The file; of a folder the latest one.
+
+    Raises:
+        CheckpointNotFoundError: If there is none.
+        ConfigError: If it is something else.
+    """
+    if '://' in written:
+        raise ConfigError(f'{written}: a URI cannot be opened; copy the checkpoint to this machine first')
+    path = pathlib.Path(written)
+    file = path / LATEST if path.is_dir() else path
+    if not file.is_file():
+        inside = f' (a folder without {LATEST})' if path.is_dir() else ''
+        raise CheckpointNotFoundError(f'no checkpoint {str(path)!r}{inside}; looked from {pathlib.Path.cwd()}')
+    return file

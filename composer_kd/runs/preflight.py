@@ -1,0 +1,104 @@
+"""What can be found out before training starts: errors collected into one, files opened, one sample tried."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from composer.core import Precision, get_precision_context
+from composer.models import ComposerModel
+from composer.utils import get_device
+from torch.utils.data import DataLoader
+
+from composer_kd.algorithms.distillation import Distillation
+from composer_kd.errors import Attempts, CheckpointError, ConfigError
+from composer_kd.teachers.checkpoints import read_checkpoint
+
+__all__ = ['check_load_path', 'rehearse']
+
+
+def check_load_path(path: str) -> None:
+    """Makes sure that Composer can load a checkpoint, and safely: Composer itself would run code that is in it.
+
+    Args:
+        path: As in ``load_path``.
+
+    Raises:
+        ConfigError: If it is no Composer checkpoint.
+    """
+    path = path.replace('{rank}', '0')  # as Composer reads it
+    try:
+        checkpoint = read_checkpoint(path)
+    except CheckpointError as error:
+        raise ConfigError(f'load_path: expected a Composer checkpoint. {error}') from error
+    if not checkpoint.from_composer:
+        raise ConfigError(
+            f'load_path: expected a Composer checkpoint, and {path} holds weights alone; save one with the Trainer, or '
+            'load the weights in your own script with composer_kd.teachers.load_weights'
+        )
+
+
+def rehearse(
+    model: ComposerModel, algorithms: dict[str, Any], loader: DataLoader[Any], precision: str | None = None
+) -> None:
+    """Lets the student and its teachers answer for one sample, so that a model that does not fit the data is named.
+
+    The models go to the device that they will run on; the random state stays as it was.
+
+    Args:
+        model: The student.
+        algorithms: The algorithms by their dotted keys.
+        loader: Where the sample comes from.
+        precision: That of the run; None for Composer's choice.
+
+    Raises:
+        ConfigError: Names each model that cannot answer.
+    """
+    device = get_device(None)
+    attempt = Attempts()
+    sort = Precision(precision or ('fp32' if device.name == 'cpu' else 'amp_fp16'))
+    with torch.random.fork_rng(), torch.no_grad(), _evaluating(model), get_precision_context(sort):
+        batch = device.batch_to_device(attempt(_answer, 'train_loader', _one_sample, loader))
+        if not attempt.errors:
+            answer = attempt(_answer, 'model', device.module_to_device(model), batch)
+            attempt(_check_classes, answer, getattr(model, 'num_classes', None))
+            for path, algorithm in algorithms.items():
+                for teacher in algorithm.pool.teachers if isinstance(algorithm, Distillation) else ():
+                    teacher.prepare(device)
+                    attempt(_answer, f'{path}.teachers: the teacher {teacher.name!r}', teacher, batch)
+                    teacher.forget_call()
+    attempt.finish()
+
+
+def _one_sample(loader: DataLoader[Any]) -> Any:
+    assert loader.collate_fn is not None
+    return loader.collate_fn([loader.dataset[0]])
+
+
+def _answer(who: str, call: Callable[[Any], Any], argument: Any) -> Any:
+    try:
+        return call(argument)
+    except Exception as error:  # whatever a model or data set of the user's own may raise
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise ConfigError(f'{who}: fails on the first sample of train_loader.dataset: {reason}') from error
+
+
+def _check_classes(answer: Any, classes: Any) -> None:
+    if (
+        isinstance(answer, torch.Tensor)
+        and answer.ndim == 2
+        and isinstance(classes, int)
+        and answer.shape[1] != classes
+    ):
+        raise ConfigError(f'model: answers with {answer.shape[1]} logits for {classes} classes; give it num_classes')
+
+
+@contextlib.contextmanager
+def _evaluating(model: torch.nn.Module) -> Any:
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()

@@ -1,0 +1,247 @@
+"""A run that lies in a folder: its settings, its weights, and what it noted of itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from composer.models import ComposerModel
+from omegaconf import OmegaConf
+from torch.utils.data import DataLoader
+
+from composer_kd.batches.contents import split_index
+from composer_kd.config.load import default_run_name, load_part
+from composer_kd.config.markers import Component, Part
+from composer_kd.config.schema import EvaluationConfig, LoaderConfig, RunConfig, TeacherConfig, local_folder
+from composer_kd.errors import ConfigError
+from composer_kd.runs.build import build_model
+from composer_kd.runs.files import CONFIG_FILE, LATEST, METRICS_FILE, checkpoint_file
+from composer_kd.runs.loaders import build_loader, evaluation_data
+from composer_kd.teachers import load_weights
+
+__all__ = ['SavedConfig', 'SavedRun', 'find_config', 'open_run', 'open_runs']
+
+
+PARENTS_SEARCHED = 3
+
+
+@dataclass
+class SavedConfig(EvaluationConfig):
+    """What a comparison needs of a run's YAML: what an evaluation does, what was held out, and who taught."""
+
+    train_loader: LoaderConfig | None = None
+    algorithms: Annotated[dict[str, Component], Part('algorithm')] = field(default_factory=dict)
+
+    @property
+    def evaluation(self) -> LoaderConfig | None:
+        """What the run was evaluated on."""
+        return evaluation_data(self.train_loader, self.eval_loader)
+
+    @property
+    def teachers(self) -> list[TeacherConfig]:
+        """The teachers of all its algorithms."""
+        found = []
+        for algorithm in self.algorithms.values():
+            teachers = algorithm.options.get('teachers', [])
+            teachers = teachers if isinstance(teachers, list) else [teachers]
+            found += [teacher for teacher in teachers if isinstance(teacher, TeacherConfig)]
+        return found
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """One run, to be evaluated, timed, compared or exported.
+
+    Args:
+        name: What it is called in tables: its ``run_name``, or the name of its folder.
+        config: The part of its settings that is checked and built from.
+        written: All its settings, as its ``config.yaml`` has them.
+        checkpoint: Its weights; None for a YAML that nothing was trained with, whose weights are random.
+        folder: Where it left its files; None for such a YAML.
+    """
+
+    name: str
+    config: SavedConfig
+    written: dict[str, Any]
+    checkpoint: pathlib.Path | None = None
+    folder: pathlib.Path | None = None
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether there are weights."""
+        return self.checkpoint is not None
+
+    @property
+    def is_distilled(self) -> bool:
+        """Whether it had teachers."""
+        return bool(self.config.teachers)
+
+    @functools.cached_property
+    def metrics(self) -> dict[str, float]:
+        """What it noted at its end in ``metrics.json``; empty where it did not come to its end."""
+        file = None if self.folder is None else self.folder / METRICS_FILE
+        if file is None or not file.is_file():
+            return {}
+        try:
+            return json.loads(file.read_text(encoding='utf-8'))
+        except ValueError as error:
+            raise ConfigError(f'{file} is damaged: {error}. Delete it; what needs its numbers measures anew') from error
+
+    def loader(self) -> DataLoader[Any]:
+        """Its evaluation data.
+
+        Returns:
+            The DataLoader.
+
+        Raises:
+            ConfigError: If it has none, or the data is not where it should be.
+        """
+        config, evaluation = self.config, self.config.evaluation
+        if evaluation is None:
+            raise ConfigError(
+                f'{self.name}: the run has no eval_loader, so there is nothing to evaluate it on. Give --config YAML'
+            )
+        return build_loader(evaluation, config.device_eval_batch_size, config.seed, train=False)
+
+    def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
+        """Its evaluation data as models take it: without the samples' numbers.
+
+        Args:
+            loader: From ``loader()``.
+
+        Yields:
+            The batches.
+        """
+        evaluation = self.config.evaluation
+        indexed = evaluation is not None and evaluation.with_index
+        for batch in loader:
+            yield split_index(batch, indexed)[0]
+
+    def model(self, num_classes: int | None = None) -> ComposerModel:
+        """Builds its model and loads its weights.
+
+        Args:
+            num_classes: That of the data, for a plain classifier that does not say its own.
+
+        Returns:
+            The model, in eval mode.
+
+        Raises:
+            CheckpointError: If its checkpoint is damaged, unsafe, or does not fit the model.
+        """
+        model = build_model(self.config.model, num_classes)
+        if self.checkpoint is not None:
+            load_weights(model, self.checkpoint)
+        return model.eval()
+
+
+def open_run(written: str | pathlib.Path, config: str | pathlib.Path | None = None) -> SavedRun:
+    """Finds a run.
+
+    Args:
+        written: A run's folder, a checkpoint, or a YAML. A YAML means the run in the save folder that it names, under
+            the settings that were trained with; where there is no checkpoint, its model with random weights.
+        config: The run's YAML, where it is not the ``config.yaml`` beside the checkpoint or in a folder above it.
+
+    Returns:
+        The run; nothing is built yet.
+
+    Raises:
+        CheckpointNotFoundError: If there is no such checkpoint.
+        ConfigError: If its settings are not found or wrong.
+
+    Example:
+        >>> open_run('yamls/digits/student.yaml').name
+        'digits-student'
+    """
+    path = pathlib.Path(written)
+    if path.suffix in ('.yaml', '.yml'):
+        if config is not None:
+            raise ConfigError(f'{path} holds the settings itself: leave --config out, or give a checkpoint with it')
+        return _described(path)
+    checkpoint = checkpoint_file(str(written))
+    file = pathlib.Path(config) if config is not None else find_config(checkpoint)
+    settings, content = _read(file)
+    return SavedRun(content.get('run_name') or file.absolute().parent.name, settings, content, checkpoint, file.parent)
+
+
+def _described(path: pathlib.Path) -> SavedRun:
+    if path.name == CONFIG_FILE and (path.parent / LATEST).is_file():
+        return open_run(path.parent)  # also where it was moved to
+    settings, content = _read(path)
+    name = str(content.get('run_name') or default_run_name(path))
+    # Not by load_config: a YAML for another machine need not be wholly valid on this one.
+    folder = local_folder(content.get('save_folder', RunConfig.save_folder), name)
+    checkpoint = None if folder is None else folder / LATEST
+    if checkpoint is None or not checkpoint.is_file():
+        return SavedRun(name, settings, content)
+    if (checkpoint.parent / CONFIG_FILE).is_file():
+        return open_run(checkpoint)  # the YAML may have changed since, or keys were given on the command line
+    return SavedRun(name, settings, content, checkpoint, folder)
+
+
+def _read(file: pathlib.Path) -> tuple[SavedConfig, dict[str, Any]]:
+    settings = load_part(file, SavedConfig)
+    content: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+    return settings, content
+
+
+def open_runs(written: Sequence[str | pathlib.Path], config: str | pathlib.Path | None = None) -> list[SavedRun]:
+    """Finds several runs, and gives those that are called alike the names of their folders.
+
+    Args:
+        written: As for ``open_run``.
+        config: The YAML of them all; by default each one's own.
+
+    Returns:
+        The runs, under names that differ.
+
+    Raises:
+        ComposerKDError: Of all that cannot be opened, in one error.
+
+    Example:
+        >>> [run.name for run in open_runs(['yamls/digits/student.yaml', 'yamls/digits/kd.yaml'])]
+        ['digits-student', 'digits-kd']
+    """
+    from composer_kd.errors import Attempts
+
+    attempt = Attempts()
+    opened = [attempt(open_run, one, config) for one in written]
+    attempt.finish()
+    runs = [run for run in opened if run is not None]
+    places = [run.checkpoint or pathlib.Path(path) for run, path in zip(runs, written)]
+    for place in places:
+        if places.count(place) > 1:
+            raise ConfigError(f'{place} is given {places.count(place)} times; give each run once')
+    names = [run.name for run in runs]
+    return [
+        run if names.count(run.name) == 1 else dataclasses.replace(run, name=str(pathlib.Path(path)))
+        for run, path in zip(runs, written)
+    ]
+
+
+def find_config(checkpoint: pathlib.Path) -> pathlib.Path:
+    """Finds the configuration that a run saved with its checkpoints.
+
+    Args:
+        checkpoint: A checkpoint file.
+
+    Returns:
+        The nearest ``config.yaml``: in its folder, or at most three folders up.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    folders = [checkpoint.absolute().parent, *checkpoint.absolute().parent.parents][: PARENTS_SEARCHED + 1]
+    for folder in folders:
+        if (folder / CONFIG_FILE).is_file():
+            return folder / CONFIG_FILE
+    raise ConfigError(
+        f'no {CONFIG_FILE} beside {checkpoint} or in the {PARENTS_SEARCHED} folders above it, and it says which model '
+        'and data belong to the checkpoint. `composer-kd train` writes it; for other checkpoints give --config YAML'
+    )

@@ -1,0 +1,88 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from composer_kd.cli.main import main
+from composer_kd.errors import ConfigError
+
+
+def test_help_explains_itself(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(['--help'])
+    assert left.value.code == 0
+    printed = capsys.readouterr().out
+    for word in ('train', 'evaluate', 'layers', 'demo', 'yamls/digits/kd.yaml'):
+        assert word in printed
+
+
+def test_wrong_input_is_one_message_and_status_2(capsys):
+    assert main(['train', 'yamls/digits/kd.yaml', 'optimzer.lr=1', 'algorithms.distilation.x=1']) == 2
+    said = capsys.readouterr().err
+    assert said.startswith('composer-kd: yamls/digits/kd.yaml: 2 faults; nothing was started')
+    assert "did you mean 'optimizer'" in said
+    assert "did you mean 'Distillation'" in said
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(ConfigError):
+        main(['train', 'yamls/digits/kd.yaml', 'optimzer.lr=1', '--debug'])
+
+
+def test_other_errors_keep_their_traceback(monkeypatch):
+    def fail(config):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr('composer_kd.runs.train.train', fail)
+    with pytest.raises(ZeroDivisionError):
+        main(['train', 'yamls/digits/student.yaml'])
+
+
+@pytest.mark.parametrize('arguments', [[], ['trian'], ['train'], ['evaluate'], ['layers'], ['demo', '--seeds', '0']])
+def test_incomplete_commands_are_refused(arguments):
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+
+
+def test_a_seed_count_that_is_no_number_is_said_readably(capsys):
+    with pytest.raises(SystemExit):
+        main(['demo', '--seeds', 'abc'])
+    assert "expected a whole number of 1 or more, got 'abc'" in capsys.readouterr().err
+
+
+def test_a_missing_file_is_found_out_before_torch_is_imported():
+    code = (
+        "import sys\nfrom composer_kd.cli.main import main\nmain(['train', 'no.yaml'])\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "no configuration file 'no.yaml'" in done.stderr
+
+
+def test_training_loads_no_benchmark_and_says_nothing_at_its_start():
+    code = "import sys, composer_kd.runs.train; sys.exit('torch.utils.benchmark' in sys.modules)"
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, '')
+
+
+def test_training_from_the_command_line(tmp_path, capsys):
+    overrides = ['max_duration=2ba', f'save_folder={tmp_path}', 'progress_bar=false', 'train_loader.dataset.subset=128']
+    assert main(['train', 'yamls/digits/student.yaml', *overrides]) == 0
+    assert 'metrics/eval/MulticlassAccuracy' in capsys.readouterr().out
+
+
+def test_it_runs_as_a_module(tmp_path):
+    # The way of the `composer` launcher; dotted paths to code in the working folder must resolve.
+    (tmp_path / 'mine.py').write_text('from composer_kd.models import ShallowCNN as Net\n')
+    (tmp_path / 'run.yaml').write_text('model: {name: mine.Net, in_chanels: 1}\n')
+    command = [sys.executable, '-m', 'composer_kd', 'train', 'run.yaml']
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "model.in_chanels: unknown option of ShallowCNN; did you mean 'in_channels'?" in done.stderr
+    assert 'Traceback' not in done.stderr

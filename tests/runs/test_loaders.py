@@ -1,0 +1,83 @@
+"""Epochs of so many samples, in runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from composer import Callback
+from torch.utils.data import default_collate
+
+from composer_kd.config.load import load_config
+from composer_kd.config.markers import Component
+from composer_kd.config.schema import LoaderConfig
+from composer_kd.data import digits
+from composer_kd.errors import ConfigError
+from composer_kd.runs.loaders import build_loader
+from composer_kd.runs.train import train
+
+FEW = ['train_loader.dataset.n_labels=20', 'train_loader.dataset.keep_unlabelled=false']
+
+
+def student(*overrides):
+    return load_config('yamls/digits/student.yaml', ['progress_bar=false', *FEW, *overrides])
+
+
+def loader(train=True, batch_size=8, **settings):
+    dataset = Component('dataset', 'digits', settings.pop('options', {}), 'train_loader.dataset')
+    return build_loader(LoaderConfig(dataset, **settings), batch_size, seed=0, train=train)
+
+
+def test_few_labels_come_more_often_and_make_as_many_steps(tmp_path):
+    metrics = train(student('train_loader.samples_per_epoch=150', 'max_duration=2ep', f'save_folder={tmp_path}'))
+    assert [metrics[f'time/{unit}'] for unit in ('epoch', 'batch', 'sample')] == [2, 6, 300]
+
+
+def test_with_what_is_held_out_and_with_numbers_samples_keep_theirs():
+    rest = loader(samples_per_epoch=250, hold_out=0.2, with_index=True, options={'subset': 125})
+    seen = []
+    for epoch in range(2):
+        rest.sampler.set_epoch(epoch)
+        seen += [batch[2] for batch in rest]
+    assert Counter(index for batch in seen for index in batch.tolist()) == dict.fromkeys(range(100), 5)
+    x, y, index = next(iter(rest))
+    parts = digits('train', subset=125)
+    expected = default_collate([parts[rest.dataset.dataset.indices[i]] for i in index.tolist()])
+    assert (x == expected[0]).all()
+    assert (y == expected[1]).all()
+
+
+def test_an_evaluation_goes_through_its_samples_once():
+    assert len(loader(train=False, samples_per_epoch=1000, options={'split': 'test', 'subset': 50}).sampler) == 50
+    with pytest.raises(ConfigError, match=r'eval_loader.samples_per_epoch: an evaluation goes through .* leave it out'):
+        student('eval_loader.samples_per_epoch=9')
+
+
+def test_a_batch_may_be_larger_than_the_data_set_but_not_than_an_epoch():
+    (x, _) = next(iter(loader(samples_per_epoch=70, batch_size=64, drop_last=True, options={'subset': 10})))
+    assert len(x) == 64
+    with pytest.raises(ConfigError, match='50 samples make no batch of 64'):
+        loader(samples_per_epoch=50, batch_size=64, drop_last=True, options={'subset': 100})
+
+
+@pytest.mark.parametrize('samples', ['0', '-1', 'many', '2.5'])
+def test_other_numbers_are_refused(samples):
+    with pytest.raises(ConfigError, match=r'train_loader\.samples_per_epoch: expected'):
+        student(f'train_loader.samples_per_epoch={samples}')
+
+
+def test_a_stopped_run_goes_on_in_the_middle_of_an_epoch(tmp_path):
+    class Stop(Callback):
+        def batch_checkpoint(self, state, logger):
+            if int(state.timestamp.batch) == 6:
+                raise KeyboardInterrupt
+
+    same = ['train_loader.samples_per_epoch=250', 'max_duration=3ep', 'autoresume=true', 'save_interval=1ba']
+    straight = train(student(*same, f'save_folder={tmp_path / "straight"}'))
+    stopped = student(*same, f'save_folder={tmp_path / "stopped"}')
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped, [Stop()])
+    resumed = train(stopped)
+    assert resumed['time/batch'] == straight['time/batch'] == 12
+    for name in ('metrics/eval/CrossEntropy', 'loss/train/total'):
+        assert resumed[name] == straight[name]
