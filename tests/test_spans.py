@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from composer_kd import Distillation, KLDivergence, Match, labels
+from composer_kd import Distillation, KLDivergence, Match, spans
 from composer_kd.spans import DISTILLATION_LOSS, TEACHER_FORWARD, Stretch, labelled
 from tests.helpers import EventSpy, loader, mlp, mse, pairs, student, train
 
@@ -28,12 +28,12 @@ def test_stretches_do_not_overlap_in_a_profile():
 
 def test_a_listener_hears_what_begins_and_that_nothing_follows():
     heard = []
-    labels.listeners.append(heard.append)
+    spans.listeners.append(heard.append)
     try:
         with Stretch('a'), pytest.raises(ZeroDivisionError), Stretch('b'):
             raise ZeroDivisionError
     finally:
-        labels.listeners.clear()
+        spans.listeners.clear()
     assert heard == ['a', 'b', 'a', None]
 
 

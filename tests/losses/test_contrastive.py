@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from composer_kd.losses import CRD, _memory
+from composer_kd.losses import CRD
 from composer_kd.losses._memory_bank import others, scores
 
 N = 40

@@ -11,7 +11,7 @@ from composer.core import Callback
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from composer_kd import Distillation, KLDivergence, Match, labels
+from composer_kd import Distillation, KLDivergence, Match, spans
 from composer_kd.callbacks.phases import PHASES, PhaseLabels, StepClock
 from composer_kd.cli.main import main
 from composer_kd.config.load import load_config
@@ -110,7 +110,7 @@ def measured(slow, **options):
     run = trainer(model, DataLoader(data, batch_size=8), [algorithm], order, optimizer=optimizer, **options)
     run.fit()
     run.close()
-    assert not labels.listeners
+    assert not spans.listeners
     assert len(clock.steps) == len(watch.steps) == 6
     return {name: np.median([step[name] for step in clock.steps]) for name in PHASES}, clock.steps, watch.steps
 
