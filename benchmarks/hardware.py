@@ -4,8 +4,8 @@
     python benchmarks/hardware.py DeepCNN ImageRNN --image-size 8 --in-channels 1
     python benchmarks/hardware.py resnet110 resnet20 --backends all --out runs/hardware
 
-The models have random weights and answer for random images, so there is no accuracy here, but there is the fidelity of
-each way of running them. For runs that you trained there is `composer-kd bench`.
+The models have random weights and answer for random images, so there is no accuracy here, but there is the output match
+of each way of running them. For runs that you trained there is `composer-kd bench`.
 """
 
 from __future__ import annotations

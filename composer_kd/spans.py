@@ -11,7 +11,7 @@ import torch
 from torch import autograd
 from torch.autograd import profiler
 
-__all__ = ['DISTILLATION_LOSS', 'Stretch', 'TEACHER_FORWARD', 'labelled', 'listeners', 'quiet_profiler']
+__all__ = ['DISTILLATION_LOSS', 'Span', 'TEACHER_FORWARD', 'labelled', 'listeners', 'quiet_profiler']
 
 Function = TypeVar('Function', bound=Callable[..., Any])
 
@@ -19,16 +19,16 @@ DISTILLATION_LOSS = 'distillation loss'
 TEACHER_FORWARD = 'teacher forward'
 
 listeners: list[Callable[[str | None], None]] = []
-"""Told the name of each stretch that begins, or None where what follows has no name."""
+"""Told the name of each span that begins, or None where what follows has no name."""
 
-_open: list[Stretch] = []
+_open: list[Span] = []
 # torch has no public way to ask; where it drops one of these, the other tells.
 _HAS_FLAG = hasattr(profiler, '_is_profiler_enabled')
 _is_recording: Callable[[], bool] = getattr(autograd, '_profiler_enabled', lambda: profiler._is_profiler_enabled)
 
 
-class Stretch:
-    """A stretch of a step under a name, which torch's profilers show as ``composer_kd/<name>``.
+class Span:
+    """A span of a step under a name, which torch's profilers show as ``composer_kd/<name>``.
 
     Stretches do not overlap: while an inner one runs, the outer one stops. Their times add up.
 
@@ -37,7 +37,7 @@ class Stretch:
 
     Example:
         >>> import torch
-        >>> with torch.profiler.profile() as seen, Stretch('teacher forward'):
+        >>> with torch.profiler.profile() as seen, Span('teacher forward'):
         ...     _ = torch.ones(2) + 1
         >>> 'composer_kd/teacher forward' in {event.key for event in seen.key_averages()}
         True
@@ -47,7 +47,7 @@ class Stretch:
         self.name = name
         self._range: profiler.record_function | None = None
 
-    def __enter__(self) -> Stretch:
+    def __enter__(self) -> Span:
         if _open:
             _open[-1]._stop()
         _open.append(self)
@@ -82,11 +82,11 @@ def labelled(name: str, function: Function) -> Function:
     """Names the time that a function takes, where a profiler of torch or a listener is at work.
 
     Args:
-        name: The name of the stretch.
+        name: The name of the span.
         function: Any function.
 
     Returns:
-        A function that runs it inside a stretch; while nobody watches the function itself, for this is asked at every
+        A function that runs it inside a span; while nobody watches the function itself, for this is asked at every
         step.
 
     Example:
@@ -98,7 +98,7 @@ def labelled(name: str, function: Function) -> Function:
         return function
 
     def inside(*arguments: Any, **options: Any) -> Any:
-        with Stretch(name):
+        with Span(name):
             return function(*arguments, **options)
 
     return cast(Function, inside)

@@ -1,4 +1,4 @@
-"""Names for stretches of a step."""
+"""Names for spans of a step."""
 
 import time
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from composer_kd import Distillation, KLDivergence, Match, spans
-from composer_kd.spans import DISTILLATION_LOSS, TEACHER_FORWARD, Stretch, labelled
+from composer_kd.spans import DISTILLATION_LOSS, TEACHER_FORWARD, Span, labelled
 from tests.helpers import EventSpy, loader, mlp, mse, pairs, student, train
 
 
@@ -15,9 +15,9 @@ def names(events):
 
 
 def test_stretches_do_not_overlap_in_a_profile():
-    with torch.profiler.profile() as seen, Stretch('outer'):
+    with torch.profiler.profile() as seen, Span('outer'):
         time.sleep(0.01)
-        with Stretch('inner'):
+        with Span('inner'):
             time.sleep(0.02)
         time.sleep(0.01)
     spent = {event.key: event.cpu_time_total / 1e6 for event in seen.key_averages()}
@@ -30,7 +30,7 @@ def test_a_listener_hears_what_begins_and_that_nothing_follows():
     heard = []
     spans.listeners.append(heard.append)
     try:
-        with Stretch('a'), pytest.raises(ZeroDivisionError), Stretch('b'):
+        with Span('a'), pytest.raises(ZeroDivisionError), Span('b'):
             raise ZeroDivisionError
     finally:
         spans.listeners.clear()
@@ -56,7 +56,7 @@ def test_a_profiled_step_shows_teacher_and_distillation_loss(kd_loss_fn):
     found = names(profiler.events())
     loss, teacher = (f'composer_kd/{name}' for name in (DISTILLATION_LOSS, TEACHER_FORWARD))
     assert found == [loss, teacher, loss]
-    # The linear layers of the teacher run inside its stretch, and nothing of the student does.
+    # The linear layers of the teacher run inside its span, and nothing of the student does.
     spans = [event for event in profiler.events() if event.name == teacher]
     inside = [
         event

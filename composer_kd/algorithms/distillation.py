@@ -120,7 +120,7 @@ class Distillation(Algorithm):
         self.criterion = Criterion(kd_loss_fn, self.pool)
         self.evaluation = TeacherEvaluation(self.pool, self.criterion.classes_dim)
         wanted = [*_OCCASIONAL, *(_EVALUATION if run_teacher_on_eval else ())]
-        if any(link.remembers for link in self.criterion.links):
+        if any(term.remembers for term in self.criterion.terms):
             wanted.append(Event.BATCH_END)
         self._events = {id(event) for event in wanted}
         self._predicts_next = False  # whether position i answers for label i + 1
@@ -135,11 +135,11 @@ class Distillation(Algorithm):
     def match(self, event: Event, state: State) -> bool:
         """Whether to run: at ``AFTER_LOSS`` and ``BATCH_START`` inside the window, and at a run's landmarks."""
         if event is _AFTER_LOSS:
-            return not self._fits or self.window.is_open(state) or self.criterion.extras.are_trained
+            return not self._fits or self.window.is_open(state) or self.criterion.auxiliary.are_trained
         if event is _BATCH_START:
             return self.window.is_open(state) and self._count.is_needed(state, self._batch(state)[0])
         if event is _BEFORE_FORWARD:
-            return self.criterion.taps is not None and self.window.is_open(state)
+            return self.criterion.hooks is not None and self.window.is_open(state)
         return id(event) in self._events
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
@@ -152,7 +152,7 @@ class Distillation(Algorithm):
         elif event is _BATCH_START:
             self._count.count(state, self._batch(state)[0])
         elif event is _BEFORE_FORWARD:
-            self.criterion.taps.open()  # type: ignore[union-attr]
+            self.criterion.hooks.open()  # type: ignore[union-attr]
         elif event is Event.BATCH_END:
             self.criterion.end_batch()
         elif event is Event.INIT:
@@ -177,7 +177,7 @@ class Distillation(Algorithm):
         """
         if self._model is not None:
             self.criterion.detach()
-            self.criterion.extras.release(self._model)
+            self.criterion.auxiliary.release(self._model)
 
     def _prepare(self, state: State) -> None:
         refuse_algorithms(state)
@@ -213,7 +213,7 @@ class Distillation(Algorithm):
             task = weighed(task, state.outputs, micro.valid, micro.share)
         # A new 0-d tensor: Composer scales it in place.
         total = torch.add(task * self.org_loss_weight, kd, alpha=self.kd_loss_weight)
-        idle = self.criterion.extras.idle([None, *drawn])
+        idle = self.criterion.auxiliary.idle([None, *drawn])
         if idle is not None:
             total = total + idle
         state.loss = {'total': total, 'task': task, 'kd': kd}
@@ -241,7 +241,7 @@ class Distillation(Algorithm):
         """A batch outside the window."""
         if not self._fits:
             self._check_fit(state)
-        idle = self.criterion.extras.idle([])
+        idle = self.criterion.auxiliary.idle([])
         if idle is not None:
             state.loss = plus_zero(state.loss, idle)
 

@@ -102,7 +102,7 @@ class Sweep:
             self.note = f'throughput still rose at batch {self.found[-1].batch}, where the budget of time ended'
 
 
-def sweep(sweeps: Mapping[str, Sweep], device: Device, seconds: float, largest: int, chance: random.Random) -> None:
+def sweep(sweeps: Mapping[str, Sweep], device: Device, seconds: float, largest: int, rng: random.Random) -> None:
     """Lets models take turns at each size: 1, 2, 4 and so on.
 
     Args:
@@ -110,7 +110,7 @@ def sweep(sweeps: Mapping[str, Sweep], device: Device, seconds: float, largest: 
         device: Where they run.
         seconds: For each model.
         largest: The largest batch.
-        chance: Shuffles the order.
+        rng: Shuffles the order.
     """
     size, share = 1, seconds / SIZES_PLANNED
     while size <= largest:
@@ -121,7 +121,7 @@ def sweep(sweeps: Mapping[str, Sweep], device: Device, seconds: float, largest: 
                 runs[name] = run
         if not runs:
             break
-        found, failed = time_blocks(runs, device.clock, share, {name: sweeps[name].estimate for name in runs}, chance)
+        found, failed = time_blocks(runs, device.clock, share, {name: sweeps[name].estimate for name in runs}, rng)
         for name, why in failed.items():
             sweeps[name].fail(size, why)
         for name, blocks in found.items():

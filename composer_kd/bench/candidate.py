@@ -14,7 +14,7 @@ from composer_kd.bench.backends import Backend, Call, Target
 from composer_kd.bench.devices import DEVICES, Device
 from composer_kd.bench.failures import reason
 from composer_kd.bench.precision import copied, in_precision
-from composer_kd.bench.predictions import Answers
+from composer_kd.bench.predictions import Predictions
 from composer_kd.bench.results import Row, Setting
 from composer_kd.bench.size import count_flops, count_parameters
 from composer_kd.deploy import Inference
@@ -87,7 +87,7 @@ class Entrant:
         self.module = inference.cpu().float().eval()
         self.inputs_of = inference.inputs_of
         self.examples = self.inputs(EXAMPLES)
-        self.answers: Answers | None = None  # as it was trained: eager, fp32
+        self.answers: Predictions | None = None  # as it was trained: eager, fp32
         self._folder = folder
         self._files: dict[tuple[str, ...], pathlib.Path | str] = {}
         self.parameters = count_parameters(self.module)

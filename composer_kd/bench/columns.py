@@ -118,7 +118,7 @@ COLUMNS = (
     Column('load', lambda row: seconds(row.load_seconds)),
     Column('accuracy', lambda row: percent(row.accuracy), weight=9),
     Column('agreement', lambda row: percent(row.agreement), weight=4),
-    Column('fidelity', lambda row: percent(row.fidelity), weight=9),
+    Column('output match', lambda row: percent(row.output_match), weight=9),
 )
 """All columns beside the model's name."""
 

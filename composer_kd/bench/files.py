@@ -20,9 +20,9 @@ Latency: single calls with one sample, the device waited for before and after ea
 interleaved rounds, in which all models take turns in shuffled order. Speed-up: against the teacher in the same rounds,
 median and quartiles. Samples/s: calls one after another, at the best of the batch sizes 1, 2, 4, ... Peak: the most
 memory that answering this batch took beyond the weights. File and load: of the form that the backend loads, until the
-first answer (in eager mode without building the module). Accuracy, agreement with the teacher and fidelity in %:
-through what was timed; fidelity is how often the same class comes first as in eager fp32. bf16 and fp16 cast weights
-and inputs (`model.to(dtype)`), and the logits back."""
+first answer (in eager mode without building the module). Accuracy, agreement with the teacher and output match with
+eager in %: through what was timed; the output match is how often the same class comes first as in eager fp32. bf16 and
+fp16 cast weights and inputs (`model.to(dtype)`), and the logits back."""
 
 
 def write(results: BenchResults, folder: pathlib.Path) -> None:
@@ -76,7 +76,7 @@ def _flat(row: Row) -> dict[str, Any]:
         'energy_joules': row.energy_joules,
         'accuracy': row.accuracy,
         'agreement': row.agreement,
-        'fidelity': row.fidelity,
+        'output_match': row.output_match,
         'failed': row.failed,
         'notes': '; '.join(row.notes),
     }

@@ -13,14 +13,14 @@ from composer_kd.batches.contents import IGNORE, labels_of
 from composer_kd.batches.masks import aligned_labels, valid_of
 from composer_kd.bench.failures import is_out_of_memory
 
-__all__ = ['Answers', 'accuracy', 'answer', 'first_samples', 'merged', 'same', 'size_of']
+__all__ = ['Predictions', 'accuracy', 'answer', 'first_samples', 'merged', 'same', 'size_of']
 
 AT_ONCE = 64
 """Samples that a model answers for at once."""
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """What one model answers.
 
     Attributes:
@@ -36,7 +36,7 @@ class Answers:
 
 def answer(
     call: Callable[..., Tensor], inputs: Iterable[tuple[Tensor, ...]], batches: Sequence[Any], device: torch.device
-) -> Answers:
+) -> Predictions:
     """Lets a model answer.
 
     Args:
@@ -56,7 +56,7 @@ def merged(
     inputs: Sequence[Iterable[tuple[Tensor, ...]]],
     batches: Sequence[Any],
     device: torch.device,
-) -> Answers:
+) -> Predictions:
     """The answers of the mean logits of several models.
 
     Args:
@@ -82,7 +82,7 @@ def merged(
             classes, finite = logits.shape[dim] if logits.ndim > 1 else 1, finite and bool(logits.isfinite().all())
             parts.append(logits.argmax(dim).cpu() if logits.ndim > 1 else logits.new_zeros(len(logits)).long().cpu())
         top.append(torch.cat(parts))
-    return Answers(top, classes, finite)
+    return Predictions(top, classes, finite)
 
 
 def _mean(logits: Sequence[Tensor]) -> Tensor:
@@ -108,7 +108,7 @@ def _classes_dim(logits: Tensor, labels: Tensor | None) -> int:
     return 1 if labels.shape[1:] == logits.shape[2:] and labels.shape[1:] != logits.shape[1:-1] else -1
 
 
-def accuracy(answers: Answers, batches: Sequence[Any], shift: bool = False) -> float | None:
+def accuracy(answers: Predictions, batches: Sequence[Any], shift: bool = False) -> float | None:
     """The share of right answers.
 
     Args:
@@ -130,7 +130,7 @@ def accuracy(answers: Answers, batches: Sequence[Any], shift: bool = False) -> f
     return right / total if total and answers.classes > 1 else None
 
 
-def same(answers: Answers, others: Answers, batches: Sequence[Any], shift: bool = False) -> float | None:
+def same(answers: Predictions, others: Predictions, batches: Sequence[Any], shift: bool = False) -> float | None:
     """The share of samples or positions for which two models put the same class first.
 
     Args:

@@ -113,7 +113,7 @@ class Row:
         accuracy: On the evaluation data, from 0 to 1; None for a model with random weights, or without labels.
         agreement: Share of the evaluation data for which it puts the same class first as its teacher run as it was
             trained (eager, fp32); of a teacher, as itself run so. None without a teacher.
-        fidelity: The same with the model itself run as it was trained: below 1, this backend answers otherwise.
+        output_match: The same with the model itself run as it was trained: below 1, this backend answers otherwise.
         failed: Why this row has no numbers; None where it has.
         notes: What a reader must know of this row.
         speed_up: Against its teacher run in the same way; None of a teacher, and where either failed.
@@ -132,7 +132,7 @@ class Row:
     energy_joules: float | None = None
     accuracy: float | None = None
     agreement: float | None = None
-    fidelity: float | None = None
+    output_match: float | None = None
     failed: str | None = None
     notes: list[str] = field(default_factory=list)
     speed_up: SpeedUp | None = None

@@ -18,7 +18,7 @@ from composer_kd.bench.candidate import TEACHER, Entrant, Loaded
 from composer_kd.bench.devices import Device
 from composer_kd.bench.energy import meter_for
 from composer_kd.bench.failures import reason
-from composer_kd.bench.predictions import Answers, accuracy, answer, same
+from composer_kd.bench.predictions import Predictions, accuracy, answer, same
 from composer_kd.bench.results import Row, Setting
 from composer_kd.bench.timing import as_latency, speed_up, time_calls, warm_up
 
@@ -54,7 +54,7 @@ class Trial:
         entrants: The models.
         taught: For each student with a teacher among them, what its teachers answer; under its name.
         limits: How far to go.
-        chance: Shuffles the order in which models take turns.
+        rng: Shuffles the order in which models take turns.
         say: Told what is being done.
     """
 
@@ -64,14 +64,14 @@ class Trial:
         backend: Backend,
         device: Device,
         entrants: Sequence[Entrant],
-        taught: dict[str, Answers],
+        taught: dict[str, Predictions],
         limits: Limits,
-        chance: random.Random,
+        rng: random.Random,
         say: Callable[[str], None],
     ) -> None:
         self.setting, self.backend, self.device = setting, backend, device
         self.entrants, self.taught, self.limits = entrants, taught, limits
-        self.chance, self.say = chance, say
+        self.rng, self.say = rng, say
         self.rows = {entrant.name: entrant.row(setting) for entrant in entrants}
         self.loaded: dict[str, Loaded] = {}
 
@@ -128,7 +128,7 @@ class Trial:
                 self._drop(entrant.name, reason(error))
         if not runs:
             return
-        found, failed = time_calls(runs, self.device.clock, seconds, estimates, self.chance)
+        found, failed = time_calls(runs, self.device.clock, seconds, estimates, self.rng)
         for name, failure in failed.items():
             self._drop(name, failure)
         for name, rounds in found.items():
@@ -161,7 +161,7 @@ class Trial:
             for entrant in self.entrants
             if entrant.name in self.loaded
         }
-        sweep(sweeps, self.device, seconds, self.limits.max_batch, self.chance)
+        sweep(sweeps, self.device, seconds, self.limits.max_batch, self.rng)
         for name, one in sweeps.items():
             row = self.rows[name]
             row.throughput = one.found
@@ -216,11 +216,11 @@ class Trial:
             row.notes.append('answers that are no numbers (NaN or infinite)')
         shift = candidate.shift_labels
         if entrant.answers is not None:
-            row.fidelity = same(found, entrant.answers, entrant.batches, shift)
+            row.output_match = same(found, entrant.answers, entrant.batches, shift)
         if not candidate.trained:
             return
         row.accuracy = accuracy(found, entrant.batches, shift)
         if candidate.role == TEACHER:
-            row.agreement = row.fidelity
+            row.agreement = row.output_match
         elif entrant.name in self.taught:
             row.agreement = same(found, self.taught[entrant.name], entrant.batches, shift)

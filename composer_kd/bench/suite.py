@@ -19,7 +19,7 @@ from composer_kd.bench.environment import environment
 from composer_kd.bench.failures import reason
 from composer_kd.bench.plan import plan
 from composer_kd.bench.precision import PRECISIONS, copied
-from composer_kd.bench.predictions import Answers, answer, first_samples, merged, size_of
+from composer_kd.bench.predictions import Predictions, answer, first_samples, merged, size_of
 from composer_kd.bench.results import BenchResults, Row, Setting
 from composer_kd.bench.setting_run import Limits, Trial
 from composer_kd.errors import ConfigError, nearest
@@ -84,7 +84,7 @@ def bench(
         ...               Candidate('small', lambda: nn.Linear(4, 3), taught_by=('large',))]
         >>> batches = [(torch.randn(8, 4), torch.randint(3, (8,)))]
         >>> found = bench(candidates, batches, plan(['cpu'], ['eager'], ['fp32'], [1]), limits=Limits(0.05, 2))
-        >>> [(row.model, row.parameters, row.fidelity, row.failed) for row in found.rows]
+        >>> [(row.model, row.parameters, row.output_match, row.failed) for row in found.rows]
         [('large', 515, 1.0, None), ('small', 15, 1.0, None)]
     """
     watcher, limits = watcher or Watcher(), limits or Limits()
@@ -106,7 +106,7 @@ def bench(
             Entrant(candidate, kept, pathlib.Path(folder, str(number))) for number, candidate in enumerate(candidates)
         ]
         taught = _references(entrants, DEVICES[names[-1]], watcher)
-        chance = random.Random(seed)
+        rng = random.Random(seed)
         for number, setting in enumerate(settings, 1):
             watcher.start(setting, number, len(settings))
             trial = Trial(
@@ -116,7 +116,7 @@ def bench(
                 entrants,
                 taught,
                 limits,
-                chance,
+                rng,
                 watcher.say,
             )
             rows = trial.run()
@@ -155,9 +155,9 @@ def _busy() -> list[str]:
     ]
 
 
-def _references(entrants: Sequence[Entrant], device: Device, watcher: Watcher) -> dict[str, Answers]:
+def _references(entrants: Sequence[Entrant], device: Device, watcher: Watcher) -> dict[str, Predictions]:
     """What each model answers as it was trained, and what the teachers of each student answer together."""
-    taught: dict[str, Answers] = {}
+    taught: dict[str, Predictions] = {}
     with device.threads(cores() if device.name == 'cpu' else None), torch.inference_mode():
         modules = {}
         for entrant in entrants:
@@ -181,7 +181,7 @@ def _references(entrants: Sequence[Entrant], device: Device, watcher: Watcher) -
     return taught
 
 
-def _together(teachers: Sequence[Entrant], modules: Mapping[str, Any], device: Device) -> Answers:
+def _together(teachers: Sequence[Entrant], modules: Mapping[str, Any], device: Device) -> Predictions:
     first = teachers[0]
     if len(teachers) == 1:
         assert first.answers is not None

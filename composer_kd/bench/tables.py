@@ -74,7 +74,7 @@ def summary(results: BenchResults) -> RenderableType:
         rows = [row for row in results.rows if row.setting.device == device]
         for model in dict.fromkeys(row.model for row in rows):
             table.add_row(*_best([row for row in rows if row.model == model]))
-    title = Text('The best way of each model, of those with a fidelity of 99 % or more', style='bold')
+    title = Text('The best way of each model, of those with an output match of 99 % or more', style='bold')
     return Group(title, table)
 
 
@@ -121,7 +121,7 @@ def _samples_per_second(row: Row) -> float:
 
 
 def _faithful(rows: Sequence[Row]) -> list[Row]:
-    """All, of a model without classes; else a row without a fidelity is one that could not answer for the data."""
-    if all(row.fidelity is None for row in rows):
+    """All, of a model without classes; else a row without an output match is one that could not answer for the data."""
+    if all(row.output_match is None for row in rows):
         return list(rows)
-    return [row for row in rows if row.fidelity is not None and row.fidelity >= FAITHFUL]
+    return [row for row in rows if row.output_match is not None and row.output_match >= FAITHFUL]

@@ -95,7 +95,7 @@ def warm_up(run: Run, clock: Clock, seconds: float, calls: int = 3) -> float:
 
 
 def time_calls(
-    runs: Mapping[str, Run], clock: Clock, seconds: float, estimates: Mapping[str, float], chance: random.Random
+    runs: Mapping[str, Run], clock: Clock, seconds: float, estimates: Mapping[str, float], rng: random.Random
 ) -> tuple[dict[str, Rounds], Failures]:
     """Times single calls, each from the question to the answer: the device is waited for before and after.
 
@@ -104,7 +104,7 @@ def time_calls(
         clock: Waits for the device.
         seconds: For each of them, all rounds together.
         estimates: About how long a call of each takes.
-        chance: Shuffles the order in which they take turns: what drifts in the machine hits all alike within a round.
+        rng: Shuffles the order in which they take turns: what drifts in the machine hits all alike within a round.
 
     Returns:
         For each the seconds of its calls, by round; and what went wrong.
@@ -114,7 +114,7 @@ def time_calls(
         name: functools.partial(_single_calls, run, clock, seconds / rounds, estimates[name])
         for name, run in runs.items()
     }
-    return _take_turns(turns, rounds, chance)
+    return _take_turns(turns, rounds, rng)
 
 
 def _single_calls(run: Run, clock: Clock, seconds: float, estimate: float) -> list[float]:
@@ -131,7 +131,7 @@ def _single_calls(run: Run, clock: Clock, seconds: float, estimate: float) -> li
 
 
 def time_blocks(
-    runs: Mapping[str, Run], clock: Clock, seconds: float, estimates: Mapping[str, float], chance: random.Random
+    runs: Mapping[str, Run], clock: Clock, seconds: float, estimates: Mapping[str, float], rng: random.Random
 ) -> tuple[dict[str, Blocks], Failures]:
     """Times calls one after another without waiting in between, by ``Timer.blocked_autorange``.
 
@@ -140,7 +140,7 @@ def time_blocks(
         clock: Waits for the device.
         seconds: For each of them, all rounds together.
         estimates: About how long a call of each takes.
-        chance: As for ``time_calls``.
+        rng: As for ``time_calls``.
 
     Returns:
         For each what its rounds showed; and what went wrong.
@@ -148,7 +148,7 @@ def time_blocks(
     # Each takes more than the calls that it is about: it finds out how many make a block.
     rounds = min(FEWER_ROUNDS, _rounds(seconds, 2 * max(estimates[name] for name in runs)))
     turns = {name: _Blocks(run, clock, seconds / rounds) for name, run in runs.items()}
-    found, failed = _take_turns(turns, rounds, chance)
+    found, failed = _take_turns(turns, rounds, rng)
     return {name: Blocks(medians, turns[name].spent) for name, medians in found.items()}, failed
 
 
@@ -179,14 +179,14 @@ class _Blocks:
 
 
 def _take_turns(
-    turns: Mapping[str, Callable[[], T]], rounds: int, chance: random.Random
+    turns: Mapping[str, Callable[[], T]], rounds: int, rng: random.Random
 ) -> tuple[dict[str, list[T]], Failures]:
     found: dict[str, list[T]] = {name: [] for name in turns}
     failed: Failures = {}
     order = list(turns)
     with _without_collector():
         for _ in range(rounds):
-            chance.shuffle(order)
+            rng.shuffle(order)
             for name in list(order):
                 try:
                     found[name].append(turns[name]())

@@ -11,7 +11,7 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 
 from composer_kd import spans
-from composer_kd.spans import DISTILLATION_LOSS, TEACHER_FORWARD, Stretch, quiet_profiler
+from composer_kd.spans import DISTILLATION_LOSS, TEACHER_FORWARD, Span, quiet_profiler
 
 __all__ = ['DATA', 'OTHER', 'PHASES', 'PhaseLabels', 'StepClock', 'Trace']
 
@@ -28,7 +28,7 @@ class PhaseLabels(Callback):
     """
 
     def __init__(self) -> None:
-        self._stretch: Stretch | None = None
+        self._span: Span | None = None
         self._steps = 0  # of optimizers, one inside the other; Composer computes gradients inside where it can
         self._has_gradients = False
         self._hooks: list[Any] = []
@@ -111,13 +111,13 @@ class PhaseLabels(Callback):
 
     def _begin(self, name: str) -> None:
         self._end()
-        self._stretch = Stretch(name)
-        self._stretch.__enter__()
+        self._span = Span(name)
+        self._span.__enter__()
 
     def _end(self) -> None:
-        if self._stretch is not None:
-            self._stretch.__exit__(None, None, None)
-            self._stretch = None
+        if self._span is not None:
+            self._span.__exit__(None, None, None)
+            self._span = None
 
 
 class StepClock(Callback):

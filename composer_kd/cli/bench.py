@@ -70,9 +70,9 @@ def run(options: argparse.Namespace) -> None:
 
 def _bench(options: argparse.Namespace) -> None:
     from composer_kd.bench import Limits
-    from composer_kd.workflows.bench import Choice, bench_runs
+    from composer_kd.workflows.bench import BenchOptions, bench_runs
 
-    choice = Choice(
+    how = BenchOptions(
         options.devices,
         options.backends,
         options.precisions,
@@ -84,7 +84,7 @@ def _bench(options: argparse.Namespace) -> None:
     home = str(pathlib.Path.home())
     words = [word.replace(f'{home}/', '~/') if len(home) > 1 else word for word in sys.argv[1:]]
     command = ' '.join(['composer-kd', *(word if word.startswith('~/') else shlex.quote(word) for word in words)])
-    bench_runs(options.runs, options.out, choice, command)
+    bench_runs(options.runs, options.out, how, command)
 
 
 def _names(text: str) -> list[str]:

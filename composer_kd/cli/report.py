@@ -52,10 +52,10 @@ def run(options: argparse.Namespace) -> None:
         from composer_kd.config.yaml_source import require_file
 
         require_file(options.config)
-    from composer_kd.workflows.report import Wishes, report
+    from composer_kd.workflows.report import ReportOptions, report
 
     report(
-        Wishes(
+        ReportOptions(
             runs=options.runs,
             out=options.out,
             bench=options.bench,

@@ -15,17 +15,17 @@ from torch.utils.hooks import RemovableHandle
 from composer_kd.batches.masks import token_mask
 from composer_kd.errors import ConfigError, nearest
 
-__all__ = ['Place', 'Summary', 'Taps']
+__all__ = ['LayerPath', 'Summary', 'FeatureHooks']
 
 Summary: TypeAlias = Callable[..., Tensor]
 
-_PLACE = re.compile(r"""(?P<path>[^:\[\]\s]*)(?P<side>:input|:output)?(?P<keys>(?:\[[^\[\]]+\])*)""")
+_LAYER_PATH = re.compile(r"""(?P<path>[^:\[\]\s]*)(?P<side>:input|:output)?(?P<keys>(?:\[[^\[\]]+\])*)""")
 # What wraps a net, so that one path names a layer of the bare net and of the wrapped one alike.
 _WRAPPERS = ('module', 'model', '_orig_mod')
 
 
 @dataclass(frozen=True)
-class Place:
+class LayerPath:
     """Where a feature is to be found in a model.
 
     A place is written as a module's path as in ``named_modules()``, ``':input'`` behind it for what goes into the
@@ -34,10 +34,10 @@ class Place:
     ``'outputs.hidden_states[3]'``.
 
     Example:
-        >>> Place.parse('rnn[0]')
-        Place(text='rnn[0]', path='rnn', of_input=False, keys=(0,))
-        >>> Place.parse('outputs.attentions[-1]')
-        Place(text='outputs.attentions[-1]', path='', of_input=False, keys=('attentions', -1))
+        >>> LayerPath.parse('rnn[0]')
+        LayerPath(text='rnn[0]', path='rnn', of_input=False, keys=(0,))
+        >>> LayerPath.parse('outputs.attentions[-1]')
+        LayerPath(text='outputs.attentions[-1]', path='', of_input=False, keys=('attentions', -1))
     """
 
     text: str
@@ -46,13 +46,13 @@ class Place:
     keys: tuple[int | str, ...]
 
     @classmethod
-    def parse(cls, text: str) -> Place:
+    def parse(cls, text: str) -> LayerPath:
         """Reads a place.
 
         Raises:
             ConfigError: If it is not written as places are.
         """
-        match = _PLACE.fullmatch(text) if isinstance(text, str) and text else None
+        match = _LAYER_PATH.fullmatch(text) if isinstance(text, str) and text else None
         if match is None:
             raise ConfigError(
                 f"A layer is named by its path, as 'layer2', 'layer2:input', 'rnn[0]' or 'outputs.hidden_states[3]', "
@@ -98,7 +98,7 @@ class Place:
         return ConfigError(f'{self.text!r} of {whose}: no {key!r} in {_described(value)}{hint}')
 
 
-class Taps:
+class FeatureHooks:
     """Forward hooks on the named layers of one model, which keep what they see only while they are open.
 
     Between :meth:`take` and the next :meth:`open` nothing of a batch is kept. They stay closed in the backward pass,
@@ -115,13 +115,13 @@ class Taps:
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
-        >>> taps = Taps(net, [('0', None)], 'the student')
-        >>> taps.attach()
-        >>> taps.open()
+        >>> hooks = FeatureHooks(net, [('0', None)], 'the student')
+        >>> hooks.attach()
+        >>> hooks.open()
         >>> _ = net(torch.zeros(4, 2))
-        >>> taps.take()[('0', None)].shape
+        >>> hooks.take()[('0', None)].shape
         torch.Size([4, 3])
-        >>> Taps(net, [('00', None)], 'the student')
+        >>> FeatureHooks(net, [('00', None)], 'the student')
         Traceback (most recent call last):
         ...
         composer_kd.errors.ConfigError: the student has no layer '00'; did you mean '0'?
@@ -130,7 +130,7 @@ class Taps:
     def __init__(self, model: nn.Module, wanted: Iterable[tuple[str, Summary | None]], whose: str) -> None:
         self.whose = whose
         self.is_open = False
-        self._wanted = [(Place.parse(text), summary) for text, summary in dict.fromkeys(wanted)]
+        self._wanted = [(LayerPath.parse(text), summary) for text, summary in dict.fromkeys(wanted)]
         self._model = model
         for place, _ in self._wanted:
             _module_at(model, place, whose)
@@ -190,7 +190,7 @@ class Taps:
                 )
         return found
 
-    def _keep(self, place: Place, summary: Summary | None) -> Callable[[Any], None]:
+    def _keep(self, place: LayerPath, summary: Summary | None) -> Callable[[Any], None]:
         key, whose = (place.text, summary), self.whose
 
         def keep(shown: Any) -> None:
@@ -213,7 +213,7 @@ class Taps:
         return value
 
 
-def _module_at(model: nn.Module, place: Place, whose: str) -> nn.Module:
+def _module_at(model: nn.Module, place: LayerPath, whose: str) -> nn.Module:
     modules = dict(model.named_modules())
     if not place.path:
         # Composer's wrapper of Hugging Face models may be passed by; what it returns is what the model inside returns.

@@ -10,7 +10,7 @@ from torch import nn
 
 from composer_kd.errors import TeacherError
 from composer_kd.features.calling import choose_call
-from composer_kd.features.hooks import Taps
+from composer_kd.features.hooks import FeatureHooks
 from composer_kd.features.outputs import Observation, logits_of
 
 __all__ = ['observe']
@@ -25,7 +25,7 @@ def observe(model: nn.Module, batch: Any, layers: Iterable[str] = ()) -> Observa
     Args:
         model: Any module; how it is called follows from what it is, as for :class:`.FrozenTeacher`.
         batch: A tensor, an ``(inputs, labels)`` pair, or a mapping.
-        layers: Places, as ``Match(on=...)`` takes them: :class:`.Place`.
+        layers: Places, as ``Match(on=...)`` takes them: :class:`.LayerPath`.
 
     Returns:
         The logits (``None`` if the model gives none), and the features by place.
@@ -41,14 +41,14 @@ def observe(model: nn.Module, batch: Any, layers: Iterable[str] = ()) -> Observa
         (torch.Size([4, 3]), torch.Size([4, 5]))
     """
     model = getattr(model, '_orig_mod', model)  # compiled code would not see the hooks
-    taps = Taps(model, [(layer, None) for layer in layers], 'the model')
-    taps.attach()
+    hooks = FeatureHooks(model, [(layer, None) for layer in layers], 'the model')
+    hooks.attach()
     try:
-        taps.open()
+        hooks.open()
         outputs = choose_call(model, batch)(batch)
-        features = {text: feature for (text, _), feature in taps.take().items()}
+        features = {text: feature for (text, _), feature in hooks.take().items()}
     finally:
-        taps.remove()
+        hooks.remove()
     with contextlib.suppress(TeacherError):
         return Observation(logits_of(outputs, 'the model'), features)
     return Observation(None, features)

@@ -123,17 +123,17 @@ class LogitStandardization(nn.Module):
         """Whether student and teacher may have different classes, as the wrapped loss says."""
         return getattr(self.wrapped, 'any_classes', False)
 
-    def forward(self, student: Tensor, teacher: Tensor, **wishes: Any) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
         """The wrapped loss of the standardised logits.
 
         Args:
             student: Logits ``(..., V, ...)``.
             teacher: Logits of the same shape. No gradient reaches them.
-            wishes: What the wrapped loss asks for: labels, mask.
+            options: What the wrapped loss asks for: labels, mask.
 
         Returns:
             What the wrapped loss returns.
         """
         check_tensors('LogitStandardization', student, teacher)
         dim = self.softmax_dim
-        return self.wrapped(standardize(student, dim), standardize(teacher.detach(), dim), **wishes)
+        return self.wrapped(standardize(student, dim), standardize(teacher.detach(), dim), **options)

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from composer_kd.errors import ConfigError
 from composer_kd.matches.match import Match
-from composer_kd.matches.term import Link
+from composer_kd.matches.term import LossTerm
 from composer_kd.students import EXTRAS
 
-__all__ = ['Extras']
+__all__ = ['AuxiliaryModules']
 
 # Where DistributedDataParallel looks for names of parameters and buffers that are not its business.
 _NOT_SENT = '_ddp_params_and_buffers_to_ignore'
 
 
-class Extras:
+class AuxiliaryModules:
     """A submodule of the student (``EXTRAS``) and groups of its optimizer.
 
     So they are trained, saved, resumed, and kept equal on all ranks as the student's own parameters are.
@@ -28,7 +28,7 @@ class Extras:
 
     def __init__(self) -> None:
         self._groups: dict[str, dict[str, Any]] = {}
-        self._taken: dict[str, tuple[Link, list[nn.Parameter]]] = {}
+        self._taken: dict[str, tuple[LossTerm, list[nn.Parameter]]] = {}
         self._optimizer: torch.optim.Optimizer | None = None
         self._only_group: dict[str, Any] | None = None
 
@@ -86,38 +86,38 @@ class Extras:
                     missing = groups[len(values) :]
                     values += [g.get('initial_lr', g['lr']) if name == 'base_lrs' else values[0] for g in missing]
 
-    def take_in(self, state: State, link: Link) -> None:
-        """Makes what a link learns a part of the student's module tree and of its optimizer.
+    def take_in(self, state: State, term: LossTerm) -> None:
+        """Makes what a term learns a part of the student's module tree and of its optimizer.
 
         Raises:
             ConfigError: If the student has something of that name from elsewhere.
         """
-        parts = link.learned()
+        parts = term.learned()
         if not parts:
             return
         own = list(dict.fromkeys(p for part in parts.values() for p in part.parameters()))
         known = {id(p) for group in state.optimizers[0].param_groups for p in group['params']}
         if any(id(parameter) in known for parameter in own):
             raise ConfigError(
-                f'What Match {link.match.name!r} learns is in the optimizer already, and would be stepped twice. Leave '
+                f'What Match {term.match.name!r} learns is in the optimizer already, and would be stepped twice. Leave '
                 'it out there: it is added. (Two matches must not share it either.)'
             )
         if not hasattr(state.model, EXTRAS):
             state.model.add_module(EXTRAS, nn.ModuleDict())
         extras = getattr(state.model, EXTRAS)
-        name = link.match.key + ('_mean' if link.teacher is None else f'_{link.teacher}')
+        name = term.match.key + ('_mean' if term.teacher is None else f'_{term.teacher}')
         if name in extras:
             raise ConfigError(
-                f'The student is already taught by something called {link.match.name!r}: rename the match, or call '
+                f'The student is already taught by something called {term.match.name!r}: rename the match, or call '
                 'close() of the Distillation of an earlier run'
             )
         extras[name] = state.device.module_to_device(nn.ModuleDict(parts))
-        self._groups[link.match.name]['params'].extend(own)
-        if link.remembers:
+        self._groups[term.match.name]['params'].extend(own)
+        if term.remembers:
             # A memory begins alike on all ranks and is written alike: no need to send all of it at each forward pass.
             memory = [f'{EXTRAS}.{name}.{buffer}' for buffer, _ in extras[name].named_buffers()]
             setattr(state.model, _NOT_SENT, [*getattr(state.model, _NOT_SENT, ()), *memory])
-        self._taken[name] = link, own
+        self._taken[name] = term, own
 
     def release(self, model: nn.Module) -> None:
         """Takes all of them out of the student again."""
@@ -145,10 +145,10 @@ class Extras:
         gradient of zero, where it would rest without one, so it is added whatever the number of ranks.
 
         Args:
-            used: The teachers of the links that the batch uses, ``None`` for their mean.
+            used: The teachers of the terms that the batch uses, ``None`` for their mean.
         """
         if not self._taken:
             return None
         used = set(used)
-        unused = [p.sum() for link, own in self._taken.values() if link.teacher not in used for p in own]
+        unused = [p.sum() for term, own in self._taken.values() if term.teacher not in used for p in own]
         return torch.stack(unused).sum() * 0.0 if unused else None

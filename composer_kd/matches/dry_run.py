@@ -14,10 +14,10 @@ from composer_kd.batches.contents import split_index
 from composer_kd.batches.masks import tokens_of
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError
-from composer_kd.matches.term import Key, Link
+from composer_kd.matches.term import Key, LossTerm
 from composer_kd.teachers import TeacherPool, feature_shapes
 
-__all__ = ['Samples', 'measure', 'rehearse']
+__all__ = ['Samples', 'measure', 'dry_run']
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Samples:
     shapes: dict[int | None, dict[Key, torch.Size]]
 
 
-def measure(state: State, pool: TeacherPool, links: Sequence[Link]) -> Samples:
-    """Measures the shapes of all features that links compare.
+def measure(state: State, pool: TeacherPool, terms: Sequence[LossTerm]) -> Samples:
+    """Measures the shapes of all features that terms compare.
 
     Nothing of the run changes: models are copied without their weights, the dataloader is not started.
 
@@ -44,16 +44,16 @@ def measure(state: State, pool: TeacherPool, links: Sequence[Link]) -> Samples:
         ConfigError: If there are no samples to look at, or the models cannot take them.
     """
     batch, index = split_index(_first_samples(state), bool(getattr(state.model, 'takes_index', False)))
-    ours = [key for link in links for key in link.student_keys]
+    ours = [key for term in terms for key in term.student_keys]
     shapes: dict[int | None, dict[Key, torch.Size]] = {None: feature_shapes(state.model, batch, ours, 'the student')}
     for number, teacher in enumerate(pool.teachers):
-        keys = [key for link in links if link.teacher == number for key in link.teacher_keys]
+        keys = [key for term in terms if term.teacher == number for key in term.teacher_keys]
         if keys:
             shapes[number] = feature_shapes(teacher, batch, keys, f'the teacher {teacher.name!r}')
     return Samples(batch, index, shapes)
 
 
-def rehearse(state: State, links: Sequence[Link], samples: Samples) -> None:
+def dry_run(state: State, terms: Sequence[LossTerm], samples: Samples) -> None:
     """Tries every match of features on random ones, so that what does not fit shows now, not when its window opens.
 
     Raises:
@@ -64,11 +64,11 @@ def rehearse(state: State, links: Sequence[Link], samples: Samples) -> None:
     batch = state.device.batch_to_device(samples.batch)
     micro = Microbatch(batch, state.timestamp.batch.value, tokens=tokens_of(batch), index=index)
     with torch.random.fork_rng(devices=[]):
-        for link in links:
-            if link.student_keys:
-                ours = {k: to_device(torch.randn(samples.shapes[None][k])).requires_grad_() for k in link.student_keys}
-                theirs = {k: to_device(torch.randn(samples.shapes[link.teacher][k])) for k in link.teacher_keys}
-                link.on_trial().of_features(state, ours, theirs, micro)
+        for term in terms:
+            if term.student_keys:
+                ours = {k: to_device(torch.randn(samples.shapes[None][k])).requires_grad_() for k in term.student_keys}
+                theirs = {k: to_device(torch.randn(samples.shapes[term.teacher][k])) for k in term.teacher_keys}
+                term.detached_copy().of_features(state, ours, theirs, micro)
 
 
 def _first_samples(state: State) -> Any:

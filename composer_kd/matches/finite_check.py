@@ -10,18 +10,18 @@ from torch import Tensor
 
 from composer_kd.errors import LossError
 
-__all__ = ['FiniteWatch']
+__all__ = ['FiniteCheck']
 
 
-class FiniteWatch:
+class FiniteCheck:
     """Raises for a loss that is NaN or infinite.
 
     On the CPU it does so at once. On an accelerator the answer is copied to the host in the background and read when
     it has arrived: a few batches later, but naming the batch that it was.
 
     Example:
-        >>> watch = FiniteWatch('KLDivergence')
-        >>> watch(torch.tensor(float('nan')), batch=3)
+        >>> check = FiniteCheck('KLDivergence')
+        >>> check(torch.tensor(float('nan')), batch=3)
         Traceback (most recent call last):
         ...
         composer_kd.errors.LossError: The distillation loss KLDivergence is not finite at batch 3 (nan). ...

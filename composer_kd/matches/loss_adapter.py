@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from composer_kd.batches.masks import Valid, aligned_labels, answers_per_position, token_mask
 from composer_kd.errors import LossError, is_of_device
 from composer_kd.losses._common import at_least_float32
-from composer_kd.matches.finite_check import FiniteWatch
+from composer_kd.matches.finite_check import FiniteCheck
 from composer_kd.matches.loss_signature import Loss, attribute_of, checked_loss, name_of, parameters_of
 from composer_kd.schedules import Schedule, value_at
 
-__all__ = ['Comparison', 'Feature']
+__all__ = ['LossAdapter', 'Feature']
 
 Feature: TypeAlias = Tensor | list[Tensor]
 
 
-class Comparison:
+class LossAdapter:
     """Applies a loss to what a student and a teacher showed on one microbatch.
 
     * For models that answer per position (language models), the loss gets the valid ones as ``(N, V)`` rows, and of
@@ -39,7 +39,7 @@ class Comparison:
         ConfigError: If it is not callable.
 
     Example:
-        >>> Comparison(torch.nn.MSELoss()).name
+        >>> LossAdapter(torch.nn.MSELoss()).name
         'MSELoss'
     """
 
@@ -50,7 +50,7 @@ class Comparison:
         self.classes_dim = int(attribute_of(loss, 'softmax_dim', -1))
         self.summary = attribute_of(loss, 'summary', None)
         self.any_classes = bool(attribute_of(loss, 'any_classes', False))
-        self.watch = FiniteWatch(self.name)
+        self.finite_check = FiniteCheck(self.name)
         self._any_shape = bool(attribute_of(loss, 'any_shape', False))
         self._any_dtype = bool(attribute_of(loss, 'any_dtype', False))
         parameters = parameters_of(loss)
@@ -59,11 +59,11 @@ class Comparison:
         self._temperature: float | None = None
         self._sets_temperature = hasattr(loss, 'temperature')
 
-    def on_trial(self) -> Comparison:
+    def detached_copy(self) -> LossAdapter:
         """A copy with a loss of its own, which minds no value that is no number."""
         twin = copy.copy(self)
         twin.loss = copy.deepcopy(self.loss) if isinstance(self.loss, nn.Module) else self.loss
-        twin.watch = lambda loss, batch: None  # type: ignore[assignment]
+        twin.finite_check = lambda loss, batch: None  # type: ignore[assignment]
         return twin
 
     def set_temperature(self, temperature: float | Schedule, state: State) -> None:
@@ -240,7 +240,7 @@ class Comparison:
     def _checked(self, value: Any, has_graph: bool, number: int) -> Tensor:
         if not isinstance(value, Tensor) or value.ndim != 0 or (has_graph and not value.requires_grad):
             self._reject(value, number)
-        self.watch(value, number)
+        self.finite_check(value, number)
         return value
 
     def _reject(self, value: Any, number: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from composer_kd.errors import ConfigError
-from composer_kd.features.hooks import Place
+from composer_kd.features.hooks import LayerPath
 from composer_kd.matches.loss_signature import Loss, checked_loss, name_of, parameters_of
 from composer_kd.schedules import Schedule, number_or_schedule
 
@@ -28,7 +28,7 @@ class Match:
         loss: Any ``(student, teacher) -> scalar``; parameters named ``labels``, ``mask`` and ``index`` are filled in:
             the class of each row, the valid positions, and which samples of the data set these are.
         on: ``'logits'``; a layer that both models have; or a pair ``(student layer, teacher layer)``. Either of a pair
-            may be a list of layers, for a loss that takes several. How layers are written: :class:`.Place`.
+            may be a list of layers, for a loss that takes several. How layers are written: :class:`.LayerPath`.
         weight: A number of 0 or more, or a schedule: a :class:`.Ramp`, any Composer scheduler, a function of the state.
         project: ``'auto'`` for the least that fits the two shapes (:class:`.AutoProjector`; they are measured before
             training, by one look at the train dataloader's first samples), or a module that takes the student's feature
@@ -125,7 +125,7 @@ def _sides(on: Any) -> tuple[list[str], list[str]]:
         raise ConfigError(f'on: expected at least one layer on each side, got {on!r}')
     for text in (*student, *teacher):
         if text != LOGITS:
-            Place.parse(text)
+            LayerPath.parse(text)
     return student, teacher
 
 

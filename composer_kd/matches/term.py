@@ -14,22 +14,22 @@ from composer_kd.batches.masks import Valid, token_mask
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError, TeacherError, is_of_device
 from composer_kd.features.hooks import Summary
-from composer_kd.matches.loss_adapter import Comparison, Feature
+from composer_kd.matches.loss_adapter import Feature, LossAdapter
 from composer_kd.matches.match import Match
 from composer_kd.matches.projector import AutoProjector
 
-__all__ = ['Key', 'Link', 'misfit']
+__all__ = ['Key', 'LossTerm', 'misfit']
 
 Key = tuple[str, Summary | None]
 
 
-class Link:
+class LossTerm:
     """One match and one teacher, or the mean of all teachers' logits.
 
     Args:
         match: What is compared.
         teacher: The teacher's number; ``None`` for the mean of their logits.
-        is_first: Whether no other link of this match came before: only that one takes the user's own modules, the
+        is_first: Whether no other term of this match came before: only that one takes the user's own modules, the
             others copies.
         names: All teachers' names, for messages.
     """
@@ -39,19 +39,19 @@ class Link:
         if isinstance(loss, nn.Module) and not is_first:
             loss = copy.deepcopy(loss)
         self.match, self.teacher, self._names = match, teacher, names
-        self.comparison = Comparison(loss, match.name)
+        self.adapter = LossAdapter(loss, match.name)
         self.projector: nn.Module | None = None
         if isinstance(match.project, nn.Module):
             self.projector = match.project if is_first else copy.deepcopy(match.project)
         on_layers = not match.on_logits
         self.student_keys: list[Key] = [(text, None) for text in match.student_layers] if on_layers else []
         # The student's features are in its graph anyway; of a teacher's no more is kept than is needed.
-        self.teacher_keys: list[Key] = [(text, self.comparison.summary) for text in match.teacher_layers if on_layers]
+        self.teacher_keys: list[Key] = [(text, self.adapter.summary) for text in match.teacher_layers if on_layers]
 
     @property
     def waits(self) -> bool:
         """Whether shapes must be measured before its modules can be made."""
-        loss = self.comparison.loss
+        loss = self.adapter.loss
         unbuilt = isinstance(loss, nn.Module) and hasattr(loss, 'build') and not any(True for _ in loss.parameters())
         return unbuilt or (self.match.project == 'auto' and self.projector is None)
 
@@ -63,10 +63,10 @@ class Link:
         """
         shapes = [student[key] for key in self.student_keys], [teacher[key] for key in self.teacher_keys]
         if self.match.project == 'auto':
-            if self.comparison.summary is not None:
+            if self.adapter.summary is not None:
                 shapes[0][0] = self._summarised(shapes[0][0])
             self.projector = AutoProjector(shapes[0][0], shapes[1][0], f'Match {self.match.name!r}')
-        loss = self.comparison.loss
+        loss = self.adapter.loss
         if not hasattr(loss, 'build'):
             return
         if self.projector is not None:
@@ -79,7 +79,7 @@ class Link:
 
     def learned(self) -> dict[str, nn.Module]:
         """The modules with parameters or a memory of their own."""
-        loss = self.comparison.loss
+        loss = self.adapter.loss
         parts = {'projector': self.projector, 'loss': loss if isinstance(loss, nn.Module) else None}
         return {
             name: part
@@ -90,13 +90,13 @@ class Link:
     @property
     def remembers(self) -> bool:
         """Whether its loss has a memory that is written at the end of a batch."""
-        return hasattr(self.comparison.loss, 'build') and hasattr(self.comparison.loss, 'update')
+        return hasattr(self.adapter.loss, 'build') and hasattr(self.adapter.loss, 'update')
 
-    def on_trial(self) -> Link:
+    def detached_copy(self) -> LossTerm:
         """A copy that may be tried without leaving a trace, and minds no loss that is no number."""
         twin = copy.copy(self)
         twin.projector = copy.deepcopy(self.projector)
-        twin.comparison = self.comparison.on_trial()
+        twin.adapter = self.adapter.detached_copy()
         return twin
 
     def of_logits(
@@ -116,11 +116,11 @@ class Link:
         """
         assert student is not None
         assert teacher is not None
-        if teacher.shape != student.shape and not self.comparison.any_classes:
+        if teacher.shape != student.shape and not self.adapter.any_classes:
             raise misfit(student.shape, teacher.shape, ' and '.join(self._names[index] for index in whose))
         if self.match.temperature is not None:
-            self.comparison.set_temperature(self.match.temperature, state)
-        value, per_position = self.comparison.of_logits(
+            self.adapter.set_temperature(self.match.temperature, state)
+        value, per_position = self.adapter.of_logits(
             student, teacher, micro.batch, micro.valid, micro.number, micro.index
         )
         return value if micro.share is None or not per_position else value * micro.share
@@ -130,14 +130,12 @@ class Link:
     ) -> Tensor:
         """The loss of one microbatch's features, likewise."""
         if self.match.temperature is not None:
-            self.comparison.set_temperature(self.match.temperature, state)
+            self.adapter.set_temperature(self.match.temperature, state)
         ours: Feature = [student[key] for key in self.student_keys]
         theirs: Feature = [teacher[key] for key in self.teacher_keys]
         if not self.match.several:
             ours, theirs = self._project(ours[0], theirs[0], micro.tokens)
-        value, per_token = self.comparison.of_features(
-            ours, theirs, micro.batch, micro.tokens, micro.number, micro.index
-        )
+        value, per_token = self.adapter.of_features(ours, theirs, micro.batch, micro.tokens, micro.number, micro.index)
         return value if micro.token_share is None or not per_token else value * micro.token_share
 
     def _project(self, student: Tensor, teacher: Tensor, tokens: Valid | None) -> tuple[Tensor, Tensor]:
@@ -156,8 +154,8 @@ class Link:
                     f"teacher's {tuple(teacher.shape)}: {error}"
                 ) from error
         mask = None if tokens is None else tokens.mask
-        if self.comparison.summary is not None:
-            student = self.comparison.summary(student, token_mask(student, mask))
+        if self.adapter.summary is not None:
+            student = self.adapter.summary(student, token_mask(student, mask))
         return self.projector(student, teacher.to(weights.dtype), mask)
 
     def _projected(self, student: torch.Size, teacher: torch.Size) -> tuple[list[torch.Size], list[torch.Size]]:
@@ -170,7 +168,7 @@ class Link:
         return [seen[0].shape], [seen[1].shape]
 
     def _summarised(self, shape: torch.Size) -> torch.Size:
-        return self.comparison.summary(torch.zeros(shape), None).shape
+        return self.adapter.summary(torch.zeros(shape), None).shape
 
 
 def misfit(student: torch.Size, teacher: torch.Size, name: str) -> TeacherError:

@@ -1,7 +1,7 @@
 """A page with tables and plots that says what the student bought."""
 
 from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
-from composer_kd.reports.evidence import Answers, Curve, EvaluationSet, Evidence, Subject
+from composer_kd.reports.evidence import Curve, EvaluationSet, Evidence, Predictions, Subject
 from composer_kd.reports.page import write_report
 from composer_kd.reports.report import Report
 
@@ -9,7 +9,7 @@ __all__ = [
     'ALONE',
     'DISTILLED',
     'TEACHER',
-    'Answers',
+    'Predictions',
     'Curve',
     'EvaluationSet',
     'Evidence',

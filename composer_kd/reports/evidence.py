@@ -9,22 +9,22 @@ import numpy as np
 
 from composer_kd.bench.results import BenchResults
 
-__all__ = ['Answers', 'Curve', 'EvaluationSet', 'Evidence', 'Subject']
+__all__ = ['Predictions', 'Curve', 'EvaluationSet', 'Evidence', 'Subject']
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """What a classifier answered on the evaluation set, sample by sample.
 
     Args:
         predicted: ``(N,)`` The class that it puts first.
         confidence: ``(N,)`` The probability that it gives to that class.
-        surprise: ``(N,)`` Minus the logarithm of the probability that it gives to the right class, in nats.
+        nll: ``(N,)`` Minus the logarithm of the probability that it gives to the right class, in nats.
     """
 
     predicted: np.ndarray
     confidence: np.ndarray
-    surprise: np.ndarray
+    nll: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Subject:
     parameters: int
     file_bytes: int
     flops: float | None = None
-    answers: Answers | None = None
+    answers: Predictions | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)

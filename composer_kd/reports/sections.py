@@ -104,7 +104,7 @@ def _quality(each: Group, groups: Sequence[Group], evaluation: EvaluationSet) ->
     return {
         'accuracy': each.accuracy(evaluation),
         'agreement': each.estimate(lambda one: agreement_with_teachers(one, each, groups)),
-        'loss': each.estimate(lambda one: None if one.answers is None else float(one.answers.surprise.mean())),
+        'loss': each.estimate(lambda one: None if one.answers is None else float(one.answers.nll.mean())),
         'calibration_error': each.estimate(error),
     }
 
@@ -252,7 +252,7 @@ def _benchmark_row(timing: Timing, speed: Speed, per_second: float, notes: Seque
         Cell(seconds_text(timing.median(lambda row: row.load_seconds))),
         Cell(bytes_text(timing.median(lambda row: row.file_bytes))),
         Cell(percent(timing.accuracy)),
-        Cell(percent(timing.fidelity), wrong=not timing.is_faithful),
+        Cell(percent(timing.output_match), wrong=not timing.is_faithful),
     ]
 
 

@@ -61,14 +61,14 @@ class Timing:
         return statistics.fmean(found) if found else None
 
     @property
-    def fidelity(self) -> float | None:
+    def output_match(self) -> float | None:
         """The share of the data that is answered as the model did in training: the least of the members."""
-        return min((row.fidelity for row in self.rows if row.fidelity is not None), default=None)
+        return min((row.output_match for row in self.rows if row.output_match is not None), default=None)
 
     @property
     def is_faithful(self) -> bool:
         """Whether it answers as the model did in training, as far as is known."""
-        return self.fidelity is None or self.fidelity >= FAITHFUL
+        return self.output_match is None or self.output_match >= FAITHFUL
 
     @property
     def failed(self) -> str | None:

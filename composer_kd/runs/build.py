@@ -25,7 +25,7 @@ from composer_kd.errors import Attempts, ConfigError
 from composer_kd.models import IndexedClassifier
 from composer_kd.runs.files import make_folder
 from composer_kd.runs.loaders import build_loader, check_held_out, evaluation_data
-from composer_kd.runs.preflight import check_load_path, rehearse
+from composer_kd.runs.preflight import check_load_path, dry_run
 from composer_kd.runs.resume import check_resumable
 from composer_kd.students import EXTRAS
 
@@ -109,7 +109,7 @@ def build_trainer(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trai
         profiler = build_profiler(config.profiler, config.folder, _epoch_length(train_loader, config))
         callbacks = [*callbacks, PhaseLabels()]
     if config.fsdp_config is None:  # a model that needs several GPUs cannot be tried on one
-        rehearse(model, algorithms, train_loader, config.precision)
+        dry_run(model, algorithms, train_loader, config.precision)
     try:
         return Trainer(
             model=model,

@@ -21,7 +21,7 @@ from composer_kd.errors import CheckpointError, ConfigError
 from composer_kd.runs.files import CONFIG_FILE, checkpoint_file
 from composer_kd.runs.saved import SavedRun
 
-__all__ = ['Contender', 'Role', 'contenders', 'data_in_words', 'evaluation_run']
+__all__ = ['ComparedModel', 'Role', 'compared_models', 'data_in_words', 'evaluation_run']
 
 
 class Role(enum.Enum):
@@ -33,7 +33,7 @@ class Role(enum.Enum):
 
 
 @dataclass
-class Contender:
+class ComparedModel:
     """One model of a comparison.
 
     Args:
@@ -41,7 +41,7 @@ class Contender:
         role: Whether it taught, was taught, or neither; one that did both is a teacher.
         run: The run that trained it; None for a teacher that is only named in a student's settings.
         teacher: Its settings as a teacher; None for the model of a run that is given itself.
-        taught_by: The names of its teachers among the contenders.
+        taught_by: The names of its teachers among the models compared.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Contender:
         return Inference(frozen.model, batch, frozen.input_adapter)
 
 
-def contenders(runs: Sequence[SavedRun]) -> list[Contender]:
+def compared_models(runs: Sequence[SavedRun]) -> list[ComparedModel]:
     """Lists the models of a comparison: teachers first, then the students in the order given.
 
     A teacher that is itself one of the runs is listed once. One whose checkpoint is gone is left out, with a warning;
@@ -96,11 +96,11 @@ def contenders(runs: Sequence[SavedRun]) -> list[Contender]:
         runs: The runs to compare, under different names.
 
     Returns:
-        The contenders.
+        The models.
 
     Example:
         >>> from composer_kd.runs.saved import open_run
-        >>> [one.role.value for one in contenders([open_run('yamls/digits/student.yaml')])]
+        >>> [one.role.value for one in compared_models([open_run('yamls/digits/student.yaml')])]
         ['student alone']
     """
     of_checkpoint = {
@@ -119,14 +119,16 @@ def contenders(runs: Sequence[SavedRun]) -> list[Contender]:
                 found.append(name)
         taught_by[run.name] = tuple(found)
     teachers = {name for names in taught_by.values() for name in names}
-    listed = [Contender(name, Role.TEACHER, teacher=config) for name, config in named.items()]
+    listed = [ComparedModel(name, Role.TEACHER, teacher=config) for name, config in named.items()]
     listed += [
-        Contender(run.name, Role.TEACHER, run, taught_by=taught_by[run.name]) for run in runs if run.name in teachers
+        ComparedModel(run.name, Role.TEACHER, run, taught_by=taught_by[run.name])
+        for run in runs
+        if run.name in teachers
     ]
     for run in runs:
         if run.name not in teachers:
             role = Role.DISTILLED if run.is_distilled else Role.ALONE
-            listed.append(Contender(run.name, role, run, taught_by=taught_by[run.name]))
+            listed.append(ComparedModel(run.name, role, run, taught_by=taught_by[run.name]))
     return listed
 
 

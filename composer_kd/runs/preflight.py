@@ -16,7 +16,7 @@ from composer_kd.algorithms.distillation import Distillation
 from composer_kd.errors import Attempts, CheckpointError, ConfigError
 from composer_kd.teachers.checkpoints import read_checkpoint
 
-__all__ = ['check_load_path', 'rehearse']
+__all__ = ['check_load_path', 'dry_run']
 
 
 def check_load_path(path: str) -> None:
@@ -40,7 +40,7 @@ def check_load_path(path: str) -> None:
         )
 
 
-def rehearse(
+def dry_run(
     model: ComposerModel, algorithms: dict[str, Any], loader: DataLoader[Any], precision: str | None = None
 ) -> None:
     """Lets the student and its teachers answer for one sample, so that a model that does not fit the data is named.

@@ -12,7 +12,7 @@ from torch import nn
 
 from composer_kd.errors import ConfigError
 from composer_kd.features.calling import choose_call
-from composer_kd.features.hooks import Summary, Taps
+from composer_kd.features.hooks import FeatureHooks, Summary
 from composer_kd.features.meta import as_in_evaluation, on_meta, to_device
 from composer_kd.teachers.frozen import FrozenTeacher
 
@@ -54,7 +54,7 @@ def feature_shapes(
     Args:
         model: A student or a teacher; left as it is.
         batch: A batch of tensors.
-        wanted: Places and summaries, as for :class:`.Taps`.
+        wanted: Places and summaries, as for :class:`.FeatureHooks`.
         whose: The model's name, for messages.
 
     Raises:
@@ -96,14 +96,14 @@ def _look_for_real(
 def _look(
     model: nn.Module, run: Callable[[Any], Any], batch: Any, wanted: list[Key], whose: str
 ) -> dict[Key, torch.Size]:
-    taps = Taps(model, wanted, whose)
-    taps.attach()
+    hooks = FeatureHooks(model, wanted, whose)
+    hooks.attach()
     try:
-        taps.open()
+        hooks.open()
         run(batch)
-        return {key: feature.shape for key, feature in taps.take().items()}
+        return {key: feature.shape for key, feature in hooks.take().items()}
     finally:
-        taps.remove()
+        hooks.remove()
 
 
 def _runner(model: nn.Module | FrozenTeacher) -> tuple[nn.Module, Callable[[Any], Any]]:

@@ -19,17 +19,17 @@ from composer_kd.bench.predictions import first_samples
 from composer_kd.deploy import Inference
 from composer_kd.errors import ConfigError
 from composer_kd.features.calling import as_it_is
-from composer_kd.runs.compared import Contender, contenders, data_in_words, evaluation_run
+from composer_kd.runs.compared import ComparedModel, compared_models, data_in_words, evaluation_run
 from composer_kd.runs.files import make_folder
 from composer_kd.runs.saved import SavedRun, open_runs
 
-__all__ = ['Choice', 'bench_runs', 'candidates_of']
+__all__ = ['BenchOptions', 'bench_runs', 'candidates_of']
 
 WIDTH_OF_FILES = 180
 
 
 @dataclass(frozen=True)
-class Choice:
+class BenchOptions:
     """What the command line chooses; None for what this machine has.
 
     Args:
@@ -49,13 +49,13 @@ class Choice:
     samples: int | None = 1000
 
 
-def bench_runs(written: Sequence[str], out: pathlib.Path, choice: Choice, command: str = '') -> BenchResults:
+def bench_runs(written: Sequence[str], out: pathlib.Path, options: BenchOptions, command: str = '') -> BenchResults:
     """Times the models of runs and their teachers; prints a table for each setting.
 
     Args:
         written: Runs, as ``open_runs`` takes them.
         out: Folder of ``bench.json``, ``bench.csv`` and ``bench.md``, written anew after each setting.
-        choice: How to run the models.
+        options: How to run the models.
         command: What started this.
 
     Returns:
@@ -64,16 +64,16 @@ def bench_runs(written: Sequence[str], out: pathlib.Path, choice: Choice, comman
     Raises:
         ComposerKDError: If a run or a name is wrong; before anything is timed.
     """
-    settings = plan(choice.devices, choice.backends, choice.precisions, choice.threads)
+    settings = plan(options.devices, options.backends, options.precisions, options.threads)
     runs = open_runs(written)
     run = evaluation_run(runs)
     make_folder(out, '--out')
-    batches, num_classes = _evaluation_data(run, choice.samples)
+    batches, num_classes = _evaluation_data(run, options.samples)
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH_OF_FILES)
     with warnings.catch_warnings(record=True) as remarks:
-        candidates = candidates_of(contenders(runs), batches[0], num_classes)
+        candidates = candidates_of(compared_models(runs), batches[0], num_classes)
     for remark in remarks:
         console.print(str(remark.message), highlight=False, markup=False, style='yellow')
     with _Shown(console, out) as watcher:
@@ -81,7 +81,7 @@ def bench_runs(written: Sequence[str], out: pathlib.Path, choice: Choice, comman
             candidates,
             batches,
             settings,
-            limits=choice.limits,
+            limits=options.limits,
             data=data_in_words(run),
             command=command,
             watcher=watcher,
@@ -90,8 +90,8 @@ def bench_runs(written: Sequence[str], out: pathlib.Path, choice: Choice, comman
     return results
 
 
-def candidates_of(found: Sequence[Contender], batch: Any, num_classes: int | None) -> list[Candidate]:
-    """Makes contenders ready to be timed. Each is built here once, so that what is wrong is told before anything runs.
+def candidates_of(found: Sequence[ComparedModel], batch: Any, num_classes: int | None) -> list[Candidate]:
+    """Makes models ready to be timed. Each is built here once, so that what is wrong is told before anything runs.
 
     Args:
         found: The models of the comparison.
@@ -102,15 +102,15 @@ def candidates_of(found: Sequence[Contender], batch: Any, num_classes: int | Non
         The candidates, in the same order.
     """
     candidates = []
-    for contender in found:
-        inference = contender.inference(batch, num_classes)
+    for compared in found:
+        inference = compared.inference(batch, num_classes)
         candidates.append(
             Candidate(
-                contender.name,
+                compared.name,
                 functools.partial(as_it_is, inference),
-                contender.role.value,
-                contender.taught_by,
-                contender.is_trained,
+                compared.role.value,
+                compared.taught_by,
+                compared.is_trained,
                 _predicts_next_token(inference),
             )
         )

@@ -50,7 +50,7 @@ def test_accuracy_agreement_and_fidelity_are_those_of_numpy():
     assert teacher.accuracy == pytest.approx(np.mean(large[known] == y.numpy()[known]))
     assert student.accuracy == pytest.approx(np.mean(small[known] == y.numpy()[known]))
     assert student.agreement == pytest.approx(np.mean(small == large)) != 1  # also where there is no label
-    assert (teacher.agreement, teacher.fidelity, student.fidelity) == (1, 1, 1)
+    assert (teacher.agreement, teacher.output_match, student.output_match) == (1, 1, 1)
     assert found.samples == 24
 
 
@@ -75,7 +75,7 @@ def test_every_backend_answers_as_the_model_does(backend):
     found = bench(candidates(), [(x, y)], [setting], limits=QUICK)
     assert [row.failed for row in found.rows] == [None, None]
     for row, seed in zip(found.rows, (1, 2)):
-        assert row.fidelity >= (0.9 if backend == 'int8-dynamic' else 1)
+        assert row.output_match >= (0.9 if backend == 'int8-dynamic' else 1)
         assert row.accuracy == pytest.approx(np.mean(top(mlp(seed=seed), x) == y.numpy()), abs=0.1)
         assert row.file_bytes > 0
         assert row.latency.calls >= 3
@@ -87,14 +87,14 @@ def test_half_precision_halves_the_file(precision):
     found = bench(make, [pairs(8)[0]], [*EAGER, Setting('cpu', 1, 'eager', precision)], limits=QUICK)
     full, half = found.rows
     assert half.file_bytes == pytest.approx(full.file_bytes / 2, rel=0.1)
-    assert half.fidelity >= 0.5
+    assert half.output_match >= 0.5
 
 
 @pytest.mark.slow
 def test_torch_compile_answers_as_the_model_does(capfd):
     x, y = pairs(24)
     found = bench(candidates(), [(x, y)], [Setting('cpu', 1, 'compile', 'fp32')], limits=QUICK)
-    assert [(row.failed, row.fidelity) for row in found.rows] == [(None, 1), (None, 1)]
+    assert [(row.failed, row.output_match) for row in found.rows] == [(None, 1), (None, 1)]
     assert found.rows[1].load_seconds > 0.3 * found.rows[0].load_seconds > 0.3  # not from a cache, on disk or not
     assert 'CUDA' not in capfd.readouterr().err
 
@@ -102,7 +102,7 @@ def test_torch_compile_answers_as_the_model_does(capfd):
 def test_nothing_is_said_of_the_accuracy_of_random_weights():
     rows = bench(candidates(trained=False), [pairs(24)], EAGER, limits=QUICK).rows
     assert rows[0].accuracy is not None
-    assert (rows[1].accuracy, rows[1].agreement, rows[1].fidelity) == (None, None, 1)
+    assert (rows[1].accuracy, rows[1].agreement, rows[1].output_match) == (None, None, 1)
     assert 'random weights: no accuracy' in rows[1].notes
 
 
@@ -219,7 +219,7 @@ def test_tables_fit_the_terminal_and_name_every_model(width):
     text = console.export_text()
     assert all(f'\n{name} ' in text for name in ('large', 'small'))
     assert 'latency' in text
-    assert 'fidelity' in text
+    assert 'output_match' in text
     assert ('p90' in text) == (width == 200)
 
 

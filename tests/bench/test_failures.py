@@ -30,7 +30,7 @@ def test_a_backend_that_answers_wrongly_shows():
     )
     with torch.no_grad():
         wrong = mlp(seed=2)(x).numpy().argmin(1)
-    assert found.rows[1].fidelity == 0
+    assert found.rows[1].output_match == 0
     assert found.rows[1].accuracy == pytest.approx(np.mean(wrong == y.numpy()))
 
 
@@ -87,7 +87,7 @@ def test_out_of_memory_ends_the_sweep_of_one_model_and_nothing_else(error):
     assert [(one.batch, one.failed) for one in greedy.throughput] == [(1, None), (2, 'out of memory')]
     assert greedy.throughput[-1].samples_per_second is None
     assert greedy.accuracy is not None  # asked for fewer samples at once
-    assert greedy.fidelity == 1
+    assert greedy.output_match == 1
     assert all(one.failed is None for one in plain.throughput)
 
 

@@ -13,7 +13,7 @@ def test_models_of_this_package_are_compared(tmp_path, capsys):
     found = main(
         ['DeepCNN', 'ShallowCNN', *shape, *how, '--budget', '0.02', '--max-batch', '1', '--out', str(tmp_path)]
     )
-    assert [(row.model, row.role, row.accuracy, row.fidelity) for row in found.rows] == [
+    assert [(row.model, row.role, row.accuracy, row.output_match) for row in found.rows] == [
         ('DeepCNN', 'teacher', None, 1),
         ('ShallowCNN', 'student alone', None, 1),
     ]

@@ -15,7 +15,7 @@ from composer_kd.bench import DEVICES, Latency, Row, Setting, devices, environme
 from composer_kd.bench.backends import OnnxRuntime, Target
 from composer_kd.bench.batch_sizes import Sweep, sweep
 from composer_kd.bench.failures import is_out_of_memory, reason
-from composer_kd.bench.predictions import Answers, accuracy, answer, first_samples
+from composer_kd.bench.predictions import Predictions, accuracy, answer, first_samples
 from composer_kd.bench.size import count_flops
 from composer_kd.bench.tables import quickest
 from composer_kd.bench.timing import Blocks, as_latency, speed_up, time_blocks, time_calls
@@ -256,7 +256,10 @@ def test_segmentation_has_its_classes_in_the_second_dimension():
 
 
 def test_a_single_output_chooses_nothing():
-    assert accuracy(Answers([torch.zeros(4, dtype=torch.long)], 1, True), [(torch.zeros(4, 2), torch.zeros(4))]) is None
+    assert (
+        accuracy(Predictions([torch.zeros(4, dtype=torch.long)], 1, True), [(torch.zeros(4, 2), torch.zeros(4))])
+        is None
+    )
 
 
 def test_the_last_batch_is_cut():
@@ -267,9 +270,9 @@ def test_the_last_batch_is_cut():
 
 
 def test_a_way_that_could_not_answer_for_the_data_is_not_proposed():
-    def row(backend, seconds, fidelity):
+    def row(backend, seconds, output_match):
         timed = Latency(seconds, seconds, seconds, 0.0, 9)
-        return Row('a', 'teacher', Setting('cpu', 1, backend, 'fp32'), latency=timed, fidelity=fidelity)
+        return Row('a', 'teacher', Setting('cpu', 1, backend, 'fp32'), latency=timed, output_match=output_match)
 
     right, wrong, unknown = row('eager', 3.0, 1.0), row('export', 2.0, 0.5), row('torchscript', 1.0, None)
     assert quickest([right, wrong, unknown]) is right

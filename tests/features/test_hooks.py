@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from composer_kd import ConfigError
-from composer_kd.features.hooks import Place, Taps
+from composer_kd.features.hooks import FeatureHooks, LayerPath
 
 
 class Net(nn.Module):
@@ -32,12 +32,12 @@ class Net(nn.Module):
 
 
 def seen(model, *places, x=None, mask=None, summary=None):
-    taps = Taps(model, [(place, summary) for place in places], 'the student')
-    taps.attach()
-    taps.open(mask)
+    hooks = FeatureHooks(model, [(place, summary) for place in places], 'the student')
+    hooks.attach()
+    hooks.open(mask)
     model(torch.randn(6, 3) if x is None else x)
-    found = taps.take()
-    taps.remove()
+    found = hooks.take()
+    hooks.remove()
     return [found[place, summary] for place in places]
 
 
@@ -65,12 +65,12 @@ def test_of_a_layer_that_runs_twice_the_last_time_counts():
 def test_one_path_for_the_bare_net_and_the_wrapped_one(path):
     net = Net()
     for model in (net, ComposerClassifier(net, num_classes=2)):
-        taps = Taps(model, [(path, None)], 'the student')
-        taps.attach()
-        taps.open()
+        hooks = FeatureHooks(model, [(path, None)], 'the student')
+        hooks.attach()
+        hooks.open()
         net(torch.randn(6, 3))
-        assert taps.take()[path, None].shape == (6, 4)
-        taps.remove()
+        assert hooks.take()[path, None].shape == (6, 4)
+        hooks.remove()
 
 
 def test_gradients_flow_through_what_was_seen():
@@ -95,7 +95,7 @@ def test_gradients_flow_through_what_was_seen():
 )
 def test_refuses_a_wrong_path(place, message):
     with pytest.raises(ConfigError, match=message):
-        Taps(Net(), [(place, None)], 'the student')
+        FeatureHooks(Net(), [(place, None)], 'the student')
 
 
 @pytest.mark.parametrize(
@@ -121,28 +121,28 @@ def test_an_output_that_is_changed_in_place_is_not_what_was_asked_for():
 
 def test_keeps_nothing_unless_it_is_open():
     net = Net()
-    taps = Taps(net, [('stem', None)], 'the student')
-    taps.attach()
+    hooks = FeatureHooks(net, [('stem', None)], 'the student')
+    hooks.attach()
     net(torch.randn(6, 3))
-    assert not taps._found
-    taps.open()
+    assert not hooks._found
+    hooks.open()
     net(torch.randn(6, 3))
-    (found,) = taps.take().values()
+    (found,) = hooks.take().values()
     gone = weakref.ref(found)
     del found
     gc.collect()
     assert gone() is None
     net(torch.randn(6, 3))
-    assert not taps._found
+    assert not hooks._found
 
 
 def test_remove_leaves_no_hook():
     net = Net()
-    taps = Taps(net, [('stem', None), ('rnn[0]', None)], 'the student')
-    taps.attach()
-    taps.attach()  # once is enough
+    hooks = FeatureHooks(net, [('stem', None), ('rnn[0]', None)], 'the student')
+    hooks.attach()
+    hooks.attach()  # once is enough
     assert sum(len(part._forward_hooks) for part in net.modules()) == 2
-    taps.remove()
+    hooks.remove()
     assert sum(len(part._forward_hooks) for part in net.modules()) == 0
 
 
@@ -173,21 +173,21 @@ def test_activation_checkpointing_runs_the_layer_again_unseen():
             return checkpoint(self.layer, x, use_reentrant=False)
 
     net, x = Checkpointed(), torch.randn(6, 3)
-    taps = Taps(net, [('layer', None)], 'the student')
-    taps.attach()
-    taps.open()
+    hooks = FeatureHooks(net, [('layer', None)], 'the student')
+    hooks.attach()
+    hooks.open()
     out = net(x)
-    found = taps.take()['layer', None]
+    found = hooks.take()['layer', None]
     (out.sum() + 2 * found.sum()).backward()  # the layer runs once more here
-    assert not taps._found
+    assert not hooks._found
     torch.testing.assert_close(net.layer.weight.grad, 3 * x.sum(0).expand(3, 3))
 
 
 def test_places_are_read():
-    assert Place.parse('a.b:input[0][-1]') == Place('a.b:input[0][-1]', 'a.b', True, (0, -1))
-    assert Place.parse("rnn['x']").keys == ('x',)
-    assert Place.parse('outputs[1]').keys == (1,)
-    assert Place.parse('outputs_proj').path == 'outputs_proj'
+    assert LayerPath.parse('a.b:input[0][-1]') == LayerPath('a.b:input[0][-1]', 'a.b', True, (0, -1))
+    assert LayerPath.parse("rnn['x']").keys == ('x',)
+    assert LayerPath.parse('outputs[1]').keys == (1,)
+    assert LayerPath.parse('outputs_proj').path == 'outputs_proj'
 
 
 def test_the_input_of_a_layer_that_works_in_place():
@@ -216,14 +216,14 @@ def test_a_key_of_a_mapping_comes_before_its_methods():
 
 def test_a_layer_that_was_replaced_since_is_looked_up_again():
     net = Net()
-    taps = Taps(net, [('stem', None)], 'the student')
+    hooks = FeatureHooks(net, [('stem', None)], 'the student')
     net.stem = nn.Linear(3, 4)
-    taps.attach()
-    taps.open()
+    hooks.attach()
+    hooks.open()
     x = torch.randn(6, 3)
     net(x)
-    torch.testing.assert_close(taps.take()['stem', None], net.stem(x))
-    taps.remove()
+    torch.testing.assert_close(hooks.take()['stem', None], net.stem(x))
+    hooks.remove()
 
 
 def test_what_a_hugging_face_model_was_not_asked_for():

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from composer_kd.losses import CRD
+from composer_kd.losses import CRD, _memory_bank
 from composer_kd.losses._memory_bank import others, scores
 
 N = 40
@@ -144,8 +144,8 @@ def test_scores_by_both_ways_are_equal(monkeypatch):
     index = torch.randint(30, (5, 11), generator=generator)
     found = {}
     for way, (all_up_to, gathered) in {'whole': (16, 1), 'at once': (0, 10**6), 'parts': (0, 5 * 7 * 3)}.items():
-        monkeypatch.setattr(_memory, 'ALL_UP_TO', all_up_to)
-        monkeypatch.setattr(_memory, 'GATHERED', gathered)
+        monkeypatch.setattr(_memory_bank, 'ALL_UP_TO', all_up_to)
+        monkeypatch.setattr(_memory_bank, 'GATHERED', gathered)
         value = scores(anchors, memory, index)
         assert ('_Gathered' in value.grad_fn.name()) == (way != 'whole')
         found[way] = value.detach(), torch.autograd.grad(value.square().sum(), anchors)[0]
@@ -156,8 +156,8 @@ def test_scores_by_both_ways_are_equal(monkeypatch):
 
 
 def test_gathered_scores_gradcheck(monkeypatch):
-    monkeypatch.setattr(_memory, 'ALL_UP_TO', 0)
-    monkeypatch.setattr(_memory, 'GATHERED', 2 * 3 * 2)
+    monkeypatch.setattr(_memory_bank, 'ALL_UP_TO', 0)
+    monkeypatch.setattr(_memory_bank, 'GATHERED', 2 * 3 * 2)
     anchors = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     memory, index = torch.randn(9, 3, dtype=torch.float64), torch.randint(9, (2, 5))
     assert torch.autograd.gradcheck(lambda a: scores(a, memory, index), (anchors,))

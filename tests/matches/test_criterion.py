@@ -170,7 +170,7 @@ def test_outside_the_window_the_loss_is_the_models_own():
     plain = Recorder()
     train(image_student(), images(64), [], [plain])
     assert recorder.batches[:2] == plain.batches[:2]
-    assert not algorithm.criterion.taps._found
+    assert not algorithm.criterion.hooks._found
 
 
 class Blocks(nn.Module):

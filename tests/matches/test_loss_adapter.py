@@ -3,15 +3,15 @@ import torch
 
 from composer_kd import ConfigError, KLDivergence, LossError
 from composer_kd.batches.masks import valid_of
-from composer_kd.matches.finite_check import FiniteWatch
-from composer_kd.matches.loss_adapter import Comparison
+from composer_kd.matches.finite_check import FiniteCheck
+from composer_kd.matches.loss_adapter import LossAdapter
 
 TOKENS = {'labels': torch.tensor([[1, -100, 3], [-100, -100, 2]])}
 
 
 def compare(loss, batch=TOKENS, shape=(2, 3, 5), dtype=torch.float32):
     student, teacher = torch.randn(shape).to(dtype).requires_grad_(), torch.randn(shape).to(dtype)
-    return Comparison(loss).of_logits(student, teacher, batch, valid_of(batch), 7)[0], student, teacher
+    return LossAdapter(loss).of_logits(student, teacher, batch, valid_of(batch), 7)[0], student, teacher
 
 
 def test_any_loss_gets_the_valid_rows():
@@ -39,7 +39,7 @@ def test_classes_in_any_dimension_are_masked_alike(dim):
     expected = KLDivergence()(*(logits[TOKENS['labels'] != -100] for logits in (student, teacher)))
     if dim == 1:
         student, teacher = student.transpose(1, 2), teacher.transpose(1, 2)
-    value, per_position = Comparison(KLDivergence(softmax_dim=dim)).of_logits(
+    value, per_position = LossAdapter(KLDivergence(softmax_dim=dim)).of_logits(
         student, teacher, TOKENS, valid_of(TOKENS), 0
     )
     assert per_position
@@ -54,8 +54,8 @@ def test_a_loss_with_a_mask_is_told_when_all_count():
         return (student - teacher).square().mean()
 
     batch = {'labels': torch.ones(2, 3, dtype=torch.long)}
-    Comparison(masked).of_logits(torch.randn(2, 3, 5), torch.randn(2, 3, 5), batch, None, 0)
-    Comparison(masked).of_logits(torch.randn(2, 5), torch.randn(2, 5), (torch.zeros(2), torch.ones(2)), None, 0)
+    LossAdapter(masked).of_logits(torch.randn(2, 3, 5), torch.randn(2, 3, 5), batch, None, 0)
+    LossAdapter(masked).of_logits(torch.randn(2, 5), torch.randn(2, 5), (torch.zeros(2), torch.ones(2)), None, 0)
     assert seen == [None, None]
 
 
@@ -71,7 +71,7 @@ def test_no_valid_row_gives_zero():
 def test_half_precision_logits_are_compared_in_float32(loss):
     value, student, teacher = compare(loss, dtype=torch.bfloat16)
     assert value.dtype == torch.float32
-    exact = Comparison(loss).of_logits(student.float(), teacher.float(), TOKENS, valid_of(TOKENS), 0)[0]
+    exact = LossAdapter(loss).of_logits(student.float(), teacher.float(), TOKENS, valid_of(TOKENS), 0)[0]
     assert value.item() == pytest.approx(exact.item(), rel=1e-6)
 
 
@@ -98,7 +98,7 @@ def test_names_the_loss_and_the_batch_of_a_nan():
 
 def test_refuses_what_is_no_loss():
     with pytest.raises(ConfigError, match='kd_loss_fn must be a callable'):
-        Comparison('KLDivergence')
+        LossAdapter('KLDivergence')
 
 
 def test_on_an_accelerator_nothing_waits(monkeypatch):
@@ -124,11 +124,11 @@ def test_on_an_accelerator_nothing_waits(monkeypatch):
             return self
 
     monkeypatch.setattr('composer_kd.matches.finite_check._fetch', lambda loss: (Event(), torch.tensor(loss.value)))
-    watch = FiniteWatch('MyLoss')
-    watch(Elsewhere(1.0), batch=3)
-    watch(Elsewhere(float('nan')), batch=4)
-    watch(Elsewhere(1.0), batch=5)
+    check = FiniteCheck('MyLoss')
+    check(Elsewhere(1.0), batch=3)
+    check(Elsewhere(float('nan')), batch=4)
+    check(Elsewhere(1.0), batch=5)
     with pytest.raises(LossError, match='MyLoss is not finite at batch 4'):
-        watch.poll(wait=True)
+        check.poll(wait=True)
     arrived.append(True)
-    watch(Elsewhere(2.0), batch=6)
+    check(Elsewhere(2.0), batch=6)

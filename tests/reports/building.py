@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from composer_kd.bench.results import BenchResults, Latency, Row, Setting, Throughput
-from composer_kd.reports import ALONE, DISTILLED, TEACHER, Answers, Curve, EvaluationSet, Evidence, Subject
+from composer_kd.reports import ALONE, DISTILLED, TEACHER, Curve, EvaluationSet, Evidence, Predictions, Subject
 
 EAGER = Setting('cpu', 1, 'eager', 'fp32')
 CLASSES = 5
@@ -13,11 +13,11 @@ CLASSES = 5
 
 def answers(labels, accuracy, seed, classes=CLASSES):
     """Right for about that share of the samples."""
-    chance = np.random.default_rng(seed)
-    wrong = (labels + chance.integers(1, classes, len(labels))) % classes
-    predicted = np.where(chance.random(len(labels)) < accuracy, labels, wrong)
-    confidence = chance.uniform(1 / classes, 1, len(labels))
-    return Answers(predicted, confidence, -np.log(np.where(predicted == labels, confidence, (1 - confidence) / 2)))
+    rng = np.random.default_rng(seed)
+    wrong = (labels + rng.integers(1, classes, len(labels))) % classes
+    predicted = np.where(rng.random(len(labels)) < accuracy, labels, wrong)
+    confidence = rng.uniform(1 / classes, 1, len(labels))
+    return Predictions(predicted, confidence, -np.log(np.where(predicted == labels, confidence, (1 - confidence) / 2)))
 
 
 def settings(seed, role, **more):
@@ -83,7 +83,7 @@ def row(model, setting=EAGER, p50=1e-3, iqr=1e-5, parameters=None, **changes):
         'latency': Latency(p50, 1.1 * p50, 1.3 * p50, iqr, 100),
         'throughput': sweep,
         'accuracy': 0.9,
-        'fidelity': 1.0,
+        'output_match': 1.0,
         'file_bytes': 4_000,
         'load_seconds': 0.01,
     }
@@ -98,8 +98,16 @@ def timings(**changes):
         row('kd-0', p50=1e-3),
         row('teacher', quick, p50=2e-3),
         row('kd-0', quick, p50=2e-4),
-        row('teacher', wrong, failed='no int8 kernels here', latency=None, throughput=[], accuracy=None, fidelity=None),
-        row('kd-0', wrong, p50=1e-4, accuracy=0.4, fidelity=0.43),
+        row(
+            'teacher',
+            wrong,
+            failed='no int8 kernels here',
+            latency=None,
+            throughput=[],
+            accuracy=None,
+            output_match=None,
+        ),
+        row('kd-0', wrong, p50=1e-4, accuracy=0.4, output_match=0.43),
         row('a stranger', p50=1e-9),
     ]
     return BenchResults(rows, {'torch': '2.7', 'processor': 'of the benchmark'}, 'composer-kd bench runs/a', **changes)

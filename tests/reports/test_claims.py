@@ -13,7 +13,7 @@ import pytest
 from composer_kd.bench.results import BenchResults, SpeedUp, Throughput
 from composer_kd.presentation.paths import portable
 from composer_kd.presentation.units import TIMES
-from composer_kd.reports import ALONE, DISTILLED, TEACHER, Answers, Curve, Report
+from composer_kd.reports import ALONE, DISTILLED, TEACHER, Curve, Predictions, Report
 from composer_kd.reports.figures.throughput import draw_throughput
 from composer_kd.reports.groups import gain, group
 from composer_kd.reports.metrics import calibration
@@ -76,7 +76,7 @@ def test_a_model_that_diverged_is_not_called_well_calibrated():
     assert np.isnan(calibration([np.nan, 0.9], [True, True]).error)
     given = evidence()
     nothing = np.full(400, np.nan)
-    broken = dataclasses.replace(given.subjects[-1], answers=Answers(np.zeros(400, int), nothing, nothing))
+    broken = dataclasses.replace(given.subjects[-1], answers=Predictions(np.zeros(400, int), nothing, nothing))
     report = Report(dataclasses.replace(given, subjects=(*given.subjects[:-1], broken)))
     line = report.rows()[2]
     assert (line['loss'], line['calibration_error']) == (None, None)

@@ -30,9 +30,9 @@ LABELS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, m
 
 @given(st.integers(0, 10_000), st.integers(2, 6))
 def test_the_calibration_error_is_that_of_torchmetrics(seed, classes):
-    chance = np.random.default_rng(seed)
-    logits = torch.from_numpy(chance.normal(scale=3, size=(80, classes)))
-    labels = torch.from_numpy(chance.integers(0, classes, 80))
+    rng = np.random.default_rng(seed)
+    logits = torch.from_numpy(rng.normal(scale=3, size=(80, classes)))
+    labels = torch.from_numpy(rng.integers(0, classes, 80))
     confidence, predicted = logits.softmax(1).max(1)
     expected = multiclass_calibration_error(logits.softmax(1), labels, classes, n_bins=BINS, norm='l1')
     found = calibration(confidence.numpy(), (predicted == labels).numpy())
@@ -59,8 +59,8 @@ def test_confusion_and_class_accuracies_are_those_of_sklearn(pairs):
 
 
 def test_agreement_is_an_accuracy_with_another_model_as_the_truth():
-    chance = np.random.default_rng(0)
-    mine, *others = chance.integers(0, 3, (3, 50))
+    rng = np.random.default_rng(0)
+    mine, *others = rng.integers(0, 3, (3, 50))
     assert agreement(mine, others[:1]) == accuracy_score(others[0], mine)
     assert agreement(mine, others) == pytest.approx(np.mean([accuracy_score(one, mine) for one in others]))
     assert agreement(mine, [mine]) == cohen_kappa_score(mine, mine) == 1.0
@@ -115,8 +115,8 @@ def test_one_run_is_not_compared_over_seeds():
 
 
 def test_answers_are_compared_on_the_same_samples():
-    chance = np.random.default_rng(0)
-    better, other = (chance.random((2, 200)) < [[0.9], [0.8]]).astype(float)
+    rng = np.random.default_rng(0)
+    better, other = (rng.random((2, 200)) < [[0.9], [0.8]]).astype(float)
     found = difference_of_answers(better, other)
     expected = stats.ttest_rel(better, other).confidence_interval()
     assert (found.low, found.high) == (pytest.approx(expected.low), pytest.approx(expected.high))

@@ -20,7 +20,7 @@ from composer_kd.errors import CheckpointNotFoundError, ConfigError
 from composer_kd.models import DeepCNN, ImageRNN
 from composer_kd.runs.build import build_model, build_trainer
 from composer_kd.runs.loaders import build_loader
-from composer_kd.runs.preflight import rehearse
+from composer_kd.runs.preflight import dry_run
 
 SMALL = {'in_channels': 1, 'image_size': 8, 'num_classes': 10}
 
@@ -226,7 +226,7 @@ def test_the_trial_on_a_sample_leaves_the_random_state_and_modes_as_they_were():
     config = load_config('yamls/digits/student.yaml')
     model = build_model(config.model)
     before = torch.get_rng_state()
-    rehearse(model, {}, build_loader(config.train_loader, 4, seed=0, train=True))
+    dry_run(model, {}, build_loader(config.train_loader, 4, seed=0, train=True))
     assert torch.equal(before, torch.get_rng_state())
     assert all(module.training for module in model.modules())
 
@@ -250,7 +250,7 @@ def test_a_model_with_other_logits_than_classes_is_refused():
     config = load_config('yamls/digits/student.yaml')
     model = build_model(Component('model', f'{__name__}.MyLoadedNet', {}, 'model'), num_classes=7)
     with pytest.raises(ConfigError, match='model: answers with 10 logits for 7 classes'):
-        rehearse(model, {}, build_loader(config.train_loader, 4, seed=0, train=True))
+        dry_run(model, {}, build_loader(config.train_loader, 4, seed=0, train=True))
 
 
 def test_a_data_set_without_length_is_refused():

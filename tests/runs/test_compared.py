@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from composer_kd.config.load import load_config
 from composer_kd.errors import ConfigError
-from composer_kd.runs.compared import Role, contenders, evaluation_run
+from composer_kd.runs.compared import Role, compared_models, evaluation_run
 from composer_kd.runs.saved import open_run, open_runs
 from composer_kd.runs.train import train
 
@@ -29,7 +29,7 @@ def runs(tmp_path_factory):
 
 
 def listed(runs):
-    return [(one.name, one.role, one.taught_by) for one in contenders(runs)]
+    return [(one.name, one.role, one.taught_by) for one in compared_models(runs)]
 
 
 def test_a_teacher_that_is_given_itself_is_listed_once(runs):
@@ -42,7 +42,7 @@ def test_a_teacher_that_is_given_itself_is_listed_once(runs):
 
 
 def test_a_teacher_that_is_only_named_is_listed_too_and_has_its_weights(runs):
-    teacher, student = contenders([open_run(runs / 'kd')])
+    teacher, student = compared_models([open_run(runs / 'kd')])
     assert (teacher.name, teacher.role, teacher.is_trained) == ('digits-teacher', Role.TEACHER, True)
     assert student.taught_by == ('digits-teacher',)
     batch = next(iter(open_run(runs / 'kd').loader()))
@@ -91,7 +91,7 @@ def test_a_teacher_whose_weights_are_gone_is_left_out_with_a_warning(runs, tmp_p
 
 
 def test_a_contender_answers_as_its_run(runs):
-    (student,) = contenders([open_run(runs / 'student')])
+    (student,) = compared_models([open_run(runs / 'student')])
     run = open_run(runs / 'student')
     batch = next(iter(run.loader()))
     inference = student.inference(batch)
@@ -104,7 +104,7 @@ def test_random_weights_are_no_result(tmp_path):
     content = OmegaConf.load('yamls/digits/student.yaml')
     content.save_folder = str(tmp_path / 'nothing')
     OmegaConf.save(content, tmp_path / 'new.yaml')
-    (student,) = contenders([open_run(tmp_path / 'new.yaml')])
+    (student,) = compared_models([open_run(tmp_path / 'new.yaml')])
     assert not student.is_trained
 
 

@@ -65,7 +65,7 @@ def test_a_yaml_is_timed_with_random_weights(tmp_path, capsys):
     (tmp_path / 'mine.yaml').write_text(text)
     assert main(['bench', str(tmp_path / 'mine.yaml'), '--out', str(tmp_path), *EAGER]) == 0
     (row,) = BenchResults.read(tmp_path).rows
-    assert (row.accuracy, row.parameters, row.fidelity) == (None, 21_690, 1)
+    assert (row.accuracy, row.parameters, row.output_match) == (None, 21_690, 1)
     assert row.latency is not None
     assert 'random weights' in capsys.readouterr().out
 

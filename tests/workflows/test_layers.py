@@ -12,7 +12,7 @@ from torch import nn
 
 from composer_kd.cli.main import main
 from composer_kd.errors import ConfigError
-from composer_kd.features.hooks import Taps
+from composer_kd.features.hooks import FeatureHooks
 from composer_kd.features.layers import layer_shapes
 from composer_kd.models import ImageRNN, resnet20
 
@@ -58,9 +58,9 @@ TOKENS = {'input_ids': torch.zeros(2, 7, dtype=torch.long), 'labels': torch.zero
 def test_the_paths_are_those_that_a_match_takes_and_the_shapes_are_true(make, batch):
     model = make().eval()
     expected = found(model, batch)
-    taps = Taps(model, [(path, None) for path in expected], 'the model')
-    taps.attach()
-    taps.open()
+    hooks = FeatureHooks(model, [(path, None) for path in expected], 'the model')
+    hooks.attach()
+    hooks.open()
     inputs = batch if isinstance(batch, torch.Tensor) else batch[0] if isinstance(batch, tuple) else None
     if isinstance(model, ComposerClassifier):
         model(batch[:2])
@@ -68,7 +68,7 @@ def test_the_paths_are_those_that_a_match_takes_and_the_shapes_are_true(make, ba
         model(input_ids=batch['input_ids'])
     else:
         model(inputs)
-    assert {path: tuple(feature.shape) for (path, _), feature in taps.take().items()} == expected
+    assert {path: tuple(feature.shape) for (path, _), feature in hooks.take().items()} == expected
 
 
 def test_entries_of_outputs_are_named():

@@ -61,7 +61,7 @@ def _trace(module: nn.Module, inputs: tuple[Tensor, ...], file: pathlib.Path) ->
 
 
 def _quietly(call: Any, *arguments: Any, **options: Any) -> Any:
-    """The tracer warns of its age, and of graphs that are fixed to the examples: wrong answers show in the fidelity."""
+    """The tracer warns of its age, and of graphs fixed to the examples: wrong answers show in the output match."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         return call(*arguments, **options)

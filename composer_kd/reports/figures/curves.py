@@ -27,15 +27,15 @@ _PANELS = {
 
 
 def thinned(curve: Curve, last: int, points: int = POINTS) -> Curve:
-    """Averages a curve over stretches of equal length.
+    """Averages a curve over spans of equal length.
 
     Args:
         curve: The curve; values that are not finite are left out.
         last: The last batch of the longest curve that it is drawn beside.
-        points: How many stretches up to there.
+        points: How many spans up to there.
 
     Returns:
-        One point for each stretch in which the curve has values, at the mean of their batches.
+        One point for each span in which the curve has values, at the mean of their batches.
 
     Example:
         >>> curve = Curve(np.array([0, 1, 2, 3]), np.array([4.0, 2.0, 1.0, 1.0]))
@@ -105,14 +105,14 @@ def draw_curves(groups: Sequence[Group], evaluation: EvaluationSet) -> Drawing |
         'curves',
         'Losses and accuracy',
         'Thick lines are means, thin ones the runs of each seed. Losses are those of the training batches'
-        + (f', averaged over about {_stretch(last)} batches' if last >= POINTS else '')
+        + (f', averaged over about {_span(last)} batches' if last >= POINTS else '')
         + '; the task loss of a batch without labels counts as 0. The distillation loss is logged before '
         'kd_loss_weight. Accuracy is that of the evaluation data; the dashed line is where the teacher ended.',
         figure,
     )
 
 
-def _stretch(last: int) -> int:
+def _span(last: int) -> int:
     return max(1, round((last + 1) / POINTS))
 
 

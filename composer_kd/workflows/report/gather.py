@@ -17,18 +17,18 @@ from composer_kd.callbacks.history import HISTORY_FILE, curve, read_history
 from composer_kd.config.load import as_mapping
 from composer_kd.errors import Attempts, CheckpointNotFoundError, ConfigError
 from composer_kd.reports import Curve, Evidence, Report, Subject, write_report
-from composer_kd.runs.compared import Contender, contenders, evaluation_run
+from composer_kd.runs.compared import ComparedModel, compared_models, evaluation_run
 from composer_kd.runs.files import LATEST, METRICS_FILE, checkpoint_file, make_folder
 from composer_kd.runs.saved import SavedRun, open_runs
 from composer_kd.workflows.report.predict import Answering, Measured
 from composer_kd.workflows.report.timings import found_beside, given, measured_now
 from composer_kd.workflows.report.wandb import destination, send
 
-__all__ = ['Wishes', 'gather', 'report']
+__all__ = ['ReportOptions', 'gather', 'report']
 
 
 @dataclass(frozen=True)
-class Wishes:
+class ReportOptions:
     """What a user asks of a report.
 
     Args:
@@ -52,11 +52,11 @@ class Wishes:
     with_wandb: bool = True
 
 
-def report(wishes: Wishes, console: Console | None = None) -> Report:
+def report(options: ReportOptions, console: Console | None = None) -> Report:
     """Compares runs: writes a page, Markdown, JSON, CSV and plots, and logs them to W&B where that is wished.
 
     Args:
-        wishes: What is compared, and where it goes.
+        options: What is compared, and where it goes.
         console: Where to print; by default the terminal.
 
     Returns:
@@ -67,11 +67,11 @@ def report(wishes: Wishes, console: Console | None = None) -> Report:
             there are no results of a benchmark where they should be; all before any model answers.
     """
     console = console or Console()
-    make_folder(wishes.out, '--out')
-    runs = open_runs(wishes.runs, wishes.config)
-    project = destination(runs, wishes.wandb) if wishes.with_wandb else None
-    found = Report(gather(runs, wishes, console))
-    files = write_report(found, wishes.out)
+    make_folder(options.out, '--out')
+    runs = open_runs(options.runs, options.config)
+    project = destination(runs, options.wandb) if options.with_wandb else None
+    found = Report(gather(runs, options, console))
+    files = write_report(found, options.out)
     for sentence in found.verdict:
         console.print(sentence, style='bold', highlight=False, markup=False)
     for note in found.notes:
@@ -84,12 +84,12 @@ def report(wishes: Wishes, console: Console | None = None) -> Report:
     return found
 
 
-def gather(runs: Sequence[SavedRun], wishes: Wishes, console: Console) -> Evidence:
+def gather(runs: Sequence[SavedRun], options: ReportOptions, console: Console) -> Evidence:
     """Lets all models answer for the evaluation data, and reads what their runs left.
 
     Args:
         runs: The runs, under different names.
-        wishes: What is asked for.
+        options: What is asked for.
         console: Where to say what is going on.
 
     Returns:
@@ -100,54 +100,54 @@ def gather(runs: Sequence[SavedRun], wishes: Wishes, console: Console) -> Eviden
     """
     _require_checkpoints(runs)
     evaluated = evaluation_run(runs)
-    listed, left_out = _contenders(runs)
-    timings = _timings(wishes, listed)
+    listed, left_out = _compared_models(runs)
+    timings = _timings(options, listed)
     answering = Answering(evaluated)
     measured = []
-    for number, contender in enumerate(listed, 1):
+    for number, compared in enumerate(listed, 1):
         console.print(
-            f'evaluating {contender.name} ({number} of {len(listed)})', style='dim', highlight=False, markup=False
+            f'evaluating {compared.name} ({number} of {len(listed)})', style='dim', highlight=False, markup=False
         )
-        measured.append(answering(contender))
-    subjects = tuple(_subject(contender, found) for contender, found in zip(listed, measured))
+        measured.append(answering(compared))
+    subjects = tuple(_subject(compared, found) for compared, found in zip(listed, measured))
     if timings is None:
         console.print('timing the models for a moment', style='dim', highlight=False)
         timings = measured_now(subjects, listed, answering.batches(), answering.build)
     bench, source = timings
-    notes = left_out + [note for contender in listed if contender.run is not None for note in _missing(contender.run)]
+    notes = left_out + [note for compared in listed if compared.run is not None for note in _missing(compared.run)]
     return Evidence(
         subjects=subjects,
         evaluation=answering.evaluation_set(),
         bench=bench,
         bench_source=source,
         environment=environment([answering.device.type]),
-        command=_command_of(wishes),
+        command=_command_of(options),
         notes=tuple(dict.fromkeys(notes)),
         created=datetime.datetime.now().astimezone().strftime('%Y-%m-%d %H:%M %Z'),
     )
 
 
-def _contenders(runs: Sequence[SavedRun]) -> tuple[list[Contender], list[str]]:
+def _compared_models(runs: Sequence[SavedRun]) -> tuple[list[ComparedModel], list[str]]:
     """The models, and notes of those that are left out."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        listed = contenders(runs)
+        listed = compared_models(runs)
     said = (str(warning.message) for warning in caught)
     return listed, [f'{text[:1].upper()}{text[1:]}.' for text in said]
 
 
-def _command_of(wishes: Wishes) -> str:
-    words = ['composer-kd', 'report', *map(str, wishes.runs), '--out', str(wishes.out)]
-    for name, value in (('--config', wishes.config), ('--bench', wishes.bench)):
+def _command_of(options: ReportOptions) -> str:
+    words = ['composer-kd', 'report', *map(str, options.runs), '--out', str(options.out)]
+    for name, value in (('--config', options.config), ('--bench', options.bench)):
         words += [] if value is None else [name, str(value)]
-    return shlex.join([*words, *([] if wishes.with_bench else ['--no-bench'])])
+    return shlex.join([*words, *([] if options.with_bench else ['--no-bench'])])
 
 
-def _timings(wishes: Wishes, listed: Sequence[Contender]) -> tuple[BenchResults | None, str] | None:
+def _timings(options: ReportOptions, listed: Sequence[ComparedModel]) -> tuple[BenchResults | None, str] | None:
     """Timings that are there already, or are not wished; None where they are to be measured."""
-    if not wishes.with_bench:
+    if not options.with_bench:
         return None, ''
-    return given(wishes.bench, listed) if wishes.bench is not None else found_beside(wishes.out, listed)
+    return given(options.bench, listed) if options.bench is not None else found_beside(options.out, listed)
 
 
 def _require_checkpoints(runs: Sequence[SavedRun]) -> None:
@@ -164,15 +164,15 @@ def _require_checkpoints(runs: Sequence[SavedRun]) -> None:
     attempt.finish()
 
 
-def _subject(contender: Contender, found: Measured) -> Subject:
-    run, settings = contender.run, {}
+def _subject(compared: ComparedModel, found: Measured) -> Subject:
+    run, settings = compared.run, {}
     if run is not None:
         settings = run.written
-    elif contender.teacher is not None:
-        settings = {'model': as_mapping(contender.teacher.model)}
+    elif compared.teacher is not None:
+        settings = {'model': as_mapping(compared.teacher.model)}
     return Subject(
-        name=contender.name,
-        role=contender.role.value,
+        name=compared.name,
+        role=compared.role.value,
         parameters=found.parameters,
         file_bytes=found.file_bytes,
         flops=found.flops,
@@ -180,16 +180,16 @@ def _subject(contender: Contender, found: Measured) -> Subject:
         settings=settings,
         metrics=run.metrics if run is not None else {},
         curves=_curves(run) if run is not None else {},
-        taught_by=contender.taught_by,
-        checkpoint=_checkpoint(contender),
+        taught_by=compared.taught_by,
+        checkpoint=_checkpoint(compared),
         command=_command(run) if run is not None else None,
     )
 
 
-def _checkpoint(contender: Contender) -> str | None:
-    if contender.run is not None:
-        return str(contender.run.checkpoint)
-    written = contender.teacher.checkpoint if contender.teacher is not None else None
+def _checkpoint(compared: ComparedModel) -> str | None:
+    if compared.run is not None:
+        return str(compared.run.checkpoint)
+    written = compared.teacher.checkpoint if compared.teacher is not None else None
     return written if written is None or '://' in written else str(checkpoint_file(written))
 
 

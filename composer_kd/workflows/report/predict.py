@@ -17,8 +17,8 @@ from composer_kd.batches.contents import IGNORE, labels_of
 from composer_kd.bench.size import count_flops, size_in_bytes
 from composer_kd.deploy import Inference
 from composer_kd.errors import ConfigError
-from composer_kd.reports import Answers, EvaluationSet
-from composer_kd.runs.compared import Contender, data_in_words
+from composer_kd.reports import EvaluationSet, Predictions
+from composer_kd.runs.compared import ComparedModel, data_in_words
 from composer_kd.runs.evaluate import count_parameters
 from composer_kd.runs.saved import SavedRun
 
@@ -36,7 +36,7 @@ class Measured:
         flops: Of one sample; None where they cannot be counted.
     """
 
-    answers: Answers | None
+    answers: Predictions | None
     parameters: int
     file_bytes: int
     flops: float | None
@@ -63,11 +63,11 @@ class Answering:
         self.unlabelled = 0
         self.classes = 0
 
-    def __call__(self, contender: Contender) -> Measured:
+    def __call__(self, compared: ComparedModel) -> Measured:
         """Asks one model.
 
         Args:
-            contender: The model.
+            compared: The model.
 
         Returns:
             What it showed.
@@ -76,15 +76,15 @@ class Answering:
             CheckpointError: If its weights are damaged or do not fit.
             ConfigError: If the data came in another order than for the model before.
         """
-        inference = self.build(contender)
+        inference = self.build(compared)
         parameters, size = count_parameters(inference.model), size_in_bytes(inference.model)
         inference.to(self.device)
         answers = self._answers(inference) if self.left_out is None else None
         return Measured(answers, parameters, size, self._flops(inference))
 
-    def build(self, contender: Contender) -> Inference:
+    def build(self, compared: ComparedModel) -> Inference:
         """Builds a model as it is deployed."""
-        return contender.inference(self.first, self.num_classes)
+        return compared.inference(self.first, self.num_classes)
 
     def evaluation_set(self) -> EvaluationSet:
         """What was answered for, once all models have answered."""
@@ -97,7 +97,7 @@ class Answering:
         most = self.run.config.eval_subset_num_batches
         return itertools.islice(self.run.batches(self.loader), None if most == -1 else most)
 
-    def _answers(self, inference: Inference) -> Answers | None:
+    def _answers(self, inference: Inference) -> Predictions | None:
         parts: list[tuple[np.ndarray, ...]] = []
         unlabelled = 0
         for batch in self.batches():
@@ -112,12 +112,12 @@ class Answering:
             unlabelled += int((~known).sum())
             parts.append(_read(logits[known], labels[known]))
             self.classes = max(self.classes, logits.shape[1])
-        labels_seen, predicted, confidence, surprise = (np.concatenate(column) for column in zip(*parts))
+        labels_seen, predicted, confidence, nll = (np.concatenate(column) for column in zip(*parts))
         if not len(labels_seen):
             self.left_out = 'no sample of the evaluation data has a label'
             return None
         self._remember(labels_seen, unlabelled)
-        return Answers(predicted, confidence, surprise)
+        return Predictions(predicted, confidence, nll)
 
     def _remember(self, labels: np.ndarray, unlabelled: int) -> None:
         if self.labels is not None and not np.array_equal(self.labels, labels):
@@ -168,8 +168,8 @@ def why_not(logits: Tensor, labels: Tensor | None) -> str | None:
 def _read(logits: Tensor, labels: Tensor) -> tuple[np.ndarray, ...]:
     logarithms = logits.double().log_softmax(dim=1)
     confidence, predicted = logarithms.exp().max(dim=1)
-    surprise = -logarithms.gather(1, labels[:, None].long())[:, 0]
-    return labels.long().numpy(), predicted.numpy(), confidence.numpy(), surprise.numpy()
+    nll = -logarithms.gather(1, labels[:, None].long())[:, 0]
+    return labels.long().numpy(), predicted.numpy(), confidence.numpy(), nll.numpy()
 
 
 def _class_names(dataset: Any, number: int) -> list[str]:

@@ -11,7 +11,7 @@ from composer_kd.bench import BenchResults, Candidate, Limits, bench, plan
 from composer_kd.errors import ConfigError
 from composer_kd.reports.evidence import Subject
 from composer_kd.reports.groups import group
-from composer_kd.runs.compared import Contender
+from composer_kd.runs.compared import ComparedModel
 
 __all__ = ['found_beside', 'given', 'measured_now']
 
@@ -21,7 +21,7 @@ LARGEST_BATCH = 64
 SAMPLES = 256
 
 
-def given(path: str | pathlib.Path, listed: Sequence[Contender]) -> tuple[BenchResults, str]:
+def given(path: str | pathlib.Path, listed: Sequence[ComparedModel]) -> tuple[BenchResults, str]:
     """Reads timings that were named.
 
     Args:
@@ -44,7 +44,7 @@ def given(path: str | pathlib.Path, listed: Sequence[Contender]) -> tuple[BenchR
     return results, f'Timings: {path}.'
 
 
-def found_beside(out: pathlib.Path, listed: Sequence[Contender]) -> tuple[BenchResults, str] | None:
+def found_beside(out: pathlib.Path, listed: Sequence[ComparedModel]) -> tuple[BenchResults, str] | None:
     """Reads the timings beside a report.
 
     Args:
@@ -65,9 +65,9 @@ def found_beside(out: pathlib.Path, listed: Sequence[Contender]) -> tuple[BenchR
 
 def measured_now(
     subjects: Sequence[Subject],
-    listed: Sequence[Contender],
+    listed: Sequence[ComparedModel],
     batches: Iterable[Any],
-    make: Callable[[Contender], Any],
+    make: Callable[[ComparedModel], Any],
 ) -> tuple[BenchResults, str]:
     """Times the first run of each group, eagerly, as the models were trained: a minute at most for a few models.
 

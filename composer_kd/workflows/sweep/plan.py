@@ -18,7 +18,7 @@ from composer_kd.errors import Attempts, ComposerKDError, ConfigError, nearest
 from composer_kd.presentation.settings import label
 from composer_kd.runs.build import build_model
 from composer_kd.runs.loaders import build_loader, check_held_out, evaluation_data
-from composer_kd.runs.preflight import rehearse
+from composer_kd.runs.preflight import dry_run
 from composer_kd.workflows.sweep.pairwise import covering_rows, shrink
 from composer_kd.workflows.sweep.sweep_file import Sweep, listed
 
@@ -249,7 +249,7 @@ def _rehearse_one(config: RunConfig, metric: str | None) -> int:
     if metric is not None:
         _check_metric(metric, [f'metrics/eval/{name}' for name in model.get_metrics(is_train=False)], config)
     algorithms = {part.path: construct_or_say(dataclasses.replace(part)) for part in config.algorithms.values()}
-    rehearse(model, algorithms, train, config.precision)
+    dry_run(model, algorithms, train, config.precision)
     return len(evaluation.dataset)  # type: ignore[arg-type]
 
 

@@ -18,7 +18,7 @@ from composer_kd.workflows.sweep.sweep_file import Sweep
 __all__ = ['FEW', 'importances', 'plot_history', 'plot_importances', 'plot_parallel']
 
 LEAST = 4  # complete trials, below which there are no importances
-FEW = 10  # complete trials for each parameter, below which the shares are mostly chance
+FEW = 10  # complete trials for each parameter, below which the shares are mostly rng
 
 BLUE, ORANGE, GREY, TEXT = '#2563eb', '#d97706', '#9ca3af', '#374151'
 LONGEST = 24  # characters of a choice

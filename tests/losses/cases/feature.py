@@ -165,7 +165,7 @@ def vid(module):
 
 
 def convolution(maps, weight, bias=None):
-    """Zero-padded, as a sum over the kernel's taps."""
+    """Zero-padded, as a sum over the kernel's hooks."""
     size = weight.shape[-1]
     padded = np.pad(maps, ((0, 0), (0, 0), (size // 2,) * 2, (size // 2,) * 2))
     height, width = maps.shape[2:]

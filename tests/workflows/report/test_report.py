@@ -18,7 +18,7 @@ from composer_kd.errors import CheckpointNotFoundError, ConfigError
 from composer_kd.runs.evaluate import evaluate
 from composer_kd.runs.saved import open_runs
 from composer_kd.runs.train import train
-from composer_kd.workflows.report import Wishes, report
+from composer_kd.workflows.report import ReportOptions, report
 from composer_kd.workflows.report.predict import why_not
 from composer_kd.workflows.report.wandb import destination
 from tests.reports.building import EAGER, row
@@ -96,7 +96,7 @@ def test_what_training_left_is_drawn_and_told(written):
 
 def test_one_run_is_enough_and_its_speed_is_measured(runs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr('composer_kd.workflows.report.timings.BUDGET', 0.1)
-    found = report(Wishes([runs / 'alone-1'], tmp_path / 'report'))
+    found = report(ReportOptions([runs / 'alone-1'], tmp_path / 'report'))
     assert [one.name for one in found.groups] == ['alone-1']
     timing = found.speed.timings[0]
     assert timing.setting == EAGER
@@ -106,7 +106,7 @@ def test_one_run_is_enough_and_its_speed_is_measured(runs, tmp_path, capsys, mon
 
 
 def test_a_teacher_that_is_not_given_is_found(runs, tmp_path):
-    found = report(Wishes([runs / 'kd-1'], tmp_path, with_bench=False))
+    found = report(ReportOptions([runs / 'kd-1'], tmp_path, with_bench=False))
     assert [(one.name, one.role) for one in found.groups] == [('teacher', 'teacher'), ('kd-1', 'student distilled')]
     assert found.groups[0].first.answers is not None
     assert any('Speed was not measured' in note for note in found.notes)
@@ -137,7 +137,7 @@ def test_a_run_that_was_stopped_or_is_old_is_reported(runs, tmp_path):
     (stopped / 'metrics.json').unlink()
     (old / 'history.jsonl').unlink()
     (old / 'metrics.json').write_text('{"metrics/eval/MulticlassAccuracy": 0.5}')
-    found = report(Wishes([stopped, old], tmp_path / 'report', with_bench=False))
+    found = report(ReportOptions([stopped, old], tmp_path / 'report', with_bench=False))
     said = ' '.join(found.notes)
     assert 'stopped did not come to its end' in said
     assert 'old has no training curves' in said
@@ -148,9 +148,9 @@ def test_a_run_without_a_checkpoint_is_refused_before_any_work(runs, tmp_path):
     yaml = tmp_path / 'student.yaml'
     OmegaConf.save({**OmegaConf.load('yamls/digits/student.yaml'), 'save_folder': str(tmp_path / 'none')}, yaml)
     with pytest.raises(CheckpointNotFoundError, match='digits-student has no checkpoint'):
-        report(Wishes([yaml, runs / 'kd-1'], tmp_path / 'report'))
+        report(ReportOptions([yaml, runs / 'kd-1'], tmp_path / 'report'))
     with pytest.raises(CheckpointNotFoundError, match='a folder without'):
-        report(Wishes([tmp_path], tmp_path / 'report'))
+        report(ReportOptions([tmp_path], tmp_path / 'report'))
 
 
 def test_runs_on_other_data_are_refused(runs, tmp_path):
@@ -160,7 +160,7 @@ def test_runs_on_other_data_are_refused(runs, tmp_path):
     content.eval_loader.dataset.split = 'train'
     OmegaConf.save(content, file)
     with pytest.raises(ConfigError, match='evaluated on different data'):
-        report(Wishes([runs / 'alone-2', tmp_path / 'other'], tmp_path / 'report'))
+        report(ReportOptions([runs / 'alone-2', tmp_path / 'other'], tmp_path / 'report'))
 
 
 def test_timings_of_other_models_are_refused(runs, tmp_path, capsys):
@@ -189,7 +189,7 @@ def test_data_that_changes_is_refused(runs, tmp_path):
         content.eval_loader.dataset = {'name': 'tests.workflows.report.test_report.Wavering'}
         OmegaConf.save(content, tmp_path / name / 'config.yaml')
     with pytest.raises(ConfigError, match='in another order'):
-        report(Wishes([tmp_path / 'alone-1', tmp_path / 'alone-2'], tmp_path / 'report', with_bench=False))
+        report(ReportOptions([tmp_path / 'alone-1', tmp_path / 'alone-2'], tmp_path / 'report', with_bench=False))
 
 
 class Numbers(torch.utils.data.Dataset):
@@ -213,7 +213,7 @@ def change_data(runs, folder, options):
     content = OmegaConf.load(folder / 'config.yaml')
     content.eval_loader.dataset = {'name': 'tests.workflows.report.test_report.Numbers', **options}
     OmegaConf.save(content, folder / 'config.yaml')
-    return report(Wishes([folder], folder / 'report', with_bench=False))
+    return report(ReportOptions([folder], folder / 'report', with_bench=False))
 
 
 @pytest.mark.parametrize('mapping', [False, True])
@@ -262,8 +262,8 @@ def logged_in(file):
 
 @pytest.mark.slow
 def test_wandb_gets_tables_plots_and_artifacts_offline(runs, offline, capsys):
-    wishes = Wishes([runs / 'teacher', runs / 'kd-1'], offline / 'report', with_bench=False, wandb='a-project')
-    found = report(wishes)
+    options = ReportOptions([runs / 'teacher', runs / 'kd-1'], offline / 'report', with_bench=False, wandb='a-project')
+    found = report(options)
     assert 'W&B: offline in' in ' '.join(capsys.readouterr().out.split())
     wandb.teardown()  # as the end of the process does: W&B's own process writes the rest of its record then
     (run,) = offline.glob('wandb/offline-run-*')
@@ -295,7 +295,7 @@ def test_a_wandb_that_fails_loses_nothing(runs, tmp_path, monkeypatch, capsys):
         raise ConnectionError('no route to host')
 
     monkeypatch.setattr('wandb.init', lambda **options: fail())
-    report(Wishes([runs / 'alone-1'], tmp_path, with_bench=False, wandb='x'))
+    report(ReportOptions([runs / 'alone-1'], tmp_path, with_bench=False, wandb='x'))
     printed = ' '.join(capsys.readouterr().out.split())
     assert 'W&B: not logged (ConnectionError: no route to host)' in printed
     assert (tmp_path / 'report.html').is_file()

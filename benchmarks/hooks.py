@@ -1,7 +1,7 @@
 """What it costs to look at a layer: a step that taps one layer of each model against one that taps nine.
 
 Student and teacher are stacks of linear layers, the loss is the same and looks at the first layer only, so the steps
-differ by sixteen taps. Writes ``taps.md`` and ``taps.json``; the target is 10 microseconds a layer.
+differ by sixteen hooks. Writes ``hooks.md`` and ``hooks.json``; the target is 10 microseconds a layer.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def measure(rounds: int, steps: int) -> Spread:
     found = interleave(runs, rounds, steps, seed=0, progress=lambda: next(bar, None) and None)
     for run in runs.values():
         run.close()
-    taps = 2 * (LAYERS - 1)
-    return Spread.of([1e6 * (all_[0] - one[0]) / taps for one, all_ in zip(found['one'], found['all'])])
+    hooks = 2 * (LAYERS - 1)
+    return Spread.of([1e6 * (all_[0] - one[0]) / hooks for one, all_ in zip(found['one'], found['all'])])
 
 
 def main(arguments: list[str] | None = None) -> Spread:
@@ -115,16 +115,16 @@ def main(arguments: list[str] | None = None) -> Spread:
         [['microseconds a tapped layer adds to a step', f'<= {TARGET:.0f}', shown, met]],
     )
     facts = environment()
-    command = f'python benchmarks/taps.py --rounds {options.rounds} --steps {options.steps}'
+    command = f'python benchmarks/hooks.py --rounds {options.rounds} --steps {options.steps}'
     method = (
         f'A step that taps {LAYERS} layers of each model less a step that taps one, over {2 * (LAYERS - 1)}; one '
         f'thread, interleaved rounds, of a turn the median step, median and quartiles over {options.rounds} rounds.'
     )
     text = ['# What it costs to look at a layer', f'`{command}`', ', '.join(f'{k} {v}' for k, v in facts.items())]
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / 'taps.md').write_text('\n\n'.join([*text, method, markdown_table(*table)]) + '\n', encoding='utf-8')
+    (options.out / 'hooks.md').write_text('\n\n'.join([*text, method, markdown_table(*table)]) + '\n', encoding='utf-8')
     record = {'command': command, 'environment': facts, 'microseconds': dataclasses.asdict(found), 'target': TARGET}
-    (options.out / 'taps.json').write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
+    (options.out / 'hooks.json').write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
     print_table(*table, Console())
     return found
 
