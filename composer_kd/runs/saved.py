@@ -18,7 +18,7 @@ from composer_kd.batches.contents import split_index
 from composer_kd.config.load import default_run_name, load_part
 from composer_kd.config.markers import Component, Part
 from composer_kd.config.schema import EvaluationConfig, LoaderConfig, RunConfig, TeacherConfig, local_folder
-from composer_kd.errors import ConfigError
+from composer_kd.errors import Attempts, ConfigError
 from composer_kd.runs.build import build_model
 from composer_kd.runs.files import CONFIG_FILE, LATEST, METRICS_FILE, checkpoint_file
 from composer_kd.runs.loaders import build_loader, evaluation_data
@@ -208,8 +208,6 @@ def open_runs(written: Sequence[str | pathlib.Path], config: str | pathlib.Path 
         >>> [run.name for run in open_runs(['yamls/digits/student.yaml', 'yamls/digits/kd.yaml'])]
         ['digits-student', 'digits-kd']
     """
-    from composer_kd.errors import Attempts
-
     attempt = Attempts()
     opened = [attempt(open_run, one, config) for one in written]
     attempt.finish()

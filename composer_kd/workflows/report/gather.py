@@ -14,8 +14,11 @@ from rich.console import Console
 
 from composer_kd.bench import BenchResults, environment
 from composer_kd.callbacks.history import HISTORY_FILE, curve, read_history
+from composer_kd.config.effects import changes_result
 from composer_kd.config.load import as_mapping
+from composer_kd.config.markers import Effect
 from composer_kd.errors import Attempts, CheckpointNotFoundError, ConfigError
+from composer_kd.presentation.settings import leaves
 from composer_kd.reports import Curve, Evidence, Report, Subject, write_report
 from composer_kd.runs.compared import ComparedModel, compared_models, evaluation_run
 from composer_kd.runs.files import LATEST, METRICS_FILE, checkpoint_file, make_folder
@@ -25,6 +28,9 @@ from composer_kd.workflows.report.timings import found_beside, given, measured_n
 from composer_kd.workflows.report.wandb import destination, send
 
 __all__ = ['ReportOptions', 'gather', 'report']
+
+SET_ASIDE = (Effect.SEED, Effect.EVALUATION)
+"""In what the runs of one row may differ: they are averaged over their seeds."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +184,7 @@ def _subject(compared: ComparedModel, found: Measured) -> Subject:
         flops=found.flops,
         answers=found.answers,
         settings=settings,
+        without_effect=frozenset(key for key in leaves(settings) if not changes_result(key, *SET_ASIDE)),
         metrics=run.metrics if run is not None else {},
         curves=_curves(run) if run is not None else {},
         taught_by=compared.taught_by,
