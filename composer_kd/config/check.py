@@ -245,6 +245,8 @@ def _scope(annotation: Annotation) -> str:
 def _words(hint: Any) -> str:
     """Says what belongs to a missing key."""
     annotation = Annotation.of(hint)
+    if annotation.kind is Kind.ITEMS:
+        return _words(annotation.options[0])
     part, either = annotation.mark(Part), annotation.mark(Either)
     if part is not None:
         return f'{SCOPES[part.scope].a}: {{name: ..., its options}}'

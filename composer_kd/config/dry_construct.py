@@ -139,6 +139,9 @@ def _stand_in(value: Any) -> Any:
     # A teacher costs its weights; in a trial of the algorithm around it any module will do that has its name.
     if isinstance(value, TeacherConfig):
         return FrozenTeacher(torch.nn.Identity(), name=value.name or value.checkpoint or value.model.name)
+    if isinstance(value, Component) and value.scope == 'teacher':
+        name = getattr(value.target, 'name', getattr(value.target, '__name__', value.name))
+        return FrozenTeacher(torch.nn.Identity(), name=name)
     if isinstance(value, Component) and not SCOPES[value.scope].cheap:
         return torch.nn.Identity()
     return None

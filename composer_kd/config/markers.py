@@ -7,7 +7,7 @@ import enum
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from composer.core import Time
 from composer.utils import dist
@@ -35,6 +35,8 @@ __all__ = [
     'Seed',
     'Share',
 ]
+
+T = TypeVar('T')
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,17 @@ class Component:
         if 'target' in vars(self):
             vars(other)['target'] = self.target
         return other
+
+    def holding(self, kind: type[T]) -> list[T]:
+        """The parts of one kind among its options, in their order.
+
+        Example:
+            >>> sgd = Component('optimizer', 'SGD', {'lr': 0.1})
+            >>> Component('algorithm', 'Mine', {'inner': [sgd], 'rate': 2}).holding(Component) == [sgd]
+            True
+        """
+        listed = (value if isinstance(value, list) else [value] for value in self.options.values())
+        return [one for values in listed for one in values if isinstance(one, kind)]
 
 
 Positive = Must('positive', lambda value: isinstance(value, str) or value > 0)
