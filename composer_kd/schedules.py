@@ -71,9 +71,6 @@ class Window:
     def is_open(self, state: State) -> bool:
         """Whether the batch that has started is inside the window; compares integers that were resolved before.
 
-        Args:
-            state: The state of the run.
-
         Raises:
             ConfigError: If a fraction cannot be resolved, as for :meth:`resolve`.
         """
@@ -86,9 +83,6 @@ class Window:
 
     def check(self, state: State) -> None:
         """Checks the window against a run that starts.
-
-        Args:
-            state: The state of the run.
 
         Warns:
             UserWarning: If the run ends before the window starts.
@@ -127,9 +121,6 @@ class Window:
 
     def resolve(self, state: State) -> None:
         """Converts both ends to integer thresholds for this run; ``is_open`` calls it when ``max_duration`` changes.
-
-        Args:
-            state: The state of the run.
 
         Raises:
             ConfigError: If a fraction cannot be resolved: ``max_duration`` is not set, is in seconds, or is in epochs

@@ -106,9 +106,6 @@ class Criterion:
     def prepare(self, state: State) -> None:
         """At ``INIT``: finds the layers, reserves parameter groups, and registers the modules that need no shapes.
 
-        Args:
-            state: The state of the run.
-
         Raises:
             ConfigError: If a layer does not exist (the message lists the nearest names), if the setting ``lr`` or the
                 sizes of a loss on logits are wrong, or if this object was used in an earlier run.
@@ -149,9 +146,6 @@ class Criterion:
     def build(self, state: State) -> None:
         """At ``BEFORE_LOAD``: measures shapes, builds the modules that need them, and makes a dry run of every match.
 
-        Args:
-            state: The state of the run.
-
         Raises:
             ConfigError: If shapes cannot be measured, or no projector fits them.
             LossError: If a loss cannot compare features of these shapes.
@@ -175,9 +169,6 @@ class Criterion:
 
     def attach(self, state: State) -> None:
         """At ``FIT_START``: attaches the hooks.
-
-        Args:
-            state: The state of the run.
 
         Raises:
             ConfigError: If a module still needs shapes, or a layer no longer exists.
