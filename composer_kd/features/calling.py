@@ -1,4 +1,4 @@
-"""How a model is called with a batch; decided once, from what the model is and what the batch looks like."""
+"""Decides how a model is called with a batch, from the model's signature and the form of the batch."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ __all__ = ['as_it_is', 'choose_call', 'with_inputs']
 def choose_call(
     model: nn.Module, batch: Any, adapt: Callable[[Any], Any] | None = None, whose: str = 'the model'
 ) -> Callable[[Any], Any]:
-    """How a model takes batches of this kind.
+    """Chooses how a model is called with batches of one form.
 
     Args:
         model: The model.
-        batch: One batch of the kind.
-        adapt: Changes the inputs first.
+        batch: One batch of this form.
+        adapt: A function that changes the inputs before the model gets them; ``None`` for no change.
         whose: The model's name, for the error.
 
     Returns:
-        A function of a batch that returns what the model returns.
+        A function from a batch to the model's outputs.
 
     Raises:
-        TeacherError: If the model takes nothing that the batch has.
+        TeacherError: If the model's parameters match no entry of the batch.
 
     Example:
         >>> import torch
@@ -55,13 +55,13 @@ def choose_call(
 def _choose_keys(
     batch: Mapping[str, Any], model: nn.Module, parameters: Mapping[str, Any], adapt: Callable[[Any], Any], whose: str
 ) -> Callable[[Any], Any]:
-    """The same for a mapping: by names, as a whole, or its only tensor."""
+    """The same for a mapping: by the names of parameters, as a whole, or its only tensor."""
     module, names = model, set(parameters)
     if isinstance(model, HuggingFaceModel):
         module, names = model.model, set(model.model_forward_args)
     needs_labels = bool(getattr(getattr(model, 'config', None), 'is_encoder_decoder', False))
     keys = set(without_labels(batch))
-    # Hugging Face models name all their inputs: their **kwargs are for settings.
+    # Hugging Face models name all their inputs; their **kwargs take settings.
     named = hasattr(model, 'config') or isinstance(model, HuggingFaceModel)
     if not named and any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         names |= keys
@@ -76,7 +76,7 @@ def _choose_keys(
             f'keys {sorted(batch)} has none. Say how to call it: '
             'FrozenTeacher(model, forward=lambda model, batch: ...).'
         )
-    # A cache of keys and values is of use in generation alone.
+    # A cache of keys and values is useful in generation only.
     fixed = {'use_cache': False} if 'use_cache' in names and 'use_cache' not in batch else {}
     return lambda batch: module(
         **{key: value for key, value in adapt(without_labels(batch, needs_labels)).items() if key in names}, **fixed
@@ -84,17 +84,17 @@ def _choose_keys(
 
 
 def as_it_is(inputs: Any) -> Any:
-    """The adapter that changes nothing."""
+    """The adapter that returns the inputs unchanged."""
     return inputs
 
 
 def _plain_forward(model: nn.Module) -> Callable[..., Any]:
-    """The forward that names its parameters: torch.compile hides it behind ``(*args, **kwargs)``."""
+    """The original ``forward`` with its named parameters, which torch.compile hides behind ``(*args, **kwargs)``."""
     return getattr(model, '_orig_mod', model).forward
 
 
 def with_inputs(batch: Any, adapt: Callable[[Any], Any]) -> Any:
-    """The batch with adapted inputs, in a container of its own."""
+    """Returns the batch with adapted inputs in a new container; the given batch stays unchanged."""
     if isinstance(batch, Mapping):
         return dict(batch) if adapt is as_it_is else {**batch, **adapt(without_labels(batch))}
     if isinstance(batch, Sequence):
