@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composer_kd.losses._common import check_number, check_temperature, check_tensors, valid
+from composer_kd.losses._common import at_least_float32, check_number, check_temperature, check_tensors, valid
 from composer_kd.losses._fused import FUSED_FROM, forward_kl, fused
 
 __all__ = ['KLDivergence', 'kl_divergence']
@@ -64,7 +64,7 @@ def kl_divergence(
         else:  # selecting rows would synchronise with the accelerator
             weights = mask
     if student.shape[0] == 0:
-        return student.float().sum() * 0.0
+        return at_least_float32(student).sum() * 0.0
     if student.numel() >= FUSED_FROM:
         return fused(forward_kl, student, teacher, temperature, weights)
     return plain_kl(student, teacher, temperature, weights)
