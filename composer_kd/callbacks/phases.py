@@ -143,7 +143,8 @@ class StepClock(Callback):
 
     def start(self) -> None:
         """Measures from the next step on."""
-        spans.listeners.append(self._hear)
+        if self._hear not in spans.listeners:
+            spans.listeners.append(self._hear)
 
     def stop(self) -> None:
         """Measures no more."""
@@ -188,6 +189,8 @@ class StepClock(Callback):
 class Trace:
     """Records steps with torch's profiler and writes them as a Chrome trace.
 
+    It records from :meth:`start` to the first :meth:`stop`; outside that, :meth:`step` and :meth:`stop` do nothing.
+
     Args:
         file: The trace, which Perfetto and ``chrome://tracing`` open.
         steps: How many steps are recorded, after one that warms the profiler up.
@@ -195,26 +198,31 @@ class Trace:
 
     def __init__(self, file: str, steps: int) -> None:
         quiet_profiler()
+        self._file, self._steps = file, steps
+        self._profiler: torch.profiler.profile | None = None  # while it runs
+
+    def start(self) -> None:
+        """Begins, before the step that warms up."""
         kinds = [torch.profiler.ProfilerActivity.CPU]
         if torch.cuda.is_available():
             kinds.append(torch.profiler.ProfilerActivity.CUDA)
         self._profiler = torch.profiler.profile(
             activities=kinds,
-            schedule=torch.profiler.schedule(wait=0, warmup=1, active=steps, repeat=1),
-            on_trace_ready=lambda done: done.export_chrome_trace(file),
+            schedule=torch.profiler.schedule(wait=0, warmup=1, active=self._steps, repeat=1),
+            on_trace_ready=lambda done: done.export_chrome_trace(self._file),
         )
-
-    def start(self) -> None:
-        """Before the step that warms up."""
         self._profiler.start()
 
     def step(self) -> None:
-        """After each step."""
-        self._profiler.step()
+        """Marks the end of a step."""
+        if self._profiler is not None:
+            self._profiler.step()
 
     def stop(self) -> None:
-        """After the last step."""
-        self._profiler.stop()
+        """Ends the recording; torch's profiler crashes where it is stopped twice."""
+        profiler, self._profiler = self._profiler, None
+        if profiler is not None:
+            profiler.stop()
 
 
 def _durations(marks: list[tuple[str, float]], between: Callable[[int, int], float]) -> dict[str, float]:
