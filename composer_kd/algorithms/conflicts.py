@@ -8,7 +8,7 @@ from composer.core import State
 from torch import Tensor
 
 from composer_kd.errors import ConfigError, TeacherError
-from composer_kd.teachers import TeacherPool
+from composer_kd.teachers import TeacherPool, module_of
 
 __all__ = ['refuse_algorithms', 'refuse_shared']
 
@@ -36,7 +36,8 @@ def refuse_shared(pool: TeacherPool, parameters: Iterable[Tensor], owner: str) -
     """
     theirs = {id(parameter) for parameter in parameters}
     for teacher in pool.teachers:
-        if any(id(parameter) in theirs for parameter in teacher.model.parameters()):
+        module = module_of(teacher)
+        if module is not None and any(id(parameter) in theirs for parameter in module.parameters()):
             raise TeacherError(
                 f'The teacher {teacher.name!r} shares parameters with {owner}, so it would not stay as it is. '
                 'Give a copy (copy.deepcopy), and optimize the student alone.'

@@ -6,29 +6,27 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import torch
-from composer.core import Algorithm, Event, State, get_precision_context
+from composer.core import Event, State, get_precision_context
 from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor, nn
+from typing_extensions import override
 
+from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.algorithms.conflicts import refuse_algorithms, refuse_shared
 from composer_kd.algorithms.teacher_evaluation import TeacherEvaluation
-from composer_kd.batches.contents import split_index
 from composer_kd.batches.counts import BatchCount, plus_zero, weighed
-from composer_kd.batches.masks import all_valid, tokens_of, valid_of
-from composer_kd.batches.microbatch import Microbatch
+from composer_kd.batches.microbatch import BatchFormat, Microbatch
 from composer_kd.errors import ConfigError
 from composer_kd.features.outputs import logits_of, scalar_loss
 from composer_kd.matches.criterion import Criterion
-from composer_kd.matches.loss_signature import Loss
-from composer_kd.matches.match import Match
+from composer_kd.matches.match import Losses
 from composer_kd.matches.term import misfit
 from composer_kd.schedules import Moment, Window
 from composer_kd.spans import DISTILLATION_LOSS, labelled
-from composer_kd.teachers import FrozenTeacher, TeacherPool, logits_shape
+from composer_kd.teachers import Teacher, TeacherPool, Teachers, logits_shape
 
 __all__ = ['Distillation']
 
@@ -44,7 +42,7 @@ _EVALUATION = (
 )
 
 
-class Distillation(Algorithm):
+class Distillation(DistillationAlgorithm):
     r"""Trains the model of a Composer run to answer as its teachers do (Hinton et al., arXiv 1503.02531).
 
     In each microbatch the frozen teachers see the very inputs that the student saw, and
@@ -70,8 +68,9 @@ class Distillation(Algorithm):
 
     Args:
         teachers: A module, a list of modules, or ``{checkpoint: module}``, where a checkpoint is a path or URI of a
-            Composer checkpoint; each module may also be a :class:`.FrozenTeacher`, which takes an input adapter. They
-            are frozen, moved to the student's device, and appear in no optimizer, ``state_dict`` or checkpoint.
+            Composer checkpoint; each module may also be a :class:`.FrozenTeacher`, which takes an input adapter, or
+            any other :class:`.Teacher`. Modules are frozen, moved to the student's device, and appear in no optimizer,
+            ``state_dict`` or checkpoint.
         kd_loss_fn: Any ``(student_logits, teacher_logits) -> scalar``: :class:`.KLDivergence`, a torch loss, your own
             function; or a :class:`.Match`, which says more, or a list of losses and matches. For token models a loss of
             logits gets ``(N, V)`` rows, the valid ones alone (to select them makes the host
@@ -102,8 +101,8 @@ class Distillation(Algorithm):
 
     def __init__(
         self,
-        teachers: nn.Module | FrozenTeacher | Sequence[nn.Module | FrozenTeacher] | Mapping[str, nn.Module],
-        kd_loss_fn: Loss | Match | Sequence[Loss | Match],
+        teachers: Teachers,
+        kd_loss_fn: Losses,
         kd_loss_weight: float = 0.9,
         org_loss_weight: float = 0.1,
         start_dur: Moment = 0.0,
@@ -115,53 +114,67 @@ class Distillation(Algorithm):
     ) -> None:
         self.kd_loss_weight = _weight('kd_loss_weight', kd_loss_weight)
         self.org_loss_weight = _weight('org_loss_weight', org_loss_weight)
-        self.window = Window(start_dur, end_dur)
+        self._window = Window(start_dur, end_dur)
         self.pool = TeacherPool(teachers, n_teachers_to_sample, teacher_weights)
         self.criterion = Criterion(kd_loss_fn, self.pool)
         self.evaluation = TeacherEvaluation(self.pool, self.criterion.classes_dim)
         wanted = [*_OCCASIONAL, *(_EVALUATION if run_teacher_on_eval else ())]
-        if any(term.remembers for term in self.criterion.terms):
+        if any(term.remembers for term in self.criterion.terms) or not self.pool.are_frozen:
             wanted.append(Event.BATCH_END)
         self._events = {id(event) for event in wanted}
-        self._predicts_next = False  # whether position i answers for label i + 1
         self._fits = False  # whether the teachers' logits are known to fit the student's
         self._count = BatchCount()
         self._model: nn.Module | None = None
-        self._indexed = False  # whether batches are triples with the samples' indices
+        self._form = BatchFormat()
         self._text = repr(self)
+
+    @property
+    @override
+    def window(self) -> Window:
+        return self._window
+
+    @property
+    @override
+    def teachers(self) -> Sequence[Teacher]:
+        return self.pool.teachers
+
+    @override
+    def final_metrics(self) -> Mapping[str, float]:
+        return self.evaluation.latest
 
     # Composer's two calls ---------------------------------------------------------------------------------------------
 
     def match(self, event: Event, state: State) -> bool:
         """Whether to run: at ``AFTER_LOSS`` and ``BATCH_START`` inside the window, and at a run's landmarks."""
         if event is _AFTER_LOSS:
-            return not self._fits or self.window.is_open(state) or self.criterion.auxiliary.are_trained
+            return not self._fits or self._window.is_open(state) or self.criterion.auxiliary.are_trained
         if event is _BATCH_START:
-            return self.window.is_open(state) and self._count.is_needed(state, self._batch(state)[0])
+            return self._window.is_open(state) and self._count.is_needed(state, self._form.split(state.batch)[0])
         if event is _BEFORE_FORWARD:
-            return self.criterion.hooks is not None and self.window.is_open(state)
+            return self.criterion.hooks is not None and self._window.is_open(state)
         return id(event) in self._events
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         """Runs the part that belongs to the event."""
         if event is _AFTER_LOSS:
-            if self.window.is_open(state):
+            if self._window.is_open(state):
                 labelled(DISTILLATION_LOSS, self._distil)(state)
             else:
                 self._rest(state)
         elif event is _BATCH_START:
-            self._count.count(state, self._batch(state)[0])
+            self._count.count(state, self._form.split(state.batch)[0])
         elif event is _BEFORE_FORWARD:
             self.criterion.hooks.open()  # type: ignore[union-attr]
         elif event is Event.BATCH_END:
             self.criterion.end_batch()
+            self.pool.end_batch(state)
         elif event is Event.INIT:
             self._prepare(state)
         elif event is Event.BEFORE_LOAD:
             self.criterion.build(state)
         elif event is Event.FIT_START:
             refuse_shared(self.pool, _optimized(state), 'the optimizer')
-            self.window.check(state)
+            self._window.check(state)
             self.criterion.attach(state)
         elif event is Event.FIT_END:
             self.criterion.detach()
@@ -182,27 +195,22 @@ class Distillation(Algorithm):
     def _prepare(self, state: State) -> None:
         refuse_algorithms(state)
         refuse_shared(self.pool, state.model.parameters(), 'the student')
-        self.pool.prepare(state.device)
-        # A HuggingFaceModel for causal language modelling says so.
-        self._predicts_next = bool(getattr(state.model, 'shift_labels', False))
-        self._count = BatchCount(dist.get_world_size(), self._predicts_next, self.criterion.needs_features)
+        self.pool.prepare(state)
+        self._form = self.evaluation.form = BatchFormat.of(state.model)
+        self._count = BatchCount(dist.get_world_size(), self._form.shift_labels, self.criterion.needs_features)
         self._model = state.model
-        self._indexed = self.evaluation.indexed = bool(getattr(state.model, 'takes_index', False))
-        self.criterion.prepare(state, self._predicts_next)
+        self.criterion.prepare(state)
 
     # One batch --------------------------------------------------------------------------------------------------------
 
     def _distil(self, state: State) -> None:
-        batch, index = self._batch(state)
-        number = state.timestamp.batch.value
-        drawn = self.pool.draw(state.rank_zero_seed, number)
+        micro = Microbatch.read(state, self._form, self._count, self.criterion.needs_features)
+        drawn = self.pool.draw(state.rank_zero_seed, micro.number)
         if isinstance(state.loss, Mapping) and state.loss.keys() >= {'total', 'task', 'kd'}:
             raise ConfigError(
                 'Two Distillation objects are active in the same batch. Give all teachers to one of them, or let one '
                 'end (end_dur) before the other starts (start_dur).'
             )
-        micro = self._microbatch(batch, number)
-        micro.index = index
         student = logits_of(state.outputs, 'the student') if self.criterion.needs_logits else None
         precision = partial(get_precision_context, state.precision, state.precision_config)
         kd, values = self.criterion(state, micro, student, drawn, precision)
@@ -220,23 +228,6 @@ class Distillation(Algorithm):
         if self.criterion.named:
             state.loss.update(values)
 
-    def _batch(self, state: State) -> tuple[Any, Tensor | None]:
-        return split_index(state.batch, self._indexed)
-
-    def _microbatch(self, batch: Any, number: int) -> Microbatch:
-        self._count.forget(number)
-        answers, in_tokens, shift = self._count.answers, self._count.tokens, self._predicts_next
-        # Where the whole batch counts alike, so does every part of it.
-        valid = None if answers is None and all_valid(batch, shift) else valid_of(batch, shift)
-        micro = Microbatch(batch, number, valid)
-        if valid is not None and answers is not None:
-            micro.share = valid.share(answers)
-        if self.criterion.needs_features:
-            micro.tokens = tokens_of(batch)
-            if micro.tokens is not None and in_tokens is not None:
-                micro.token_share = micro.tokens.share(in_tokens)
-        return micro
-
     def _rest(self, state: State) -> None:
         """A batch outside the window."""
         if not self._fits:
@@ -253,7 +244,7 @@ class Distillation(Algorithm):
         if due:
             student = logits_of(state.outputs, 'the student')
             for teacher in (self.pool.teachers[index] for index in due):
-                shape = logits_shape(teacher, self._batch(state)[0])
+                shape = logits_shape(teacher, self._form.split(state.batch)[0])
                 if shape is not None and shape != student.shape:
                     raise misfit(student.shape, shape, teacher.name)
         self._fits = True
@@ -264,7 +255,7 @@ class Distillation(Algorithm):
     def __repr__(self) -> str:
         return (
             f'Distillation({self.pool}, {self.criterion.name}, {self.kd_loss_weight}, {self.org_loss_weight}, '
-            f'{self.window}, n_teachers_to_sample={self.pool.n_to_sample})'
+            f'{self._window}, n_teachers_to_sample={self.pool.n_to_sample})'
         )
 
 

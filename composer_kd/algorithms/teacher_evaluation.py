@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import MeanMetric, Metric
 
-from composer_kd.batches.contents import split_index
 from composer_kd.batches.masks import answers_per_position, valid_of
+from composer_kd.batches.microbatch import BatchFormat
 from composer_kd.errors import TeacherError
 from composer_kd.features.outputs import logits_of
 from composer_kd.losses import kl_divergence
@@ -40,7 +40,7 @@ class TeacherEvaluation:
     def __init__(self, pool: TeacherPool, classes_dim: int = -1) -> None:
         self.pool = pool
         self.classes_dim = classes_dim
-        self.indexed = False  # whether batches are triples with the samples' indices
+        self.form = BatchFormat()
         self.latest: dict[str, float] = {}
         self._metrics: dict[str, Metric] | None = None
         self._agreement = {'top1': MeanMetric(), 'kl': MeanMetric()}
@@ -73,7 +73,8 @@ class TeacherEvaluation:
                 metric.reset()
         student = logits_of(state.outputs, 'the student')
         with torch.no_grad(), get_precision_context(state.precision, state.precision_config):
-            teacher = self.pool(split_index(state.batch, self.indexed)[0])
+            batch, index = self.form.split(state.batch)
+            teacher = self.pool(batch, index=index)
         if teacher.shape != student.shape and teacher.shape != (*student.shape, 1):
             raise TeacherError(
                 f'In evaluation the teachers {self.pool} answer in the shape {tuple(teacher.shape)}, the student in '
@@ -97,7 +98,7 @@ class TeacherEvaluation:
             self._agree(
                 student,
                 teacher,
-                _mask(split_index(batch, self.indexed)[0], model, student) if self.classes_dim == -1 else None,
+                _mask(self.form.split(batch)[0], model, student) if self.classes_dim == -1 else None,
             )
 
     def _agree(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> None:

@@ -250,7 +250,8 @@ class _Checker:
 
 def _words(hint: Any) -> str:
     """Says what belongs to a missing key."""
-    for mark in getattr(hint, '__metadata__', ()):
+    items = typing.get_args(hint)[:1] if typing.get_origin(hint) is list else ()  # of a list, what is in it
+    for mark in (mark for kind in (hint, *items) for mark in getattr(kind, '__metadata__', ())):
         if isinstance(mark, Part):
             return f'{SCOPES[mark.scope].a}: {{name: ..., its options}}'
         if isinstance(mark, Either):

@@ -139,6 +139,9 @@ def _stand_in(value: Any) -> Any:
     # A teacher costs its weights; in a trial of the algorithm around it any module will do that has its name.
     if isinstance(value, TeacherConfig):
         return FrozenTeacher(torch.nn.Identity(), name=value.name or value.checkpoint or value.model.name)
+    if isinstance(value, Component) and value.scope == 'teacher':
+        kind = resolve('teacher', value.name)
+        return FrozenTeacher(torch.nn.Identity(), name=getattr(kind, 'name', getattr(kind, '__name__', value.name)))
     if isinstance(value, Component) and not SCOPES[value.scope].cheap:
         return torch.nn.Identity()
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from composer.core import Time
 from composer.utils import dist
@@ -29,6 +29,8 @@ __all__ = [
     'Seed',
     'Share',
 ]
+
+T = TypeVar('T')
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,17 @@ class Component:
     name: str
     options: dict[str, Any] = field(default_factory=dict)
     path: str = ''
+
+    def holding(self, kind: type[T]) -> list[T]:
+        """The parts of one kind among its options, in their order.
+
+        Example:
+            >>> sgd = Component('optimizer', 'SGD', {'lr': 0.1})
+            >>> Component('algorithm', 'Mine', {'inner': [sgd], 'rate': 2}).holding(Component) == [sgd]
+            True
+        """
+        listed = (value if isinstance(value, list) else [value] for value in self.options.values())
+        return [one for values in listed for one in values if isinstance(one, kind)]
 
 
 Positive = Must('positive', lambda value: isinstance(value, str) or value > 0)

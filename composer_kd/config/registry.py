@@ -71,10 +71,17 @@ SCOPES: dict[str, Scope] = {
         also=('composer_kd.schedules.Ramp',),
     ),
     'projector': Scope('projector', ('torch.nn',), 'torch.nn.Module'),
+    'teacher': Scope(
+        'kind of teacher',
+        ('composer_kd.teachers',),
+        suffix='Teacher',
+        cheap=False,
+        without=('Teacher',),
+    ),
     'adapter': Scope('input adapter', ('composer_kd.teachers',), suffix='Adapter'),
     'optimizer': Scope('optimizer', ('composer.optim', 'torch.optim'), 'torch.optim.Optimizer'),
     'scheduler': Scope('scheduler', ('composer.optim',), 'composer.optim.ComposerScheduler', suffix='Scheduler'),
-    'algorithm': Scope('algorithm', ('composer_kd', 'composer.algorithms'), 'composer.core.Algorithm'),
+    'algorithm': Scope('algorithm', ('composer_kd.algorithms', 'composer.algorithms'), 'composer.core.Algorithm'),
     'callback': Scope('callback', ('composer.callbacks',), 'composer.core.Callback'),
     'logger': Scope('logger', ('composer.loggers',), 'composer.loggers.LoggerDestination', 'Logger', cheap=False),
 }

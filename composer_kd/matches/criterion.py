@@ -20,7 +20,7 @@ from composer_kd.matches.match import Match, as_matches
 from composer_kd.matches.term import Key, LossTerm
 from composer_kd.schedules import value_at
 from composer_kd.spans import TEACHER_FORWARD, labelled
-from composer_kd.teachers import TeacherPool
+from composer_kd.teachers import Teacher, TeacherPool, module_of, teacher_logits
 
 __all__ = ['Criterion']
 
@@ -103,7 +103,7 @@ class Criterion:
 
     # Before training --------------------------------------------------------------------------------------------------
 
-    def prepare(self, state: State, shift: bool) -> None:
+    def prepare(self, state: State) -> None:
         """At INIT: finds the layers, makes room in the optimizer, and takes in what is ready.
 
         Raises:
@@ -116,26 +116,31 @@ class Criterion:
                 'and projectors of its own'
             )
         for term in self.terms:
-            term.adapter.shift = shift
             if term.match.on_logits and term.waits:
                 raise ConfigError(f'Match {term.match.name!r}: give the loss its sizes; only features are measured')
             if isinstance(term.adapter.loss, nn.Module):
                 state.device.module_to_device(term.adapter.loss)
+        self._find_layers(state)
+        for match in self.matches:
+            self._reserve(state, match)
+        for term in self.terms:
+            if not term.waits:
+                self.auxiliary.take_in(state, term)
+
+    def _find_layers(self, state: State) -> None:
         keys = [key for term in self.terms for key in term.student_keys]
         self.hooks = FeatureHooks(state.model, keys, 'the student') if keys else None
         for index, terms in self.on_teacher.items():
             teacher, keys = self.pool.teachers[index], [key for term in terms for key in term.teacher_keys]
             if keys:
-                self._teacher_hooks[index] = FeatureHooks(teacher.model, keys, f'the teacher {teacher.name!r}')
-        for match in self.matches:
-            terms = [term for term in self.terms if term.match is match]
-            if any(term.waits or term.learned() for term in terms):
-                self.auxiliary.reserve(state, match)
-            elif match.lr is not None:
-                raise ConfigError(f'Match {match.name!r} learns nothing: its lr has no effect, leave it out')
-        for term in self.terms:
-            if not term.waits:
-                self.auxiliary.take_in(state, term)
+                self._teacher_hooks[index] = FeatureHooks(_layers_of(teacher), keys, f'the teacher {teacher.name!r}')
+
+    def _reserve(self, state: State, match: Match) -> None:
+        terms = [term for term in self.terms if term.match is match]
+        if any(term.waits or term.learned() for term in terms):
+            self.auxiliary.reserve(state, match)
+        elif match.lr is not None:
+            raise ConfigError(f'Match {match.name!r} learns nothing: its lr has no effect, leave it out')
 
     def build(self, state: State) -> None:
         """Before weights are loaded: measures shapes, makes what waits for them, and tries every match on them.
@@ -209,7 +214,7 @@ class Criterion:
         """
         if self._only is not None and student is not None:
             with torch.no_grad(), precision():
-                teacher = labelled(TEACHER_FORWARD, self.pool)(micro.batch, drawn)
+                teacher = labelled(TEACHER_FORWARD, self.pool)(micro.batch, drawn, micro.index)
             value = self._only.of_logits(state, student, teacher, micro, drawn)
             return value, {self.matches[0].name: value}
         features = self._student_features()
@@ -269,10 +274,10 @@ class Criterion:
         teacher, hooks = self.pool.teachers[index], self._teacher_hooks.get(index)
         answers = self._needs_logits_of(index)
         if hooks is None:
-            return {}, teacher(micro.batch) if answers else None
+            return {}, teacher_logits(teacher, micro.batch, micro.index) if answers else None
         hooks.open(None if micro.tokens is None else micro.tokens.mask)
         try:
-            outputs = teacher.outputs(micro.batch)
+            outputs = teacher.outputs(micro.batch, micro.index)
             return hooks.take(), logits_of(outputs, f'the teacher {teacher.name!r}') if answers else None
         finally:
             hooks.close()
@@ -287,6 +292,17 @@ class Criterion:
         """Waits for the last answers of all checks for losses that are not finite."""
         for term in self.terms:
             term.adapter.finite_check.poll(wait=True)
+
+
+def _layers_of(teacher: Teacher) -> nn.Module:
+    module = module_of(teacher)
+    if module is None:
+        raise ConfigError(
+            f'The teacher {teacher.name!r} ({type(teacher).__name__}) has no layers to match: it has no module under '
+            'the attribute `model`. Match its logits, or bind the matches of layers to other teachers: '
+            'Match(..., teacher=name).'
+        )
+    return module
 
 
 def _weighted_mean(values: Sequence[tuple[float, Tensor]]) -> Tensor:

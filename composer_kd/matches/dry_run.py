@@ -10,9 +10,8 @@ import torch
 from composer.core import State
 from torch import Tensor
 
-from composer_kd.batches.contents import split_index
 from composer_kd.batches.masks import tokens_of
-from composer_kd.batches.microbatch import Microbatch
+from composer_kd.batches.microbatch import BatchFormat, Microbatch
 from composer_kd.errors import ConfigError
 from composer_kd.matches.term import Key, LossTerm
 from composer_kd.teachers import TeacherPool, feature_shapes
@@ -43,13 +42,13 @@ def measure(state: State, pool: TeacherPool, terms: Sequence[LossTerm]) -> Sampl
     Raises:
         ConfigError: If there are no samples to look at, or the models cannot take them.
     """
-    batch, index = split_index(_first_samples(state), bool(getattr(state.model, 'takes_index', False)))
+    batch, index = BatchFormat.of(state.model).split(_first_samples(state))
     ours = [key for term in terms for key in term.student_keys]
     shapes: dict[int | None, dict[Key, torch.Size]] = {None: feature_shapes(state.model, batch, ours, 'the student')}
     for number, teacher in enumerate(pool.teachers):
         keys = [key for term in terms if term.teacher == number for key in term.teacher_keys]
         if keys:
-            shapes[number] = feature_shapes(teacher, batch, keys, f'the teacher {teacher.name!r}')
+            shapes[number] = feature_shapes(teacher, batch, keys, f'the teacher {teacher.name!r}', index)
     return Samples(batch, index, shapes)
 
 
@@ -62,7 +61,8 @@ def dry_run(state: State, terms: Sequence[LossTerm], samples: Samples) -> None:
     to_device = state.device.tensor_to_device
     index = None if samples.index is None else to_device(samples.index)
     batch = state.device.batch_to_device(samples.batch)
-    micro = Microbatch(batch, state.timestamp.batch.value, tokens=tokens_of(batch), index=index)
+    shift = BatchFormat.of(state.model).shift_labels
+    micro = Microbatch(batch, state.timestamp.batch.value, tokens=tokens_of(batch), index=index, shift_labels=shift)
     with torch.random.fork_rng(devices=[]):
         for term in terms:
             if term.student_keys:

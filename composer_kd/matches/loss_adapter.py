@@ -9,7 +9,8 @@ import torch
 from composer.core import State
 from torch import Tensor, nn
 
-from composer_kd.batches.masks import Valid, aligned_labels, answers_per_position, token_mask
+from composer_kd.batches.masks import answers_per_position, token_mask
+from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import LossError, is_of_device
 from composer_kd.losses._common import at_least_float32
 from composer_kd.matches.finite_check import FiniteCheck
@@ -33,7 +34,6 @@ class LossAdapter:
     Args:
         loss: Any ``(student, teacher) -> scalar``.
         name: Its name in messages; that of the loss, if ``None``.
-        shift: Whether position ``i`` answers for label ``i + 1``.
 
     Raises:
         ConfigError: If it is not callable.
@@ -43,10 +43,9 @@ class LossAdapter:
         'MSELoss'
     """
 
-    def __init__(self, loss: Loss, name: str | None = None, shift: bool = False) -> None:
+    def __init__(self, loss: Loss, name: str | None = None) -> None:
         self.loss = checked_loss(loss)
         self.name = name or name_of(loss)
-        self.shift = shift
         self.classes_dim = int(attribute_of(loss, 'softmax_dim', -1))
         self.summary = attribute_of(loss, 'summary', None)
         self.any_classes = bool(attribute_of(loss, 'any_classes', False))
@@ -70,24 +69,13 @@ class LossAdapter:
         """Sets the loss's temperature for the batch of ``state``."""
         self._temperature = value_at(temperature, state, f'The temperature of {self.name!r}', above_zero=True)
 
-    def of_logits(
-        self,
-        student: Tensor,
-        teacher: Tensor,
-        batch: Any,
-        valid: Valid | None,
-        number: int,
-        index: Tensor | None = None,
-    ) -> tuple[Tensor, bool]:
+    def of_logits(self, student: Tensor, teacher: Tensor, micro: Microbatch) -> tuple[Tensor, bool]:
         """The loss of one microbatch's logits, a mean over its valid positions.
 
         Args:
             student: The student's logits.
             teacher: The teacher's, of the same shape.
-            batch: The microbatch, which tells whether the models answer per position.
-            valid: Which positions count; ``None`` if all do.
-            number: The batch's number, for messages.
-            index: Which samples of the data set these are, for losses that ask.
+            micro: The microbatch, which tells whether the models answer per position, and which of them count.
 
         Returns:
             The loss, and whether it is a mean over positions that were masked, not over samples.
@@ -99,9 +87,10 @@ class LossAdapter:
             student, teacher = at_least_float32(student), at_least_float32(teacher)
         last = self.classes_dim in (-1, student.ndim - 1)
         positions = student if last else student.movedim(self.classes_dim, -1)
-        per_position = (last or self._masks_itself) and answers_per_position(batch, positions)
+        valid, number = micro.valid, micro.number
+        per_position = (last or self._masks_itself) and answers_per_position(micro.batch, positions)
         mask = valid.mask.reshape(-1) if per_position and valid is not None and valid.mask is not None else None
-        extra = self._extras(batch, index, number) if self._wants else {}
+        extra = self._extras(micro) if self._wants else {}
         if self._masks_itself:
             value = self._call(student, teacher, extra | {'mask': mask}, number)
         elif not per_position:
@@ -112,33 +101,22 @@ class LossAdapter:
             value = self._of_rows(student.flatten(0, -2), teacher.flatten(0, -2), mask, extra, number)
         return self._checked(value, student.requires_grad, number), per_position
 
-    def of_features(
-        self,
-        student: Feature,
-        teacher: Feature,
-        batch: Any,
-        tokens: Valid | None,
-        number: int,
-        index: Tensor | None = None,
-    ) -> tuple[Tensor, bool]:
+    def of_features(self, student: Feature, teacher: Feature, micro: Microbatch) -> tuple[Tensor, bool]:
         """The loss of one microbatch's features, a mean over samples or, for hidden states, over the tokens that count.
 
         Args:
             student: What the student's layer showed; a list for several layers.
             teacher: The teacher's, as far as the loss's summary has left it.
-            batch: The microbatch.
-            tokens: Which tokens count; ``None`` if all do.
-            number: The batch's number, for messages.
-            index: As for :meth:`of_logits`.
+            micro: The microbatch, which tells which tokens count.
 
         Returns:
             As :meth:`of_logits`.
         """
-        extra = self._extras(batch, index, number) if self._wants else {}
-        mask = None if tokens is None else tokens.mask
+        extra = self._extras(micro) if self._wants else {}
+        mask = None if micro.tokens is None else micro.tokens.mask
         if isinstance(student, list) or isinstance(teacher, list):
-            return self._of_several(list(student), list(teacher), mask, extra, number)
-        return self._of_feature(student, teacher, mask, extra, number)
+            return self._of_several(list(student), list(teacher), mask, extra, micro.number)
+        return self._of_feature(student, teacher, mask, extra, micro.number)
 
     def _of_several(
         self, student: list[Tensor], teacher: list[Tensor], mask: Tensor | None, extra: dict[str, Any], number: int
@@ -224,8 +202,8 @@ class LossAdapter:
             if before is not None:
                 self.loss.temperature = before  # type: ignore[attr-defined]
 
-    def _extras(self, batch: Any, index: Tensor | None, number: int) -> dict[str, Tensor]:
-        found = {'labels': aligned_labels(batch, self.shift), 'index': index}
+    def _extras(self, micro: Microbatch) -> dict[str, Tensor]:
+        found = {'labels': micro.labels, 'index': micro.index}
         remedies = {
             'labels': 'labels, one class per row, as the second of an (inputs, labels) pair or `labels` of a mapping',
             'index': "the samples' indices, as `index` of a mapping or the third of a triple "
@@ -234,7 +212,7 @@ class LossAdapter:
         }
         for name in self._wants:
             if found[name] is None:
-                raise LossError(f'The loss {self.name!r} needs {remedies[name]}; batch {number} has none')
+                raise LossError(f'The loss {self.name!r} needs {remedies[name]}; batch {micro.number} has none')
         return {name: found[name] for name in self._wants}  # type: ignore[misc]
 
     def _checked(self, value: Any, has_graph: bool, number: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from torch import nn
 
@@ -13,7 +13,7 @@ from composer_kd.features.hooks import LayerPath
 from composer_kd.matches.loss_signature import Loss, checked_loss, name_of, parameters_of
 from composer_kd.schedules import Schedule, number_or_schedule
 
-__all__ = ['Match', 'Where', 'as_matches']
+__all__ = ['Losses', 'Match', 'Where', 'as_matches']
 
 Where: TypeAlias = str | Sequence[str]
 
@@ -106,6 +106,10 @@ class Match:
         return f'Match({name_of(self.loss)}, on={on!r}, weight={self.weight!r}, name={self.name!r})'
 
 
+Losses: TypeAlias = Annotated[Loss | Match | Sequence[Loss | Match], 'losses and matches']
+"""A loss of logits, a :class:`Match`, or a list of these; a YAML writes a parameter with this annotation so."""
+
+
 def _pair(on: Any) -> tuple[Any, Any]:
     if isinstance(on, str):
         return on, on
@@ -129,7 +133,7 @@ def _sides(on: Any) -> tuple[list[str], list[str]]:
     return student, teacher
 
 
-def as_matches(given: Any) -> tuple[list[Match], bool]:
+def as_matches(given: Losses) -> tuple[list[Match], bool]:
     """Whatever was given as ``kd_loss_fn`` as matches, and whether they were given as such, to be logged one by one.
 
     Raises:

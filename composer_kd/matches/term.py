@@ -120,9 +120,7 @@ class LossTerm:
             raise misfit(student.shape, teacher.shape, ' and '.join(self._names[index] for index in whose))
         if self.match.temperature is not None:
             self.adapter.set_temperature(self.match.temperature, state)
-        value, per_position = self.adapter.of_logits(
-            student, teacher, micro.batch, micro.valid, micro.number, micro.index
-        )
+        value, per_position = self.adapter.of_logits(student, teacher, micro)
         return value if micro.share is None or not per_position else value * micro.share
 
     def of_features(
@@ -135,7 +133,7 @@ class LossTerm:
         theirs: Feature = [teacher[key] for key in self.teacher_keys]
         if not self.match.several:
             ours, theirs = self._project(ours[0], theirs[0], micro.tokens)
-        value, per_token = self.adapter.of_features(ours, theirs, micro.batch, micro.tokens, micro.number, micro.index)
+        value, per_token = self.adapter.of_features(ours, theirs, micro)
         return value if micro.token_share is None or not per_token else value * micro.token_share
 
     def _project(self, student: Tensor, teacher: Tensor, tokens: Valid | None) -> tuple[Tensor, Tensor]:

@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from composer.devices import Device
+from composer.core import State
 from torch import Tensor, nn
 
 from composer_kd.errors import TeacherError, is_of_device
 from composer_kd.features.calling import as_it_is, choose_call, with_inputs
-from composer_kd.features.outputs import logits_of
+from composer_kd.teachers.base import teacher_logits
 from composer_kd.teachers.checkpoints import load_weights
 
 __all__ = ['FrozenTeacher']
@@ -76,11 +76,15 @@ class FrozenTeacher:
         self.model.eval()
         self._parts = list(model.modules())
 
-    def prepare(self, device: Device) -> None:
-        """Brings the teacher and its adapter onto a device, in eval mode and frozen."""
+    def prepare(self, state: State) -> None:
+        """Brings the teacher and its adapter onto the run's device, in eval mode and frozen.
+
+        How the model is called is found out anew at the next batch.
+        """
+        self.forget_call()
         for module in (self.model, self.input_adapter):
             if isinstance(module, nn.Module):
-                device.module_to_device(module)
+                state.device.module_to_device(module)
                 module.eval()
                 for parameter in module.parameters():  # a ScriptModule has no requires_grad_
                     parameter.requires_grad_(False)
@@ -91,10 +95,15 @@ class FrozenTeacher:
         Gradients and precision are the caller's: :class:`composer_kd.Distillation` turns the former off and enters
         the trainer's precision context.
         """
-        return logits_of(self.outputs(batch), f'the teacher {self.name!r}')
+        return teacher_logits(self, batch)
 
-    def outputs(self, batch: Any) -> Any:
-        """All that the teacher's model returns for a batch; it need not have logits."""
+    def outputs(self, batch: Any, index: Tensor | None = None) -> Any:
+        """All that the teacher's model returns for a batch; it need not have logits.
+
+        Args:
+            batch: A batch of the run.
+            index: The samples' numbers, of which a frozen model has no need.
+        """
         if any(part.training for part in self._parts):  # someone called train() on it, or on a part of it
             self.model.eval()
         inputs = _tensors(batch)
@@ -130,6 +139,9 @@ class FrozenTeacher:
         """Makes the next batch decide anew how the model is called: for another kind of batch, or after a copy."""
         self._call = None
         self._parts = list(self.model.modules())
+
+    def end_batch(self, state: State) -> None:
+        """Nothing: a frozen model never changes."""
 
     def _choose_call(self, batch: Any) -> Callable[[Any], Any]:
         """How this model takes batches of this kind; decided once."""

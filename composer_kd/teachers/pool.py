@@ -9,10 +9,11 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from composer.devices import Device
+from composer.core import State
 from torch import Tensor, nn
 
 from composer_kd.errors import ConfigError, TeacherError
+from composer_kd.teachers.base import Teacher, Teachers, missing_of, teacher_logits
 from composer_kd.teachers.checkpoints import load_weights
 from composer_kd.teachers.frozen import FrozenTeacher
 
@@ -23,13 +24,13 @@ class TeacherPool:
     """All teachers of a run.
 
     Args:
-        teachers: A module or :class:`FrozenTeacher`, a list of them, or ``{checkpoint: module}``.
+        teachers: A module or :class:`.Teacher`, a list of them, or ``{checkpoint: module}``.
         n_to_sample: How many answer for each batch; ``None`` for all.
         weights: A positive weight for each teacher in the mean of their logits; equal if ``None``.
 
     Raises:
         ConfigError: If there is no teacher, or a number does not fit theirs.
-        TeacherError: If one of them is not a module.
+        TeacherError: If one of them is neither a module nor a teacher.
         CheckpointError: If weights cannot be loaded.
 
     Example:
@@ -41,11 +42,11 @@ class TeacherPool:
 
     def __init__(
         self,
-        teachers: nn.Module | FrozenTeacher | Sequence[Any] | Mapping[Any, Any],
+        teachers: Teachers,
         n_to_sample: int | None = None,
         weights: Sequence[float] | None = None,
     ) -> None:
-        self.teachers = _as_teachers(teachers)
+        self.teachers: list[Teacher] = _as_teachers(teachers)
         count = len(self.teachers)
         if not count:
             raise ConfigError('No teachers: expected a module, a list of modules, or {checkpoint: module}')
@@ -68,11 +69,17 @@ class TeacherPool:
         self.weights = [1.0] * count if weights is None else [float(weight) for weight in weights]
         self._everyone = tuple(range(count))
         self._drawn: tuple[tuple[int, int], tuple[int, ...]] | None = None
+        self.are_frozen = all(isinstance(teacher, FrozenTeacher) for teacher in self.teachers)
 
-    def prepare(self, device: Device) -> None:
-        """Brings every teacher onto the device, frozen."""
+    def prepare(self, state: State) -> None:
+        """Gets every teacher ready for a run."""
         for teacher in self.teachers:
-            teacher.prepare(device)
+            teacher.prepare(state)
+
+    def end_batch(self, state: State) -> None:
+        """Tells every teacher that the student has made a step."""
+        for teacher in self.teachers:
+            teacher.end_batch(state)
 
     def draw(self, seed: int, batch: int) -> tuple[int, ...]:
         """Which teachers answer for a batch: indices in ascending order, without replacement.
@@ -88,14 +95,20 @@ class TeacherPool:
             self._drawn = key, tuple(sorted(generator.sample(self._everyone, self.n_to_sample)))
         return self._drawn[1]
 
-    def __call__(self, batch: Any, drawn: Sequence[int] | None = None) -> Tensor:
-        """The weighted mean of the logits of the teachers drawn (all, if ``None``); holds two sets at most."""
+    def __call__(self, batch: Any, drawn: Sequence[int] | None = None, index: Tensor | None = None) -> Tensor:
+        """The weighted mean of the logits of the teachers drawn; holds two sets at most.
+
+        Args:
+            batch: A microbatch.
+            drawn: The numbers of those that answer; all, if ``None``.
+            index: The samples' numbers in the data set, where they are known.
+        """
         drawn = self._everyone if drawn is None else drawn
         if len(drawn) == 1:
-            return self.teachers[drawn[0]](batch)
+            return teacher_logits(self.teachers[drawn[0]], batch, index)
         mean = self.mean(drawn)
-        for index in drawn:
-            mean.add(index, self.teachers[index](batch))
+        for number in drawn:
+            mean.add(number, teacher_logits(self.teachers[number], batch, index))
         return mean.value
 
     def mean(self, drawn: Sequence[int]) -> RunningMean:
@@ -146,7 +159,7 @@ class RunningMean:
         self._mean.add_(logits, alpha=weight)
 
 
-def _as_teachers(given: Any) -> list[FrozenTeacher]:
+def _as_teachers(given: Any) -> list[Teacher]:
     """Whatever was given as a list of teachers. A ``ModuleList`` is taken as a list."""
     if isinstance(given, Mapping):
         modules = [model.model if isinstance(model, FrozenTeacher) else model for model in given.values()]
@@ -158,13 +171,33 @@ def _as_teachers(given: Any) -> list[FrozenTeacher]:
         return [_with_checkpoint(model, checkpoint) for checkpoint, model in given.items()]
     if given is None:
         return []
-    if isinstance(given, FrozenTeacher) or (isinstance(given, nn.Module) and not isinstance(given, nn.ModuleList)):
-        given = [given]
-    if isinstance(given, str) or not isinstance(given, (Sequence, nn.ModuleList)):
+    if isinstance(given, nn.ModuleList) or (isinstance(given, Sequence) and not isinstance(given, str)):
+        return [_as_teacher(one) for one in given]
+    if not isinstance(given, nn.Module) and not _parts_of_a_teacher(given):
         raise TeacherError(
             f'Expected a module, a list of modules, or {{checkpoint: module}} as teachers, got {type(given).__name__}'
         )
-    return [teacher if isinstance(teacher, FrozenTeacher) else FrozenTeacher(teacher) for teacher in given]
+    return [_as_teacher(given)]
+
+
+def _as_teacher(given: Any) -> Teacher:
+    """A teacher as it is, and a module frozen."""
+    missing, found = missing_of(given), _parts_of_a_teacher(given)
+    if isinstance(given, type) and found:
+        raise TeacherError(f'A teacher must be an object, got the class {given.__name__}: make one, {given.__name__}()')
+    if not missing:
+        return given
+    if found and not isinstance(given, nn.Module):
+        raise TeacherError(
+            f'{type(given).__name__} is no teacher yet: it has {" and ".join(found)}, and lacks '
+            f'{" and ".join(missing)}. composer_kd.teachers.Teacher says what a teacher has.'
+        )
+    return FrozenTeacher(given)
+
+
+def _parts_of_a_teacher(thing: Any) -> list[str]:
+    """Those methods of a teacher that an object has."""
+    return [name for name in ('prepare', 'outputs', 'end_batch') if hasattr(thing, name)]
 
 
 def _with_checkpoint(model: Any, checkpoint: Any) -> FrozenTeacher:

@@ -10,7 +10,7 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
 
-from composer_kd.algorithms.distillation import Distillation
+from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.callbacks.phases import PhaseLabels, StepClock, Trace
 from composer_kd.config.schema import RunConfig
 from composer_kd.errors import ConfigError
@@ -133,7 +133,8 @@ def _notes(state: State, times: StepTimes, batches: int, is_traced: bool) -> lis
         notes.append(f'The run ended after {len(times.steps)} of the {batches} steps that were to be measured.')
     if not is_traced:
         notes.append('The run ended before the trace was complete; a longer max_duration gives it room.')
-    windows = [algorithm.window for algorithm in state.algorithms if isinstance(algorithm, Distillation)]
+    distilling = [algorithm for algorithm in state.algorithms if isinstance(algorithm, DistillationAlgorithm)]
+    windows = [algorithm.window for algorithm in distilling if algorithm.window is not None]
     if windows and not any(step[TEACHER_FORWARD] for step in times.steps):
         notes.append(
             f'No teacher ran: the distillation is not open in the first steps ({windows[0]}). Give '

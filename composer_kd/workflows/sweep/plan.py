@@ -195,9 +195,7 @@ def _missing_checkpoints(config: RunConfig) -> Iterator[str]:
 
 
 def _teachers(config: RunConfig) -> list[TeacherConfig]:
-    found = [part.options.get('teachers') for part in config.algorithms.values()]
-    listed_ones = [one for teachers in found for one in (teachers if isinstance(teachers, list) else [teachers])]
-    return [teacher for teacher in listed_ones if isinstance(teacher, TeacherConfig)]
+    return [teacher for part in config.algorithms.values() for teacher in part.holding(TeacherConfig)]
 
 
 def _check_comparable(sweep: Sweep, configs: Sequence[RunConfig]) -> None:
