@@ -151,7 +151,8 @@ class StepClock(Callback):
 
     def start(self) -> None:
         """Starts measuring with the next step."""
-        spans.listeners.append(self._hear)
+        if self._hear not in spans.listeners:
+            spans.listeners.append(self._hear)
 
     def stop(self) -> None:
         """Stops measuring."""
@@ -197,6 +198,8 @@ class StepClock(Callback):
 class Trace:
     """Records steps with torch's profiler and writes them as a Chrome trace.
 
+    It records from :meth:`start` to the first :meth:`stop`; outside that, :meth:`step` and :meth:`stop` do nothing.
+
     Args:
         file: Path of the trace, which can be opened in Perfetto and ``chrome://tracing``.
         steps: The number of recorded steps, after one warm-up step.
@@ -204,26 +207,31 @@ class Trace:
 
     def __init__(self, file: str, steps: int) -> None:
         quiet_profiler()
+        self._file, self._steps = file, steps
+        self._profiler: torch.profiler.profile | None = None  # while it runs
+
+    def start(self) -> None:
+        """Begins, before the step that warms up."""
         kinds = [torch.profiler.ProfilerActivity.CPU]
         if torch.cuda.is_available():
             kinds.append(torch.profiler.ProfilerActivity.CUDA)
         self._profiler = torch.profiler.profile(
             activities=kinds,
-            schedule=torch.profiler.schedule(wait=0, warmup=1, active=steps, repeat=1),
-            on_trace_ready=lambda done: done.export_chrome_trace(file),
+            schedule=torch.profiler.schedule(wait=0, warmup=1, active=self._steps, repeat=1),
+            on_trace_ready=lambda done: done.export_chrome_trace(self._file),
         )
-
-    def start(self) -> None:
-        """Starts the profiler; call it before the warm-up step."""
         self._profiler.start()
 
     def step(self) -> None:
-        """Ends a step; call it after each step."""
-        self._profiler.step()
+        """Marks the end of a step."""
+        if self._profiler is not None:
+            self._profiler.step()
 
     def stop(self) -> None:
-        """Stops the profiler; call it after the last step."""
-        self._profiler.stop()
+        """Ends the recording; torch's profiler crashes where it is stopped twice."""
+        profiler, self._profiler = self._profiler, None
+        if profiler is not None:
+            profiler.stop()
 
 
 def _durations(marks: list[tuple[str, float]], between: Callable[[int, int], float]) -> dict[str, float]:

@@ -47,7 +47,7 @@ class _Course(Callback):
     def batch_end(self, state: State, logger: Logger) -> None:
         """Another step is done."""
         self._done += 1
-        if self._done > max(self._at) and self._trace is not None:
+        if self._trace is not None:
             self._trace.step()
         if self._done in self._at:
             self._at[self._done]()
@@ -56,8 +56,8 @@ class _Course(Callback):
             state.stop_training()
 
     def close(self, state: State, logger: Logger) -> None:
-        """Where the run ended earlier, so does the trace."""
-        if self._trace is not None and self._done >= max(self._at):
+        """Ends the trace; Composer closes callbacks twice."""
+        if self._trace is not None:
             self._trace.stop()
 
     def _end_of_measuring(self) -> None:
