@@ -23,6 +23,7 @@ from composer_kd.bench import (
 )
 from composer_kd.bench.backends import Export, TorchScript
 from composer_kd.bench.candidate import Entrant
+from tests.deploy import tiny
 from tests.helpers import TokenModel, mlp, pairs
 
 QUICK = Limits(0.02, 4)
@@ -41,7 +42,7 @@ def top(module, x):
         return module(x).numpy().argmax(1)
 
 
-def test_accuracy_agreement_and_fidelity_are_those_of_numpy():
+def test_accuracy_agreement_and_output_match_are_those_of_numpy():
     x, y = pairs(24, unlabelled=(3, 7))
     found = bench(candidates(), [(x[:16], y[:16]), (x[16:], y[16:])], EAGER, limits=QUICK)
     large, small = top(mlp(seed=1), x), top(mlp(seed=2), x)
@@ -135,6 +136,15 @@ def test_token_models_are_asked_for_the_positions_that_count():
     assert rows[2].accuracy == pytest.approx(np.mean(other[:, :2] == labels.numpy()[:, 1:3]))
 
 
+def test_a_model_that_takes_any_keyword_is_timed():
+    batch = tiny.Measured().columns
+    settings = [*EAGER, Setting('cpu', 1, 'export', 'fp32'), Setting('cpu', 1, 'torchscript', 'fp32')]
+    rows = bench([Candidate('keywords', tiny.Keywords)], [batch], settings, limits=QUICK).rows
+    assert [(row.failed, row.output_match) for row in rows] == [(None, 1)] * 3
+    expected = top(mlp(seed=3), pairs(24)[0]) == pairs(24)[1].numpy()
+    assert rows[0].accuracy == pytest.approx(np.mean(expected))
+
+
 def test_a_student_of_two_teachers_is_compared_with_their_mean():
     x, y = pairs(24)
     make = [
@@ -219,7 +229,7 @@ def test_tables_fit_the_terminal_and_name_every_model(width):
     text = console.export_text()
     assert all(f'\n{name} ' in text for name in ('large', 'small'))
     assert 'latency' in text
-    assert 'output_match' in text
+    assert 'output match' in text
     assert ('p90' in text) == (width == 200)
 
 
