@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -63,6 +64,15 @@ class Inference(nn.Module):
     def input_names(self) -> list[str]:
         """A name for each tensor of ``inputs_of``."""
         return self.names or ['inputs']
+
+    @property
+    def predicts_next_token(self) -> bool:
+        """Whether it is a causal language model of the transformers library: position ``i`` answers for ``i + 1``."""
+        if 'transformers' not in sys.modules:
+            return False
+        from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+        return type(self.model) in MODEL_FOR_CAUSAL_LM_MAPPING.values()
 
     @property
     def arguments(self) -> str:

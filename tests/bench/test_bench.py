@@ -22,7 +22,7 @@ from composer_kd.bench import (
     write,
 )
 from composer_kd.bench.backends import Export, TorchScript
-from composer_kd.bench.candidate import Entrant
+from composer_kd.bench.saved_forms import SavedForms
 from tests.deploy import tiny
 from tests.helpers import TokenModel, mlp, pairs
 
@@ -180,11 +180,11 @@ def test_a_trace_is_made_where_it_runs(backend, place, monkeypatch, tmp_path):
             return module.to(target.device)
 
     monkeypatch.setitem(DEVICES, 'meta', Meta())
-    entrant = Entrant(Candidate('a', lambda: nn.Linear(6, 4)), [torch.zeros(3, 6)], tmp_path)
-    monkeypatch.setattr(entrant, 'module', nn.Linear(6, 4))
-    entrant.load(Setting('meta', None, 'recorder', 'fp32'), Recorder(), Meta())
+    module = nn.Linear(6, 4)
+    forms = SavedForms(module, (torch.zeros(3, 6),), tmp_path)
+    forms.load(Setting('meta', None, 'recorder', 'fp32'), Recorder(), Meta())
     assert seen == [place, place]
-    assert next(entrant.module.parameters()).device.type == 'cpu'
+    assert module.weight.device.type == 'cpu'
 
 
 def test_equal_models_are_in_doubt_and_threads_are_set_back():

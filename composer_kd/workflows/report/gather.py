@@ -16,7 +16,7 @@ from composer_kd.bench import BenchResults, environment
 from composer_kd.callbacks.history import HISTORY_FILE, curve, read_history
 from composer_kd.config.load import as_mapping
 from composer_kd.errors import Attempts, CheckpointNotFoundError, ConfigError
-from composer_kd.reports import Curve, Evidence, Report, Subject, write_report
+from composer_kd.reports import Curve, Evidence, ModelEvidence, Report, write_report
 from composer_kd.runs.compared import ComparedModel, compared_models, evaluation_run
 from composer_kd.runs.files import LATEST, METRICS_FILE, checkpoint_file, make_folder
 from composer_kd.runs.saved import SavedRun, open_runs
@@ -100,23 +100,23 @@ def gather(runs: Sequence[SavedRun], options: ReportOptions, console: Console) -
     """
     _require_checkpoints(runs)
     evaluated = evaluation_run(runs)
-    listed, left_out = _compared_models(runs)
-    timings = _timings(options, listed)
     answering = Answering(evaluated)
+    listed, left_out = _compared_models(runs, answering.num_classes)
+    timings = _timings(options, listed)
     measured = []
     for number, compared in enumerate(listed, 1):
         console.print(
             f'evaluating {compared.name} ({number} of {len(listed)})', style='dim', highlight=False, markup=False
         )
         measured.append(answering(compared))
-    subjects = tuple(_subject(compared, found) for compared, found in zip(listed, measured))
+    models = tuple(_evidence(compared, found) for compared, found in zip(listed, measured))
     if timings is None:
         console.print('timing the models for a moment', style='dim', highlight=False)
-        timings = measured_now(subjects, listed, answering.batches(), answering.build)
+        timings = measured_now(models, answering.batches())
     bench, source = timings
     notes = left_out + [note for compared in listed if compared.run is not None for note in _missing(compared.run)]
     return Evidence(
-        subjects=subjects,
+        models=models,
         evaluation=answering.evaluation_set(),
         bench=bench,
         bench_source=source,
@@ -127,11 +127,11 @@ def gather(runs: Sequence[SavedRun], options: ReportOptions, console: Console) -
     )
 
 
-def _compared_models(runs: Sequence[SavedRun]) -> tuple[list[ComparedModel], list[str]]:
+def _compared_models(runs: Sequence[SavedRun], num_classes: int | None) -> tuple[list[ComparedModel], list[str]]:
     """The models, and notes of those that are left out."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        listed = compared_models(runs)
+        listed = compared_models(runs, num_classes)
     said = (str(warning.message) for warning in caught)
     return listed, [f'{text[:1].upper()}{text[1:]}.' for text in said]
 
@@ -164,15 +164,14 @@ def _require_checkpoints(runs: Sequence[SavedRun]) -> None:
     attempt.finish()
 
 
-def _subject(compared: ComparedModel, found: Measured) -> Subject:
+def _evidence(compared: ComparedModel, found: Measured) -> ModelEvidence:
     run, settings = compared.run, {}
     if run is not None:
         settings = run.written
     elif compared.teacher is not None:
         settings = {'model': as_mapping(compared.teacher.model)}
-    return Subject(
-        name=compared.name,
-        role=compared.role.value,
+    return ModelEvidence(
+        candidate=compared,
         parameters=found.parameters,
         file_bytes=found.file_bytes,
         flops=found.flops,
@@ -180,7 +179,6 @@ def _subject(compared: ComparedModel, found: Measured) -> Subject:
         settings=settings,
         metrics=run.metrics if run is not None else {},
         curves=_curves(run) if run is not None else {},
-        taught_by=compared.taught_by,
         checkpoint=_checkpoint(compared),
         command=_command(run) if run is not None else None,
     )
