@@ -119,8 +119,9 @@ class Report:
         took = '' if bench is None or not bench.seconds else f' Measured in {duration_text(bench.seconds)}.'
         return (
             'Latency of a batch of one. Speed-up: over the teacher, eager in fp32, on the same device; in brackets '
-            'where the difference is within the noise. As trained: how much of the evaluation data is put into the '
-            'same class as by the model run eagerly in fp32. \N{WARNING SIGN} marks what failed or answers otherwise. '
+            'where the difference is within the noise. Output match with eager: how much of the evaluation data is put '
+            'into the same class as by the model run eagerly in fp32. \N{WARNING SIGN} marks what failed or answers '
+            'otherwise. '
             f'{portable(self.evidence.bench_source)}{took}'
         )
 

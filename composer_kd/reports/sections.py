@@ -220,7 +220,7 @@ def _on(device: Setting, speed: Speed) -> Table:
         Column('loading'),
         Column('file'),
         Column('accuracy', unit='%'),
-        Column('as trained', unit='% of answers'),
+        Column('output match', unit='% with eager fp32'),
     ]
     notes = list(dict.fromkeys(note for one in timings for row in one.rows for note in row.notes))
     rows = [_benchmark_row(one, speed, per_second, notes) for one in timings]

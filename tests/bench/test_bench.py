@@ -136,6 +136,27 @@ def test_token_models_are_asked_for_the_positions_that_count():
     assert rows[2].accuracy == pytest.approx(np.mean(other[:, :2] == labels.numpy()[:, 1:3]))
 
 
+def test_a_causal_language_model_is_known_as_one():
+    labels = torch.randint(tiny.WORDS, (6, tiny.LENGTH))
+    batch = {**tiny.tokens(6), 'labels': labels}
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = tiny.gpt2_module()
+    make = [Candidate(name, lambda: model, shift_labels=shift) for name, shift in [('known', None), ('not', False)]]
+    known, plain = bench(make, [batch], EAGER, limits=QUICK).rows
+    with torch.no_grad():
+        predicted = model(**tiny.tokens(6)).logits.argmax(-1)
+    assert known.accuracy == pytest.approx((predicted[:, :-1] == labels[:, 1:]).float().mean().item())
+    assert plain.accuracy == pytest.approx((predicted == labels).float().mean().item())
+
+
+def test_one_candidate_may_be_in_several_benchmarks():
+    one = Candidate('named', tiny.Keywords)
+    for batch in (tiny.Measured(8).columns, {**tiny.Measured(4).columns, 'more': torch.zeros(4)}):
+        (row,) = bench([one], [batch], EAGER, limits=QUICK).rows
+        assert (row.failed, row.output_match) == (None, 1)
+
+
 def test_a_model_that_takes_any_keyword_is_timed():
     batch = tiny.Measured().columns
     settings = [*EAGER, Setting('cpu', 1, 'export', 'fp32'), Setting('cpu', 1, 'torchscript', 'fp32')]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from composer_kd.bench import Limits, Setting, bench
 from composer_kd.config.load import load_config
 from composer_kd.errors import ConfigError
 from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
@@ -99,6 +100,18 @@ def test_a_compared_model_answers_as_its_run(runs):
     with torch.no_grad():
         assert torch.equal(inference(*inference.inputs_of(batch)), run.model()(batch))
     assert student.trained
+
+
+def test_compared_models_are_candidates_of_a_benchmark(runs):
+    run = open_run(runs / 'kd')
+    batch = next(iter(run.loader()))
+    settings = [Setting('cpu', 1, 'eager', 'fp32')]
+    teacher, student = bench(compared_models([run]), [batch], settings, limits=Limits(0.02, 2)).rows
+    assert (teacher.model, teacher.role) == ('digits-teacher', TEACHER)
+    assert (student.model, student.role) == ('digits-kd', DISTILLED)
+    with torch.no_grad():
+        theirs, mine = open_run(runs / 'teacher').model()(batch), run.model()(batch)
+    assert student.agreement == pytest.approx((theirs.argmax(1) == mine.argmax(1)).float().mean().item())
 
 
 def test_random_weights_are_no_result(tmp_path):

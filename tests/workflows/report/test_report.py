@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import wandb
 from omegaconf import OmegaConf
 from wandb.sdk.internal.datastore import DataStore
 
+from composer_kd.bench import BenchResults
 from composer_kd.cli.main import main
 from composer_kd.config.load import load_config
 from composer_kd.errors import CheckpointNotFoundError, ConfigError
@@ -328,7 +330,7 @@ progress_bar: false
 """
 
 
-def test_a_teacher_that_takes_any_keyword_teaches_is_evaluated_timed_and_exported(tmp_path):
+def test_a_teacher_that_takes_any_keyword_teaches_is_evaluated_timed_and_exported(tmp_path, capsys):
     (tmp_path / 'kd.yaml').write_text(OF_MAPPINGS)
     train(load_config(tmp_path / 'kd.yaml', [f'save_folder={tmp_path}/kd']), quiet=True)
     assert main(['report', str(tmp_path / 'kd'), '--out', str(tmp_path / 'report')]) == 0
@@ -342,13 +344,17 @@ def test_a_teacher_that_takes_any_keyword_teaches_is_evaluated_timed_and_exporte
     assert found['models'][0]['members'][0]['accuracy'] == pytest.approx(np.mean(predicted == y))
     assert [one['failed'] for one in found['timings']] == [None] * len(found['timings'])
     assert {one['model'] for one in found['timings']} == {'Keywords', 'kd'}
-    arguments = [
-        'export',
-        str(tmp_path / 'kd'),
-        '--to',
-        'torch-export',
-        'state-dict',
-        '--out',
-        str(tmp_path / 'export'),
-    ]
-    assert main(arguments) == 0
+    capsys.readouterr()
+    quick = ['--devices', 'cpu', '--threads', '1', '--backends', 'eager', '--budget', '0.02', '--max-batch', '2']
+    with warnings.catch_warnings():
+        warnings.simplefilter('always')
+        assert main(['bench', str(tmp_path / 'kd'), '--out', str(tmp_path / 'bench'), *quick]) == 0
+    shown = capsys.readouterr()
+    assert 'no checkpoint is given' in shown.out
+    assert 'UserWarning' not in shown.out + shown.err
+    assert {row.model: row.failed for row in BenchResults.read(tmp_path / 'bench').rows} == {
+        'Keywords': None,
+        'kd': None,
+    }
+    formats = ['--to', 'torch-export', 'state-dict']
+    assert main(['export', str(tmp_path / 'kd'), *formats, '--out', str(tmp_path / 'export')]) == 0
