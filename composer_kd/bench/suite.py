@@ -88,12 +88,9 @@ def bench(
         [('large', 515, 1.0, None), ('small', 15, 1.0, None)]
     """
     watcher, limits = watcher or Watcher(), limits or Limits()
-    _check(candidates, limits)
+    _check_candidates(candidates, limits)
     settings = list(plan() if settings is None else settings)
-    for setting in settings:
-        _check_known('devices', setting.device, DEVICES)
-        _check_known('backends', setting.backend, backends)
-        _check_known('precisions', setting.precision, PRECISIONS)
+    _check_settings(settings, backends)
     kept = first_samples(batches, samples)
     if not kept or not settings:
         raise ConfigError(f'expected batches and settings, got {len(kept)} batches and {len(settings)} settings')
@@ -116,7 +113,7 @@ def bench(
     return results
 
 
-def _check(candidates: Sequence[Candidate], limits: Limits) -> None:
+def _check_candidates(candidates: Sequence[Candidate], limits: Limits) -> None:
     names = [candidate.name for candidate in candidates]
     if not names or len(set(names)) < len(names):
         raise ConfigError(f'expected models under different names, got {names}')
@@ -126,6 +123,13 @@ def _check(candidates: Sequence[Candidate], limits: Limits) -> None:
                 raise ConfigError(f'{candidate.name}: its teacher {teacher!r} is no candidate{nearest(teacher, names)}')
     if limits.budget <= 0 or limits.max_batch < 1:
         raise ConfigError(f'expected a budget above 0 seconds and batches of 1 or more, got {limits}')
+
+
+def _check_settings(settings: Sequence[Setting], backends: Mapping[str, Backend]) -> None:
+    for setting in settings:
+        _check_known('devices', setting.device, DEVICES)
+        _check_known('backends', setting.backend, backends)
+        _check_known('precisions', setting.precision, PRECISIONS)
 
 
 def _check_known(what: str, name: str, known: Mapping[str, object]) -> None:

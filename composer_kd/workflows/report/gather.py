@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import pathlib
 import shlex
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from rich.console import Console
@@ -20,14 +20,14 @@ from composer_kd.reports import Curve, Evidence, ModelEvidence, Report, write_re
 from composer_kd.runs.compared import ComparedModel, compared_models, evaluation_run
 from composer_kd.runs.files import LATEST, METRICS_FILE, checkpoint_file, make_folder
 from composer_kd.runs.saved import SavedRun, open_runs
-from composer_kd.workflows.report.predict import Answering, Measured
+from composer_kd.workflows.report.predict import Answering
 from composer_kd.workflows.report.timings import found_beside, given, measured_now
 from composer_kd.workflows.report.wandb import destination, send
 
 __all__ = ['ReportOptions', 'gather', 'report']
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ReportOptions:
     """What a user asks of a report.
 
@@ -103,20 +103,19 @@ def gather(runs: Sequence[SavedRun], options: ReportOptions, console: Console) -
     answering = Answering(evaluated)
     listed, left_out = _compared_models(runs, answering.num_classes)
     timings = _timings(options, listed)
-    measured = []
+    models = []
     for number, compared in enumerate(listed, 1):
         console.print(
             f'evaluating {compared.name} ({number} of {len(listed)})', style='dim', highlight=False, markup=False
         )
-        measured.append(answering(compared))
-    models = tuple(_evidence(compared, found) for compared, found in zip(listed, measured))
+        models.append(_with_records(answering(compared), compared))
     if timings is None:
         console.print('timing the models for a moment', style='dim', highlight=False)
         timings = measured_now(models, answering.batches())
     bench, source = timings
     notes = left_out + [note for compared in listed if compared.run is not None for note in _missing(compared.run)]
     return Evidence(
-        models=models,
+        models=tuple(models),
         evaluation=answering.evaluation_set(),
         bench=bench,
         bench_source=source,
@@ -164,24 +163,17 @@ def _require_checkpoints(runs: Sequence[SavedRun]) -> None:
     attempt.finish()
 
 
-def _evidence(compared: ComparedModel, found: Measured) -> ModelEvidence:
-    run, settings = compared.run, {}
+def _with_records(found: ModelEvidence, compared: ComparedModel) -> ModelEvidence:
+    """Adds what the run of a model left."""
+    found = dataclasses.replace(found, checkpoint=_checkpoint(compared))
+    run = compared.run
     if run is not None:
-        settings = run.written
-    elif compared.teacher is not None:
-        settings = {'model': as_mapping(compared.teacher.model)}
-    return ModelEvidence(
-        candidate=compared,
-        parameters=found.parameters,
-        file_bytes=found.file_bytes,
-        flops=found.flops,
-        answers=found.answers,
-        settings=settings,
-        metrics=run.metrics if run is not None else {},
-        curves=_curves(run) if run is not None else {},
-        checkpoint=_checkpoint(compared),
-        command=_command(run) if run is not None else None,
-    )
+        return dataclasses.replace(
+            found, settings=run.written, metrics=run.metrics, curves=_curves(run), command=_command(run)
+        )
+    if compared.teacher is not None:
+        return dataclasses.replace(found, settings={'model': as_mapping(compared.teacher.model)})
+    return found
 
 
 def _checkpoint(compared: ComparedModel) -> str | None:
