@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import collections.abc
+import dataclasses
 import difflib
 import typing
 from typing import Annotated, Any, Literal
 
-from composer_kd.algorithms.distillation import Distillation
 from composer_kd.config.markers import Component, Either, Must, Part
 from composer_kd.config.registry import known_names, resolve
 from composer_kd.config.schema import TeacherConfig
 from composer_kd.config.typecheck import Parameter, parameters
 from composer_kd.errors import ConfigError, nearest
-from composer_kd.matches.match import Match
+from composer_kd.matches.match import Losses, Match
+from composer_kd.teachers import Teachers
 
 __all__ = ['nested_hints', 'of_a_match']
 
@@ -39,18 +40,27 @@ def nested_hints(scope: str, target: Any, known: dict[str, Parameter]) -> dict[s
         An annotation with marks for each of these options.
 
     Example:
-        >>> sorted(nested_hints('algorithm', Distillation, {}))
+        >>> from composer_kd import Distillation
+        >>> sorted(nested_hints('algorithm', Distillation, parameters(Distillation)[0]))
         ['kd_loss_fn', 'teachers']
         >>> nested_hints('optimizer', object, {})
         {}
     """
-    if isinstance(target, type) and issubclass(target, Distillation):
-        return {'teachers': list[TeacherConfig], 'kd_loss_fn': LossesAndMatches}
     if target is Match:
         return {'loss': Loss, 'weight': Weight, 'temperature': Temperature, 'project': AnyProjector}
     if scope == 'loss':  # one that wraps another
         return {name: Loss for name, parameter in known.items() if name == 'loss' or _is_callable(parameter.annotation)}
-    return {}
+    read = {name: _written_as(parameter.annotation) for name, parameter in known.items()}
+    return {name: hint for name, hint in read.items() if hint is not None}
+
+
+def _written_as(annotation: Any) -> Any:
+    """How a YAML writes what a script passes under an annotation that stands for objects; None where it does not."""
+    for kind in (annotation, *typing.get_args(annotation)):  # also where None is allowed
+        for objects, written in _WRITTEN:
+            if kind == objects:
+                return written
+    return None
 
 
 def of_a_match(value: Any) -> list[str]:
@@ -96,6 +106,13 @@ def _is_callable(annotation: Any) -> bool:
     return any((typing.get_origin(kind) or kind) is collections.abc.Callable for kind in kinds)
 
 
+def _is_kind_of_teacher(value: Any) -> bool:
+    """A mapping that names a class of teachers: a frozen model has a `model`, and its name is whatever one likes."""
+    if not isinstance(value, dict) or 'model' in value or not isinstance(value.get('name'), str):
+        return False
+    return '.' in value['name'] or value['name'] in known_names('teacher')
+
+
 def _means_auto(value: Any) -> bool:
     return isinstance(value, str) and bool(difflib.get_close_matches(value, ['auto']))
 
@@ -125,3 +142,14 @@ LossesAndMatches = Annotated[
         f'{_A_LOSS}, or a list of these', lambda value: list[LossOrMatch] if isinstance(value, list) else LossOrMatch
     ),
 ]
+Teacher = Annotated[Component, Part('teacher')]
+OneTeacher = Annotated[
+    Any,
+    Either(
+        f'a mapping with the keys {", ".join(field.name for field in dataclasses.fields(TeacherConfig))}, or a kind of '
+        'teacher: {name: my_package.MyTeacher, its options}',
+        lambda value: Teacher if _is_kind_of_teacher(value) else TeacherConfig,
+    ),
+]
+# Annotations of the parameters of algorithms, and what a YAML holds in their place.
+_WRITTEN = ((Teachers, list[OneTeacher]), (Losses, LossesAndMatches))

@@ -61,6 +61,7 @@ def load_part(path: str | pathlib.Path, schema: type[T]) -> T:
         ConfigError: Lists all that is wrong with that part.
 
     Example:
+        >>> from composer_kd.config.schema import EvaluationConfig
         >>> load_part('yamls/digits/kd.yaml', EvaluationConfig).model.name
         'ShallowCNN'
     """

@@ -1,4 +1,4 @@
-"""How a model is called with a batch; decided once, from what the model is and what the batch looks like."""
+"""Decides how a model is called with a batch, from the model's signature and the form of the batch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 
 
 def as_it_is(inputs: Any) -> Any:
-    """The adapter that changes nothing."""
+    """The adapter that returns the inputs unchanged."""
     return inputs
 
 
@@ -110,7 +110,7 @@ class WithKeywords(Calling):
             key: value for key, value in adapt(without_labels(batch, self.needs_labels)).items() if self.takes(key)
         }
         if 'use_cache' in self.names:
-            given.setdefault('use_cache', False)  # a cache of keys and values is of use in generation alone
+            given.setdefault('use_cache', False)  # a cache of keys and values is useful in generation only
         return (model.model if isinstance(model, HuggingFaceModel) else model)(**given)
 
     @override
@@ -213,19 +213,19 @@ def _only_tensor(batch: Mapping[str, Any], parameters: Mapping[str, Any], whose:
 def choose_call(
     model: nn.Module, batch: Any, adapt: Callable[[Any], Any] | None = None, whose: str = 'the model'
 ) -> Callable[[Any], Any]:
-    """How a model takes batches of this kind, as a function.
+    """Chooses how a model is called with batches of one form.
 
     Args:
         model: The model.
-        batch: One batch of the kind.
-        adapt: Changes the inputs first.
+        batch: One batch of this form.
+        adapt: A function that changes the inputs before the model gets them; ``None`` for no change.
         whose: The model's name, for the error.
 
     Returns:
-        A function of a batch that returns what the model returns.
+        A function from a batch to the model's outputs.
 
     Raises:
-        TeacherError: If the model takes nothing that the batch has.
+        TeacherError: If the model's parameters match no entry of the batch.
 
     Example:
         >>> import torch
@@ -250,12 +250,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _plain_forward(model: nn.Module) -> Callable[..., Any]:
-    """The forward that names its parameters: torch.compile hides it behind ``(*args, **kwargs)``."""
+    """The original ``forward`` with its named parameters, which torch.compile hides behind ``(*args, **kwargs)``."""
     return getattr(model, '_orig_mod', model).forward
 
 
 def with_inputs(batch: Any, adapt: Callable[[Any], Any]) -> Any:
-    """The batch with adapted inputs, in a container of its own."""
+    """Returns the batch with adapted inputs in a new container; the given batch stays unchanged."""
     if isinstance(batch, Mapping):
         return dict(batch) if adapt is as_it_is else {**batch, **adapt(without_labels(batch))}
     if isinstance(batch, Sequence):

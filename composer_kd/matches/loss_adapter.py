@@ -1,4 +1,4 @@
-"""Applies a loss to what two models showed: gives it what it needs, holds it to what it promises."""
+"""Calls a loss on student and teacher outputs: passes the labels, mask or index it asks for, and checks the result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from composer.core import State
 from torch import Tensor, nn
 
-from composer_kd.batches.masks import Valid, aligned_labels, answers_per_position, token_mask
+from composer_kd.batches.masks import answers_per_position, token_mask
+from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import LossError, is_of_device
 from composer_kd.losses._common import at_least_float32
 from composer_kd.matches.finite_check import FiniteCheck
@@ -22,31 +23,30 @@ Feature: TypeAlias = Tensor | list[Tensor]
 
 
 class LossAdapter:
-    """Applies a loss to what a student and a teacher showed on one microbatch.
+    """Calls a loss on student and teacher outputs: passes what it asks for, and checks that it returns a finite scalar.
 
-    * For models that answer per position (language models), the loss gets the valid ones as ``(N, V)`` rows, and of
-      hidden states ``(B, S, D)`` those of tokens that count as ``(N, D)``; a loss with a parameter ``mask`` gets all
-      of them and the mask (``None`` where all count), and need not make the host wait for their number.
-    * Half precision becomes float32, unless the loss has an attribute ``any_dtype`` that is true.
+    * The loss gets ``labels``, ``mask`` and ``index`` if it has parameters of these names.
+    * Without a parameter ``mask``, it gets valid positions only, as rows: ``(N, V)`` for logits of models with one
+      prediction per position (language models), ``(N, D)`` for hidden states ``(B, S, D)``. With it, it gets all
+      positions and the mask (``None`` if all are valid), so the host need not wait to learn their number.
+    * Half precision is converted to float32, unless the loss has a true attribute ``any_dtype``.
     * The result must be a finite scalar that depends on the student.
 
     Args:
         loss: Any ``(student, teacher) -> scalar``.
-        name: Its name in messages; that of the loss, if ``None``.
-        shift: Whether position ``i`` answers for label ``i + 1``.
+        name: Its name in messages; ``None`` for the loss's own name.
 
     Raises:
-        ConfigError: If it is not callable.
+        ConfigError: If the loss is not callable.
 
     Example:
         >>> LossAdapter(torch.nn.MSELoss()).name
         'MSELoss'
     """
 
-    def __init__(self, loss: Loss, name: str | None = None, shift: bool = False) -> None:
+    def __init__(self, loss: Loss, name: str | None = None) -> None:
         self.loss = checked_loss(loss)
         self.name = name or name_of(loss)
-        self.shift = shift
         self.classes_dim = int(attribute_of(loss, 'softmax_dim', -1))
         self.summary = attribute_of(loss, 'summary', None)
         self.any_classes = bool(attribute_of(loss, 'any_classes', False))
@@ -60,37 +60,34 @@ class LossAdapter:
         self._sets_temperature = hasattr(loss, 'temperature')
 
     def detached_copy(self) -> LossAdapter:
-        """A copy with a loss of its own, which minds no value that is no number."""
+        """A copy with its own loss module that skips the check for finite values."""
         twin = copy.copy(self)
         twin.loss = copy.deepcopy(self.loss) if isinstance(self.loss, nn.Module) else self.loss
         twin.finite_check = lambda loss, batch: None  # type: ignore[assignment]
         return twin
 
     def set_temperature(self, temperature: float | Schedule, state: State) -> None:
-        """Sets the loss's temperature for the batch of ``state``."""
-        self._temperature = value_at(temperature, state, f'The temperature of {self.name!r}', above_zero=True)
-
-    def of_logits(
-        self,
-        student: Tensor,
-        teacher: Tensor,
-        batch: Any,
-        valid: Valid | None,
-        number: int,
-        index: Tensor | None = None,
-    ) -> tuple[Tensor, bool]:
-        """The loss of one microbatch's logits, a mean over its valid positions.
+        """Sets the temperature of the following calls.
 
         Args:
-            student: The student's logits.
-            teacher: The teacher's, of the same shape.
-            batch: The microbatch, which tells whether the models answer per position.
-            valid: Which positions count; ``None`` if all do.
-            number: The batch's number, for messages.
-            index: Which samples of the data set these are, for losses that ask.
+            temperature: A number, or a schedule that is read for the batch of ``state``.
+            state: The state of the run.
+
+        Raises:
+            ConfigError: If the schedule returns something other than a positive finite number.
+        """
+        self._temperature = value_at(temperature, state, f'The temperature of {self.name!r}', above_zero=True)
+
+    def of_logits(self, student: Tensor, teacher: Tensor, micro: Microbatch) -> tuple[Tensor, bool]:
+        """Computes the loss on the logits of a microbatch: a mean over its valid positions.
+
+        Args:
+            student: The student's logits, with the classes in the last dimension or in the loss's ``softmax_dim``.
+            teacher: The teacher's logits, of the same shape unless the loss has a true attribute ``any_classes``.
+            micro: The microbatch, with its valid positions, labels and index.
 
         Returns:
-            The loss, and whether it is a mean over positions that were masked, not over samples.
+            The loss, a scalar; and whether it is a mean over valid positions of sequences (else over samples).
 
         Raises:
             LossError: If the loss is not a finite scalar that depends on the student.
@@ -99,9 +96,10 @@ class LossAdapter:
             student, teacher = at_least_float32(student), at_least_float32(teacher)
         last = self.classes_dim in (-1, student.ndim - 1)
         positions = student if last else student.movedim(self.classes_dim, -1)
-        per_position = (last or self._masks_itself) and answers_per_position(batch, positions)
+        valid, number = micro.valid, micro.number
+        per_position = (last or self._masks_itself) and answers_per_position(micro.batch, positions)
         mask = valid.mask.reshape(-1) if per_position and valid is not None and valid.mask is not None else None
-        extra = self._extras(batch, index, number) if self._wants else {}
+        extra = self._extras(micro) if self._wants else {}
         if self._masks_itself:
             value = self._call(student, teacher, extra | {'mask': mask}, number)
         elif not per_position:
@@ -112,33 +110,25 @@ class LossAdapter:
             value = self._of_rows(student.flatten(0, -2), teacher.flatten(0, -2), mask, extra, number)
         return self._checked(value, student.requires_grad, number), per_position
 
-    def of_features(
-        self,
-        student: Feature,
-        teacher: Feature,
-        batch: Any,
-        tokens: Valid | None,
-        number: int,
-        index: Tensor | None = None,
-    ) -> tuple[Tensor, bool]:
-        """The loss of one microbatch's features, a mean over samples or, for hidden states, over the tokens that count.
+    def of_features(self, student: Feature, teacher: Feature, micro: Microbatch) -> tuple[Tensor, bool]:
+        """Computes the loss on features of a microbatch: a mean over samples or, for hidden states, over valid tokens.
 
         Args:
-            student: What the student's layer showed; a list for several layers.
-            teacher: The teacher's, as far as the loss's summary has left it.
-            batch: The microbatch.
-            tokens: Which tokens count; ``None`` if all do.
-            number: The batch's number, for messages.
-            index: As for :meth:`of_logits`.
+            student: The feature of the student's layer, the batch first; a list for several layers.
+            teacher: The teacher's, likewise; already reduced if the loss has a ``summary``.
+            micro: The microbatch, with its valid tokens, labels and index.
 
         Returns:
-            As :meth:`of_logits`.
+            The loss, a scalar; and whether it is a mean over valid tokens (else over samples).
+
+        Raises:
+            LossError: If the loss is not a finite scalar that depends on the student.
         """
-        extra = self._extras(batch, index, number) if self._wants else {}
-        mask = None if tokens is None else tokens.mask
+        extra = self._extras(micro) if self._wants else {}
+        mask = None if micro.tokens is None else micro.tokens.mask
         if isinstance(student, list) or isinstance(teacher, list):
-            return self._of_several(list(student), list(teacher), mask, extra, number)
-        return self._of_feature(student, teacher, mask, extra, number)
+            return self._of_several(list(student), list(teacher), mask, extra, micro.number)
+        return self._of_feature(student, teacher, mask, extra, micro.number)
 
     def _of_several(
         self, student: list[Tensor], teacher: list[Tensor], mask: Tensor | None, extra: dict[str, Any], number: int
@@ -167,7 +157,7 @@ class LossAdapter:
             value = self._call(student, teacher, extra | {'mask': mask if per_token else None}, number)
         elif mask is not None and all(token_mask(x, mask) is not None for x in (student, teacher)):
             per_token = True
-            if 'labels' in extra:  # one per token
+            if 'labels' in extra:  # one label per token
                 extra['labels'] = extra['labels'].reshape(-1)
             value = self._of_rows(student.flatten(0, 1), teacher.flatten(0, 1), mask.reshape(-1), extra, number)
         else:
@@ -176,13 +166,13 @@ class LossAdapter:
         return self._checked(value, has_graph, number), per_token
 
     def _check_not_broadcast(self, student: Tensor, teacher: Tensor, number: int) -> None:
-        """Refuses features that torch would spread over one another, unless the loss says that it joins any."""
+        """Raises an error for features that torch would broadcast, unless the loss sets ``any_shape = True``."""
         if student.shape == teacher.shape or self._any_shape or self.summary is not None:
             return
         try:
             torch.broadcast_shapes(student.shape, teacher.shape)
         except RuntimeError:
-            return  # the loss joins them itself, or fails and says so
+            return  # the loss handles both shapes, or raises its own error
         raise LossError(
             f'The match {self.name!r} compares {_shapes(student)} of the student with {_shapes(teacher)} of the '
             f"teacher at batch {number}, which torch would spread over one another. project='auto' joins them; if the "
@@ -200,14 +190,14 @@ class LossAdapter:
         return self._call(student, teacher, extra, number) if student.shape[0] else self._nothing(student)
 
     def _nothing(self, *student: Tensor) -> Tensor:
-        """A zero where no position counts, in whose graph is all that other ranks find in theirs."""
+        """A zero loss for no valid positions, with the same tensors in its graph as the losses of other ranks."""
         learned = self.loss.parameters() if isinstance(self.loss, nn.Module) else ()
         return torch.stack([tensor.sum() * 0.0 for tensor in (*student, *learned)]).sum()
 
     def _call(self, student: Any, teacher: Any, extra: dict[str, Any], number: int) -> Tensor:
         before = None
         if self._temperature is not None:
-            if self._sets_temperature:  # and back again: the loss may be another match's too
+            if self._sets_temperature:  # restored below, because another match may use the same loss
                 before, self.loss.temperature = self.loss.temperature, self._temperature  # type: ignore[attr-defined]
             else:
                 extra = {**extra, 'temperature': self._temperature}
@@ -224,8 +214,8 @@ class LossAdapter:
             if before is not None:
                 self.loss.temperature = before  # type: ignore[attr-defined]
 
-    def _extras(self, batch: Any, index: Tensor | None, number: int) -> dict[str, Tensor]:
-        found = {'labels': aligned_labels(batch, self.shift), 'index': index}
+    def _extras(self, micro: Microbatch) -> dict[str, Tensor]:
+        found = {'labels': micro.labels, 'index': micro.index}
         remedies = {
             'labels': 'labels, one class per row, as the second of an (inputs, labels) pair or `labels` of a mapping',
             'index': "the samples' indices, as `index` of a mapping or the third of a triple "
@@ -234,7 +224,7 @@ class LossAdapter:
         }
         for name in self._wants:
             if found[name] is None:
-                raise LossError(f'The loss {self.name!r} needs {remedies[name]}; batch {number} has none')
+                raise LossError(f'The loss {self.name!r} needs {remedies[name]}; batch {micro.number} has none')
         return {name: found[name] for name in self._wants}  # type: ignore[misc]
 
     def _checked(self, value: Any, has_graph: bool, number: int) -> Tensor:

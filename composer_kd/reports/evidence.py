@@ -73,6 +73,7 @@ class ModelEvidence:
         flops: Floating-point operations for one sample; None where they cannot be counted.
         answers: On the evaluation set; None where the set says why not.
         settings: All settings of its run; those of a teacher that is only named elsewhere.
+        without_effect: The dotted keys of the settings that change nothing of what is learned, and that of the seed.
         metrics: What its run noted at its end, under the names that Composer logs by.
         curves: ``'task'``, ``'kd'`` and ``'accuracy'`` over training, those that there are.
         checkpoint: Where its weights are; None where they came otherwise.
@@ -85,6 +86,7 @@ class ModelEvidence:
     flops: float | None = None
     answers: Predictions | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    without_effect: frozenset[str] = frozenset()
     metrics: dict[str, float] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
     checkpoint: str | None = None

@@ -19,12 +19,6 @@ from composer_kd.reports.statistics import Difference, Estimate, difference_of_a
 
 __all__ = ['Group', 'also_differing', 'counterpart', 'gain', 'group', 'taught_by']
 
-# What changes nothing of what a run learns.
-_FREE = re.compile(
-    r'(run_name|seed|save_\w+|autoresume|progress_bar|log_to_console|console_log_interval|loggers|profiler|variables|'
-    r'device_train_microbatch_size|device_eval_batch_size|eval_interval|'
-    r'(train|eval)_loader\.(num_workers|pin_memory|persistent_workers|prefetch_factor))(\.|$)'
-)
 _COUNTED = re.compile(r'[-_ ./]*(seed|run)?[-_ ]*\d*$')
 
 
@@ -119,12 +113,12 @@ def _identity(model: ModelEvidence) -> Any:
     return model.role, tuple(sorted(_learned_by(model).items()))
 
 
-def _learned_by(subject: ModelEvidence) -> dict[str, str]:
+def _learned_by(model: ModelEvidence) -> dict[str, str]:
     """The settings that change what is learned, but for the run's own seed."""
     return {
-        key: '(the seed)' if key.rpartition('.')[2] == 'seed' and value == subject.seed else repr(value)
-        for key, value in leaves(subject.settings).items()
-        if value not in (None, {}, []) and not _FREE.match(key)
+        key: '(the seed)' if key.rpartition('.')[2] == 'seed' and value == model.seed else repr(value)
+        for key, value in leaves(model.settings).items()
+        if value not in (None, {}, []) and key not in model.without_effect
     }
 
 

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from composer.core import Precision, get_precision_context
+from composer.core import Precision, State, get_precision_context
 from composer.models import ComposerModel
 from composer.utils import get_device
 from torch.utils.data import DataLoader
 
-from composer_kd.algorithms.distillation import Distillation
+from composer_kd.algorithms.base import DistillationAlgorithm
+from composer_kd.batches.microbatch import BatchFormat
 from composer_kd.errors import Attempts, CheckpointError, ConfigError
+from composer_kd.teachers import Teacher, teacher_logits
 from composer_kd.teachers.checkpoints import read_checkpoint
 
 __all__ = ['check_load_path', 'dry_run']
@@ -62,14 +64,23 @@ def dry_run(
     with torch.random.fork_rng(), torch.no_grad(), _evaluating(model), get_precision_context(sort):
         batch = device.batch_to_device(attempt(_answer, 'train_loader', _one_sample, loader))
         if not attempt.errors:
-            answer = attempt(_answer, 'model', device.module_to_device(model), batch)
+            state = State(device.module_to_device(model), rank_zero_seed=0, run_name='dry run', device=device)
+            answer = attempt(_answer, 'model', model, batch)
             attempt(_check_classes, answer, getattr(model, 'num_classes', None))
             for path, algorithm in algorithms.items():
-                for teacher in algorithm.pool.teachers if isinstance(algorithm, Distillation) else ():
-                    teacher.prepare(device)
-                    attempt(_answer, f'{path}.teachers: the teacher {teacher.name!r}', teacher, batch)
-                    teacher.forget_call()
+                for teacher in algorithm.teachers if isinstance(algorithm, DistillationAlgorithm) else ():
+                    attempt(_answer, f'{path}.teachers: the teacher {teacher.name!r}', _ask(teacher, state), batch)
     attempt.finish()
+
+
+def _ask(teacher: Teacher, state: State) -> Callable[[Any], Any]:
+    """What a teacher answers for a batch of the loader, once it is ready."""
+
+    def answer(batch: Any) -> Any:
+        teacher.prepare(state)
+        return teacher_logits(teacher, *BatchFormat.of(state.model).split(batch))
+
+    return answer
 
 
 def _one_sample(loader: DataLoader[Any]) -> Any:

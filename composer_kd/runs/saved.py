@@ -14,11 +14,12 @@ from composer.models import ComposerModel
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
+from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.batches.contents import split_index
 from composer_kd.config.load import default_run_name, load_part
 from composer_kd.config.markers import Component, Part
 from composer_kd.config.schema import EvaluationConfig, LoaderConfig, RunConfig, TeacherConfig, local_folder
-from composer_kd.errors import ConfigError
+from composer_kd.errors import Attempts, ConfigError
 from composer_kd.runs.build import build_model
 from composer_kd.runs.files import CONFIG_FILE, LATEST, METRICS_FILE, checkpoint_file
 from composer_kd.runs.loaders import build_loader, evaluation_data
@@ -44,13 +45,14 @@ class SavedConfig(EvaluationConfig):
 
     @property
     def teachers(self) -> list[TeacherConfig]:
-        """The teachers of all its algorithms."""
-        found = []
-        for algorithm in self.algorithms.values():
-            teachers = algorithm.options.get('teachers', [])
-            teachers = teachers if isinstance(teachers, list) else [teachers]
-            found += [teacher for teacher in teachers if isinstance(teacher, TeacherConfig)]
-        return found
+        """The models that teach in any of its algorithms."""
+        return [teacher for algorithm in self.algorithms.values() for teacher in algorithm.holding(TeacherConfig)]
+
+    @property
+    def distils(self) -> bool:
+        """Whether one of its algorithms is a :class:`.DistillationAlgorithm`."""
+        targets = [algorithm.target for algorithm in self.algorithms.values()]
+        return any(isinstance(target, type) and issubclass(target, DistillationAlgorithm) for target in targets)
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,8 @@ class SavedRun:
 
     @property
     def is_distilled(self) -> bool:
-        """Whether it had teachers."""
-        return bool(self.config.teachers)
+        """Whether an algorithm distilled it."""
+        return self.config.distils
 
     @functools.cached_property
     def metrics(self) -> dict[str, float]:
@@ -208,8 +210,6 @@ def open_runs(written: Sequence[str | pathlib.Path], config: str | pathlib.Path 
         >>> [run.name for run in open_runs(['yamls/digits/student.yaml', 'yamls/digits/kd.yaml'])]
         ['digits-student', 'digits-kd']
     """
-    from composer_kd.errors import Attempts
-
     attempt = Attempts()
     opened = [attempt(open_run, one, config) for one in written]
     attempt.finish()

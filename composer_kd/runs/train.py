@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from composer_kd.algorithms.distillation import Distillation
+from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.callbacks.cost import PREFIX as COST
 from composer_kd.callbacks.cost import TrainingCost, readable
 from composer_kd.callbacks.history import HISTORY_FILE, HistoryLogger
@@ -106,8 +106,8 @@ def final_metrics(trainer: Trainer) -> dict[str, float]:
         if metric.update_called
     }
     for algorithm in state.algorithms:
-        if isinstance(algorithm, Distillation):
-            metrics.update(algorithm.evaluation.latest)
+        if isinstance(algorithm, DistillationAlgorithm):
+            metrics.update(algorithm.final_metrics())
     losses = getattr(state, 'total_loss_dict', None) or {}
     metrics.update({name: float(value) for name, value in losses.items()})
     for callback in state.callbacks:

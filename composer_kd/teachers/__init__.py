@@ -1,6 +1,7 @@
-"""Teachers: frozen models that answer for a batch, what they expect as input, and where their weights come from."""
+"""Teachers: the models from whose outputs a student learns, their input adapters, and their checkpoints."""
 
 from composer_kd.teachers.adapters import NormalizationAdapter, ResizeAdapter
+from composer_kd.teachers.base import Teacher, Teachers, module_of, teacher_logits
 from composer_kd.teachers.checkpoints import load_weights, read_weights
 from composer_kd.teachers.frozen import FrozenTeacher
 from composer_kd.teachers.pool import TeacherPool
@@ -10,9 +11,13 @@ __all__ = [
     'FrozenTeacher',
     'NormalizationAdapter',
     'ResizeAdapter',
+    'Teacher',
     'TeacherPool',
+    'Teachers',
     'feature_shapes',
     'load_weights',
     'logits_shape',
+    'module_of',
     'read_weights',
+    'teacher_logits',
 ]

@@ -1,4 +1,4 @@
-"""Several teachers: which of them answer for a batch, and how their answers become one."""
+"""The teachers of a run: which of them run for a batch, and the mean of their logits."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from composer.devices import Device
+from composer.core import State
 from torch import Tensor, nn
 
 from composer_kd.errors import ConfigError, TeacherError
+from composer_kd.teachers.base import Teacher, Teachers, missing_of, teacher_logits
 from composer_kd.teachers.checkpoints import load_weights
 from composer_kd.teachers.frozen import FrozenTeacher
 
@@ -23,13 +24,13 @@ class TeacherPool:
     """All teachers of a run.
 
     Args:
-        teachers: A module or :class:`FrozenTeacher`, a list of them, or ``{checkpoint: module}``.
-        n_to_sample: How many answer for each batch; ``None`` for all.
-        weights: A positive weight for each teacher in the mean of their logits; equal if ``None``.
+        teachers: A module or :class:`.Teacher`, a list of them, or ``{checkpoint: module}``.
+        n_to_sample: The number of teachers drawn for each batch; ``None`` for all.
+        weights: A positive weight for each teacher in means over teachers; equal weights if ``None``.
 
     Raises:
-        ConfigError: If there is no teacher, or a number does not fit theirs.
-        TeacherError: If one of them is not a module.
+        ConfigError: If there is no teacher, or the other arguments do not fit their number.
+        TeacherError: If one of them is neither a module nor a teacher.
         CheckpointError: If weights cannot be loaded.
 
     Example:
@@ -41,11 +42,11 @@ class TeacherPool:
 
     def __init__(
         self,
-        teachers: nn.Module | FrozenTeacher | Sequence[Any] | Mapping[Any, Any],
+        teachers: Teachers,
         n_to_sample: int | None = None,
         weights: Sequence[float] | None = None,
     ) -> None:
-        self.teachers = _as_teachers(teachers)
+        self.teachers: list[Teacher] = _as_teachers(teachers)
         count = len(self.teachers)
         if not count:
             raise ConfigError('No teachers: expected a module, a list of modules, or {checkpoint: module}')
@@ -68,17 +69,27 @@ class TeacherPool:
         self.weights = [1.0] * count if weights is None else [float(weight) for weight in weights]
         self._everyone = tuple(range(count))
         self._drawn: tuple[tuple[int, int], tuple[int, ...]] | None = None
+        self.are_frozen = all(isinstance(teacher, FrozenTeacher) for teacher in self.teachers)
 
-    def prepare(self, device: Device) -> None:
-        """Brings every teacher onto the device, frozen."""
+    def prepare(self, state: State) -> None:
+        """Prepares every teacher for a run."""
         for teacher in self.teachers:
-            teacher.prepare(device)
+            teacher.prepare(state)
+
+    def end_batch(self, state: State) -> None:
+        """Tells every teacher that the student has made an optimizer step."""
+        for teacher in self.teachers:
+            teacher.end_batch(state)
 
     def draw(self, seed: int, batch: int) -> tuple[int, ...]:
-        """Which teachers answer for a batch: indices in ascending order, without replacement.
+        """Draws the teachers for a batch: their numbers in ascending order, without replacement.
 
-        A function of the seed and the batch's number alone, so that every rank, every microbatch, a retried batch and
-        a resumed run draw the same; no global random state is touched.
+        The draw is a function of the seed and the batch's number only, so all ranks, all microbatches, a retried batch
+        and a resumed run draw the same teachers. The global random state stays unchanged.
+
+        Args:
+            seed: The run's seed.
+            batch: The number of the batch.
         """
         if self.n_to_sample == len(self._everyone):
             return self._everyone
@@ -88,18 +99,30 @@ class TeacherPool:
             self._drawn = key, tuple(sorted(generator.sample(self._everyone, self.n_to_sample)))
         return self._drawn[1]
 
-    def __call__(self, batch: Any, drawn: Sequence[int] | None = None) -> Tensor:
-        """The weighted mean of the logits of the teachers drawn (all, if ``None``); holds two sets at most."""
+    def __call__(self, batch: Any, drawn: Sequence[int] | None = None, index: Tensor | None = None) -> Tensor:
+        """Computes the weighted mean of the drawn teachers' logits; at most two sets of logits are in memory at a time.
+
+        Args:
+            batch: A microbatch as models take it.
+            drawn: The numbers of the drawn teachers; ``None`` for all.
+            index: ``(B,)`` The samples' numbers in the data set; ``None`` if unknown.
+
+        Returns:
+            The logits of a single teacher unchanged; float32 for the mean of several.
+
+        Raises:
+            TeacherError: If the teachers' logits differ in shape.
+        """
         drawn = self._everyone if drawn is None else drawn
         if len(drawn) == 1:
-            return self.teachers[drawn[0]](batch)
+            return teacher_logits(self.teachers[drawn[0]], batch, index)
         mean = self.mean(drawn)
-        for index in drawn:
-            mean.add(index, self.teachers[index](batch))
+        for number in drawn:
+            mean.add(number, teacher_logits(self.teachers[number], batch, index))
         return mean.value
 
     def mean(self, drawn: Sequence[int]) -> RunningMean:
-        """The beginning of a weighted mean of the logits of some teachers."""
+        """Starts a weighted mean of the logits of these teachers."""
         return RunningMean(self, drawn)
 
     def __repr__(self) -> str:
@@ -107,11 +130,11 @@ class TeacherPool:
 
 
 class RunningMean:
-    """A weighted mean of logits, one teacher after the other.
+    """A weighted mean of logits to which teachers are added one after the other.
 
     Args:
         pool: The teachers.
-        drawn: Those whose logits will be added.
+        drawn: The numbers of the teachers whose logits will be added.
     """
 
     def __init__(self, pool: TeacherPool, drawn: Sequence[int]) -> None:
@@ -120,15 +143,19 @@ class RunningMean:
 
     @property
     def value(self) -> Tensor:
-        """The mean, when all have been added: the very logits of a single teacher, float32 of several."""
+        """The mean after all teachers are added: the unchanged logits of a single teacher, float32 for several."""
         assert self._mean is not None
         return self._mean
 
     def add(self, index: int, logits: Tensor) -> None:
         """Adds a teacher's logits.
 
+        Args:
+            index: The teacher's number in the pool.
+            logits: Its logits.
+
         Raises:
-            TeacherError: If their shape is not that of the others'.
+            TeacherError: If their shape differs from the other teachers'.
         """
         if len(self._drawn) == 1:
             self._mean = logits
@@ -146,8 +173,8 @@ class RunningMean:
         self._mean.add_(logits, alpha=weight)
 
 
-def _as_teachers(given: Any) -> list[FrozenTeacher]:
-    """Whatever was given as a list of teachers. A ``ModuleList`` is taken as a list."""
+def _as_teachers(given: Any) -> list[Teacher]:
+    """The argument ``teachers`` as a list of teachers; a ``ModuleList`` is treated as a list."""
     if isinstance(given, Mapping):
         modules = [model.model if isinstance(model, FrozenTeacher) else model for model in given.values()]
         if len({id(module) for module in modules}) < len(modules):
@@ -158,13 +185,33 @@ def _as_teachers(given: Any) -> list[FrozenTeacher]:
         return [_with_checkpoint(model, checkpoint) for checkpoint, model in given.items()]
     if given is None:
         return []
-    if isinstance(given, FrozenTeacher) or (isinstance(given, nn.Module) and not isinstance(given, nn.ModuleList)):
-        given = [given]
-    if isinstance(given, str) or not isinstance(given, (Sequence, nn.ModuleList)):
+    if isinstance(given, nn.ModuleList) or (isinstance(given, Sequence) and not isinstance(given, str)):
+        return [_as_teacher(one) for one in given]
+    if not isinstance(given, nn.Module) and not _parts_of_a_teacher(given):
         raise TeacherError(
             f'Expected a module, a list of modules, or {{checkpoint: module}} as teachers, got {type(given).__name__}'
         )
-    return [teacher if isinstance(teacher, FrozenTeacher) else FrozenTeacher(teacher) for teacher in given]
+    return [_as_teacher(given)]
+
+
+def _as_teacher(given: Any) -> Teacher:
+    """A teacher unchanged, or a module as a frozen teacher."""
+    missing, found = missing_of(given), _parts_of_a_teacher(given)
+    if isinstance(given, type) and found:
+        raise TeacherError(f'A teacher must be an object, got the class {given.__name__}: make one, {given.__name__}()')
+    if not missing:
+        return given
+    if found and not isinstance(given, nn.Module):
+        raise TeacherError(
+            f'{type(given).__name__} is no teacher yet: it has {" and ".join(found)}, and lacks '
+            f'{" and ".join(missing)}. composer_kd.teachers.Teacher says what a teacher has.'
+        )
+    return FrozenTeacher(given)
+
+
+def _parts_of_a_teacher(thing: Any) -> list[str]:
+    """The names of a teacher's methods that an object has."""
+    return [name for name in ('prepare', 'outputs', 'end_batch') if hasattr(thing, name)]
 
 
 def _with_checkpoint(model: Any, checkpoint: Any) -> FrozenTeacher:

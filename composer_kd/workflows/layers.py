@@ -74,13 +74,12 @@ def _of_a_run(config: RunConfig, shape: Sequence[int] | None) -> Iterator[Table]
     student = _build(config.model)
     yield _table(f'the student, {config.model.name}', student, _of_shape(student, shape) if shape else batch)
     for algorithm in config.algorithms.values():
-        for teacher in algorithm.options.get('teachers', ()):
-            if isinstance(teacher, TeacherConfig):
-                built = _build(teacher.model)
-                adapt = None if teacher.input_adapter is None else construct_or_say(teacher.input_adapter)
-                name = f'the teacher {teacher.name or ""}'.strip()
-                inputs = _of_shape(built, shape) if shape else batch
-                yield _table(f'{name}, {teacher.model.name}', built, inputs, adapt)
+        for teacher in algorithm.holding(TeacherConfig):
+            built = _build(teacher.model)
+            adapt = None if teacher.input_adapter is None else construct_or_say(teacher.input_adapter)
+            name = f'the teacher {teacher.name or ""}'.strip()
+            inputs = _of_shape(built, shape) if shape else batch
+            yield _table(f'{name}, {teacher.model.name}', built, inputs, adapt)
 
 
 def _component(model: str, settings: Sequence[str]) -> Component:
@@ -129,7 +128,7 @@ def _input(component: Component, model: nn.Module) -> Any:
     if config is not None:
         said = {'in_channels': getattr(config, 'num_channels', 3), 'image_size': getattr(config, 'image_size', 224)}
     else:
-        signature = inspect.signature(resolve('model', component.name)).parameters.values()
+        signature = inspect.signature(component.target).parameters.values()
         said = {parameter.name: parameter.default for parameter in signature} | component.options
     size = said.get('image_size', 224)
     height, width = size if isinstance(size, (list, tuple)) else (size, size)

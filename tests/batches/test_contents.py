@@ -1,36 +1,8 @@
-from collections import namedtuple
-
-import pytest
 import torch
 
-from composer_kd import TeacherError
 from composer_kd.batches.contents import labels_of, without_labels
-from composer_kd.batches.masks import all_valid, answers_per_position, valid_of
-from composer_kd.features.outputs import logits_of, scalar_loss
 
 LOGITS = torch.randn(2, 3)
-
-
-@pytest.mark.parametrize(
-    'outputs',
-    [
-        LOGITS,
-        {'loss': torch.tensor(1.0), 'logits': LOGITS},
-        {'out': LOGITS, 'loss': torch.tensor(1.0)},
-        (torch.tensor(1.0), LOGITS),
-        [LOGITS, torch.zeros(2, 3)],
-        namedtuple('Outputs', 'logits aux')(LOGITS, torch.zeros(2, 3)),
-    ],
-    ids=['tensor', 'logits', 'only', 'tuple', 'list', 'named'],
-)
-def test_finds_logits(outputs):
-    assert logits_of(outputs, 'x') is LOGITS
-
-
-@pytest.mark.parametrize('outputs', [{'a': LOGITS, 'b': LOGITS}, None, (torch.tensor(1.0),), 'text'])
-def test_says_where_there_are_no_logits(outputs):
-    with pytest.raises(TeacherError, match="No logits in the output of the teacher 'x'"):
-        logits_of(outputs, "the teacher 'x'")
 
 
 def test_finds_labels():
@@ -41,76 +13,6 @@ def test_finds_labels():
     assert labels_of(LOGITS) is None
     assert labels_of((LOGITS, labels, LOGITS)) is None
     assert labels_of({'input_ids': LOGITS}) is None
-
-
-def test_labels_say_what_counts_before_attention_does():
-    batch = {'labels': torch.tensor([[1, -100, 2]]), 'attention_mask': torch.tensor([[1, 1, 0]])}
-    assert valid_of(batch).mask.tolist() == [[True, False, True]]
-    del batch['labels']
-    valid = valid_of(batch)
-    assert valid.mask.tolist() == [[True, True, False]]
-    assert not valid.from_labels
-
-
-def test_a_model_of_the_next_token_answers_for_the_next_label():
-    # prompt, prompt, answer, end: position 1 predicts the answer, position 2 the end, position 3 nothing
-    batch = {'labels': torch.tensor([[-100, -100, 7, 2]])}
-    assert valid_of(batch, shift=True).mask.tolist() == [[False, True, True, False]]
-
-
-def test_padding_before_a_token_answers_for_nothing():
-    assert valid_of({'attention_mask': torch.tensor([[0, 0, 1, 1]])}, shift=True).mask.tolist() == [
-        [False, False, True, False]
-    ]
-
-
-@pytest.mark.parametrize(
-    ('batch', 'expected'),
-    [
-        ((LOGITS, torch.tensor([1, 0])), True),
-        ((LOGITS, torch.tensor([1, -100])), False),
-        ({'attention_mask': torch.tensor([[1, 1]])}, True),
-        ({'attention_mask': torch.tensor([[1, 0]])}, False),
-        ((LOGITS, torch.rand(2, 3)), False),
-        (LOGITS, True),
-        ((LOGITS, torch.tensor([1, 0], device='meta')), False),  # to look would make the host wait
-    ],
-)
-def test_what_is_known_to_count_as_a_whole(batch, expected):
-    assert all_valid(batch) is expected
-
-
-def test_the_last_position_of_a_model_of_the_next_token_never_counts():
-    assert not all_valid({'labels': torch.tensor([[5, 7]])}, shift=True)
-    assert all_valid((LOGITS, torch.tensor([1, 0])), shift=True)
-
-
-def test_dense_labels_count_their_probability():
-    valid = valid_of((LOGITS, torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]])))
-    assert (valid.mask, valid.count.item(), valid.size) == (None, 1.0, 2)
-
-
-def test_share_is_one_for_the_whole_batch():
-    valid = valid_of((LOGITS, torch.tensor([3, -100])))
-    assert valid.share(valid.count / valid.size).item() == 1.0
-
-
-def test_labels_per_sample_do_not_mask_positions():
-    assert not answers_per_position((LOGITS, torch.tensor([1, -100])), LOGITS)
-    tokens = torch.zeros(2, 4, 9)
-    assert answers_per_position({'labels': torch.zeros(2, 4, dtype=torch.long)}, tokens)
-    assert answers_per_position({'labels': torch.zeros(2, 4, dtype=torch.long)}, tokens.flatten(0, 1))
-    assert not answers_per_position({'labels': torch.zeros(2, 7, 7, dtype=torch.long)}, torch.zeros(2, 5, 7, 7))
-    assert not answers_per_position(LOGITS, LOGITS)
-
-
-def test_scalar_loss_is_what_composer_backpropagates():
-    one, two = torch.tensor(1.0), torch.tensor([1.0, 3.0])
-    assert scalar_loss(one) is one
-    assert scalar_loss(two).item() == 2.0
-    assert scalar_loss([one, two]).item() == 3.0
-    assert scalar_loss({'a': one, 'b': two}).item() == 3.0
-    assert scalar_loss({'total': one, 'b': two}).item() == 1.0
 
 
 def test_without_labels_leaves_the_batch_alone():

@@ -198,7 +198,7 @@ def test_a_student_learns_from_answers_as_from_the_teacher_itself(few_images, tm
     dataset = findings_data.images('train', 16, views=2)
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(768, 32), nn.ReLU(), nn.Linear(32, 10))
     findings_data.remember(FrozenTeacher(teacher), dataset, tmp_path / 'answers')
-    answers = findings_data.Predictions(str(tmp_path / 'answers'))
+    answers = findings_data.Answers(str(tmp_path / 'answers'))
 
     def trained(model):
         torch.manual_seed(1)

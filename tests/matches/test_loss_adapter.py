@@ -3,6 +3,7 @@ import torch
 
 from composer_kd import ConfigError, KLDivergence, LossError
 from composer_kd.batches.masks import valid_of
+from composer_kd.batches.microbatch import Microbatch
 from composer_kd.matches.finite_check import FiniteCheck
 from composer_kd.matches.loss_adapter import LossAdapter
 
@@ -11,7 +12,7 @@ TOKENS = {'labels': torch.tensor([[1, -100, 3], [-100, -100, 2]])}
 
 def compare(loss, batch=TOKENS, shape=(2, 3, 5), dtype=torch.float32):
     student, teacher = torch.randn(shape).to(dtype).requires_grad_(), torch.randn(shape).to(dtype)
-    return LossAdapter(loss).of_logits(student, teacher, batch, valid_of(batch), 7)[0], student, teacher
+    return LossAdapter(loss).of_logits(student, teacher, Microbatch(batch, 7, valid_of(batch)))[0], student, teacher
 
 
 def test_any_loss_gets_the_valid_rows():
@@ -40,7 +41,7 @@ def test_classes_in_any_dimension_are_masked_alike(dim):
     if dim == 1:
         student, teacher = student.transpose(1, 2), teacher.transpose(1, 2)
     value, per_position = LossAdapter(KLDivergence(softmax_dim=dim)).of_logits(
-        student, teacher, TOKENS, valid_of(TOKENS), 0
+        student, teacher, Microbatch(TOKENS, 0, valid_of(TOKENS))
     )
     assert per_position
     assert value.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -54,8 +55,8 @@ def test_a_loss_with_a_mask_is_told_when_all_count():
         return (student - teacher).square().mean()
 
     batch = {'labels': torch.ones(2, 3, dtype=torch.long)}
-    LossAdapter(masked).of_logits(torch.randn(2, 3, 5), torch.randn(2, 3, 5), batch, None, 0)
-    LossAdapter(masked).of_logits(torch.randn(2, 5), torch.randn(2, 5), (torch.zeros(2), torch.ones(2)), None, 0)
+    LossAdapter(masked).of_logits(torch.randn(2, 3, 5), torch.randn(2, 3, 5), Microbatch(batch, 0))
+    LossAdapter(masked).of_logits(torch.randn(2, 5), torch.randn(2, 5), Microbatch((torch.zeros(2), torch.ones(2)), 0))
     assert seen == [None, None]
 
 
@@ -71,7 +72,7 @@ def test_no_valid_row_gives_zero():
 def test_half_precision_logits_are_compared_in_float32(loss):
     value, student, teacher = compare(loss, dtype=torch.bfloat16)
     assert value.dtype == torch.float32
-    exact = LossAdapter(loss).of_logits(student.float(), teacher.float(), TOKENS, valid_of(TOKENS), 0)[0]
+    exact = LossAdapter(loss).of_logits(student.float(), teacher.float(), Microbatch(TOKENS, 0, valid_of(TOKENS)))[0]
     assert value.item() == pytest.approx(exact.item(), rel=1e-6)
 
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from composer.core import State
 from composer.devices import DeviceCPU
 from torch import nn
 
@@ -142,7 +143,7 @@ def test_own_forward():
 def test_stays_in_eval_mode_and_frozen():
     module = mlp(dropout=0.5, norm=True)
     teacher = FrozenTeacher(module, input_adapter=nn.Linear(6, 6))
-    teacher.prepare(DeviceCPU())
+    teacher.prepare(State(nn.Identity(), 0, 'run', DeviceCPU()))
     assert not any(parameter.requires_grad for parameter in module.parameters())
     assert not teacher.input_adapter.training
     module.train()
@@ -224,7 +225,7 @@ def test_causal_models_build_no_cache():
 
 def test_scripted_models():
     teacher = FrozenTeacher(torch.jit.script(mlp()))
-    teacher.prepare(DeviceCPU())
+    teacher.prepare(State(nn.Identity(), 0, 'run', DeviceCPU()))
     assert torch.equal(teacher(pairs(3)), mlp()(pairs(3)[0]))
 
 

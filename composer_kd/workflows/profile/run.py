@@ -10,8 +10,9 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
 
-from composer_kd.algorithms.distillation import Distillation
+from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.callbacks.phases import PhaseLabels, StepClock, Trace
+from composer_kd.config.effects import QUIET
 from composer_kd.config.schema import RunConfig
 from composer_kd.errors import ConfigError
 from composer_kd.runs.build import build_trainer
@@ -27,10 +28,7 @@ TRACE_FILE = 'trace.json'
 FILES = ('profile.md', 'profile.png', 'steps.json', TRACE_FILE)
 """What a profile leaves; the last one only where the run was long enough for it."""
 
-_LEFT_OUT: dict[str, Any] = {
-    **{'save_folder': None, 'autoresume': False, 'callbacks': {}, 'loggers': {}, 'profiler': None},
-    **{'progress_bar': False, 'log_to_console': False},
-}
+_LEFT_OUT: dict[str, Any] = {**QUIET, 'callbacks': {}, 'loggers': {}}
 
 
 class _Course(Callback):
@@ -133,7 +131,8 @@ def _notes(state: State, times: StepTimes, batches: int, is_traced: bool) -> lis
         notes.append(f'The run ended after {len(times.steps)} of the {batches} steps that were to be measured.')
     if not is_traced:
         notes.append('The run ended before the trace was complete; a longer max_duration gives it room.')
-    windows = [algorithm.window for algorithm in state.algorithms if isinstance(algorithm, Distillation)]
+    distilling = [algorithm for algorithm in state.algorithms if isinstance(algorithm, DistillationAlgorithm)]
+    windows = [algorithm.window for algorithm in distilling if algorithm.window is not None]
     if windows and not any(step[TEACHER_FORWARD] for step in times.steps):
         notes.append(
             f'No teacher ran: the distillation is not open in the first steps ({windows[0]}). Give '

@@ -14,8 +14,11 @@ from rich.console import Console
 
 from composer_kd.bench import BenchResults, environment
 from composer_kd.callbacks.history import HISTORY_FILE, curve, read_history
+from composer_kd.config.effects import changes_result
 from composer_kd.config.load import as_mapping
+from composer_kd.config.markers import Effect
 from composer_kd.errors import Attempts, CheckpointNotFoundError, ConfigError
+from composer_kd.presentation.settings import leaves
 from composer_kd.reports import Curve, Evidence, ModelEvidence, Report, write_report
 from composer_kd.runs.compared import ComparedModel, compared_models, evaluation_run
 from composer_kd.runs.files import LATEST, METRICS_FILE, checkpoint_file, make_folder
@@ -25,6 +28,9 @@ from composer_kd.workflows.report.timings import found_beside, given, measured_n
 from composer_kd.workflows.report.wandb import destination, send
 
 __all__ = ['ReportOptions', 'gather', 'report']
+
+SET_ASIDE = (Effect.SEED, Effect.EVALUATION)
+"""In what the runs of one row may differ: they are averaged over their seeds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,12 +174,13 @@ def _with_records(found: ModelEvidence, compared: ComparedModel) -> ModelEvidenc
     found = dataclasses.replace(found, checkpoint=_checkpoint(compared))
     run = compared.run
     if run is not None:
-        return dataclasses.replace(
+        found = dataclasses.replace(
             found, settings=run.written, metrics=run.metrics, curves=_curves(run), command=_command(run)
         )
-    if compared.teacher is not None:
-        return dataclasses.replace(found, settings={'model': as_mapping(compared.teacher.model)})
-    return found
+    elif compared.teacher is not None:
+        found = dataclasses.replace(found, settings={'model': as_mapping(compared.teacher.model)})
+    free = frozenset(key for key in leaves(found.settings) if not changes_result(key, *SET_ASIDE))
+    return dataclasses.replace(found, without_effect=free)
 
 
 def _checkpoint(compared: ComparedModel) -> str | None:

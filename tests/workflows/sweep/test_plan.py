@@ -204,12 +204,12 @@ def validation():
 @pytest.mark.parametrize('name', ['digits', 'cifar10'])
 def test_the_sweeps_that_are_shipped_fit_their_runs(tmp_path, name, monkeypatch):
     """All but the teachers' weights and CIFAR-10 itself, which are not in the repository."""
-    from composer_kd.workflows.sweep import check
+    from composer_kd.workflows.sweep import plan as module
     from composer_kd.workflows.sweep.sweep_file import read_sweep
 
-    monkeypatch.setattr(check, '_missing_checkpoints', lambda config: [])
-    monkeypatch.setattr(check, '_rehearse', lambda sweep, configs: len(configs))
-    made = check.make_plan(read_sweep(f'yamls/sweeps/{name}.yaml'))
+    monkeypatch.setattr(module, '_missing_checkpoints', lambda config: [])
+    monkeypatch.setattr(module, '_rehearse', lambda sweep, configs: len(configs))
+    made = module.make_plan(read_sweep(f'yamls/sweeps/{name}.yaml'))
     assert made.run.train_loader.hold_out in (0.1, 0.15)
     assert made.run.loggers == {}
     assert made.samples > 10

@@ -1,0 +1,46 @@
+"""The base class of distillation algorithms: the interface that runs, reports and the profiler use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from composer.core import Algorithm
+
+from composer_kd.schedules import Window
+from composer_kd.teachers import Teacher
+
+__all__ = ['DistillationAlgorithm']
+
+
+class DistillationAlgorithm(Algorithm):
+    """Base class of distillation algorithms such as :class:`.Distillation`.
+
+    ``composer-kd`` uses an algorithm only through the members below: it tries ``teachers`` on a sample before training,
+    the profiler reads ``window``, and ``final_metrics()`` go into ``metrics.json``. A run with such an algorithm counts
+    as distilled.
+
+    In a YAML file, the annotations of the constructor's parameters decide how they are written: a parameter annotated
+    :data:`composer_kd.teachers.Teachers` takes a list of teachers, one annotated
+    :data:`composer_kd.matches.match.Losses` takes losses and matches.
+
+    Example:
+        >>> class Mine(DistillationAlgorithm):
+        ...     def match(self, event, state): return False
+        ...     def apply(self, event, state, logger): ...
+        >>> Mine().teachers, Mine().window, Mine().final_metrics()
+        ((), None, {})
+    """
+
+    @property
+    def window(self) -> Window | None:
+        """The window in which it distils; ``None`` if it distils in every batch."""
+        return None
+
+    @property
+    def teachers(self) -> Sequence[Teacher]:
+        """The teachers that run beside the student; empty if the algorithm has none."""
+        return ()
+
+    def final_metrics(self) -> Mapping[str, float]:
+        """The latest value of each metric that it measured, by the name under which it was logged."""
+        return {}

@@ -1,0 +1,97 @@
+"""The protocol ``Teacher``: what the pool, the algorithms and the checks before training require of a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Protocol, TypeAlias, runtime_checkable
+
+from composer.core import State
+from torch import Tensor, nn
+
+from composer_kd.features.outputs import logits_of
+
+__all__ = ['Teacher', 'Teachers', 'missing_of', 'module_of', 'teacher_logits']
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """A source of logits or features for each batch. :class:`.FrozenTeacher` is one; write your own as a plain class.
+
+    A teacher leaves the batch unchanged, gives equal results on all ranks (its random draws included), and stays out of
+    the student's ``state_dict`` and optimizer. It runs without gradients, in the run's precision. A teacher whose
+    layers can be matched has its module in the attribute ``model``.
+
+    Attributes:
+        name: Its name in messages, and in ``Match(..., teacher=name)``.
+
+    Example:
+        >>> import torch
+        >>> class Constant:
+        ...     name = 'constant'
+        ...     def prepare(self, state): ...
+        ...     def outputs(self, batch, index=None): return torch.zeros(len(batch[0]), 3)
+        ...     def end_batch(self, state): ...
+        >>> isinstance(Constant(), Teacher)
+        True
+    """
+
+    name: str
+
+    def prepare(self, state: State) -> None:
+        """Prepares the teacher on ``state.device``; called before the first batch, and again for each run.
+
+        Args:
+            state: The state of the run; it has a model and a device already, but no data or optimizer yet.
+        """
+
+    def outputs(self, batch: Any, index: Tensor | None = None) -> Any:
+        """Computes the outputs for a microbatch.
+
+        Args:
+            batch: The microbatch as models take it: ``(inputs, labels)`` or a mapping.
+            index: ``(B,)`` The samples' numbers in the data set; ``None`` if unknown.
+
+        Returns:
+            Logits in the student's shape, or any output of a model with logits: an object or mapping with ``logits``.
+        """
+
+    def end_batch(self, state: State) -> None:
+        """Called after each optimizer step, inside and outside the window; the place to update a changing teacher.
+
+        Args:
+            state: The state of the run.
+        """
+
+
+Teachers: TypeAlias = Annotated[
+    nn.Module | Teacher | Sequence[nn.Module | Teacher] | Mapping[str, nn.Module | Teacher], 'teachers'
+]
+"""A module or :class:`Teacher`, a list of them, or ``{checkpoint: module}``.
+
+An algorithm's parameter with this annotation is written as a list of teachers in a YAML file.
+"""
+
+
+def teacher_logits(teacher: Teacher, batch: Any, index: Tensor | None = None) -> Tensor:
+    """Runs a teacher and returns its logits.
+
+    Raises:
+        TeacherError: If its outputs contain no logits.
+    """
+    return logits_of(teacher.outputs(batch, index), f'the teacher {teacher.name!r}')
+
+
+def module_of(teacher: Teacher) -> nn.Module | None:
+    """The module of a teacher, whose layers can be matched; ``None`` if it has none."""
+    module = getattr(teacher, 'model', teacher)
+    return module if isinstance(module, nn.Module) else None
+
+
+def missing_of(thing: Any) -> list[str]:
+    """The names of the members that an object lacks to be a :class:`Teacher`.
+
+    Example:
+        >>> missing_of('resnet56')
+        ['name', 'prepare', 'outputs', 'end_batch']
+    """
+    return [name for name in ('name', 'prepare', 'outputs', 'end_batch') if not hasattr(thing, name)]

@@ -1,0 +1,67 @@
+import pytest
+import torch
+
+from composer_kd.batches.masks import all_valid, answers_per_position, valid_of
+
+LOGITS = torch.randn(2, 3)
+
+
+def test_labels_say_what_counts_before_attention_does():
+    batch = {'labels': torch.tensor([[1, -100, 2]]), 'attention_mask': torch.tensor([[1, 1, 0]])}
+    assert valid_of(batch).mask.tolist() == [[True, False, True]]
+    del batch['labels']
+    valid = valid_of(batch)
+    assert valid.mask.tolist() == [[True, True, False]]
+    assert not valid.from_labels
+
+
+def test_a_model_of_the_next_token_answers_for_the_next_label():
+    # prompt, prompt, answer, end: position 1 predicts the answer, position 2 the end, position 3 nothing
+    batch = {'labels': torch.tensor([[-100, -100, 7, 2]])}
+    assert valid_of(batch, shift=True).mask.tolist() == [[False, True, True, False]]
+
+
+def test_padding_before_a_token_answers_for_nothing():
+    assert valid_of({'attention_mask': torch.tensor([[0, 0, 1, 1]])}, shift=True).mask.tolist() == [
+        [False, False, True, False]
+    ]
+
+
+@pytest.mark.parametrize(
+    ('batch', 'expected'),
+    [
+        ((LOGITS, torch.tensor([1, 0])), True),
+        ((LOGITS, torch.tensor([1, -100])), False),
+        ({'attention_mask': torch.tensor([[1, 1]])}, True),
+        ({'attention_mask': torch.tensor([[1, 0]])}, False),
+        ((LOGITS, torch.rand(2, 3)), False),
+        (LOGITS, True),
+        ((LOGITS, torch.tensor([1, 0], device='meta')), False),  # to look would make the host wait
+    ],
+)
+def test_what_is_known_to_count_as_a_whole(batch, expected):
+    assert all_valid(batch) is expected
+
+
+def test_the_last_position_of_a_model_of_the_next_token_never_counts():
+    assert not all_valid({'labels': torch.tensor([[5, 7]])}, shift=True)
+    assert all_valid((LOGITS, torch.tensor([1, 0])), shift=True)
+
+
+def test_dense_labels_count_their_probability():
+    valid = valid_of((LOGITS, torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]])))
+    assert (valid.mask, valid.count.item(), valid.size) == (None, 1.0, 2)
+
+
+def test_share_is_one_for_the_whole_batch():
+    valid = valid_of((LOGITS, torch.tensor([3, -100])))
+    assert valid.share(valid.count / valid.size).item() == 1.0
+
+
+def test_labels_per_sample_do_not_mask_positions():
+    assert not answers_per_position((LOGITS, torch.tensor([1, -100])), LOGITS)
+    tokens = torch.zeros(2, 4, 9)
+    assert answers_per_position({'labels': torch.zeros(2, 4, dtype=torch.long)}, tokens)
+    assert answers_per_position({'labels': torch.zeros(2, 4, dtype=torch.long)}, tokens.flatten(0, 1))
+    assert not answers_per_position({'labels': torch.zeros(2, 7, 7, dtype=torch.long)}, torch.zeros(2, 5, 7, 7))
+    assert not answers_per_position(LOGITS, LOGITS)
