@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from composer.models import ComposerClassifier, HuggingFaceModel
 from torch import Tensor, nn
 
 from composer_kd.errors import ConfigError
-from composer_kd.features.calling import choose_call
+from composer_kd.features.calling import choose_call, unwrapped
 from composer_kd.features.meta import as_in_evaluation, on_meta, to_device
 
 __all__ = ['Layer', 'layer_shapes']
@@ -117,10 +116,7 @@ def _layers(module: nn.Module, found: list[tuple[str, Tensor, int]]) -> Iterator
 
 def _net(model: nn.Module) -> nn.Module:
     """The net inside Composer's wrappers, whose layers have shorter paths."""
-    model = getattr(model, '_orig_mod', model)
-    if isinstance(model, ComposerClassifier):
-        return model.module
-    return model.model if isinstance(model, HuggingFaceModel) else model
+    return unwrapped(getattr(model, '_orig_mod', model))
 
 
 def _tensors(value: Any, path: str) -> Iterator[tuple[str, Tensor]]:
