@@ -74,6 +74,7 @@ class ModelEvidence:
         answers: On the evaluation set; None where the set says why not.
         settings: All settings of its run; those of a teacher that is only named elsewhere.
         without_effect: The dotted keys of the settings that change nothing of what is learned, and that of the seed.
+        distilled_by: The keys of those of its algorithms that distilled it: ``algorithms.<key>``.
         metrics: What its run noted at its end, under the names that Composer logs by.
         curves: ``'task'``, ``'kd'`` and ``'accuracy'`` over training, those that there are.
         checkpoint: Where its weights are; None where they came otherwise.
@@ -87,6 +88,7 @@ class ModelEvidence:
     answers: Predictions | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     without_effect: frozenset[str] = frozenset()
+    distilled_by: tuple[str, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
     checkpoint: str | None = None

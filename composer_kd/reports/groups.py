@@ -197,8 +197,7 @@ def also_differing(distilled: Group, alone: Group) -> list[str]:
     Returns:
         Dotted keys. ``max_duration`` is none of them where both trained for as many batches.
     """
-    algorithms = distilled.first.settings.get('algorithms') or {}
-    taught = tuple(f'algorithms.{name}.' for name, options in algorithms.items() if 'teachers' in (options or {}))
+    taught = tuple(f'algorithms.{key}.' for key in distilled.first.distilled_by)
     mine, theirs = _learned_by(distilled.first), _learned_by(alone.first)
     batches = [one.first.metrics.get('time/batch') for one in (distilled, alone)]
     same = {'max_duration'} if batches[0] is not None and batches[0] == batches[1] else set()

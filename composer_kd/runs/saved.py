@@ -49,10 +49,12 @@ class SavedConfig(EvaluationConfig):
         return [teacher for algorithm in self.algorithms.values() for teacher in algorithm.holding(TeacherConfig)]
 
     @property
-    def distils(self) -> bool:
-        """Whether one of its algorithms is a :class:`.DistillationAlgorithm`."""
-        targets = [algorithm.target for algorithm in self.algorithms.values()]
-        return any(isinstance(target, type) and issubclass(target, DistillationAlgorithm) for target in targets)
+    def distilling(self) -> list[str]:
+        """The keys of those of its algorithms that are a :class:`.DistillationAlgorithm`."""
+        targets = {key: algorithm.target for key, algorithm in self.algorithms.items()}
+        return [
+            key for key, kind in targets.items() if isinstance(kind, type) and issubclass(kind, DistillationAlgorithm)
+        ]
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class SavedRun:
     @property
     def is_distilled(self) -> bool:
         """Whether an algorithm distilled it."""
-        return self.config.distils
+        return bool(self.config.distilling)
 
     @functools.cached_property
     def metrics(self) -> dict[str, float]:

@@ -55,6 +55,7 @@ def subject(role, seed, labels, accuracy, classes=CLASSES, name=None, **changes)
         'answers': answers(labels, accuracy, seed + 10 * len(role), classes),
         'settings': settings(seed, role),
         'without_effect': frozenset({'run_name', 'seed', 'save_folder'}),
+        'distilled_by': ('distillation',) if role == DISTILLED else (),
         'metrics': {'time/batch': 40, 'cost/train_seconds': 10.0 + seed, 'cost/samples_per_second': 100.0 - seed},
         'curves': curves,
         'command': f'composer-kd train runs/{role.split()[-1]}-{seed}/config.yaml',

@@ -175,7 +175,12 @@ def _with_records(found: ModelEvidence, compared: ComparedModel) -> ModelEvidenc
     run = compared.run
     if run is not None:
         found = dataclasses.replace(
-            found, settings=run.written, metrics=run.metrics, curves=_curves(run), command=_command(run)
+            found,
+            settings=run.written,
+            distilled_by=tuple(run.config.distilling),
+            metrics=run.metrics,
+            curves=_curves(run),
+            command=_command(run),
         )
     elif compared.teacher is not None:
         found = dataclasses.replace(found, settings={'model': as_mapping(compared.teacher.model)})
