@@ -1,6 +1,6 @@
-"""What composer_kd raises: one base class; every error is also the builtin that one would expect.
+"""The errors of composer_kd: one base class; each error is also the builtin error that its kind suggests.
 
-A message says what was expected, what came, and what to do; where a name was mistyped it lists the nearest ones.
+A message says what was expected, what was given, and what to do; for a mistyped name it lists the nearest valid names.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ __all__ = [
 
 
 class ComposerKDError(Exception):
-    """Base of this package's errors. The losses alone, which import nothing but torch, raise ``ValueError``."""
+    """Base class of this package's errors. Only the losses, which import torch alone, raise plain ``ValueError``."""
 
 
 class ConfigError(ComposerKDError, ValueError):
-    """A setting is wrong: an argument, a YAML key, or two settings that exclude one another."""
+    """A setting is wrong: an argument, a YAML key, or two settings that exclude each other."""
 
 
 class TeacherError(ComposerKDError, ValueError):
-    """A teacher cannot teach this student: other logits, shared parameters, unknown inputs."""
+    """A teacher does not fit the student: other logits, shared parameters, or inputs that it cannot take."""
 
 
 class CheckpointError(ComposerKDError, ValueError):
-    """A checkpoint is truncated, unsafe, or does not fit the module it is loaded into."""
+    """A checkpoint is truncated, unsafe, or does not fit the module that loads it."""
 
 
 class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
-    """A checkpoint is not where it was said to be."""
+    """A checkpoint does not exist at the given path or URI."""
 
 
 class LossError(ComposerKDError, ValueError):
-    """A distillation loss returned something that cannot be trained on."""
+    """A distillation loss failed, or returned something other than a finite scalar that depends on the student."""
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
-    """Says which known names come nearest to a mistyped one.
+    """Finds the known names nearest to a mistyped one.
 
     Args:
-        name: What was written.
+        name: The name as written.
         known: The valid names.
-        n: How many to name at most.
+        n: The largest number of names to list.
 
     Returns:
-        A clause that ends a sentence: ``"; did you mean 'lr'?"``, or the valid names where none is near, or ``''``
-        where there are none at all.
+        A clause that ends a sentence: ``"; did you mean 'lr'?"``; all valid names if none is near; or ``''`` if there
+        are no valid names.
 
     Example:
         >>> nearest('learning_rat', ['learning_rate', 'momentum'])
@@ -70,7 +70,7 @@ def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
 
 
 def is_of_device(error: Exception) -> bool:
-    """Whether an error is of the accelerator: Composer looks for these, to try again with smaller microbatches."""
+    """Whether the accelerator raised an error; Composer catches these and retries with smaller microbatches."""
     return any(sign in str(error).lower() for sign in ('out of memory', 'cuda', 'cudnn', 'c10'))
 
 
@@ -78,7 +78,7 @@ T = TypeVar('T')
 
 
 class Attempts:
-    """Goes on after errors, to raise them all at the end in one.
+    """Collects errors from several calls, to raise them together at the end.
 
     Example:
         >>> attempt = Attempts()
@@ -91,7 +91,16 @@ class Attempts:
         self.errors: list[ComposerKDError] = []
 
     def __call__(self, build: Callable[..., T], *args: Any, **kwargs: Any) -> T | None:
-        """Calls something; returns None where it raises an error of this package, and keeps that."""
+        """Calls a function.
+
+        Args:
+            build: The function.
+            *args: Its arguments.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            Its result; ``None`` if it raised an error of this package, which is collected.
+        """
         try:
             return build(*args, **kwargs)
         except ComposerKDError as error:
@@ -99,7 +108,7 @@ class Attempts:
             return None
 
     def finish(self) -> None:
-        """Raises what was kept: a single error as it is, several as one ConfigError with all their messages."""
+        """Raises the collected errors: one unchanged, several as one ``ConfigError`` with all their messages."""
         if len(self.errors) == 1:
             raise self.errors[0]
         if self.errors:

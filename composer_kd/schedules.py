@@ -1,4 +1,4 @@
-"""Training time: the window in which a run distils, and numbers that change while it lasts."""
+"""Windows and schedules: when a run distils, and numbers that change during training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Moment: TypeAlias = float | int | str | Time
 Schedule: TypeAlias = Callable[[State], float]
 """A number that changes with training: a :class:`Ramp`, any Composer scheduler, or a function of the state."""
 
-# How far a run has come, in each unit, when a batch starts. Seconds are missing on purpose: ranks would disagree.
+# The progress of a run when a batch starts, by unit. Seconds are left out, because they differ between ranks.
 _READ: dict[str, Callable[[Timestamp], int]] = {
     'iter': lambda now: now.iteration.value,
     'ep': lambda now: now.epoch.value,
@@ -30,20 +30,20 @@ _READ: dict[str, Callable[[Timestamp], int]] = {
 
 
 class Window:
-    """The part ``[start, end)`` of a run in which a batch distils.
+    """The part ``[start, end)`` of a run in which it distils.
 
     Both ends are fractions of the run (``0.25`` or ``'0.25dur'``) or Composer times (``'10ep'``, ``'500ba'``,
-    ``'1000sp'``, ``'1e6tok'``). A batch lies inside when the time at which it *starts* does. Fractions refer to the
-    run's total as it stands when the batch starts: ``fit(duration=...)`` moves them. In a run that is measured in
-    epochs they count batches, so a window opens inside a one-epoch run too.
+    ``'1000sp'``, ``'1e6tok'``). A batch is inside if the time at which it *starts* is inside. Fractions refer to the
+    run's ``max_duration`` when the batch starts, so ``fit(duration=...)`` moves them. In a run measured in epochs,
+    fractions are resolved to batches, so a window can open within an epoch.
 
     Args:
-        start: When to begin.
-        end: When to stop; ``1.0`` never stops.
+        start: The start of the window.
+        end: The end of the window; ``1.0`` for a window that never ends.
 
     Raises:
-        ConfigError: If an end cannot be read, is negative, a fraction above 1, in seconds, or ``start >= end``. Ends in
-            different units are compared when the run starts, where both can be told in batches.
+        ConfigError: If an end cannot be parsed, is negative, a fraction above 1 or in seconds, or ``start >= end``.
+            Ends in different units are compared when the run starts, if both can be converted to batches.
 
     Example:
         >>> Window(0.25, '0.5dur')
@@ -69,7 +69,11 @@ class Window:
         return self.end.unit == TimeUnit.DURATION and self.end.value == 1
 
     def is_open(self, state: State) -> bool:
-        """Whether the batch that has started lies inside. Compares integers that were resolved once."""
+        """Whether the batch that has started is inside the window; compares integers that were resolved before.
+
+        Raises:
+            ConfigError: If a fraction cannot be resolved, as for :meth:`resolve`.
+        """
         if self._always:
             return True
         if state.max_duration is not self._resolved_for:
@@ -78,13 +82,13 @@ class Window:
         return (self._begins is None or self._begins(now)) and (self._ends is None or not self._ends(now))
 
     def check(self, state: State) -> None:
-        """Looks, when a run starts, whether and where the window lies in it.
+        """Checks the window against a run that starts.
 
         Warns:
-            UserWarning: If the run ends before the window begins.
+            UserWarning: If the run ends before the window starts.
 
         Raises:
-            ConfigError: If an end cannot be placed in this run, or ``start >= end`` in batches.
+            ConfigError: If an end cannot be resolved in this run, or ``start >= end`` in batches.
         """
         self.resolve(state)
         start, end = _in_batches(self.start, state), _in_batches(self.end, state)
@@ -100,7 +104,7 @@ class Window:
             raise self._reversed(f', which are batch {math.ceil(start)} and batch {math.ceil(end)} of this run')
 
     def _begins_after(self, state: State) -> bool:
-        """Whether the run is over before the window begins, where one can tell."""
+        """Whether the run ends before the window starts; ``False`` if the units cannot be compared."""
         start, total = self.start, state.max_duration
         if total is None:
             return False
@@ -116,11 +120,11 @@ class Window:
         )
 
     def resolve(self, state: State) -> None:
-        """Turns both ends into thresholds for the run as it stands. ``is_open`` calls it when the total changes.
+        """Converts both ends to integer thresholds for this run; ``is_open`` calls it when ``max_duration`` changes.
 
         Raises:
-            ConfigError: If a fraction cannot be placed: the run is measured in seconds, or in epochs of unknown
-                length.
+            ConfigError: If a fraction cannot be resolved: ``max_duration`` is not set, is in seconds, or is in epochs
+                of unknown length.
         """
         self._begins = None if self.start.value == 0 else self._after(self.start, state, 'start_dur')
         self._ends = None if self._never_ends else self._after(self.end, state, 'end_dur')
@@ -147,7 +151,7 @@ class Window:
         return lambda now: read(now) >= at
 
     def _after_epochs(self, epochs: Fraction, state: State, name: str) -> Callable[[Timestamp], bool]:
-        """Epochs as batches: timestamps count batches within an epoch."""
+        """The same for a number of epochs, converted to batches."""
         length = state.dataloader_len
         if length is None:
             raise ConfigError(
@@ -163,7 +167,7 @@ class Window:
 
 
 def _in_batches(moment: Time, state: State) -> Fraction | None:
-    """A time as the number of batches before it, where the run lets one tell."""
+    """A time as the number of batches before it; ``None`` if it cannot be converted."""
     value, unit = Fraction(str(moment.value)), moment.unit
     if unit == TimeUnit.DURATION:
         total = None if state.max_duration is None else _in_batches(state.max_duration, state)
@@ -193,18 +197,19 @@ def _moment(value: Moment, name: str) -> Time:
 
 
 class Ramp:
-    """A number that goes in a straight line from one value to another, and stays at each end.
+    """A schedule that goes linearly from one value to another, and is constant before and after.
 
-    Made for warm-ups and decays: ``Match(DKD(), weight=Ramp(0.0, 1.0, end='20ep'))``. Composer's schedulers do as well.
+    Made for warm-up and decay: ``Match(DKD(), weight=Ramp(0.0, 1.0, end='20ep'))``. Composer's schedulers can be used
+    in its place.
 
     Args:
-        initial: The value up to ``start``.
+        initial: The value until ``start``.
         final: The value from ``end`` on.
         end: When the final value is reached: a fraction of the run or a time, as ``start_dur`` of ``Distillation``.
-        start: When the ramp begins, in the unit of ``end``, or 0.
+        start: When the ramp starts, in the unit of ``end``, or 0.
 
     Raises:
-        ConfigError: If a time cannot be read, or ``start`` does not come before ``end``.
+        ConfigError: If a time cannot be parsed, or ``start`` is not before ``end``.
 
     Example:
         >>> Ramp(0.0, 1.0, end='20ep')
@@ -223,7 +228,11 @@ class Ramp:
             raise ConfigError(f'Ramp: end must be later than 0, got {self!r}')
 
     def __call__(self, state: State) -> float:
-        """The value when the batch of ``state`` starts."""
+        """The value when the batch of ``state`` starts.
+
+        Raises:
+            ConfigError: If an end is a fraction of a run whose length is not given in ep, ba, sp or tok.
+        """
         now, unit = state.timestamp, self.end.unit
         start, end = float(self.start.value), float(self.end.value)
         if unit == TimeUnit.DURATION:
@@ -243,10 +252,19 @@ class Ramp:
 
 
 def number_or_schedule(name: str, value: float | Schedule, least: float, strict: bool = False) -> float | Schedule:
-    """Checks a setting that may change with training.
+    """Checks a setting that is a number or a schedule.
+
+    Args:
+        name: The setting's name, for the error.
+        value: The setting.
+        least: The lower bound.
+        strict: Whether the number must be greater than ``least``; else it may be equal.
+
+    Returns:
+        The number as a float, or the schedule.
 
     Raises:
-        ConfigError: If it is neither a schedule nor a finite number of at least (``strict``: above) ``least``.
+        ConfigError: If it is neither a schedule nor a finite number within the bound.
     """
     if callable(value):
         return value
@@ -261,10 +279,16 @@ def number_or_schedule(name: str, value: float | Schedule, least: float, strict:
 
 
 def value_at(value: float | Schedule, state: State, name: str = 'A schedule', above_zero: bool = False) -> float:
-    """A number, or a schedule's number for the batch of ``state``.
+    """The value of a number or schedule for the batch of ``state``.
+
+    Args:
+        value: The number, as a float, or the schedule.
+        state: The state of the run.
+        name: The setting's name, for the error.
+        above_zero: Whether the value must be positive; else it may be 0.
 
     Raises:
-        ConfigError: If the schedule gives something that is no number, negative or (``above_zero``) 0.
+        ConfigError: If the schedule returns something other than a finite number within the bound.
     """
     if isinstance(value, float):
         return value

@@ -1,4 +1,4 @@
-"""Names for what a step spends its time on, for profilers and stopwatches."""
+"""Names the parts of a training step, for profilers and for the measurement of time."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ DISTILLATION_LOSS = 'distillation loss'
 TEACHER_FORWARD = 'teacher forward'
 
 listeners: list[Callable[[str | None], None]] = []
-"""Told the name of each span that begins, or None where what follows has no name."""
+"""Called with the name of each span that starts, and with ``None`` when the time after it has no name."""
 
 _open: list[Span] = []
-# torch has no public way to ask; where it drops one of these, the other tells.
+# torch has no public function for this; if it drops one of these two, the other remains.
 _HAS_FLAG = hasattr(profiler, '_is_profiler_enabled')
 _is_recording: Callable[[], bool] = getattr(autograd, '_profiler_enabled', lambda: profiler._is_profiler_enabled)
 
 
 class Span:
-    """A span of a step under a name, which torch's profilers show as ``composer_kd/<name>``.
+    """A named part of a step, which torch's profilers show as ``composer_kd/<name>``.
 
-    Stretches do not overlap: while an inner one runs, the outer one stops. Their times add up.
+    Spans do not overlap: an inner span pauses the outer one, so their times add up.
 
     Args:
-        name: What the time is spent on.
+        name: What the time is spent on, for example ``'teacher forward'``.
 
     Example:
         >>> import torch
@@ -66,7 +66,7 @@ class Span:
                 listener(None)
 
     def _go(self) -> None:
-        if _is_recording():  # a range costs microseconds even where nobody records it
+        if _is_recording():  # a range costs microseconds even when nothing is recorded
             self._range = profiler.record_function(f'composer_kd/{self.name}')
             self._range.__enter__()
         for listener in listeners:
@@ -79,21 +79,21 @@ class Span:
 
 
 def labelled(name: str, function: Function) -> Function:
-    """Names the time that a function takes, where a profiler of torch or a listener is at work.
+    """Wraps a function in a span if torch's profiler or a listener is active.
 
     Args:
         name: The name of the span.
         function: Any function.
 
     Returns:
-        A function that runs it inside a span; while nobody watches the function itself, for this is asked at every
+        A function that runs it inside a span; the function itself if nothing is active, because this is called at every
         step.
 
     Example:
         >>> labelled(TEACHER_FORWARD, len) is len
         True
     """
-    # The module's flag costs a fifth of the call.
+    # Reading the module's flag takes a fifth of the time of the call.
     if not ((profiler._is_profiler_enabled if _HAS_FLAG else _is_recording()) or listeners):
         return function
 
@@ -105,9 +105,10 @@ def labelled(name: str, function: Function) -> Function:
 
 
 def quiet_profiler() -> None:
-    """Keeps torch's profiler from reporting as an error that there is no GPU; call it before the first profile.
+    """Stops torch's profiler from reporting a missing GPU as an error; call it before the first profile.
 
-    It writes past Python's streams, and listens to nothing but this variable; what the user sets stays.
+    The profiler writes its messages outside Python's streams and is controlled only by an environment variable; a value
+    set by the user is kept.
     """
     if not torch.cuda.is_available():
         os.environ.setdefault('KINETO_LOG_LEVEL', '99')

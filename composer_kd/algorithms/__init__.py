@@ -1,4 +1,4 @@
-"""What goes into ``Trainer(algorithms=[...])``, one file each."""
+"""Algorithms for ``Trainer(algorithms=[...])``, one per file."""
 
 from composer_kd.algorithms.distillation import Distillation
 

@@ -1,4 +1,4 @@
-"""What runs, reports and profiles ask of any algorithm that distils."""
+"""The base class of distillation algorithms: the interface that runs, reports and the profiler use."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ __all__ = ['DistillationAlgorithm']
 
 
 class DistillationAlgorithm(Algorithm):
-    """Base of the algorithms that distil; :class:`.Distillation` is one.
+    """Base class of distillation algorithms such as :class:`.Distillation`.
 
-    ``composer-kd`` knows algorithms by what is here alone: teachers are tried on a sample before training, the window
-    tells a profile whether it is open, and final metrics go into ``metrics.json``. A run with such an algorithm counts
-    as distilled. In a YAML an algorithm's parameters are read by their annotations: one annotated
-    :data:`composer_kd.teachers.Teachers` is a list of teachers, one annotated :data:`composer_kd.matches.match.Losses`
-    losses and matches.
+    ``composer-kd`` uses an algorithm only through the members below: it tries ``teachers`` on a sample before training,
+    the profiler reads ``window``, and ``final_metrics()`` go into ``metrics.json``. A run with such an algorithm counts
+    as distilled.
+
+    In a YAML file, the annotations of the constructor's parameters decide how they are written: a parameter annotated
+    :data:`composer_kd.teachers.Teachers` takes a list of teachers, one annotated
+    :data:`composer_kd.matches.match.Losses` takes losses and matches.
 
     Example:
         >>> class Mine(DistillationAlgorithm):
@@ -31,14 +33,14 @@ class DistillationAlgorithm(Algorithm):
 
     @property
     def window(self) -> Window | None:
-        """When it distils; ``None`` for an algorithm that does so from the first batch to the last."""
+        """The window in which it distils; ``None`` if it distils in every batch."""
         return None
 
     @property
     def teachers(self) -> Sequence[Teacher]:
-        """What answers for batches beside the student; empty for an algorithm without teachers of its own."""
+        """The teachers that run beside the student; empty if the algorithm has none."""
         return ()
 
     def final_metrics(self) -> Mapping[str, float]:
-        """What it measured last, by the names that it logged it under."""
+        """The latest value of each metric that it measured, by the name under which it was logged."""
         return {}

@@ -1,4 +1,4 @@
-"""What cannot be distilled together, found before training."""
+"""Checks for algorithms and teachers that cannot be combined with distillation."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ __all__ = ['refuse_algorithms', 'refuse_shared']
 
 
 def refuse_algorithms(state: State) -> None:
-    """Refuses algorithms of the run that replace the loss.
+    """Checks that no other algorithm of the run replaces the loss.
+
+    Args:
+        state: The state of the run.
 
     Raises:
-        ConfigError: If there is one.
+        ConfigError: If an algorithm has ``interpolate_loss=True``.
     """
     for algorithm in state.algorithms:
         if getattr(algorithm, 'interpolate_loss', False):
@@ -29,10 +32,15 @@ def refuse_algorithms(state: State) -> None:
 
 
 def refuse_shared(pool: TeacherPool, parameters: Iterable[Tensor], owner: str) -> None:
-    """Refuses teachers that would change with the student.
+    """Checks that no teacher shares parameters with the student or its optimizer, which would train the teacher too.
+
+    Args:
+        pool: The teachers.
+        parameters: The parameters that no teacher may contain.
+        owner: Who holds these parameters, for the message.
 
     Raises:
-        TeacherError: If one shares parameters with it.
+        TeacherError: If a teacher contains one of them.
     """
     theirs = {id(parameter) for parameter in parameters}
     for teacher in pool.teachers:

@@ -1,4 +1,4 @@
-"""The algorithm: a student learns from teachers while Composer trains it."""
+"""The algorithm ``Distillation``: trains the student of a Composer run on the outputs of its teachers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from composer_kd.teachers import Teacher, TeacherPool, Teachers, logits_shape
 
 __all__ = ['Distillation']
 
-# Looked up once: `match` runs about fourteen times a step.
+# Constants of the module, because `match` runs about fourteen times a step.
 _AFTER_LOSS, _BATCH_START, _BEFORE_FORWARD = Event.AFTER_LOSS, Event.BATCH_START, Event.BEFORE_FORWARD
 _OCCASIONAL = (Event.INIT, Event.BEFORE_LOAD, Event.FIT_START, Event.FIT_END)
 _EVALUATION = (
@@ -43,53 +43,56 @@ _EVALUATION = (
 
 
 class Distillation(DistillationAlgorithm):
-    r"""Trains the model of a Composer run to answer as its teachers do (Hinton et al., arXiv 1503.02531).
+    r"""Trains the model of a Composer run to reproduce its teachers' outputs (Hinton et al., arXiv 1503.02531).
 
-    In each microbatch the frozen teachers see the very inputs that the student saw, and
+    In each microbatch the teachers run on the student's inputs, and the model's own loss is replaced by
 
     .. math:: L_{total} = w_{org} \cdot L_{task} + w_{kd} \cdot L_{kd}(s, t)
 
-    takes the place of the model's own loss, with :math:`t` the mean of the teachers' logits; or :math:`L_{kd}` is the
-    weighted sum of several matches, of logits and of what layers show. Composer logs ``loss/train/total``,
-    ``loss/train/task`` and ``loss/train/kd`` (before :math:`w_{org}` and :math:`w_{kd}`), and each match under its own
-    name, before its weight. Outside the window ``[start_dur, end_dur)`` the loss is the model's own, and no teacher
-    runs.
+    where :math:`s` are the student's logits and :math:`t` the weighted mean of the teachers' logits. With several
+    matches, :math:`L_{kd}` is the weighted sum of their losses, on logits or on features (outputs of layers). Composer
+    logs ``loss/train/total``, ``loss/train/task`` and ``loss/train/kd`` (the last two before :math:`w_{org}` and
+    :math:`w_{kd}`), and each match under its own name, before its weight. Outside the window ``[start_dur, end_dur)``
+    the loss is the model's own, and no teacher runs.
 
-    **What counts.** For token models, positions whose label is -100 (without labels: whose attention mask is 0) count
-    in neither loss; for a model that predicts the next token, position ``i`` answers for label ``i + 1``. For models
-    that answer once per sample, a sample whose label is -100 counts in the distillation alone: a transfer set without
-    labels. Its train metrics must then ignore -100 (``MulticlassAccuracy(..., ignore_index=-100)``).
+    **Valid positions.** For token models, positions with the label -100 (without labels: with attention mask 0) are
+    masked in both losses; in a model that predicts the next token, position ``i`` has the label ``i + 1``. For models
+    with one prediction per sample, a sample with the label -100 is masked in the task loss only, so that unlabelled
+    samples (a transfer set) can be distilled. The train metrics must then ignore -100 (``MulticlassAccuracy(...,
+    ignore_index=-100)``).
 
-    Means run over what counts in the whole batch on all ranks, so the numbers depend neither on
-    ``device_train_microbatch_size`` nor on the number of ranks. That takes a model's own loss for a mean over labels
-    other than -100, and a batch's first dimension for its number of samples, which is how Composer weighs microbatches
-    unless told otherwise. Labels are the second of an ``(inputs, labels)`` pair, or ``labels`` or ``targets`` of a
-    mapping.
+    Means run over the valid positions of the whole batch on all ranks, so results are independent of
+    ``device_train_microbatch_size`` and of the number of ranks. This assumes that the model's own loss is a mean over
+    labels other than -100, and that the first dimension of a batch is its number of samples, by which Composer weights
+    microbatches by default. Labels are the second element of an ``(inputs, labels)`` pair, or the entry ``labels`` or
+    ``targets`` of a mapping.
 
     Args:
         teachers: A module, a list of modules, or ``{checkpoint: module}``, where a checkpoint is a path or URI of a
-            Composer checkpoint; each module may also be a :class:`.FrozenTeacher`, which takes an input adapter, or
-            any other :class:`.Teacher`. Modules are frozen, moved to the student's device, and appear in no optimizer,
-            ``state_dict`` or checkpoint.
-        kd_loss_fn: Any ``(student_logits, teacher_logits) -> scalar``: :class:`.KLDivergence`, a torch loss, your own
-            function; or a :class:`.Match`, which says more, or a list of losses and matches. For token models a loss of
-            logits gets ``(N, V)`` rows, the valid ones alone (to select them makes the host
-            wait for an accelerator), unless it has a parameter ``mask``: then it gets all logits and the flat mask of
-            valid positions, or ``None`` where all count.
-        kd_loss_weight: :math:`w_{kd} \ge 0`.
-        org_loss_weight: :math:`w_{org} \ge 0`.
-        start_dur: When distillation starts: a fraction of the run (``0.25``, ``'0.25dur'``) or a time (``'10ep'``,
+            Composer checkpoint; each module may also be a :class:`.FrozenTeacher`, which takes an input adapter, or any
+            other :class:`.Teacher`. Modules are frozen and moved to the student's device; no optimizer, ``state_dict``
+            or checkpoint contains them.
+        kd_loss_fn: A function ``(student_logits, teacher_logits) -> scalar``: :class:`.KLDivergence`, a torch loss or
+            your own function; or a :class:`.Match`, which adds layers, a weight and a projector; or a list of losses
+            and matches. For token models a loss on logits gets the valid positions as rows ``(N, V)`` (to select them,
+            the host waits for the accelerator). A loss with a parameter ``mask`` gets all logits and the flat mask of
+            valid positions instead, or ``None`` if all positions are valid.
+        kd_loss_weight: The weight of the distillation loss, :math:`w_{kd} \ge 0`.
+        org_loss_weight: The weight of the model's own loss, :math:`w_{org} \ge 0`.
+        start_dur: The start of the window: a fraction of the run (``0.25``, ``'0.25dur'``) or a time (``'10ep'``,
             ``'500ba'``, ``'1000sp'``, ``'1e6tok'``).
-        end_dur: When it ends, likewise; the batch that starts then is no longer part of it.
-        n_teachers_to_sample: How many teachers answer for each batch, drawn without replacement from the run's seed and
-            the batch's number; ``None`` for all.
-        teacher_weights: A positive weight for each teacher in the mean of their logits; equal if ``None``.
-        run_teacher_on_eval: Also log, for each evaluator, the teachers' own metrics as ``metrics/<evaluator>/teacher/
-            <metric>``, and the student's agreement with them as ``metrics/<evaluator>/agreement/top1`` and ``/kl``.
+        end_dur: The end of the window, in the same forms; a batch that starts at this time is outside.
+        n_teachers_to_sample: The number of teachers that run for each batch. They are drawn without replacement, from
+            the run's seed and the batch's number; ``None`` for all teachers.
+        teacher_weights: A positive weight for each teacher in means over teachers; equal weights if ``None``.
+        run_teacher_on_eval: Also log, for each evaluator, the teachers' own metrics as
+            ``metrics/<evaluator>/teacher/<metric>``, and the student's agreement with them as
+            ``metrics/<evaluator>/agreement/top1`` and ``/kl``.
 
     Raises:
-        ConfigError: If a setting is out of range, or another algorithm of the run cannot work with this one.
-        TeacherError: If a teacher's logits do not fit the student's (checked at the first batch, before any step).
+        ConfigError: If a setting is out of range, or another algorithm of the run is incompatible with this one.
+        TeacherError: If the logits of a teacher and the student differ in shape (checked at the first batch, before any
+            optimizer step).
         CheckpointError: If a teacher's weights cannot be loaded.
         LossError: If the loss returns something other than a finite scalar.
 
@@ -122,7 +125,7 @@ class Distillation(DistillationAlgorithm):
         if any(term.remembers for term in self.criterion.terms) or not self.pool.are_frozen:
             wanted.append(Event.BATCH_END)
         self._events = {id(event) for event in wanted}
-        self._fits = False  # whether the teachers' logits are known to fit the student's
+        self._fits = False  # whether the shapes of the teachers' logits have been checked
         self._count = BatchCount()
         self._model: nn.Module | None = None
         self._form = BatchFormat()
@@ -142,10 +145,10 @@ class Distillation(DistillationAlgorithm):
     def final_metrics(self) -> Mapping[str, float]:
         return self.evaluation.latest
 
-    # Composer's two calls ---------------------------------------------------------------------------------------------
+    # Composer's interface ---------------------------------------------------------------------------------------------
 
+    @override
     def match(self, event: Event, state: State) -> bool:
-        """Whether to run: at ``AFTER_LOSS`` and ``BATCH_START`` inside the window, and at a run's landmarks."""
         if event is _AFTER_LOSS:
             return not self._fits or self._window.is_open(state) or self.criterion.auxiliary.are_trained
         if event is _BATCH_START:
@@ -154,8 +157,8 @@ class Distillation(DistillationAlgorithm):
             return self.criterion.hooks is not None and self._window.is_open(state)
         return id(event) in self._events
 
+    @override
     def apply(self, event: Event, state: State, logger: Logger) -> None:
-        """Runs the part that belongs to the event."""
         if event is _AFTER_LOSS:
             if self._window.is_open(state):
                 labelled(DISTILLATION_LOSS, self._distil)(state)
@@ -183,10 +186,11 @@ class Distillation(DistillationAlgorithm):
             self.evaluation.apply(event, state, logger)
 
     def close(self) -> None:
-        """Takes hooks, projectors and learned losses off the student, which is then as it was before.
+        """Removes hooks, projectors and learned losses from the student, which then has its original structure.
 
-        The hooks come off by themselves when training ends. Call this before the student is put to other use than
-        more training, or take :func:`composer_kd.students.student_state_dict`, which leaves them out.
+        The hooks are removed automatically when training ends. Call this method before you use the student for anything
+        other than more training, or take :func:`composer_kd.students.student_state_dict`, which leaves the auxiliary
+        modules out.
         """
         if self._model is not None:
             self.criterion.detach()
@@ -219,7 +223,7 @@ class Distillation(DistillationAlgorithm):
         task = scalar_loss(state.loss)
         if micro.valid is not None:
             task = weighed(task, state.outputs, micro.valid, micro.share)
-        # A new 0-d tensor: Composer scales it in place.
+        # A new 0-d tensor, because Composer scales it in place.
         total = torch.add(task * self.org_loss_weight, kd, alpha=self.kd_loss_weight)
         idle = self.criterion.auxiliary.idle([None, *drawn])
         if idle is not None:
@@ -229,7 +233,7 @@ class Distillation(DistillationAlgorithm):
             state.loss.update(values)
 
     def _rest(self, state: State) -> None:
-        """A batch outside the window."""
+        """Handles a batch outside the window: checks shapes, and keeps the auxiliary modules in the graph."""
         if not self._fits:
             self._check_fit(state)
         idle = self.criterion.auxiliary.idle([])
@@ -239,7 +243,7 @@ class Distillation(DistillationAlgorithm):
     # Checks -----------------------------------------------------------------------------------------------------------
 
     def _check_fit(self, state: State, ran: Sequence[int] = ()) -> None:
-        """Compares shapes at the first batch: of all teachers, also those not drawn or due later, which do not run."""
+        """Compares the shapes of logits at the first batch; teachers that did not run are traced on the meta device."""
         due = [index for index in self.criterion.same_logits if index not in ran]
         if due:
             student = logits_of(state.outputs, 'the student')
@@ -250,7 +254,7 @@ class Distillation(DistillationAlgorithm):
         self._fits = True
 
     def __str__(self) -> str:
-        return self._text  # Composer asks twice per event
+        return self._text  # built once: Composer asks for it twice per event
 
     def __repr__(self) -> str:
         return (

@@ -1,4 +1,4 @@
-"""What a teacher scores in an evaluation, and how far the student agrees with it."""
+"""Evaluates the teachers beside the student, and measures the student's agreement with them."""
 
 from __future__ import annotations
 
@@ -24,17 +24,22 @@ __all__ = ['TeacherEvaluation']
 
 
 class TeacherEvaluation:
-    """Runs all teachers beside the student in an evaluator, and logs at its end.
+    """Runs all teachers on the batches of an evaluator, and logs their metrics at its end.
 
-    ``metrics/<evaluator>/teacher/<metric>`` are the evaluator's own metrics of the teachers' mean logits;
-    ``metrics/<evaluator>/agreement/top1`` is the share of valid positions at which student and teachers put the same
-    class first; ``.../agreement/kl`` is their mean KL(teacher || student) at temperature 1, in nats.
+    It logs:
 
-    ``latest`` holds what was logged last under each name.
+    * ``metrics/<evaluator>/teacher/<metric>``: the evaluator's own metrics, on the weighted mean of the teachers'
+      logits;
+    * ``metrics/<evaluator>/agreement/top1``: the fraction of valid positions at which student and teachers predict the
+      same class (argmax of the logits);
+    * ``metrics/<evaluator>/agreement/kl``: the mean of KL(teacher || student) over valid positions at temperature 1, in
+      nats.
+
+    The attribute ``latest`` holds the last value logged under each name.
 
     Args:
-        pool: The teachers; all of them answer, whatever ``n_teachers_to_sample`` says.
-        classes_dim: The dimension of the classes.
+        pool: The teachers; all of them run, whatever ``n_teachers_to_sample`` is.
+        classes_dim: The dimension of the classes in the logits.
     """
 
     def __init__(self, pool: TeacherPool, classes_dim: int = -1) -> None:
@@ -48,7 +53,13 @@ class TeacherEvaluation:
         self._waiting: tuple[Tensor, Tensor, Any, int] | None = None
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
-        """Starts, goes on with, or ends one evaluator."""
+        """Handles one event of an evaluator.
+
+        Args:
+            event: The event.
+            state: The state of the run.
+            logger: Takes the metrics at the end of the evaluator.
+        """
         if event is Event.EVAL_START:
             self._metrics = self._waiting = None
             self._agreement = {name: state.device.module_to_device(metric) for name, metric in self._agreement.items()}
@@ -62,12 +73,13 @@ class TeacherEvaluation:
             self._update(state)
 
     def _observe(self, state: State) -> None:
-        """Lets the teachers answer; whether this microbatch counts is known when the student's metrics have seen it.
+        """Runs the teachers on a microbatch, and stores both logits until the student's metrics have been updated.
 
-        Composer leaves out samples that a distributed sampler repeats to make all ranks' shares equal.
+        Composer excludes samples that a distributed sampler repeats to give all ranks equally many. Whether it uses
+        this microbatch shows only in the update counts of the student's metrics.
         """
         if self._metrics is None:
-            # Only now are the evaluator's metrics on the device.
+            # At EVAL_START the evaluator's metrics are not yet on the device.
             self._metrics = copy.deepcopy(dict(state.eval_metrics[state.dataloader_label]))
             for metric in self._metrics.values():
                 metric.reset()
@@ -116,19 +128,19 @@ class TeacherEvaluation:
         label = state.dataloader_label
         found = {f'metrics/{label}/teacher/{name}': metric.compute() for name, metric in self._metrics.items()}
         for name, metric in self._agreement.items():
-            if self._comparable:  # the same on all ranks, which compute() brings together
+            if self._comparable:  # equal on all ranks, as compute() is a collective call
                 found[f'metrics/{label}/agreement/{name}'] = metric.compute()
         logger.log_metrics(found)
         self.latest.update({name: float(v) for name, v in found.items() if isinstance(v, Tensor) and v.numel() == 1})
 
 
 def _updates(state: State) -> int:
-    """How often the student's metrics have been updated in this evaluator."""
+    """The number of updates of the student's metrics in this evaluator."""
     return sum(metric.update_count for metric in state.eval_metrics[state.dataloader_label].values())
 
 
 def _mask(batch: Any, model: Any, logits: Tensor) -> Tensor | None:
-    """The positions that count. ``HuggingFaceModel`` may take the labels out of the batch; if so, it shifts them."""
+    """The mask of valid positions. ``HuggingFaceModel`` may move the labels out of the batch; they are then shifted."""
     shift = bool(getattr(model, 'shift_labels', False))
     labels = getattr(model, 'labels', None)
     if isinstance(batch, Mapping) and 'labels' not in batch and isinstance(labels, Tensor):

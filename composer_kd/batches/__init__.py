@@ -1,1 +1,1 @@
-"""What a batch says: labels, masks, counts, and what of it a microbatch holds."""
+"""Reads batches: labels, valid positions, their number in the whole batch, and the contents of one microbatch."""

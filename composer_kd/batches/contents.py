@@ -1,4 +1,4 @@
-"""What a model showed on one microbatch, and what the batch says of it."""
+"""Finds the labels and the index in a batch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,20 @@ from torch import Tensor
 __all__ = ['IGNORE', 'labels_of', 'split_index', 'without_labels']
 
 IGNORE = -100
-"""The label of a position or sample that has none, as in torch and transformers."""
+"""The label of a position or sample without a label, as in torch and transformers."""
 
 _LABEL_KEYS = ('labels', 'label', 'targets', 'target')
 _INDEX_KEY = 'index'
 
 
 def labels_of(batch: Any) -> Tensor | None:
-    """The labels of a batch: the second of a pair, or ``labels`` (or ``targets``) of a mapping; ``None`` without.
+    """Returns the labels of a batch.
+
+    Args:
+        batch: An ``(inputs, labels)`` pair, or a mapping with ``labels``, ``label``, ``targets`` or ``target``.
+
+    Returns:
+        The labels; ``None`` if the batch has none.
 
     Example:
         >>> import torch
@@ -32,15 +38,16 @@ def labels_of(batch: Any) -> Tensor | None:
 
 
 def split_index(batch: Any, indexed: bool) -> tuple[Any, Tensor | None]:
-    """A batch as models take it, and which samples of the data set these are.
+    """Separates the index (the samples' numbers in the data set) from the rest of a batch.
 
     Args:
         batch: A batch.
-        indexed: Whether the model takes triples ``(inputs, labels, index)``, which it says by an attribute
-            ``takes_index`` (:class:`composer_kd.models.IndexedClassifier` does). Any other triple stays what it is.
+        indexed: Whether the model takes triples ``(inputs, labels, index)``, which its attribute ``takes_index`` says
+            (:class:`composer_kd.models.IndexedClassifier` has it). Other triples are returned unchanged.
 
     Returns:
-        The pair of a triple, or the batch as it is; and the index: the third of the triple, or ``index`` of a mapping.
+        The batch as models take it, a pair instead of a triple; and the index ``(B,)``, from the third element of the
+        triple or the entry ``index`` of a mapping (``None`` if the batch has none).
 
     Example:
         >>> import torch
@@ -54,12 +61,12 @@ def split_index(batch: Any, indexed: bool) -> tuple[Any, Tensor | None]:
 
 
 def without_labels(batch: Mapping[str, Any], keep: bool = False) -> dict[str, Any]:
-    """A mapping as a dict of its own, without its labels, so that a model does not compute a loss.
+    """Copies a mapping without its labels, so that the model computes no loss.
 
     Args:
-        batch: The batch; left as it is.
-        keep: Keep the labels all the same, unless ``decoder_input_ids`` are there: an encoder-decoder makes its
-            decoder's inputs out of them.
+        batch: The batch; stays unchanged.
+        keep: Whether to keep the labels unless the batch has ``decoder_input_ids``: an encoder-decoder model makes its
+            decoder inputs from the labels.
     """
     if keep and 'decoder_input_ids' not in batch:
         return dict(batch)

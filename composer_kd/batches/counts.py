@@ -1,4 +1,4 @@
-"""What counts in the whole of a batch, which ranks and microbatches share."""
+"""Counts the valid positions of a whole batch, over all its microbatches and ranks."""
 
 from __future__ import annotations
 
@@ -18,11 +18,16 @@ __all__ = ['BatchCount', 'plus_zero', 'weighed']
 
 
 class BatchCount:
-    """Valid positions per sample of a whole batch, over all ranks: what a microbatch's mean is weighed by.
+    """The mean number of valid positions per sample of a whole batch over all ranks; microbatches are weighted by it.
+
+    Args:
+        world_size: The number of ranks.
+        shift: Whether the model predicts the next token, so that position ``i`` has the label ``i + 1``.
+        of_tokens: Whether to count the valid tokens of hidden states too.
 
     Attributes:
-        answers: The positions whose answers count, per sample; ``None`` where all of them count alike.
-        tokens: The tokens whose features count, per sample; likewise.
+        answers: Valid positions of logits per sample, a float32 scalar tensor; ``None`` if no correction is needed.
+        tokens: Valid tokens of hidden states per sample, likewise.
     """
 
     def __init__(self, world_size: int = 1, shift: bool = False, of_tokens: bool = False) -> None:
@@ -32,14 +37,19 @@ class BatchCount:
         self._world_size, self._shift, self._of_tokens = world_size, shift, of_tokens
 
     def is_needed(self, state: State, batch: Any) -> bool:
-        """Whether ranks or microbatches share the batch, so that what counts must be counted as a whole."""
+        """Whether the batch is split between ranks or microbatches, so that its valid positions must be counted."""
         if self._world_size > 1 or state.auto_microbatching:
             return True
         samples, size = samples_of(batch), state.device_train_microbatch_size
         return samples is not None and isinstance(size, numbers.Real) and samples > size
 
     def count(self, state: State, batch: Any) -> None:
-        """Counts a whole batch, as models take it."""
+        """Counts the valid positions of a whole batch; a collective call if there are several ranks.
+
+        Args:
+            state: The state of the run.
+            batch: This rank's whole batch, as models take it.
+        """
         self._number = state.timestamp.batch.value
         self.answers = self.tokens = None
         found = {}
@@ -61,33 +71,42 @@ class BatchCount:
             setattr(self, name, (count / samples).clamp_min(torch.finfo(torch.float32).tiny))
 
     def forget(self, number: int) -> None:
-        """Lets go of a count that was made for another batch than this."""
+        """Discards the counts unless they belong to the batch with this number."""
         if number != self._number:
             self.answers = self.tokens = None
 
 
 def weighed(task: Tensor, outputs: Any, valid: Valid, share: Tensor | None) -> Tensor:
-    """Corrects the task's mean over the labels here to its part in the mean over the whole batch.
+    """Rescales the task loss from a mean over the labels of a microbatch to its share of the mean over the whole batch.
 
     Args:
-        task: The model's own loss of a microbatch.
-        outputs: What the model returned.
-        valid: The positions that count.
-        share: What they weigh in the whole batch.
+        task: The model's own loss of the microbatch, a scalar.
+        outputs: The outputs of the model.
+        valid: The valid positions of the microbatch.
+        share: Their factor, from :meth:`.Valid.share`; ``None`` if no correction is needed.
+
+    Returns:
+        The rescaled loss, a scalar; 0 if the microbatch has no valid label.
     """
     if not valid.from_labels or (valid.mask is None and share is None):
-        return task  # targets that are no class labels: of several labels at once, or of a regression
-    # A mean over no label is NaN, and so may its gradient be, whatever it is multiplied by.
+        return task  # no class labels to count: multi-label or regression targets, or none
+    # A mean over zero labels is NaN, and its gradient may stay NaN when multiplied by 0.
     if task.device.type == 'cpu' and not valid.count:
-        # With the graph of all outputs: other ranks' gradients reach every parameter, and wait for this one's.
+        # This zero keeps the graph of all outputs: DDP expects a gradient for each parameter on every rank.
         return sum((x.sum() * 0.0 for x in tree_leaves(outputs) if isinstance(x, Tensor)), start=torch.zeros(()))
     task = task if share is None else task * share
-    # Elsewhere, to read the count would make the host wait. The gradient of cross-entropy is 0 there, not NaN.
+    # On an accelerator the host would wait for the count. There the gradient of cross-entropy is 0, not NaN.
     return task if task.device.type == 'cpu' else torch.where(valid.count > 0, task, torch.zeros_like(task))
 
 
 def plus_zero(loss: Any, zero: Tensor) -> Any:
-    """A model's own loss, whatever its form, with a zero that has a graph."""
+    """Adds a zero to a model's own loss, to keep the zero's graph in it.
+
+    Args:
+        loss: A tensor, a mapping (the zero is added to ``total``, else to the first entry), or a sequence (to the
+            first).
+        zero: A scalar tensor with the value 0.
+    """
     if isinstance(loss, Mapping):
         key = 'total' if 'total' in loss else next(iter(loss))
         return {**loss, key: loss[key] + zero}

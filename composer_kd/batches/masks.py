@@ -1,4 +1,4 @@
-"""Which positions of a batch count, and which label each answers for."""
+"""Finds the valid positions of a batch, and the label of each position."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Valid:
-    """Which positions of a batch or microbatch count.
+    """The valid positions of a batch or microbatch: those that are included in the losses.
 
     Attributes:
-        mask: Booleans: ``(B,)`` for samples, ``(B, S)`` for tokens; ``None`` where labels were made dense (MixUp and
-            the like), of which only ``count`` is known.
-        count: How many count, a scalar tensor on the batch's device; for dense labels their total probability.
+        mask: Booleans, ``(B,)`` for samples or ``(B, S)`` for tokens; ``None`` for dense labels (class probabilities,
+            as from MixUp), for which only ``count`` is known.
+        count: The number of valid positions, a scalar tensor on the batch's device; for dense labels the sum of their
+            probabilities.
         size: The number of samples.
-        from_labels: Whether labels said so, not an attention mask.
+        from_labels: Whether the mask comes from labels; else it comes from the attention mask.
     """
 
     mask: Tensor | None
@@ -41,26 +42,29 @@ class Valid:
     from_labels: bool
 
     def share(self, per_sample: Tensor) -> Tensor:
-        """What a mean over the valid positions here weighs in the mean over those of the whole batch.
+        """The factor that makes a mean over these valid positions their share of the mean over the whole batch.
 
-        Composer weighs a microbatch by its share of the samples; the result corrects that to its share of the valid
-        positions, so that the total does not depend on how a batch is cut.
+        Composer weights a microbatch by its share of the samples. This factor corrects the weight to the share of the
+        valid positions, so the total does not depend on how a batch is split.
 
         Args:
-            per_sample: Valid positions per sample of the whole batch, over all ranks; positive.
+            per_sample: Valid positions per sample of the whole batch, over all ranks; a positive scalar.
+
+        Returns:
+            A scalar tensor.
         """
         return self.count / self.size / per_sample
 
 
 def valid_of(batch: Any, shift: bool = False) -> Valid | None:
-    """Finds the positions that count: labels other than -100 or, without labels, those that attention sees.
+    """Finds the valid positions: labels other than -100 or, without labels, those with a nonzero attention mask.
 
     Args:
         batch: A microbatch or a whole batch.
-        shift: Whether the model predicts the next token, so that position ``i`` answers for label ``i + 1``.
+        shift: Whether the model predicts the next token, so that position ``i`` has the label ``i + 1``.
 
     Returns:
-        The positions, or ``None`` where the batch says nothing of the kind.
+        The valid positions; ``None`` if the batch has neither labels nor an attention mask.
 
     Example:
         >>> import torch
@@ -72,20 +76,23 @@ def valid_of(batch: Any, shift: bool = False) -> Valid | None:
     marks, from_labels = _marks(batch)
     if marks is None or marks.ndim == 0:
         return None
-    if from_labels and marks.is_floating_point():  # dense: soft_cross_entropy divides by their total probability
+    if from_labels and marks.is_floating_point():  # dense labels: soft_cross_entropy divides by their sum
         return Valid(None, marks.sum(), marks.shape[0], True)
     mask = marks != (IGNORE if from_labels else 0)
     if shift and mask.ndim == 2:
         following = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1)
-        # Padding answers for nothing, though it may stand before a token.
+        # Padding is never valid, even before a token (left padding).
         mask = following if from_labels else mask & following
     return Valid(mask, mask.sum(), mask.shape[0], from_labels)
 
 
 def tokens_of(batch: Any) -> Valid | None:
-    """The tokens whose features count: those that attention sees, or else those with a label; ``None`` without marks.
+    """Finds the valid tokens of hidden states: by the attention mask or, without one, by the labels of tokens.
 
-    Hidden states are compared wherever there is a token, also where the model need not answer.
+    A token with the label -100 is valid if the attention mask includes it: hidden states are compared at every token.
+
+    Returns:
+        The valid tokens; ``None`` if the batch marks none.
 
     Example:
         >>> import torch
@@ -102,13 +109,14 @@ def tokens_of(batch: Any) -> Valid | None:
 
 
 def aligned_labels(batch: Any, shift: bool = False) -> Tensor | None:
-    """The label that each sample or position answers for, as class numbers; ``None`` where there are none.
-
-    Of dense labels (label smoothing, MixUp), the largest counts.
+    """Returns the class label of each sample or position.
 
     Args:
-        batch: The batch.
-        shift: Whether position ``i`` answers for label ``i + 1``.
+        batch: The batch. Of dense labels (label smoothing, MixUp) the most probable class is taken.
+        shift: Whether position ``i`` has the label ``i + 1``; the last position then has -100.
+
+    Returns:
+        Integers, ``(B,)`` for samples or ``(B, S)`` for tokens; ``None`` if there are no class labels.
 
     Example:
         >>> import torch
@@ -126,9 +134,10 @@ def aligned_labels(batch: Any, shift: bool = False) -> Tensor | None:
 
 
 def all_valid(batch: Any, shift: bool = False) -> bool:
-    """Whether it is known, quickly and without waiting for an accelerator, that everything in a batch counts.
+    """Whether all positions of a batch are known to be valid, without waiting for an accelerator.
 
-    It never does where a model predicts the next token (``shift``): the last position answers for nothing.
+    It is ``False`` for labels on an accelerator, which are not read, and for models that predict the next token
+    (``shift``), whose last position has no label.
 
     Example:
         >>> import torch
@@ -146,16 +155,16 @@ def all_valid(batch: Any, shift: bool = False) -> bool:
 
 
 def samples_of(batch: Any) -> int | None:
-    """The number of samples in a batch whose positions may be marked as valid or not; ``None`` without such marks."""
+    """The number of samples in a batch with labels or an attention mask; ``None`` if it has neither."""
     marks, _ = _marks(batch)
     return marks.shape[0] if marks is not None and marks.ndim else None
 
 
 def answers_per_position(batch: Any, logits: Tensor) -> bool:
-    """Whether a model answers for each position of a sequence, not once for a sample.
+    """Whether a model makes one prediction per position of a sequence; else it makes one per sample.
 
-    It does where the batch has a label (or, without labels, an attention mark) for each of the logits' positions.
-    Labels per sample never mask the distillation: a sample without a label is what a teacher answers for.
+    It does if the batch has a label (or, without labels, an attention mask entry) for each position of the logits.
+    Labels per sample never mask the distillation loss, so that samples without a label are distilled too.
 
     Example:
         >>> import torch
@@ -171,7 +180,7 @@ def answers_per_position(batch: Any, logits: Tensor) -> bool:
 
 
 def _marks(batch: Any) -> tuple[Tensor | None, bool]:
-    """What tells the positions that count: the labels, or else the attention mask; and whether it is the labels."""
+    """The labels, else the attention mask; and whether it is the labels."""
     labels = labels_of(batch)
     if labels is not None:
         return labels, True
@@ -180,7 +189,7 @@ def _marks(batch: Any) -> tuple[Tensor | None, bool]:
 
 
 def token_mask(feature: Tensor, mask: Tensor | None) -> Tensor | None:
-    """The mask of tokens, if a feature ``(B, S, D)`` has a vector for each of them; else ``None``.
+    """Returns the mask if a feature ``(B, S, D)`` has one vector per token of the mask ``(B, S)``; else ``None``.
 
     Example:
         >>> import torch

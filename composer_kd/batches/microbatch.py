@@ -1,4 +1,4 @@
-"""What the losses of a run must know of a microbatch, read from it once."""
+"""Reads from a microbatch, once, what the losses of a run need."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ['BatchFormat', 'Microbatch']
 
 @dataclass(frozen=True)
 class BatchFormat:
-    """How the batches of a run are read, which its model says.
+    """The format of a run's batches, which its model determines.
 
     Attributes:
         takes_index: Whether batches are triples ``(inputs, labels, index)``
             (:class:`composer_kd.models.IndexedClassifier`).
-        shift_labels: Whether the model predicts the next token, so that position ``i`` answers for label ``i + 1``
-            (a ``HuggingFaceModel`` for causal language modelling).
+        shift_labels: Whether the model predicts the next token, so that position ``i`` has the label ``i + 1`` (a
+            ``HuggingFaceModel`` for causal language modelling).
 
     Example:
         >>> BatchFormat.of(nn.Linear(2, 3))
@@ -36,27 +36,31 @@ class BatchFormat:
 
     @classmethod
     def of(cls, model: nn.Module) -> BatchFormat:
-        """The format that a run's model expects."""
+        """The format that a model expects."""
         return cls(bool(getattr(model, 'takes_index', False)), bool(getattr(model, 'shift_labels', False)))
 
     def split(self, batch: Any) -> tuple[Any, Tensor | None]:
-        """A batch as teachers take it, and the samples' numbers where they are known."""
+        """Separates the index from a batch.
+
+        Returns:
+            The batch as teachers take it; and the index ``(B,)``, or ``None`` if the batch has none.
+        """
         return split_index(batch, self.takes_index)
 
 
 @dataclass
 class Microbatch:
-    """What the losses of a run must know of a microbatch.
+    """The contents of a microbatch that the losses of a run need.
 
     Attributes:
         batch: The microbatch as models take it.
-        number: The batch's number.
-        valid: The positions whose answers count; ``None``: all.
-        tokens: The tokens whose features count; ``None``: all.
-        share: What a mean over the valid positions here weighs in the whole batch's; ``None``: nothing to correct.
-        token_share: The same for tokens.
-        index: ``(B,)`` The samples' numbers in the data set, where they are known.
-        shift_labels: Whether position ``i`` answers for label ``i + 1``.
+        number: The number of the batch.
+        valid: The valid positions of logits; ``None`` if all are valid.
+        tokens: The valid tokens of hidden states; ``None`` if all are valid.
+        share: The factor for means over ``valid``, from :meth:`.Valid.share`; ``None`` if no correction is needed.
+        token_share: The factor for means over ``tokens``, likewise.
+        index: ``(B,)`` The samples' numbers in the data set; ``None`` if unknown.
+        shift_labels: Whether position ``i`` has the label ``i + 1``.
     """
 
     batch: Any
@@ -73,18 +77,18 @@ class Microbatch:
         """Reads the microbatch of a run.
 
         Args:
-            state: The run, at any event of a microbatch.
-            form: How its batches are read.
-            count: What counts in the whole batch, if that had to be counted.
+            state: The state of the run, at any event of a microbatch.
+            form: The format of its batches.
+            count: The counts of the whole batch, if they were needed.
             with_tokens: Whether features of tokens are compared.
 
         Returns:
-            The microbatch: index split off, positions marked, shares found.
+            The microbatch.
         """
         batch, index = form.split(state.batch)
         number, shift = state.timestamp.batch.value, form.shift_labels
         count.forget(number)
-        # Where the whole batch counts alike, so does every part of it.
+        # If the whole batch is valid, so is every part of it.
         valid = None if count.answers is None and all_valid(batch, shift) else valid_of(batch, shift)
         micro = cls(batch, number, valid, index=index, shift_labels=shift)
         if valid is not None and count.answers is not None:
@@ -97,5 +101,5 @@ class Microbatch:
 
     @functools.cached_property
     def labels(self) -> Tensor | None:
-        """The class that each sample or position answers for; ``None`` where there are none."""
+        """The class label of each sample or position, ``(B,)`` or ``(B, S)`` integers; ``None`` if there are none."""
         return aligned_labels(self.batch, self.shift_labels)

@@ -13,15 +13,19 @@ from composer_kd.batches.contents import IGNORE, labels_of
 from composer_kd.batches.masks import aligned_labels, valid_of
 from composer_kd.bench.failures import is_out_of_memory
 
-__all__ = ['Predictions', 'accuracy', 'answer', 'first_samples', 'merged', 'same', 'size_of']
+__all__ = ['TopClasses', 'accuracy', 'answer', 'first_samples', 'merged', 'same', 'size_of']
 
 AT_ONCE = 64
 """Samples that a model answers for at once."""
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """What one model answers.
+class TopClasses:
+    """The class that one model puts first, for each sample, position or pixel.
+
+    All that a benchmark compares, batch by batch as the labels and masks come, and small enough to keep of all models:
+    the :class:`composer_kd.reports.Predictions` of a report hold probabilities too, of labelled samples only, in one
+    array over the whole evaluation set.
 
     Attributes:
         top: The class that it puts first, for each batch: a tensor of samples, or of samples and positions.
@@ -36,7 +40,7 @@ class Predictions:
 
 def answer(
     call: Callable[..., Tensor], inputs: Iterable[tuple[Tensor, ...]], batches: Sequence[Any], device: torch.device
-) -> Predictions:
+) -> TopClasses:
     """Lets a model answer.
 
     Args:
@@ -56,7 +60,7 @@ def merged(
     inputs: Sequence[Iterable[tuple[Tensor, ...]]],
     batches: Sequence[Any],
     device: torch.device,
-) -> Predictions:
+) -> TopClasses:
     """The answers of the mean logits of several models.
 
     Args:
@@ -82,7 +86,7 @@ def merged(
             classes, finite = logits.shape[dim] if logits.ndim > 1 else 1, finite and bool(logits.isfinite().all())
             parts.append(logits.argmax(dim).cpu() if logits.ndim > 1 else logits.new_zeros(len(logits)).long().cpu())
         top.append(torch.cat(parts))
-    return Predictions(top, classes, finite)
+    return TopClasses(top, classes, finite)
 
 
 def _mean(logits: Sequence[Tensor]) -> Tensor:
@@ -108,7 +112,7 @@ def _classes_dim(logits: Tensor, labels: Tensor | None) -> int:
     return 1 if labels.shape[1:] == logits.shape[2:] and labels.shape[1:] != logits.shape[1:-1] else -1
 
 
-def accuracy(answers: Predictions, batches: Sequence[Any], shift: bool = False) -> float | None:
+def accuracy(answers: TopClasses, batches: Sequence[Any], shift: bool = False) -> float | None:
     """The share of right answers.
 
     Args:
@@ -130,7 +134,7 @@ def accuracy(answers: Predictions, batches: Sequence[Any], shift: bool = False) 
     return right / total if total and answers.classes > 1 else None
 
 
-def same(answers: Predictions, others: Predictions, batches: Sequence[Any], shift: bool = False) -> float | None:
+def same(answers: TopClasses, others: TopClasses, batches: Sequence[Any], shift: bool = False) -> float | None:
     """The share of samples or positions for which two models put the same class first.
 
     Args:

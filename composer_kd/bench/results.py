@@ -195,7 +195,12 @@ class BenchResults:
             raise ConfigError(f'{path} is no file that `composer-kd bench` wrote: {error}') from error
 
 
-def _row(content: dict[str, Any]) -> Row:
+_FORMER_NAMES = {'fidelity': 'output_match'}
+"""Keys of rows in files of earlier versions, and what they are called now."""
+
+
+def _row(written: dict[str, Any]) -> Row:
+    content = {_FORMER_NAMES.get(key, key): value for key, value in written.items()}
     latency, speed_up = content.pop('latency'), content.pop('speed_up', None)
     return Row(
         setting=Setting(**content.pop('setting')),

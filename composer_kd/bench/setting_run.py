@@ -6,7 +6,7 @@ import random
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,16 @@ import torch
 
 from composer_kd.bench.backends import Backend, Call
 from composer_kd.bench.batch_sizes import Sweep, sweep
-from composer_kd.bench.candidate import TEACHER, Entrant, Loaded
+from composer_kd.bench.built_model import BuiltModel
 from composer_kd.bench.devices import Device
 from composer_kd.bench.energy import meter_for
 from composer_kd.bench.failures import reason
-from composer_kd.bench.predictions import Predictions, accuracy, answer, same
+from composer_kd.bench.predictions import accuracy, answer, same
+from composer_kd.bench.references import Reference
 from composer_kd.bench.results import Row, Setting
-from composer_kd.bench.timing import as_latency, speed_up, time_calls, warm_up
+from composer_kd.bench.saved_forms import Loaded
+from composer_kd.bench.timing import Rounds, Run, as_latency, speed_up, time_calls, warm_up
+from composer_kd.presentation.roles import TEACHER
 
 __all__ = ['Limits', 'Trial']
 
@@ -51,8 +54,8 @@ class Trial:
         setting: How the models run.
         backend: Its backend.
         device: Its device.
-        entrants: The models.
-        taught: For each student with a teacher among them, what its teachers answer; under its name.
+        models: The models.
+        references: What the answers of each are compared with, under its name.
         limits: How far to go.
         rng: Shuffles the order in which models take turns.
         say: Told what is being done.
@@ -63,16 +66,17 @@ class Trial:
         setting: Setting,
         backend: Backend,
         device: Device,
-        entrants: Sequence[Entrant],
-        taught: dict[str, Predictions],
+        models: Sequence[BuiltModel],
+        references: Mapping[str, Reference],
         limits: Limits,
         rng: random.Random,
         say: Callable[[str], None],
     ) -> None:
         self.setting, self.backend, self.device = setting, backend, device
-        self.entrants, self.taught, self.limits = entrants, taught, limits
+        self.models = {model.name: model for model in models}
+        self.references, self.limits = references, limits
         self.rng, self.say = rng, say
-        self.rows = {entrant.name: entrant.row(setting) for entrant in entrants}
+        self.rows = {model.name: model.row(setting) for model in models}
         self.loaded: dict[str, Loaded] = {}
 
     def run(self) -> list[Row]:
@@ -83,30 +87,30 @@ class Trial:
         """
         with warnings.catch_warnings(), self.device.threads(self.setting.threads), self.backend.session():
             warnings.simplefilter('ignore')  # compilers and exporters remark on themselves
-            for entrant in self.entrants:
-                self._load(entrant)
+            for model in self.models.values():
+                self._load(model)
             with torch.inference_mode():
                 self._time_latency()
                 self._time_throughput()
-                for entrant in self.entrants:
-                    if entrant.name in self.loaded:
-                        self._evaluate(entrant)
+                for model in self.models.values():
+                    if model.name in self.loaded:
+                        self._evaluate(model)
             self.loaded.clear()
         self.device.forget()
         return list(self.rows.values())
 
-    def _load(self, entrant: Entrant) -> None:
-        row = self.rows[entrant.name]
-        self.say(f'preparing {entrant.name}')
+    def _load(self, model: BuiltModel) -> None:
+        row = self.rows[model.name]
+        self.say(f'preparing {model.name}')
         try:
             self.backend.require()
-            loaded = entrant.load(self.setting, self.backend, self.device)
+            loaded = model.forms.load(self.setting, self.backend, self.device)
         except Exception as error:  # of any exporter, compiler or runtime: the other models go on
-            self._drop(entrant.name, reason(error))
+            self._drop(model.name, reason(error))
             return
         row.file_bytes, row.load_seconds = loaded.file_bytes, loaded.seconds
         row.notes += loaded.notes
-        self.loaded[entrant.name] = loaded
+        self.loaded[model.name] = loaded
 
     def _drop(self, name: str, failed: str) -> None:
         self.rows[name].failed = failed
@@ -115,70 +119,77 @@ class Trial:
 
     def _time_latency(self) -> None:
         self.say('latency')
-        seconds = LATENCY_SHARE * self.limits.budget
-        runs, estimates = {}, {}
-        for entrant in self.entrants:
-            if entrant.name not in self.loaded:
-                continue
-            try:
-                run = self._at(entrant, 1)
-                estimates[entrant.name] = warm_up(run, self.device.clock, WARM_UP_SHARE * self.limits.budget)
-                runs[entrant.name] = run
-            except Exception as error:  # of any runtime
-                self._drop(entrant.name, reason(error))
+        runs, estimates = self._warmed_up()
         if not runs:
             return
+        seconds = LATENCY_SHARE * self.limits.budget
         found, failed = time_calls(runs, self.device.clock, seconds, estimates, self.rng)
         for name, failure in failed.items():
             self._drop(name, failure)
-        for name, rounds in found.items():
-            row = self.rows[name]
-            row.latency = as_latency(rounds)
-            if row.latency.calls < FEW_CALLS:
-                row.notes.append(f'percentiles of {row.latency.calls} calls only')
-            teacher = self._teacher_of(name)
-            if teacher in found:
-                row.speed_up = speed_up(teacher, found[teacher], rounds)
+        for name in found:
+            self._note_latency(name, found)
 
-    def _at(self, entrant: Entrant, size: int, call: Call | None = None) -> Callable[[], Any]:
-        call = call or self.loaded[entrant.name].call
-        tensors = tuple(tensor.to(self.device.torch_device) for tensor in entrant.inputs(size))
+    def _warmed_up(self) -> tuple[dict[str, Run], dict[str, float]]:
+        """What to call of each model at batch one, and about how many seconds that takes."""
+        runs, estimates = {}, {}
+        for name in list(self.loaded):
+            try:
+                run = self._at(self.models[name], 1)
+                estimates[name] = warm_up(run, self.device.clock, WARM_UP_SHARE * self.limits.budget)
+                runs[name] = run
+            except Exception as error:  # of any runtime
+                self._drop(name, reason(error))
+        return runs, estimates
+
+    def _note_latency(self, name: str, found: Mapping[str, Rounds]) -> None:
+        row, teacher = self.rows[name], self._teacher_of(name)
+        row.latency = as_latency(found[name])
+        if row.latency.calls < FEW_CALLS:
+            row.notes.append(f'percentiles of {row.latency.calls} calls only')
+        if teacher in found:
+            row.speed_up = speed_up(teacher, found[teacher], found[name])
+
+    def _at(self, model: BuiltModel, size: int, call: Call | None = None) -> Callable[[], Any]:
+        call = call or self.loaded[model.name].call
+        tensors = tuple(tensor.to(self.device.torch_device) for tensor in model.inputs(size))
         return lambda: call(*tensors)
 
     def _teacher_of(self, name: str) -> str:
         """Its own first teacher, or for a student that was trained alone the first one of the comparison."""
-        entrant = next(one for one in self.entrants if one.name == name)
-        if entrant.candidate.role == TEACHER:
+        candidate = self.models[name].candidate
+        if candidate.role == TEACHER:
             return ''
-        teachers = [one.name for one in self.entrants if one.candidate.role == TEACHER]
-        return next(iter([*(one for one in entrant.candidate.taught_by if one in teachers), *teachers]), '')
+        teachers = [other for other, model in self.models.items() if model.candidate.role == TEACHER]
+        return next(iter([*(one for one in candidate.taught_by if one in teachers), *teachers]), '')
 
     def _time_throughput(self) -> None:
         self.say('throughput')
         seconds = THROUGHPUT_SHARE * self.limits.budget
         sweeps = {
-            entrant.name: Sweep(self.loaded[entrant.name].call, entrant.inputs, self.device, seconds)
-            for entrant in self.entrants
-            if entrant.name in self.loaded
+            name: Sweep(loaded.call, self.models[name].inputs, self.device, seconds)
+            for name, loaded in self.loaded.items()
         }
         sweep(sweeps, self.device, seconds, self.limits.max_batch, self.rng)
         for name, one in sweeps.items():
             row = self.rows[name]
             row.throughput = one.found
             row.notes += [one.note] if one.note else []
-            best = row.best_throughput
-            if best is not None:
-                entrant = next(one for one in self.entrants if one.name == name)
-                try:
-                    row.peak_memory_bytes = self._peak(entrant, best.batch)
-                    row.energy_joules = self._energy(row, self._at(entrant, best.batch), best.batch)
-                except Exception as error:  # of any runtime
-                    row.notes.append(f'memory and energy not measured: {reason(error)}')
+            if row.best_throughput is not None:
+                self._measure_costs(self.models[name], row.best_throughput.batch)
 
-    def _peak(self, entrant: Entrant, size: int) -> int | None:
+    def _measure_costs(self, model: BuiltModel, size: int) -> None:
+        """Memory and energy at the batch size of the best throughput."""
+        row = self.rows[model.name]
+        try:
+            row.peak_memory_bytes = self._peak(model, size)
+            row.energy_joules = self._energy(row, self._at(model, size), size)
+        except Exception as error:  # of any runtime
+            row.notes.append(f'memory and energy not measured: {reason(error)}')
+
+    def _peak(self, model: BuiltModel, size: int) -> int | None:
         if self.device.name != 'cpu' and not self.backend.of_torch:
             return None
-        run = self._at(entrant, size, self.backend.forgetful(self.loaded[entrant.name].call))
+        run = self._at(model, size, self.backend.forgetful(self.loaded[model.name].call))
         run()
         known = [one for one in [self.device.growth(run) for _ in range(3)] if one is not None]
         return int(statistics.median(known)) if known else None
@@ -203,24 +214,23 @@ class Trial:
             row.notes.append(f'energy is that of the whole machine ({meter.source})')
         return joules / (calls * batch)
 
-    def _evaluate(self, entrant: Entrant) -> None:
-        row, candidate = self.rows[entrant.name], entrant.candidate
-        self.say(f'evaluating {entrant.name}')
+    def _evaluate(self, model: BuiltModel) -> None:
+        row, candidate, reference = self.rows[model.name], model.candidate, self.references[model.name]
+        self.say(f'evaluating {model.name}')
         try:
-            inputs = (entrant.inputs_of(batch) for batch in entrant.batches)
-            found = answer(self.loaded[entrant.name].call, inputs, entrant.batches, self.device.torch_device)
+            inputs = (model.inference.inputs_of(batch) for batch in model.batches)
+            found = answer(self.loaded[model.name].call, inputs, model.batches, self.device.torch_device)
         except Exception as error:  # it answered when it was timed, and does not for other samples
             row.notes.append(f'not evaluated: {reason(error)}')
             return
         if not found.finite:
             row.notes.append('answers that are no numbers (NaN or infinite)')
-        shift = candidate.shift_labels
-        if entrant.answers is not None:
-            row.output_match = same(found, entrant.answers, entrant.batches, shift)
+        if reference.own is not None:
+            row.output_match = same(found, reference.own, model.batches, model.shift_labels)
         if not candidate.trained:
             return
-        row.accuracy = accuracy(found, entrant.batches, shift)
+        row.accuracy = accuracy(found, model.batches, model.shift_labels)
         if candidate.role == TEACHER:
             row.agreement = row.output_match
-        elif entrant.name in self.taught:
-            row.agreement = same(found, self.taught[entrant.name], entrant.batches, shift)
+        elif reference.teachers is not None:
+            row.agreement = same(found, reference.teachers, model.batches, model.shift_labels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import random
 import tempfile
@@ -10,16 +9,16 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from composer_kd.bench.backends import BACKENDS, Backend
-from composer_kd.bench.candidate import Candidate, Entrant
-from composer_kd.bench.devices import DEVICES, Device, cores
+from composer_kd.bench.built_model import BuiltModel
+from composer_kd.bench.candidate import Candidate
+from composer_kd.bench.devices import DEVICES
+from composer_kd.bench.doubts import busy, doubts
 from composer_kd.bench.environment import environment
-from composer_kd.bench.failures import reason
 from composer_kd.bench.plan import plan
-from composer_kd.bench.precision import PRECISIONS, copied
-from composer_kd.bench.predictions import Predictions, answer, first_samples, merged, size_of
+from composer_kd.bench.precision import PRECISIONS
+from composer_kd.bench.predictions import first_samples, size_of
+from composer_kd.bench.references import references
 from composer_kd.bench.results import BenchResults, Row, Setting
 from composer_kd.bench.setting_run import Limits, Trial
 from composer_kd.errors import ConfigError, nearest
@@ -79,6 +78,7 @@ def bench(
         ConfigError: If there is nothing to compare, or a model cannot be called with the batches.
 
     Example:
+        >>> import torch
         >>> from torch import nn
         >>> candidates = [Candidate('large', lambda: nn.Sequential(nn.Linear(4, 64), nn.Linear(64, 3)), 'teacher'),
         ...               Candidate('small', lambda: nn.Linear(4, 3), taught_by=('large',))]
@@ -88,46 +88,32 @@ def bench(
         [('large', 515, 1.0, None), ('small', 15, 1.0, None)]
     """
     watcher, limits = watcher or Watcher(), limits or Limits()
-    _check(candidates, limits)
+    _check_candidates(candidates, limits)
     settings = list(plan() if settings is None else settings)
-    for setting in settings:
-        _check_known('devices', setting.device, DEVICES)
-        _check_known('backends', setting.backend, backends)
-        _check_known('precisions', setting.precision, PRECISIONS)
+    _check_settings(settings, backends)
     kept = first_samples(batches, samples)
     if not kept or not settings:
         raise ConfigError(f'expected batches and settings, got {len(kept)} batches and {len(settings)} settings')
     began = time.perf_counter()
     names = list(dict.fromkeys(setting.device for setting in settings))
-    results = BenchResults([], environment(names), command, data, sum(map(size_of, kept)), _busy())
+    results = BenchResults([], environment(names), command, data, sum(map(size_of, kept)), busy())
     with tempfile.TemporaryDirectory(prefix='composer_kd_bench_') as folder:
         watcher.say('building the models')
-        entrants = [
-            Entrant(candidate, kept, pathlib.Path(folder, str(number))) for number, candidate in enumerate(candidates)
-        ]
-        taught = _references(entrants, DEVICES[names[-1]], watcher)
+        models = [BuiltModel(one, kept, pathlib.Path(folder, str(number))) for number, one in enumerate(candidates)]
+        known = references(models, DEVICES[names[-1]], watcher.say)
         rng = random.Random(seed)
         for number, setting in enumerate(settings, 1):
             watcher.start(setting, number, len(settings))
-            trial = Trial(
-                setting,
-                backends[setting.backend],
-                DEVICES[setting.device],
-                entrants,
-                taught,
-                limits,
-                rng,
-                watcher.say,
-            )
-            rows = trial.run()
+            backend, device = backends[setting.backend], DEVICES[setting.device]
+            rows = Trial(setting, backend, device, models, known, limits, rng, watcher.say).run()
             results.rows += rows
-            results.warnings += _doubts(rows)
+            results.warnings += doubts(rows)
             results.seconds = time.perf_counter() - began
             watcher.finish(results, rows)
     return results
 
 
-def _check(candidates: Sequence[Candidate], limits: Limits) -> None:
+def _check_candidates(candidates: Sequence[Candidate], limits: Limits) -> None:
     names = [candidate.name for candidate in candidates]
     if not names or len(set(names)) < len(names):
         raise ConfigError(f'expected models under different names, got {names}')
@@ -139,82 +125,13 @@ def _check(candidates: Sequence[Candidate], limits: Limits) -> None:
         raise ConfigError(f'expected a budget above 0 seconds and batches of 1 or more, got {limits}')
 
 
+def _check_settings(settings: Sequence[Setting], backends: Mapping[str, Backend]) -> None:
+    for setting in settings:
+        _check_known('devices', setting.device, DEVICES)
+        _check_known('backends', setting.backend, backends)
+        _check_known('precisions', setting.precision, PRECISIONS)
+
+
 def _check_known(what: str, name: str, known: Mapping[str, object]) -> None:
     if name not in known:
         raise ConfigError(f'{what}: {name!r} is unknown{nearest(name, known)}')
-
-
-def _busy() -> list[str]:
-    """Says that others want the processor too: timings then tell of them."""
-    load = os.getloadavg()[0] if hasattr(os, 'getloadavg') else 0.0
-    if load <= 0.5 * cores():
-        return []
-    return [
-        f'the machine was busy at the start (load {load:.1f} on {cores()} cores): numbers are worse than those of an '
-        'idle one, most of all with several threads'
-    ]
-
-
-def _references(entrants: Sequence[Entrant], device: Device, watcher: Watcher) -> dict[str, Predictions]:
-    """What each model answers as it was trained, and what the teachers of each student answer together."""
-    taught: dict[str, Predictions] = {}
-    with device.threads(cores() if device.name == 'cpu' else None), torch.inference_mode():
-        modules = {}
-        for entrant in entrants:
-            watcher.say(f'{entrant.name} answers as it was trained')
-            inputs = (entrant.inputs_of(batch) for batch in entrant.batches)
-            try:
-                modules[entrant.name] = device.complete(copied(entrant.module).to(device.torch_device))
-                entrant.answers = answer(modules[entrant.name], inputs, entrant.batches, device.torch_device)
-            except Exception as error:  # of any model: its rows say it too
-                entrant.notes.append(f'not evaluated as it was trained: {reason(error)}')
-        by_name = {entrant.name: entrant for entrant in entrants}
-        for entrant in entrants:
-            teachers = [by_name[name] for name in entrant.candidate.taught_by]
-            if not teachers or any(one.answers is None or not one.candidate.trained for one in teachers):
-                continue
-            try:
-                taught[entrant.name] = _together(teachers, modules, device)
-            except Exception as error:  # such as teachers that choose between other classes
-                entrant.notes.append(f'no agreement with the mean of its teachers: {reason(error)}')
-    device.forget()
-    return taught
-
-
-def _together(teachers: Sequence[Entrant], modules: Mapping[str, Any], device: Device) -> Predictions:
-    first = teachers[0]
-    if len(teachers) == 1:
-        assert first.answers is not None
-        return first.answers
-    inputs = [(one.inputs_of(batch) for batch in one.batches) for one in teachers]
-    return merged([modules[one.name] for one in teachers], inputs, first.batches, device.torch_device)
-
-
-def _doubts(rows: Sequence[Row]) -> list[str]:
-    """Differences that are smaller than the noise."""
-    found = []
-    by_name = {row.model: row for row in rows}
-    for row in rows:
-        if row.speed_up is not None and not row.speed_up.is_clear:
-            found.append(
-                f'{row.setting}: the latencies of {row.model} and {row.speed_up.against} differ by less than the noise '
-                f'(ratio {row.speed_up.median:.2f}, quartiles {row.speed_up.low:.2f} to {row.speed_up.high:.2f})'
-            )
-        other = by_name.get(row.speed_up.against) if row.speed_up is not None else None
-        if other is not None:
-            found += _doubt_of_throughput(row, other)
-    return found
-
-
-def _doubt_of_throughput(row: Row, other: Row) -> list[str]:
-    ours, theirs = row.best_throughput, other.best_throughput
-    if ours is None or theirs is None:
-        return []
-    difference = abs((ours.samples_per_second or 0.0) - (theirs.samples_per_second or 0.0))
-    noise = max(ours.iqr or 0.0, theirs.iqr or 0.0)
-    if difference > noise:
-        return []
-    return [
-        f'{row.setting}: the best throughputs of {row.model} and {other.model} differ by {difference:,.0f} samples/s, '
-        f'the noise is {noise:,.0f}'
-    ]

@@ -1,1 +1,1 @@
-"""What a run carries along: what it cost, what it logged, which phase it is in."""
+"""Composer callbacks that measure the cost of a run, log its history, and time the phases of its steps."""

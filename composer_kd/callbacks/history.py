@@ -1,4 +1,4 @@
-"""What a run logged, batch by batch: written while it trains, read by reports."""
+"""The training history: the numbers logged at each batch, written during training and read by reports."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from composer.core import State
 from composer.loggers import Logger, LoggerDestination
 from composer.utils import dist
+from typing_extensions import override
 
 from composer_kd.errors import ConfigError
 
@@ -23,26 +24,26 @@ HISTORY_FILE = 'history.jsonl'
 
 _SECONDS_BETWEEN_FLUSHES = 1.0
 _RUN = 'run_id'
-# What the three numbers of each record say already.
+# Left out, because each record has batch, epoch and sample already.
 _KNOWN = frozenset(f'time/{unit}' for unit in ('batch', 'epoch', 'sample', 'batch_in_epoch', 'sample_in_epoch'))
-# JSON has no words for these; a loss that diverged must be on record all the same.
+# JSON cannot represent these numbers, but a diverged loss must be recorded too.
 _NOT_FINITE = {'NaN': math.nan, 'Infinity': math.inf, '-Infinity': -math.inf}
 _encode = json.JSONEncoder(allow_nan=False).encode
 
 
 class HistoryLogger(LoggerDestination):
-    """Appends every number that a run logs to ``history.jsonl``, one JSON object for each batch.
+    """Appends each number that a run logs to ``history.jsonl``, one JSON object per batch.
 
     ``{"batch": 12, "epoch": 1, "sample": 384, "loss/train/total": 0.7, "metrics/eval/MulticlassAccuracy": 0.9}`` was
-    logged after 12 steps: the metrics are those of an evaluation, the loss that of the batch that came next, both under
-    the weights that 12 steps had led to. W&B and others show the same at step 12.
+    logged after 12 steps. The metrics are those of an evaluation, and the loss is that of the next batch; both were
+    computed with the weights after 12 steps. W&B and other loggers show them at step 12, too.
 
-    Lines reach the file about once a second, before a checkpoint can be gone on from, and when the Trainer is closed,
-    as ``composer-kd train`` does after an error too. A run that goes on from a checkpoint of its own drops the lines
-    after it and appends; any other run starts the file anew. Rank 0 alone writes.
+    The file is flushed about once per second, whenever a checkpoint is saved, and when the Trainer is closed;
+    ``composer-kd train`` closes it also after an error. A run that resumes from its own checkpoint drops the lines
+    after that checkpoint and appends; any other run starts a new file. Only rank 0 writes.
 
     Args:
-        folder: Where the file is to be; made if need be.
+        folder: The folder of the file; created if it does not exist.
 
     Example:
         >>> HistoryLogger('runs/digits-kd').file.name
@@ -51,27 +52,30 @@ class HistoryLogger(LoggerDestination):
 
     def __init__(self, folder: str | pathlib.Path) -> None:
         self.file = pathlib.Path(folder) / HISTORY_FILE
-        self.run_id = uuid.uuid4().hex  # by this a checkpoint knows its record
+        self.run_id = uuid.uuid4().hex  # identifies the file that belongs to a checkpoint
         self._state: State | None = None
         self._stream: TextIO | None = None
-        self._record: dict[str, Any] = {}  # what was logged at _batch and is not written yet
+        self._record: dict[str, Any] = {}  # numbers logged at _batch that are not written yet
         self._batch = self._epoch = self._sample = 0
         self._flushed = 0.0
 
+    @override
     def init(self, state: State, logger: Logger) -> None:
-        """Remembers whose time it is."""
         self._state = state
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """Goes into checkpoints."""
+        """Returns the id of the run, by which a resumed run recognises its file."""
         return {_RUN: self.run_id}
 
+    @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Comes from a checkpoint: this run goes on from that one."""
+        """Takes the id of the run from a checkpoint, because this run continues that one."""
         self.run_id = state[_RUN]
 
+    @override
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """Takes what was logged; what is no number is left out."""
+        """Adds the numbers among the metrics to the record of the batch; other values are ignored."""
         if self._state is None:
             return
         timestamp = self._state.timestamp
@@ -86,29 +90,31 @@ class HistoryLogger(LoggerDestination):
                 if number is not None:
                     self._record[key] = number
 
+    @override
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Opens the file, so that a folder that cannot be written to shows before the first batch."""
+        """Opens the file, so that a folder without write permission causes an error before the first batch."""
         self.flush()
 
+    @override
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
-        """Flushes where a checkpoint was saved; a run that is killed goes on from there."""
+        """Flushes if a checkpoint was saved, since a killed run resumes from it."""
         if any(getattr(one, 'last_checkpoint_batch', None) == state.timestamp.batch for one in state.callbacks):
             self.flush()
 
+    @override
     def epoch_checkpoint(self, state: State, logger: Logger) -> None:
-        """Flushes."""
         self.flush()
 
+    @override
     def eval_end(self, state: State, logger: Logger) -> None:
-        """Flushes."""
         self.flush()
 
+    @override
     def fit_end(self, state: State, logger: Logger) -> None:
-        """Flushes."""
         self.flush()
 
+    @override
     def close(self, state: State, logger: Logger) -> None:
-        """Writes what is left."""
         if self._record:
             self.flush()
         if self._stream is not None:
@@ -116,7 +122,7 @@ class HistoryLogger(LoggerDestination):
             self._stream = None
 
     def flush(self) -> None:
-        """Writes all there is. What is logged for the same batch later goes into a line of its own."""
+        """Writes all numbers logged so far; later numbers of the same batch go into a further line."""
         if dist.get_global_rank() == 0:
             self._write()
             self._opened().flush()
@@ -134,7 +140,7 @@ class HistoryLogger(LoggerDestination):
             self._flushed = time.monotonic()
 
     def _opened(self) -> TextIO:
-        """The file, opened late: a Trainer that is only built touches nothing."""
+        """Returns the open file; it is opened at the first write, so building a Trainer leaves the folder unchanged."""
         if self._stream is None:
             assert self._state is not None
             now = self._state.timestamp
@@ -145,23 +151,23 @@ class HistoryLogger(LoggerDestination):
             fresh = self.file.with_suffix('.tmp')
             with open(fresh, 'w', encoding='utf-8') as file:
                 file.writelines(map(_line, records))
-            os.replace(fresh, self.file)  # whole or not at all
+            os.replace(fresh, self.file)  # atomic
             self._stream = open(self.file, 'a', encoding='utf-8', buffering=1 << 16)  # noqa: SIM115
         return self._stream
 
 
 def read_history(folder: str | pathlib.Path) -> list[dict[str, Any]]:
-    """Reads what a run logged.
+    """Reads the history of a run.
 
     Args:
-        folder: The run's folder, or its ``history.jsonl``.
+        folder: The folder of the run, or its ``history.jsonl``.
 
     Returns:
-        One mapping for each batch at which something was logged, in the order of time, with ``batch``, ``epoch`` and
-        ``sample`` and what was logged then. A last line that is torn, as a killed run may leave it, is left out.
+        One dict for each batch at which numbers were logged, in ascending order, with ``batch``, ``epoch``, ``sample``
+        and these numbers. An incomplete last line, which a killed run may leave, is skipped.
 
     Raises:
-        ConfigError: If there is no such file, or a line before the last is no record.
+        ConfigError: If the file does not exist, or a line before the last is not a record.
     """
     path = pathlib.Path(folder)
     path = path / HISTORY_FILE if path.is_dir() else path
@@ -174,14 +180,14 @@ def read_history(folder: str | pathlib.Path) -> list[dict[str, Any]]:
 
 
 def curve(history: Sequence[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
-    """Takes one quantity out of a history.
+    """Extracts one quantity from a history.
 
     Args:
-        history: From ``read_history``.
+        history: The result of ``read_history``.
         key: The quantity, such as ``'loss/train/total'``.
 
     Returns:
-        The batches at which it was logged, and its values; both empty where it never was.
+        The batches at which it was logged, and its values; both empty if it was never logged.
 
     Example:
         >>> curve([{'batch': 0, 'loss': 2.0}, {'batch': 1}, {'batch': 2, 'loss': 1.0}], 'loss')
@@ -199,19 +205,19 @@ def _records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
                 record['batch'] = int(record['batch'])
             except (ValueError, TypeError, KeyError) as error:
                 if not file.read(1):
-                    return  # the last line: torn
+                    return  # an incomplete last line
                 raise ConfigError(f'{path}, line {number}: no JSON object with a batch: {line[:80]!r}') from error
             yield {key: _NOT_FINITE.get(value, value) if type(value) is str else value for key, value in record.items()}
 
 
 def _kept(path: pathlib.Path, run_id: str, batch: int) -> list[dict[str, Any]]:
-    """The records up to a checkpoint, if the file is the record of the run that saved it."""
+    """Returns the records up to a checkpoint, if the file belongs to the run that saved it."""
     if not path.is_file():
         return []
     try:
         records = list(_records(path))
     except ConfigError:
-        return []  # some other file of that name
+        return []  # another file of that name
     mine = any(record.get(_RUN) == run_id for record in records[:1])
     return [record for record in records if record['batch'] <= batch] if mine else []
 
@@ -236,7 +242,7 @@ def _number(value: Any) -> float | int | None:
     if item is None or getattr(value, 'size', None) is None:
         return float(value) if isinstance(value, float) else None
     try:
-        value = item()  # a tensor or an array of one number
+        value = item()  # a tensor or array with one element
     except (RuntimeError, ValueError):
         return None
     return value if isinstance(value, (int, float)) else None

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: the phases of a step, and a clock for them."""
+"""The phases of a training step, and the time that each of them takes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from composer.core import Callback, State
 from composer.loggers import Logger
+from typing_extensions import override
 
 from composer_kd import spans
 from composer_kd.spans import DISTILLATION_LOSS, TEACHER_FORWARD, Span, quiet_profiler
@@ -18,83 +19,90 @@ __all__ = ['DATA', 'OTHER', 'PHASES', 'PhaseLabels', 'StepClock', 'Trace']
 DATA, STUDENT_FORWARD, TASK_LOSS, BACKWARD, OPTIMIZER = 'data', 'student forward', 'task loss', 'backward', 'optimizer'
 OTHER = 'other'
 PHASES = (DATA, STUDENT_FORWARD, TEACHER_FORWARD, DISTILLATION_LOSS, TASK_LOSS, BACKWARD, OPTIMIZER, OTHER)
-"""What a step is made of, in the order of the step; ``other`` is all that has no name of its own."""
+"""The phases of a step, in order; ``other`` is all time outside the named phases."""
 
 
 class PhaseLabels(Callback):
-    """Names the phases of each step that Composer's events delimit; the distillation names its own.
+    """Opens a span for each phase of a step that Composer's events delimit; the distillation opens its own spans.
 
-    Put it last: what other callbacks and the algorithms do before a phase then does not count in it.
+    Put it last among the callbacks: work of other callbacks and of algorithms before a phase then does not count in the
+    phase.
     """
 
     def __init__(self) -> None:
         self._span: Span | None = None
-        self._steps = 0  # of optimizers, one inside the other; Composer computes gradients inside where it can
+        self._steps = 0  # open calls of optimizer.step(); Composer computes gradients in a closure inside where it can
         self._has_gradients = False
         self._hooks: list[Any] = []
 
+    @override
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Optimizers have no event of Composer's: they are hooked."""
+        # Composer has no events around optimizer.step().
         for optimizer in state.optimizers:
             self._hooks.append(optimizer.register_step_pre_hook(self._before_step))
             self._hooks.append(optimizer.register_step_post_hook(self._after_step))
 
+    @override
     def before_dataloader(self, state: State, logger: Logger) -> None:
-        """Waits for data, and augments it."""
         self._begin(DATA)
 
+    @override
     def after_dataloader(self, state: State, logger: Logger) -> None:
-        """The batch is there."""
         self._end()
 
+    @override
     def batch_start(self, state: State, logger: Logger) -> None:
-        """A new batch."""
         self._steps, self._has_gradients = 0, False
 
+    @override
     def before_train_batch(self, state: State, logger: Logger) -> None:
-        """Also where Composer tries a batch again in smaller parts, after it ran out of memory."""
+        # A span is still open if Composer ran out of memory and retries the batch with smaller microbatches.
         self._end()
 
+    @override
     def before_forward(self, state: State, logger: Logger) -> None:
-        """The student answers."""
         self._begin(STUDENT_FORWARD)
 
+    @override
     def after_forward(self, state: State, logger: Logger) -> None:
-        """The student has answered."""
         self._end()
 
+    @override
     def before_loss(self, state: State, logger: Logger) -> None:
-        """The model's own loss; a distillation that follows stops it by itself."""
+        # The spans of the distillation, which follows, interrupt this one.
         self._begin(TASK_LOSS)
 
+    @override
     def after_loss(self, state: State, logger: Logger) -> None:
-        """All losses are there."""
         self._end()
 
+    @override
     def before_backward(self, state: State, logger: Logger) -> None:
-        """Gradients."""
         self._begin(BACKWARD)
 
+    @override
     def after_backward(self, state: State, logger: Logger) -> None:
-        """The gradients of a microbatch are there."""
         self._end()
 
+    @override
     def after_train_batch(self, state: State, logger: Logger) -> None:
-        """All gradients are there, and clipped. The step begins now, or has begun around them."""
+        # The gradients are complete and clipped. If they were computed inside optimizer.step(), its update follows now.
         self._has_gradients = True
         if self._steps:
             self._begin(OPTIMIZER)
 
+    @override
     def batch_end(self, state: State, logger: Logger) -> None:
-        """The step is over."""
         self._end()
 
+    @override
     def epoch_end(self, state: State, logger: Logger) -> None:
-        """What waited for data found the epoch's end."""
+        # The last request for data opens a span, but finds the end of the epoch.
         self._end()
 
+    @override
     def close(self, state: State, logger: Logger) -> None:
-        """Takes the hooks off; Composer calls it after errors too."""
+        """Removes the hooks, also after an error."""
         self._end()
         while self._hooks:
             self._hooks.pop().remove()
@@ -121,39 +129,39 @@ class PhaseLabels(Callback):
 
 
 class StepClock(Callback):
-    """Measures how long each phase of each step takes; put it after :class:`PhaseLabels`.
+    """Measures the duration of each phase of each step; put it after :class:`PhaseLabels`.
 
-    A step lasts from the request for its batch to the end of Composer's ``BATCH_END``. Evaluation and checkpoints come
-    after it and do not count. On CUDA, events in the stream tell besides when the GPU came to each border, which is not
-    when the CPU passed it.
+    A step lasts from the request for its batch to the end of Composer's ``BATCH_END``. Evaluation and checkpoints
+    follow later and do not count. On CUDA, events in the stream also record when the GPU reaches each phase, which is
+    usually later than the CPU.
 
     Attributes:
-        steps: Seconds of each phase by the CPU's clock, for each step. What is in no phase is ``other``, so that the
-            sum is the time of the step.
-        device_steps: Likewise by the GPU's; empty elsewhere.
+        steps: For each step, the seconds of each phase on the CPU's clock. Time outside the named phases is ``other``,
+            so that the sum is the duration of the step.
+        device_steps: The same on the GPU's clock; empty without CUDA.
     """
 
     def __init__(self) -> None:
         self.steps: list[dict[str, float]] = []
         self.device_steps: list[dict[str, float]] = []
-        self._marks: list[tuple[str, float]] = []  # phase, and when it began
+        self._marks: list[tuple[str, float]] = []  # each phase and its start time
         self._events: list[Any] = []
         self._is_running = False
         self._on_cuda = torch.cuda.is_available()
 
     def start(self) -> None:
-        """Measures from the next step on."""
+        """Starts measuring with the next step."""
         if self._hear not in spans.listeners:
             spans.listeners.append(self._hear)
 
     def stop(self) -> None:
-        """Measures no more."""
+        """Stops measuring."""
         if self._hear in spans.listeners:
             spans.listeners.remove(self._hear)
         self._is_running = False
 
+    @override
     def batch_end(self, state: State, logger: Logger) -> None:
-        """A step is over."""
         if self._is_running:
             self._mark(OTHER)
             self._is_running = False
@@ -163,12 +171,13 @@ class StepClock(Callback):
                 events[-1].synchronize()
                 self.device_steps.append(_durations(self._marks, lambda a, b: events[a].elapsed_time(events[b]) / 1e3))
 
+    @override
     def epoch_end(self, state: State, logger: Logger) -> None:
-        """A step that got no batch was none."""
+        # The last request for data found the end of the epoch, so it is not a step.
         self._is_running = False
 
+    @override
     def close(self, state: State, logger: Logger) -> None:
-        """Measures no more."""
         self.stop()
 
     def _hear(self, name: str | None) -> None:
@@ -192,8 +201,8 @@ class Trace:
     It records from :meth:`start` to the first :meth:`stop`; outside that, :meth:`step` and :meth:`stop` do nothing.
 
     Args:
-        file: The trace, which Perfetto and ``chrome://tracing`` open.
-        steps: How many steps are recorded, after one that warms the profiler up.
+        file: Path of the trace, which can be opened in Perfetto and ``chrome://tracing``.
+        steps: The number of recorded steps, after one warm-up step.
     """
 
     def __init__(self, file: str, steps: int) -> None:
@@ -226,7 +235,7 @@ class Trace:
 
 
 def _durations(marks: list[tuple[str, float]], between: Callable[[int, int], float]) -> dict[str, float]:
-    """Adds up what lies between neighbouring marks, by the name of the first."""
+    """Sums the durations between consecutive marks, by the phase of the first mark."""
     total = dict.fromkeys(PHASES, 0.0)
     for number, (name, _) in enumerate(marks[:-1]):
         total[name if name in total else OTHER] += between(number, number + 1)

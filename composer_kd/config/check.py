@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-from composer_kd.config.dry_construct import STAND_IN, fsdp_settings, supplied_names, try_component
-from composer_kd.config.hints import nested_hints, of_a_match
+from composer_kd.config.annotations import Annotation, Kind
+from composer_kd.config.dry_construct import fsdp_settings, try_component
+from composer_kd.config.hints import of_a_match
 from composer_kd.config.markers import Component, Either, Must, OptionsOf, Part
-from composer_kd.config.registry import SCOPES, resolve
-from composer_kd.config.typecheck import Parameter, describe, fits, parameters
+from composer_kd.config.registry import SCOPES
+from composer_kd.config.signature import Signature
+from composer_kd.config.typecheck import Parameter, describe, fits
 from composer_kd.config.yaml_source import UNRESOLVED, Source
 from composer_kd.errors import ConfigError, nearest
 
@@ -34,7 +37,7 @@ def check(source: Source, schema: type[T]) -> T:
             of range, overrides that would pass unnoticed.
     """
     checker = _Checker(source)
-    config = checker.section(source.data, schema, '')
+    config = checker.section(source.data, Annotation(schema), '')
     faults = list(dict.fromkeys(checker.faults))
     if faults:
         count = '1 fault' if len(faults) == 1 else f'{len(faults)} faults'
@@ -50,8 +53,10 @@ class _Checker:
         self.source = source
         self.faults = list(source.faults)
 
-    def section(self, value: Any, schema: type, path: str) -> Any:
+    def section(self, value: Any, annotation: Annotation, path: str) -> Any:
         """Checks a mapping against a dataclass; None where it has faults."""
+        schema = annotation.section
+        assert schema is not None
         if not isinstance(value, dict):
             keys = ', '.join(field.name for field in dataclasses.fields(schema))
             self.fault(path, f'expected a mapping with the keys {keys}; got {value!r}')
@@ -78,68 +83,62 @@ class _Checker:
         """Checks one value against one annotation; returns what the configuration holds for it."""
         if value is UNRESOLVED:
             return None
-        marks: tuple[Any, ...] = getattr(hint, '__metadata__', ())
-        bare = typing.get_args(hint)[0] if marks else hint
-        either = next((mark for mark in marks if isinstance(mark, Either)), None)
-        if either is not None:
-            return self.read(value, either.which(value), path)
-        part = next((mark for mark in marks if isinstance(mark, Part)), None)
-        options = typing.get_args(bare)
-        if value is None and type(None) in options:
+        annotation = Annotation.of(hint)
+        if value is None and annotation.is_optional:
             return None
-        if value is None and typing.get_origin(bare) is dict:
+        if value is None and annotation.is_mapping:
             value = {}  # a key with nothing behind it, or with comments only
-        if part is not None and typing.get_origin(bare) is dict:
-            return self.keyed(value, part.scope, path)
-        if part is not None:
-            return self.component(value, part.scope, path)
-        inner = next((option for option in (bare, *options) if dataclasses.is_dataclass(option)), None)
-        if typing.get_origin(bare) is list and (inner is not None or hasattr(options[0], '__metadata__')):
-            return self.items(value, options[0], path)
-        if inner is not None:
-            return self.section(value, typing.cast(type, inner), path)
-        return self.plain(value, bare, marks, path)
+        return _READERS[annotation.kind](self, value, annotation, path)
 
-    def plain(self, value: Any, hint: Any, marks: tuple[Any, ...], path: str) -> Any:
+    def either(self, value: Any, annotation: Annotation, path: str) -> Any:
+        """Checks a value that may be written in several ways."""
+        either = annotation.mark(Either)
+        assert either is not None
+        return self.read(value, either.which(value), path)
+
+    def plain(self, value: Any, annotation: Annotation, path: str) -> Any:
         """Checks a number, string, list or free mapping."""
-        if not fits(value, hint):
-            self.fault(path, f'expected {describe(hint)}, got {value!r}')
+        expected = describe(annotation.bare)
+        if not fits(value, annotation.bare):
+            self.fault(path, f'expected {expected}, got {value!r}')
             return value
-        for mark in marks:
-            if isinstance(mark, Must) and not _passes(mark, value):
-                self.fault(path, f'expected {describe(hint)} that is {mark.words}, got {value!r}')
-            if isinstance(mark, OptionsOf):
-                self.names(value, fsdp_settings(), path, 'setting')
-                return value
-        if isinstance(value, dict):
+        for must in (mark for mark in annotation.marks if isinstance(mark, Must)):
+            if value is not None and not must.test(value):
+                self.fault(path, f'expected {expected} that is {must.words}, got {value!r}')
+        if annotation.mark(OptionsOf) is not None:
+            self.names(value, fsdp_settings(), path, 'setting')
+        elif isinstance(value, dict):
             self.refuse_added(path, 'free keys')
         return value
 
-    def items(self, value: Any, hint: Any, path: str) -> list[Any]:
+    def items(self, value: Any, annotation: Annotation, path: str) -> list[Any]:
         """Checks a list of mappings; one mapping stands for a list of one."""
+        hint = annotation.options[0]
         if not isinstance(value, list):
             return [self.read(value, hint, path)]
         if not value:
             self.fault(path, 'expected at least one entry, got an empty list')
         return [self.read(item, hint, f'{path}.{i}') for i, item in enumerate(value)]
 
-    def keyed(self, value: Any, scope: str, path: str) -> dict[str, Component]:
+    def keyed(self, value: Any, annotation: Annotation, path: str) -> dict[str, Component]:
         """Checks ``{snake_name: options}``."""
+        scope = _scope(annotation)
+        what = SCOPES[scope].what
         if not isinstance(value, dict):
-            what = SCOPES[scope].what
             self.fault(path, f'expected a mapping from the name of each {what} to its options, got {value!r}')
             return {}
         read = {name: self.options(name, options, scope, _join(path, name)) for name, options in value.items()}
         found = {name: component for name, component in read.items() if component is not None}
         first: dict[Any, str] = {}
         for name, component in found.items():
-            same = first.setdefault(resolve(scope, component.name), name)
+            same = first.setdefault(component.target, name)
             if same != name:
-                self.fault(_join(path, name), f'names the same {SCOPES[scope].what} as {_join(path, same)}; keep one')
+                self.fault(_join(path, name), f'names the same {what} as {_join(path, same)}; keep one')
         return found
 
-    def component(self, value: Any, scope: str, path: str) -> Component | None:
+    def component(self, value: Any, annotation: Annotation, path: str) -> Component | None:
         """Checks ``{name: ..., **options}``; a bare string is a name without options."""
+        scope = _scope(annotation)
         only = SCOPES[scope].only
         if only is not None:
             return self.options(only, value, scope, path)
@@ -162,33 +161,22 @@ class _Checker:
         if not isinstance(options, dict):
             self.fault(path, f'expected a mapping of options, {{}} for none; got {options!r}')
             return None
+        component = Component(scope, str(name), {}, path)
         try:
-            target = resolve(scope, str(name))
+            signature = Signature.of(component)
         except ConfigError as error:
             self.fault(path, str(error))
             return None
-        known, open_ended = parameters(target)
-        supplied = supplied_names(scope, target)
-        nested = nested_hints(scope, target, known)
-        allowed = {
-            key: Parameter(nested.get(key, parameter.annotation), parameter.required)
-            for key, parameter in known.items()
-            if key not in supplied
-        }
-        label = getattr(target, '__name__', str(name))
-        self.names(options, allowed, path, 'option', label, open_ended)
-        if open_ended:
-            self.refuse_added(path, f'any option of {label}', frozenset(allowed))
-        hints = {key: parameter.annotation for key, parameter in allowed.items()}
-        taken = {key: value for key, value in options.items() if key in allowed or open_ended}
-        read, sound = self.values(taken, hints, path)
-        if scope == 'algorithm':  # so that the rest of it can be tried in spite of faults in its teachers and losses
-            for key in (key for key in nested if key in taken and key not in sound):
-                several = typing.get_origin(nested[key]) is list and isinstance(taken[key], list)
-                sound[key] = [STAND_IN] * len(taken[key]) if several else STAND_IN
-        if all(key in sound for key, parameter in allowed.items() if parameter.required):
-            self.faults += try_component(Component(scope, str(name), sound, path))
-        return Component(scope, str(name), read, path)
+        self.names(options, signature.allowed, path, 'option', signature.label, signature.open_ended)
+        if signature.open_ended:
+            self.refuse_added(path, f'any option of {signature.label}', frozenset(signature.allowed))
+        taken = {key: value for key, value in options.items() if key in signature.allowed or signature.open_ended}
+        read, sound = self.values(taken, {key: known.annotation for key, known in signature.allowed.items()}, path)
+        if scope == 'algorithm':
+            sound = {**signature.stand_ins(taken), **sound}  # so that the rest of it can be tried
+        if all(key in sound for key, known in signature.allowed.items() if known.required):
+            self.faults += try_component(component.with_options(sound))
+        return component.with_options(read)
 
     def values(
         self, options: dict[str, Any], hints: dict[str, Any], path: str
@@ -248,24 +236,26 @@ class _Checker:
         self.faults.append(f'{path}{joint}{message}' if path else message)
 
 
+def _scope(annotation: Annotation) -> str:
+    part = annotation.mark(Part)
+    assert part is not None
+    return part.scope
+
+
 def _words(hint: Any) -> str:
     """Says what belongs to a missing key."""
-    items = typing.get_args(hint)[:1] if typing.get_origin(hint) is list else ()  # of a list, what is in it
-    for mark in (mark for kind in (hint, *items) for mark in getattr(kind, '__metadata__', ())):
-        if isinstance(mark, Part):
-            return f'{SCOPES[mark.scope].a}: {{name: ..., its options}}'
-        if isinstance(mark, Either):
-            return mark.words
-    options = [option for option in (hint, *typing.get_args(hint)) if isinstance(option, type)]
-    inner = next((option for option in options if dataclasses.is_dataclass(option)), None)
-    if inner is None:
-        return 'a value' if hint is Any else describe(hint)
-    keys = ', '.join(field.name for field in dataclasses.fields(inner))
+    annotation = Annotation.of(hint)
+    if annotation.kind is Kind.ITEMS:
+        return _words(annotation.options[0])
+    part, either = annotation.mark(Part), annotation.mark(Either)
+    if part is not None:
+        return f'{SCOPES[part.scope].a}: {{name: ..., its options}}'
+    if either is not None:
+        return either.words
+    if annotation.section is None:
+        return 'a value' if annotation.bare is Any else describe(hint)
+    keys = ', '.join(field.name for field in dataclasses.fields(annotation.section))
     return f'a mapping with the keys {keys}'
-
-
-def _passes(mark: Must, value: Any) -> bool:
-    return value is None or mark.test(value)
 
 
 def _has_no_default(field: dataclasses.Field[Any]) -> bool:
@@ -274,3 +264,13 @@ def _has_no_default(field: dataclasses.Field[Any]) -> bool:
 
 def _join(path: str, key: str) -> str:
     return f'{path}.{key}' if path else str(key)
+
+
+_READERS: dict[Kind, Callable[[_Checker, Any, Annotation, str], Any]] = {
+    Kind.EITHER: _Checker.either,
+    Kind.KEYED: _Checker.keyed,
+    Kind.COMPONENT: _Checker.component,
+    Kind.ITEMS: _Checker.items,
+    Kind.SECTION: _Checker.section,
+    Kind.PLAIN: _Checker.plain,
+}

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 from composer_kd.config.markers import Component
-from composer_kd.config.registry import resolve
 from composer_kd.config.schema import TeacherConfig
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError
 from composer_kd.teachers import FrozenTeacher
@@ -53,11 +52,10 @@ def construct(component: Component, stand_in: Callable[[Any], Any] | None = None
         >>> construct(Component('loss', 'torch.nn.MSELoss', {'reduction': 'sum'})).reduction
         'sum'
     """
-    target = resolve(component.scope, component.name)
     options = {key: _materialise(value, stand_in) for key, value in component.options.items()}
-    if is_function_itself(component.scope, target):
-        return functools.partial(target, **options)
-    return target(**supplied, **options)
+    if is_function_itself(component.scope, component.target):
+        return functools.partial(component.target, **options)
+    return component.target(**supplied, **options)
 
 
 def _materialise(value: Any, stand_in: Callable[[Any], Any] | None) -> Any:

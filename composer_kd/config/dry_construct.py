@@ -13,7 +13,7 @@ from composer.utils.parallelism import FSDP2Config, FSDPConfig
 
 from composer_kd.config.construct import construct, is_function_itself
 from composer_kd.config.markers import Component
-from composer_kd.config.registry import SCOPES, resolve
+from composer_kd.config.registry import SCOPES
 from composer_kd.config.schema import TeacherConfig
 from composer_kd.config.typecheck import Parameter, parameters
 from composer_kd.teachers import FrozenTeacher
@@ -83,10 +83,10 @@ def try_component(component: Component) -> list[str]:
         return []
     if _refusal(component) is None:
         return []
-    required = {name for name, p in parameters(resolve(component.scope, component.name))[0].items() if p.required}
+    required = {name for name, p in parameters(component.target)[0].items() if p.required}
     base = {key: value for key, value in component.options.items() if key in required}
     alone = {
-        key: _refusal(dataclasses.replace(component, options={**base, key: value}))
+        key: _refusal(component.with_options({**base, key: value}))
         for key, value in component.options.items()
         if key not in required
     }
@@ -94,7 +94,7 @@ def try_component(component: Component) -> list[str]:
     if len(faults) == len(alone) > 1:
         faults = []  # all fail alike: it is what is required that is wrong
     rest = {key: value for key, value in component.options.items() if alone.get(key) is None}
-    together = _refusal(dataclasses.replace(component, options=rest))
+    together = _refusal(component.with_options(rest))
     return faults if faults and together is None else [*faults, f'{component.path}: {together or _refusal(component)}']
 
 
@@ -140,8 +140,8 @@ def _stand_in(value: Any) -> Any:
     if isinstance(value, TeacherConfig):
         return FrozenTeacher(torch.nn.Identity(), name=value.name or value.checkpoint or value.model.name)
     if isinstance(value, Component) and value.scope == 'teacher':
-        kind = resolve('teacher', value.name)
-        return FrozenTeacher(torch.nn.Identity(), name=getattr(kind, 'name', getattr(kind, '__name__', value.name)))
+        name = getattr(value.target, 'name', getattr(value.target, '__name__', value.name))
+        return FrozenTeacher(torch.nn.Identity(), name=name)
     if isinstance(value, Component) and not SCOPES[value.scope].cheap:
         return torch.nn.Identity()
     return None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
@@ -9,9 +12,12 @@ from typing import Annotated, Any, TypeVar
 from composer.core import Time
 from composer.utils import dist
 
+from composer_kd.config.registry import resolve
+
 __all__ = [
     'Component',
     'ConsoleInterval',
+    'Effect',
     'Either',
     'Folder',
     'Interval',
@@ -73,6 +79,23 @@ class Either:
     which: Callable[[Any], Any]
 
 
+class Effect(enum.Enum):
+    """Marks a key by what it changes of a run's result. A key without this mark changes what is learned.
+
+    The first three change nothing of a result. The others change a part of it that some comparisons leave aside: see
+    ``composer_kd.config.effects.changes_result``.
+    """
+
+    OUTPUT = 'what a run is called, logs, prints and keeps'
+    EXECUTION = 'how the work is done: workers that load samples, sizes of the parts that a batch is cut into'
+    REFERENCE = 'values that other keys refer to, and that count there'
+    SEED = 'the random numbers: runs that differ in it alone are repetitions'
+    LENGTH = 'how long a run trains'
+    START = 'which weights a run starts from'
+    EVALUATION = 'when a run is evaluated'
+    CALLBACKS = 'who watches a run; a callback may also stop it, or change what is learned'
+
+
 @dataclass(frozen=True)
 class Component:
     """A checked ``{name: ..., **options}``: everything needed to construct it, and nothing constructed yet.
@@ -82,12 +105,43 @@ class Component:
         name: The name as written.
         options: Keyword arguments; teachers, losses and the like are components in their turn.
         path: The dotted key in the YAML, for messages.
+
+    Example:
+        >>> Component('optimizer', 'sgd').target.__name__
+        'SGD'
     """
 
     scope: str
     name: str
     options: dict[str, Any] = field(default_factory=dict)
     path: str = ''
+
+    @functools.cached_property
+    def target(self) -> Callable[..., Any]:
+        """The class or function that the name means, looked up once.
+
+        Raises:
+            ConfigError: If nothing has that name.
+        """
+        return resolve(self.scope, self.name)
+
+    def with_options(self, options: dict[str, Any]) -> Component:
+        """The same component with other options.
+
+        Args:
+            options: All its options.
+
+        Returns:
+            The component, which keeps its target where that was looked up.
+
+        Example:
+            >>> Component('optimizer', 'SGD', {'lr': 0.1}).with_options({'lr': 0.2})
+            Component(scope='optimizer', name='SGD', options={'lr': 0.2}, path='')
+        """
+        other = dataclasses.replace(self, options=options)
+        if 'target' in vars(self):
+            vars(other)['target'] = self.target
+        return other
 
     def holding(self, kind: type[T]) -> list[T]:
         """The parts of one kind among its options, in their order.

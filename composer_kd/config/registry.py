@@ -7,7 +7,9 @@ registry: a class that its package exports can be named, and your own is named b
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +20,8 @@ from composer_kd.errors import ConfigError, nearest
 __all__ = ['SCOPES', 'Scope', 'import_path', 'known_names', 'resolve']
 
 MOST_NAMES = 60  # that are listed where none is near
+EXPORTING = ('composer_kd', *(f'composer_kd.{room}' for room in ('losses', 'models', 'data', 'teachers', 'algorithms')))
+"""Packages with public names, in which a path of an older version is looked for."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ SCOPES: dict[str, Scope] = {
 def import_path(path: str) -> Any:
     """Imports what a dotted path names.
 
+    A path into a module that this package had in an older version leads to where the same thing is exported today.
+
     Args:
         path: For instance ``'torch.nn.MSELoss'``.
 
@@ -115,12 +121,32 @@ def import_path(path: str) -> Any:
             if error.name is None or not (module_name == error.name or module_name.startswith(f'{error.name}.')):
                 raise ConfigError(f'{module_name!r} cannot be imported: {error}') from error
             continue
-        for part in parts[length:]:
-            if not hasattr(found, part):
-                raise ConfigError(f'{found.__name__!r} has no {part!r}{nearest(part, _public(found))}')
-            found = getattr(found, part)
-        return found
+        return _follow(found, parts[length:], path)
     raise ConfigError(f'no module named {parts[0]!r} can be imported')
+
+
+def _follow(found: Any, names: list[str], path: str) -> Any:
+    """Goes on from a module along attributes."""
+    for depth, name in enumerate(names, 1):
+        if not hasattr(found, name):
+            is_gone = inspect.ismodule(found) and depth < len(names)  # a module, and something in it
+            exported = _exported_as(path) if is_gone else None
+            if exported is not None:
+                return import_path(exported)
+            raise ConfigError(f'{found.__name__!r} has no {name!r}{nearest(name, _public(found))}')
+        found = getattr(found, name)
+    return found
+
+
+@cache
+def _exported_as(path: str) -> str | None:
+    """The public path of what an older version of this package had in a module that is gone; said once for each."""
+    name = path.rpartition('.')[2]
+    for room in EXPORTING if path.startswith('composer_kd.') else ():
+        if name in importlib.import_module(room).__all__:
+            warnings.warn(f'{path} has moved: write {room}.{name}', FutureWarning, stacklevel=2)
+            return f'{room}.{name}'
+    return None
 
 
 @cache

@@ -18,6 +18,7 @@ from composer.utils import dist
 from composer_kd.config.markers import (
     Component,
     ConsoleInterval,
+    Effect,
     Folder,
     NotNegative,
     OptionsOf,
@@ -50,10 +51,10 @@ class LoaderConfig:
     samples_per_epoch: Annotated[int | None, Positive] = None
     drop_last: bool = False
     shuffle: bool | None = None  # None: yes for training, no for evaluation
-    num_workers: Annotated[int, NotNegative] = 0
-    pin_memory: bool | None = None  # None: yes where there is a GPU
-    persistent_workers: bool | None = None  # None: yes where there are workers
-    prefetch_factor: Annotated[int | None, Positive] = None
+    num_workers: Annotated[int, NotNegative, Effect.EXECUTION] = 0
+    pin_memory: Annotated[bool | None, Effect.EXECUTION] = None  # None: yes where there is a GPU
+    persistent_workers: Annotated[bool | None, Effect.EXECUTION] = None  # None: yes where there are workers
+    prefetch_factor: Annotated[int | None, Positive, Effect.EXECUTION] = None
 
     def conflicts(self) -> Iterator[str]:
         """Names what is wrong between settings that are each right alone."""
@@ -87,41 +88,42 @@ class TeacherConfig:
 
 @dataclass
 class RunConfig:
-    """One training run."""
+    """One training run. A key without an ``Effect`` changes what is learned."""
 
     model: Annotated[Component, Part('model')]
     optimizer: Annotated[Component, Part('optimizer')]
     train_loader: LoaderConfig
-    max_duration: RunLength
+    max_duration: Annotated[RunLength, Effect.LENGTH]
     global_train_batch_size: Annotated[int, Positive]
     eval_loader: LoaderConfig | None = None
     scheduler: Annotated[Component | None, Part('scheduler')] = None
     algorithms: Annotated[dict[str, Component], Part('algorithm')] = field(default_factory=dict)
-    callbacks: Annotated[dict[str, Component], Part('callback')] = field(default_factory=dict)
-    loggers: Annotated[dict[str, Component], Part('logger')] = field(default_factory=dict)
-    variables: dict[str, Any] = field(default_factory=dict)
-    run_name: Annotated[str | None, RunName] = None  # load_config: <folder>-<file> of the YAML
-    seed: Annotated[int, Seed] = 17
+    callbacks: Annotated[dict[str, Component], Part('callback'), Effect.CALLBACKS] = field(default_factory=dict)
+    loggers: Annotated[dict[str, Component], Part('logger'), Effect.OUTPUT] = field(default_factory=dict)
+    variables: Annotated[dict[str, Any], Effect.REFERENCE] = field(default_factory=dict)
+    run_name: Annotated[str | None, RunName, Effect.OUTPUT] = None  # load_config: <folder>-<file> of the YAML
+    seed: Annotated[int, Seed, Effect.SEED] = 17
     precision: Precision | None = None  # None: what Composer takes for the device
-    device_train_microbatch_size: Annotated[int | Literal['auto'] | None, Positive] = None
-    device_eval_batch_size: Annotated[int, Positive] = 256
-    eval_interval: Regularly = 1
+    device_train_microbatch_size: Annotated[int | Literal['auto'] | None, Positive, Effect.EXECUTION] = None
+    device_eval_batch_size: Annotated[int, Positive, Effect.EXECUTION] = 256
+    eval_interval: Annotated[Regularly, Effect.EVALUATION] = 1
     train_subset_num_batches: Annotated[int, PositiveOrAll] = -1
     eval_subset_num_batches: Annotated[int, PositiveOrAll] = -1
     fsdp_config: Annotated[dict[str, Any] | None, OptionsOf('fsdp')] = None
-    save_folder: Annotated[str | None, Folder] = 'runs/{run_name}'
-    save_interval: Regularly = '1ep'
-    save_overwrite: bool | None = None  # None: yes, so that a YAML can be run again; no with autoresume
-    save_weights_only: bool = False
-    save_num_checkpoints_to_keep: Annotated[int, PositiveOrAll] = -1
-    load_path: str | None = None
-    load_weights_only: bool = False
-    load_strict_model_weights: bool = True
-    autoresume: bool = False
-    profiler: ProfilerConfig | None = None
-    progress_bar: bool = True
-    log_to_console: bool = False
-    console_log_interval: Annotated[Time | str | int, PositiveTime, ConsoleInterval] = '1ba'
+    save_folder: Annotated[str | None, Folder, Effect.OUTPUT] = 'runs/{run_name}'
+    save_interval: Annotated[Regularly, Effect.OUTPUT] = '1ep'
+    # None: yes, so that a YAML can be run again; no with autoresume
+    save_overwrite: Annotated[bool | None, Effect.OUTPUT] = None
+    save_weights_only: Annotated[bool, Effect.OUTPUT] = False
+    save_num_checkpoints_to_keep: Annotated[int, PositiveOrAll, Effect.OUTPUT] = -1
+    load_path: Annotated[str | None, Effect.START] = None
+    load_weights_only: Annotated[bool, Effect.START] = False
+    load_strict_model_weights: Annotated[bool, Effect.START] = True
+    autoresume: Annotated[bool, Effect.OUTPUT] = False
+    profiler: Annotated[ProfilerConfig | None, Effect.OUTPUT] = None
+    progress_bar: Annotated[bool, Effect.OUTPUT] = True
+    log_to_console: Annotated[bool, Effect.OUTPUT] = False
+    console_log_interval: Annotated[Time | str | int, PositiveTime, ConsoleInterval, Effect.OUTPUT] = '1ba'
 
     @property
     def folder(self) -> pathlib.Path | None:
@@ -136,36 +138,60 @@ class RunConfig:
     def conflicts(self) -> Iterator[str]:
         """Names what is wrong between settings that are each right alone.
 
+        Where other keys have faults, those that are required may be None: this is asked all the same, to say all at
+        once.
+
         Yields:
             One line each, beginning with the dotted key.
         """
-        world, batch, micro = dist.get_world_size(), self.global_train_batch_size, self.device_train_microbatch_size
-        # Where other keys have faults, the batch size may be None: this is asked all the same, to say all at once.
-        share = max(1, batch // world) if batch is not None else None
-        no_gpu = not torch.cuda.is_available()
-        if batch is not None and batch % world != 0:
-            yield f'global_train_batch_size: expected a multiple of the {world} processes, got {batch}'
-        if isinstance(micro, int) and share is not None and micro > share:
-            yield f'device_train_microbatch_size: expected at most {share}, the batch of a process, got {micro}'
-        if micro == 'auto' and no_gpu:
-            yield "device_train_microbatch_size: 'auto' tries sizes on a GPU, and there is none; give a number"
-        if self.precision is not None and str(self.precision).lower() != 'fp32' and no_gpu:
-            yield f"precision: a run on the CPU is 'fp32', got {self.precision!r}"
-        if self.fsdp_config is not None and no_gpu:
-            yield 'fsdp_config: shards a model over GPUs, and there is none; leave it out'
-        held_out = (getattr(loader, 'hold_out', None) for loader in (self.train_loader, self.eval_loader))
-        if tuple(share is not None for share in held_out) == (False, True):
-            yield 'eval_loader.hold_out: needs train_loader.hold_out too, or what is evaluated on is trained on as well'
-        if getattr(self.eval_loader, 'samples_per_epoch', None) is not None:
-            yield 'eval_loader.samples_per_epoch: an evaluation goes through its samples once; leave it out'
-        if self.profiler is not None and self.folder is None and '{save_folder}' in self.profiler.folder:
-            yield 'profiler.folder: needs a save_folder on this machine for {save_folder}; give a folder of its own'
-        if self.autoresume and self.save_folder is None:
-            yield 'autoresume: needs a save_folder to find the latest checkpoint in, got save_folder: null'
-        if self.autoresume and self.save_overwrite is True:
-            yield 'save_overwrite: true would overwrite the checkpoints that autoresume is to go on from; leave it out'
-        if self.autoresume and self.save_weights_only:
-            yield 'save_weights_only: autoresume needs full checkpoints, with the optimizer; got true'
+        for rules in (_sizes, _device, _evaluation, _files, _resuming):
+            yield from rules(self)
+
+
+def _sizes(run: RunConfig) -> Iterator[str]:
+    world, batch, micro = dist.get_world_size(), run.global_train_batch_size, run.device_train_microbatch_size
+    if batch is None:
+        return
+    share = max(1, batch // world)
+    if batch % world != 0:
+        yield f'global_train_batch_size: expected a multiple of the {world} processes, got {batch}'
+    if isinstance(micro, int) and micro > share:
+        yield f'device_train_microbatch_size: expected at most {share}, the batch of a process, got {micro}'
+
+
+def _device(run: RunConfig) -> Iterator[str]:
+    if torch.cuda.is_available():
+        return
+    if run.device_train_microbatch_size == 'auto':
+        yield "device_train_microbatch_size: 'auto' tries sizes on a GPU, and there is none; give a number"
+    if run.precision is not None and str(run.precision).lower() != 'fp32':
+        yield f"precision: a run on the CPU is 'fp32', got {run.precision!r}"
+    if run.fsdp_config is not None:
+        yield 'fsdp_config: shards a model over GPUs, and there is none; leave it out'
+
+
+def _evaluation(run: RunConfig) -> Iterator[str]:
+    trained, evaluated = (getattr(loader, 'hold_out', None) for loader in (run.train_loader, run.eval_loader))
+    if trained is None and evaluated is not None:
+        yield 'eval_loader.hold_out: needs train_loader.hold_out too, or what is evaluated on is trained on as well'
+    if getattr(run.eval_loader, 'samples_per_epoch', None) is not None:
+        yield 'eval_loader.samples_per_epoch: an evaluation goes through its samples once; leave it out'
+
+
+def _files(run: RunConfig) -> Iterator[str]:
+    if run.profiler is not None and run.folder is None and '{save_folder}' in run.profiler.folder:
+        yield 'profiler.folder: needs a save_folder on this machine for {save_folder}; give a folder of its own'
+
+
+def _resuming(run: RunConfig) -> Iterator[str]:
+    if not run.autoresume:
+        return
+    if run.save_folder is None:
+        yield 'autoresume: needs a save_folder to find the latest checkpoint in, got save_folder: null'
+    if run.save_overwrite is True:
+        yield 'save_overwrite: true would overwrite the checkpoints that autoresume is to go on from; leave it out'
+    if run.save_weights_only:
+        yield 'save_weights_only: autoresume needs full checkpoints, with the optimizer; got true'
 
 
 @dataclass

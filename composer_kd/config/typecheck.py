@@ -8,6 +8,7 @@ import inspect
 import os
 import types
 import typing
+from collections.abc import Callable
 from typing import Any
 
 from composer.core import Callback, Time
@@ -172,23 +173,17 @@ def _items_fit(value: list[Any], kind: Any, arguments: tuple[Any, ...]) -> bool:
 
 
 def _fits_class(value: Any, kind: Any) -> bool:
-    if kind is None or kind is type(None):
+    if kind is None:
         return value is None
-    if kind is Any or not isinstance(kind, type) or kind is object:
-        return kind is not collections.abc.Callable  # a TypeVar, Any, a string: cannot judge
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if issubclass(kind, Time):
-        return _is_time(value)
-    if issubclass(kind, enum.Enum):
-        return isinstance(value, str) and value.lower() in [str(member.value).lower() for member in kind]
-    if issubclass(kind, os.PathLike):
-        return isinstance(value, str)
-    if getattr(kind, '_is_protocol', False) or kind is collections.abc.Callable:
-        return False
-    return isinstance(value, kind)
+    if kind is Any or kind is object or not isinstance(kind, type):
+        return True  # a TypeVar, Any, a string: cannot judge
+    if kind in _EXACTLY:
+        return _EXACTLY[kind](value)
+    judge = next((judge for family, judge in _FAMILIES if issubclass(kind, family)), None)
+    if judge is not None:
+        return judge(value, kind)
+    is_interface = getattr(kind, '_is_protocol', False) or kind is collections.abc.Callable
+    return not is_interface and isinstance(value, kind)
 
 
 def _is_time(value: Any) -> bool:
@@ -199,3 +194,21 @@ def _is_time(value: Any) -> bool:
     except (ValueError, KeyError):
         return False
     return True
+
+
+def _is_member(value: Any, kind: Any) -> bool:
+    return isinstance(value, str) and value.lower() in [str(member.value).lower() for member in kind]
+
+
+# To Python true is an integer, and an integer is no float.
+_EXACTLY: dict[type, Callable[[Any], bool]] = {
+    type(None): lambda value: value is None,
+    float: lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
+    int: lambda value: isinstance(value, int) and not isinstance(value, bool),
+}
+# Classes whose objects a YAML writes as strings.
+_FAMILIES: tuple[tuple[type, Callable[[Any, Any], bool]], ...] = (
+    (Time, lambda value, kind: _is_time(value)),
+    (enum.Enum, _is_member),
+    (os.PathLike, lambda value, kind: isinstance(value, str)),
+)

@@ -1,7 +1,7 @@
-"""Data sets of images: an item is ``(x, y)``, a normalised float image ``(C, H, W)`` and its class number.
+"""Image data sets; a sample is ``(x, y)``: a normalised float image ``(C, H, W)`` and its class as an integer.
 
-A plain ``DataLoader`` collates them to ``(B, C, H, W)`` and ``(B,)``. Every data set has the attributes
-``num_classes`` and ``targets``. A sample whose class is hidden has the label ``UNLABELLED``, -100.
+A plain ``DataLoader`` collates samples to ``(B, C, H, W)`` and ``(B,)``. Each data set has the attributes
+``num_classes`` and ``targets``. A sample without a label has the target ``UNLABELLED``, -100.
 """
 
 from composer_kd.data.folder import image_folder

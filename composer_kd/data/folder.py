@@ -1,4 +1,4 @@
-"""Images in folders, one folder for each class: ImageNet's layout."""
+"""Images in one folder per class, as in ImageNet."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from composer_kd.errors import ConfigError
 
 __all__ = ['image_folder']
 
-RESIZE_RATIO = 256 / 224  # an evaluation image is resized to this multiple of the crop at its centre
+RESIZE_RATIO = 256 / 224  # for evaluation, the shorter edge is resized to this multiple of the centre crop
 
 
 def image_folder(
@@ -34,30 +34,30 @@ def image_folder(
     std: Sequence[float] = IMAGENET_STD,
     subset: int | None = None,
 ) -> Dataset[tuple[Tensor, int]]:
-    """Images in ``<root>/train/<class>/<image>`` and ``<root>/val/<class>/<image>``: ImageNet's layout.
+    """Loads images from ``<root>/train/<class>/<image>`` and ``<root>/val/<class>/<image>``, as in ImageNet.
 
-    Images are decoded when they are asked for; give the ``DataLoader`` some workers. Classes are numbered in
+    Each image is decoded when it is accessed, so use several workers in the ``DataLoader``. Classes are numbered in
     the alphabetical order of their folders.
 
     Args:
-        root: The folder that holds ``train`` and ``val``.
+        root: The folder that contains ``train`` and ``val``.
         split: ``'train'`` or ``'val'``.
         size: Height and width of the images in pixels.
-        augment: Whether to crop a random part of each image and mirror half of them; otherwise the shorter
-            edge is resized to 256 / 224 of ``size`` and the centre is cut out.
-        n_labels: How many samples keep their label, class-balanced; None for all.
-        keep_unlabelled: Whether the others stay, with the label -100, or are dropped.
-        seed: Chooses who keeps a label.
-        mean: Subtracted from each channel; pixels are between 0 and 1.
+        augment: Whether to take a random crop of each image and flip half of the images horizontally. Otherwise the
+            shorter edge is resized to 256 / 224 of ``size``, and the centre is cropped.
+        n_labels: The number of samples that keep their label, class-balanced; None for all.
+        keep_unlabelled: Whether the other samples stay, with the label -100, or are dropped.
+        seed: Seed of the choice of labelled samples.
+        mean: Subtracted from each channel, for pixels from 0 to 1.
         std: Each channel is divided by it.
-        subset: How many samples to begin with, by a fixed class-balanced choice; None for all.
+        subset: The number of samples to select first, by a fixed class-balanced choice; None for all.
 
     Returns:
-        A data set of ``(x, y)``: a float image ``(3, size, size)`` and its class.
+        A data set of ``(x, y)``: a float32 image ``(3, size, size)`` and its class.
 
     Raises:
-        ConfigError: If the folders or images are missing, ``split`` is unknown, the classes of ``train`` and
-            ``val`` differ, or a number is out of range.
+        ConfigError: If folders or images are missing, ``split`` is unknown, the classes of ``train`` and ``val``
+            differ, or a number is out of range.
 
     Example:
         >>> import tempfile
@@ -98,7 +98,7 @@ def _transform(size: int, augment: bool, mean: Sequence[float], std: Sequence[fl
 
 
 def _check_classes(classes: Sequence[str], train: Path) -> None:
-    """Classes are numbered by their folders, so a split that lacks one numbers the rest differently."""
+    """Checks that the split has the class folders of ``train``, since a missing folder shifts the class numbers."""
     if not train.is_dir():
         return
     expected = sorted(entry.name for entry in train.iterdir() if entry.is_dir())

@@ -1,4 +1,4 @@
-"""Scikit-learn's handwritten digits: real data that needs no download."""
+"""Scikit-learn's handwritten digits: real data that is installed with the package."""
 
 from __future__ import annotations
 
@@ -28,21 +28,22 @@ def digits(
     subset: int | None = None,
     size: int | None = None,
 ) -> Dataset[tuple[Tensor, int]]:
-    """1,797 handwritten digits of 8x8 grey pixels, in ten classes, bundled with scikit-learn.
+    """Loads the 1,797 handwritten digits of scikit-learn: 8x8 grey pixels, ten classes.
 
-    1,297 samples train and 500 test, 50 of each class; who is where never changes.
+    The split is fixed: 1,297 training samples and 500 test samples, 50 of each class.
 
     Args:
         split: ``'train'`` or ``'test'``.
-        n_labels: How many samples keep their label, class-balanced; None for all.
-        keep_unlabelled: Whether the others stay, with the label -100, or are dropped.
-        seed: Chooses who keeps a label.
+        n_labels: The number of samples that keep their label, class-balanced; None for all.
+        keep_unlabelled: Whether the other samples stay, with the label -100, or are dropped.
+        seed: Seed of the choice of labelled samples.
         augment: Whether to shift each image at random by up to one pixel in both directions.
-        subset: How many samples to begin with, by a fixed class-balanced choice; None for all.
+        subset: The number of samples to select first, by a fixed class-balanced choice; None for all.
         size: Height and width in pixels to resize to; None keeps 8.
 
     Returns:
-        A data set of ``(x, y)``: a float image ``(1, 8, 8)`` of zero mean and unit variance, and its class.
+        A data set of ``(x, y)``: a float32 image ``(1, 8, 8)``, or ``(1, size, size)``, and its class. The training
+        images have zero mean and unit variance.
 
     Raises:
         ConfigError: If ``split`` is unknown, or a count is out of range.

@@ -1,4 +1,4 @@
-"""A part of the training samples that is kept out of training, to choose settings by."""
+"""Splits off a part of the training samples as a validation set, for the choice of settings."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from composer_kd.errors import ConfigError, nearest
 __all__ = ['HeldOut', 'held_out_indices', 'targets_of']
 
 PARTS = ('rest', 'held_out')
-LABELS = ('labels', 'label')  # where a mapping may have its class
+LABELS = ('labels', 'label')  # keys under which a mapping may have its class
 
 
 class HeldOut(Dataset[Any]):
-    """A view of a data set: the share of its labelled samples that is held out, or the rest.
+    """A view of a data set: the held-out share of its labelled samples, or the rest.
 
-    The two parts have no sample in common and together are everything. Of each class the same share is held out, so
-    both parts look like the whole; the choice depends on the targets and the seed alone. Samples without a label are
-    always in the rest: nothing can be measured on them.
+    The two parts are disjoint and together contain all samples. The same share of each class is held out, so both parts
+    have the class frequencies of the data set. The choice depends only on the targets and the seed. Samples without a
+    label are always in the rest, since they have no target to evaluate.
 
     Args:
-        dataset: A map-style data set of pairs or mappings. Its ``targets`` are read where it has them, so that no
-            sample need be loaded; otherwise every item is loaded once. Where the targets are no class numbers, as in
-            language modelling, all samples count as one class. Its ``num_classes`` is passed on.
-        share: How much is held out, between 0 and 1.
+        dataset: A map-style data set of pairs or mappings. Its attribute ``targets`` is used if it exists; otherwise
+            each sample is loaded once. If the targets are not integer classes, as in language modelling, all samples
+            count as one class. Its ``num_classes`` is passed on.
+        share: The share that is held out, between 0 and 1.
         part: ``'rest'`` or ``'held_out'``.
-        seed: Chooses who is held out.
+        seed: Seed of the choice.
 
     Raises:
         ConfigError: If a setting is out of range, or one of the parts would be empty.
@@ -64,13 +64,13 @@ class HeldOut(Dataset[Any]):
         return self.dataset[self.indices[index]]
 
     def __getitems__(self, indices: list[int]) -> list[Any]:
-        """Loads a batch, at once where the data set beneath can: what a ``DataLoader`` calls.
+        """Loads the samples of a batch, in one call if the underlying data set supports it; used by ``DataLoader``.
 
         Args:
-            indices: Which samples of this part.
+            indices: Indices of samples in this part.
 
         Returns:
-            The items as they are in the data set.
+            The samples of the underlying data set.
         """
         wanted = [self.indices[index] for index in indices]
         at_once = getattr(self.dataset, '__getitems__', None)
@@ -78,20 +78,20 @@ class HeldOut(Dataset[Any]):
 
 
 def held_out_indices(targets: Sequence[int], share: float, seed: int = 0) -> list[int]:
-    """Chooses samples such that each class is held out in the same share.
+    """Chooses the samples to hold out, with the same share of each class.
 
-    A larger share with the same seed holds out all that a smaller one does.
+    With the same seed, a larger share includes all samples of a smaller share.
 
     Args:
-        targets: The class of each sample; ``UNLABELLED`` for none.
-        share: How much of the labelled samples, between 0 and 1.
-        seed: Chooses who, at least 0.
+        targets: The class of each sample; ``UNLABELLED`` for samples without a label.
+        share: The share of the labelled samples that is held out, between 0 and 1.
+        seed: Seed of the choice, at least 0.
 
     Returns:
-        The indices of those held out, in ascending order.
+        The indices of the held-out samples, in ascending order.
 
     Raises:
-        ConfigError: If the share is no number between 0 and 1, or too small for a single sample.
+        ConfigError: If the share is not a number between 0 and 1, or gives no sample at all.
 
     Example:
         >>> targets = [0, 0, 0, 0, 1, 1, -100, -100]
@@ -106,7 +106,7 @@ def held_out_indices(targets: Sequence[int], share: float, seed: int = 0) -> lis
     if count == 0:
         raise ConfigError(f'hold_out: {share} of {len(labelled)} labelled samples is not a single one; take more.')
     sizes, seen = Counter(classes), Counter[int]()
-    places = []  # how far into its class a sample comes, from 0 to 1
+    places = []  # relative position of each sample in its class, from 0 to 1
     order = balanced_order(classes, seed)
     for i in order:
         places.append((seen[classes[i]] + 0.5) / sizes[classes[i]])
@@ -119,10 +119,10 @@ def targets_of(dataset: Any) -> list[int]:
     """Reads the class of each sample of a data set.
 
     Args:
-        dataset: Has ``targets``, or a length and items that are pairs or mappings.
+        dataset: A data set with ``targets``, or with a length and samples that are pairs or mappings.
 
     Returns:
-        Class numbers; all 0 where the targets are something else.
+        Classes as integers; all 0 if a target is anything else.
 
     Raises:
         ConfigError: If the data set has no length.
@@ -148,6 +148,6 @@ def _target(item: Any) -> Any:
 
 
 def _class_number(target: Any) -> int | None:
-    """The class, or None where the target is something else: a sequence, a real number, nothing."""
+    """Returns the class as an integer, or None for other targets: a sequence, a real number, None."""
     value = target.item() if hasattr(target, 'item') and getattr(target, 'ndim', 0) == 0 else target
     return int(value) if isinstance(value, int) else None

@@ -1,4 +1,4 @@
-"""Images held as one tensor of bytes, prepared a batch at a time."""
+"""Images stored as one uint8 tensor and preprocessed in batches."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ __all__ = ['ImageTensors', 'random_crop_and_flip']
 
 
 class ImageTensors(Dataset[tuple[Tensor, int]]):
-    """Small images in memory: ``(uint8 / scale - mean) / std``, on request cropped and flipped at random.
+    """Small images in memory, normalised to ``(uint8 / scale - mean) / std``, with optional random crops and flips.
 
-    A ``DataLoader`` asks for a whole batch of indices at once, which is then prepared by a few tensor
-    operations. Random numbers come from torch's global generator, one crop and one flip per sample.
+    A ``DataLoader`` requests a whole batch of indices at once, which a few tensor operations then preprocess. Random
+    numbers come from torch's global generator, one crop and one flip per sample.
 
     Args:
-        images: Bytes of shape ``(N, C, H, W)``.
+        images: uint8 images ``(N, C, H, W)``.
         targets: The class of each image, ``N`` integers.
         num_classes: Number of classes.
-        mean: Subtracted from each channel, after division by ``scale``: ``C`` numbers.
+        mean: Subtracted from each channel after division by ``scale``: ``C`` numbers.
         std: Each channel is divided by it: ``C`` positive numbers.
-        scale: The byte that stands for full brightness.
-        pad: Pixels of black put around an image before a random crop of its old size; 0 for no crop.
-        flip: Whether to mirror half of the images, chosen at random.
-        size: Height and width in pixels to resize to, bilinearly; None keeps the images' own.
+        scale: The pixel value of full brightness.
+        pad: Width in pixels of a black border that is added before a random crop to the original size; 0 for no crop.
+        flip: Whether to flip half of the images horizontally, chosen at random.
+        size: Height and width in pixels to resize to, bilinearly; None keeps the size of the images.
 
     Attributes:
-        shift: What is subtracted from the bytes of each channel: ``scale * mean``, of shape ``(C, 1, 1)``.
-        spread: What the difference is divided by: ``scale * std``, of the same shape.
+        shift: ``scale * mean``, ``(C, 1, 1)``; subtracted from the pixel values.
+        spread: ``scale * std``, ``(C, 1, 1)``; the difference is divided by it.
 
     Raises:
-        ConfigError: If the lengths don't fit one another, or a ``std`` or ``size`` isn't positive.
+        ConfigError: If the lengths do not match, or a ``std`` or ``size`` is not positive.
 
     Example:
         >>> images = torch.full((4, 3, 8, 8), 51, dtype=torch.uint8)
@@ -84,13 +84,13 @@ class ImageTensors(Dataset[tuple[Tensor, int]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
-        """Prepares a batch: what a ``DataLoader`` calls.
+        """Loads and preprocesses the samples of a batch; used by ``DataLoader``.
 
         Args:
-            indices: Which samples.
+            indices: Indices of the samples.
 
         Returns:
-            For each index the image, float ``(C, H, W)``, and its class.
+            For each index, the float32 image ``(C, H, W)`` and its class.
         """
         x = self.images[torch.as_tensor(indices)]
         if self.pad or self.flip:
@@ -102,12 +102,12 @@ class ImageTensors(Dataset[tuple[Tensor, int]]):
 
 
 def random_crop_and_flip(x: Tensor, pad: int, flip: bool) -> Tensor:
-    """Shifts each image by up to ``pad`` pixels in both directions, and mirrors half of them.
+    """Shifts each image by up to ``pad`` pixels in both directions, and flips half of the images horizontally.
 
     Args:
-        x: Images of shape ``(B, C, H, W)``.
-        pad: Pixels of zeros put around an image before it is cropped to its old size.
-        flip: Whether to mirror left and right with probability one half.
+        x: Images ``(B, C, H, W)``.
+        pad: Width in pixels of a border of zeros that is added before a random crop to the original size.
+        flip: Whether to flip each image horizontally with probability one half.
 
     Returns:
         A new tensor of the same shape.

@@ -1,4 +1,4 @@
-"""Samples that tell which one they are, for losses that remember samples from one epoch to the next."""
+"""A data set that returns each sample together with its index, for losses that keep state for each sample."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ __all__ = ['Indexed']
 
 
 class Indexed(Dataset[Any]):
-    """A view of a data set whose items tell their index.
+    """A data set that returns each sample together with its index.
 
-    A pair ``(x, y)`` becomes ``(x, y, index)``, and a mapping gets the key ``'index'``. The index is the place in this
-    view, from 0 to ``len() - 1``; a ``DataLoader`` collates it to int64 of shape ``(B,)``. Losses that keep something
-    for each sample (CRD) need it. A model that takes pairs only needs
-    :class:`composer_kd.models.IndexedClassifier` around it in place of Composer's ``ComposerClassifier``.
+    A pair ``(x, y)`` becomes ``(x, y, index)``, and a mapping gets the key ``'index'``. The index is the position in
+    this data set, from 0 to ``len() - 1``; a ``DataLoader`` collates it to int64 ``(B,)``. Losses that keep state for
+    each sample (CRD) need it. Wrap a model that expects pairs in :class:`composer_kd.models.IndexedClassifier` instead
+    of Composer's ``ComposerClassifier``.
 
     Args:
         dataset: A map-style data set of pairs or mappings. Its ``num_classes`` and ``targets`` are passed on.
 
     Raises:
-        ConfigError: If an item is neither a pair nor a mapping, or has the key ``'index'`` already.
+        ConfigError: If a sample is neither a pair nor a mapping, or already has the key ``'index'``.
 
     Example:
         >>> from composer_kd.data import digits
@@ -47,13 +47,13 @@ class Indexed(Dataset[Any]):
         return self.__getitems__([range(len(self))[index]])[0]
 
     def __getitems__(self, indices: list[int]) -> list[Any]:
-        """Loads a batch, at once where the data set beneath can: what a ``DataLoader`` calls.
+        """Loads the samples of a batch, in one call if the underlying data set supports it; used by ``DataLoader``.
 
         Args:
-            indices: Which samples.
+            indices: Indices of the samples.
 
         Returns:
-            ``(x, y, index)`` or a mapping with ``'index'`` for each.
+            For each index, ``(x, y, index)`` or a mapping with the key ``'index'``.
         """
         at_once = getattr(self.dataset, '__getitems__', None)
         items = at_once(indices) if at_once else [self.dataset[index] for index in indices]

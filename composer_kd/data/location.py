@@ -1,4 +1,4 @@
-"""Where data lies, and what is said when it doesn't."""
+"""Finds data sets on disk, and reports what to do if they are missing."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from composer_kd.errors import ConfigError, nearest
 __all__ = ['ROOT_VARIABLE', 'check_split', 'data_root', 'open_torchvision']
 
 ROOT_VARIABLE = 'COMPOSER_KD_DATA'
-"""The environment variable that names the folder of all data sets."""
+"""Name of the environment variable with the folder of all data sets."""
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """Finds the folder that holds the data sets.
+    """Returns the folder of the data sets.
 
     Args:
-        root: The folder; None for the environment variable ``COMPOSER_KD_DATA``, or ``./data`` if that
-            isn't set.
+        root: The folder; None for the environment variable ``COMPOSER_KD_DATA``, or ``./data`` if it is not set.
 
     Returns:
-        An absolute path; it may not exist.
+        An absolute path, which need not exist.
 
     Example:
         >>> data_root('some/where').parts[-2:]
@@ -39,11 +38,11 @@ def check_split(split: str, splits: Sequence[str]) -> None:
     """Checks the name of a split.
 
     Args:
-        split: What was asked for.
-        splits: What there is.
+        split: The requested split.
+        splits: The available splits.
 
     Raises:
-        ConfigError: If it isn't among them.
+        ConfigError: If the requested split is not available.
 
     Example:
         >>> check_split('train', ['train', 'test'])
@@ -56,22 +55,22 @@ def check_split(split: str, splits: Sequence[str]) -> None:
 
 
 def open_torchvision(source: Any, folder: str, root: str | Path | None, train: bool, download: bool) -> Any:
-    """Opens one of torchvision's data sets, downloading it first if asked to.
+    """Opens one of torchvision's data sets, and downloads it first if requested.
 
-    On several ranks the first of each machine downloads, and the others wait.
+    In distributed training, the first rank of each machine downloads while the others wait.
 
     Args:
-        source: The data set's class.
-        folder: Where its files lie, relative to the root.
+        source: The class of the data set.
+        folder: The folder of its files, relative to the root.
         root: See `data_root`.
-        train: Whether the training samples are wanted, or the test samples.
-        download: Whether to download files that aren't there.
+        train: True for the training samples, False for the test samples.
+        download: Whether to download missing files.
 
     Returns:
-        An object of that class.
+        An object of the class ``source``.
 
     Raises:
-        ConfigError: If the files are missing or damaged, or can't be downloaded.
+        ConfigError: If the files are missing or damaged, or the download fails.
     """
     place = data_root(root)
     turn: Any = nullcontext()
@@ -80,7 +79,7 @@ def open_torchvision(source: Any, folder: str, root: str | Path | None, train: b
 
         turn = dist.run_local_rank_zero_first()
     failure: Exception | None = None
-    with turn:  # an error must not leave it early: other ranks wait for its end
+    with turn:  # errors are raised after the block, since other ranks wait for its end
         try:
             return source(root=str(place), train=train, download=download)
         except (OSError, RuntimeError, ValueError, AssertionError, EOFError) as error:

@@ -1,4 +1,4 @@
-"""Fewer samples, and fewer labels: class-balanced choices that depend on a seed and on nothing else."""
+"""Class-balanced subsets of samples and labels, which depend only on a seed."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from composer_kd.errors import ConfigError
 __all__ = ['UNLABELLED', 'PartlyLabelled', 'balanced_order', 'restrict']
 
 UNLABELLED = -100
-"""The label of a sample whose class is hidden: torch's cross-entropy ignores it."""
+"""The label of a sample without a label; torch's cross-entropy ignores it."""
 
 
 class PartlyLabelled(Dataset[tuple[Any, int]]):
     """A view of a data set in which only some samples keep their label, about the same number of each class.
 
-    The samples without a label teach by distillation alone: their label is ``UNLABELLED``. A larger
-    ``n_labels`` with the same seed keeps all labels that a smaller one keeps.
+    The other samples have the label ``UNLABELLED``, and contribute to the distillation loss only. With the same seed, a
+    larger ``n_labels`` includes all labels of a smaller one.
 
     Args:
-        dataset: A map-style data set of ``(x, y)``. Its ``targets`` are read where it has them, so that no
-            image need be decoded; otherwise every item is loaded once.
-        n_labels: How many samples keep their label; None for all of them.
+        dataset: A map-style data set of ``(x, y)``. Its attribute ``targets`` is used if it exists; otherwise each
+            sample is loaded once.
+        n_labels: The number of samples that keep their label; None for all.
         keep_unlabelled: Whether the other samples stay, without a label, or are dropped.
-        subset: How many samples to begin with, by a fixed class-balanced choice; None for all of them.
-        seed: Chooses who keeps a label.
+        subset: The number of samples to select first, by a fixed class-balanced choice; None for all.
+        seed: Seed of the choice of labelled samples.
 
     Raises:
-        ConfigError: If ``n_labels`` or ``subset`` is larger than the number of samples or too small.
+        ConfigError: If ``n_labels`` or ``subset`` is too small, or larger than the number of samples.
 
     Example:
         >>> from composer_kd.data import digits
@@ -77,10 +77,10 @@ class PartlyLabelled(Dataset[tuple[Any, int]]):
         return x, self.targets[index]
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Any, int]]:
-        """Loads a batch, at once where the data set beneath can: what a ``DataLoader`` calls.
+        """Loads the samples of a batch, in one call if the underlying data set supports it; used by ``DataLoader``.
 
         Args:
-            indices: Which samples.
+            indices: Indices of the samples.
 
         Returns:
             ``(x, y)`` for each index.
@@ -92,19 +92,20 @@ class PartlyLabelled(Dataset[tuple[Any, int]]):
 
 
 def balanced_order(targets: Sequence[int], seed: int) -> list[int]:
-    """Shuffles samples so that any first ones of them hold the classes in equal numbers, give or take one.
+    """Shuffles samples so that the first ``n`` contain equal numbers of each class, up to one, for any ``n``.
 
-    A class that has run out is passed over. NumPy's ``RandomState`` is used, whose numbers never change.
+    When all samples of a class are used, the remaining classes continue. The order comes from NumPy's ``RandomState``,
+    which is stable across versions.
 
     Args:
         targets: The class of each sample.
-        seed: Chooses the order, at least 0.
+        seed: Seed of the order, at least 0.
 
     Returns:
-        The indices of all samples.
+        The indices of all samples, in that order.
 
     Raises:
-        ConfigError: If ``seed`` isn't an integer from 0 to 2**32 - 1.
+        ConfigError: If ``seed`` is not an integer from 0 to 2**32 - 1.
 
     Example:
         >>> targets = [0, 0, 0, 0, 1, 1]
@@ -116,7 +117,7 @@ def balanced_order(targets: Sequence[int], seed: int) -> list[int]:
         raise ConfigError(f'seed: expected an integer from 0 to 2**32 - 1, got {seed!r}.')
     order = np.random.RandomState(seed).permutation(len(targets)).tolist()
     seen: Counter[int] = Counter()
-    turn = {}  # how many of its class come before a sample
+    turn = {}  # number of samples of the same class before each sample
     for index in order:
         turn[index] = seen[targets[index]]
         seen[targets[index]] += 1
@@ -130,7 +131,7 @@ def restrict(
     keep_unlabelled: bool,
     seed: int,
 ) -> Dataset[tuple[Any, int]]:
-    """Returns the data set itself if nothing is left out of it, and else a `PartlyLabelled` view.
+    """Returns a `PartlyLabelled` view if samples or labels are restricted, and otherwise the data set itself.
 
     Args:
         dataset: A map-style data set of ``(x, y)``.
@@ -138,6 +139,9 @@ def restrict(
         n_labels: See `PartlyLabelled`.
         keep_unlabelled: See `PartlyLabelled`.
         seed: See `PartlyLabelled`.
+
+    Returns:
+        A map-style data set of ``(x, y)``.
 
     Example:
         >>> from composer_kd.data import digits

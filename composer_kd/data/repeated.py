@@ -1,4 +1,4 @@
-"""Epochs of a chosen length: few samples come again and again, so that a run over them is no shorter."""
+"""Epochs with a fixed number of samples, in which a small data set is repeated."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ __all__ = ['RepeatingSampler']
 
 
 class RepeatingSampler(DistributedSampler[int]):
-    """Goes through a data set again and again, in epochs of a given number of samples.
+    """Repeats a data set, in epochs with a given number of samples.
 
-    Every pass is a shuffle of its own, and an epoch begins where the one before it stopped. So all samples come equally
-    often, give or take one, and also an epoch that is shorter than the data set leaves nobody out for good. The order
-    depends on the seed alone, not on the number of processes. Composer and others set the epoch with ``set_epoch``.
+    Each pass over the data set is shuffled anew, and each epoch continues where the previous one ended. All samples
+    therefore occur equally often, up to one, also if an epoch is shorter than the data set. The order depends only on
+    the seed and is the same for any number of ranks. Composer and other trainers set the epoch with ``set_epoch``.
 
     Args:
-        dataset: Has a length; its items and their numbers stay what they are.
-        samples: Samples of an epoch, of all processes together.
-        num_replicas: How many processes share them; None for those of ``torch.distributed``, which must run then.
-        rank: Which of them this one is.
+        dataset: A data set with a length. Samples and indices stay the same.
+        samples: The number of samples in an epoch, over all ranks together.
+        num_replicas: The number of ranks; None for that of ``torch.distributed``, which must then be initialised.
+        rank: The rank of this process; None for that of ``torch.distributed``.
         shuffle: Whether to shuffle each pass.
-        seed: Orders the samples.
-        drop_last: Where the samples cannot be shared out evenly: whether to leave the last ones out, or to begin with
-            those of the next epoch.
+        seed: Seed of the order.
+        drop_last: If the samples cannot be divided evenly among the ranks: True drops the last ones, False adds the
+            first ones of the next epoch.
 
     Raises:
         ConfigError: If the data set is empty, or ``samples`` is not positive.
@@ -66,13 +66,13 @@ class RepeatingSampler(DistributedSampler[int]):
         self.total_size = self.num_samples * self.num_replicas
 
     def __iter__(self) -> Iterator[int]:
-        order = lru_cache(maxsize=1)(self._order)  # of the pass that is gone through
+        order = lru_cache(maxsize=1)(self._order)  # keeps the order of the current pass only
         start = self.epoch * self.samples
         for place in range(start + self.rank, start + self.total_size, self.num_replicas):
             turn, offset = divmod(place, self.length)
             yield order(turn)[offset] if self.shuffle else offset
 
     def _order(self, turn: int) -> list[int]:
-        # Seed and pass apart: added up, one seed's second pass would be the next seed's first.
+        # Both numbers as the seed: with their sum, the second pass of one seed would equal the first of the next.
         permuted: list[int] = np.random.default_rng([self.seed, turn]).permutation(self.length).tolist()
         return permuted

@@ -1,4 +1,4 @@
-"""CIFAR-10, CIFAR-100 and Fashion-MNIST, held in memory."""
+"""CIFAR-10, CIFAR-100 and Fashion-MNIST, kept in memory."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ __all__ = ['cifar10', 'cifar100', 'fashion_mnist']
 
 @dataclass(frozen=True)
 class _Files:
-    """Where torchvision's reader finds the images, and what they are.
+    """The files of a data set, and how to read them.
 
     Args:
-        reader: Its class.
-        folder: Below the root.
-        num_classes: How many classes there are.
-        pad: How far an augmented image is moved at most, in pixels.
+        reader: Torchvision's class for the data set.
+        folder: The folder of the files, relative to the root.
+        num_classes: Number of classes.
+        pad: Largest random shift of an augmented image, in pixels.
     """
 
     reader: Callable[..., Any]
@@ -81,28 +81,28 @@ def cifar10(
     size: int | None = None,
     subset: int | None = None,
 ) -> Dataset[tuple[Tensor, int]]:
-    """CIFAR-10: 50,000 training and 10,000 test images of 32x32 colour pixels, in ten classes.
+    """Loads CIFAR-10: 50,000 training and 10,000 test images of 32x32 colour pixels, ten classes.
 
     Args:
         split: ``'train'`` or ``'test'``.
-        root: The folder that holds ``cifar-10-batches-py``; None for the environment variable
-            ``COMPOSER_KD_DATA``, or ``./data`` if that isn't set.
-        augment: Whether to pad by 4 pixels, crop at random, and mirror half of the images.
-        n_labels: How many samples keep their label, class-balanced; None for all.
-        keep_unlabelled: Whether the others stay, with the label -100, or are dropped.
-        seed: Chooses who keeps a label.
-        download: Whether to download the files if they aren't there.
-        mean: Subtracted from each channel; pixels are between 0 and 1.
+        root: The folder that contains ``cifar-10-batches-py``; None for the environment variable
+            ``COMPOSER_KD_DATA``, or ``./data`` if it is not set.
+        augment: Whether to pad by 4 pixels, crop at random, and flip half of the images horizontally.
+        n_labels: The number of samples that keep their label, class-balanced; None for all.
+        keep_unlabelled: Whether the other samples stay, with the label -100, or are dropped.
+        seed: Seed of the choice of labelled samples.
+        download: Whether to download missing files.
+        mean: Subtracted from each channel, for pixels from 0 to 1.
         std: Each channel is divided by it.
         size: Height and width in pixels to resize to; None keeps 32.
-        subset: How many samples to begin with, by a fixed class-balanced choice; None for all.
+        subset: The number of samples to select first, by a fixed class-balanced choice; None for all.
 
     Returns:
-        A data set of ``(x, y)``: a float image ``(3, 32, 32)`` and its class.
+        A data set of ``(x, y)``: a float32 image ``(3, 32, 32)``, or ``(3, size, size)``, and its class.
 
     Raises:
-        ConfigError: If the files are missing or damaged or can't be downloaded, ``split`` is unknown, or a
-            number is out of range.
+        ConfigError: If the files are missing or damaged, the download fails, ``split`` is unknown, or a number is out
+            of range.
 
     Example:
         >>> cifar10('validation')
@@ -127,9 +127,9 @@ def cifar100(
     size: int | None = None,
     subset: int | None = None,
 ) -> Dataset[tuple[Tensor, int]]:
-    """CIFAR-100: like CIFAR-10, with a hundred classes, from the folder ``cifar-100-python``.
+    """Loads CIFAR-100: like CIFAR-10 with a hundred classes, from the folder ``cifar-100-python``.
 
-    For the arguments, the result and the errors see `cifar10`.
+    For arguments, result and errors see `cifar10`.
 
     Example:
         >>> cifar100('validation')
@@ -154,13 +154,13 @@ def fashion_mnist(
     size: int | None = None,
     subset: int | None = None,
 ) -> Dataset[tuple[Tensor, int]]:
-    """Fashion-MNIST: 60,000 training and 10,000 test images of 28x28 grey pixels, in ten classes.
+    """Loads Fashion-MNIST: 60,000 training and 10,000 test images of 28x28 grey pixels, ten classes.
 
-    For the arguments and the errors see `cifar10`; the files lie in the root's ``FashionMNIST/raw``, and
-    ``augment`` pads by 2 pixels.
+    For arguments and errors see `cifar10`; the files are in ``FashionMNIST/raw`` below the root, and ``augment`` pads
+    by 2 pixels.
 
     Returns:
-        A data set of ``(x, y)``: a float image ``(1, 28, 28)`` and its class.
+        A data set of ``(x, y)``: a float32 image ``(1, 28, 28)``, or ``(1, size, size)``, and its class.
 
     Example:
         >>> fashion_mnist('trian')

@@ -1,4 +1,4 @@
-"""Means and standard deviations of the training images, a number per channel, for pixels from 0 to 1."""
+"""Means and standard deviations of the training images, one number per channel, for pixels from 0 to 1."""
 
 from __future__ import annotations
 

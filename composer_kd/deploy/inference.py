@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from composer.models import ComposerClassifier, ComposerModel, HuggingFaceModel
 from torch import Tensor, nn
 
 from composer_kd.batches.contents import without_labels
-from composer_kd.errors import ConfigError
+from composer_kd.features.calling import as_it_is, calling_of, unwrapped
 from composer_kd.features.outputs import logits_of
 
 __all__ = ['Inference']
@@ -20,18 +19,22 @@ class Inference(nn.Module):
     """Takes a model out of its training wrapper and calls it with tensors alone.
 
     What compilers, exporters and timers need: a module without batches, labels, losses or metrics, whose inputs are
-    tensors and whose output is the tensor of logits. It shares the model's parameters, and puts it in eval mode.
+    tensors in a fixed order and whose output is the tensor of logits. It shares the model's parameters, and puts it in
+    eval mode. The model is called as a teacher is (:mod:`composer_kd.features.calling`), but for labels, which no
+    deployed model has.
 
     Args:
         model: A ComposerModel, a Hugging Face, torchvision or timm model, any module.
         batch: One batch as the model's DataLoader makes them; which keys of a mapping the model takes follows from it.
-        adapt: Changes the inputs first, as a teacher's ``input_adapter``.
+        adapt: Changes the inputs first, as a teacher's ``input_adapter``. Of a mapping it is given all tensors beside
+            the labels.
 
     Raises:
         ConfigError: If nothing in the batch is an input that the model takes.
 
     Example:
         >>> import torch
+        >>> from composer.models import ComposerClassifier
         >>> model = ComposerClassifier(nn.Linear(4, 3), num_classes=3)
         >>> batch = torch.zeros(2, 4), torch.tensor([0, 1])
         >>> inference = Inference(model, batch)
@@ -41,21 +44,51 @@ class Inference(nn.Module):
 
     def __init__(self, model: nn.Module, batch: Any, adapt: Callable[[Any], Any] | None = None) -> None:
         super().__init__()
-        self.model = _unwrapped(model)
-        self.adapt = adapt
-        parameters = list(inspect.signature(self.model.forward).parameters)
-        self.takes_batch = isinstance(self.model, ComposerModel) or parameters[:1] == ['batch']
-        self.names = _names(batch, None if self.takes_batch else parameters) if isinstance(batch, Mapping) else []
-        # A mapping's tensor that the model takes by position.
-        self.key = _only_tensor(batch, parameters) if isinstance(batch, Mapping) and not self.names else None
-        # A cache of keys and values is of use in generation alone.
-        self.fixed = {'use_cache': False} if 'use_cache' in parameters else {}
+        self.model = unwrapped(model)
+        self.adapt = adapt or as_it_is
+        self.calling = calling_of(self.model, batch)
+        self.of_tensors = isinstance(batch, Tensor)
+        self.keys: list[str] = []
+        if isinstance(batch, Mapping):
+            wide = adapt is not None and self.calling.by_name  # an adapter may make inputs of what the model lacks
+            tensors = [key for key, value in without_labels(batch).items() if isinstance(value, Tensor)]
+            self.keys = [key for key in tensors if wide or self.calling.takes(key)]
         self.eval()
+
+    @property
+    def names(self) -> list[str]:
+        """The names by which the model takes the entries of a mapping; empty where it takes one tensor."""
+        return self.keys if self.calling.by_name else []
 
     @property
     def input_names(self) -> list[str]:
         """A name for each tensor of ``inputs_of``."""
         return self.names or ['inputs']
+
+    @property
+    def predicts_next_token(self) -> bool:
+        """Whether it is a causal language model of the transformers library: position ``i`` answers for ``i + 1``."""
+        if 'transformers' not in sys.modules:
+            return False
+        from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+        return type(self.model) in MODEL_FOR_CAUSAL_LM_MAPPING.values()
+
+    @property
+    def arguments(self) -> str:
+        """Python that calls the bare model with variables called as ``input_names`` are: what stands in the brackets.
+
+        Example:
+            >>> import torch
+            >>> Inference(nn.Linear(4, 3), torch.zeros(2, 4)).arguments
+            'inputs'
+        """
+        names = self.input_names
+        if self.keys:
+            batch = f'{{{", ".join(f"{key!r}: {name}" for key, name in zip(self.keys, names))}}}'
+        else:
+            batch = names[0] if self.of_tensors else f'({names[0]}, None)'
+        return self.calling.arguments(batch, names)
 
     def inputs_of(self, batch: Any) -> tuple[Tensor, ...]:
         """The tensors that the model is called with.
@@ -66,10 +99,8 @@ class Inference(nn.Module):
         Returns:
             One tensor for each of ``input_names``, the samples along the first dimension.
         """
-        if self.names:
-            return tuple(batch[name] for name in self.names)
-        if self.key is not None:
-            return (batch[self.key],)
+        if self.keys:
+            return tuple(batch[key] for key in self.keys)
         return (batch if isinstance(batch, Tensor) else batch[0],)
 
     def forward(self, *tensors: Tensor) -> Tensor:
@@ -92,31 +123,10 @@ class Inference(nn.Module):
         Returns:
             A tensor, or something that holds the logits.
         """
-        inputs: Any = dict(zip(self.names, tensors)) if self.names else tensors[0]
-        if self.adapt is not None:
-            inputs = self.adapt(inputs)
-        if self.takes_batch:
-            return self.model(inputs if self.names else (inputs, None))
-        return self.model(**inputs, **self.fixed) if self.names else self.model(inputs)
+        return self.calling(self.model, self._batch_of(tensors), self.adapt)
 
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    if isinstance(model, ComposerClassifier):
-        return model.module
-    return model.model if isinstance(model, HuggingFaceModel) else model
-
-
-def _names(batch: Mapping[str, Any], parameters: Sequence[str] | None) -> list[str]:
-    tensors = [key for key in without_labels(batch) if isinstance(batch[key], Tensor)]
-    return tensors if parameters is None else [key for key in tensors if key in parameters]
-
-
-def _only_tensor(batch: Mapping[str, Any], parameters: Sequence[str]) -> str:
-    taken = [key for key in without_labels(batch) if key not in ('attention_mask', 'index')]
-    tensors = [key for key in taken if isinstance(batch[key], Tensor)]
-    if len(tensors) != 1:
-        raise ConfigError(
-            f'the model takes {", ".join(parameters) or "nothing"}, of which the batch with the keys {sorted(batch)} '
-            'has none'
-        )
-    return tensors[0]
+    def _batch_of(self, tensors: tuple[Tensor, ...]) -> Any:
+        """A batch of the kind that was given first, without labels."""
+        if self.keys:
+            return dict(zip(self.keys, tensors))
+        return tensors[0] if self.of_tensors else (tensors[0], None)

@@ -67,12 +67,9 @@ def call_of(inference: Inference, inputs: tuple[Tensor, ...]) -> str:
     """
     with torch.no_grad():
         answer = inference.call(*inputs)
-    names = inference.input_names
-    arguments = ', '.join(f'{name}={name}' for name in names) if inference.names else names[0]
-    arguments = f'({arguments}, None)' if inference.takes_batch and not inference.names else arguments
     if isinstance(answer, Tensor):
-        return f'model({arguments})'
-    return f'model({arguments}){".logits" if hasattr(answer, "logits") else _place(answer)}'
+        return f'model({inference.arguments})'
+    return f'model({inference.arguments}){".logits" if hasattr(answer, "logits") else _place(answer)}'
 
 
 def _place(answer: Any) -> str:

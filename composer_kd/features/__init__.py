@@ -1,1 +1,1 @@
-"""Running any model and looking inside: how it is called, hooks on its layers, logits in what it returns."""
+"""Runs any model and reads its layers: how to call it, hooks on its layers, and the logits in its outputs."""

@@ -1,4 +1,4 @@
-"""Looks into models while they run: forward hooks on named layers, models unedited."""
+"""Forward hooks that read the features of named layers, without edits to the model."""
 
 from __future__ import annotations
 
@@ -20,18 +20,24 @@ __all__ = ['LayerPath', 'Summary', 'FeatureHooks']
 Summary: TypeAlias = Callable[..., Tensor]
 
 _LAYER_PATH = re.compile(r"""(?P<path>[^:\[\]\s]*)(?P<side>:input|:output)?(?P<keys>(?:\[[^\[\]]+\])*)""")
-# What wraps a net, so that one path names a layer of the bare net and of the wrapped one alike.
+# The attributes in which wrappers hold a net: one path names a layer with and without the wrapper.
 _WRAPPERS = ('module', 'model', '_orig_mod')
 
 
 @dataclass(frozen=True)
 class LayerPath:
-    """Where a feature is to be found in a model.
+    """The path of a feature in a model.
 
-    A place is written as a module's path as in ``named_modules()``, ``':input'`` behind it for what goes into the
-    module instead of what comes out, and ``[i]`` or ``['key']`` for an entry of a tuple or mapping: ``'layer2'``,
-    ``'bert.encoder.layer.3[0]'``, ``'layer4:input'``. ``'outputs'`` is what the model itself returns:
+    It is a module's name as in ``named_modules()``; then optionally ``':input'``, for the module's input instead of its
+    output; then optionally ``[i]`` or ``['key']``, for an entry of a tuple or mapping: ``'layer2'``,
+    ``'bert.encoder.layer.3[0]'``, ``'layer4:input'``. ``'outputs'`` names the outputs of the model itself:
     ``'outputs.hidden_states[3]'``.
+
+    Attributes:
+        text: The path as written.
+        path: The module's name; empty for the model itself.
+        of_input: Whether it is the module's input.
+        keys: The keys of the entry in the module's input or output, from the outermost to the innermost.
 
     Example:
         >>> LayerPath.parse('rnn[0]')
@@ -47,10 +53,10 @@ class LayerPath:
 
     @classmethod
     def parse(cls, text: str) -> LayerPath:
-        """Reads a place.
+        """Parses a path.
 
         Raises:
-            ConfigError: If it is not written as places are.
+            ConfigError: If it is not written as described above.
         """
         match = _LAYER_PATH.fullmatch(text) if isinstance(text, str) and text else None
         if match is None:
@@ -64,10 +70,14 @@ class LayerPath:
         return cls(text, path, match['side'] == ':input', keys)
 
     def select(self, value: Any, whose: str) -> Tensor:
-        """The tensor that the place's keys name in what a module took or gave.
+        """Returns the tensor that the keys name in a module's input or output.
+
+        Args:
+            value: The module's input or output.
+            whose: The model's name, for the error.
 
         Raises:
-            ConfigError: If a key is not there, or what is found is not a tensor.
+            ConfigError: If a key does not exist, or its value is not a tensor.
         """
         for key in self.keys:
             entry = self._entry(value, key, whose)
@@ -99,19 +109,21 @@ class LayerPath:
 
 
 class FeatureHooks:
-    """Forward hooks on the named layers of one model, which keep what they see only while they are open.
+    """Forward hooks on named layers of a model, which store features only while they are open.
 
-    Between :meth:`take` and the next :meth:`open` nothing of a batch is kept. They stay closed in the backward pass,
-    where activation checkpointing runs layers once more. Of a layer that runs several times the last time counts.
+    Between :meth:`take` and the next :meth:`open` no feature of a batch is stored. The hooks stay closed in the
+    backward pass, where activation checkpointing runs layers a second time. For a layer that runs several times, the
+    last feature is kept.
 
     Args:
-        model: The model. Paths are looked up in it and, for a wrapper as ``ComposerClassifier``, in the net inside.
-        wanted: Places, each with the summary that is taken of the feature at once (``None``: none): a feature that is
-            needed in pooled form only is not kept whole.
+        model: The model. Paths are looked up in the model and, if it is a wrapper such as ``ComposerClassifier``, in
+            the net that it wraps.
+        wanted: Pairs of a layer path and a summary: a function that reduces the feature at once, for example by
+            pooling, so that the whole feature is not stored; ``None`` to store it whole.
         whose: The model's name, for messages.
 
     Raises:
-        ConfigError: If the model has no such layer; names the nearest ones.
+        ConfigError: If the model has no such layer; the message lists the nearest names.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
@@ -139,13 +151,13 @@ class FeatureHooks:
         self._mask: Tensor | None = None
 
     def attach(self) -> None:
-        """Registers the hooks; they stay, closed, until :meth:`remove`."""
+        """Registers the hooks, closed; they stay registered until :meth:`remove`."""
         if self._handles:
             return
         for place, summary in self._wanted:
-            # Looked up anew: other algorithms may have replaced layers since.
+            # Looked up again, because other algorithms may have replaced layers since.
             module, keep = _module_at(self._model, place, self.whose), self._keep(place, summary)
-            if place.of_input:  # before the layer runs, for it may work in place
+            if place.of_input:  # before the layer runs, because it may work in place
                 hook = module.register_forward_pre_hook(
                     lambda module, args, kwargs, keep=keep: keep(args or tuple(kwargs.values())), with_kwargs=True
                 )
@@ -154,31 +166,31 @@ class FeatureHooks:
             self._handles.append(hook)
 
     def remove(self) -> None:
-        """Takes the hooks away, and lets go of what they kept."""
+        """Removes the hooks and frees the stored features."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
         self.close()
 
     def open(self, mask: Tensor | None = None) -> None:
-        """Begins to listen; what an earlier forward pass left is gone.
+        """Starts to store features, and frees those of an earlier forward pass.
 
         Args:
-            mask: ``(B, S)`` booleans: the tokens that a summary counts.
+            mask: ``(B, S)`` booleans, the valid tokens for summaries; ``None`` if all are valid.
         """
         self._found.clear()
         self._mask, self.is_open = mask, True
 
     def close(self) -> None:
-        """Stops listening, and lets go of what was kept."""
+        """Stops storing features, and frees those stored."""
         self._found.clear()
         self._mask, self.is_open = None, False
 
     def take(self) -> dict[tuple[str, Summary | None], Tensor]:
-        """What was seen since :meth:`open`, by place and summary; closes, and keeps none of it.
+        """Returns the features stored since :meth:`open`, by layer path and summary, and closes the hooks.
 
         Raises:
-            ConfigError: If a layer did not run, or a later layer has changed its output in place.
+            ConfigError: If a layer did not run, or a later layer changed its output in place.
         """
         found = {key: self._unchanged(key[0], *seen) for key, seen in self._found.items()}
         self.close()
@@ -216,7 +228,7 @@ class FeatureHooks:
 def _module_at(model: nn.Module, place: LayerPath, whose: str) -> nn.Module:
     modules = dict(model.named_modules())
     if not place.path:
-        # Composer's wrapper of Hugging Face models may be passed by; what it returns is what the model inside returns.
+        # Composer's wrapper of Hugging Face models may be bypassed; it returns the outputs of the model inside.
         return model.model if isinstance(model, HuggingFaceModel) else model
     head, _, rest = place.path.partition('.')
     paths = [place.path, *([rest] if head in _WRAPPERS else [])]

@@ -1,4 +1,4 @@
-"""Lists the layers of a model under the names by which a match takes them, with the shapes of what they show."""
+"""Lists the layers of a model by the paths that a match takes, with the shapes of their features."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from composer.models import ComposerClassifier, HuggingFaceModel
 from torch import Tensor, nn
 
 from composer_kd.errors import ConfigError
-from composer_kd.features.calling import choose_call
+from composer_kd.features.calling import choose_call, unwrapped
 from composer_kd.features.meta import as_in_evaluation, on_meta, to_device
 
 __all__ = ['Layer', 'layer_shapes']
@@ -19,14 +18,15 @@ __all__ = ['Layer', 'layer_shapes']
 
 @dataclass(frozen=True)
 class Layer:
-    """One place in a model that a match can name.
+    """A layer that a match can name.
 
     Args:
-        path: As in ``Match(on=...)``: ``'layer2'``, ``'rnn[0]'``, ``'outputs.hidden_states[3]'``.
+        path: Its path, as in ``Match(on=...)``: ``'layer2'``, ``'rnn[0]'``, ``'outputs.hidden_states[3]'``.
         kind: The class of the module.
-        shape: Of the tensor that it shows, the batch first.
-        parameters: How many the module has, with all below it; of several entries of one output the first says it.
-        in_place: Whether a later layer changes the tensor in place, so that a match cannot have it.
+        shape: The shape of its feature, the batch first.
+        parameters: The number of parameters of the module and its submodules; 0 for all but the first entry of one
+            output.
+        in_place: Whether a later layer changes the feature in place, so that a match cannot use it.
     """
 
     path: str
@@ -37,19 +37,20 @@ class Layer:
 
 
 def layer_shapes(model: nn.Module, batch: Any, adapt: Callable[[Any], Any] | None = None) -> list[Layer]:
-    """Finds what every layer of a model shows for a batch.
+    """Finds the shapes of the features of all layers of a model.
 
-    The model runs on torch's meta device, where nothing is computed, or for real where it cannot: in eval mode, without
-    gradients, and left as it was.
+    The model is copied to torch's meta device, where shapes are propagated without computation. A model that cannot run
+    there is run itself, in eval mode, without gradients, and is then put back in its former mode.
 
     Args:
-        model: Any model: a ComposerModel, a Hugging Face, torchvision or timm model, your own.
+        model: Any model: a ComposerModel, a Hugging Face, torchvision or timm model, or your own.
         batch: A batch as its DataLoader makes them.
-        adapt: Changes the inputs first, as a teacher's ``input_adapter``.
+        adapt: A function that changes the inputs first, such as a teacher's ``input_adapter``.
 
     Returns:
-        A layer for each tensor that a module returns, in the order of ``named_modules()``, and ``outputs`` for what the
-        model itself returns. Modules that do not run are left out; of one that runs several times the last time counts.
+        A layer for each tensor that a module returns, in the order of ``named_modules()``, then ``outputs`` for those
+        that the model itself returns. Modules that do not run are left out; for one that runs several times, the last
+        run is reported.
 
     Raises:
         ConfigError: If the model cannot take the batch.
@@ -67,11 +68,11 @@ def layer_shapes(model: nn.Module, batch: Any, adapt: Callable[[Any], Any] | Non
         outputs[1] Sequential (1, 4) 0
     """
     with torch.no_grad(), torch.random.fork_rng():
-        if 'forward' not in vars(model):  # else a copy would still call the original
+        if 'forward' not in vars(model):  # else the copy would still call the original's
             try:
                 adapter = on_meta(adapt) if isinstance(adapt, nn.Module) else adapt
                 return _look(on_meta(model).eval(), to_device(batch, 'meta'), adapter)
-            except Exception:  # whatever a model says that was not written for the meta device
+            except Exception:  # models written without the meta device in mind fail in many ways
                 pass
         return _look_for_real(model, batch, adapt)
 
@@ -80,7 +81,7 @@ def _look_for_real(model: nn.Module, batch: Any, adapt: Callable[[Any], Any] | N
     try:
         with as_in_evaluation(model) as device:
             return _look(model, to_device(batch, device), adapt)
-    except Exception as error:  # whatever the model says
+    except Exception as error:  # a model may raise anything
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise ConfigError(f'{type(model).__name__} cannot take {_described(batch)}: {reason}') from error
 
@@ -114,15 +115,12 @@ def _layers(module: nn.Module, found: list[tuple[str, Tensor, int]]) -> Iterator
 
 
 def _net(model: nn.Module) -> nn.Module:
-    """The net inside Composer's wrappers, whose paths are the shorter ones."""
-    model = getattr(model, '_orig_mod', model)
-    if isinstance(model, ComposerClassifier):
-        return model.module
-    return model.model if isinstance(model, HuggingFaceModel) else model
+    """The net inside Composer's wrappers, whose layers have shorter paths."""
+    return unwrapped(getattr(model, '_orig_mod', model))
 
 
 def _tensors(value: Any, path: str) -> Iterator[tuple[str, Tensor]]:
-    """The tensors in what a module returned, under the names of places."""
+    """The tensors in a module's output, with their paths."""
     if isinstance(value, Tensor):
         yield path, value
     elif isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Models on the meta device, where shapes are known and nothing is computed."""
+"""Models on torch's meta device, where shapes are propagated without computation."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ['as_in_evaluation', 'on_meta', 'to_device']
 
 
 def on_meta(module: nn.Module) -> nn.Module:
-    """A copy whose tensors have shapes only, and whose hooks are gone."""
+    """Copies a module to the meta device, without weights and without hooks."""
     memo: dict[int, Any] = {}
     for tensor in (*module.parameters(), *module.buffers()):
         empty = torch.empty_like(tensor, device='meta')
         memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
-    logger = vars(module).get('logger')  # Composer's, through which the whole run would be copied
+    logger = vars(module).get('logger')  # Composer's logger, which refers to the whole run, is not copied
     memo[id(logger)] = logger
     twin = copy.deepcopy(module, memo)
     for part in twin.modules():
@@ -31,7 +31,7 @@ def on_meta(module: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def as_in_evaluation(model: nn.Module) -> Iterator[torch.device]:
-    """Puts a model in eval mode, tells its device, and leaves every part in the mode in which it was."""
+    """Puts a model in eval mode, yields its device, and restores the mode of every submodule."""
     modes = [(part, part.training) for part in model.modules()]
     model.eval()
     try:
@@ -42,5 +42,5 @@ def as_in_evaluation(model: nn.Module) -> Iterator[torch.device]:
 
 
 def to_device(batch: Any, device: Any) -> Any:
-    """A batch with its tensors on a device."""
+    """Moves the tensors of a batch to a device."""
     return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, batch)

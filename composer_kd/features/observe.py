@@ -1,4 +1,4 @@
-"""Looks at what a model shows on a batch, outside a Trainer."""
+"""Reads the logits and features of a model on a batch, outside a Trainer."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ __all__ = ['observe']
 
 
 def observe(model: nn.Module, batch: Any, layers: Iterable[str] = ()) -> Observation:
-    """Runs a model once and tells what it answered and what its layers showed.
+    """Runs a model once, and returns its logits and the features of its layers.
 
-    For loops of your own, with the losses of :mod:`composer_kd.losses`. Gradients, precision and mode are the caller's:
-    run a teacher in eval mode under ``torch.no_grad()``.
+    For your own training loops, with the losses of :mod:`composer_kd.losses`. The caller decides about gradients,
+    precision and mode: run a teacher in eval mode under ``torch.no_grad()``.
 
     Args:
-        model: Any module; how it is called follows from what it is, as for :class:`.FrozenTeacher`.
+        model: Any module; it is called as a :class:`.FrozenTeacher` would call it.
         batch: A tensor, an ``(inputs, labels)`` pair, or a mapping.
-        layers: Places, as ``Match(on=...)`` takes them: :class:`.LayerPath`.
+        layers: The paths of layers, as in ``Match(on=...)``: :class:`.LayerPath`.
 
     Returns:
-        The logits (``None`` if the model gives none), and the features by place.
+        The logits (``None`` if the outputs contain none), and the features by layer path.
 
     Raises:
-        ConfigError: If there is no such layer, or it did not run.
+        ConfigError: If a layer does not exist or did not run.
 
     Example:
         >>> import torch
@@ -40,7 +40,7 @@ def observe(model: nn.Module, batch: Any, layers: Iterable[str] = ()) -> Observa
         >>> seen.logits.shape, seen.features['1'].shape
         (torch.Size([4, 3]), torch.Size([4, 5]))
     """
-    model = getattr(model, '_orig_mod', model)  # compiled code would not see the hooks
+    model = getattr(model, '_orig_mod', model)  # compiled code ignores new hooks
     hooks = FeatureHooks(model, [(layer, None) for layer in layers], 'the model')
     hooks.attach()
     try:

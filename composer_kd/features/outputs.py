@@ -1,4 +1,4 @@
-"""What a model returned: its logits, its loss, what its layers showed."""
+"""Reads the outputs of a model: its logits, its loss, and the features of its layers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ['Observation', 'logits_of', 'scalar_loss']
 
 @dataclass(frozen=True)
 class Observation:
-    """What one model showed on one batch.
+    """The logits and features of one model on one batch.
 
     Attributes:
-        logits: What it answered; ``None`` where nobody asked.
-        features: What its layers showed, under the names that were asked for.
+        logits: The logits, in the shape in which the model returns them; ``None`` if there are none.
+        features: The features by layer path, in the shapes in which the layers return them.
 
     Example:
         >>> import torch
@@ -32,18 +32,18 @@ class Observation:
 
 
 def logits_of(outputs: Any, whose: str) -> Tensor:
-    """The logits in what a model returned.
+    """Finds the logits in a model's outputs.
 
     Args:
-        outputs: A tensor; an object or mapping with ``logits``; a mapping with one tensor of two or more dimensions;
-            or a tuple, of which the first tensor with two or more dimensions counts.
+        outputs: A tensor; an object or mapping with ``logits``; a mapping with exactly one tensor of two or more
+            dimensions; or a tuple, of which the first tensor with two or more dimensions is taken.
         whose: The model's name, for the error.
 
     Returns:
-        The logits, as they are.
+        The logits, unchanged.
 
     Raises:
-        TeacherError: If there are none.
+        TeacherError: If the outputs contain no logits.
 
     Example:
         >>> import torch
@@ -72,11 +72,14 @@ def logits_of(outputs: Any, whose: str) -> Tensor:
 
 
 def scalar_loss(loss: Any) -> Tensor:
-    """A model's own loss as the scalar that Composer would backpropagate.
+    """Reduces a model's own loss to the scalar that Composer would backpropagate.
 
     Args:
-        loss: A tensor; a mapping, of which ``total`` counts, or the sum of all; or a sequence, of which the sum counts.
-            Tensors that are no scalars are averaged, as Composer does.
+        loss: A tensor; a mapping, of which ``total`` is taken, else the sum of all entries; or a sequence, of which the
+            sum is taken. Tensors that are not scalars are averaged, as Composer does.
+
+    Returns:
+        A scalar tensor.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Distillation losses: pure functions of ``(student, teacher)`` with thin module twins."""
+"""Distillation losses: pure functions of ``(student, teacher)``, and modules that hold settings or parameters."""
 
 from composer_kd.losses.contrastive import CRD
 from composer_kd.losses.decoupled import DKD, NKD, dkd, nkd

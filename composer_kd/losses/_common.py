@@ -1,4 +1,4 @@
-"""What many losses need: inputs made ready for arithmetic, settings checked, features pooled."""
+"""Helpers shared by the losses: prepare the inputs, check the settings, pool features."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Loss = TypeVar('Loss', bound=Callable[..., Any])
 
 
 def ready(loss: str, student: Tensor, teacher: Tensor, same_shape: bool = True) -> tuple[Tensor, Tensor]:
-    """Both sides in one dtype, float32 at least, the teacher cut off from the graph.
+    """Converts student and teacher to one dtype, at least float32, and detaches the teacher.
 
     Raises:
-        ValueError: If a side is no tensor, or the shapes differ where they must not.
+        ValueError: If one of them is not a tensor, or ``same_shape`` is set and the shapes differ.
     """
     check_tensors(loss, student, teacher)
     if same_shape and student.shape != teacher.shape:
@@ -28,14 +28,14 @@ def ready(loss: str, student: Tensor, teacher: Tensor, same_shape: bool = True) 
 
 
 def check_tensors(loss: str, student: Any, teacher: Any) -> None:
-    """Refuses lists where one tensor of each side is compared."""
+    """Checks that student and teacher are one tensor each, rather than lists of tensors."""
     for side, value in (('student', student), ('teacher', teacher)):
         if not isinstance(value, Tensor):
             raise ValueError(f'{loss}: expected the {side} as one tensor, got {described(value)}')
 
 
 def described(value: Any) -> str:
-    """What was given instead of what was expected: shapes, if it has some."""
+    """Describes a value for an error message: the shape of each tensor, or the type and the value."""
     if isinstance(value, Tensor):
         return f'one tensor {tuple(value.shape)}'
     if isinstance(value, (list, tuple)) and all(isinstance(item, Tensor) for item in value):
@@ -44,16 +44,18 @@ def described(value: Any) -> str:
 
 
 def valid(loss: str, mask: Any, shape: Sequence[int]) -> Tensor:
-    """A mask as booleans of the shape of the positions, given so or flat, as booleans or integers 0 and 1.
+    """Converts a mask to booleans of the given shape.
+
+    The mask has that shape or is flat, and holds booleans or the integers 0 and 1.
 
     Raises:
-        ValueError: If it is none of these, or has another number of positions.
+        ValueError: If the number of positions, the dtype or the values are different.
     """
     if not isinstance(mask, Tensor) or mask.numel() != math.prod(shape):
         raise ValueError(f'{loss}: expected a mask {tuple(shape)} or flat, got {described(mask)}')
     if mask.dtype != torch.bool:
         numbers = mask.is_floating_point() or mask.is_complex()
-        # Looking at the values would wait for an accelerator.
+        # Values are checked on the CPU only: reading them from an accelerator would synchronise with it.
         if numbers or (mask.device.type == 'cpu' and ((mask != 0) & (mask != 1)).any()):
             raise ValueError(f'{loss}: expected a mask of booleans, or of integers 0 and 1, got other {mask.dtype}')
         mask = mask.bool()
@@ -61,23 +63,23 @@ def valid(loss: str, mask: Any, shape: Sequence[int]) -> Tensor:
 
 
 def check_temperature(loss: str, temperature: float) -> None:
-    """Refuses a temperature that is not a positive finite number, also one set after a module was made."""
+    """Checks that a temperature is a positive finite number; called in each forward pass, since it may be scheduled."""
     if not 0.0 < temperature < math.inf:
         raise ValueError(f'{loss}: temperature must be a positive finite number, got {temperature!r}')
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """Half-precision tensors as float32, others as they are."""
+    """Converts half-precision tensors to float32 and returns other tensors unchanged."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
-    """A context in which autocast does not turn matrix products back into half precision."""
+    """Returns a context without autocast, in which matrix products keep the dtype of their inputs."""
     return torch.autocast(tensor.device.type, enabled=False)
 
 
 def check_samples(loss: str, tensor: Tensor, least: int = 2) -> None:
-    """Refuses a batch with too few samples for a relation between them."""
+    """Checks that a batch has at least ``least`` samples, for losses that compare samples with each other."""
     if tensor.shape[0] < least:
         raise ValueError(
             f'{loss} compares samples with one another: expected a batch of at least {least}, got {tensor.shape[0]}. '
@@ -86,7 +88,7 @@ def check_samples(loss: str, tensor: Tensor, least: int = 2) -> None:
 
 
 def check_number(owner: str, name: str, value: Any, least: float = 0.0, strict: bool = True) -> float:
-    """A setting as a float.
+    """Checks a numeric setting and returns it as a float.
 
     Raises:
         ValueError: If it is not a finite number above ``least`` (or at least ``least``, if not ``strict``).
@@ -101,12 +103,12 @@ def check_number(owner: str, name: str, value: Any, least: float = 0.0, strict: 
 
 
 def pooled(features: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Features as one vector per sample: their mean over positions.
+    """Averages features over positions, which gives one vector per sample.
 
     Args:
-        features: ``(B, D)``, which stays as it is; ``(B, S, D)`` tokens; or ``(B, C, H, W)`` and other feature maps
-            with the channels in dimension 1.
-        mask: For tokens, ``(B, S)`` or flat: the positions that count.
+        features: ``(B, D)``, returned unchanged; tokens ``(B, S, D)``; or feature maps ``(B, C, H, W)``, or of another
+            number of dimensions, with the channels in dimension 1.
+        mask: For tokens only, ``(B, S)`` or flat: the mean runs over the positions that are ``True``.
 
     Returns:
         ``(B, D)``.
@@ -122,7 +124,7 @@ def pooled(features: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def reads(summary: Callable[..., Tensor]) -> Callable[[Loss], Loss]:
-    """Marks a loss that looks at its features through ``summary`` alone, so that no more need be kept of them."""
+    """Marks a loss that uses only ``summary(features)``, so that only the summary is kept from the forward pass."""
 
     def mark(loss: Loss) -> Loss:
         loss.summary = summary  # type: ignore[attr-defined]
@@ -132,22 +134,22 @@ def reads(summary: Callable[..., Tensor]) -> Callable[[Loss], Loss]:
 
 
 def channels_dim(features: Tensor | torch.Size) -> int:
-    """The dimension of the channels: 1 in feature maps ``(B, C, H, W)``, the last in ``(B, D)`` and ``(B, S, D)``."""
+    """Returns the dimension of the channels: 1 in maps ``(B, C, H, W)``, the last in ``(B, D)`` and ``(B, S, D)``."""
     ndim = features.ndim if isinstance(features, Tensor) else len(features)
     return 1 if ndim > 3 else ndim - 1
 
 
 def unit(vectors: Tensor, dim: int = -1) -> Tensor:
-    """Vectors divided by their L2 norm; those too short to have a direction stay as they are.
+    """Divides vectors by their L2 norm; vectors with a norm of at most 1e-12 are returned unchanged.
 
-    Unlike ``F.normalize``, whose gradient is ``1e12`` times too large there, that of a zero vector is moderate.
+    This keeps the gradient of a zero vector moderate; with ``F.normalize`` it is ``1e12`` times as large.
     """
     norm = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True)
     return vectors / torch.where(norm > 1e-12, norm, 1.0)
 
 
 def pooled_to_smaller(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Maps ``(B, C, ...)`` of one, two or three dimensions, the larger average-pooled to the size of the smaller."""
+    """Average-pools maps ``(B, C, ...)`` with one to three spatial dimensions, the larger to the smaller size."""
     size = tuple(min(sizes) for sizes in zip(student.shape[2:], teacher.shape[2:]))
     pool: Callable[..., Tensor] = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[len(size) - 1]
     student, teacher = (x if x.shape[2:] == size else pool(x, size) for x in (student, teacher))
@@ -155,7 +157,7 @@ def pooled_to_smaller(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]
 
 
 def in_dtype_of_inputs(module: nn.Module, *inputs: Tensor) -> Tensor:
-    """Calls a module in the dtype of its inputs, whatever that of its parameters (bfloat16, say)."""
+    """Calls a module with its parameters (in bfloat16, for example) converted to the dtype of the inputs."""
     dtype = inputs[0].dtype
     if all(parameter.dtype == dtype for parameter in module.parameters()):
         return module(*inputs)
@@ -164,6 +166,6 @@ def in_dtype_of_inputs(module: nn.Module, *inputs: Tensor) -> Tensor:
 
 
 def joins_any_shape(loss: Loss) -> Loss:
-    """Marks a loss that compares features of different shapes in a way of its own."""
+    """Marks a loss that accepts student and teacher features of different shapes."""
     loss.any_shape = True  # type: ignore[attr-defined]
     return loss

@@ -1,4 +1,4 @@
-"""Divergences over large vocabularies: one pass over rows, in chunks that stay in the cache."""
+"""Fused divergences for large vocabularies: one pass over the rows, in chunks that fit into the cache."""
 
 from __future__ import annotations
 
@@ -11,37 +11,38 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 FUSED_FROM = 2**16
-"""Elements from which the fused pass is quicker than the plain expression (measured by benchmarks/losses.py)."""
+"""Number of elements from which the fused pass is faster than the plain expression (see benchmarks/losses.py)."""
 
-_CHUNK = {'cpu': 2**18}  # elements that stay in the cache
-_CHUNK_ELSEWHERE = 2**27  # an accelerator wants few large kernels
+_CHUNK = {'cpu': 2**18}  # elements that fit into the cache
+_CHUNK_ELSEWHERE = 2**27  # accelerators are fastest with few large kernels
 _LN2 = math.log(2.0)
-_BELOW_1 = 1.0 - 2.0**-20  # a share whose complement has a logarithm, after rounding to float32 too
-_LEAST = 1e-30  # of a share: small enough not to be seen, and to be divided by
-_HIDDEN = -1e20  # the logit of a class that counts as absent: its exponential is 0, and 0 times it is no NaN
+_BELOW_1 = 1.0 - 2.0**-20  # upper bound of a share x that keeps log(1 - x) finite, also in float32
+_LEAST = 1e-30  # lower bound of a probability: negligible in a sum, and safe to divide by
+_HIDDEN = -1e20  # logit of an excluded class: its exponential is 0, and 0 times it is 0 (with -inf it would be NaN)
 
 
 class Tempered(NamedTuple):
-    """The logits of one side, ``(n, V)``, over the temperature: what a row loss is computed from, and may overwrite.
+    """Logits of the student or the teacher, ``(n, V)``, divided by the temperature, with their exponentials and sums.
 
-    Base 2 because ``exp2`` is several times quicker than ``exp`` on some CPUs, and never slower.
+    A row loss computes from these tensors and may overwrite them. They use base 2, because ``exp2`` is several times
+    faster than ``exp`` on some CPUs and never slower.
     """
 
     z: Tensor
-    """The logits over ``T log 2``, shifted to a maximum of 0."""
+    """The logits divided by ``T log 2``, shifted to a maximum of 0."""
     e: Tensor
     """``2^z``."""
     total: Tensor
     """The sum of ``e`` over the classes, ``(n, 1)``."""
     target: Tensor
-    """The class apart from the others, ``(n, 1)``, for losses that have one: hidden in ``z``, 0 in ``e``."""
+    """The target class, ``(n, 1)``, for losses that treat it separately: its ``z`` is very negative, its ``e`` is 0."""
     own: Tensor
-    """The ``z`` that the target would have, ``(n, 1)``."""
+    """The shifted and scaled logit of the target, ``(n, 1)``."""
 
 
 RowLoss = Callable[[Tempered, Tempered, Tensor, bool], Tensor]
-"""``(student, teacher, out, needs_grad)``: gives the loss of each row in nats, ``(n, 1)``. If ``needs_grad``, leaves in
-``out``, ``(n, V)``, the direction in which the loss falls: its gradient by the logits over ``T``, negated."""
+"""``(student, teacher, out, needs_grad)``: returns the loss of each row in nats, ``(n, 1)``. If ``needs_grad``, writes
+the negative gradient with respect to ``logits / T`` into ``out``, ``(n, V)``."""
 
 
 def fused(
@@ -52,25 +53,30 @@ def fused(
     weights: Tensor | None = None,
     target: Tensor | None = None,
 ) -> Tensor:
-    """``T^2`` times the mean of a row loss, with its gradient computed on the way. It has no second derivative.
+    """Computes ``T^2`` times the mean of a row loss, and its gradient in the same pass.
+
+    Second derivatives are not supported.
 
     Args:
-        loss: One of this module's.
-        student: Logits ``(N, V)`` of any floating dtype, computed in float32 at least.
-        teacher: The same shape, without a graph.
+        loss: A row loss of this module.
+        student: Logits ``(N, V)``; any floating dtype, computed in float32 at least.
+        teacher: Detached logits of the same shape.
         temperature: ``T``.
         weights: Which rows count, ``(N,)`` booleans; all if ``None``.
-        target: A class for each row, ``(N, 1)``, for losses that set it apart.
+        target: The target class of each row, ``(N, 1)``, for losses that treat it separately.
+
+    Returns:
+        A scalar in nats times ``T^2``, float32 (float64 for a float64 student).
     """
     return _Fused.apply(student, teacher, loss, float(temperature), weights, target)
 
 
 class _Fused(torch.autograd.Function):
-    """See :func:`fused`.
+    """Implements :func:`fused`.
 
-    A plain expression walks over ``(N, V)`` a dozen times or more and keeps several copies for the backward pass. Here
-    the forward pass takes 32 rows or so at a time, computes their loss and, while they are in the cache, their
-    gradient, which is all that the backward pass needs.
+    The plain expression reads ``(N, V)`` a dozen times or more and stores several copies for the backward pass. Here
+    the forward pass takes about 32 rows at a time and computes their loss and, while they are in the cache, their
+    gradient. The backward pass only scales that gradient.
     """
 
     @staticmethod
@@ -94,8 +100,8 @@ class _Fused(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         student, teacher, weights, target = ctx.saved_tensors
-        # The stored direction is scaled in place and handed over; a second backward pass through a retained graph
-        # computes it again.
+        # The stored direction is scaled in place and returned; a second backward pass through a retained graph
+        # recomputes it.
         direction, ctx.direction = ctx.direction, None
         if direction is None:
             direction = _walk(ctx.loss, student, teacher, ctx.temperature, weights, target, True)[1]
@@ -104,7 +110,7 @@ class _Fused(torch.autograd.Function):
 
 
 def _count(student: Tensor, weights: Tensor | None) -> Tensor | int:
-    """How many rows count; at least one."""
+    """The number of rows that count, at least 1."""
     return max(1, student.shape[0]) if weights is None else weights.sum().clamp(min=1)
 
 
@@ -117,9 +123,10 @@ def _walk(
     target: Tensor | None,
     needs_grad: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """The loss and, if wanted, the direction in which it falls.
+    """Computes the loss and, if ``needs_grad``, the direction: the negative gradient of the rows' losses.
 
-    Its dtype is the student's, but float32 for float16, whose small values need the factor that a GradScaler brings.
+    The direction has the student's dtype, but float32 for float16 logits: before the factor of a ``GradScaler`` is
+    applied, its small values would be lost in float16.
     """
     rows, classes = student.shape
     counts = weights if weights is None else weights.unsqueeze(-1)
@@ -149,7 +156,7 @@ def _walk(
 
 
 def _tempered(logits: Tensor, temperature: float, z: Tensor, e: Tensor, target: Tensor | None) -> Tempered:
-    """Fills ``z`` and ``e``."""
+    """Fills the buffers ``z`` and ``e``, and returns them with their sums."""
     scale = 1.0 / (temperature * _LN2)
     others = logits if target is None else z.copy_(logits).scatter_(-1, target, _HIDDEN)
     top = others.amax(-1, keepdim=True).to(z.dtype)
@@ -160,7 +167,7 @@ def _tempered(logits: Tensor, temperature: float, z: Tensor, e: Tensor, target: 
 
 
 def forward_kl(s: Tempered, t: Tempered, out: Tensor, needs_grad: bool) -> Tensor:
-    """``sum p_t (log p_t - log p_s)``, with ``log p = z log 2 - log total``."""
+    """Computes ``sum p_t (log p_t - log p_s)`` with ``log p = z log 2 - log total``."""
     p_t = t.e.div_(t.total)
     if needs_grad:
         torch.addcmul(p_t, s.e, s.total.reciprocal(), value=-1.0, out=out)
@@ -168,7 +175,7 @@ def forward_kl(s: Tempered, t: Tempered, out: Tensor, needs_grad: bool) -> Tenso
 
 
 def cross_entropy(s: Tempered, t: Tempered, out: Tensor, needs_grad: bool) -> Tensor:
-    """``-sum p_t log p_s``, whose gradient is that of the divergence."""
+    """Computes ``-sum p_t log p_s``, whose gradient equals that of :func:`forward_kl`."""
     p_t = t.e.div_(t.total)
     if needs_grad:
         torch.addcmul(p_t, s.e, s.total.reciprocal(), value=-1.0, out=out)
@@ -176,7 +183,10 @@ def cross_entropy(s: Tempered, t: Tempered, out: Tensor, needs_grad: bool) -> Te
 
 
 def reverse_kl(s: Tempered, t: Tempered, out: Tensor, needs_grad: bool) -> Tensor:
-    """``sum p_s (log p_s - log p_t)``, which falls along ``p_s (log p_t - log p_s)`` less its share of the sum."""
+    """Computes ``sum p_s (log p_s - log p_t)``.
+
+    The negative gradient is ``terms - p_s * sum(terms)`` with ``terms = p_s (log p_t - log p_s)``.
+    """
     p_s = s.e.mul_(_LN2 / s.total)  # times log 2
     terms = t.z.sub_(s.z).mul_(p_s)
     total = terms.sum(-1, keepdim=True)
@@ -186,18 +196,18 @@ def reverse_kl(s: Tempered, t: Tempered, out: Tensor, needs_grad: bool) -> Tenso
 
 
 def mixture(beta: float) -> RowLoss:
-    """``beta KL(p_t || m) + (1 - beta) KL(p_s || m)`` with ``m = beta p_t + (1 - beta) p_s``."""
+    """Returns the row loss ``beta KL(p_t || m) + (1 - beta) KL(p_s || m)`` with ``m = beta p_t + (1 - beta) p_s``."""
 
     def loss(s: Tempered, t: Tempered, out: Tensor, needs_grad: bool) -> Tensor:
-        # Both sides over the teacher's total and held above 0, where 0 times a finite logarithm is 0. The logarithms of
-        # m / p by the sides' difference over p: exact where they are near each other.
+        # Both distributions are scaled by the teacher's total and clamped above 0, so that all logarithms are finite.
+        # log(m / p) is log1p of the scaled difference over p: exact where the two distributions are close.
         p_t, p_s = t.e.clamp_min_(_LEAST), s.e.mul_(t.total / s.total).clamp_min_(_LEAST)
         apart = torch.sub(p_s, p_t, out=out).mul_(min(1.0 - beta, _BELOW_1))
         less_t = torch.div(apart, p_t, out=t.z).log1p_()
         less_s = torch.div(apart, p_s, out=s.z).mul_(-beta / max(1.0 - beta, 1.0 - _BELOW_1)).log1p_()
         terms = less_s.mul_(p_s)
         total = terms.sum(-1, keepdim=True)
-        if needs_grad:  # along these terms less their share of the sum
+        if needs_grad:  # terms - p_s * sum(terms)
             torch.addcmul(terms, p_s, total / t.total, value=-1.0, out=out).mul_((1.0 - beta) / t.total)
         return total.mul_(beta - 1.0).sub_(_dot(less_t, p_t), alpha=beta).div_(t.total)
 
@@ -205,10 +215,13 @@ def mixture(beta: float) -> RowLoss:
 
 
 def parted_kl(alpha: float, beta: float) -> RowLoss:
-    """``alpha KL(b_t || b_s) + beta KL(q_t || q_s)``: the target against the rest, and ``q``, the rest's softmax."""
+    """Returns the row loss ``alpha KL(b_t || b_s) + beta KL(q_t || q_s)``.
+
+    ``b`` is the binary distribution (target, all other classes), and ``q`` the softmax over the other classes.
+    """
 
     def loss(s: Tempered, t: Tempered, out: Tensor, needs_grad: bool) -> Tensor:
-        # A few numbers for each row, in float64: in float32 their logarithms are too coarse for what cancels.
+        # Two numbers per row, in float64: the terms cancel, and logarithms in float32 are too coarse for that.
         exact = torch.float32 if out.device.type == 'mps' else torch.float64
         log_b_s, log_b_t = (_against_rest(side, exact) for side in (s, t))
         b_t = log_b_t.exp()
@@ -223,7 +236,7 @@ def parted_kl(alpha: float, beta: float) -> RowLoss:
 
 
 def parted_cross_entropy(alpha: float, beta: float) -> RowLoss:
-    """``-alpha p_t log p_s`` of the target ``- beta sum q_t log q_s``, with ``q`` the softmax of the rest."""
+    """Returns the row loss ``-alpha p_t log p_s`` (target) ``- beta sum q_t log q_s`` (softmax over other classes)."""
 
     def loss(s: Tempered, t: Tempered, out: Tensor, needs_grad: bool) -> Tensor:
         log_b_s, log_b_t = (_against_rest(side, out.dtype) for side in (s, t))
@@ -238,22 +251,26 @@ def parted_cross_entropy(alpha: float, beta: float) -> RowLoss:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """The sum of products over each row, ``(n, 1)``, without a temporary: ``a`` is overwritten."""
+    """Computes the dot product of each row, ``(n, 1)``, in place: ``a`` is overwritten."""
     return a.mul_(b).sum(-1, keepdim=True)
 
 
 def _log_ratio(s: Tempered, t: Tempered, spare: Tensor) -> Tensor:
-    """``log(s.total / t.total)``: by the sum of differences, whose rounding is small where the two are near."""
+    """Computes ``log(s.total / t.total)``; where the two are close, with ``log1p`` of the difference, for accuracy."""
     apart = torch.sub(s.e, t.e, out=spare).sum(-1, keepdim=True) / t.total
     return torch.where(apart.abs() < 0.5, apart.log1p(), (s.total / t.total).log_())
 
 
 def _against_rest(side: Tempered, dtype: torch.dtype) -> Tensor:
-    """Logarithms of the target's probability and that of all others, ``(n, 2)``, exact where either is tiny."""
+    """Log-probabilities of the target and of all other classes together, ``(n, 2)``, accurate where one is tiny."""
     return torch.cat([side.own.to(dtype), side.total.to(dtype).log2()], dim=-1).mul_(_LN2).log_softmax(-1)
 
 
 def _parted_direction(s: Tempered, q_t: Tensor, beta: float, of_target: Tensor, out: Tensor) -> None:
-    """Given ``beta`` times the teacher's rest, and the gradient by the target's logit against the rest."""
+    """Writes the negative gradient of a row loss with a separate target class into ``out``, ``(n, V)``.
+
+    ``q_t`` is ``beta`` times the teacher's softmax over the other classes, and ``of_target``, ``(n, 1)``, the gradient
+    with respect to the target's logit.
+    """
     torch.addcmul(q_t, s.e, (beta - of_target).div_(s.total), value=-1.0, out=out)
     out.scatter_(-1, s.target, of_target.neg_())

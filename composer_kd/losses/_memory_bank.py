@@ -1,4 +1,4 @@
-"""What a contrast with remembered samples needs: which ones are drawn, and how like them a batch is."""
+"""Helpers for contrastive losses with a memory bank: draw negatives, and score a batch against the memory."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 SEED = 0x5EED
-ALL_UP_TO = 16  # scores of the whole memory, up to so many times the scores that are asked for
-GATHERED = 2**22  # elements of the memory that are copied at once
+ALL_UP_TO = 16  # score the whole memory if it has at most this many times the requested rows
+GATHERED = 2**22  # elements of the memory that are copied at a time
 
 _GOLDEN, _FIRST, _SECOND = (number - 2**64 for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 def others(index: Tensor, count: int, size: int, time: Tensor) -> Tensor:
-    """Draws other samples for each sample, uniformly and with replacement.
+    """Draws other samples (the negatives) for each sample, uniformly and with replacement.
 
-    What is drawn for a sample depends on its index and the time alone, by a hash (Steele, Lea and Flood's SplitMix64):
-    not on the batch around it, the device, or any random state, which is left as it is.
+    The draw is a hash (SplitMix64 by Steele, Lea and Flood) of the sample's index and the time. It is therefore the
+    same in any batch and on any device, and leaves torch's random state unchanged.
 
     Args:
-        index: The samples ``(B,)``, int64 in ``[0, size)``.
-        count: How many to draw for each.
-        size: How many samples there are; at least 2.
-        time: A 0-d int64 tensor.
+        index: The indices of the samples, ``(B,)``, int64 in ``[0, size)``.
+        count: How many to draw for each sample.
+        size: The number of samples in the data set, at least 2.
+        time: A 0-d int64 tensor; each value gives different draws.
 
     Returns:
-        ``(B, count)`` int64 in ``[0, size)``, never the sample itself.
+        Indices ``(B, count)``, int64 in ``[0, size)``, different from the sample's own.
     """
     starts = _hashed(_hashed(time + SEED) + index)
     steps = torch.arange(1, count + 1, device=index.device) * _GOLDEN
@@ -40,7 +40,7 @@ def others(index: Tensor, count: int, size: int, time: Tensor) -> Tensor:
 
 
 def _hashed(number: Tensor) -> Tensor:
-    """SplitMix64's mixing of 64 bits, in place; products wrap around."""
+    """Applies the 64-bit mixing function of SplitMix64 in place; products wrap around."""
     for bits, factor in ((30, _FIRST), (27, _SECOND)):
         number ^= _shifted(number, bits)
         number *= factor
@@ -49,21 +49,21 @@ def _hashed(number: Tensor) -> Tensor:
 
 
 def _shifted(number: Tensor, bits: int) -> Tensor:
-    """To the right, filled with zeros: torch's own shift of int64 fills with the sign."""
+    """Shifts right and fills with zeros; torch's own shift of int64 fills with the sign bit."""
     return (number >> bits).bitwise_and_(2 ** (64 - bits) - 1)
 
 
 def scores(anchors: Tensor, memory: Tensor, index: Tensor) -> Tensor:
-    """Inner products of each anchor with its own choice of the memory's rows.
+    """Computes the inner products of each anchor with selected rows of the memory.
 
-    Either all products as one matrix, ``(B, n)``, of which those asked for are taken (fastest, while ``n`` is at most
-    16 times their number), or the rows are gathered a few at a time, forward and again backward, since all of them,
-    ``(B, K, D)``, would be gigabytes. No gradient reaches the memory.
+    If ``n`` is at most 16 times ``K``, all products are computed as one matrix ``(B, n)`` and the requested ones are
+    selected, which is fastest. Otherwise rows are gathered a few at a time, in the forward and again in the backward
+    pass, since all of them together, ``(B, K, D)``, would take gigabytes. No gradient reaches the memory.
 
     Args:
         anchors: ``(B, D)``.
         memory: ``(n, D)``.
-        index: ``(B, K)`` int64 rows of the memory.
+        index: Rows of the memory for each anchor, ``(B, K)`` int64.
 
     Returns:
         ``(B, K)``.
@@ -93,7 +93,7 @@ class _Gathered(torch.autograd.Function):
 
 
 def _parts(memory: Tensor, index: Tensor) -> tuple[int, Any]:
-    """The chosen rows ``(B, k, D)``, ``k`` choices at a time."""
+    """Returns ``k``, and an iterator over the selected rows ``(B, k, D)``, ``k`` at a time."""
     batch, width = index.shape[0], memory.shape[1]
     step = max(1, GATHERED // max(1, batch * width))
     chosen = (memory.index_select(0, part.reshape(-1)).view(batch, -1, width) for part in index.split(step, dim=1))

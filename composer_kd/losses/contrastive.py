@@ -1,4 +1,4 @@
-"""Losses that contrast a sample with others that they remember."""
+"""A contrastive loss with a memory bank of embeddings."""
 
 from __future__ import annotations
 
@@ -27,47 +27,48 @@ __all__ = ['CRD']
 
 
 class CRD(nn.Module):
-    r"""Contrastive representation distillation: tell the teacher's view of a sample from its views of others.
+    r"""Contrastive representation distillation: contrasts student and teacher embeddings of a sample with negatives.
 
     Tian, Krishnan and Isola, *Contrastive Representation Distillation* (arXiv 1910.10699), equations 9 to 12 and 18.
-    Both sides are embedded by a learned linear layer and divided by their L2 norm. A student's embedding :math:`f` is
-    scored against the remembered teacher embedding :math:`m_0` of its own sample and those of :math:`K` others, and
-    the other way round, each a noise-contrastive estimate:
+    A learned linear layer for each model embeds its features, and the embeddings are divided by their L2 norm. The
+    student's embedding :math:`f` is scored against the teacher embeddings in a memory bank: :math:`m_0` of its own
+    sample (the positive) and those of :math:`K` other samples (the negatives). The teacher's embedding is scored
+    against the student embeddings in the same way. Both are noise-contrastive estimates:
 
     .. math:: -\log h(m_0) - \sum_{k=1}^{K} \log\left(1 - h(m_k)\right), \qquad
               h = \frac{p}{p + K / n}, \quad p = \frac{e^{m \cdot f / \tau}}{Z}
 
-    The loss is the mean over the batch, both ways added; it is a bound on mutual information, not a divergence: at
-    equality it is neither 0 nor flat. Where this and the published forms differ:
+    The loss is the sum of both estimates, averaged over the batch. It bounds mutual information and is not a
+    divergence: at equal inputs, neither its value nor its gradient is 0. Differences from the published forms:
 
     * The paper's :math:`h` has no :math:`Z`; the authors' code estimates it once as :math:`n` times the mean of
-      :math:`e^{m \cdot f / \tau}` over its first batch. Here it is what that estimate expects of the initial memory,
-      whose numbers have variance :math:`1/d`: :math:`Z = n\, e^{1 / (2 d \tau^2)}` (within 2 % of the mean over random
-      embeddings at the defaults), so nothing depends on which microbatch came first.
-    * Others are drawn from all other samples with replacement, by a hash of the sample's index and the number of
-      updates, so they are the same for any microbatches, any number of devices, and after a resume. The code draws
-      from samples of other classes, for which it needs the labels.
-    * The memories change at the end of a batch, in :meth:`update`, not within the forward pass.
+      :math:`e^{m \cdot f / \tau}` over its first batch. Here :math:`Z = n\, e^{1 / (2 d \tau^2)}`, the expectation of
+      that estimate for the initial memory, whose elements have variance :math:`1/d` (within 2 % of the mean over random
+      embeddings at the defaults). The loss is therefore independent of which microbatch comes first.
+    * Negatives are drawn from all other samples with replacement, by a hash of the sample's index and the number of
+      updates. They are the same for any microbatch size and number of devices, and after a resume. The authors' code
+      draws from samples of other classes, which requires labels.
+    * The memory banks change at the end of a batch, in :meth:`update`, instead of in the forward pass.
 
-    **Training.** The data set must tell the samples' indices: :class:`composer_kd.data.Indexed`. ``Distillation`` does
-    the rest by itself; in a loop of your own, call :meth:`build` if the sizes were not given, put ``parameters()`` into
-    the optimizer, and call :meth:`update` after each ``optimizer.step()``. The usual weight is 0.8.
+    **Training.** The data set must return the index of each sample; see :class:`composer_kd.data.Indexed`.
+    ``Distillation`` does everything else. In your own training loop, call :meth:`build` if you gave no sizes, put
+    ``parameters()`` into the optimizer, and call :meth:`update` after each ``optimizer.step()``. Usual weight: 0.8.
 
-    **Memory.** Two of ``n_samples x dim`` numbers, which are saved with the state. The scores are taken from one
-    product ``(B, n_samples)`` while ``n_samples`` is at most 16 times ``negatives + 1``; above that, rows are gathered
-    a few at a time, and never all ``B x negatives x dim`` at once.
+    **Memory.** Two buffers of ``n_samples x dim`` numbers, which are part of the state dict. If ``n_samples`` is at
+    most 16 times ``negatives + 1``, the scores come from one product ``(B, n_samples)``; otherwise rows are gathered a
+    few at a time, so that ``B x negatives x dim`` numbers are never allocated at once.
 
     Args:
-        n_samples: How many samples the data set has.
-        student_dim: Channels of the student's features; found by :meth:`build` if ``None``.
-        teacher_dim: Channels of the teacher's features; found by :meth:`build` if ``None``.
-        dim: Of the embedding, :math:`d`.
-        negatives: How many others each sample is told from, :math:`K`; more than there are is fine.
+        n_samples: The number of samples in the data set, :math:`n`.
+        student_dim: Channels of the student's features; taken from the shapes in :meth:`build` if ``None``.
+        teacher_dim: Channels of the teacher's features; taken from the shapes in :meth:`build` if ``None``.
+        dim: The size of the embeddings, :math:`d`.
+        negatives: The number of negatives for each sample, :math:`K`; may exceed the number of samples.
         temperature: :math:`\tau > 0`.
-        momentum: How much of a remembered embedding stays when its sample is seen again, in [0, 1).
+        momentum: The share of the old embedding that is kept in the memory at an update, in [0, 1).
 
     Raises:
-        ValueError: If a setting is out of its range.
+        ValueError: If a setting is out of range.
 
     Example:
         >>> import torch
@@ -117,14 +118,15 @@ class CRD(nn.Module):
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def build(self, student_shape: torch.Size, teacher_shape: torch.Size) -> None:
-        """Makes the linear layers for features of these shapes, or checks that those there are fit.
+        """Creates the linear layers for features of these shapes, or checks the width of existing ones.
 
         Args:
-            student_shape: Of the student's features, ``(B, D)``, ``(B, S, D)`` or ``(B, C, H, W)``, or pooled.
-            teacher_shape: Of the teacher's.
+            student_shape: The shape of the student's features: ``(B, D)``, ``(B, S, D)`` or ``(B, C, H, W)``, also
+                after pooling.
+            teacher_shape: The shape of the teacher's features.
 
         Raises:
-            ValueError: If a layer is there already and has another width.
+            ValueError: If an existing layer has a different width.
         """
         for side, shape in (('student', student_shape), ('teacher', teacher_shape)):
             if not all(isinstance(size, int) for size in shape):
@@ -136,19 +138,22 @@ class CRD(nn.Module):
                 _check_width(side, head, tuple(shape), width)
 
     def forward(self, student: Tensor, teacher: Tensor, index: Tensor | None = None) -> Tensor:
-        """The loss of one (micro)batch; in training, what :meth:`update` will remember is kept.
+        """Computes the loss of one (micro)batch and, in training, keeps the embeddings for :meth:`update`.
 
         Args:
-            student: Features ``(B, D)``; tokens and feature maps are averaged over positions.
-            teacher: The same for the teacher, whose ``D`` may differ. No gradient reaches them, only the linear layer.
-            index: The samples' places in the data set, int64 ``(B,)``.
+            student: Features ``(B, D)``; tokens and feature maps are averaged over positions. Any floating dtype.
+            teacher: Features of the same samples; ``D`` may differ. No gradient reaches them; their linear layer is
+                trained.
+            index: The indices of the samples in the data set, int64 ``(B,)``.
 
         Returns:
-            A float32 scalar (float64 for float64 inputs).
+            A float32 scalar (float64 for float64 inputs) in nats: the sum over positive and negatives and over both
+            estimates, the mean over the batch.
 
         Raises:
-            RuntimeError: If the linear layers were not built.
-            ValueError: If the indices are missing, out of range, or not as many as samples; or a width does not fit.
+            RuntimeError: If the linear layers have not been built.
+            ValueError: If the indices are missing, out of range, or differ in number from the samples; or the features
+                do not fit the linear layers.
         """
         student, teacher = ready('CRD', student, teacher, same_shape=False)
         index = self._checked(index, student, teacher)
@@ -163,11 +168,11 @@ class CRD(nn.Module):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Remembers the samples of the batch that has ended, and forgets the batch.
+        """Writes the embeddings kept from the last batch into the memory banks.
 
-        To be called once after each batch, on each rank: what all ranks saw is gathered, so that their memories stay
-        equal. Of a sample seen more than once, the last row of the batch counts on its rank (so a microbatch that was
-        tried again replaces the first attempt); among ranks the row whose first number is largest.
+        Call it once after each batch, on each rank: the embeddings of all ranks are gathered, so that the memory banks
+        stay equal. If a sample occurs more than once, the last row on its rank is used (so a repeated microbatch
+        replaces the first attempt); between ranks, the row with the largest first element.
         """
         if self._pending:
             index, student, teacher = (torch.cat(parts) for parts in zip(*self._pending))
@@ -186,7 +191,7 @@ class CRD(nn.Module):
         self._pending = []
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Makes the linear layers, if they are not there yet, for the widths of those saved."""
+        """Creates missing linear layers with the widths in the state dict."""
         for side in ('student', 'teacher'):
             weight = state_dict.get(f'{prefix}{side}_head.weight')
             if getattr(self, f'{side}_head') is None and weight is not None:
@@ -205,7 +210,7 @@ class CRD(nn.Module):
         setattr(self, f'{side}_head', nn.Linear(width, self.dim, device=memory.device, dtype=memory.dtype))
 
     def _checked(self, index: Tensor | None, student: Tensor, teacher: Tensor) -> Tensor:
-        """The indices, on the features' device, if they are what they must be."""
+        """Checks the indices and returns them as int64 on the device of the features."""
         how = 'Wrap the training set: composer_kd.data.Indexed(dataset) yields them with each sample.'
         if index is None:
             raise ValueError(f"CRD: the samples' indices are missing, expected int64 ({student.shape[0]},). {how}")
@@ -224,7 +229,7 @@ class CRD(nn.Module):
         return index.to(student.device, torch.int64)
 
     def _embedded(self, side: str, features: Tensor) -> Tensor:
-        """Embeddings ``(B, dim)`` of length 1."""
+        """Computes embeddings ``(B, dim)`` of length 1."""
         head = getattr(self, f'{side}_head')
         if head is None:
             raise RuntimeError(
@@ -236,7 +241,7 @@ class CRD(nn.Module):
         return unit(in_dtype_of_inputs(head, features))
 
     def _contrast(self, anchors: Tensor, memory: Tensor, drawn: Tensor) -> Tensor:
-        """One way: ``log(p / (K / n))`` is ``m.f / T - 1 / (2 d T^2) - log K``, and ``h`` its sigmoid."""
+        """Computes one estimate: ``log(p / (K / n))`` is ``m.f / T - 1 / (2 d T^2) - log K``, and ``h`` its sigmoid."""
         shift = 0.5 / (self.dim * self.temperature**2) + math.log(self.negatives)
         logits = scores(anchors, memory, drawn) / self.temperature - shift
         return (F.softplus(-logits[:, 0]) + F.softplus(logits[:, 1:]).sum(1)).mean()
@@ -253,14 +258,14 @@ class CRD(nn.Module):
 
 
 def _last_of_each(index: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorted by index; those that come several times, all with their last row (so no number need be waited for)."""
+    """Sorts by index and gives repeated indices their last row; the fixed size avoids a synchronisation."""
     order = torch.argsort(index, stable=True)
     index = index[order]
     return index, rows[order[torch.searchsorted(index, index, right=True) - 1]]
 
 
 def _of_all_ranks(*mine: Tensor) -> list[Tensor]:
-    """Each tensor with the rows of all ranks one below another, though ranks may have different numbers of them."""
+    """Concatenates the rows of all ranks for each tensor; the number of rows may differ between ranks."""
     size = mine[0].new_full((1,), len(mine[0]), dtype=torch.int64)
     sizes = [torch.empty_like(size) for _ in range(dist.get_world_size())]
     dist.all_gather(sizes, size)

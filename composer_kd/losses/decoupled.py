@@ -1,6 +1,6 @@
-"""Losses that part the labelled class from the others.
+"""Losses that treat the labelled class and the other classes separately.
 
-They take a fused pass in chunks of rows, which has no second derivative.
+They use a fused pass over chunks of rows, which supports first derivatives only.
 """
 
 from __future__ import annotations
@@ -26,33 +26,34 @@ def dkd(
     beta: float = 8.0,
     temperature: float = 4.0,
 ) -> Tensor:
-    r"""Decoupled knowledge distillation: the label's class against the rest, and the rest among themselves.
+    r"""Decoupled knowledge distillation: KL of label against all other classes, plus KL among the other classes.
 
     Zhao et al., *Decoupled Knowledge Distillation* (arXiv 2203.08679). With :math:`p = \mathrm{softmax}(z / T)`,
-    :math:`b = (p_y, 1 - p_y)` and :math:`\hat p` the softmax over all classes but the label's:
+    :math:`b = (p_y, 1 - p_y)` and :math:`\hat p` the softmax over all classes except the label:
 
     .. math:: T^2 \cdot \frac{1}{N} \sum_i \left[ \alpha\, \mathrm{KL}(b^t \Vert b^s)
               + \beta\, \mathrm{KL}(\hat p^t \Vert \hat p^s) \right]
 
-    With :math:`\alpha = 1` and :math:`1 - p^t_y` in place of :math:`\beta` it is :func:`kl_divergence`. The paper
-    tunes ``beta`` to the teacher: 8, 6 and 2 are all published. Its code lets the weight grow over the first 20
-    epochs; a schedule does that here. The code takes probabilities' logarithms and hides the label by subtracting
-    1000; here all is computed in logarithms, exactly. The weight is 1, on top of the cross-entropy's 1. There is no
-    second derivative.
+    With :math:`\alpha = 1` and :math:`1 - p^t_y` in place of :math:`\beta` it equals :func:`kl_divergence`. The paper
+    tunes ``beta`` for each teacher; it publishes 8, 6 and 2. The authors' code increases the weight over the first 20
+    epochs; here, use a schedule. That code takes the logarithm of probabilities and masks the label by subtracting
+    1000 from its logit; here everything is computed in log-probabilities, which is exact. Usual weight: 1, with weight
+    1 for the cross-entropy. Only first derivatives are supported.
 
     Args:
-        student: Logits ``(..., V)``, at least two classes; any floating dtype, computed in float32 at least.
+        student: Logits ``(..., V)``, at least two classes; any floating dtype.
         teacher: Logits of the same shape. No gradient reaches them.
-        labels: The class of each row, integers. Where it is -100 the teacher's own top class takes its place.
+        labels: The class of each row, integers of the logits' shape without ``V``, or flat. Where a label is -100, the
+            teacher's top class is used instead.
         alpha: Weight of the first part.
         beta: Weight of the second part.
         temperature: :math:`T > 0`.
 
     Returns:
-        A scalar in nats times :math:`T^2`, the mean over rows; 0 for equal inputs.
+        A float32 scalar (float64 for float64 inputs) in nats times :math:`T^2`, the mean over rows; 0 for equal inputs.
 
     Raises:
-        ValueError: If the shapes differ, the labels are no classes (on an accelerator their values are not looked at),
+        ValueError: If the shapes differ, the labels are not valid classes (their values are checked on the CPU only),
             there is only one class, or the temperature is not a positive finite number.
 
     Example:
@@ -67,11 +68,11 @@ def dkd(
 
 
 class DKD(nn.Module):
-    """Module twin of :func:`dkd`.
+    """Module version of :func:`dkd`.
 
     Args:
-        alpha: Weight of the label's class against the rest.
-        beta: Weight of the rest among themselves.
+        alpha: Weight of the divergence between the label and all other classes.
+        beta: Weight of the divergence among the other classes.
         temperature: :math:`T > 0`.
 
     Example:
@@ -79,7 +80,7 @@ class DKD(nn.Module):
         DKD(alpha=1.0, beta=2.0, temperature=4.0)
     """
 
-    any_dtype = True  # computes in float32 by itself, without a copy of all logits
+    any_dtype = True  # converts to float32 itself, without a copy of all logits
 
     def __init__(self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0) -> None:
         super().__init__()
@@ -103,31 +104,33 @@ def nkd(
     gamma: float = 1.5,
     temperature: float = 1.0,
 ) -> Tensor:
-    r"""Normalised knowledge distillation: the teacher's confidence in the label, and the other classes normalised.
+    r"""Normalised knowledge distillation: soft cross-entropy for the label, plus one among the other classes.
 
     Yang et al., *From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss
     and Customized Soft Labels* (arXiv 2303.13005). With :math:`p` the softmax and :math:`\hat p` the softmax over all
-    classes but the label's, at temperature :math:`\tau`:
+    classes except the label, at temperature :math:`\tau`:
 
     .. math:: \frac{1}{N} \sum_i \left[ -p^t_y \log p^s_y
               - \gamma \tau^2 \sum_{c \ne y} \hat p^t_c \log \hat p^s_c \right]
 
-    As in the authors' code the temperature is for the other classes only. It is a cross-entropy, neither 0 nor least
-    for equal inputs; the paper adds it, with weight 1, to the cross-entropy with the labels. There is no second
-    derivative.
+    As in the authors' code, the temperature applies to the other classes only. The loss is a cross-entropy: equal
+    inputs give neither 0 nor its minimum. The paper adds it, with weight 1, to the cross-entropy with the labels. Only
+    first derivatives are supported.
 
     Args:
-        student: Logits ``(..., V)``, at least two classes; any floating dtype, computed in float32 at least.
+        student: Logits ``(..., V)``, at least two classes; any floating dtype.
         teacher: Logits of the same shape. No gradient reaches them.
-        labels: The class of each row, integers. Where it is -100 the teacher's own top class takes its place.
+        labels: The class of each row, integers of the logits' shape without ``V``, or flat. Where a label is -100, the
+            teacher's top class is used instead.
         gamma: Weight of the other classes.
-        temperature: :math:`\tau > 0`, of the other classes.
+        temperature: :math:`\tau > 0`, for the other classes.
 
     Returns:
-        A scalar in nats, the mean over rows.
+        A float32 scalar (float64 for float64 inputs) in nats, the mean over rows. The part of the other classes is
+        multiplied by :math:`\tau^2`.
 
     Raises:
-        ValueError: If the shapes differ, the labels are no classes (on an accelerator their values are not looked at),
+        ValueError: If the shapes differ, the labels are not valid classes (their values are checked on the CPU only),
             there is only one class, or the temperature is not a positive finite number.
 
     Example:
@@ -144,18 +147,18 @@ def nkd(
 
 
 class NKD(nn.Module):
-    """Module twin of :func:`nkd`.
+    r"""Module version of :func:`nkd`.
 
     Args:
-        gamma: Weight of the classes other than the label's.
-        temperature: :math:`T > 0`, of the other classes.
+        gamma: Weight of the classes other than the label.
+        temperature: :math:`\tau > 0`, for the other classes.
 
     Example:
         >>> NKD()
         NKD(gamma=1.5, temperature=1.0)
     """
 
-    any_dtype = True  # computes in float32 by itself, without a copy of all logits
+    any_dtype = True  # converts to float32 itself, without a copy of all logits
 
     def __init__(self, gamma: float = 1.5, temperature: float = 1.0) -> None:
         super().__init__()
@@ -174,7 +177,7 @@ class NKD(nn.Module):
 def _with_target(
     loss: str, student: Tensor, teacher: Tensor, labels: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Both sides as rows ``(N, V)``, and the target class ``(N, 1)``."""
+    """Returns the logits of both models as rows ``(N, V)``, and the target class of each row, ``(N, 1)``."""
     student, teacher = rows_of(loss, student, teacher, temperature)
     rows, classes = student.shape
     if classes < 2:
@@ -186,7 +189,7 @@ def _with_target(
         )
     target = labels.reshape(-1, 1).long()
     unlabelled = target == NO_LABEL
-    if target.device.type == 'cpu':  # looking at them would wait for an accelerator
+    if target.device.type == 'cpu':  # reading values from an accelerator would synchronise with it
         wrong = ((target < 0) | (target >= classes)) & ~unlabelled
         if wrong.any():
             raise ValueError(

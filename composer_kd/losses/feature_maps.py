@@ -1,4 +1,4 @@
-"""Losses on what the models see on their way: feature maps and hidden vectors."""
+"""Losses between features of student and teacher: feature maps and hidden vectors."""
 
 from __future__ import annotations
 
@@ -20,22 +20,21 @@ __all__ = ['ChannelWiseKL', 'attention_transfer', 'channel_wise_kl', 'hint', 'no
 
 
 def hint(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Mean squared error of two features of the same shape: the hint of FitNets.
+    r"""Mean squared error of features of the same shape: the hint of FitNets.
 
-    Romero et al., *FitNets: Hints for Thin Deep Nets* (arXiv 1412.6550), equation 3, where a regressor :math:`r` brings
-    the student's feature to the shape of the teacher's. The regressor is the ``project`` of a match, not part of the
-    loss:
+    Romero et al., *FitNets: Hints for Thin Deep Nets* (arXiv 1412.6550), equation 3. There a regressor :math:`r` maps
+    the student's features to the shape of the teacher's; here that is the projector of a match (``project``), not part
+    of the loss:
 
     .. math:: \frac{1}{n} \sum_{i=1}^{n} \left(r(s)_i - t_i\right)^2
 
-    The mean runs over all :math:`n` elements, as published codes have it; the paper's halved sum over a map would grow
-    with its size. The weight that is customary on images is 100. After a linear projector on hidden states or on
-    embeddings this is also the hidden-state and the embedding loss of TinyBERT (arXiv 1909.10351, equations 8 and 9),
-    with weight 1.
+    The mean runs over all :math:`n` elements, as in published code; the paper has half the sum, which grows with the
+    size of the map. Usual weight on images: 100. With a linear projector on hidden states or embeddings, this is also
+    the hidden-state and the embedding loss of TinyBERT (arXiv 1909.10351, equations 8 and 9), with weight 1.
 
     Args:
-        student: A feature of any shape, after the projector; any floating dtype.
-        teacher: A feature of the same shape. No gradient reaches it.
+        student: Features of any shape, after the projector; any floating dtype.
+        teacher: Features of the same shape. No gradient reaches them.
 
     Returns:
         A float32 scalar (float64 for float64 inputs); 0 for equal inputs.
@@ -52,35 +51,36 @@ def hint(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def attention_transfer(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-    r"""Mean squared difference of where the two models look: their normalised maps of activity.
+    r"""Mean squared difference of the normalised spatial attention maps: attention transfer.
 
-    Zagoruyko and Komodakis, *Paying More Attention to Attention* (arXiv 1612.03928), activation-based, with
-    :math:`Q = \mathrm{mean}_c f_c^2` a map over positions and :math:`P` the number of positions:
+    Zagoruyko and Komodakis, *Paying More Attention to Attention* (arXiv 1612.03928), activation-based. The attention
+    map :math:`Q = \mathrm{mean}_c f_c^2` runs over the :math:`P` positions:
 
     .. math:: \frac{1}{B P} \sum_b \left\Vert \frac{Q^s_b}{\Vert Q^s_b \Vert_2} -
               \frac{Q^t_b}{\Vert Q^t_b \Vert_2} \right\Vert_2^2
 
-    This is the form of the authors' code, to which the customary weight of 1000 belongs; the paper's equation 2 has the
-    sum of unsquared norms instead. The two sides may differ in channels, and need no projector. Where they differ in
-    height or width, the larger map is average-pooled to the smaller size, so a layer may also learn from another one.
+    This is the form of the authors' code, with the usual weight of 1000; the paper's equation 2 has the sum of the
+    norms (not squared) instead. Student and teacher may differ in channels and need no projector. Where they differ in
+    height or width, the larger map is average-pooled to the smaller size, so the two layers may have different
+    resolutions.
 
     Args:
-        student: Feature maps ``(B, C, H, W)`` with any number of channels, or tokens ``(B, S, D)``, whose map runs
-            over ``S``; any floating dtype.
+        student: Feature maps ``(B, C, H, W)`` with any number of channels, or tokens ``(B, S, D)``, whose attention
+            map runs over ``S``; any floating dtype.
         teacher: The same kind of features. No gradient reaches them.
-        mask: Booleans (or integers 0 and 1), one per position, ``(B, S)`` or flat. Positions that are ``False`` are in
-            neither map and do not count in the mean. The two sides must then have the same number of positions.
+        mask: Booleans (or integers 0 and 1), one per position, ``(B, S)`` or flat. Attention maps and mean include only
+            the positions that are ``True``. Student and teacher must then have the same number of positions.
 
     Returns:
-        A float32 scalar (float64 for float64 inputs) from 0, for equal maps, to :math:`2 / P`.
+        A float32 scalar (float64 for float64 inputs), from 0 for equal maps to :math:`2 / P`.
 
     Raises:
-        ValueError: If one side is no feature with positions, or the two do not fit.
+        ValueError: If the features have no positions, or the shapes of student, teacher and mask do not fit together.
 
     Example:
         >>> import torch
-        >>> student = torch.tensor([[[[2.0, 0.0]]]])  # looks to the left
-        >>> teacher = torch.tensor([[[[0.0, 3.0]], [[0.0, 1.0]]]])  # looks to the right, with two channels
+        >>> student = torch.tensor([[[[2.0, 0.0]]]])  # active on the left
+        >>> teacher = torch.tensor([[[[0.0, 3.0]], [[0.0, 1.0]]]])  # two channels, active on the right
         >>> attention_transfer(student, teacher).item()  # (1 + 1) / 2 positions
         1.0
     """
@@ -108,7 +108,7 @@ def attention_transfer(student: Tensor, teacher: Tensor, mask: Tensor | None = N
 
 
 def channel_wise_kl(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
-    r"""Kullback-Leibler divergence between where each channel is active.
+    r"""Kullback-Leibler divergence between the spatial distributions of each channel.
 
     Shu et al., *Channel-wise Knowledge Distillation for Dense Prediction* (arXiv 2011.13256), equations 4 and 5. The
     softmax :math:`\phi` of a channel runs over its positions:
@@ -116,19 +116,22 @@ def channel_wise_kl(student: Tensor, teacher: Tensor, temperature: float = 4.0) 
     .. math:: \frac{T^2}{B C} \sum_b \sum_c
               \mathrm{KL}\left(\phi(t_{bc} / T) \,\Vert\, \phi(s_{bc} / T)\right)
 
-    The paper divides by :math:`C` and leaves the mean over samples implicit. It takes it on logits of segmentation
-    (weight 3) or on features (weight 50 in the authors' code) after a 1x1 projector where the channels differ.
+    The paper divides by :math:`C` and leaves the mean over samples implicit. It applies the loss to segmentation logits
+    (weight 3), or to features (weight 50 in the authors' code) with a 1x1 projector where the channels differ.
 
     Args:
-        student: ``(B, C, H, W)``, or maps of more dimensions with the channels in dimension 1; any floating dtype.
-        teacher: Of the same shape. No gradient reaches it.
+        student: Feature maps or logits ``(B, C, H, W)``, or with more dimensions, with the channels in dimension 1; any
+            floating dtype.
+        teacher: Maps of the same shape. No gradient reaches them.
         temperature: :math:`T > 0`.
 
     Returns:
-        A float32 scalar (float64 for float64 inputs), in nats times :math:`T^2`; 0 for equal inputs.
+        A float32 scalar (float64 for float64 inputs) in nats times :math:`T^2`, the sum over positions and the mean
+        over samples and channels; 0 for equal inputs.
 
     Raises:
-        ValueError: If the shapes differ or are not those of feature maps.
+        ValueError: If the shapes differ or have fewer than four dimensions, or the temperature is not a positive finite
+            number.
 
     Example:
         >>> import torch
@@ -147,10 +150,10 @@ def channel_wise_kl(student: Tensor, teacher: Tensor, temperature: float = 4.0) 
 
 
 class ChannelWiseKL(nn.Module):
-    r"""Module twin of :func:`channel_wise_kl`.
+    r"""Module version of :func:`channel_wise_kl`.
 
     Args:
-        temperature: :math:`T > 0`; larger values look at more of a channel's positions.
+        temperature: :math:`T > 0`; larger values spread the softmax over more positions of a channel.
 
     Raises:
         ValueError: If ``temperature`` is not a positive finite number.
@@ -179,7 +182,7 @@ class ChannelWiseKL(nn.Module):
 
 
 def normalized_mse(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Squared distance of hidden vectors of length one: the patient loss of PKD.
+    r"""Squared distance between normalised hidden vectors: the patient loss of PKD.
 
     Sun et al., *Patient Knowledge Distillation for BERT Model Compression* (arXiv 1908.09355), equation 7, for one
     layer, with :math:`h_n` the hidden vectors:
@@ -187,24 +190,24 @@ def normalized_mse(student: Tensor, teacher: Tensor) -> Tensor:
     .. math:: \frac{1}{N} \sum_{n=1}^{N} \left\Vert \frac{h^s_n}{\Vert h^s_n \Vert_2} -
               \frac{h^t_n}{\Vert h^t_n \Vert_2} \right\Vert_2^2
 
-    The paper sums over samples and layers; here it is a mean over the vectors, of the squared norm as it stands in the
-    paper: not divided by the vector's size, as ``mse_loss`` on normalised vectors would. One match per layer
-    adds the layers up. The paper compares the hidden state of the first token ([CLS]) of the layers in between, with
-    a weight of 10 to 1000 in its search; here all that is passed counts.
+    The paper sums over samples and layers; here it is a mean over the vectors. Each vector contributes its squared norm
+    as in the paper (``mse_loss`` on normalised vectors would divide it by their size). For several layers, use one
+    match each; their losses are added. The paper compares the hidden state of the first token ([CLS]) of intermediate
+    layers, and searches weights from 10 to 1000; here all vectors that are passed count.
 
     Args:
-        student: ``(B, D)``, tokens ``(B, S, D)``, or maps with the channels in dimension 1; any floating dtype.
-        teacher: Of the same shape. No gradient reaches it.
+        student: Vectors ``(B, D)``, tokens ``(B, S, D)``, or maps with the channels in dimension 1; any floating dtype.
+        teacher: Features of the same shape. No gradient reaches them.
 
     Returns:
-        A float32 scalar (float64 for float64 inputs) from 0, for equal directions, to 4 for opposite ones.
+        A float32 scalar (float64 for float64 inputs), from 0 for equal directions to 4 for opposite directions.
 
     Raises:
         ValueError: If the shapes differ.
 
     Example:
         >>> import torch
-        >>> normalized_mse(torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 5.0]])).item()  # at right angles
+        >>> normalized_mse(torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 5.0]])).item()  # orthogonal
         2.0
     """
     student, teacher = ready('normalized_mse', student, teacher)

@@ -1,4 +1,4 @@
-"""Losses on how features change from one layer to the next."""
+"""A loss on the relation between the features of consecutive layers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ['fsp']
 
 
 def fsp(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    r"""Flow of the solution procedure: which channels of one layer go with which of a later one.
+    r"""Flow of the solution procedure (FSP): mean squared error of Gram matrices between the channels of two layers.
 
     Yim, Joo, Bae and Kim, *A Gift from Knowledge Distillation* (CVPR 2017), equations 1 and 2. For feature maps
     :math:`F` and :math:`F'` of two layers:
@@ -23,20 +23,23 @@ def fsp(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     .. math:: G_{c,d} = \frac{1}{H W} \sum_{h,w} F_{c,h,w} F'_{d,h,w}, \qquad
               \mathrm{mean}_{c,d} \left( G^s_{c,d} - G^t_{c,d} \right)^2
 
-    As in the paper the larger map of a pair is max-pooled to the size of the smaller (RepDistiller's code averages).
-    The paper sums the squares; here, as in that code, their mean is taken over the matrix, the batch, and the pairs of
-    consecutive layers. The paper uses it first, by itself, to start the student from (weight 1 here too); choose layers
-    of equal width on both sides. Computed in float32 (float64 for float64 inputs), also under autocast.
+    As in the paper, the larger map of a pair is max-pooled to the size of the smaller (RepDistiller's code uses average
+    pooling). The paper sums the squares; here, as in that code, the loss is the mean over the matrix, the batch, and
+    the pairs of consecutive layers. The paper trains with this loss alone first, to initialise the student; usual
+    weight: 1. Choose layers of equal width in student and teacher. Computed in float32 (float64 for float64 inputs),
+    also under autocast.
 
     Args:
-        student: Two or more feature maps ``(B, C_i, H_i, W_i)``, in the order of the layers.
-        teacher: As many, with the same channels ``C_i``; heights and widths may differ. No gradient reaches them.
+        student: Two or more feature maps ``(B, C_i, H_i, W_i)``, in the order of the layers; any floating dtype.
+        teacher: The same number of maps with the same channels ``C_i``; heights and widths may differ. No gradient
+            reaches them.
 
     Returns:
         A float32 scalar (float64 for float64 inputs); 0 for equal inputs.
 
     Raises:
-        ValueError: If the two sides are not lists of as many maps, at least two, or differ in batch or channels.
+        ValueError: If student and teacher are not lists of the same number of maps, at least two, or differ in batch
+            size or channels.
 
     Example:
         >>> import torch
@@ -76,7 +79,7 @@ def _listed(shapes: list[tuple[int, ...]]) -> str:
 
 
 def _flow(before: Tensor, after: Tensor) -> Tensor:
-    """Products of channels ``(B, C, D)``, a mean over positions."""
+    """Computes the products of channels ``(B, C, D)``, averaged over positions."""
     height, width = (min(sizes) for sizes in zip(before.shape[2:], after.shape[2:]))
     before, after = (_shrunk(features, height, width).flatten(2) for features in (before, after))
     return before @ after.transpose(1, 2) / (height * width)
@@ -84,7 +87,7 @@ def _flow(before: Tensor, after: Tensor) -> Tensor:
 
 def _shrunk(features: Tensor, height: int, width: int) -> Tensor:
     rows, columns = features.shape[2:]
-    if rows % height == 0 and columns % width == 0:  # unlike the adaptive one, deterministic on CUDA
+    if rows % height == 0 and columns % width == 0:  # deterministic on CUDA, unlike adaptive pooling
         kernel = (rows // height, columns // width)
         return features if kernel == (1, 1) else F.max_pool2d(features, kernel)
     return F.adaptive_max_pool2d(features, (height, width))

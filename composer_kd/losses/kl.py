@@ -1,4 +1,4 @@
-"""Losses on what the models answer: their logits."""
+"""The Kullback-Leibler divergence between the logits of teacher and student."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composer_kd.losses._common import check_number, check_temperature, check_tensors, valid
+from composer_kd.losses._common import at_least_float32, check_number, check_temperature, check_tensors, valid
 from composer_kd.losses._fused import FUSED_FROM, forward_kl, fused
 
 __all__ = ['KLDivergence', 'kl_divergence']
@@ -19,27 +19,26 @@ def kl_divergence(
     softmax_dim: int = -1,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Kullback-Leibler divergence from the teacher's softened answer to the student's.
+    r"""Kullback-Leibler divergence KL(teacher || student) of the softened probabilities.
 
     Hinton, Vinyals and Dean, *Distilling the Knowledge in a Neural Network* (arXiv 1503.02531), with the factor
-    :math:`T^2` that keeps the gradient's size when the temperature changes:
+    :math:`T^2` that keeps the size of the gradient when the temperature changes:
 
     .. math:: T^2 \cdot \frac{1}{N} \sum_i \mathrm{KL}\left(
               \mathrm{softmax}(t_i / T) \,\Vert\, \mathrm{softmax}(s_i / T)\right)
 
-    The sum over classes is never divided by their number, and the mean runs over samples or positions (every
-    dimension but ``softmax_dim``), so the value grows neither with the classes nor with a sequence's length.
-    It is computed in float32 (float64 for float64 inputs) whatever the dtype of the logits. Above
-    2 :sup:`16` elements one fused pass in chunks of rows takes the place of the plain expression; the two agree
-    to 1e-6. The fused pass has no second derivative.
+    The divergence is a sum over classes and a mean over samples or positions (all dimensions except ``softmax_dim``),
+    so its scale depends on neither the number of classes nor the length of a sequence. It is computed in float32
+    (float64 for float64 inputs) for any dtype of the logits. From 2 :sup:`16` elements on, a fused pass over chunks of
+    rows replaces the plain expression; the two agree to 1e-6. The fused pass supports first derivatives only.
 
     Args:
         student: Logits, ``(..., V, ...)`` with the classes in ``softmax_dim``; any floating dtype.
         teacher: Logits of the same shape. No gradient reaches them.
         temperature: :math:`T > 0`.
         softmax_dim: The dimension of the classes.
-        mask: Booleans (or integers 0 and 1) of the logits' shape without ``softmax_dim``, or flat. Positions that are
-            ``False`` count neither in the sum nor in :math:`N`. With no ``True`` at all the loss is 0.
+        mask: Booleans (or integers 0 and 1) of the logits' shape without ``softmax_dim``, or flat. Sum and :math:`N`
+            include only the positions that are ``True``. If all are ``False``, the loss is 0.
 
     Returns:
         A float32 scalar (float64 for float64 inputs), in nats times :math:`T^2`; 0 for equal inputs.
@@ -62,17 +61,17 @@ def kl_divergence(
         mask = valid('kl_divergence', mask, (student.shape[0],))
         if student.device.type == 'cpu':
             student, teacher = student[mask], teacher[mask]
-        else:  # selecting rows would wait for the accelerator: weigh them instead
+        else:  # selecting rows would synchronise with the accelerator
             weights = mask
     if student.shape[0] == 0:
-        return student.float().sum() * 0.0
+        return at_least_float32(student).sum() * 0.0
     if student.numel() >= FUSED_FROM:
         return fused(forward_kl, student, teacher, temperature, weights)
     return plain_kl(student, teacher, temperature, weights)
 
 
 def plain_kl(student: Tensor, teacher: Tensor, temperature: float, weights: Tensor | None = None) -> Tensor:
-    """The plain expression for rows ``(N, V)``, of which those count that ``weights``, booleans ``(N,)``, names."""
+    """Computes the plain expression for rows ``(N, V)``; ``weights``, booleans ``(N,)``, says which rows count."""
     student, teacher = log_probabilities(student, teacher, temperature)
     square = temperature * temperature
     if weights is None:
@@ -84,10 +83,13 @@ def plain_kl(student: Tensor, teacher: Tensor, temperature: float, weights: Tens
 def rows_of(
     loss: str, student: Tensor, teacher: Tensor, temperature: float, softmax_dim: int = -1
 ) -> tuple[Tensor, Tensor]:
-    """Both sides' ``(..., V, ...)`` as ``(N, V)``, views where the memory allows it, the teacher without its graph.
+    """Reshapes the logits of both models from ``(..., V, ...)`` to ``(N, V)``, and detaches the teacher.
+
+    The results are views where the memory layout allows it.
 
     Raises:
-        ValueError: If a side is no tensor, the shapes differ, or the temperature is not a positive finite number.
+        ValueError: If one of them is not a tensor, the shapes differ, or the temperature is not a positive finite
+            number.
     """
     check_tensors(loss, student, teacher)
     check_temperature(loss, temperature)
@@ -103,7 +105,7 @@ def _rows(logits: Tensor, softmax_dim: int) -> Tensor:
 
 
 def log_probabilities(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Both sides' softened answers ``(N, V)`` as logarithms, in float32 at least."""
+    """Computes the log-probabilities ``(N, V)`` of both models at a temperature, in float32 at least."""
     dtype = torch.promote_types(student.dtype, torch.float32)
     student, teacher = student.to(dtype), teacher.to(dtype)
     scale = 1.0 / temperature
@@ -113,15 +115,15 @@ def log_probabilities(student: Tensor, teacher: Tensor, temperature: float) -> t
 
 
 class KLDivergence(nn.Module):
-    r"""Module twin of :func:`kl_divergence`: :math:`T^2 \cdot \mathrm{KL}(\text{teacher} \Vert \text{student})`.
+    r"""Module version of :func:`kl_divergence`: :math:`T^2 \cdot \mathrm{KL}(\text{teacher} \Vert \text{student})`.
 
     Note:
-        At ``temperature=4`` the gradient of this loss can be up to four times that of a cross-entropy. Small nets
-        without BatchNorm may diverge at the learning rate that suits cross-entropy alone: lower it, or
-        ``kd_loss_weight``.
+        At ``temperature=4`` the gradient of this loss can be up to four times that of a cross-entropy. Small networks
+        without BatchNorm may diverge at a learning rate that was tuned for the cross-entropy alone; then lower the
+        learning rate or ``kd_loss_weight``.
 
     Args:
-        temperature: :math:`T > 0`; larger values look at more of the wrong classes.
+        temperature: :math:`T > 0`; larger values give more weight to the teacher's less likely classes.
         softmax_dim: The dimension of the classes: -1 for classifiers and language models, 1 for segmentation.
 
     Raises:
@@ -137,7 +139,7 @@ class KLDivergence(nn.Module):
         KLDivergence(temperature=2.0, softmax_dim=-1)
     """
 
-    any_dtype = True  # computes in float32 by itself, without a copy of all logits
+    any_dtype = True  # converts to float32 itself, without a copy of all logits
 
     def __init__(self, temperature: float = 4.0, softmax_dim: int = -1) -> None:
         super().__init__()

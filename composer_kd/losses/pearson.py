@@ -1,4 +1,4 @@
-"""Correlations in place of divergences, for teachers much stronger than the student."""
+"""A loss on correlations instead of divergences, for a teacher that is much stronger than the student."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from composer_kd.losses._common import check_number, check_samples, check_temper
 
 __all__ = ['DIST', 'dist']
 
-LEAST = 1e-8  # norm of what is divided
-NOISE = 8.0  # times the dtype's epsilon and the norm of the values: what rounding may leave of a constant
+LEAST = 1e-8  # smallest norm that a vector is divided by
+NOISE = 8.0  # times the dtype's epsilon and the norm of the values: rounding error of a constant vector, at most
 
 
 def dist(
@@ -22,7 +22,7 @@ def dist(
     temperature: float = 1.0,
     scaled: bool = True,
 ) -> Tensor:
-    r"""Pearson correlation of probabilities, between the classes of a sample and between the samples of a class.
+    r"""Pearson correlation of probabilities, over the classes of each sample and over the samples of each class.
 
     Huang et al., *Knowledge Distillation from A Stronger Teacher* (arXiv 2205.10536). With :math:`\rho` Pearson's
     correlation and :math:`P = \mathrm{softmax}(z / \tau)` of shape :math:`(B, V)`:
@@ -30,21 +30,22 @@ def dist(
     .. math:: \tau^2 \left[ \beta \left(1 - \frac{1}{B} \sum_i \rho(P^s_{i\cdot}, P^t_{i\cdot})\right)
               + \gamma \left(1 - \frac{1}{V} \sum_c \rho(P^s_{\cdot c}, P^t_{\cdot c})\right) \right]
 
-    The paper's equation has no factor :math:`\tau^2`; of the authors' own two codes one has it and one has not. Use it
-    with weight 1: ``beta`` and ``gamma`` are its weights. A row or column without variance, but for rounding, has the
-    correlation 0 and a moderate gradient. The authors add 1e-8 to the product of the two norms, which takes small
-    columns (many classes) for uncorrelated; here each norm is at least 1e-8.
+    The paper's equation has no factor :math:`\tau^2`; one of the authors' two implementations has it, the other does
+    not. Usual weight: 1, since ``beta`` and ``gamma`` are weights already. A row or column that is constant up to
+    rounding has correlation 0 and a moderate gradient. The authors add 1e-8 to the product of the two norms, which
+    makes columns of small values (many classes) look uncorrelated; here each norm is at least 1e-8.
 
     Args:
-        student: Logits ``(..., V)``; any floating dtype, computed in float32 at least. All rows are samples.
+        student: Logits ``(..., V)``; any floating dtype. All dimensions but the last are flattened into samples.
         teacher: Logits of the same shape. No gradient reaches them.
-        beta: Weight of the relation between classes.
-        gamma: Weight of the relation between samples.
+        beta: Weight of the correlation over classes.
+        gamma: Weight of the correlation over samples.
         temperature: :math:`\tau > 0`; 1 on ImageNet, 4 on CIFAR.
         scaled: Whether to multiply by :math:`\tau^2`.
 
     Returns:
-        A scalar; 0 for equal inputs.
+        A float32 scalar (float64 for float64 inputs) without unit, from the mean over rows and the mean over columns;
+        0 for equal inputs.
 
     Raises:
         ValueError: If the shapes differ, there are fewer than two rows or two classes, or the temperature is not a
@@ -68,12 +69,12 @@ def dist(
 
 
 def _correlation(one: Tensor, other: Tensor, dim: int) -> Tensor:
-    """Pearson's correlation along a dimension, the mean over the other one."""
+    """Computes Pearson's correlation along ``dim``, averaged over the other dimension."""
     return (_direction(one, dim) * _direction(other, dim)).sum(dim).mean()
 
 
 def _direction(values: Tensor, dim: int) -> Tensor:
-    """Values less their mean, over their norm; what rounding leaves of constant ones stays as it is."""
+    """Subtracts the mean and divides by the norm; where the result is only rounding error, it is not divided."""
     centred = values - values.mean(dim, keepdim=True)
     norm, size = (torch.linalg.vector_norm(x, dim=dim, keepdim=True) for x in (centred, values.detach()))
     noise = NOISE * torch.finfo(values.dtype).eps * size
@@ -81,13 +82,13 @@ def _direction(values: Tensor, dim: int) -> Tensor:
 
 
 class DIST(nn.Module):
-    """Module twin of :func:`dist`.
+    r"""Module version of :func:`dist`.
 
     Args:
-        beta: Weight of the relation between classes.
-        gamma: Weight of the relation between samples.
-        temperature: :math:`T > 0`.
-        scaled: Whether to multiply by :math:`T^2`.
+        beta: Weight of the correlation over classes.
+        gamma: Weight of the correlation over samples.
+        temperature: :math:`\tau > 0`.
+        scaled: Whether to multiply by :math:`\tau^2`.
 
     Example:
         >>> DIST(temperature=4.0)

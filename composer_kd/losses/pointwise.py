@@ -1,4 +1,4 @@
-"""Comparisons without a divergence: the teacher's top class, squares, angles, sorted probabilities."""
+"""Losses that compare element by element or row by row: hard labels, squared error, cosine, sorted probabilities."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ __all__ = ['UniversalLogit', 'cosine', 'hard_label', 'mse', 'universal_logit']
 
 
 def hard_label(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Cross-entropy with the teacher's top class for a label, as torch defines it: pseudo-labels.
+    r"""Cross-entropy with the teacher's top class as the label (pseudo-labels), as torch defines it.
 
     .. math:: -\frac{1}{N} \sum_i \log \mathrm{softmax}(s_i)_{y_i}, \quad y_i = \arg\max_c t_{ic}
 
     Args:
-        student: Logits ``(..., V)``; any floating dtype, computed in float32 at least.
-        teacher: Logits of the same shape. Only their order matters.
+        student: Logits ``(..., V)``; any floating dtype.
+        teacher: Logits of the same shape, of which only the argmax is used.
 
     Returns:
-        A scalar in nats, the mean over rows. It is neither 0 nor least for equal inputs.
+        A float32 scalar (float64 for float64 inputs) in nats, the mean over all dimensions but the last. Equal inputs
+        give neither 0 nor the minimum.
 
     Raises:
         ValueError: If the shapes differ.
@@ -35,19 +36,19 @@ def hard_label(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def mse(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Mean squared error on logits or features, as torch defines it: the mean runs over the classes too.
+    r"""Mean squared error of logits or features, as torch defines it: a mean over all elements, classes included.
 
     .. math:: \frac{1}{N V} \sum_i \sum_c (s_{ic} - t_{ic})^2
 
     Args:
-        student: A tensor of any shape and floating dtype, computed in float32 at least.
+        student: A tensor of any shape and floating dtype.
         teacher: A tensor of the same shape. No gradient reaches it.
 
     Returns:
-        A scalar; 0 for equal inputs.
+        A float32 scalar (float64 for float64 inputs); 0 for equal inputs.
 
     Raises:
-        ValueError: If the shapes differ; torch would broadcast them.
+        ValueError: If the shapes differ (torch itself would broadcast them).
 
     Example:
         >>> import torch
@@ -58,26 +59,28 @@ def mse(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def cosine(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""One minus the cosine of the angle between student and teacher, for logits or features.
+    r"""One minus the cosine similarity of student and teacher, for logits or features.
 
     .. math:: \frac{1}{N} \sum_i \left(1 - \frac{s_i \cdot t_i}{\Vert s_i \Vert \, \Vert t_i \Vert}\right)
 
-    A row of zeros has no angle, and a moderate gradient. It is one of the three losses of Sanh et al., *DistilBERT*
-    (arXiv 1910.01108): the task's cross-entropy, by ``Distillation``'s ``org_loss_weight``, and two matches::
+    A row of zeros has cosine 0 and a moderate gradient. This is one of the three losses of Sanh et al., *DistilBERT*
+    (arXiv 1910.01108): the cross-entropy of the task, weighted by ``Distillation``'s ``org_loss_weight``, and two
+    matches::
 
         Match(KLDivergence(temperature=2.0), weight=...)
         Match(cosine, on='outputs.hidden_states[-1]', weight=...)
 
-    The paper gives no weights, and sources differ: the authors' published training command has 2 for the cross-entropy
-    (of masked words), 5 for KL and 1 for the cosine; 1, 5 and 2 is found too.
+    The paper gives no weights, and sources differ: the authors' published training command uses 2 for the cross-entropy
+    (of masked words), 5 for KL and 1 for the cosine; the weights 1, 5 and 2 are used elsewhere.
 
     Args:
         student: Logits or features ``(B, D)`` or ``(B, S, D)``, compared row by row; or feature maps ``(B, C, H, W)``,
-            each of which is one vector. Any floating dtype, computed in float32 at least.
-        teacher: The same of the same shape. No gradient reaches it.
+            where all channels and positions of a sample form one row. Any floating dtype.
+        teacher: Logits or features of the same shape. No gradient reaches them.
 
     Returns:
-        A scalar within 0 and 2, the mean over rows; 0 for equal inputs, 1 where one side is zero.
+        A float32 scalar (float64 for float64 inputs) from 0 to 2, the mean over rows; 0 for equal inputs. A row that is
+        zero in one of the models counts as 1.
 
     Raises:
         ValueError: If the shapes differ.
@@ -94,28 +97,29 @@ def cosine(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def universal_logit(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    r"""Distance between sorted probabilities, for models whose vocabularies differ.
+    r"""L1 distance between sorted probabilities, for models with different vocabularies.
 
     Boizard et al., *Towards Cross-Tokenizer Distillation: the Universal Logit Distillation Loss for LLMs*
-    (arXiv 2402.12030), the closed form of a Wasserstein distance in which all classes are equally far apart:
+    (arXiv 2402.12030), the closed form of a Wasserstein distance with the same cost between any two classes:
 
     .. math:: \frac{1}{N} \sum_i \sum_{c=1}^{\max(V_s, V_t)} \left|
               \mathrm{sort}(\mathrm{softmax}(s_i / T))_c - \mathrm{sort}(\mathrm{softmax}(t_i / T))_c \right|
 
-    Both are sorted from the largest down, the smaller vocabulary filled up with zeros. Which class is which does not
-    matter, so a permutation of the student's answer changes nothing. There is no factor :math:`T^2`. Start
-    with weight 1, on top of the cross-entropy.
+    Both are sorted in descending order, and the smaller vocabulary is padded with zeros. The identity of the classes is
+    ignored: a permutation of the student's classes leaves the loss unchanged. There is no factor :math:`T^2`. A weight
+    to start with: 1, in addition to the cross-entropy.
 
     Args:
-        student: Logits ``(..., V_s)``; any floating dtype, computed in float32 at least.
-        teacher: Logits ``(..., V_t)``, the other dimensions the same. No gradient reaches them.
+        student: Logits ``(..., V_s)``; any floating dtype.
+        teacher: Logits ``(..., V_t)`` with the same other dimensions. No gradient reaches them.
         temperature: :math:`T > 0`.
 
     Returns:
-        A scalar within 0 and 2, the mean over rows; 0 for equal inputs.
+        A float32 scalar (float64 for float64 inputs) from 0 to 2, the sum over classes and the mean over all other
+        dimensions; 0 for equal inputs.
 
     Raises:
-        ValueError: If the shapes differ otherwise than in the last dimension, or the temperature is not a positive
+        ValueError: If the shapes differ in another dimension than the last, or the temperature is not a positive
             finite number.
 
     Example:
@@ -142,7 +146,7 @@ universal_logit.any_classes = True  # type: ignore[attr-defined]
 
 
 class UniversalLogit(nn.Module):
-    """Module twin of :func:`universal_logit`.
+    """Module version of :func:`universal_logit`.
 
     Args:
         temperature: :math:`T > 0`.

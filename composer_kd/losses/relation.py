@@ -1,4 +1,4 @@
-"""Losses on how samples relate to one another: the sides may differ in shape, all but in the batch."""
+"""Losses between relations of samples, such as distances and similarities within a batch."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from composer_kd.losses._common import (
 
 __all__ = ['RKD', 'correlation_congruence', 'pkt', 'rkd', 'similarity_preserving']
 
-NO_DIRECTION = 1e-6  # of the longest vector; a shorter one is rounding noise, whose direction means nothing
+NO_DIRECTION = 1e-6  # relative to the longest vector; shorter vectors count as rounding errors without a direction
 PKT_EPS = 1e-7
 
 
 @joins_any_shape
 def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""How far the samples' similarities differ: Frobenius distance of the normalised Gram matrices.
+    r"""Mean squared difference of the row-normalised Gram matrices of a batch: similarity-preserving distillation.
 
     Tung and Mori, *Similarity-Preserving Knowledge Distillation* (arXiv 1907.09682), equations 1 to 4, with the
     features of a sample flattened to one row of :math:`F`:
@@ -33,20 +33,21 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
     .. math:: \frac{1}{B^2} \left\Vert G_t - G_s \right\Vert_F^2, \qquad
               G = \text{rows of } F F^\top \text{ divided by their L2 norms}
 
-    The rows have length 1 whatever their number of entries, so the value falls as :math:`1/B`: the usual weight 3000 is
-    for (micro)batches of 64; scale it with their size to keep the pull. A row of zeros (a sample without any feature,
-    or with one shorter than about 1e-6 of the longest in the batch) stays zero and gets no gradient. Computed in
-    float32 (float64 for float64 inputs), also under autocast.
+    Each row has length 1 for any number of entries, so the value is proportional to :math:`1/B`. The usual weight of
+    3000 is for (micro)batches of 64; for other sizes, change it in proportion to the size. A sample with zero features,
+    or with features shorter than about 1e-6 of the longest in the batch, has a row of zeros and no gradient. Computed
+    in float32 (float64 for float64 inputs), also under autocast.
 
     Args:
-        student: Features ``(B, ...)`` of any shape, whole maps as a rule; at least two samples.
-        teacher: Features ``(B, ...)`` of any other shape. No gradient reaches them.
+        student: Features ``(B, ...)`` of any shape, usually whole feature maps; at least two samples; any floating
+            dtype.
+        teacher: Features ``(B, ...)``, whose shape may differ in all other dimensions. No gradient reaches them.
 
     Returns:
         A float32 scalar (float64 for float64 inputs), the mean over the ``B x B`` entries; 0 for equal inputs.
 
     Raises:
-        ValueError: If the batches differ in size, or are of one sample.
+        ValueError: If student and teacher differ in batch size, or there is only one sample.
 
     Example:
         >>> import torch
@@ -62,7 +63,7 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
 
 @reads(pooled)
 def rkd(student: Tensor, teacher: Tensor, distance: float = 25.0, angle: float = 50.0) -> Tensor:
-    r"""Relational distillation: distances between samples, and angles at which a sample sees two others.
+    r"""Relational knowledge distillation: distances between pairs of samples, and angles in triplets of samples.
 
     Park, Kim, Lu and Cho, *Relational Knowledge Distillation* (arXiv 1904.05068), equations 5 to 10:
 
@@ -70,19 +71,20 @@ def rkd(student: Tensor, teacher: Tensor, distance: float = 25.0, angle: float =
               \frac{\lVert t_i - t_j \rVert}{\mu_t}\right) + w_a \cdot \ell\left(
               \cos\angle s_j s_i s_k, \cos\angle t_j t_i t_k\right)
 
-    :math:`\ell` is the smooth L1 (Huber, 1) and :math:`\mu` the mean of the positive distances on that side. As in the
-    published code each part is a mean over all :math:`B^2` pairs or :math:`B^3` triplets, those with equal members
-    included (they are 0 or constant); the paper sums. The paper's weights are inside: that of the loss is 1.
-    Two samples have no angles: their part is 0.
-    Samples at the same place (closer than 1e-6 of the largest distance) have neither angle nor gradient there, where
-    the published code's gradient is up to 1e12 times too large.
+    :math:`\ell` is the smooth L1 loss (Huber, 1) and :math:`\mu` the mean of the positive distances of that model. As
+    in the published code, each part is a mean over all :math:`B^2` pairs or :math:`B^3` triplets, including those with
+    equal members (which are 0 or constant); the paper sums. The paper's weights are the defaults of ``distance`` and
+    ``angle``, so the usual weight of the loss is 1. With two samples, the angle part is 0. Angles at (nearly) identical
+    samples, closer than 1e-6 of the largest distance, are set to cosine 0 without a gradient; the gradient of the
+    published code is up to 1e12 times too large there.
 
     Memory grows as :math:`B^3 + B^2 D` for the angles, and :math:`B^2` for the distances. Computed in float32 (float64
     for float64 inputs), also under autocast.
 
     Args:
-        student: Embeddings ``(B, D)``; tokens and feature maps are averaged over positions.
-        teacher: The same for the teacher; its ``D`` may differ. No gradient reaches them.
+        student: Embeddings ``(B, D)`` of at least two samples; tokens and feature maps are averaged over positions. Any
+            floating dtype.
+        teacher: Embeddings of the same samples; ``D`` may differ. No gradient reaches them.
         distance: The weight :math:`w_d` of the distances; 0 leaves them out.
         angle: The weight :math:`w_a` of the angles; 0 leaves them out.
 
@@ -90,7 +92,7 @@ def rkd(student: Tensor, teacher: Tensor, distance: float = 25.0, angle: float =
         A float32 scalar (float64 for float64 inputs); 0 for equal inputs.
 
     Raises:
-        ValueError: If the batches differ in size, or are of one sample, or both weights are 0.
+        ValueError: If student and teacher differ in batch size, there is only one sample, or both weights are 0.
 
     Example:
         >>> import torch
@@ -113,11 +115,11 @@ def rkd(student: Tensor, teacher: Tensor, distance: float = 25.0, angle: float =
 
 
 class RKD(nn.Module):
-    """Module twin of :func:`rkd`: relations of distance and angle between samples.
+    """Module version of :func:`rkd`: distances and angles between samples.
 
     Args:
         distance: The weight of the distances; 0 leaves them out.
-        angle: The weight of the angles; 0 leaves them out, and with them memory that grows as ``B^3``.
+        angle: The weight of the angles; 0 leaves them out and saves their memory, which grows as ``B^3``.
 
     Raises:
         ValueError: If a weight is not a finite number of at least 0, or both are 0.
@@ -125,7 +127,7 @@ class RKD(nn.Module):
     Example:
         >>> import torch
         >>> loss = RKD(angle=0.0)
-        >>> loss(torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[0.0], [2.0], [6.0]])).item()  # blind to scale
+        >>> loss(torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[0.0], [2.0], [6.0]])).item()  # scale-invariant
         0.0
         >>> loss
         RKD(distance=25.0, angle=0.0)
@@ -150,29 +152,30 @@ class RKD(nn.Module):
 
 @reads(pooled)
 def correlation_congruence(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Whether samples that lie side by side in the batch err in the same directions.
+    r"""Product of the absolute errors of consecutive samples in the batch: correlation congruence.
 
     Peng et al., *Correlation Congruence for Knowledge Distillation* (arXiv 1904.01802), in the form of the code that
-    its authors shared (RepDistiller's ``Correlation``) and that published tables of it come from, with
+    its authors shared (``Correlation`` in RepDistiller), on which published results are based, with
     :math:`d_i = t_i - s_i`:
 
     .. math:: \frac{1}{B - 1} \sum_{i=1}^{B-1} \sum_{c=1}^{D} |d_{i,c}| \cdot |d_{i+1,c}|
 
-    so the absolute values are taken element by element, the sum runs over the embedding and the mean over consecutive
-    samples. The paper's equation 7 is another one: :math:`\frac{1}{B^2} \lVert C_s - C_t \rVert^2` of the B x B kernels
-    (bilinear, or Gaussian by a Taylor series) between all samples. The usual weight is 0.02, with both sides embedded
-    in 128 dimensions. The value depends on the order of the samples, so a shuffled batch is assumed, and it is 0
-    already if every other sample agrees. Its gradient is taken as 0 where a difference is 0.
+    The loss is a sum over the elements of an embedding and a mean over pairs of consecutive samples. Equation 7 of the
+    paper is different: :math:`\frac{1}{B^2} \lVert C_s - C_t \rVert^2` of the B x B kernels (bilinear, or Gaussian by a
+    Taylor series) between all samples. Usual weight: 0.02, with student and teacher embedded in 128 dimensions. The
+    value depends on the order of the samples, so the batch should be shuffled, and it is 0 as soon as every other
+    sample is equal in student and teacher. Where a difference is 0, its gradient is defined as 0.
 
     Args:
-        student: Embeddings ``(B, D)``, at least two; tokens and feature maps are averaged over positions.
-        teacher: The same, with the same ``D``: project the student if it differs. No gradient reaches them.
+        student: Embeddings ``(B, D)`` of at least two samples; tokens and feature maps are averaged over positions. Any
+            floating dtype.
+        teacher: Embeddings with the same ``D`` (use a projector if the student's differs). No gradient reaches them.
 
     Returns:
         A float32 scalar (float64 for float64 inputs); 0 for equal inputs.
 
     Raises:
-        ValueError: If the embeddings differ in shape, or there is one sample.
+        ValueError: If the embeddings differ in shape, or there is only one sample.
 
     Example:
         >>> import torch
@@ -190,7 +193,7 @@ def correlation_congruence(student: Tensor, teacher: Tensor) -> Tensor:
 
 @reads(pooled)
 def pkt(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Probabilistic knowledge transfer: each sample's similarities to the others as a distribution.
+    r"""Probabilistic knowledge transfer: KL between the distributions of each sample's similarities to the batch.
 
     Passalis and Tefas, *Learning Deep Representations with Probabilistic Knowledge Transfer* (arXiv 1803.10837),
     equations 4 to 8 with the cosine kernel:
@@ -198,21 +201,23 @@ def pkt(student: Tensor, teacher: Tensor) -> Tensor:
     .. math:: \frac{1}{B^2} \sum_{i,j} t_{ij} \log \frac{t_{ij} + \epsilon}{s_{ij} + \epsilon}, \qquad
               p_{ij} = \frac{\cos(x_i, x_j) + 1}{\sum_k \cos(x_i, x_k) + 1}, \quad \epsilon = 10^{-7}
 
-    As in the authors' code, and unlike the paper, a sample's similarity to itself counts (:math:`j = i, k = i`), and
-    the sum of the divergences is divided by the number of entries, not of rows. So the value falls as :math:`1/B`: the
-    usual weight 30000 is for (micro)batches of 64; scale it with their size to keep the pull. A vector of zeros, or
-    one shorter than 1e-6 of the longest in the batch, in any dtype, has cosine 0 with all, and no gradient: rounding
-    noise has no direction.
+    As in the authors' code, and unlike the paper, the sums include each sample's similarity to itself
+    (:math:`j = i, k = i`), and the sum of the divergences is divided by the number of entries instead of rows. The
+    value is therefore proportional to :math:`1/B`. The usual weight of 30000 is for (micro)batches of 64; for other
+    sizes, change it in proportion to the size. A vector of zeros, or one shorter than 1e-6 of the longest in the batch
+    (in any dtype), counts as a rounding error: its cosine with all others is 0, without a gradient. Computed in float32
+    (float64 for float64 inputs), also under autocast.
 
     Args:
-        student: Embeddings ``(B, D)``, at least two; tokens and feature maps are averaged over positions.
-        teacher: The same for the teacher; its ``D`` may differ. No gradient reaches them.
+        student: Embeddings ``(B, D)`` of at least two samples; tokens and feature maps are averaged over positions. Any
+            floating dtype.
+        teacher: Embeddings of the same samples; ``D`` may differ. No gradient reaches them.
 
     Returns:
-        A float32 scalar (float64 for float64 inputs), in nats; 0 for equal inputs.
+        A float32 scalar (float64 for float64 inputs) in nats, the mean over the ``B x B`` entries; 0 for equal inputs.
 
     Raises:
-        ValueError: If the batches differ in size, or are of one sample.
+        ValueError: If student and teacher differ in batch size, or there is only one sample.
 
     Example:
         >>> import torch
@@ -228,7 +233,7 @@ def pkt(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _batches(loss: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Both sides ready, with as many samples, at least two of them."""
+    """Checks that both have the same number of samples, at least two, and prepares them with :func:`ready`."""
     check_tensors(loss, student, teacher)
     if student.shape[:1] != teacher.shape[:1] or student.ndim < 2 or teacher.ndim < 2:
         raise ValueError(
@@ -245,36 +250,37 @@ def _check_weights(owner: str, distance: float, angle: float) -> None:
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    """Vectors ``(..., D)`` of length 1; zero, with a gradient of zero, for those too short to have a direction."""
+    """Scales vectors ``(..., D)`` to length 1; vectors too short to have a direction become 0, with gradient 0."""
     lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
     directed = lengths > NO_DIRECTION * lengths.detach().amax()
     return vectors * torch.where(directed, 1.0 / torch.where(directed, lengths, 1.0), 0.0)
 
 
 def _gram_rows(features: Tensor) -> Tensor:
-    """The samples' inner products ``(B, B)`` with rows of length 1.
+    """Computes the inner products of the samples, ``(B, B)``, with rows of length 1.
 
-    A row's length is as good as quadratic in its sample's; divided by that first, which is the same, it is linear.
+    Each sample is normalised before it is multiplied with the others. The normalised rows stay the same, but the length
+    that ``NO_DIRECTION`` applies to is then linear in the length of the sample instead of quadratic.
     """
     features = features.flatten(1)
     return _unit(_unit(features) @ features.T)
 
 
 def _distances(embeddings: Tensor) -> Tensor:
-    """Distances ``(B, B)`` in units of their positive mean; exactly 0 between duplicates."""
+    """Distances ``(B, B)`` divided by the mean of the positive ones; exactly 0 between duplicates."""
     distances = torch.cdist(embeddings, embeddings, compute_mode='donot_use_mm_for_euclid_dist')
     mean = distances.sum() / (distances > 0).sum().clamp(min=1)
     return distances / torch.where(mean > 0, mean, 1.0)
 
 
 def _angles(embeddings: Tensor) -> Tensor:
-    """Cosines ``(B, B, B)`` of the angle at the first sample between the second and the third."""
+    """Cosines ``(B, B, B)`` of the angles at the first sample, between the directions to the second and the third."""
     sights = _unit(embeddings.unsqueeze(0) - embeddings.unsqueeze(1))
     return sights @ sights.transpose(1, 2)
 
 
 def _affinities(embeddings: Tensor) -> Tensor:
-    """Cosines ``(B, B)`` moved to [0, 1] (rounding kept within), with rows that sum to 1."""
+    """Cosines ``(B, B)`` mapped to [0, 1] (clamped at 0 against rounding errors), each row divided by its sum."""
     embeddings = _unit(embeddings)
     affinities = ((embeddings @ embeddings.T + 1.0) / 2.0).clamp(min=0.0)
     return affinities / affinities.sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""A loss on several levels at once: the student's deep features help its shallow ones."""
+"""Knowledge review: a loss over several layers, in which deep features of the student are fused into shallow ones."""
 
 from __future__ import annotations
 
@@ -19,41 +19,43 @@ MOST_MID_CHANNELS = 512
 
 
 class ReviewKD(nn.Module):
-    r"""Knowledge review: each level of the teacher teaches that level of the student and all deeper ones.
+    r"""Knowledge review: each layer of the teacher is matched by the student's layer of that level and all deeper ones.
 
     Chen et al., *Distilling Knowledge via Knowledge Review* (arXiv 2104.09044), in the residual form of section 3.2.
-    From the deepest level to the shallowest, what came from deeper (:math:`r`) is fused with the student's feature
-    :math:`f_i` by attention (ABF), and the outcome is compared with the teacher's feature :math:`t_i`:
+    From the deepest level to the shallowest, the fused features of the next deeper level :math:`r_{i+1}` are fused with
+    the student's features :math:`f_i` by attention (ABF), and the result is compared with the teacher's features
+    :math:`t_i`:
 
     .. math:: x_i = \mathrm{BN}(\mathrm{conv}_{1 \times 1}(f_i)), \quad
               (a, b) = \sigma(\mathrm{conv}_{1 \times 1}[x_i, r_{i+1}]), \quad r_i = a \, x_i + b \, r_{i+1}, \\
               L = \sum_i \mathrm{HCL}\left(\mathrm{BN}(\mathrm{conv}_{3 \times 3}(r_i)),\, t_i\right)
 
-    The deepest level has nothing to fuse: there :math:`r_i = x_i`. What comes from deeper is resized (nearest) to the
-    student's level, and :math:`r_i` to the teacher's. The hierarchical context loss (HCL) of a level is the mean
-    squared error of the whole maps and of both pooled to 4x4, 2x2 and 1x1, with weights 1, 1/2, 1/4 and 1/8 over the
-    sum of those used:
+    At the deepest level, :math:`r_i = x_i`. :math:`r_{i+1}` is resized (nearest) to the student's map, and :math:`r_i`
+    to the teacher's. The hierarchical context loss (HCL) of a level is the mean squared error of the whole maps and of
+    the maps average-pooled to 4x4, 2x2 and 1x1, with weights 1, 1/2, 1/4 and 1/8, divided by the sum of the weights
+    used:
 
     .. math:: \mathrm{HCL}(x, t) = \frac{\sum_k 2^{-k} \, \mathrm{MSE}(\mathrm{pool}_k(x), \mathrm{pool}_k(t))}
               {\sum_k 2^{-k}}
 
-    As in the authors' code, sizes that are not below the map's are left out, and the levels are summed, not averaged.
-    The customary weight is 5 on CIFAR (.6 and 1 are published too), growing from 0 over the first 20 epochs. The
-    authors take features before the last ReLU of a stage, and the pooled feature before the classifier as the deepest
-    level.
+    As in the authors' code, only pooled sizes smaller than the map are used, and the levels are summed. Usual weight: 5
+    on CIFAR (0.6 and 1 are published too), increased from 0 over the first 20 epochs. The authors take the features
+    before the last ReLU of each stage, and the pooled features before the classifier as the deepest level.
 
-    The module learns: its parameters must be in the optimizer. They come into being in :meth:`build`, or at once
-    when both lists of channels are given. BatchNorm always uses the batch's own statistics and keeps none: a loss is
-    computed in training only.
+    The module has parameters, which must be in the optimizer. :meth:`build` creates them, or the constructor if both
+    lists of channels are given. BatchNorm always uses the statistics of the batch and keeps no running statistics,
+    since a loss is computed in training only.
 
     Args:
         student_channels: Channels of the student's features, from shallow to deep.
         teacher_channels: Channels of the teacher's features, from shallow to deep.
-        mid_channels: Channels of what is passed on from level to level. By default, as in the authors' code on CIFAR,
-            those of the student's deepest feature, at most 512; their code for ImageNet has 256 for small students.
+        mid_channels: Channels of the fused features. The default, as in the authors' code for CIFAR, is the number of
+            channels of the student's deepest features, at most 512; their code for ImageNet uses 256 for small
+            students.
 
     Raises:
-        ValueError: If only one list is given, they differ in length, or a number of channels is no positive integer.
+        ValueError: If only one list is given, the lists differ in length, or a number of channels is not a positive
+            integer.
 
     Example:
         >>> import torch
@@ -61,7 +63,7 @@ class ReviewKD(nn.Module):
         >>> loss = ReviewKD(student_channels=[4, 8], teacher_channels=[6, 12])
         >>> student = [1e4 * torch.arange(8.0).reshape(2, 4), 1e4 * torch.arange(16.0).reshape(2, 8)]
         >>> teacher = [torch.zeros(2, 6), torch.zeros(2, 12)]
-        >>> round(loss(student, teacher).item(), 1)  # what BatchNorm answers has a mean square of 1 on both levels
+        >>> round(loss(student, teacher).item(), 1)  # the output of BatchNorm has a mean square of 1 on both levels
         2.0
     """
 
@@ -87,10 +89,15 @@ class ReviewKD(nn.Module):
             self._create(list(student_channels), list(teacher_channels))
 
     def build(self, student_shapes: Sequence[torch.Size], teacher_shapes: Sequence[torch.Size]) -> None:
-        """Creates the parameters for features of these shapes or, if they are there, checks that they fit.
+        """Creates the parameters for features of these shapes, or checks the shapes if the parameters exist.
+
+        Args:
+            student_shapes: The shape of each of the student's features, from shallow to deep: ``(B, C, H, W)`` or
+                ``(B, C)``.
+            teacher_shapes: The same for the teacher.
 
         Raises:
-            ValueError: If they do not.
+            ValueError: If the shapes do not fit together, or do not fit the existing parameters.
         """
         for side, shapes in (('student', student_shapes), ('teacher', teacher_shapes)):
             if isinstance(shapes, torch.Size) or not all(isinstance(shape, Sequence) for shape in shapes):
@@ -130,18 +137,20 @@ class ReviewKD(nn.Module):
             self.fusions.append(_Fusion(channels, self.mid_channels, target, fuses=level < deepest))
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-        """The loss of one batch.
+        """Computes the loss of one (micro)batch.
 
         Args:
-            student: Features from shallow to deep: maps ``(B, C, H, W)``, or ``(B, C)`` for maps of 1x1.
-            teacher: As many features of the teacher. No gradient reaches them.
+            student: Features from shallow to deep: maps ``(B, C, H, W)``, or ``(B, C)`` for maps of 1x1. Any floating
+                dtype.
+            teacher: The same number of features of the teacher. No gradient reaches them.
 
         Returns:
-            A float32 scalar (float64 for float64 inputs).
+            A float32 scalar (float64 for float64 inputs): for each level a mean over its elements, summed over levels.
 
         Raises:
-            RuntimeError: If the parameters are not there yet.
-            ValueError: If the features do not fit them or each other, or BatchNorm has but one value per channel.
+            RuntimeError: If the parameters have not been created yet.
+            ValueError: If the features fit neither the parameters nor each other, or BatchNorm has only one value per
+                channel.
         """
         if not self.fusions:
             raise RuntimeError('ReviewKD: call build(student shapes, teacher shapes) first, or give both channels')
@@ -171,13 +180,13 @@ class ReviewKD(nn.Module):
         return torch.stack(losses).sum()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Creates the parameters, if they are not there yet, for the channels of those saved."""
+        """Creates missing parameters with the numbers of channels in the state dict."""
         student: list[int] = []
         teacher: list[int] = []
         while (weight := state_dict.get(f'{prefix}fusions.{len(student)}.reduce.0.weight')) is not None:
             target = state_dict.get(f'{prefix}fusions.{len(student)}.expand.0.weight')
             student.append(weight.shape[1])
-            teacher.append(weight.shape[1] if target is None else target.shape[0])  # what is missing is told later
+            teacher.append(weight.shape[1] if target is None else target.shape[0])  # super() reports missing keys
             mid = weight.shape[0]
         if student and not self.fusions:
             self.mid_channels = self.mid_channels or mid
@@ -193,7 +202,7 @@ class ReviewKD(nn.Module):
 
 
 class _Fusion(nn.Module):
-    """Attention-based fusion of one level with what came from deeper."""
+    """Attention-based fusion of the student's features at one level with the fused features of the next deeper one."""
 
     def __init__(self, channels: int, mid: int, target: int, fuses: bool) -> None:
         super().__init__()
@@ -202,7 +211,7 @@ class _Fusion(nn.Module):
         self.expand = _conv_norm(mid, target, 3)
 
     def forward(self, own: Tensor, target: Tensor, deeper: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The answer to the teacher's feature ``target``, of which only the size counts, and what is passed on."""
+        """Returns the prediction for the teacher's features and the fused features; ``target`` gives the size."""
         fused = self.reduce(own)
         if self.attention is not None and deeper is not None:
             deeper = _resized(deeper, fused)
@@ -227,8 +236,8 @@ def _as_map(features: Tensor) -> Tensor:
 
 
 def _hierarchical_context(student: Tensor, teacher: Tensor) -> Tensor:
-    """The mean squared error of whole maps and of both pooled to ever smaller sizes."""
-    difference = student - teacher  # pooling is linear: one pooling instead of two
+    """The weighted mean squared error of the whole maps and of the maps pooled to smaller sizes."""
+    difference = student - teacher  # pooling is linear: pool once instead of twice
     loss, weight, weights = difference.square().mean(), 1.0, 1.0
     for size in POOLS:
         if size < max(student.shape[2:]):

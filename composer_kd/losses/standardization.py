@@ -1,4 +1,4 @@
-"""Logits freed from their scale and shift before they are compared."""
+"""Logit standardisation: logits are compared after their scale and shift are removed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from composer_kd.losses.kl import KLDivergence
 __all__ = ['LogitStandardization', 'standardize']
 
 EPS = 1e-7
-NOISE = 8.0  # times the dtype's epsilon and the mean: the deviation that rounding may leave of a constant row
+NOISE = 8.0  # times the dtype's epsilon and the mean: largest deviation that rounding causes in a constant row
 
 
 def standardize(logits: Tensor, dim: int = -1) -> Tensor:
-    r"""Z-scores of logits: mean 0 and standard deviation 1 over the classes.
+    r"""Computes the z-scores of logits: mean 0 and standard deviation 1 over the classes.
 
     Sun et al., *Logit Standardization in Knowledge Distillation* (arXiv 2403.01427), with the unbiased deviation and
-    the small number of the authors' code:
+    the epsilon of the authors' code:
 
     .. math:: \frac{z - \mathrm{mean}(z)}{\mathrm{std}(z) + 10^{-7}}
 
@@ -32,8 +32,9 @@ def standardize(logits: Tensor, dim: int = -1) -> Tensor:
         dim: The dimension of the classes.
 
     Returns:
-        The same shape. A row whose deviation is at most 1e-7, or what rounding leaves of a constant one, becomes zeros
-        without a gradient. There is no second derivative.
+        A float32 tensor (float64 for float64 logits) of the same shape. A row whose deviation is at most 1e-7, or at
+        most the rounding error of a constant row, becomes zeros without a gradient. Only first derivatives are
+        supported.
 
     Raises:
         ValueError: If there is only one class.
@@ -49,7 +50,7 @@ def standardize(logits: Tensor, dim: int = -1) -> Tensor:
 
 
 class _ZScores(torch.autograd.Function):
-    """See :func:`standardize`. Its gradient in closed form takes half the passes of autograd's."""
+    """Implements :func:`standardize`; the gradient in closed form takes half as many passes as with autograd."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, dim: int) -> Tensor:
@@ -57,7 +58,7 @@ class _ZScores(torch.autograd.Function):
         scores = logits - mean
         deviation = torch.linalg.vector_norm(scores, dim=dim, keepdim=True).div_(math.sqrt(logits.shape[dim] - 1))
         constant = deviation <= mean.abs_().mul_(NOISE * torch.finfo(scores.dtype).eps).clamp_(min=EPS)
-        deviation.masked_fill_(constant, math.inf)  # over which all is 0
+        deviation.masked_fill_(constant, math.inf)  # makes scores and gradient 0
         scores.div_(deviation + EPS)
         ctx.save_for_backward(scores, deviation)
         ctx.dim = dim
@@ -73,17 +74,17 @@ class _ZScores(torch.autograd.Function):
 
 
 class LogitStandardization(nn.Module):
-    """Compares standardised logits: :func:`standardize` on both sides, then the loss.
+    """Applies :func:`standardize` to the logits of student and teacher, then a loss.
 
-    The student is freed from matching the teacher's scale and shift. The paper (arXiv 2403.01427) uses KL with
-    temperature 2 and the weight 9: its logits are small, and so is the loss.
+    The student then need not match scale and shift of the teacher's logits. The paper (arXiv 2403.01427) uses KL with
+    temperature 2 and weight 9, because standardised logits are small and so is the loss.
 
     Args:
-        loss: The loss of the standardised logits, KL with temperature 2 if ``None``. It gets the labels or the mask
-            that it asks for.
+        loss: The loss on the standardised logits; KL with temperature 2 if ``None``. It receives labels or mask if its
+            signature has them.
 
     Attributes:
-        wrapped: The loss. Who looks for what a loss asks for must look there.
+        wrapped: The loss. Inspect its signature, instead of this module's, for the arguments that it takes.
 
     Raises:
         ValueError: If the loss is not callable.
@@ -106,7 +107,7 @@ class LogitStandardization(nn.Module):
 
     @property
     def temperature(self) -> float:
-        """The wrapped loss's temperature, to be read and set (as a schedule does)."""
+        """The temperature of the wrapped loss; it can be set, for example by a schedule."""
         return self.wrapped.temperature
 
     @temperature.setter
@@ -115,24 +116,24 @@ class LogitStandardization(nn.Module):
 
     @property
     def softmax_dim(self) -> int:
-        """The dimension of the classes, which is the wrapped loss's."""
+        """The dimension of the classes, taken from the wrapped loss."""
         return getattr(self.wrapped, 'softmax_dim', -1)
 
     @property
     def any_classes(self) -> bool:
-        """Whether student and teacher may have different classes, as the wrapped loss says."""
+        """Whether the wrapped loss allows student and teacher to have different classes."""
         return getattr(self.wrapped, 'any_classes', False)
 
     def forward(self, student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
-        """The wrapped loss of the standardised logits.
+        """Computes the wrapped loss of the standardised logits.
 
         Args:
-            student: Logits ``(..., V, ...)``.
+            student: Logits ``(..., V, ...)``; any floating dtype.
             teacher: Logits of the same shape. No gradient reaches them.
-            options: What the wrapped loss asks for: labels, mask.
+            options: Further arguments of the wrapped loss: labels, mask.
 
         Returns:
-            What the wrapped loss returns.
+            The value of the wrapped loss, with its dtype, reduction and scale.
         """
         check_tensors('LogitStandardization', student, teacher)
         dim = self.softmax_dim

@@ -1,4 +1,4 @@
-"""Losses on what happens within a transformer's layer: attention, and relations of values."""
+"""Losses on the self-attention of a transformer layer: attention matrices, and relations between value vectors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from composer_kd.losses._common import check_tensors, full_precision, ready, val
 __all__ = ['ValueRelationKL', 'attention_kl', 'attention_mse', 'value_relation_kl']
 
 EPS = 1e-12
-"""What :func:`attention_kl` takes for a smaller probability: small enough not to be seen in a sum over keys."""
+"""Lower bound of the probabilities in :func:`attention_kl`; negligible in a sum over keys."""
 
 
 def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -21,16 +21,17 @@ def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
 
     .. math:: \frac{1}{H} \sum_{h=1}^{H} \mathrm{MSE}(A^s_h, A^t_h)
 
-    The paper prefers the scores before the softmax, because they converge faster; the probabilities that models show
-    as ``output_attentions`` work too. The mean runs over heads and valid queries, and for each query over the valid
-    keys of its sample, so that it does not depend on how a batch is cut. The authors' code sets the scores of padded
-    keys to 0 and divides by all pairs, so that its value shrinks with padding.
+    The paper prefers the scores before the softmax, because training converges faster; the probabilities that models
+    return with ``output_attentions`` work too. The mean runs over heads and valid queries, and for each query over the
+    valid keys of its sample, so the mean over a batch is the same for any division into microbatches. The authors' code
+    sets the scores of padded keys to 0 and divides by all pairs, so its value decreases with padding.
 
     Args:
-        student: ``(B, H, S, S)``, with as many heads as the teacher; any floating dtype.
-        teacher: Of the same shape. No gradient reaches it.
+        student: Attention scores or probabilities ``(B, H, S, S)``, with the same number of heads as the teacher; any
+            floating dtype.
+        teacher: Attention of the same shape. No gradient reaches it.
         mask: Booleans (or integers 0 and 1), ``(B, S)`` or flat: the positions that count, as queries and as keys.
-            Needed where padded or future keys have scores of minus infinity. With no ``True`` at all the loss is 0.
+            Required where padded or future keys have scores of minus infinity. If all are ``False``, the loss is 0.
 
     Returns:
         A float32 scalar (float64 for float64 inputs); 0 for equal inputs.
@@ -56,30 +57,31 @@ def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
 
 
 def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-    r"""Kullback-Leibler divergence of attention distributions: the attention transfer of MiniLM.
+    r"""Kullback-Leibler divergence KL(teacher || student) of attention distributions, as in MiniLM.
 
-    Wang et al., *MiniLM* (arXiv 2002.10957), equation 6, on the last layer, with :math:`A_{h,q}` what query :math:`q`
-    pays to the keys in head :math:`h` (weight 1, together with :func:`value_relation_kl`):
+    Wang et al., *MiniLM* (arXiv 2002.10957), equation 6, on the last layer, with :math:`A_{h,q}` the attention
+    probabilities of query :math:`q` over the keys in head :math:`h` (weight 1, together with
+    :func:`value_relation_kl`):
 
     .. math:: \frac{1}{B H S} \sum_b \sum_h \sum_q \mathrm{KL}\left(A^t_{bhq} \,\Vert\, A^s_{bhq}\right)
 
-    The mean runs over heads and valid queries. The rows are brought to a sum of 1 over the valid keys, which changes
-    nothing for a softmax that saw the same mask, but for rounding in half precision. Probabilities below 1e-12, exact
-    zeros of padded or future keys among them, count as 1e-12.
+    The mean runs over heads and valid queries. Rows are rescaled to a sum of 1 over the valid keys; after a softmax
+    with the same mask, this only corrects rounding in half precision. Probabilities below 1e-12, including the exact
+    zeros of padded or future keys, count as 1e-12.
 
     Note:
-        Some models (BERT's) show their attention after dropout. A probability that the student's dropout set to 0 costs
-        as much as one that it got wrong: train with ``attention_probs_dropout_prob=0``.
+        Some models (BERT, for example) return their attention after dropout. A probability that dropout sets to 0 in
+        the student then costs as much as a wrong one: train with ``attention_probs_dropout_prob=0``.
 
     Args:
-        student: Probabilities ``(B, H, S, S)``, rows over keys, as ``output_attentions`` gives them, with as many heads
-            as the teacher; any floating dtype.
-        teacher: Of the same shape. No gradient reaches it.
+        student: Probabilities ``(B, H, S, S)``, each row over the keys, as returned by ``output_attentions``, with the
+            same number of heads as the teacher; any floating dtype.
+        teacher: Probabilities of the same shape. No gradient reaches them.
         mask: Booleans (or integers 0 and 1), ``(B, S)`` or flat: the positions that count, as queries and as keys.
-            With no ``True`` at all the loss is 0.
+            If all are ``False``, the loss is 0.
 
     Returns:
-        A float32 scalar (float64 for float64 inputs), in nats; 0 for equal inputs.
+        A float32 scalar (float64 for float64 inputs) in nats; 0 for equal inputs.
 
     Raises:
         ValueError: If the shapes differ, or the mask does not fit.
@@ -98,14 +100,14 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -
         return F.kl_div(student, teacher, reduction='sum', log_target=True) / (batch * heads * queries)
     mask = _positions('attention_kl', mask, batch, queries, keys)
     pairs = mask[:, None, :, None] & mask[:, None, None, :]
-    # Elsewhere both sides are the same constant, which adds nothing to a divergence.
+    # Masked pairs have the same constant in student and teacher, and add 0 to the divergence.
     student, teacher = (_log_probabilities(x.where(pairs, 0.0)) for x in (student, teacher))
     total = F.kl_div(student, teacher, reduction='sum', log_target=True)
     return total / (mask.sum() * heads).clamp(min=1)
 
 
 def value_relation_kl(student: Tensor, teacher: Tensor, heads: int = 12, mask: Tensor | None = None) -> Tensor:
-    r"""Kullback-Leibler divergence of the relations between value vectors.
+    r"""Kullback-Leibler divergence KL(teacher || student) of the relations between value vectors, as in MiniLM.
 
     Wang et al., *MiniLM* (arXiv 2002.10957), equations 8 and 9, on the last layer. In each head, with values
     :math:`V_h` of shape :math:`(S, d)` and :math:`d = D / H`:
@@ -113,26 +115,25 @@ def value_relation_kl(student: Tensor, teacher: Tensor, heads: int = 12, mask: T
     .. math:: R_h = \mathrm{softmax}\left(V_h V_h^\top / \sqrt{d}\right), \qquad
               \frac{1}{B H S} \sum_b \sum_h \sum_q \mathrm{KL}\left(R^t_{bhq} \,\Vert\, R^s_{bhq}\right)
 
-    A relation has the same shape whatever the vectors' size, so no projector is needed. The mean runs over heads and
-    valid queries; keys that are not valid are left out of the softmax. The weight is 1, together with
-    :func:`attention_kl`.
+    The shape of a relation is independent of the size of the vectors, so no projector is needed. The mean runs over
+    heads and valid queries; the softmax runs over valid keys. Usual weight: 1, together with :func:`attention_kl`.
 
     Args:
         student: Values ``(B, S, D)``, the output of the layer's value projection; any floating dtype.
-        teacher: Values ``(B, S, D')`` with any size. No gradient reaches them.
-        heads: The number of heads :math:`H`, the same on both sides; it divides ``D`` and ``D'``.
-        mask: Booleans (or integers 0 and 1), ``(B, S)`` or flat: the positions that count. With no ``True`` at all the
-            loss is 0.
+        teacher: Values ``(B, S, D')``, where ``D'`` may differ from ``D``. No gradient reaches them.
+        heads: The number of heads :math:`H`, the same for student and teacher; it divides ``D`` and ``D'``.
+        mask: Booleans (or integers 0 and 1), ``(B, S)`` or flat: the positions that count, as queries and as keys. If
+            all are ``False``, the loss is 0.
 
     Returns:
-        A float32 scalar (float64 for float64 inputs), in nats; 0 for equal inputs.
+        A float32 scalar (float64 for float64 inputs) in nats; 0 for equal inputs.
 
     Raises:
         ValueError: If the shapes, the heads or the mask do not fit.
 
     Example:
         >>> import torch
-        >>> student = torch.zeros(1, 2, 1)  # both positions alike: relations (1/2, 1/2)
+        >>> student = torch.zeros(1, 2, 1)  # equal positions: relations (1/2, 1/2)
         >>> teacher = torch.tensor([[[1.0], [0.0]]]) * torch.tensor(3.0).log().sqrt()  # (3/4, 1/4) and (1/2, 1/2)
         >>> round(value_relation_kl(student, teacher, heads=1).item(), 4)  # half of 3/4 log 3/2 + 1/4 log 1/2
         0.0654
@@ -165,7 +166,7 @@ def value_relation_kl(student: Tensor, teacher: Tensor, heads: int = 12, mask: T
 
 
 class ValueRelationKL(nn.Module):
-    r"""Module twin of :func:`value_relation_kl`.
+    r"""Module version of :func:`value_relation_kl`.
 
     Args:
         heads: The number of heads, the same for student and teacher.
@@ -199,7 +200,7 @@ class ValueRelationKL(nn.Module):
 
 
 def _maps(loss: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention matrices, ready for arithmetic."""
+    """Checks the shapes of attention matrices, and prepares them with :func:`ready`."""
     check_tensors(loss, student, teacher)
     if student.ndim != 4 or student.shape != teacher.shape:
         raise ValueError(
@@ -210,7 +211,7 @@ def _maps(loss: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _positions(loss: str, mask: Tensor, batch: int, queries: int, keys: int) -> Tensor:
-    """The mask as ``(B, S)``."""
+    """Returns the mask as booleans ``(B, S)``."""
     if queries != keys:
         raise ValueError(
             f'{loss}: expected a mask only for as many queries as keys, got {queries} queries and {keys} keys'
@@ -219,7 +220,7 @@ def _positions(loss: str, mask: Tensor, batch: int, queries: int, keys: int) -> 
 
 
 def _log_probabilities(rows: Tensor) -> Tensor:
-    """The logarithm of rows brought to a sum of 1, none below ``EPS`` before."""
+    """Clamps probabilities at ``EPS``, rescales rows to a sum of 1, and returns the logarithms."""
     rows = rows.clamp(min=EPS)
     return rows.log() - rows.sum(-1, keepdim=True).log()
 

@@ -1,4 +1,4 @@
-"""A loss that learns how well the student's features tell the teacher's."""
+"""Variational information distillation: a learned Gaussian model of the teacher's features given the student's."""
 
 from __future__ import annotations
 
@@ -23,33 +23,34 @@ __all__ = ['VID']
 
 
 class VID(nn.Module):
-    r"""Variational information distillation: a lower bound on what the student's feature tells of the teacher's.
+    r"""Variational information distillation: maximises a lower bound on the mutual information of the features.
 
-    Ahn et al., *Variational Information Distillation for Knowledge Transfer* (arXiv 1904.05835), equations 5 and 6: the
-    negative logarithm, but for a constant, of a Gaussian in the teacher's feature :math:`t`, whose mean :math:`\mu`
-    a regressor reads off the student's feature, and whose variance is learned for each of the teacher's channels:
+    Ahn et al., *Variational Information Distillation for Knowledge Transfer* (arXiv 1904.05835), equations 5 and 6. The
+    loss is the negative log-likelihood, up to a constant, of the teacher's features :math:`t` under a Gaussian. A
+    regressor predicts its mean :math:`\mu` from the student's features :math:`s`; its variance is learned for each of
+    the teacher's channels:
 
     .. math:: \frac{1}{n} \sum_{i} \frac{1}{2} \left[
               \frac{(\mu_i(s) - t_i)^2}{\sigma_{c(i)}^2} + \log \sigma_{c(i)}^2 \right], \qquad
               \sigma_c^2 = \mathrm{softplus}(\alpha_c) + \epsilon
 
-    The mean runs over all :math:`n` elements, as in published codes (weight 1); the paper sums over channels and
-    positions. The regressor has three layers, 1x1 convolutions without a bias with ReLU between them, from the
-    student's channels to the teacher's and twice from those to themselves. On vectors and tokens they are linear
-    layers. Where maps differ in height or width, the larger side is average-pooled to the smaller size. The value may
-    be negative: only its changes mean something.
+    The mean runs over all :math:`n` elements, as in published code (weight 1); the paper sums over channels and
+    positions. The regressor has three 1x1 convolutions without bias, with ReLU between them: the first maps the
+    student's channels to the teacher's, the others keep that number. On vectors and tokens they are linear layers.
+    Where maps differ in height or width, the larger one is average-pooled to the smaller size. The value may be
+    negative; only its changes are meaningful.
 
-    The module learns: its parameters must be in the optimizer. They come into being in :meth:`build`, or at once
-    when both numbers of channels are given.
+    The module has parameters, which must be in the optimizer. :meth:`build` creates them, or the constructor if both
+    numbers of channels are given.
 
     Args:
-        student_channels: Channels of the student's feature.
-        teacher_channels: Channels of the teacher's feature.
-        init_var: The variance at the beginning.
-        eps: :math:`\epsilon`, the least variance.
+        student_channels: Channels of the student's features.
+        teacher_channels: Channels of the teacher's features.
+        init_var: The initial variance.
+        eps: :math:`\epsilon`, the smallest variance.
 
     Raises:
-        ValueError: If only one of the channels is given, or a setting is no positive number, or ``init_var`` is not
+        ValueError: If only one number of channels is given, a setting is not a positive number, or ``init_var`` is not
             above ``eps``.
 
     Example:
@@ -66,7 +67,7 @@ class VID(nn.Module):
     raw: nn.Parameter | None
     regressor: nn.Module | None
 
-    any_shape = True  # its regressor joins channels, and pooling sizes
+    any_shape = True  # the regressor maps the channels, and pooling adapts the sizes
 
     def __init__(
         self,
@@ -91,10 +92,14 @@ class VID(nn.Module):
             self._create(student_channels, teacher_channels)
 
     def build(self, student_shape: torch.Size, teacher_shape: torch.Size) -> None:
-        """Creates the parameters for features of these shapes or, if they are there, checks that they fit.
+        """Creates the parameters for features of these shapes, or checks the shapes if the parameters exist.
+
+        Args:
+            student_shape: The shape of the student's features: ``(B, C, H, W)``, ``(B, S, D)`` or ``(B, D)``.
+            teacher_shape: The shape of the teacher's features, of the same kind.
 
         Raises:
-            ValueError: If they do not.
+            ValueError: If the shapes do not fit together, or do not fit the existing parameters.
         """
         _check_shapes(student_shape, teacher_shape)
         student, teacher = (shape[channels_dim(shape)] for shape in (student_shape, teacher_shape))
@@ -111,7 +116,7 @@ class VID(nn.Module):
             if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
                 raise ValueError(f'VID: {name} must be a positive int, got {channels!r}')
         self.student_channels, self.teacher_channels = student, teacher
-        # A linear layer over the channels is a 1x1 convolution.
+        # A linear layer over the channels equals a 1x1 convolution.
         self.regressor = nn.Sequential(
             nn.Linear(student, teacher, bias=False),
             nn.ReLU(),
@@ -123,18 +128,18 @@ class VID(nn.Module):
         self.raw = nn.Parameter(torch.full((teacher,), softplus + math.log(-math.expm1(-softplus))))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The loss of one batch.
+        """Computes the loss of one (micro)batch.
 
         Args:
             student: Maps ``(B, C, H, W)``, tokens ``(B, S, D)`` or vectors ``(B, D)``; any floating dtype.
             teacher: The same kind of features with the teacher's channels. No gradient reaches them.
 
         Returns:
-            A float32 scalar (float64 for float64 inputs).
+            A float32 scalar (float64 for float64 inputs) in nats, the mean over all elements.
 
         Raises:
-            RuntimeError: If the parameters are not there yet.
-            ValueError: If the features do not fit them or each other.
+            RuntimeError: If the parameters have not been created yet.
+            ValueError: If the features do not fit the parameters or each other.
         """
         if self.regressor is None or self.raw is None:
             raise RuntimeError('VID: call build(student.shape, teacher.shape) first, or give both channels')
@@ -150,7 +155,7 @@ class VID(nn.Module):
         return 0.5 * ((mean - teacher).square() / variance + variance.log()).mean()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Creates the parameters, if they are not there yet, for the channels of those saved."""
+        """Creates missing parameters with the numbers of channels in the state dict."""
         first = state_dict.get(f'{prefix}regressor.0.weight')
         if self.regressor is None and first is not None:
             self._create(first.shape[1], first.shape[0])
@@ -165,7 +170,7 @@ class VID(nn.Module):
 
 
 def _check_shapes(student: torch.Size, teacher: torch.Size) -> None:
-    """Same kind of features, of the same samples and tokens."""
+    """Checks that the features are of the same kind, with the same samples and tokens."""
     for side, shape in (('student', student), ('teacher', teacher)):
         if not all(isinstance(size, int) for size in shape):
             raise ValueError(f'VID: expected the shape of one feature of the {side}, got {shape!r}')

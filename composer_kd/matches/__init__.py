@@ -1,1 +1,1 @@
-"""What is compared, and how it becomes one loss."""
+"""Matches: what is compared between student and teachers, and the distillation loss built from it."""

@@ -1,4 +1,4 @@
-"""What is trained beside the student: projectors and learned losses."""
+"""The auxiliary modules of a run: projectors and learned losses, trained together with the student."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from composer_kd.students import EXTRAS
 
 __all__ = ['AuxiliaryModules']
 
-# Where DistributedDataParallel looks for names of parameters and buffers that are not its business.
+# The attribute in which DistributedDataParallel looks for parameters and buffers that it must not synchronise.
 _NOT_SENT = '_ddp_params_and_buffers_to_ignore'
 
 
 class AuxiliaryModules:
-    """A submodule of the student (``EXTRAS``) and groups of its optimizer.
+    """The auxiliary modules of a run, in a submodule of the student (``EXTRAS``) and in its optimizer.
 
-    So they are trained, saved, resumed, and kept equal on all ranks as the student's own parameters are.
+    They are therefore trained, saved, resumed and synchronised between ranks as the student's own parameters are.
     """
 
     def __init__(self) -> None:
@@ -34,21 +34,27 @@ class AuxiliaryModules:
 
     @property
     def taken(self) -> bool:
-        """Whether the student holds any of them."""
+        """Whether the student holds any auxiliary module."""
         return bool(self._taken)
 
     @property
     def are_trained(self) -> bool:
-        """Whether there is any parameter among them."""
+        """Whether any auxiliary module has parameters."""
         return any(own for _, own in self._taken.values())
 
     def reserve(self, state: State, match: Match) -> None:
-        """Makes room in the optimizer for what a match learns: its only group, or a new one for a rate of its own.
+        """Reserves a parameter group of the optimizer for the auxiliary modules of a match.
 
-        Composer's schedulers are made before shapes can be known, and must see a new group, though it is empty.
+        This is the optimizer's only group, or a new one if the match has its own learning rate or the optimizer has
+        several groups. Composer creates its schedulers before the shapes of features are known. A new group is
+        therefore added now, still empty, so that they see it.
+
+        Args:
+            state: The state of the run.
+            match: A match that learns something.
 
         Raises:
-            ConfigError: If there is not one optimizer, or the student is to be sharded.
+            ConfigError: If the run does not have exactly one optimizer, or uses FSDP.
         """
         if state.fsdp_config is not None:
             raise ConfigError(
@@ -69,12 +75,12 @@ class AuxiliaryModules:
             return
         optimizer.add_param_group({'params': [], **({} if match.lr is None else {'lr': match.lr})})
         first, group = optimizer.param_groups[0], optimizer.param_groups[-1]
-        for key in first.keys() - group.keys():  # kept there by schedulers, and by Composer's own optimizers
+        for key in first.keys() - group.keys():  # set there by schedulers, and by Composer's own optimizers
             group[key] = group['lr'] if key == 'initial_lr' else first[key]
         self._groups[match.name] = group
 
     def follow_schedulers(self, state: State) -> None:
-        """Makes torch's schedulers, which were made before the groups, take them along; Composer's do by themselves."""
+        """Adds the new groups to torch's schedulers, which were created before them; Composer's need no change."""
         groups = self._optimizer.param_groups if self._optimizer is not None else []
         waiting: list[Any] = list(state.schedulers)
         while waiting:
@@ -87,10 +93,15 @@ class AuxiliaryModules:
                     values += [g.get('initial_lr', g['lr']) if name == 'base_lrs' else values[0] for g in missing]
 
     def take_in(self, state: State, term: LossTerm) -> None:
-        """Makes what a term learns a part of the student's module tree and of its optimizer.
+        """Registers the auxiliary modules of a loss term in the student's module tree and in its optimizer.
+
+        Args:
+            state: The state of the run.
+            term: The loss term; its modules are built.
 
         Raises:
-            ConfigError: If the student has something of that name from elsewhere.
+            ConfigError: If the optimizer already has one of their parameters, or the student has a submodule of that
+                name.
         """
         parts = term.learned()
         if not parts:
@@ -114,13 +125,13 @@ class AuxiliaryModules:
         extras[name] = state.device.module_to_device(nn.ModuleDict(parts))
         self._groups[term.match.name]['params'].extend(own)
         if term.remembers:
-            # A memory begins alike on all ranks and is written alike: no need to send all of it at each forward pass.
+            # Memories start equal and are updated equally on all ranks: DDP need not broadcast them at each forward.
             memory = [f'{EXTRAS}.{name}.{buffer}' for buffer, _ in extras[name].named_buffers()]
             setattr(state.model, _NOT_SENT, [*getattr(state.model, _NOT_SENT, ()), *memory])
         self._taken[name] = term, own
 
     def release(self, model: nn.Module) -> None:
-        """Takes all of them out of the student again."""
+        """Removes all auxiliary modules from the student, and their parameters from the optimizer."""
         extras = getattr(model, EXTRAS, {})
         for name, (_, own) in self._taken.items():
             if name in extras:
@@ -139,13 +150,18 @@ class AuxiliaryModules:
         self._taken.clear()
 
     def idle(self, used: Iterable[int | None]) -> Tensor | None:
-        """Zero times all parameters that a batch does not use; ``None`` where it uses all.
+        """Zero-valued sum over the parameters this batch leaves unused; ``None`` if every parameter is used.
 
-        Without it, DistributedDataParallel would wait for gradients that never come; and momentum goes on with a
-        gradient of zero, where it would rest without one, so it is added whatever the number of ranks.
+        With it, DistributedDataParallel sees a gradient for each parameter. An optimizer with momentum updates a
+        parameter whose gradient is zero and skips one without a gradient. The sum is therefore added on a single rank
+        too, so that results do not depend on the number of ranks.
 
         Args:
-            used: The teachers of the terms that the batch uses, ``None`` for their mean.
+            used: The teachers' numbers in the pool whose loss terms the batch uses, with ``None`` for terms on the mean
+                of their logits.
+
+        Returns:
+            A scalar tensor, or ``None``.
         """
         if not self._taken:
             return None

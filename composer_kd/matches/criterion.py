@@ -1,4 +1,4 @@
-"""All comparisons of a run, bound to its student and teachers, and what they learn."""
+"""The distillation loss of a run: its loss terms, the hooks on student and teachers, and the auxiliary modules."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ __all__ = ['Criterion']
 
 
 class Criterion:
-    """The distillation loss of a run: every match, for every teacher that it is bound to.
+    """The distillation loss of a run: the weighted sum of all matches, each bound to its teachers as loss terms.
 
     Args:
         kd_loss_fn: A loss, a :class:`.Match`, or a list of them.
         pool: The teachers.
 
     Raises:
-        ConfigError: If a match names a teacher that is not there, or two share what they learn.
+        ConfigError: If a match names an unknown teacher, or two matches share a module that learns.
 
     Example:
         >>> Criterion(nn.MSELoss(), TeacherPool(nn.Linear(2, 3))).name
@@ -51,7 +51,7 @@ class Criterion:
         }
         self.needs_logits = any(match.on_logits for match in self.matches)
         self.needs_features = not all(match.on_logits for match in self.matches)
-        # The usual case, for which no more need be done than to compare: one loss of the mean logits.
+        # The fast path for the usual case: one loss on the mean logits, with the weight 1.
         self._only = (
             self.on_mean[0] if len(self.terms) == len(self.on_mean) == 1 and self.matches[0].weight == 1.0 else None
         )
@@ -88,12 +88,12 @@ class Criterion:
 
     @property
     def classes_dim(self) -> int:
-        """The dimension of the classes in logits."""
+        """The dimension of the classes in the logits."""
         return next((term.adapter.classes_dim for term in self.terms if term.match.on_logits), -1)
 
     @property
     def same_logits(self) -> set[int]:
-        """The teachers that must answer in the student's very shape."""
+        """The numbers of the teachers whose logits must have the student's shape."""
         strict = [term.teacher for term in self.terms if term.match.on_logits and not term.adapter.any_classes]
         everyone = range(len(self.pool.teachers)) if None in strict else ()
         return {*everyone, *(index for index in strict if index is not None)}
@@ -104,10 +104,11 @@ class Criterion:
     # Before training --------------------------------------------------------------------------------------------------
 
     def prepare(self, state: State) -> None:
-        """At INIT: finds the layers, makes room in the optimizer, and takes in what is ready.
+        """At ``INIT``: finds the layers, reserves parameter groups, and registers the modules that need no shapes.
 
         Raises:
-            ConfigError: If a layer is not there; names the nearest ones.
+            ConfigError: If a layer does not exist (the message lists the nearest names), if the setting ``lr`` or the
+                sizes of a loss on logits are wrong, or if this object was used in an earlier run.
         """
         self.detach()
         if self.auxiliary.taken:
@@ -143,23 +144,23 @@ class Criterion:
             raise ConfigError(f'Match {match.name!r} learns nothing: its lr has no effect, leave it out')
 
     def build(self, state: State) -> None:
-        """Before weights are loaded: measures shapes, makes what waits for them, and tries every match on them.
+        """At ``BEFORE_LOAD``: measures shapes, builds the modules that need them, and makes a dry run of every match.
 
         Raises:
-            ConfigError: If shapes cannot be measured or joined.
-            LossError: If a loss cannot compare what it is given.
+            ConfigError: If shapes cannot be measured, or no projector fits them.
+            LossError: If a loss cannot compare features of these shapes.
         """
         waiting = [(number, term) for number, term in enumerate(self.terms) if term.waits]
         if not self.needs_features or state.train_dataloader is None:
-            return  # to evaluate, nothing need be built; FIT_START asks again
+            return  # an evaluation needs no modules; `attach` checks again at FIT_START
         try:
             samples = measure(state, self.pool, self.terms)
         except ConfigError:
             if waiting:
                 raise
-            return  # what cannot be looked at beforehand is found out at the first batch
+            return  # features that cannot be measured now are checked at the first batch
         for number, term in waiting:
-            # The same on every rank and in every run of this seed, whatever was drawn before.
+            # Equal initial weights on every rank and in every run with this seed.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(state.rank_zero_seed + number)
                 term.build(samples.shapes[None], samples.shapes[term.teacher])
@@ -167,10 +168,10 @@ class Criterion:
         dry_run(state, self.terms, samples)
 
     def attach(self, state: State) -> None:
-        """When training starts: hooks go on.
+        """At ``FIT_START``: attaches the hooks.
 
         Raises:
-            ConfigError: If something still waits for shapes, or a layer is gone.
+            ConfigError: If a module still needs shapes, or a layer no longer exists.
         """
         waiting = [term.match.name for term in self.terms if term.waits]
         if waiting:
@@ -183,7 +184,7 @@ class Criterion:
             hooks.attach()
 
     def detach(self) -> None:
-        """When it ends: they come off."""
+        """At ``FIT_END``: removes the hooks."""
         for hooks in self._all_hooks():
             hooks.remove()
 
@@ -200,17 +201,17 @@ class Criterion:
         drawn: Sequence[int],
         precision: Callable[[], AbstractContextManager[Any]],
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Lets the teachers answer, and compares.
+        """Runs the teachers and computes the distillation loss of one microbatch.
 
         Args:
-            state: The run, whose time the schedules follow.
+            state: The state of the run; schedules read its timestamp.
             micro: The microbatch.
-            student: The student's logits, where they are needed.
-            drawn: The teachers that answer.
-            precision: Makes the context in which they run.
+            student: The student's logits; ``None`` if no match is on logits.
+            drawn: The numbers of the teachers that run for this batch.
+            precision: Makes the precision context in which the teachers run.
 
         Returns:
-            The weighted sum of all matches, and the unweighted value of each, by name.
+            The weighted sum of all matches, and the unweighted loss of each match by its name; all scalars.
         """
         if self._only is not None and student is not None:
             with torch.no_grad(), precision():
@@ -225,7 +226,7 @@ class Criterion:
         total: Tensor | None = None
         values = {}
         for match in self.matches:
-            if match.name in found:  # a teacher that a match is bound to may not have been drawn
+            if match.name in found:  # missing if the match's teacher was not drawn
                 values[match.name] = value = _weighted_mean(found[match.name])
                 weight = value_at(match.weight, state, f'The weight of {match.name!r}')
                 weighted = value if weight == 1.0 else value * weight
@@ -253,7 +254,7 @@ class Criterion:
         drawn: Sequence[int],
         precision: Callable[[], AbstractContextManager[Any]],
     ) -> Iterator[tuple[LossTerm, Tensor]]:
-        """The value of each term, teacher by teacher, so that no two teachers' features are held at once."""
+        """The loss of each term, teacher by teacher, so that only one teacher's features are in memory at a time."""
         mean = self.pool.mean(drawn)
         for index in drawn:
             with torch.no_grad(), precision():
@@ -270,7 +271,7 @@ class Criterion:
             yield term, term.of_logits(state, student, mean.value, micro, drawn)
 
     def _ask(self, index: int, micro: Microbatch) -> tuple[dict[Key, Tensor], Tensor | None]:
-        """One teacher's features and logits, as far as they are needed."""
+        """Runs one teacher, and returns the features and logits that the loss terms need."""
         teacher, hooks = self.pool.teachers[index], self._teacher_hooks.get(index)
         answers = self._needs_logits_of(index)
         if hooks is None:
@@ -283,13 +284,17 @@ class Criterion:
             hooks.close()
 
     def end_batch(self) -> None:
-        """Lets losses with a memory write it."""
+        """At ``BATCH_END``: updates the losses that keep a memory."""
         for term in self.terms:
             if term.remembers:
                 term.adapter.loss.update()  # type: ignore[attr-defined]
 
     def poll(self) -> None:
-        """Waits for the last answers of all checks for losses that are not finite."""
+        """Waits for all pending checks that losses are finite.
+
+        Raises:
+            LossError: If a loss was not finite.
+        """
         for term in self.terms:
             term.adapter.finite_check.poll(wait=True)
 

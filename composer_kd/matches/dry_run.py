@@ -1,4 +1,4 @@
-"""Measures the shapes of features before training, on the first samples of the data, and tries the matches on them."""
+"""The dry run: measures the shapes of features on the first samples of the data, and tries every match on them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ['Samples', 'measure', 'dry_run']
 
 @dataclass(frozen=True)
 class Samples:
-    """The first samples of the data, and the shapes of what the models show of them.
+    """The first samples of the training data, and the shapes of the models' features on them.
 
     Attributes:
-        batch: The samples as models take them.
-        index: Their indices, if they tell.
-        shapes: Of the student under ``None``, of each teacher under its number.
+        batch: Up to four samples as a batch, as models take it.
+        index: ``(B,)`` The samples' numbers in the data set; ``None`` if the batch has none.
+        shapes: The shapes of features, the batch first: the student's under ``None``, each teacher's under its number.
     """
 
     batch: Any
@@ -35,12 +35,18 @@ class Samples:
 
 
 def measure(state: State, pool: TeacherPool, terms: Sequence[LossTerm]) -> Samples:
-    """Measures the shapes of all features that terms compare.
+    """Measures the shapes of all features that the loss terms compare.
 
-    Nothing of the run changes: models are copied without their weights, the dataloader is not started.
+    The run stays unchanged: copies of the models run on torch's meta device where possible, else the models themselves
+    in eval mode, and the dataloader is not started.
+
+    Args:
+        state: The state of the run.
+        pool: The teachers.
+        terms: The loss terms.
 
     Raises:
-        ConfigError: If there are no samples to look at, or the models cannot take them.
+        ConfigError: If the data set gives no samples, or a model cannot take them.
     """
     batch, index = BatchFormat.of(state.model).split(_first_samples(state))
     ours = [key for term in terms for key in term.student_keys]
@@ -53,10 +59,15 @@ def measure(state: State, pool: TeacherPool, terms: Sequence[LossTerm]) -> Sampl
 
 
 def dry_run(state: State, terms: Sequence[LossTerm], samples: Samples) -> None:
-    """Tries every match of features on random ones, so that what does not fit shows now, not when its window opens.
+    """Computes every loss term on random features of the measured shapes, so that errors show before training starts.
+
+    Args:
+        state: The state of the run.
+        terms: The loss terms; those on logits are skipped.
+        samples: The first samples, measured.
 
     Raises:
-        LossError: If a loss cannot compare them, or asks for labels or indices that the data does not have.
+        LossError: If a loss cannot compare the features, or needs labels or an index that the data does not have.
     """
     to_device = state.device.tensor_to_device
     index = None if samples.index is None else to_device(samples.index)

@@ -1,4 +1,4 @@
-"""Finds a loss that is not a number, without making the host wait for the accelerator."""
+"""Checks that a loss is finite, without making the host wait for the accelerator."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ __all__ = ['FiniteCheck']
 
 
 class FiniteCheck:
-    """Raises for a loss that is NaN or infinite.
+    """Raises an error for a loss that is NaN or infinite.
 
-    On the CPU it does so at once. On an accelerator the answer is copied to the host in the background and read when
-    it has arrived: a few batches later, but naming the batch that it was.
+    On the CPU the check is immediate. On an accelerator the value is copied to the host in the background and checked
+    when it has arrived, which may be a few batches later; the error names the batch of the loss.
+
+    Args:
+        name: The loss's name, for the message.
 
     Example:
         >>> check = FiniteCheck('KLDivergence')
@@ -32,25 +35,28 @@ class FiniteCheck:
         self._pending: deque[tuple[Any, Tensor, int]] = deque()
 
     def __call__(self, loss: Tensor, batch: int) -> None:
-        """Looks at one microbatch's loss.
+        """Checks the loss of one microbatch.
 
         Args:
-            loss: A scalar.
+            loss: A scalar tensor.
             batch: The number of the batch.
 
         Raises:
-            LossError: If this loss, or one seen earlier whose answer has arrived, is not finite.
+            LossError: If this loss, or an earlier one whose value has arrived, is not finite.
         """
         if loss.device.type == 'cpu':
             value = loss.item()
-            if value - value != 0.0:  # true of nan and infinities alone
+            if value - value != 0.0:  # true only for nan and infinities
                 self._fail(batch, value)
             return
         self._pending.append((*_fetch(loss.detach()), batch))
         self.poll()
 
     def poll(self, wait: bool = False) -> None:
-        """Reads the answers that have arrived, or waits for all of them.
+        """Checks the values that have arrived on the host.
+
+        Args:
+            wait: Whether to wait for the values that are still being copied.
 
         Raises:
             LossError: If one is not finite.
@@ -76,7 +82,7 @@ class FiniteCheck:
 
 
 def _fetch(loss: Tensor) -> tuple[Any, Tensor]:
-    """Starts a copy to the host, and an event that says when it is there."""
+    """Starts an asynchronous copy to the host, and records the event that marks its end."""
     host = torch.empty((), dtype=loss.dtype, pin_memory=True)
     host.copy_(loss, non_blocking=True)
     event = torch.get_device_module(loss.device).Event()

@@ -1,4 +1,4 @@
-"""Applies a loss to what two models showed: gives it what it needs, holds it to what it promises."""
+"""Calls a loss on student and teacher outputs: passes the labels, mask or index it asks for, and checks the result."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ Feature: TypeAlias = Tensor | list[Tensor]
 
 
 class LossAdapter:
-    """Applies a loss to what a student and a teacher showed on one microbatch.
+    """Calls a loss on student and teacher outputs: passes what it asks for, and checks that it returns a finite scalar.
 
-    * For models that answer per position (language models), the loss gets the valid ones as ``(N, V)`` rows, and of
-      hidden states ``(B, S, D)`` those of tokens that count as ``(N, D)``; a loss with a parameter ``mask`` gets all
-      of them and the mask (``None`` where all count), and need not make the host wait for their number.
-    * Half precision becomes float32, unless the loss has an attribute ``any_dtype`` that is true.
+    * The loss gets ``labels``, ``mask`` and ``index`` if it has parameters of these names.
+    * Without a parameter ``mask``, it gets valid positions only, as rows: ``(N, V)`` for logits of models with one
+      prediction per position (language models), ``(N, D)`` for hidden states ``(B, S, D)``. With it, it gets all
+      positions and the mask (``None`` if all are valid), so the host need not wait to learn their number.
+    * Half precision is converted to float32, unless the loss has a true attribute ``any_dtype``.
     * The result must be a finite scalar that depends on the student.
 
     Args:
         loss: Any ``(student, teacher) -> scalar``.
-        name: Its name in messages; that of the loss, if ``None``.
+        name: Its name in messages; ``None`` for the loss's own name.
 
     Raises:
-        ConfigError: If it is not callable.
+        ConfigError: If the loss is not callable.
 
     Example:
         >>> LossAdapter(torch.nn.MSELoss()).name
@@ -59,26 +60,34 @@ class LossAdapter:
         self._sets_temperature = hasattr(loss, 'temperature')
 
     def detached_copy(self) -> LossAdapter:
-        """A copy with a loss of its own, which minds no value that is no number."""
+        """A copy with its own loss module that skips the check for finite values."""
         twin = copy.copy(self)
         twin.loss = copy.deepcopy(self.loss) if isinstance(self.loss, nn.Module) else self.loss
         twin.finite_check = lambda loss, batch: None  # type: ignore[assignment]
         return twin
 
     def set_temperature(self, temperature: float | Schedule, state: State) -> None:
-        """Sets the loss's temperature for the batch of ``state``."""
+        """Sets the temperature of the following calls.
+
+        Args:
+            temperature: A number, or a schedule that is read for the batch of ``state``.
+            state: The state of the run.
+
+        Raises:
+            ConfigError: If the schedule returns something other than a positive finite number.
+        """
         self._temperature = value_at(temperature, state, f'The temperature of {self.name!r}', above_zero=True)
 
     def of_logits(self, student: Tensor, teacher: Tensor, micro: Microbatch) -> tuple[Tensor, bool]:
-        """The loss of one microbatch's logits, a mean over its valid positions.
+        """Computes the loss on the logits of a microbatch: a mean over its valid positions.
 
         Args:
-            student: The student's logits.
-            teacher: The teacher's, of the same shape.
-            micro: The microbatch, which tells whether the models answer per position, and which of them count.
+            student: The student's logits, with the classes in the last dimension or in the loss's ``softmax_dim``.
+            teacher: The teacher's logits, of the same shape unless the loss has a true attribute ``any_classes``.
+            micro: The microbatch, with its valid positions, labels and index.
 
         Returns:
-            The loss, and whether it is a mean over positions that were masked, not over samples.
+            The loss, a scalar; and whether it is a mean over valid positions of sequences (else over samples).
 
         Raises:
             LossError: If the loss is not a finite scalar that depends on the student.
@@ -102,15 +111,18 @@ class LossAdapter:
         return self._checked(value, student.requires_grad, number), per_position
 
     def of_features(self, student: Feature, teacher: Feature, micro: Microbatch) -> tuple[Tensor, bool]:
-        """The loss of one microbatch's features, a mean over samples or, for hidden states, over the tokens that count.
+        """Computes the loss on features of a microbatch: a mean over samples or, for hidden states, over valid tokens.
 
         Args:
-            student: What the student's layer showed; a list for several layers.
-            teacher: The teacher's, as far as the loss's summary has left it.
-            micro: The microbatch, which tells which tokens count.
+            student: The feature of the student's layer, the batch first; a list for several layers.
+            teacher: The teacher's, likewise; already reduced if the loss has a ``summary``.
+            micro: The microbatch, with its valid tokens, labels and index.
 
         Returns:
-            As :meth:`of_logits`.
+            The loss, a scalar; and whether it is a mean over valid tokens (else over samples).
+
+        Raises:
+            LossError: If the loss is not a finite scalar that depends on the student.
         """
         extra = self._extras(micro) if self._wants else {}
         mask = None if micro.tokens is None else micro.tokens.mask
@@ -145,7 +157,7 @@ class LossAdapter:
             value = self._call(student, teacher, extra | {'mask': mask if per_token else None}, number)
         elif mask is not None and all(token_mask(x, mask) is not None for x in (student, teacher)):
             per_token = True
-            if 'labels' in extra:  # one per token
+            if 'labels' in extra:  # one label per token
                 extra['labels'] = extra['labels'].reshape(-1)
             value = self._of_rows(student.flatten(0, 1), teacher.flatten(0, 1), mask.reshape(-1), extra, number)
         else:
@@ -154,13 +166,13 @@ class LossAdapter:
         return self._checked(value, has_graph, number), per_token
 
     def _check_not_broadcast(self, student: Tensor, teacher: Tensor, number: int) -> None:
-        """Refuses features that torch would spread over one another, unless the loss says that it joins any."""
+        """Raises an error for features that torch would broadcast, unless the loss sets ``any_shape = True``."""
         if student.shape == teacher.shape or self._any_shape or self.summary is not None:
             return
         try:
             torch.broadcast_shapes(student.shape, teacher.shape)
         except RuntimeError:
-            return  # the loss joins them itself, or fails and says so
+            return  # the loss handles both shapes, or raises its own error
         raise LossError(
             f'The match {self.name!r} compares {_shapes(student)} of the student with {_shapes(teacher)} of the '
             f"teacher at batch {number}, which torch would spread over one another. project='auto' joins them; if the "
@@ -178,14 +190,14 @@ class LossAdapter:
         return self._call(student, teacher, extra, number) if student.shape[0] else self._nothing(student)
 
     def _nothing(self, *student: Tensor) -> Tensor:
-        """A zero where no position counts, in whose graph is all that other ranks find in theirs."""
+        """A zero loss for no valid positions, with the same tensors in its graph as the losses of other ranks."""
         learned = self.loss.parameters() if isinstance(self.loss, nn.Module) else ()
         return torch.stack([tensor.sum() * 0.0 for tensor in (*student, *learned)]).sum()
 
     def _call(self, student: Any, teacher: Any, extra: dict[str, Any], number: int) -> Tensor:
         before = None
         if self._temperature is not None:
-            if self._sets_temperature:  # and back again: the loss may be another match's too
+            if self._sets_temperature:  # restored below, because another match may use the same loss
                 before, self.loss.temperature = self.loss.temperature, self._temperature  # type: ignore[attr-defined]
             else:
                 extra = {**extra, 'temperature': self._temperature}

@@ -1,4 +1,4 @@
-"""What can be known of a loss without calling it: its name, what it takes, what it says of itself."""
+"""Reads a loss's name, parameters and attributes without calling it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ Loss: TypeAlias = Callable[..., Tensor]
 
 
 def attribute_of(loss: Any, name: str, default: Any) -> Any:
-    """An attribute of a loss, of the function in a ``partial``, or of the loss that another one wraps."""
+    """An attribute of a loss; looked up also in the function of a ``partial`` and in the loss that a wrapper holds.
+
+    Args:
+        loss: The loss; a wrapper holds another loss in its attribute ``wrapped``.
+        name: The attribute.
+        default: The value if none of them has it.
+    """
     while not hasattr(loss, name):
         inner = getattr(loss, 'wrapped', None) or (loss.func if isinstance(loss, functools.partial) else None)
         if inner is None:
@@ -27,15 +33,15 @@ def attribute_of(loss: Any, name: str, default: Any) -> Any:
 
 
 def name_of(loss: Any) -> str:
-    """A loss's name: that of a function, or of a module's class."""
+    """A loss's name: that of the function, or of the module's class."""
     if isinstance(loss, functools.partial):
         return name_of(loss.func)
     return getattr(loss, '__name__', type(loss).__name__)
 
 
 def parameters_of(loss: Any) -> frozenset[str]:
-    """The names of what a loss takes; of one that wraps another, the other's too."""
-    loss = getattr(loss, '_orig_mod', loss)  # torch.compile hides what it takes
+    """The names of a loss's parameters, with those of the loss that it wraps."""
+    loss = getattr(loss, '_orig_mod', loss)  # torch.compile hides the parameters
     wrapped = getattr(loss, 'wrapped', None)
     call = loss.forward if isinstance(loss, nn.Module) else loss
     try:
@@ -46,10 +52,10 @@ def parameters_of(loss: Any) -> frozenset[str]:
 
 
 def checked_loss(loss: Any) -> Loss:
-    """A loss, if it can be called as one.
+    """Returns the loss if it can be called as one.
 
     Raises:
-        ConfigError: If it cannot.
+        ConfigError: If it is not callable, or is a class.
     """
     if not callable(loss) or isinstance(loss, type):
         made = f' (a class: make one, {loss.__name__}())' if isinstance(loss, type) else ''

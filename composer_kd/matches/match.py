@@ -1,4 +1,4 @@
-"""One comparison of a student with its teachers: a loss, a place, a weight and, where shapes differ, a projector."""
+"""One comparison of a student with its teachers: a loss, the layers, a weight and, where shapes differ, a projector."""
 
 from __future__ import annotations
 
@@ -22,22 +22,24 @@ _TAKEN = ('total', 'task', 'kd')
 
 
 class Match:
-    """One comparison: a loss at a place, with a weight and, where the shapes differ, a projector.
+    """One comparison: a loss on logits or on layers, with a weight and, where the shapes differ, a projector.
 
     Args:
-        loss: Any ``(student, teacher) -> scalar``; parameters named ``labels``, ``mask`` and ``index`` are filled in:
-            the class of each row, the valid positions, and which samples of the data set these are.
-        on: ``'logits'``; a layer that both models have; or a pair ``(student layer, teacher layer)``. Either of a pair
-            may be a list of layers, for a loss that takes several. How layers are written: :class:`.LayerPath`.
-        weight: A number of 0 or more, or a schedule: a :class:`.Ramp`, any Composer scheduler, a function of the state.
-        project: ``'auto'`` for the least that fits the two shapes (:class:`.AutoProjector`; they are measured before
-            training, by one look at the train dataloader's first samples), or a module that takes the student's feature
-            to the teacher's. Its parameters are trained by the student's optimizer.
-        name: Its name in the log, ``loss/train/<name>``; ``None`` makes one of the loss and the layers.
-        teacher: The name of the one teacher it is bound to; ``None`` for all: their mean logits, or the mean of the
-            losses at each one's layer, each with a projector of its own.
-        temperature: Sets the loss's temperature for each batch: a number, or a schedule.
-        lr: The learning rate of what the match learns; ``None`` for the optimizer's.
+        loss: Any ``(student, teacher) -> scalar``. If it has parameters named ``labels``, ``mask`` or ``index``, it
+            gets the class of each row, the mask of valid positions, and ``(B,)`` the samples' numbers in the data set.
+        on: ``'logits'``; a layer that both models have; or a pair ``(student layer, teacher layer)``. Each entry of the
+            pair may be a list of layers, for a loss that takes several. :class:`.LayerPath` says how layers are
+            written.
+        weight: The match's weight in the distillation loss: a number of 0 or more, or a schedule (a :class:`.Ramp`, any
+            Composer scheduler, a function of the state).
+        project: ``'auto'`` for the smallest projector that fits the two shapes (:class:`.AutoProjector`; the shapes are
+            measured before training, on the first samples of the train dataloader), or a module that maps the student's
+            feature to the shape of the teacher's. The student's optimizer trains its parameters.
+        name: The name in the log, ``loss/train/<name>``; ``None`` for a name made of the loss and the layers.
+        teacher: The name of the only teacher to compare with; ``None`` for all teachers: the mean of their logits, or
+            the weighted mean of the losses on each teacher's layers, with one projector per teacher.
+        temperature: The loss's temperature, set anew for each batch: a positive number, or a schedule.
+        lr: The learning rate of the match's auxiliary modules; ``None`` for the optimizer's.
 
     Raises:
         ConfigError: If a setting is not as described.
@@ -86,12 +88,12 @@ class Match:
 
     @property
     def on_logits(self) -> bool:
-        """Whether answers are compared, not features."""
+        """Whether it compares logits, not features."""
         return self.student_layers == [LOGITS]
 
     @property
     def key(self) -> str:
-        """Its name as that of a module."""
+        """Its name as a valid name of a module."""
         return re.sub(r'\W', '_', self.name)
 
     def _default_name(self) -> str:
@@ -107,7 +109,7 @@ class Match:
 
 
 Losses: TypeAlias = Annotated[Loss | Match | Sequence[Loss | Match], 'losses and matches']
-"""A loss of logits, a :class:`Match`, or a list of these; a YAML writes a parameter with this annotation so."""
+"""A loss on logits, a :class:`Match`, or a list of these; the annotation by which a YAML file recognises losses."""
 
 
 def _pair(on: Any) -> tuple[Any, Any]:
@@ -134,10 +136,16 @@ def _sides(on: Any) -> tuple[list[str], list[str]]:
 
 
 def as_matches(given: Losses) -> tuple[list[Match], bool]:
-    """Whatever was given as ``kd_loss_fn`` as matches, and whether they were given as such, to be logged one by one.
+    """Converts the argument ``kd_loss_fn`` to matches.
+
+    Args:
+        given: A loss, a match, or a list of them.
+
+    Returns:
+        The matches, and whether each is logged under its own name, as matches and lists are.
 
     Raises:
-        ConfigError: If there is none, one is not callable, or two have one name.
+        ConfigError: If the list is empty, a loss is not callable, or two matches have the same name.
     """
     if isinstance(given, Match):
         return [given], True

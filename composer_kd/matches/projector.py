@@ -1,4 +1,4 @@
-"""What makes a student's feature comparable with a teacher's."""
+"""The automatic projector: makes the student's feature comparable with the teacher's."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ _CONVOLUTIONS = {4: nn.Conv2d, 5: nn.Conv3d}
 
 
 class AutoProjector(nn.Module):
-    """Joins two features by the least that fits: a 1x1 convolution, a linear layer, pooling, or nothing.
+    """Brings two features to one shape with the smallest operation that fits their shapes.
 
-    ====================================  ==========================================================================
-    student and teacher                   what happens
-    ====================================  ==========================================================================
-    maps ``(B, C, H, W)`` (or ``D, H, W``)  the larger map is average-pooled to the smaller; a 1x1 convolution takes the
-                                          student's channels to the teacher's where they differ
-    tokens ``(B, S, D)``                  a linear layer where ``D`` differs; ``S`` must agree
-    vectors ``(B, D)``                    a linear layer where ``D`` differs
-    of different rank                     both are averaged over positions to ``(B, D)``, then as vectors
-    ====================================  ==========================================================================
+    ============================================  ======================================================================
+    student and teacher                           operation
+    ============================================  ======================================================================
+    maps ``(B, C, H, W)`` or ``(B, C, D, H, W)``  the larger map is average-pooled to the size of the smaller; if the
+                                                  channels differ, a 1x1 convolution maps the student's to the teacher's
+    tokens ``(B, S, D)``                          a linear layer if ``D`` differs; ``S`` must be equal
+    vectors ``(B, D)``                            a linear layer if ``D`` differs
+    of different rank                             both averaged over positions to ``(B, D)``, then treated as vectors
+    ============================================  ======================================================================
 
-    Only the student is projected; pooling is done to both sides as needed, and learns nothing.
+    Only the student's feature is projected; pooling is applied to either side as needed and has no parameters.
 
     Args:
         student: The shape of the student's feature, the batch first.
-        teacher: That of the teacher's.
-        place: Names the two, for the error.
+        teacher: The shape of the teacher's feature, the batch first.
+        place: The match's name, for the error.
 
     Raises:
-        ConfigError: If nothing here joins the shapes.
+        ConfigError: If none of these operations fits the shapes.
 
     Example:
         >>> import torch
@@ -66,12 +66,15 @@ class AutoProjector(nn.Module):
             self.layer = conv(source, target, kernel_size=1) if conv else nn.Linear(source, target)
 
     def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Both features in one shape.
+        """Brings both features to one shape.
 
         Args:
             student: The student's feature.
-            teacher: The teacher's.
-            mask: ``(B, S)`` booleans, the tokens that count where tokens are averaged.
+            teacher: The teacher's feature.
+            mask: ``(B, S)`` booleans, the valid tokens, used where tokens are averaged; ``None`` if all are valid.
+
+        Returns:
+            Both features, of equal shape.
         """
         if self.pools:
             student, teacher = (pooled(x, mask if x.ndim == 3 else None) for x in (student, teacher))

@@ -1,4 +1,4 @@
-"""A match bound to one teacher, with what it learns."""
+"""A loss term: a match bound to one teacher, with its auxiliary modules."""
 
 from __future__ import annotations
 
@@ -24,14 +24,13 @@ Key = tuple[str, Summary | None]
 
 
 class LossTerm:
-    """One match and one teacher, or the mean of all teachers' logits.
+    """One match bound to one teacher, or to the mean of all teachers' logits.
 
     Args:
-        match: What is compared.
-        teacher: The teacher's number; ``None`` for the mean of their logits.
-        is_first: Whether no other term of this match came before: only that one takes the user's own modules, the
-            others copies.
-        names: All teachers' names, for messages.
+        match: The match.
+        teacher: The teacher's number in the pool; ``None`` for the mean of the teachers' logits.
+        is_first: Whether this is the match's first term, which uses the user's own modules; the others use copies.
+        names: The names of all teachers, for messages.
     """
 
     def __init__(self, match: Match, teacher: int | None, is_first: bool, names: Sequence[str]) -> None:
@@ -45,21 +44,25 @@ class LossTerm:
             self.projector = match.project if is_first else copy.deepcopy(match.project)
         on_layers = not match.on_logits
         self.student_keys: list[Key] = [(text, None) for text in match.student_layers] if on_layers else []
-        # The student's features are in its graph anyway; of a teacher's no more is kept than is needed.
+        # The student's features stay in its graph anyway; a teacher's are reduced to the summary that the loss needs.
         self.teacher_keys: list[Key] = [(text, self.adapter.summary) for text in match.teacher_layers if on_layers]
 
     @property
     def waits(self) -> bool:
-        """Whether shapes must be measured before its modules can be made."""
+        """Whether the shapes of features must be measured before its modules can be built."""
         loss = self.adapter.loss
         unbuilt = isinstance(loss, nn.Module) and hasattr(loss, 'build') and not any(True for _ in loss.parameters())
         return unbuilt or (self.match.project == 'auto' and self.projector is None)
 
     def build(self, student: Mapping[Key, torch.Size], teacher: Mapping[Key, torch.Size]) -> None:
-        """Makes what waits for shapes.
+        """Builds the projector and the loss from the shapes of features.
+
+        Args:
+            student: The shapes of the student's features, the batch first.
+            teacher: The shapes of the teacher's features, likewise.
 
         Raises:
-            ConfigError: If nothing joins them, or the loss does not take them.
+            ConfigError: If no projector fits the shapes, or the loss rejects them.
         """
         shapes = [student[key] for key in self.student_keys], [teacher[key] for key in self.teacher_keys]
         if self.match.project == 'auto':
@@ -78,7 +81,7 @@ class LossTerm:
             raise ConfigError(f'Match {self.match.name!r}, of the shapes {sides[0]} and {sides[1]}: {error}') from error
 
     def learned(self) -> dict[str, nn.Module]:
-        """The modules with parameters or a memory of their own."""
+        """The auxiliary modules: those with parameters or buffers, under ``'projector'`` and ``'loss'``."""
         loss = self.adapter.loss
         parts = {'projector': self.projector, 'loss': loss if isinstance(loss, nn.Module) else None}
         return {
@@ -89,11 +92,11 @@ class LossTerm:
 
     @property
     def remembers(self) -> bool:
-        """Whether its loss has a memory that is written at the end of a batch."""
+        """Whether its loss keeps a memory that is updated at the end of each batch."""
         return hasattr(self.adapter.loss, 'build') and hasattr(self.adapter.loss, 'update')
 
     def detached_copy(self) -> LossTerm:
-        """A copy that may be tried without leaving a trace, and minds no loss that is no number."""
+        """A copy with its own modules that skips the check for finite values; calling it leaves this term unchanged."""
         twin = copy.copy(self)
         twin.projector = copy.deepcopy(self.projector)
         twin.adapter = self.adapter.detached_copy()
@@ -102,17 +105,20 @@ class LossTerm:
     def of_logits(
         self, state: State, student: Tensor | None, teacher: Tensor | None, micro: Microbatch, whose: Sequence[int]
     ) -> Tensor:
-        """The loss of one microbatch's logits, corrected to its part in the whole batch.
+        """Computes the loss on the logits of one microbatch, rescaled to its share of the whole batch.
 
         Args:
-            state: The state of the run.
+            state: The state of the run; schedules read its timestamp.
             student: The student's logits.
-            teacher: The teachers' mean logits, or those of one of them.
+            teacher: The mean of the teachers' logits, or those of one teacher.
             micro: The microbatch.
-            whose: The teachers' numbers.
+            whose: The numbers of these teachers, for the error.
+
+        Returns:
+            The loss, a scalar.
 
         Raises:
-            TeacherError: If the shapes differ, and the loss does not take that.
+            TeacherError: If the shapes differ and the loss does not allow that (attribute ``any_classes``).
         """
         assert student is not None
         assert teacher is not None
@@ -126,7 +132,17 @@ class LossTerm:
     def of_features(
         self, state: State, student: Mapping[Key, Tensor], teacher: Mapping[Key, Tensor], micro: Microbatch
     ) -> Tensor:
-        """The loss of one microbatch's features, likewise."""
+        """Computes the loss on the features of one microbatch, rescaled to its share of the whole batch.
+
+        Args:
+            state: The state of the run; schedules read its timestamp.
+            student: The student's features by layer.
+            teacher: The teacher's features by layer and summary.
+            micro: The microbatch.
+
+        Returns:
+            The loss, a scalar.
+        """
         if self.match.temperature is not None:
             self.adapter.set_temperature(self.match.temperature, state)
         ours: Feature = [student[key] for key in self.student_keys]
@@ -140,7 +156,7 @@ class LossTerm:
         if self.projector is None:
             return student, teacher
         weights = next(self.projector.parameters(), student)
-        student = student.to(weights.dtype)  # half precision comes from autocast, the projector runs outside of it
+        student = student.to(weights.dtype)  # autocast gives half precision, but the projector runs outside it
         if not isinstance(self.projector, AutoProjector):
             try:
                 return self.projector(student), teacher
@@ -157,7 +173,7 @@ class LossTerm:
         return self.projector(student, teacher.to(weights.dtype), mask)
 
     def _projected(self, student: torch.Size, teacher: torch.Size) -> tuple[list[torch.Size], list[torch.Size]]:
-        """The shapes behind the projector, found with a copy, whose statistics may change."""
+        """The shapes after the projector; found with a copy, because a forward pass may change its statistics."""
         twin = copy.copy(self)
         twin.projector = copy.deepcopy(self.projector).eval()  # type: ignore[union-attr]
         device = next((tensor.device for tensor in twin.projector.parameters()), torch.device('cpu'))
@@ -170,7 +186,7 @@ class LossTerm:
 
 
 def misfit(student: torch.Size, teacher: torch.Size, name: str) -> TeacherError:
-    """The error for logits that do not fit one another."""
+    """Makes the error for student and teacher logits of different shapes."""
     return TeacherError(
         f'The teacher {name!r} answers in the shape {tuple(teacher)}, the student in {tuple(student)}. Their '
         'logits must agree in shape, and mean the same classes in the same order. Was the teacher built for '

@@ -1,7 +1,7 @@
-"""Image models: batches of images ``(B, C, H, W)`` in, logits ``(B, num_classes)`` out, nothing else.
+"""Image models, which map batches of images ``(B, C, H, W)`` to logits ``(B, num_classes)``.
 
-Every model is a plain ``torch.nn.Module`` with the attribute ``num_classes``; none of them knows of
-distillation. ``IndexedClassifier`` wraps one for Composer, where batches also tell the index of their samples.
+Each model is a plain ``torch.nn.Module`` with the attribute ``num_classes``, independent of distillation.
+``IndexedClassifier`` wraps a model for Composer when the batches also contain the index of each sample.
 """
 
 from composer_kd.models.classifier import IndexedClassifier

@@ -1,4 +1,4 @@
-"""Composer's classifier for batches that also tell which samples they hold."""
+"""Composer's classifier for batches that also contain the index of each sample."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ['IndexedClassifier']
 
 
 class IndexedClassifier(ComposerClassifier):
-    """A ``ComposerClassifier`` that takes triples ``(x, y, index)`` too: what :class:`composer_kd.data.Indexed` makes.
+    """A ``ComposerClassifier`` that also accepts triples ``(x, y, index)`` from :class:`composer_kd.data.Indexed`.
 
-    The index is for a distillation loss that remembers samples; the model itself sees ``x``, the loss and the metrics
-    see ``y``. Pairs are taken as ever, and checkpoints are those of a ``ComposerClassifier``. For the arguments see
-    there.
+    The index is for distillation losses that keep state for each sample. The model receives ``x``, loss and metrics
+    receive ``y``. Pairs ``(x, y)`` work as in ``ComposerClassifier``, which has the same arguments and the same
+    checkpoints.
 
     Example:
         >>> import torch
@@ -27,18 +27,18 @@ class IndexedClassifier(ComposerClassifier):
         ((2, 3), 0)
     """
 
-    takes_index = True  # by which Distillation knows what the third of a triple is
+    takes_index = True  # tells Distillation that the third part of a triple is the index
 
     def forward(self, batch: Sequence[Any]) -> Tensor:
-        """Computes logits ``(B, num_classes)`` from the first part of a batch."""
+        """Computes logits ``(B, num_classes)`` from the inputs ``x`` of a batch."""
         return super().forward(_pair(batch))
 
     def loss(self, outputs: Tensor, batch: Sequence[Any], *args: Any, **kwargs: Any) -> Tensor:
-        """Compares logits with the second part of a batch."""
+        """Computes the loss of the logits and the labels ``y`` of a batch."""
         return super().loss(outputs, _pair(batch), *args, **kwargs)
 
     def update_metric(self, batch: Sequence[Any], outputs: Tensor, metric: Metric) -> None:
-        """Updates a metric with logits and the second part of a batch."""
+        """Updates a metric with the logits and the labels ``y`` of a batch."""
         super().update_metric(_pair(batch), outputs, metric)
 
 

@@ -1,6 +1,6 @@
-"""Two plain convolutional networks: a deep one that can teach and a shallow one that can learn from it.
+"""Two plain convolutional networks: a deep one as teacher and a shallow one as student.
 
-Their widths are those of PyTorch's knowledge distillation tutorial, so its numbers can be compared.
+They have the widths of PyTorch's knowledge distillation tutorial, so that results can be compared with it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ['DeepCNN', 'ShallowCNN']
 
 
 class _TwoStageCNN(nn.Module):
-    """Two stages of 3x3 convolutions, each ended by a 2x2 max-pool, then two fully connected layers."""
+    """Two stages of 3x3 convolutions, each followed by a 2x2 max-pool, then two fully connected layers."""
 
     stages: tuple[Sequence[int], ...]  # the width of each convolution
     hidden: int
@@ -68,7 +68,7 @@ class _TwoStageCNN(nn.Module):
 class ShallowCNN(_TwoStageCNN):
     """Two 3x3 convolutions of 16 channels, each with a max-pool, and a hidden layer of 256: a small student.
 
-    267,738 parameters for ten classes of 32x32 colour images.
+    It has 267,738 parameters for ten classes of 32x32 colour images.
 
     Args:
         in_channels: Colour channels of an image.
@@ -77,7 +77,7 @@ class ShallowCNN(_TwoStageCNN):
         dropout: Probability with which a hidden unit is dropped in training.
 
     Raises:
-        ConfigError: If a size is too small, or ``dropout`` is no probability below one.
+        ConfigError: If a size is too small, or ``dropout`` is outside [0, 1).
 
     Example:
         >>> import torch
@@ -95,7 +95,7 @@ class ShallowCNN(_TwoStageCNN):
 class DeepCNN(_TwoStageCNN):
     """Four 3x3 convolutions (128, 64, 64, 32 channels) and a hidden layer of 512: a small teacher.
 
-    A max-pool follows the second and the fourth convolution. 1,186,986 parameters for ten classes of 32x32
+    A max-pool follows the second and the fourth convolution. It has 1,186,986 parameters for ten classes of 32x32
     colour images.
 
     Args:
@@ -105,7 +105,7 @@ class DeepCNN(_TwoStageCNN):
         dropout: Probability with which a hidden unit is dropped in training.
 
     Raises:
-        ConfigError: If a size is too small, or ``dropout`` is no probability below one.
+        ConfigError: If a size is too small, or ``dropout`` is outside [0, 1).
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Torchvision's classification models, fitted to other channels, classes, and to small images."""
+"""Torchvision's classification models, adapted to other channels and classes, and to small images."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from composer_kd.models.sizes import ImageSize, check_at_least, height_and_width
 
 __all__ = ['resnet18', 'resnet34', 'resnet50', 'torchvision_model']
 
-AUXILIARY_HEADS = ('AuxLogits', 'aux1', 'aux2')  # in training these would turn the output into a tuple
+AUXILIARY_HEADS = ('AuxLogits', 'aux1', 'aux2')  # with these, the output in training is a tuple
 
 
 def resnet18(
     in_channels: int = 3, image_size: ImageSize = 32, num_classes: int = 10, cifar_stem: bool = True
 ) -> nn.Module:
-    """Torchvision's ResNet-18, by default with a first layer for small images; freshly initialised.
+    """Torchvision's ResNet-18 with random weights, by default with a first layer for small images.
 
     Args:
         in_channels: Colour channels of an image.
-        image_size: Height and width in pixels; any size fits, since pixels are averaged in the end.
+        image_size: Height and width in pixels; any size works, because of the global average pooling.
         num_classes: Number of logits.
-        cifar_stem: Start with a 3x3 convolution of stride 1 and no max-pool, so that 32x32 images aren't
-            shrunk to a single pixel. False keeps ImageNet's 7x7 of stride 2 with max-pool.
+        cifar_stem: Whether to start with a 3x3 convolution of stride 1 without max-pool, which keeps the resolution of
+            32x32 images. False uses ImageNet's 7x7 convolution of stride 2 with max-pool.
 
     Returns:
-        A module with layers ``conv1``, ``layer1`` to ``layer4``, ``fc`` that maps ``(B, in_channels, H, W)``
+        A module with the layers ``conv1``, ``layer1`` to ``layer4`` and ``fc``, which maps ``(B, in_channels, H, W)``
         to ``(B, num_classes)``.
 
     Raises:
@@ -75,26 +75,27 @@ def torchvision_model(
     weights: str | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Builds any of torchvision's classification models by its name.
+    """Builds one of torchvision's classification models by its name.
 
-    Where ``in_channels`` isn't 3 the first convolution takes others, keeping the mean filter of pretrained
-    weights; where pretrained weights are for other classes the last layer starts afresh. Auxiliary heads
-    (GoogLeNet, Inception) are removed, so the output is always the logits.
+    If ``in_channels`` is not 3, the first convolution gets new weights; with pretrained weights, these are the mean of
+    the pretrained filters over the channels, rescaled. If pretrained weights have another number of classes, the last
+    layer is initialised at random. Auxiliary heads (GoogLeNet, Inception) are removed, so that the output is always the
+    logits.
 
     Args:
         architecture: A name in ``torchvision.models.list_models(module=torchvision.models)``.
         num_classes: Number of logits.
         in_channels: Colour channels of an image.
-        weights: Pretrained weights to start from, such as ``'DEFAULT'`` or ``'IMAGENET1K_V1'``. They are
-            downloaded once, into torch's hub folder.
-        **options: Further arguments of that architecture, such as ``dropout`` or ``image_size``.
+        weights: Pretrained weights, such as ``'DEFAULT'`` or ``'IMAGENET1K_V1'``, downloaded once into torch's hub
+            folder; None for random weights.
+        **options: Further arguments of the architecture, such as ``dropout`` or ``image_size``.
 
     Returns:
         A module that maps ``(B, in_channels, H, W)`` to ``(B, num_classes)``.
 
     Raises:
-        ConfigError: If the architecture, the weights or an option is unknown, a size is too small, or the
-            weights can't be downloaded.
+        ConfigError: If the architecture, the weights or an option is unknown, a size is too small, or the download of
+            the weights fails.
 
     Example:
         >>> import torch
@@ -157,7 +158,7 @@ def _build(architecture: str, **options: Any) -> Any:
 
 
 def _pretrained(architecture: str, weights: str, options: dict[str, Any]) -> Any:
-    """Builds a model with weights from torch's hub, for the classes of those weights."""
+    """Builds a model with pretrained weights from torch's hub, with the number of classes of those weights."""
     published = torchvision.models.get_model_weights(architecture)
     names = [*published.__members__, 'DEFAULT']
     name = str(weights).removeprefix(f'{published.__name__}.')
@@ -179,7 +180,7 @@ def _pretrained(architecture: str, weights: str, options: dict[str, Any]) -> Any
 
 
 def _fit_last_layer(model: nn.Module, num_classes: int) -> None:
-    """Starts the last layer afresh where it has another number of classes."""
+    """Replaces the last layer by a randomly initialised one if its number of classes differs."""
     last = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
     if last.weight.shape[0] == num_classes:
         return
@@ -191,10 +192,10 @@ def _fit_last_layer(model: nn.Module, num_classes: int) -> None:
 
 
 def _fit_first_convolution(model: Any, in_channels: int, keep_filters: bool) -> None:
-    """Lets the first convolution read other channels, with equally strong answers."""
+    """Changes the input channels of the first convolution and keeps the scale of its output."""
     first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
     weight = first.weight.detach()
-    if keep_filters:  # a grey image is answered as before
+    if keep_filters:  # the output for a grey image stays the same
         mean = weight.mean(dim=1, keepdim=True) * (first.in_channels / in_channels)
         fitted = mean.repeat(1, in_channels, 1, 1)
     else:

@@ -1,4 +1,4 @@
-"""The thin residual networks for CIFAR of He et al. 2015, section 4.2 (arXiv:1512.03385)."""
+"""The small residual networks for CIFAR of He et al. 2015, section 4.2 (arXiv 1512.03385)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ['CifarResNet', 'resnet110', 'resnet20', 'resnet32', 'resnet44', 'resn
 
 
 class _PaddedShortcut(nn.Module):
-    """The paper's option A: skips the pixels that the block skips, adds channels of zeros on both sides."""
+    """The paper's option A: subsamples with the stride of the block, and pads the channels with zeros on both sides."""
 
     def __init__(self, extra_channels: int, stride: int) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class _PaddedShortcut(nn.Module):
 
 
 class _BasicBlock(nn.Module):
-    """Two 3x3 convolutions with batch-norm, and a shortcut without parameters around them."""
+    """Two 3x3 convolutions with batch normalisation, and a parameter-free shortcut around them."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -42,18 +42,18 @@ class _BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """ResNet with ``depth = 6 n + 2`` layers for small images, with shortcuts that have no parameters.
+    """ResNet with ``depth = 6 n + 2`` layers for small images, with parameter-free shortcuts.
 
-    A convolution, three stages of ``n`` blocks with ``width``, ``2 width`` and ``4 width`` channels (the
-    second and third halve the image), a mean over the pixels, and one linear layer. Weights start as in He et
-    al. (arXiv:1502.01852). The submodules' names (``conv1``, ``bn1``, ``layer1`` to ``layer3``, ``linear``)
-    are those of the widely shared CIFAR-10 checkpoints, whose inputs are scaled by the ``IMAGENET_MEAN`` and
+    It consists of a convolution, three stages of ``n`` blocks with ``width``, ``2 width`` and ``4 width`` channels (the
+    second and third halve height and width), global average pooling, and a linear layer. Weights are initialised as in
+    He et al. (arXiv 1502.01852). The submodules have the names (``conv1``, ``bn1``, ``layer1`` to ``layer3``,
+    ``linear``) of widely used CIFAR-10 checkpoints, whose inputs are normalised with ``IMAGENET_MEAN`` and
     ``IMAGENET_STD`` of ``composer_kd.data``.
 
     Args:
-        depth: Layers that have weights: 8, 14, 20, 26, 32, ...
+        depth: Number of layers with weights: 8, 14, 20, 26, 32, ...
         in_channels: Colour channels of an image.
-        image_size: Height and width in pixels; any size fits, since pixels are averaged in the end.
+        image_size: Height and width in pixels; any size works, because of the global average pooling.
         num_classes: Number of logits.
         width: Channels of the first stage.
 

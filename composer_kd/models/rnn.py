@@ -14,17 +14,18 @@ CELLS: dict[str, type[nn.LSTM] | type[nn.GRU]] = {'lstm': nn.LSTM, 'gru': nn.GRU
 
 
 class ImageRNN(nn.Module):
-    """Reads an image from top to bottom, one row a step, and classifies it by what it remembers at the end.
+    """Reads an image from top to bottom, one row per step, and classifies it from the last hidden state.
 
-    A step sees the ``in_channels * W`` numbers of one row. The top layer's last state feeds a linear layer;
-    with ``bidirectional`` a second pass reads from bottom to top, and the last states of both are joined.
+    The input of a step is one row of ``in_channels * W`` numbers. A linear layer computes the logits from the last
+    hidden state of the top layer. With ``bidirectional``, a second pass reads from bottom to top, and the last hidden
+    states of both passes are concatenated.
 
     Args:
         in_channels: Colour channels of an image.
         image_size: Height and width in pixels: one number, or ``(height, width)``.
         num_classes: Number of logits.
-        hidden_size: Width of the state, for each direction.
-        num_layers: Recurrent layers on top of one another.
+        hidden_size: Size of the hidden state of each direction.
+        num_layers: Number of stacked recurrent layers.
         cell: ``'lstm'`` or ``'gru'``.
         bidirectional: Whether to read from bottom to top as well.
 

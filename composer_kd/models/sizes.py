@@ -1,4 +1,4 @@
-"""Checks of the sizes that every image model is built from."""
+"""Checks of the sizes that image models are built with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def check_at_least(least: int, **sizes: int) -> None:
     """Checks that integer settings are large enough.
 
     Args:
-        least: The smallest value allowed.
+        least: The smallest allowed value.
         **sizes: Settings by name.
 
     Raises:
@@ -37,13 +37,13 @@ def height_and_width(image_size: ImageSize, least: int = 1) -> tuple[int, int]:
 
     Args:
         image_size: In pixels.
-        least: The smallest height and width allowed, in pixels.
+        least: The smallest allowed height and width, in pixels.
 
     Returns:
         ``(height, width)`` in pixels.
 
     Raises:
-        ConfigError: If it is neither form, or an edge is shorter than ``least``.
+        ConfigError: If it has neither form, or height or width is below ``least``.
 
     Example:
         >>> height_and_width(32), height_and_width((28, 20))

@@ -1,7 +1,7 @@
 """A page with tables and plots that says what the student bought."""
 
 from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
-from composer_kd.reports.evidence import Curve, EvaluationSet, Evidence, Predictions, Subject
+from composer_kd.reports.evidence import Curve, EvaluationSet, Evidence, ModelEvidence, Predictions
 from composer_kd.reports.page import write_report
 from composer_kd.reports.report import Report
 
@@ -14,6 +14,6 @@ __all__ = [
     'EvaluationSet',
     'Evidence',
     'Report',
-    'Subject',
+    'ModelEvidence',
     'write_report',
 ]

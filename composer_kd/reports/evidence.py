@@ -7,14 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from composer_kd.bench.results import BenchResults
+from composer_kd.bench import BenchResults, Candidate
 
-__all__ = ['Predictions', 'Curve', 'EvaluationSet', 'Evidence', 'Subject']
+__all__ = ['Predictions', 'Curve', 'EvaluationSet', 'Evidence', 'ModelEvidence']
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a classifier answered on the evaluation set, sample by sample.
+    """What a classifier answered for the labelled samples of the evaluation set, sample by sample.
+
+    With the probabilities that calibration and loss are made of; a benchmark, which compares models of tokens and
+    pixels too, holds the first classes alone (``composer_kd.bench.predictions.TopClasses``).
 
     Args:
         predicted: ``(N,)`` The class that it puts first.
@@ -60,36 +63,51 @@ class EvaluationSet:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """One model of the comparison, from one run.
+class ModelEvidence:
+    """What is known of one model of the comparison, from one run.
 
     Args:
-        name: What it is called.
-        role: ``TEACHER``, ``ALONE`` or ``DISTILLED``.
+        candidate: The model: what it is called, its role, its teachers among the models, how it is built.
         parameters: How many it has.
         file_bytes: Bytes of its state dict on disk.
         flops: Floating-point operations for one sample; None where they cannot be counted.
         answers: On the evaluation set; None where the set says why not.
         settings: All settings of its run; those of a teacher that is only named elsewhere.
+        without_effect: The dotted keys of the settings that change nothing of what is learned, and that of the seed.
+        distilled_by: The keys of those of its algorithms that distilled it: ``algorithms.<key>``.
         metrics: What its run noted at its end, under the names that Composer logs by.
         curves: ``'task'``, ``'kd'`` and ``'accuracy'`` over training, those that there are.
-        taught_by: The names of its teachers among the subjects.
         checkpoint: Where its weights are; None where they came otherwise.
         command: What trains it again.
     """
 
-    name: str
-    role: str
+    candidate: Candidate
     parameters: int
     file_bytes: int
     flops: float | None = None
     answers: Predictions | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    without_effect: frozenset[str] = frozenset()
+    distilled_by: tuple[str, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
-    taught_by: tuple[str, ...] = ()
     checkpoint: str | None = None
     command: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.candidate.name
+
+    @property
+    def role(self) -> str:
+        """The model's role: ``TEACHER``, ``ALONE`` or ``DISTILLED``."""
+        return self.candidate.role
+
+    @property
+    def taught_by(self) -> tuple[str, ...]:
+        """The names of the model's teachers among the models."""
+        return self.candidate.taught_by
 
     @property
     def seed(self) -> int | None:
@@ -102,7 +120,7 @@ class Evidence:
     """Everything that a report tells.
 
     Args:
-        subjects: The models: teachers first.
+        models: What is known of each model: teachers first.
         evaluation: What they answered for.
         bench: How fast they are; None where it was not measured.
         bench_source: Where those numbers come from, in words.
@@ -112,7 +130,7 @@ class Evidence:
         created: When, in words.
     """
 
-    subjects: tuple[Subject, ...]
+    models: tuple[ModelEvidence, ...]
     evaluation: EvaluationSet
     bench: BenchResults | None = None
     bench_source: str = ''

@@ -13,18 +13,12 @@ import numpy as np
 from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
 from composer_kd.presentation.settings import leaves
 from composer_kd.reports.differences import ABSENT
-from composer_kd.reports.evidence import EvaluationSet, Subject
+from composer_kd.reports.evidence import EvaluationSet, ModelEvidence
 from composer_kd.reports.metrics import agreement
 from composer_kd.reports.statistics import Difference, Estimate, difference_of_answers, difference_of_runs
 
 __all__ = ['Group', 'also_differing', 'counterpart', 'gain', 'group', 'taught_by']
 
-# What changes nothing of what a run learns.
-_FREE = re.compile(
-    r'(run_name|seed|save_\w+|autoresume|progress_bar|log_to_console|console_log_interval|loggers|profiler|variables|'
-    r'device_train_microbatch_size|device_eval_batch_size|eval_interval|'
-    r'(train|eval)_loader\.(num_workers|pin_memory|persistent_workers|prefetch_factor))(\.|$)'
-)
 _COUNTED = re.compile(r'[-_ ./]*(seed|run)?[-_ ]*\d*$')
 
 
@@ -40,10 +34,10 @@ class Group:
 
     name: str
     role: str
-    members: tuple[Subject, ...]
+    members: tuple[ModelEvidence, ...]
 
     @property
-    def first(self) -> Subject:
+    def first(self) -> ModelEvidence:
         """The one that stands for them all where seeds make no difference: parameters, sizes, settings."""
         return self.members[0]
 
@@ -52,7 +46,7 @@ class Group:
         """How many runs."""
         return len(self.members)
 
-    def estimate(self, value: Callable[[Subject], float | None]) -> Estimate | None:
+    def estimate(self, value: Callable[[ModelEvidence], float | None]) -> Estimate | None:
         """The mean of something over the runs that have it; None where none has, or it is not finite of one."""
         values = [found for found in map(value, self.members) if found is not None]
         return Estimate.of(values) if values and np.isfinite(values).all() else None
@@ -77,29 +71,29 @@ class Group:
         return np.mean(found, axis=0) if found else None
 
 
-def accuracy_of(subject: Subject, evaluation: EvaluationSet) -> float | None:
+def accuracy_of(model: ModelEvidence, evaluation: EvaluationSet) -> float | None:
     """The accuracy of one model: of its answers, else the one that its run noted; None where there is neither."""
-    if subject.answers is not None:
-        return float(np.mean(subject.answers.predicted == evaluation.labels)) if len(evaluation.labels) else None
-    noted = (value for name, value in subject.metrics.items() if re.fullmatch(r'metrics/eval/\w*Accuracy', name))
+    if model.answers is not None:
+        return float(np.mean(model.answers.predicted == evaluation.labels)) if len(evaluation.labels) else None
+    noted = (value for name, value in model.metrics.items() if re.fullmatch(r'metrics/eval/\w*Accuracy', name))
     return next(noted, None)
 
 
-def group(subjects: Sequence[Subject]) -> list[Group]:
+def group(models: Sequence[ModelEvidence]) -> list[Group]:
     """Puts runs together that differ in their seed, their name and their folder alone.
 
     Any setting called ``seed`` counts as the run's own where it has the same value, as
     ``train_loader.dataset.seed: ${seed}`` has. The order is that of the first members.
 
     Args:
-        subjects: The models.
+        models: The models.
 
     Returns:
         The groups, under names that differ.
     """
-    found: dict[Any, list[Subject]] = {}
-    for subject in subjects:
-        found.setdefault(_identity(subject), []).append(subject)
+    found: dict[Any, list[ModelEvidence]] = {}
+    for model in models:
+        found.setdefault(_identity(model), []).append(model)
     named: list[Group] = []
     for members in found.values():
         name = _name([one.name for one in members])
@@ -113,18 +107,18 @@ def group(subjects: Sequence[Subject]) -> list[Group]:
     return named
 
 
-def _identity(subject: Subject) -> Any:
-    if not subject.settings or subject.seed is None:
-        return subject.name  # one of its kind
-    return subject.role, tuple(sorted(_learned_by(subject).items()))
+def _identity(model: ModelEvidence) -> Any:
+    if not model.settings or model.seed is None:
+        return model.name  # one of its kind
+    return model.role, tuple(sorted(_learned_by(model).items()))
 
 
-def _learned_by(subject: Subject) -> dict[str, str]:
+def _learned_by(model: ModelEvidence) -> dict[str, str]:
     """The settings that change what is learned, but for the run's own seed."""
     return {
-        key: '(the seed)' if key.rpartition('.')[2] == 'seed' and value == subject.seed else repr(value)
-        for key, value in leaves(subject.settings).items()
-        if value not in (None, {}, []) and not _FREE.match(key)
+        key: '(the seed)' if key.rpartition('.')[2] == 'seed' and value == model.seed else repr(value)
+        for key, value in leaves(model.settings).items()
+        if value not in (None, {}, []) and key not in model.without_effect
     }
 
 
@@ -153,11 +147,11 @@ def taught_by(student: Group, groups: Sequence[Group]) -> Group | None:
     return teachers[0] if len(teachers) == 1 and student.role == ALONE else None
 
 
-def agreement_with_teachers(subject: Subject, student: Group, groups: Sequence[Group]) -> float | None:
+def agreement_with_teachers(model: ModelEvidence, student: Group, groups: Sequence[Group]) -> float | None:
     """How often one student puts the class first that its teachers do; None where it has none.
 
     Args:
-        subject: A member of ``student``.
+        model: A member of ``student``.
         student: The student.
         groups: All groups.
 
@@ -165,11 +159,11 @@ def agreement_with_teachers(subject: Subject, student: Group, groups: Sequence[G
         The share of samples, the mean over its teachers.
     """
     everyone = {one.name: one for each in groups for one in each.members}
-    teachers = [everyone[name] for name in subject.taught_by if name in everyone]
+    teachers = [everyone[name] for name in model.taught_by if name in everyone]
     if not teachers and (teacher := taught_by(student, groups)) is not None:
         teachers = list(teacher.members)
     answers = [one.answers.predicted for one in teachers if one.answers is not None]
-    return agreement(subject.answers.predicted, answers) if answers and subject.answers is not None else None
+    return agreement(model.answers.predicted, answers) if answers and model.answers is not None else None
 
 
 def counterpart(distilled: Group, groups: Sequence[Group]) -> Group | None:
@@ -203,8 +197,7 @@ def also_differing(distilled: Group, alone: Group) -> list[str]:
     Returns:
         Dotted keys. ``max_duration`` is none of them where both trained for as many batches.
     """
-    algorithms = distilled.first.settings.get('algorithms') or {}
-    taught = tuple(f'algorithms.{name}.' for name, options in algorithms.items() if 'teachers' in (options or {}))
+    taught = tuple(f'algorithms.{key}.' for key in distilled.first.distilled_by)
     mine, theirs = _learned_by(distilled.first), _learned_by(alone.first)
     batches = [one.first.metrics.get('time/batch') for one in (distilled, alone)]
     same = {'max_duration'} if batches[0] is not None and batches[0] == batches[1] else set()

@@ -43,10 +43,10 @@ class Report:
 
     def __init__(self, evidence: Evidence) -> None:
         if evidence.evaluation.left_out is not None:  # then those that could be had are not compared either
-            subjects = tuple(dataclasses.replace(one, answers=None) for one in evidence.subjects)
-            evidence = dataclasses.replace(evidence, subjects=subjects)
+            models = tuple(dataclasses.replace(one, answers=None) for one in evidence.models)
+            evidence = dataclasses.replace(evidence, models=models)
         self.evidence = evidence
-        self.groups = group(evidence.subjects)
+        self.groups = group(evidence.models)
         self.speed = Speed(self.groups, evidence.bench)
 
     @property
@@ -119,8 +119,9 @@ class Report:
         took = '' if bench is None or not bench.seconds else f' Measured in {duration_text(bench.seconds)}.'
         return (
             'Latency of a batch of one. Speed-up: over the teacher, eager in fp32, on the same device; in brackets '
-            'where the difference is within the noise. As trained: how much of the evaluation data is put into the '
-            'same class as by the model run eagerly in fp32. \N{WARNING SIGN} marks what failed or answers otherwise. '
+            'where the difference is within the noise. Output match with eager: how much of the evaluation data is put '
+            'into the same class as by the model run eagerly in fp32. \N{WARNING SIGN} marks what failed or answers '
+            'otherwise. '
             f'{portable(self.evidence.bench_source)}{took}'
         )
 
@@ -167,14 +168,14 @@ class Report:
         elif self.alone is None:
             found.append('No student alone of the same model is given, so “before” is missing in the plots.')
         found += self._about_speed()
-        if not any('kd' in one.curves or 'task' in one.curves for one in self.evidence.subjects):
+        if not any('kd' in one.curves or 'task' in one.curves for one in self.evidence.models):
             found.append('Training curves are left out: no run left a history.jsonl.')
         return found
 
     def _about_numbers(self) -> list[str]:
         broken = {
             one.name: int(np.sum(~np.isfinite(one.answers.confidence)))
-            for one in self.evidence.subjects
+            for one in self.evidence.models
             if one.answers is not None
         }
         return [
@@ -214,7 +215,7 @@ class Report:
 
     def commands(self) -> list[str]:
         """What makes all of it again."""
-        trained = [one.command for one in self.evidence.subjects if one.command is not None]
+        trained = [one.command for one in self.evidence.models if one.command is not None]
         timed = [self.evidence.bench.command] if self.evidence.bench is not None and self.evidence.bench.command else []
         made = [self.evidence.command] if self.evidence.command else []
         return [portable(command) for command in dict.fromkeys([*trained, *timed, *made])]

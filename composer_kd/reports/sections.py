@@ -21,7 +21,7 @@ from composer_kd.presentation.units import (
     times,
 )
 from composer_kd.reports.differences import ABSENT, differing
-from composer_kd.reports.evidence import EvaluationSet, Subject
+from composer_kd.reports.evidence import EvaluationSet, ModelEvidence
 from composer_kd.reports.groups import Group, agreement_with_teachers, counterpart, taught_by
 from composer_kd.reports.metrics import calibration
 from composer_kd.reports.speed import Speed, Timing, device_text
@@ -96,7 +96,7 @@ def _estimated(estimate: Estimate | None) -> Cell:
 
 
 def _quality(each: Group, groups: Sequence[Group], evaluation: EvaluationSet) -> dict[str, Estimate | None]:
-    def error(one: Subject) -> float | None:
+    def error(one: ModelEvidence) -> float | None:
         if one.answers is None:
             return None
         return calibration(one.answers.confidence, one.answers.predicted == evaluation.labels).error
@@ -220,7 +220,7 @@ def _on(device: Setting, speed: Speed) -> Table:
         Column('loading'),
         Column('file'),
         Column('accuracy', unit='%'),
-        Column('as trained', unit='% of answers'),
+        Column('output match', unit='% with eager fp32'),
     ]
     notes = list(dict.fromkeys(note for one in timings for row in one.rows for note in row.notes))
     rows = [_benchmark_row(one, speed, per_second, notes) for one in timings]

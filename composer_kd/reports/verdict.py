@@ -185,32 +185,42 @@ def tiles(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed) -> l
     student = chosen(groups, evaluation)
     if student is None:
         return []
-    found = []
     teacher, alone = taught_by(student, groups), counterpart(student, groups)
-    mine = student.accuracy(evaluation)
-    if (
-        teacher is not None
-        and mine is not None
-        and (theirs := teacher.accuracy(evaluation)) is not None
-        and theirs.mean
-    ):
-        label = "of the teacher's accuracy"
-        found.append(
-            Tile(f'{100 * mine.mean / theirs.mean:.1f} %', label, f'{percent(mine.mean)} of {percent(theirs.mean)} %')
-        )
-    if alone is not None and mine is not None and (base := alone.accuracy(evaluation)) is not None:
-        difference = gain(student, alone, evaluation)
-        detail = (
-            ''
-            if difference is None
-            else f'95 % interval {points(difference.low)} to {points(difference.high)} over {difference.over}'
-        )
-        found.append(Tile(points(mine.mean - base.mean), 'points over the student alone', detail))
-    if teacher is not None:
-        factor_on_disk, label = _size(student, teacher)
-        if factor_on_disk:
-            found.append(Tile(factor_on_disk, label, _parameters(student, teacher)))
-    for device in speed.devices[:2] if teacher is not None else ():
+    found = [] if teacher is None else _tile_of_teacher(student, teacher, evaluation)
+    found += [] if alone is None else _tile_of_gain(student, alone, evaluation)
+    found += [] if teacher is None else [*_tile_of_size(student, teacher), *_tiles_of_speed(student, speed)]
+    return found
+
+
+def _tile_of_teacher(student: Group, teacher: Group, evaluation: EvaluationSet) -> list[Tile]:
+    mine, theirs = student.accuracy(evaluation), teacher.accuracy(evaluation)
+    if mine is None or theirs is None or not theirs.mean:
+        return []
+    label = "of the teacher's accuracy"
+    return [Tile(f'{100 * mine.mean / theirs.mean:.1f} %', label, f'{percent(mine.mean)} of {percent(theirs.mean)} %')]
+
+
+def _tile_of_gain(student: Group, alone: Group, evaluation: EvaluationSet) -> list[Tile]:
+    mine, base = student.accuracy(evaluation), alone.accuracy(evaluation)
+    if mine is None or base is None:
+        return []
+    difference = gain(student, alone, evaluation)
+    detail = (
+        ''
+        if difference is None
+        else f'95 % interval {points(difference.low)} to {points(difference.high)} over {difference.over}'
+    )
+    return [Tile(points(mine.mean - base.mean), 'points over the student alone', detail)]
+
+
+def _tile_of_size(student: Group, teacher: Group) -> list[Tile]:
+    factor, label = _size(student, teacher)
+    return [Tile(factor, label, _parameters(student, teacher))] if factor else []
+
+
+def _tiles_of_speed(student: Group, speed: Speed) -> list[Tile]:
+    found = []
+    for device in speed.devices[:2]:
         timing = speed.find(student, device)
         factor = None if timing is None else speed.speed_up(timing)
         if timing is not None and factor is not None and speed.is_clear(timing) and not speed.is_rough(timing):

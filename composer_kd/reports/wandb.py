@@ -36,7 +36,7 @@ def log_to_wandb(report: Report, files: Sequence[pathlib.Path], project: str) ->
     """
     import wandb
 
-    config = {'models': [one.name for one in report.evidence.subjects], 'command': report.evidence.command}
+    config = {'models': [one.name for one in report.evidence.models], 'command': report.evidence.command}
     run = wandb.init(
         project=project, name=report.title, job_type='report', config=config, settings=_settings(wandb.Settings)
     )
@@ -84,7 +84,7 @@ def _log(wandb: Any, run: Any, report: Report, files: Sequence[pathlib.Path]) ->
 
 
 def _log_models(wandb: Any, run: Any, report: Report) -> None:
-    for one in report.evidence.subjects:
+    for one in report.evidence.models:
         if one.checkpoint is None or not pathlib.Path(one.checkpoint).is_file():
             continue
         details = {'role': one.role, 'parameters': one.parameters, 'seed': one.seed}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from composer import Callback, Trainer
@@ -83,46 +85,76 @@ def build_trainer(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trai
         ConfigError: If data is missing or a part cannot be built from its options.
         CheckpointError: If a teacher's weights cannot be loaded.
     """
+    parts = _build_parts(config)
+    profiler = None
+    if config.profiler is not None:
+        profiler = build_profiler(config.profiler, config.folder, _epoch_length(parts.train_loader, config))
+        callbacks = [*callbacks, PhaseLabels()]
+    if config.fsdp_config is None:  # a model that needs several GPUs cannot be tried on one
+        dry_run(parts.model, parts.algorithms, parts.train_loader, config.precision)
+    with _load_errors_said(config):
+        return Trainer(
+            model=parts.model,
+            train_dataloader=parts.train_loader,
+            eval_dataloader=parts.eval_loader,
+            optimizers=construct_or_say(config.optimizer, params=parts.model.parameters()),
+            schedulers=construct(config.scheduler) if config.scheduler is not None else None,
+            algorithms=list(parts.algorithms.values()),
+            callbacks=[*(one for one in callbacks if not isinstance(one, LoggerDestination)), *parts.callbacks],
+            profiler=profiler,
+            loggers=[*parts.loggers, *(one for one in callbacks if isinstance(one, LoggerDestination))],
+            **_trainer_settings(config),
+        )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a Trainer is built from, as far as it can be built before the models are tried."""
+
+    train_loader: DataLoader[Any]
+    eval_loader: DataLoader[Any] | None
+    model: ComposerModel
+    algorithms: dict[str, Any]
+    callbacks: list[Any]
+    loggers: list[Any]
+
+
+def _build_parts(config: RunConfig) -> _Parts:
+    """Builds the parts; what is wrong with them is said in one error."""
     attempt = Attempts()
     attempt(make_folder, config.folder, 'save_folder')
     if config.load_path is not None:
         attempt(check_load_path, config.load_path)
     attempt(check_resumable, config)
-    train_loader = attempt(build_loader, config.train_loader, config.device_train_batch_size, config.seed, train=True)
-    eval_loader = None
-    evaluation = evaluation_data(config.train_loader, config.eval_loader)
-    if evaluation is not None:
-        eval_loader = attempt(build_loader, evaluation, config.device_eval_batch_size, config.seed, train=False)
-    if train_loader is not None and eval_loader is not None:
-        attempt(check_held_out, train_loader, eval_loader)
+    train_loader, eval_loader = _build_loaders(config, attempt)
     # The student comes first after seeding: its initial weights depend on the seed and on no teacher.
     reproducibility.seed_all(config.seed)
     model = attempt(build_model, config.model, getattr(getattr(train_loader, 'dataset', None), 'num_classes', None))
     algorithms = {part.path: attempt(construct_or_say, part) for part in config.algorithms.values()}
-    own_callbacks = [attempt(construct_or_say, part) for part in config.callbacks.values()]
+    callbacks = [attempt(construct_or_say, part) for part in config.callbacks.values()]
     loggers = [attempt(construct_or_say, part) for part in config.loggers.values()]
     attempt.finish()
     assert model is not None
     assert train_loader is not None
-    profiler = None
-    if config.profiler is not None:
-        profiler = build_profiler(config.profiler, config.folder, _epoch_length(train_loader, config))
-        callbacks = [*callbacks, PhaseLabels()]
-    if config.fsdp_config is None:  # a model that needs several GPUs cannot be tried on one
-        dry_run(model, algorithms, train_loader, config.precision)
+    return _Parts(train_loader, eval_loader, model, algorithms, callbacks, loggers)
+
+
+def _build_loaders(config: RunConfig, attempt: Attempts) -> tuple[DataLoader[Any] | None, DataLoader[Any] | None]:
+    train = attempt(build_loader, config.train_loader, config.device_train_batch_size, config.seed, train=True)
+    data = evaluation_data(config.train_loader, config.eval_loader)
+    if data is None:
+        return train, None
+    evaluation = attempt(build_loader, data, config.device_eval_batch_size, config.seed, train=False)
+    if train is not None and evaluation is not None:
+        attempt(check_held_out, train, evaluation)
+    return train, evaluation
+
+
+@contextlib.contextmanager
+def _load_errors_said(config: RunConfig) -> Iterator[None]:
+    """Says what to do where a checkpoint holds other learned parts than this run has."""
     try:
-        return Trainer(
-            model=model,
-            train_dataloader=train_loader,
-            eval_dataloader=eval_loader,
-            optimizers=construct_or_say(config.optimizer, params=model.parameters()),
-            schedulers=construct(config.scheduler) if config.scheduler is not None else None,
-            algorithms=list(algorithms.values()),
-            callbacks=[*(one for one in callbacks if not isinstance(one, LoggerDestination)), *own_callbacks],
-            profiler=profiler,
-            loggers=[*loggers, *(one for one in callbacks if isinstance(one, LoggerDestination))],
-            **_trainer_settings(config),
-        )
+        yield
     except (RuntimeError, KeyError) as error:
         if config.load_path is None or f'{EXTRAS}.' not in str(error):
             raise

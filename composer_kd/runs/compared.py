@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import enum
+import functools
 import pathlib
 import warnings
 from collections.abc import Iterator, Sequence
@@ -10,83 +10,69 @@ from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import OmegaConf
-from torch import nn
+from typing_extensions import override
 from yaml import YAMLError
 
+from composer_kd.bench import Candidate
 from composer_kd.config.construct import build_teacher
 from composer_kd.config.load import as_mapping
 from composer_kd.config.schema import TeacherConfig
 from composer_kd.deploy import Inference
 from composer_kd.errors import CheckpointError, ConfigError
+from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
 from composer_kd.runs.files import CONFIG_FILE, checkpoint_file
 from composer_kd.runs.saved import SavedRun
 
-__all__ = ['ComparedModel', 'Role', 'compared_models', 'data_in_words', 'evaluation_run']
+__all__ = ['ComparedModel', 'compared_models', 'data_in_words', 'evaluation_run']
 
 
-class Role(enum.Enum):
-    """What a model is in a comparison."""
-
-    TEACHER = 'teacher'
-    DISTILLED = 'student distilled'
-    ALONE = 'student alone'
-
-
-@dataclass
-class ComparedModel:
-    """One model of a comparison.
+@dataclass(frozen=True)
+class ComparedModel(Candidate):
+    """One model of a comparison, which ``composer_kd.bench`` can time: it also knows where it comes from.
 
     Args:
-        name: What it is called in tables.
-        role: Whether it taught, was taught, or neither; one that did both is a teacher.
+        role: One that taught and was taught is a teacher.
         run: The run that trained it; None for a teacher that is only named in a student's settings.
         teacher: Its settings as a teacher; None for the model of a run that is given itself.
-        taught_by: The names of its teachers among the models compared.
     """
 
-    name: str
-    role: Role
     run: SavedRun | None = None
     teacher: TeacherConfig | None = None
-    taught_by: tuple[str, ...] = ()
 
-    @property
-    def is_trained(self) -> bool:
-        """Whether its weights are more than random: what it answers then means something."""
-        return self.run.is_trained if self.run is not None else True
-
-    def module(self, num_classes: int | None = None) -> nn.Module:
-        """Builds the model with its weights.
+    @classmethod
+    def of_run(
+        cls, run: SavedRun, role: str, taught_by: tuple[str, ...] = (), num_classes: int | None = None
+    ) -> ComparedModel:
+        """The model that a run trained.
 
         Args:
+            run: The run; without weights, its model counts as not trained.
+            role: ``TEACHER``, ``ALONE`` or ``DISTILLED``.
+            taught_by: The names of its teachers among the models compared.
             num_classes: That of the data, for a plain classifier that does not say its own.
-
-        Returns:
-            The model, in eval mode: a ComposerModel, or what a teacher's settings name.
         """
-        if self.run is not None:
-            return self.run.model(num_classes)
-        assert self.teacher is not None
-        return build_teacher(self.teacher).model
+        make = functools.partial(run.model, num_classes)
+        return cls(run.name, make, role, taught_by, run.is_trained, shift_labels=None, run=run)
 
-    def inference(self, batch: object, num_classes: int | None = None) -> Inference:
-        """Builds the model as it is deployed: tensors in, logits out.
+    @classmethod
+    def of_teacher(cls, name: str, config: TeacherConfig) -> ComparedModel:
+        """A teacher that is only named in a student's settings.
 
         Args:
-            batch: One batch of the data that it is to answer for.
-            num_classes: As for ``module``.
-
-        Returns:
-            The module, with a teacher's input adapter in it.
+            name: What it is called.
+            config: Its settings.
         """
-        if self.run is not None:
-            return Inference(self.run.model(num_classes), batch)
-        assert self.teacher is not None
+        return cls(name, lambda: build_teacher(config).model, TEACHER, shift_labels=None, teacher=config)
+
+    @override
+    def inference(self, batch: Any) -> Inference:
+        if self.teacher is None:
+            return Inference(self.make(), batch)
         frozen = build_teacher(self.teacher)
         return Inference(frozen.model, batch, frozen.input_adapter)
 
 
-def compared_models(runs: Sequence[SavedRun]) -> list[ComparedModel]:
+def compared_models(runs: Sequence[SavedRun], num_classes: int | None = None) -> list[ComparedModel]:
     """Lists the models of a comparison: teachers first, then the students in the order given.
 
     A teacher that is itself one of the runs is listed once. One whose checkpoint is gone is left out, with a warning;
@@ -94,13 +80,14 @@ def compared_models(runs: Sequence[SavedRun]) -> list[ComparedModel]:
 
     Args:
         runs: The runs to compare, under different names.
+        num_classes: That of the data, for plain classifiers that do not say their own.
 
     Returns:
-        The models.
+        The models; nothing is built yet.
 
     Example:
         >>> from composer_kd.runs.saved import open_run
-        >>> [one.role.value for one in compared_models([open_run('yamls/digits/student.yaml')])]
+        >>> [one.role for one in compared_models([open_run('yamls/digits/student.yaml')])]
         ['student alone']
     """
     of_checkpoint = {
@@ -119,16 +106,10 @@ def compared_models(runs: Sequence[SavedRun]) -> list[ComparedModel]:
                 found.append(name)
         taught_by[run.name] = tuple(found)
     teachers = {name for names in taught_by.values() for name in names}
-    listed = [ComparedModel(name, Role.TEACHER, teacher=config) for name, config in named.items()]
-    listed += [
-        ComparedModel(run.name, Role.TEACHER, run, taught_by=taught_by[run.name])
-        for run in runs
-        if run.name in teachers
-    ]
-    for run in runs:
-        if run.name not in teachers:
-            role = Role.DISTILLED if run.is_distilled else Role.ALONE
-            listed.append(ComparedModel(run.name, role, run, taught_by=taught_by[run.name]))
+    listed = [ComparedModel.of_teacher(name, config) for name, config in named.items()]
+    for run in sorted(runs, key=lambda run: run.name not in teachers):
+        role = TEACHER if run.name in teachers else DISTILLED if run.is_distilled else ALONE
+        listed.append(ComparedModel.of_run(run, role, taught_by[run.name], num_classes))
     return listed
 
 

@@ -96,7 +96,7 @@ def evaluation_data(train: LoaderConfig | None, written: LoaderConfig | None) ->
         return written
     options = {key: False if key == 'augment' else value for key, value in train.dataset.options.items()}
     held_out: dict[str, Any] = {
-        'dataset': dataclasses.replace(train.dataset, options=options),
+        'dataset': train.dataset.with_options(options),
         'hold_out': train.hold_out,
         'hold_out_seed': train.hold_out_seed,
     }

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from composer_kd.config.effects import differing
 from composer_kd.config.load import as_mapping
+from composer_kd.config.markers import Effect
 from composer_kd.config.schema import RunConfig
 from composer_kd.errors import ConfigError
+from composer_kd.presentation.settings import leaves
 from composer_kd.runs.files import CONFIG_FILE
 
 __all__ = ['check_resumable']
 
-
-# What may differ: how long, what is logged and kept, how samples are loaded and cut, which changes no numbers.
-# `variables` count where they are used.
-_FREE = re.compile(
-    r'(max_duration|loggers|callbacks|variables|progress_bar|log_to_console|console_log_interval|eval_interval'
-    r'|save_\w+|load_\w+|profiler|autoresume|run_name|device_train_microbatch_size|device_eval_batch_size|(train|eval)_loader\.(num_workers|pin_memory|persistent_workers|prefetch_factor))(\.|$)'
-)
+MAY_CHANGE = (Effect.LENGTH, Effect.START, Effect.EVALUATION, Effect.CALLBACKS)
+"""What may change between two starts of a run: it may get longer, and starts from its own checkpoint."""
 
 
 def check_resumable(config: RunConfig) -> None:
@@ -38,24 +35,12 @@ def check_resumable(config: RunConfig) -> None:
     if not any(folder.glob('latest-rank*')):
         return  # nothing to go on from: the run starts anew
     before: Any = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE))
-    now = as_mapping(config)
-    # A key that only one of the two has is another version's.
-    old, new = (_leaves({key: whole[key] for key in whole if key in before and key in now}) for whole in (before, now))
-    differing = [
-        f'  {key}: {old.get(key, "(nothing)")!r} → {new.get(key, "(nothing)")!r}'
-        for key in dict.fromkeys((*old, *new))
-        if old.get(key) != new.get(key) and not _FREE.match(key)
-    ]
-    if differing:
+    old, new = leaves(before), leaves(as_mapping(config))
+    changed = differing(old, new, *MAY_CHANGE)
+    if changed:
+        lines = [f'  {key}: {old.get(key, "(nothing)")!r} → {new.get(key, "(nothing)")!r}' for key in changed]
         raise ConfigError(
             f'autoresume: {folder} holds a run with other settings, and going on would make its record false:\n'
-            + '\n'.join(differing)
+            + '\n'.join(lines)
             + '\nTake another run_name (or save_folder), or start anew with autoresume=false.'
         )
-
-
-def _leaves(node: Any, prefix: str = '') -> dict[str, Any]:
-    if not isinstance(node, (dict, list)) or not node:
-        return {prefix.removesuffix('.'): node}
-    items = node.items() if isinstance(node, dict) else enumerate(node)
-    return {key: value for name, inner in items for key, value in _leaves(inner, f'{prefix}{name}.').items()}

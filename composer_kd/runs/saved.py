@@ -18,9 +18,8 @@ from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.batches.contents import split_index
 from composer_kd.config.load import default_run_name, load_part
 from composer_kd.config.markers import Component, Part
-from composer_kd.config.registry import resolve
 from composer_kd.config.schema import EvaluationConfig, LoaderConfig, RunConfig, TeacherConfig, local_folder
-from composer_kd.errors import ConfigError
+from composer_kd.errors import Attempts, ConfigError
 from composer_kd.runs.build import build_model
 from composer_kd.runs.files import CONFIG_FILE, LATEST, METRICS_FILE, checkpoint_file
 from composer_kd.runs.loaders import build_loader, evaluation_data
@@ -50,10 +49,12 @@ class SavedConfig(EvaluationConfig):
         return [teacher for algorithm in self.algorithms.values() for teacher in algorithm.holding(TeacherConfig)]
 
     @property
-    def distils(self) -> bool:
-        """Whether one of its algorithms is a :class:`.DistillationAlgorithm`."""
-        targets = [resolve('algorithm', algorithm.name) for algorithm in self.algorithms.values()]
-        return any(isinstance(target, type) and issubclass(target, DistillationAlgorithm) for target in targets)
+    def distilling(self) -> list[str]:
+        """The keys of those of its algorithms that are a :class:`.DistillationAlgorithm`."""
+        targets = {key: algorithm.target for key, algorithm in self.algorithms.items()}
+        return [
+            key for key, kind in targets.items() if isinstance(kind, type) and issubclass(kind, DistillationAlgorithm)
+        ]
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class SavedRun:
     @property
     def is_distilled(self) -> bool:
         """Whether an algorithm distilled it."""
-        return self.config.distils
+        return bool(self.config.distilling)
 
     @functools.cached_property
     def metrics(self) -> dict[str, float]:
@@ -211,8 +212,6 @@ def open_runs(written: Sequence[str | pathlib.Path], config: str | pathlib.Path 
         >>> [run.name for run in open_runs(['yamls/digits/student.yaml', 'yamls/digits/kd.yaml'])]
         ['digits-student', 'digits-kd']
     """
-    from composer_kd.errors import Attempts
-
     attempt = Attempts()
     opened = [attempt(open_run, one, config) for one in written]
     attempt.finish()

@@ -1,4 +1,4 @@
-"""The student: what is left of it when distillation is over."""
+"""The student after distillation: its own weights, without auxiliary modules."""
 
 from composer_kd.students.state_dict import EXTRAS, student_state_dict, without_extras
 

@@ -1,4 +1,4 @@
-"""The student alone, without what was trained beside it."""
+"""State dicts of the student without the auxiliary modules (projectors, learned losses) that were trained with it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor, nn
 __all__ = ['EXTRAS', 'student_state_dict', 'without_extras']
 
 EXTRAS = 'composer_kd'
-"""The submodule of a student in which projectors and learned losses live while it is distilled."""
+"""Name of the student's submodule that holds projectors and learned losses during distillation."""
 
 Value = TypeVar('Value')
 
 
 def student_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The weights of a student without the projectors and learned losses that were trained beside it.
+    """Returns the weights of a student without the projectors and learned losses that were trained with it.
 
     Args:
         model: The model of a run, distilled or not.
 
     Returns:
-        Its ``state_dict`` without them: what the same model has that was never distilled.
+        The entries of its ``state_dict`` that the same model has without distillation.
 
     Example:
         >>> model = nn.Linear(2, 3)
@@ -34,5 +34,12 @@ def student_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 
 def without_extras(weights: Mapping[str, Value]) -> dict[str, Value]:
-    """The entries of a state dict that belong to the student itself, whatever wrapped it."""
+    """Returns the entries of a state dict that belong to the student itself, also if the student was wrapped.
+
+    Args:
+        weights: A state dict; its keys may have prefixes of wrappers.
+
+    Returns:
+        The entries whose key does not contain ``EXTRAS``.
+    """
     return {key: value for key, value in weights.items() if EXTRAS not in key.split('.')}

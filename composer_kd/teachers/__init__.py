@@ -1,4 +1,4 @@
-"""Teachers: frozen models that answer for a batch, what they expect as input, and where their weights come from."""
+"""Teachers: the models from whose outputs a student learns, their input adapters, and their checkpoints."""
 
 from composer_kd.teachers.adapters import NormalizationAdapter, ResizeAdapter
 from composer_kd.teachers.base import Teacher, Teachers, module_of, teacher_logits

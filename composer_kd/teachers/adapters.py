@@ -1,4 +1,4 @@
-"""Input adapters: what stands between the student's inputs and a teacher that expects others."""
+"""Input adapters: change the student's inputs for a teacher that was trained on others."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ['NormalizationAdapter', 'ResizeAdapter']
 
 
 class NormalizationAdapter(nn.Module):
-    r"""Turns images normalised one way into images normalised another way.
+    r"""Converts images from the normalisation of the data pipeline to the one that the teacher was trained with.
 
     .. math:: x' = \frac{x \cdot \sigma_{original} + \mu_{original} - \mu_{required}}{\sigma_{required}}
 
     Args:
         mean_original: Mean per channel that the data pipeline subtracted.
-        std_original: Standard deviation per channel that it divided by.
+        std_original: Standard deviation per channel that the data pipeline divided by.
         mean_required: Mean per channel that the teacher was trained with.
         std_required: Standard deviation per channel that the teacher was trained with.
 
     Raises:
-        ConfigError: If the four differ in length or a standard deviation is not positive.
+        ConfigError: If the four differ in length, a number is not finite, or a standard deviation is not positive.
 
     Example:
         >>> import torch
@@ -63,7 +63,7 @@ class NormalizationAdapter(nn.Module):
         self.register_buffer('shift', ((mean_o - mean_r) / std_r).float().view(-1, 1, 1))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Adapts images ``(B, C, H, W)`` of any floating dtype; leaves ``inputs`` as they are."""
+        """Converts images ``(B, C, H, W)`` of any floating dtype, without changing ``inputs`` in place."""
         return torch.addcmul(self.shift.to(inputs.dtype), inputs, self.scale.to(inputs.dtype))
 
 
@@ -71,11 +71,11 @@ class ResizeAdapter(nn.Module):
     """Resizes images for a teacher that was trained at another resolution.
 
     Args:
-        size: Height and width, or one number for both.
-        mode: ``'bilinear'``, ``'bicubic'`` or ``'nearest'``, as :func:`torch.nn.functional.interpolate` has them.
+        size: Height and width in pixels, or one number for both.
+        mode: ``'bilinear'``, ``'bicubic'`` or ``'nearest'``, as in :func:`torch.nn.functional.interpolate`.
 
     Raises:
-        ConfigError: If the size is not positive or the mode unknown.
+        ConfigError: If the size is not positive or the mode is unknown.
 
     Example:
         >>> import torch
@@ -93,7 +93,7 @@ class ResizeAdapter(nn.Module):
             raise ConfigError(f"ResizeAdapter: mode must be 'bilinear', 'bicubic' or 'nearest', got {mode!r}")
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Resizes ``(B, C, H, W)`` to ``(B, C, *size)``; smoothed where it shrinks."""
+        """Resizes ``(B, C, H, W)`` to ``(B, C, *size)``, with antialiasing (unless ``mode`` is ``'nearest'``)."""
         if inputs.shape[-2:] == self.size:
             return inputs
         return F.interpolate(inputs, size=self.size, mode=self.mode, antialias=self.mode != 'nearest')

@@ -1,4 +1,4 @@
-"""What every teacher is: the protocol that the pool, the algorithms and the checks before training rely on."""
+"""The protocol ``Teacher``: what the pool, the algorithms and the checks before training require of a teacher."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ['Teacher', 'Teachers', 'missing_of', 'module_of', 'teacher_logits']
 
 @runtime_checkable
 class Teacher(Protocol):
-    """Answers for batches, in the place of a model. :class:`.FrozenTeacher` is one; write your own as a plain class.
+    """A source of logits or features for each batch. :class:`.FrozenTeacher` is one; write your own as a plain class.
 
-    A teacher leaves the batch as it is, draws nothing at random that differs between ranks, and is no part of the
-    student's ``state_dict`` or optimizer. It is asked with gradients off, in the run's precision. One whose layers can
-    be matched has its module under the attribute ``model``.
+    A teacher leaves the batch unchanged, gives equal results on all ranks (its random draws included), and stays out of
+    the student's ``state_dict`` and optimizer. It runs without gradients, in the run's precision. A teacher whose
+    layers can be matched has its module in the attribute ``model``.
 
     Attributes:
-        name: Names it in messages, and for ``Match(..., teacher=name)``.
+        name: Its name in messages, and in ``Match(..., teacher=name)``.
 
     Example:
         >>> import torch
@@ -38,25 +38,29 @@ class Teacher(Protocol):
     name: str
 
     def prepare(self, state: State) -> None:
-        """Gets ready on ``state.device``; called before the first batch, and again for each run.
+        """Prepares the teacher on ``state.device``; called before the first batch, and again for each run.
 
         Args:
-            state: The run's; before training it has a model and a device, and no data or optimizer yet.
+            state: The state of the run; it has a model and a device already, but no data or optimizer yet.
         """
 
     def outputs(self, batch: Any, index: Tensor | None = None) -> Any:
-        """Answers for a microbatch.
+        """Computes the outputs for a microbatch.
 
         Args:
             batch: The microbatch as models take it: ``(inputs, labels)`` or a mapping.
-            index: ``(B,)`` The samples' numbers in the data set, where they are known.
+            index: ``(B,)`` The samples' numbers in the data set; ``None`` if unknown.
 
         Returns:
-            Logits in the student's shape, or what a model returns: an object or mapping with ``logits``.
+            Logits in the student's shape, or any output of a model with logits: an object or mapping with ``logits``.
         """
 
     def end_batch(self, state: State) -> None:
-        """Called after each optimizer step, in the window or out of it: what moves with the student moves here."""
+        """Called after each optimizer step, inside and outside the window; the place to update a changing teacher.
+
+        Args:
+            state: The state of the run.
+        """
 
 
 Teachers: TypeAlias = Annotated[
@@ -64,27 +68,27 @@ Teachers: TypeAlias = Annotated[
 ]
 """A module or :class:`Teacher`, a list of them, or ``{checkpoint: module}``.
 
-A parameter with this annotation, of whatever algorithm, is written in a YAML as a list of teachers.
+An algorithm's parameter with this annotation is written as a list of teachers in a YAML file.
 """
 
 
 def teacher_logits(teacher: Teacher, batch: Any, index: Tensor | None = None) -> Tensor:
-    """The logits with which a teacher answers.
+    """Runs a teacher and returns its logits.
 
     Raises:
-        TeacherError: If there are none in its outputs.
+        TeacherError: If its outputs contain no logits.
     """
     return logits_of(teacher.outputs(batch, index), f'the teacher {teacher.name!r}')
 
 
 def module_of(teacher: Teacher) -> nn.Module | None:
-    """The module inside a teacher, whose layers can be matched; ``None`` where it has none."""
+    """The module of a teacher, whose layers can be matched; ``None`` if it has none."""
     module = getattr(teacher, 'model', teacher)
     return module if isinstance(module, nn.Module) else None
 
 
 def missing_of(thing: Any) -> list[str]:
-    """What an object lacks to be a :class:`Teacher`.
+    """The names of the members that an object lacks to be a :class:`Teacher`.
 
     Example:
         >>> missing_of('resnet56')

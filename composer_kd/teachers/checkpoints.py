@@ -1,4 +1,4 @@
-"""Reads weights out of checkpoints without ever running what is in them."""
+"""Loads weights from checkpoints without executing code in them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from composer_kd.students import without_extras
 
 __all__ = ['Checkpoint', 'load_weights', 'read_checkpoint', 'read_weights']
 
-# What a Composer checkpoint holds beside tensors and plain containers: versions, times, and the random state of numpy.
+# Composer checkpoints contain, besides tensors and plain containers, versions, times and numpy's random state.
 _multiarray: Any = np._core.multiarray  # type: ignore[attr-defined]
 _SAFE_GLOBALS: list[Any] = [
     TorchVersion,
@@ -36,17 +36,17 @@ _SAFE_GLOBALS: list[Any] = [
     *{type(np.dtype(code)) for code in 'bBhHiIlLqQefd?'},
 ]
 
-# What wraps a model in a state dict: DistributedDataParallel and ComposerClassifier, HuggingFaceModel, torch.compile.
+# The prefixes of wrappers: DistributedDataParallel and ComposerClassifier, HuggingFaceModel, torch.compile.
 _PREFIXES = ('module.', 'model.', '_orig_mod.')
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds.
+    """The contents of a checkpoint file.
 
     Args:
-        weights: The model's, by their names in the file, on the CPU.
-        from_composer: Whether it is laid out as Composer does, so that a Trainer can load it.
+        weights: The model's weights on the CPU, by their names in the file.
+        from_composer: Whether the file has Composer's layout, so that a Trainer can resume from it.
     """
 
     weights: dict[str, Tensor]
@@ -56,17 +56,18 @@ class Checkpoint:
 def load_weights(module: nn.Module, checkpoint: str | os.PathLike[str]) -> None:
     """Loads a checkpoint's model weights into a module, strictly.
 
-    Takes Composer checkpoints (full or weights-only), a plain ``state_dict`` and ``{'state_dict': ...}``. A prefix
-    that a wrapper left on every key (``module.``, ``model.``) is added or removed as the module needs it.
+    It takes Composer checkpoints (full or weights-only), a plain ``state_dict`` and ``{'state_dict': ...}``. Prefixes
+    that wrappers leave on every key (``module.``, ``model.``, ``_orig_mod.``) are added or removed as the module needs
+    it.
 
     Args:
-        module: Takes the weights in place; left as it was if they do not fit.
+        module: The module, which gets the weights in place; it stays unchanged if they do not fit.
         checkpoint: A local path, or any URI that Composer's ``get_file`` reads (``s3://``, ``https://``, ...).
 
     Raises:
-        CheckpointNotFoundError: If there is no such file.
-        CheckpointError: If the file is truncated, holds more than tensors and plain data (none of it is run), or the
-            weights do not fit; the message lists the keys.
+        CheckpointNotFoundError: If the file does not exist.
+        CheckpointError: If the file is truncated, contains more than tensors and plain data (none of it is executed),
+            or the weights do not fit; the message lists the keys.
 
     Example:
         >>> import tempfile, torch
@@ -87,31 +88,37 @@ def load_weights(module: nn.Module, checkpoint: str | os.PathLike[str]) -> None:
             + '\n'.join(problems)
             + '\nBuild the module as it was when the checkpoint was written.'
         )
-    module.load_state_dict(fitting, strict=False)  # what may be missing was checked above
+    module.load_state_dict(fitting, strict=False)  # missing keys were checked above
 
 
 def read_weights(checkpoint: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Reads the model's state dict out of a checkpoint; see :func:`load_weights`.
+    """Reads the model's state dict from a checkpoint; see :func:`load_weights`.
+
+    Args:
+        checkpoint: A local path or a URI.
 
     Returns:
-        The weights by their names in the file, on the CPU.
+        The weights on the CPU, by their names in the file.
 
     Raises:
-        CheckpointNotFoundError: If there is no such file.
-        CheckpointError: If it is truncated, unsafe, or holds no weights.
+        CheckpointNotFoundError: If the file does not exist.
+        CheckpointError: If it is truncated or unsafe, or contains no weights.
     """
     return read_checkpoint(checkpoint).weights
 
 
 def read_checkpoint(checkpoint: str | os.PathLike[str]) -> Checkpoint:
-    """Reads a checkpoint, once and safely; see :func:`load_weights`.
+    """Reads a checkpoint safely; see :func:`load_weights`.
+
+    Args:
+        checkpoint: A local path or a URI.
 
     Returns:
-        Its weights, and whether Composer could go on from it.
+        Its weights, and whether it has Composer's layout.
 
     Raises:
-        CheckpointNotFoundError: If there is no such file.
-        CheckpointError: If it is truncated, unsafe, or holds no weights.
+        CheckpointNotFoundError: If the file does not exist.
+        CheckpointError: If it is truncated or unsafe, or contains no weights.
 
     Example:
         >>> import tempfile, torch
@@ -134,7 +141,7 @@ def _fetch(uri: str, folder: str) -> str:
         get_file(uri, destination)
     except FileNotFoundError as error:
         raise CheckpointNotFoundError(f'No checkpoint at {uri}: {error}') from error
-    except Exception as error:  # each object store raises errors of its own
+    except Exception as error:  # each object store has its own errors
         raise CheckpointError(f'Could not fetch the checkpoint {uri}: {type(error).__name__}: {error}') from error
     return destination
 
@@ -151,7 +158,7 @@ def _load(path: str, name: str) -> Any:
         )
     try:
         with torch.serialization.safe_globals(_SAFE_GLOBALS):
-            # mmap: the optimizer's state in a full checkpoint is never read
+            # with mmap, the optimizer state of a full checkpoint is not read
             return torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except pickle.UnpicklingError as error:
         if not zipfile.is_zipfile(path) and 'unsupported' not in str(error).lower():
@@ -159,8 +166,8 @@ def _load(path: str, name: str) -> Any:
         raise CheckpointError(
             f'Refused to load {name}: it holds more than tensors and plain data, and loading that could run code. '
             f'Nothing in it was run. Save the state_dict alone and pass that file.{_asked_for(error)}'
-        ) from None  # torch's own message advises to load it unsafely
-    except (Exception, MemoryError) as error:  # a damaged pickle fails in any way it likes
+        ) from None  # torch's message recommends unsafe loading
+    except (Exception, MemoryError) as error:  # a damaged pickle may raise anything
         raise _damaged(name, error) from error
 
 
@@ -172,7 +179,7 @@ def _damaged(name: str, error: Exception) -> CheckpointError:
 
 
 def _asked_for(error: Exception) -> str:
-    """The line that names what a refused file wanted to import."""
+    """The line of the message that names what the refused file wanted to import."""
     line = next((line for line in str(error).split('\n') if 'unsupported' in line.lower()), '')
     return f'\n{line.strip()[:300]}' if line else ''
 
@@ -190,7 +197,7 @@ def _weights_in(content: Any, name: str) -> dict[str, Tensor]:
         content,
     ):
         if isinstance(candidate, Mapping) and candidate:
-            # A distilled student may teach in its turn, without what was trained beside it.
+            # A distilled student may become a teacher, without its auxiliary modules.
             weights = without_extras({str(k): v for k, v in candidate.items() if isinstance(v, Tensor)})
             if weights:
                 return weights
@@ -202,7 +209,7 @@ def _weights_in(content: Any, name: str) -> dict[str, Tensor]:
 
 
 def _rename(weights: dict[str, Tensor], target: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Adds or removes wrappers' prefixes: the variant that shares the most names with the module wins."""
+    """Adds or removes wrappers' prefixes; takes the variant that shares the most names with the module."""
     variants = [weights]
     for _ in range(2):  # a wrapper around a wrapper
         variants += [
@@ -216,17 +223,17 @@ def _rename(weights: dict[str, Tensor], target: Mapping[str, Any]) -> dict[str, 
 
 
 def _place(value: Any) -> int | None:
-    """Where a tensor lies: tied weights lie in one place, and files may hold them once."""
+    """The memory address of a tensor, by which tied weights are recognised: a file may contain them once."""
     return value.data_ptr() or None if isinstance(value, Tensor) else None
 
 
 def _may_be_missing(key: str, value: Any) -> bool:
-    """BatchNorm's counter, which old files lack and evaluation never reads, and extra state that is no tensor."""
+    """Whether it is BatchNorm's counter, missing in old files and unused in eval mode, or extra state, not a tensor."""
     return key.endswith('num_batches_tracked') or not isinstance(value, Tensor)
 
 
 def _misfits(weights: Mapping[str, Tensor], target: Mapping[str, Any]) -> list[str]:
-    """What keeps the weights from fitting, a line each."""
+    """The reasons why the weights do not fit, one line each."""
     problems = []
     given = {_place(target[key]) for key in weights if key in target}
     missing = [

@@ -1,4 +1,4 @@
-"""A frozen model that teaches: how it is called, kept in eval mode, and brought onto the student's device."""
+"""A frozen teacher: a model in eval mode, without gradients, on the student's device."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ __all__ = ['FrozenTeacher']
 
 
 class FrozenTeacher:
-    """A model that answers for a batch and never changes.
+    """A model whose weights never change, as a teacher.
 
-    Its parameters need no gradient, it stays in eval mode whatever happens to the student, and it is part of nobody's
-    ``state_dict``. How it is called follows from what it is:
+    Its parameters require no gradient, it stays in eval mode when the student is in train mode, and no other module's
+    ``state_dict`` contains it. The kind of model decides how it is called:
 
-    * a ``ComposerModel`` gets the batch (a ``HuggingFaceModel`` without the labels, to spare it its loss);
+    * a ``ComposerModel`` gets the batch (a ``HuggingFaceModel`` without the labels, to save the computation of its
+      loss);
     * a Hugging Face model, or any module whose ``forward`` names keys of a mapping, gets those keys;
     * a module whose ``forward`` has ``batch`` as its first parameter gets the batch;
-    * any other module (torchvision, timm, your own) gets the inputs: the first of an ``(inputs, labels)`` pair, or the
-      only tensor of a mapping beside its labels.
+    * any other module (torchvision, timm, your own) gets the inputs: the first element of an ``(inputs, labels)`` pair,
+      or the only tensor of a mapping besides its labels.
 
     Args:
         model: The module. It is not copied.
-        checkpoint: Where its weights come from: a Composer checkpoint or a state dict, a path or URI
+        checkpoint: The source of its weights: the path or URI of a Composer checkpoint or a state dict
             (:func:`composer_kd.teachers.load_weights`).
-        input_adapter: Changes the inputs for this teacher alone, e.g. a :class:`NormalizationAdapter`: any callable
-            of the inputs (the tensor of a pair; for mappings a dict without the labels) that returns a new object.
-        forward: Says how to call the model where the rules above don't fit: ``forward(model, batch)`` returns logits.
-        name: Names it in messages; else its class or checkpoint does.
+        input_adapter: Changes the inputs for this teacher only, e.g. a :class:`NormalizationAdapter`. Any callable that
+            takes the inputs (the tensor of a pair; for mappings a dict without the labels) and returns a new object.
+        forward: A function ``forward(model, batch)`` that returns logits, for models that the rules above do not fit.
+        name: Its name in messages; ``None`` for the checkpoint's path or, without a checkpoint, the model's class.
 
     Raises:
-        TeacherError: If ``model`` is not a module, or no logits can be found in its output.
+        TeacherError: If ``model`` is not a module, or its outputs contain no logits.
         CheckpointError: If the weights cannot be loaded.
 
     Example:
@@ -77,34 +78,37 @@ class FrozenTeacher:
         self._parts = list(model.modules())
 
     def prepare(self, state: State) -> None:
-        """Brings the teacher and its adapter onto the run's device, in eval mode and frozen.
+        """Moves the teacher and its adapter to the run's device, in eval mode and frozen.
 
-        How the model is called is found out anew at the next batch.
+        How the model is called is decided again at the next batch.
         """
         self.forget_call()
         for module in (self.model, self.input_adapter):
             if isinstance(module, nn.Module):
                 state.device.module_to_device(module)
                 module.eval()
-                for parameter in module.parameters():  # a ScriptModule has no requires_grad_
+                for parameter in module.parameters():  # one by one, because a ScriptModule has no requires_grad_
                     parameter.requires_grad_(False)
 
     def __call__(self, batch: Any) -> Tensor:
-        """The teacher's logits for a batch, which is left as it is.
+        """Returns the teacher's logits for a batch, which stays unchanged.
 
-        Gradients and precision are the caller's: :class:`composer_kd.Distillation` turns the former off and enters
-        the trainer's precision context.
+        The caller decides about gradients and precision: :class:`composer_kd.Distillation` disables gradients and
+        enters the trainer's precision context.
         """
         return teacher_logits(self, batch)
 
     def outputs(self, batch: Any, index: Tensor | None = None) -> Any:
-        """All that the teacher's model returns for a batch; it need not have logits.
+        """Returns the outputs of the teacher's model for a batch; they need not contain logits.
 
         Args:
-            batch: A batch of the run.
-            index: The samples' numbers, of which a frozen model has no need.
+            batch: A microbatch as models take it; stays unchanged.
+            index: The samples' numbers in the data set; unused.
+
+        Raises:
+            TeacherError: If the model cannot take the batch, or changes it in place.
         """
-        if any(part.training for part in self._parts):  # someone called train() on it, or on a part of it
+        if any(part.training for part in self._parts):  # train() was called on it or on a submodule
             self.model.eval()
         inputs = _tensors(batch)
         versions = [tensor._version for tensor in inputs]
@@ -117,7 +121,7 @@ class FrozenTeacher:
         return outputs
 
     def _first_call(self, batch: Any) -> Any:
-        """Finds out how the model is called, and says whose fault it is when it cannot be."""
+        """Decides how the model is called; if the first call fails, the error says what to change."""
         try:
             call = self._choose_call(batch)
             outputs = call(batch)
@@ -136,15 +140,14 @@ class FrozenTeacher:
         return outputs
 
     def forget_call(self) -> None:
-        """Makes the next batch decide anew how the model is called: for another kind of batch, or after a copy."""
+        """Makes the next batch decide again how the model is called, after a copy or for another form of batch."""
         self._call = None
         self._parts = list(self.model.modules())
 
     def end_batch(self, state: State) -> None:
-        """Nothing: a frozen model never changes."""
+        """Does nothing, because a frozen teacher never changes."""
 
     def _choose_call(self, batch: Any) -> Callable[[Any], Any]:
-        """How this model takes batches of this kind; decided once."""
         if self._forward is None:
             return choose_call(self.model, batch, self.input_adapter, f'The teacher {self.name!r}')
         model, forward, adapt = self.model, self._forward, self.input_adapter or as_it_is
@@ -155,7 +158,7 @@ class FrozenTeacher:
 
 
 def _tensors(batch: Any) -> list[Tensor]:
-    """The tensors of a batch that keep count of changes."""
+    """The tensors of a batch that have a version counter, which counts changes in place."""
     parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, Sequence) else (batch,)
     return [part for part in parts if isinstance(part, Tensor) and not part.is_inference()]
 

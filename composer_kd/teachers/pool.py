@@ -1,4 +1,4 @@
-"""Several teachers: which of them answer for a batch, and how their answers become one."""
+"""The teachers of a run: which of them run for a batch, and the mean of their logits."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class TeacherPool:
 
     Args:
         teachers: A module or :class:`.Teacher`, a list of them, or ``{checkpoint: module}``.
-        n_to_sample: How many answer for each batch; ``None`` for all.
-        weights: A positive weight for each teacher in the mean of their logits; equal if ``None``.
+        n_to_sample: The number of teachers drawn for each batch; ``None`` for all.
+        weights: A positive weight for each teacher in means over teachers; equal weights if ``None``.
 
     Raises:
-        ConfigError: If there is no teacher, or a number does not fit theirs.
+        ConfigError: If there is no teacher, or the other arguments do not fit their number.
         TeacherError: If one of them is neither a module nor a teacher.
         CheckpointError: If weights cannot be loaded.
 
@@ -72,20 +72,24 @@ class TeacherPool:
         self.are_frozen = all(isinstance(teacher, FrozenTeacher) for teacher in self.teachers)
 
     def prepare(self, state: State) -> None:
-        """Gets every teacher ready for a run."""
+        """Prepares every teacher for a run."""
         for teacher in self.teachers:
             teacher.prepare(state)
 
     def end_batch(self, state: State) -> None:
-        """Tells every teacher that the student has made a step."""
+        """Tells every teacher that the student has made an optimizer step."""
         for teacher in self.teachers:
             teacher.end_batch(state)
 
     def draw(self, seed: int, batch: int) -> tuple[int, ...]:
-        """Which teachers answer for a batch: indices in ascending order, without replacement.
+        """Draws the teachers for a batch: their numbers in ascending order, without replacement.
 
-        A function of the seed and the batch's number alone, so that every rank, every microbatch, a retried batch and
-        a resumed run draw the same; no global random state is touched.
+        The draw is a function of the seed and the batch's number only, so all ranks, all microbatches, a retried batch
+        and a resumed run draw the same teachers. The global random state stays unchanged.
+
+        Args:
+            seed: The run's seed.
+            batch: The number of the batch.
         """
         if self.n_to_sample == len(self._everyone):
             return self._everyone
@@ -96,12 +100,18 @@ class TeacherPool:
         return self._drawn[1]
 
     def __call__(self, batch: Any, drawn: Sequence[int] | None = None, index: Tensor | None = None) -> Tensor:
-        """The weighted mean of the logits of the teachers drawn; holds two sets at most.
+        """Computes the weighted mean of the drawn teachers' logits; at most two sets of logits are in memory at a time.
 
         Args:
-            batch: A microbatch.
-            drawn: The numbers of those that answer; all, if ``None``.
-            index: The samples' numbers in the data set, where they are known.
+            batch: A microbatch as models take it.
+            drawn: The numbers of the drawn teachers; ``None`` for all.
+            index: ``(B,)`` The samples' numbers in the data set; ``None`` if unknown.
+
+        Returns:
+            The logits of a single teacher unchanged; float32 for the mean of several.
+
+        Raises:
+            TeacherError: If the teachers' logits differ in shape.
         """
         drawn = self._everyone if drawn is None else drawn
         if len(drawn) == 1:
@@ -112,7 +122,7 @@ class TeacherPool:
         return mean.value
 
     def mean(self, drawn: Sequence[int]) -> RunningMean:
-        """The beginning of a weighted mean of the logits of some teachers."""
+        """Starts a weighted mean of the logits of these teachers."""
         return RunningMean(self, drawn)
 
     def __repr__(self) -> str:
@@ -120,11 +130,11 @@ class TeacherPool:
 
 
 class RunningMean:
-    """A weighted mean of logits, one teacher after the other.
+    """A weighted mean of logits to which teachers are added one after the other.
 
     Args:
         pool: The teachers.
-        drawn: Those whose logits will be added.
+        drawn: The numbers of the teachers whose logits will be added.
     """
 
     def __init__(self, pool: TeacherPool, drawn: Sequence[int]) -> None:
@@ -133,15 +143,19 @@ class RunningMean:
 
     @property
     def value(self) -> Tensor:
-        """The mean, when all have been added: the very logits of a single teacher, float32 of several."""
+        """The mean after all teachers are added: the unchanged logits of a single teacher, float32 for several."""
         assert self._mean is not None
         return self._mean
 
     def add(self, index: int, logits: Tensor) -> None:
         """Adds a teacher's logits.
 
+        Args:
+            index: The teacher's number in the pool.
+            logits: Its logits.
+
         Raises:
-            TeacherError: If their shape is not that of the others'.
+            TeacherError: If their shape differs from the other teachers'.
         """
         if len(self._drawn) == 1:
             self._mean = logits
@@ -160,7 +174,7 @@ class RunningMean:
 
 
 def _as_teachers(given: Any) -> list[Teacher]:
-    """Whatever was given as a list of teachers. A ``ModuleList`` is taken as a list."""
+    """The argument ``teachers`` as a list of teachers; a ``ModuleList`` is treated as a list."""
     if isinstance(given, Mapping):
         modules = [model.model if isinstance(model, FrozenTeacher) else model for model in given.values()]
         if len({id(module) for module in modules}) < len(modules):
@@ -181,7 +195,7 @@ def _as_teachers(given: Any) -> list[Teacher]:
 
 
 def _as_teacher(given: Any) -> Teacher:
-    """A teacher as it is, and a module frozen."""
+    """A teacher unchanged, or a module as a frozen teacher."""
     missing, found = missing_of(given), _parts_of_a_teacher(given)
     if isinstance(given, type) and found:
         raise TeacherError(f'A teacher must be an object, got the class {given.__name__}: make one, {given.__name__}()')
@@ -196,7 +210,7 @@ def _as_teacher(given: Any) -> Teacher:
 
 
 def _parts_of_a_teacher(thing: Any) -> list[str]:
-    """Those methods of a teacher that an object has."""
+    """The names of a teacher's methods that an object has."""
     return [name for name in ('prepare', 'outputs', 'end_batch') if hasattr(thing, name)]
 
 

@@ -1,4 +1,4 @@
-"""Learns the shapes of what a model shows without running it: on the meta device, where nothing is computed."""
+"""Finds the shapes of a model's logits and features, on torch's meta device where possible."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ Key = tuple[str, Summary | None]
 
 
 def logits_shape(teacher: Teacher, batch: Any) -> torch.Size | None:
-    """The shape of a teacher's logits for a batch.
+    """Finds the shape of a teacher's logits for a batch.
 
-    A copy of the teacher without weights, on torch's meta device, takes the batch's shapes through its layers. The
-    teacher itself does not run, no memory for weights is taken, and no random number is drawn.
+    A copy of the teacher without weights runs on torch's meta device, which propagates shapes. The teacher itself does
+    not run, no memory is allocated for weights, and no random number is drawn.
 
     Args:
         teacher: The teacher.
         batch: A batch of tensors on any device.
 
     Returns:
-        The shape, or ``None`` for a model that cannot be traced so (one that looks at the values of its inputs), and
-        for a teacher that is no :class:`.FrozenTeacher`: both are checked when they first answer.
+        The shape; or ``None`` for a model that cannot run on the meta device (one that reads the values of its inputs),
+        and for a teacher that is not a :class:`.FrozenTeacher`. In both cases the shape is checked when the teacher
+        first runs.
 
     Example:
         >>> logits_shape(FrozenTeacher(nn.Linear(2, 3)), (torch.zeros(4, 2), torch.zeros(4)))
         torch.Size([4, 3])
     """
-    # Anything may go wrong in a model that was not written for the meta device. Then its shape is checked when it first
-    # answers for real.
+    # A model written without the meta device in mind may raise anything. Its shape is then checked when it first runs.
     with contextlib.suppress(Exception), torch.no_grad(), torch.random.fork_rng(devices=[]):
         twin = _twin(teacher) if isinstance(teacher, FrozenTeacher) else None
         return None if twin is None else twin(to_device(batch, 'meta')).shape
@@ -51,17 +51,20 @@ def logits_shape(teacher: Teacher, batch: Any) -> torch.Size | None:
 def feature_shapes(
     model: nn.Module | Teacher, batch: Any, wanted: Iterable[Key], whose: str, index: Tensor | None = None
 ) -> dict[Key, torch.Size]:
-    """The shapes of features, by one look at a batch: on the meta device or, where the model cannot, for real.
+    """Finds the shapes of features for a batch, on the meta device or, if the model cannot run there, on its own.
 
     Args:
-        model: A student or a teacher; left as it is.
+        model: A student or a teacher; stays unchanged.
         batch: A batch of tensors.
-        wanted: Places and summaries, as for :class:`.FeatureHooks`.
+        wanted: Layer paths and summaries, as for :class:`.FeatureHooks`.
         whose: The model's name, for messages.
-        index: The samples' numbers, for teachers that ask.
+        index: ``(B,)`` The samples' numbers in the data set, passed to teachers; ``None`` if unknown.
+
+    Returns:
+        The shapes by layer path and summary, the batch first.
 
     Raises:
-        ConfigError: If a layer is not there or does not run, or the model cannot take the batch.
+        ConfigError: If a layer does not exist or does not run, or the model cannot take the batch.
 
     Example:
         >>> feature_shapes(nn.Sequential(nn.Linear(2, 3)), torch.zeros(4, 2), [('0', None)], 'the student')
@@ -109,7 +112,7 @@ def _look(
 
 
 def _runner(model: nn.Module | Teacher) -> tuple[nn.Module, Callable[[Any], Any]]:
-    """A copy on the meta device, and how it is run."""
+    """A copy on the meta device, and a function that runs it with a batch."""
     if not isinstance(model, Teacher):
         return _parts(on_meta(model).eval(), None)
     twin = _twin(model) if isinstance(model, FrozenTeacher) else None
@@ -119,17 +122,17 @@ def _runner(model: nn.Module | Teacher) -> tuple[nn.Module, Callable[[Any], Any]
 
 
 def _parts(model: nn.Module | Teacher, index: Tensor | None) -> tuple[nn.Module, Callable[[Any], Any]]:
-    """The module whose layers show something, and how it is run with a batch."""
+    """The module whose layers are read, and a function that runs it with a batch."""
     if not isinstance(model, Teacher):
         return model, lambda batch: choose_call(model, batch)(batch)
     module = module_of(model)
-    assert module is not None  # hooks were put on its layers before
+    assert module is not None  # the criterion has put hooks on its layers before
     return module, lambda batch: model.outputs(batch, index)
 
 
 def _twin(teacher: FrozenTeacher) -> FrozenTeacher | None:
-    """A copy of a teacher without weights; ``None`` where it would still run the original."""
-    if 'forward' in vars(teacher.model):  # replaced on the instance: a copy would still call the original
+    """A copy of a teacher without weights; ``None`` if the copy would run the original."""
+    if 'forward' in vars(teacher.model):  # set on the instance: the copy would call the original's
         return None
     twin = copy.copy(teacher)
     twin.model = on_meta(teacher.model)

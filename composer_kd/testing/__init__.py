@@ -1,4 +1,4 @@
-"""The laws of a distillation loss, for tests: those of this package and those of your own losses."""
+"""Property tests ("laws") for distillation losses: for those of this package and for your own."""
 
 from __future__ import annotations
 
@@ -23,25 +23,26 @@ def check_loss(
     extreme: float = 1e4,
     steep: float = 1e3,
 ) -> None:
-    """Holds a loss of your own to the laws that the losses of this package obey.
+    """Checks that a loss of your own has the properties (laws) of the losses of this package.
 
-    Every call of the loss starts from the same random state, and an ``nn.Module`` is copied for it (and built, if it
-    has a method ``build``), so a loss that samples or remembers can be checked too, and is left as it was.
+    Each call of the loss starts from the same random state. An ``nn.Module`` is copied before each call (and built, if
+    it has a method ``build``), so that losses that sample or have state can be checked and stay unchanged.
 
     Args:
         loss: Any ``(student, teacher, **extra) -> scalar``.
-        inputs: From a seed to float64 student and teacher (tensors, or lists of them) and, if the loss takes more, a
-            dict of keyword arguments (labels, mask, index). Logits ``(6, 5)`` if ``None``.
-        reference: The same loss computed another way, from the same arguments as numpy arrays.
-        zero_at_equality: It is a divergence: 0 where the student equals the teacher, never negative.
-        minimum_at_equality: It is least, and flat, where the student equals the teacher.
-        repeats: It is the same for a batch repeated twice, as a mean is and a sum is not.
-        gradcheck: It is smooth at the inputs, so that its gradient can be compared with finite differences.
-        extreme: The factor on the inputs at which value and gradient must be finite.
-        steep: How many times an ordinary gradient that for degenerate inputs (zeros, constants, equal samples) may be.
+        inputs: A function from a seed to student and teacher in float64 (tensors, or lists of tensors) and, if the loss
+            takes more, a dict of keyword arguments (labels, mask, index). Logits ``(6, 5)`` if ``None``.
+        reference: An independent implementation of the loss, called with the same arguments as numpy arrays.
+        zero_at_equality: Whether the loss is a divergence: 0 where the student equals the teacher, and never negative.
+        minimum_at_equality: Whether the loss has its minimum, with gradient 0, where the student equals the teacher.
+        repeats: Whether the loss stays the same if the batch is repeated twice, as a mean does and a sum does not.
+        gradcheck: Whether the loss is smooth at the inputs, so that its gradient is compared with finite differences.
+        extreme: The factor by which the inputs are multiplied to check that value and gradient stay finite.
+        steep: The largest allowed gradient for degenerate inputs (zeros, constants, equal samples), as a multiple of
+            the gradient for ordinary inputs.
 
     Raises:
-        AssertionError: If a law is broken; it names the law and the numbers.
+        AssertionError: If a law is broken; the message gives the law and the numbers.
 
     Example:
         >>> def centred(student, teacher):

@@ -1,4 +1,4 @@
-"""The laws, one function each: they raise ``AssertionError`` where a loss breaks them."""
+"""The laws, one function each, which raises ``AssertionError`` if a loss breaks the law."""
 
 from __future__ import annotations
 
@@ -31,7 +31,14 @@ __all__ = ['LAWS', 'laws_of']
 
 
 def laws_of(case: Case) -> dict[str, Callable[[Case], None]]:
-    """The laws that a case says it obeys."""
+    """Selects the laws that apply to a case, by its fields.
+
+    Args:
+        case: A loss, and which laws it should obey.
+
+    Returns:
+        The functions in ``LAWS`` that apply, by name.
+    """
     obeyed = {
         'reference': case.reference is not None,
         'zero at equality': case.zero_at_equality,
@@ -127,7 +134,7 @@ def _degenerate(case: Case) -> None:
     ):
         steep = steepest(hold_finite(case, one := leaves(one), other, extra, what), one)
         hold(
-            steep <= case.steep * max(ordinary, 1e-6),  # 1e12 is finite, and ends a training
+            steep <= case.steep * max(ordinary, 1e-6),  # 1e12 is finite, but ruins a training run
             f'the gradient is up to {steep:.3g} for {what}, where an ordinary one is up to {ordinary:.3g}',
         )
 
@@ -192,4 +199,4 @@ LAWS: dict[str, Callable[[Case], None]] = {
     'gradcheck': _gradcheck,
     'masked positions never count': _masked,
 }
-"""Each law by its name: a function of a :class:`Case` that raises ``AssertionError``."""
+"""The laws by name: functions of a :class:`Case` that raise ``AssertionError``."""

@@ -1,4 +1,4 @@
-"""What the laws have in common: inputs drawn, losses called, tensors walked through."""
+"""Helpers of the laws: draw inputs, call losses, apply functions to nested tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ __all__ = ['Case', 'logits']
 
 
 def logits(seed: int) -> tuple[Any, Any, dict[str, Any]]:
-    """Student and teacher logits ``(6, 5)`` in float64, nothing else."""
+    """Draws logits of student and teacher, ``(6, 5)`` in float64, and no further arguments.
+
+    Args:
+        seed: The seed of the random numbers.
+
+    Returns:
+        Student, teacher, and an empty dict.
+    """
     generator = torch.Generator().manual_seed(seed)
     student, teacher = (torch.randn(6, 5, generator=generator, dtype=torch.float64) for _ in range(2))
     return student, teacher, {}
@@ -23,7 +30,7 @@ def logits(seed: int) -> tuple[Any, Any, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Case:
-    """A loss and what holds for it; the fields are the arguments of :func:`check_loss`."""
+    """A loss and the properties it should have; the fields are the arguments of :func:`check_loss`."""
 
     loss: Callable[..., Any]
     inputs: Callable[[int], tuple[Any, ...]] = logits
@@ -42,7 +49,7 @@ def drawn(case: Case, seed: int = 0) -> tuple[Any, Any, dict[str, Any]]:
 
 
 def value_of(case: Case, student: Any, teacher: Any, extra: dict[str, Any]) -> Tensor:
-    """One call of the loss, from the same state each time, in the precision of its inputs (float32 at least)."""
+    """Calls the loss once, from the same random state each time, in the precision of its inputs (float32 at least)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         loss: Any = case.loss
@@ -82,8 +89,10 @@ def steepest(value: Tensor, inputs: Any) -> float:
 
 
 def counts(mask: Tensor, x: Tensor) -> Tensor:
-    """The mask, flat or not, in a shape that broadcasts over ``x``: over its leading dimensions, or over both ends of
-    attention maps ``(B, H, S, S)``."""
+    """Reshapes a mask, flat or not, so that it broadcasts over ``x``.
+
+    It covers the leading dimensions of ``x``, or queries and keys of attention maps ``(B, H, S, S)``.
+    """
     if x.ndim == 4 and mask.ndim == 2 and x.shape[1] != mask.shape[1] and x.shape[2] == x.shape[3] == mask.shape[1]:
         return mask[:, None, :, None] & mask[:, None, None, :]
     for dims in range(1, x.ndim + 1):
@@ -97,7 +106,7 @@ def as_list(value: Any) -> list[Any]:
 
 
 def each(value: Any, function: Callable[[Tensor], Any]) -> Any:
-    """Applies a function to a tensor, or to each in a list or dict; other values stay as they are."""
+    """Applies a function to each tensor in a tensor, list or dict; other values are returned unchanged."""
     if isinstance(value, dict):
         return {name: each(item, function) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

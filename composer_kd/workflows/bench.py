@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import pathlib
-import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from composer_kd.bench import BenchResults, Candidate, Limits, Row, Setting, Watcher, bench, block, plan, summary, write
+from composer_kd.bench import BenchResults, Limits, Row, Setting, Watcher, bench, block, plan, summary, write
 from composer_kd.bench.files import FILES
 from composer_kd.bench.predictions import first_samples
-from composer_kd.deploy import Inference
 from composer_kd.errors import ConfigError
-from composer_kd.features.calling import as_it_is
-from composer_kd.runs.compared import ComparedModel, compared_models, data_in_words, evaluation_run
+from composer_kd.runs.compared import compared_models, data_in_words, evaluation_run
 from composer_kd.runs.files import make_folder
 from composer_kd.runs.saved import SavedRun, open_runs
 
-__all__ = ['BenchOptions', 'bench_runs', 'candidates_of']
+__all__ = ['BenchOptions', 'bench_runs']
 
 WIDTH_OF_FILES = 180
 
@@ -72,13 +69,9 @@ def bench_runs(written: Sequence[str], out: pathlib.Path, options: BenchOptions,
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH_OF_FILES)
-    with warnings.catch_warnings(record=True) as remarks:
-        candidates = candidates_of(compared_models(runs), batches[0], num_classes)
-    for remark in remarks:
-        console.print(str(remark.message), highlight=False, markup=False, style='yellow')
-    with _Shown(console, out) as watcher:
+    with _warnings_on(console), _Shown(console, out) as watcher:
         results = bench(
-            candidates,
+            compared_models(runs, num_classes),
             batches,
             settings,
             limits=options.limits,
@@ -90,40 +83,16 @@ def bench_runs(written: Sequence[str], out: pathlib.Path, options: BenchOptions,
     return results
 
 
-def candidates_of(found: Sequence[ComparedModel], batch: Any, num_classes: int | None) -> list[Candidate]:
-    """Makes models ready to be timed. Each is built here once, so that what is wrong is told before anything runs.
+@contextlib.contextmanager
+def _warnings_on(console: Console) -> Iterator[None]:
+    """Prints warnings as sentences."""
 
-    Args:
-        found: The models of the comparison.
-        batch: One batch of the evaluation data.
-        num_classes: That of the data.
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        console.print(str(message), highlight=False, markup=False, style='yellow')
 
-    Returns:
-        The candidates, in the same order.
-    """
-    candidates = []
-    for compared in found:
-        inference = compared.inference(batch, num_classes)
-        candidates.append(
-            Candidate(
-                compared.name,
-                functools.partial(as_it_is, inference),
-                compared.role.value,
-                compared.taught_by,
-                compared.is_trained,
-                _predicts_next_token(inference),
-            )
-        )
-    return candidates
-
-
-def _predicts_next_token(inference: Inference) -> bool:
-    """Whether it is a causal language model of transformers."""
-    if 'transformers' not in sys.modules:
-        return False
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    return type(inference.model) in MODEL_FOR_CAUSAL_LM_MAPPING.values()
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def _evaluation_data(run: SavedRun, samples: int | None) -> tuple[list[Any], int | None]:

@@ -128,7 +128,7 @@ def _input(component: Component, model: nn.Module) -> Any:
     if config is not None:
         said = {'in_channels': getattr(config, 'num_channels', 3), 'image_size': getattr(config, 'image_size', 224)}
     else:
-        signature = inspect.signature(resolve('model', component.name)).parameters.values()
+        signature = inspect.signature(component.target).parameters.values()
         said = {parameter.name: parameter.default for parameter in signature} | component.options
     size = said.get('image_size', 224)
     height, width = size if isinstance(size, (list, tuple)) else (size, size)

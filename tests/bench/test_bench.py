@@ -22,7 +22,8 @@ from composer_kd.bench import (
     write,
 )
 from composer_kd.bench.backends import Export, TorchScript
-from composer_kd.bench.candidate import Entrant
+from composer_kd.bench.saved_forms import SavedForms
+from tests.deploy import tiny
 from tests.helpers import TokenModel, mlp, pairs
 
 QUICK = Limits(0.02, 4)
@@ -41,7 +42,7 @@ def top(module, x):
         return module(x).numpy().argmax(1)
 
 
-def test_accuracy_agreement_and_fidelity_are_those_of_numpy():
+def test_accuracy_agreement_and_output_match_are_those_of_numpy():
     x, y = pairs(24, unlabelled=(3, 7))
     found = bench(candidates(), [(x[:16], y[:16]), (x[16:], y[16:])], EAGER, limits=QUICK)
     large, small = top(mlp(seed=1), x), top(mlp(seed=2), x)
@@ -135,6 +136,36 @@ def test_token_models_are_asked_for_the_positions_that_count():
     assert rows[2].accuracy == pytest.approx(np.mean(other[:, :2] == labels.numpy()[:, 1:3]))
 
 
+def test_a_causal_language_model_is_known_as_one():
+    labels = torch.randint(tiny.WORDS, (6, tiny.LENGTH))
+    batch = {**tiny.tokens(6), 'labels': labels}
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = tiny.gpt2_module()
+    make = [Candidate(name, lambda: model, shift_labels=shift) for name, shift in [('known', None), ('not', False)]]
+    known, plain = bench(make, [batch], EAGER, limits=QUICK).rows
+    with torch.no_grad():
+        predicted = model(**tiny.tokens(6)).logits.argmax(-1)
+    assert known.accuracy == pytest.approx((predicted[:, :-1] == labels[:, 1:]).float().mean().item())
+    assert plain.accuracy == pytest.approx((predicted == labels).float().mean().item())
+
+
+def test_one_candidate_may_be_in_several_benchmarks():
+    one = Candidate('named', tiny.Keywords)
+    for batch in (tiny.Measured(8).columns, {**tiny.Measured(4).columns, 'more': torch.zeros(4)}):
+        (row,) = bench([one], [batch], EAGER, limits=QUICK).rows
+        assert (row.failed, row.output_match) == (None, 1)
+
+
+def test_a_model_that_takes_any_keyword_is_timed():
+    batch = tiny.Measured().columns
+    settings = [*EAGER, Setting('cpu', 1, 'export', 'fp32'), Setting('cpu', 1, 'torchscript', 'fp32')]
+    rows = bench([Candidate('keywords', tiny.Keywords)], [batch], settings, limits=QUICK).rows
+    assert [(row.failed, row.output_match) for row in rows] == [(None, 1)] * 3
+    expected = top(mlp(seed=3), pairs(24)[0]) == pairs(24)[1].numpy()
+    assert rows[0].accuracy == pytest.approx(np.mean(expected))
+
+
 def test_a_student_of_two_teachers_is_compared_with_their_mean():
     x, y = pairs(24)
     make = [
@@ -170,11 +201,11 @@ def test_a_trace_is_made_where_it_runs(backend, place, monkeypatch, tmp_path):
             return module.to(target.device)
 
     monkeypatch.setitem(DEVICES, 'meta', Meta())
-    entrant = Entrant(Candidate('a', lambda: nn.Linear(6, 4)), [torch.zeros(3, 6)], tmp_path)
-    monkeypatch.setattr(entrant, 'module', nn.Linear(6, 4))
-    entrant.load(Setting('meta', None, 'recorder', 'fp32'), Recorder(), Meta())
+    module = nn.Linear(6, 4)
+    forms = SavedForms(module, (torch.zeros(3, 6),), tmp_path)
+    forms.load(Setting('meta', None, 'recorder', 'fp32'), Recorder(), Meta())
     assert seen == [place, place]
-    assert next(entrant.module.parameters()).device.type == 'cpu'
+    assert module.weight.device.type == 'cpu'
 
 
 def test_equal_models_are_in_doubt_and_threads_are_set_back():

@@ -123,10 +123,10 @@ def test_teachers_that_choose_between_other_classes_end_nothing():
 def test_no_memory_for_the_inputs_is_a_reason_of_one_row(monkeypatch):
     at = Trial._at
 
-    def refuse(self, entrant, *rest):
-        if entrant.name == 'large':
+    def refuse(self, model, *rest):
+        if model.name == 'large':
             raise torch.OutOfMemoryError('CUDA out of memory')
-        return at(self, entrant, *rest)
+        return at(self, model, *rest)
 
     monkeypatch.setattr(Trial, '_at', refuse)
     large, small = bench(candidates(), [pairs(8)], EAGER, limits=QUICK).rows

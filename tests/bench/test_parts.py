@@ -15,7 +15,7 @@ from composer_kd.bench import DEVICES, Latency, Row, Setting, devices, environme
 from composer_kd.bench.backends import OnnxRuntime, Target
 from composer_kd.bench.batch_sizes import Sweep, sweep
 from composer_kd.bench.failures import is_out_of_memory, reason
-from composer_kd.bench.predictions import Predictions, accuracy, answer, first_samples
+from composer_kd.bench.predictions import TopClasses, accuracy, answer, first_samples
 from composer_kd.bench.size import count_flops
 from composer_kd.bench.tables import quickest
 from composer_kd.bench.timing import Blocks, as_latency, speed_up, time_blocks, time_calls
@@ -257,8 +257,7 @@ def test_segmentation_has_its_classes_in_the_second_dimension():
 
 def test_a_single_output_chooses_nothing():
     assert (
-        accuracy(Predictions([torch.zeros(4, dtype=torch.long)], 1, True), [(torch.zeros(4, 2), torch.zeros(4))])
-        is None
+        accuracy(TopClasses([torch.zeros(4, dtype=torch.long)], 1, True), [(torch.zeros(4, 2), torch.zeros(4))]) is None
     )
 
 

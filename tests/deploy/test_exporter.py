@@ -30,6 +30,10 @@ def bert():
     return of_module(model, batch, tiny.bert_module, tokenizer=tiny.tokenizer())
 
 
+def keywords():
+    return of_module(tiny.Keywords(), tiny.Measured().columns, tiny.Keywords)
+
+
 def test_the_command_knows_the_formats():
     assert tuple(TARGETS) == FORMATS
     with pytest.raises(ConfigError, match="did you mean 'state-dict'"):
@@ -139,12 +143,29 @@ def of_batches():
     return of_module(TakesBatch(), pairs(), TakesBatch)
 
 
+class TakesMapping(tiny.Keywords):
+    def forward(self, batch):
+        return super().forward(**batch)
+
+
+KEYWORDS = 'from tests.deploy.tiny import Keywords\n\nmodel = Keywords()\n'
+OF_MAPPINGS = 'from tests.deploy.test_exporter import TakesMapping\n\nmodel = TakesMapping()\n'
+
+
+def of_mappings():
+    return of_module(TakesMapping(), tiny.Measured().columns, TakesMapping)
+
+
 @pytest.mark.parametrize(
     ('student', 'code', 'to'),
     [
         (small, PLAIN, 'state-dict'),
         (small, None, 'torch-export'),
         (of_batches, OF_BATCHES, 'state-dict'),
+        (keywords, KEYWORDS, 'state-dict'),
+        (keywords, None, 'torch-export'),
+        (keywords, None, 'onnx'),
+        (of_mappings, OF_MAPPINGS, 'state-dict'),
         (bert, BERT, 'state-dict'),
         (bert, None, 'huggingface'),
         pytest.param(bert, None, 'torch-export', marks=pytest.mark.slow),

@@ -1,9 +1,11 @@
+import pytest
 import torch
 from composer.models import ComposerClassifier
 from torch import nn
 
 from composer_kd import NormalizationAdapter
 from composer_kd.deploy import Inference
+from composer_kd.errors import ConfigError
 from composer_kd.models import ImageRNN, IndexedClassifier, ShallowCNN
 from tests.deploy import tiny
 from tests.helpers import TokenModel, mlp, pairs
@@ -38,6 +40,75 @@ def test_a_transformer_takes_its_tensors_by_name():
 def test_a_module_that_takes_one_tensor_of_a_mapping():
     inference = Inference(nn.Linear(4, 2), {'pixels': torch.zeros(2, 4), 'labels': torch.zeros(2)})
     assert inference.inputs_of({'pixels': torch.ones(1, 4), 'labels': torch.zeros(1)})[0].shape == (1, 4)
+
+
+def test_a_module_that_takes_any_keyword_gets_the_tensors_by_name():
+    batch = {**tiny.Measured().columns, 'name': ['a'] * 24}
+    inference = Inference(tiny.Keywords(), batch)
+    assert inference.input_names == ['left', 'right']
+    expected = mlp(seed=3)(pairs()[0])
+    torch.testing.assert_close(inference(*inference.inputs_of(batch)), expected)
+
+
+def test_a_compiled_module_is_called_as_the_module_in_it():
+    batch = tiny.Measured().columns
+
+    class Named(nn.Module):
+        def forward(self, right):
+            return right.square()
+
+    compiled = torch.compile(Named(), backend='eager')
+    assert Inference(compiled, batch).input_names == ['right']
+
+
+def test_a_module_of_batches_gets_a_bare_tensor_as_it_is():
+    class OfTensors(nn.Module):
+        def forward(self, batch):
+            return batch.flatten(1)
+
+    assert Inference(OfTensors(), torch.zeros(2, 3, 3))(torch.zeros(4, 3, 3)).shape == (4, 9)
+
+
+def test_a_module_of_batches_may_take_keywords_too():
+    class Both(nn.Module):
+        def forward(self, batch, **options):
+            return batch['left'] + len(options)
+
+    batch = tiny.Measured().columns
+    inference = Inference(Both(), batch)
+    assert torch.equal(inference(*inference.inputs_of(batch)), batch['left'])
+
+
+def test_the_adapter_of_a_mapping_gets_a_mapping():
+    batch = {'pixels': torch.ones(2, 4), 'labels': torch.zeros(2)}
+
+    def doubled(inputs):
+        return {key: 2 * value for key, value in inputs.items()}
+
+    inference = Inference(nn.Flatten(), batch, doubled)
+    assert torch.equal(inference(*inference.inputs_of(batch)), 2 * batch['pixels'])
+
+
+def test_an_adapter_may_make_an_input_of_what_the_model_does_not_take():
+    class Wants(nn.Module):
+        def forward(self, left, both=None):
+            return both
+
+    def adapt(inputs):
+        return {**inputs, 'both': inputs['left'] + inputs['right']}
+
+    batch = tiny.Measured().columns
+    inference = Inference(Wants(), batch, adapt)
+    assert torch.equal(inference(*inference.inputs_of(batch)), batch['left'] + batch['right'])
+
+
+def test_a_batch_without_an_input_is_refused():
+    class Named(nn.Module):
+        def forward(self, pixels):
+            return pixels
+
+    with pytest.raises(ConfigError, match=r"takes pixels, of which .* the keys \['labels', 'left', 'right'\]"):
+        Inference(Named(), tiny.Measured().columns)
 
 
 def test_an_adapter_changes_the_inputs_first():

@@ -1,8 +1,10 @@
 """Transformers of the smallest kind, their data, and other models that exports meet."""
 
 import torch
-from composer.models import HuggingFaceModel
+from composer.models import ComposerClassifier, HuggingFaceModel
 from torch import nn
+
+from tests.helpers import CLASSES, mlp, pairs
 
 WORDS, LENGTH = 40, 9
 
@@ -60,6 +62,48 @@ class Sentences(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         return {key: column[index] for key, column in self.columns.items()}
+
+
+class Measured(torch.utils.data.Dataset):
+    """Samples as mappings: two halves of the inputs, and a label."""
+
+    def __init__(self, n=24, num_classes=CLASSES):
+        x, y = pairs(n)
+        self.columns = {'left': x[:, :3], 'right': x[:, 3:], 'labels': y}
+        self.num_classes = num_classes
+
+    def __len__(self):
+        return len(self.columns['labels'])
+
+    def __getitem__(self, index):
+        return {key: column[index] for key, column in self.columns.items()}
+
+
+class Keywords(nn.Module):
+    """Takes whatever it is given by name."""
+
+    def __init__(self, seed=3):
+        super().__init__()
+        self.net = mlp(seed=seed)
+
+    def forward(self, **x):
+        return self.net(torch.cat([x['left'], x['right']], dim=1))
+
+
+class OfMappings(ComposerClassifier):
+    """A student that takes mappings whole."""
+
+    def __init__(self, seed=4):
+        super().__init__(Keywords(seed), num_classes=CLASSES)
+
+    def forward(self, batch):
+        return self.module(**{key: value for key, value in batch.items() if key != 'labels'})
+
+    def loss(self, outputs, batch):
+        return nn.functional.cross_entropy(outputs, batch['labels'])
+
+    def update_metric(self, batch, outputs, metric):
+        metric.update(outputs, batch['labels'])
 
 
 class Branching(nn.Module):

@@ -197,3 +197,11 @@ def test_bad_shapes_and_dim():
         kl_divergence(torch.zeros(2, 3), torch.zeros(2, 4))
     with pytest.raises(ValueError, match='softmax_dim'):
         KLDivergence(softmax_dim='last')
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.float32, torch.float64])
+def test_a_mask_without_positions_gives_a_zero_in_the_dtype_of_all_other_values(dtype):
+    student, teacher = (torch.randn(3, 5, dtype=dtype) for _ in range(2))
+    nothing = kl_divergence(student, teacher, mask=torch.zeros(3, dtype=torch.bool))
+    assert nothing == 0
+    assert nothing.dtype == kl_divergence(student, teacher).dtype

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+import dataclasses
 
+import numpy as np
+from torch.nn import Identity
+
+from composer_kd.bench import Candidate
 from composer_kd.bench.results import BenchResults, Latency, Row, Setting, Throughput
-from composer_kd.reports import ALONE, DISTILLED, TEACHER, Curve, EvaluationSet, Evidence, Predictions, Subject
+from composer_kd.reports import ALONE, DISTILLED, TEACHER, Curve, EvaluationSet, Evidence, ModelEvidence, Predictions
 
 EAGER = Setting('cpu', 1, 'eager', 'fp32')
 CLASSES = 5
@@ -33,7 +37,7 @@ def settings(seed, role, **more):
     }
 
 
-def subject(role, seed, labels, accuracy, classes=CLASSES, **changes):
+def subject(role, seed, labels, accuracy, classes=CLASSES, name=None, **changes):
     small = role != TEACHER
     batches = np.arange(0, 40)
     curves = {
@@ -42,30 +46,36 @@ def subject(role, seed, labels, accuracy, classes=CLASSES, **changes):
     }
     if role == DISTILLED:
         curves['kd'] = Curve(batches, 2 * np.exp(-batches / 10))
+    name = name or {TEACHER: 'teacher', ALONE: f'alone-{seed}', DISTILLED: f'kd-{seed}'}[role]
     given = {
-        'name': {TEACHER: 'teacher', ALONE: f'alone-{seed}', DISTILLED: f'kd-{seed}'}[role],
-        'role': role,
+        'candidate': Candidate(name, Identity, role, taught_by=('teacher',) if role == DISTILLED else ()),
         'parameters': 1_000 if small else 10_000,
         'file_bytes': 5_000 if small else 42_000,
         'flops': 2_000.0 if small else 90_000.0,
         'answers': answers(labels, accuracy, seed + 10 * len(role), classes),
         'settings': settings(seed, role),
+        'without_effect': frozenset({'run_name', 'seed', 'save_folder'}),
+        'distilled_by': ('distillation',) if role == DISTILLED else (),
         'metrics': {'time/batch': 40, 'cost/train_seconds': 10.0 + seed, 'cost/samples_per_second': 100.0 - seed},
         'curves': curves,
-        'taught_by': ('teacher',) if role == DISTILLED else (),
         'command': f'composer-kd train runs/{role.split()[-1]}-{seed}/config.yaml',
     }
-    return Subject(**{**given, **changes})
+    return ModelEvidence(**{**given, **changes})
+
+
+def called(one, name, **changes):
+    """The same model under another name."""
+    return dataclasses.replace(one, candidate=dataclasses.replace(one.candidate, name=name, **changes))
 
 
 def evidence(seeds=(0, 1, 2), samples=400, classes=CLASSES, bench=None, **changes):
     labels = np.random.default_rng(5).integers(0, classes, samples)
-    subjects = [subject(TEACHER, 0, labels, 0.95, classes)]
-    subjects += [subject(ALONE, seed, labels, 0.7, classes) for seed in seeds]
-    subjects += [subject(DISTILLED, seed, labels, 0.9, classes) for seed in seeds]
+    models = [subject(TEACHER, 0, labels, 0.95, classes)]
+    models += [subject(ALONE, seed, labels, 0.7, classes) for seed in seeds]
+    models += [subject(DISTILLED, seed, labels, 0.9, classes) for seed in seeds]
     names = tuple(f'class {index}' for index in range(classes))
     given = {
-        'subjects': tuple(subjects),
+        'models': tuple(models),
         'evaluation': EvaluationSet('digits (split=test)', labels, names),
         'bench': bench,
         'environment': {'torch': '2.7', 'processor': 'a <fast> one'},

@@ -20,13 +20,13 @@ from composer_kd.reports.metrics import calibration
 from composer_kd.reports.numbers import as_mapping
 from composer_kd.reports.speed import Speed
 from composer_kd.reports.statistics import difference_of_runs
-from tests.reports.building import EAGER, answers, evidence, row, settings, subject, timings
+from tests.reports.building import EAGER, answers, called, evidence, row, settings, subject, timings
 
 LABELS = np.zeros(4, dtype=int)
 
 
 def changed(given, change):
-    return dataclasses.replace(given, subjects=tuple(change(one) for one in given.subjects))
+    return dataclasses.replace(given, models=tuple(change(one) for one in given.models))
 
 
 def test_a_larger_student_is_not_called_smaller():
@@ -44,8 +44,8 @@ def test_a_student_of_the_same_size_is_called_that():
 
 def test_a_seed_that_comes_twice_is_no_pair():
     given = evidence()
-    again = dataclasses.replace(given.subjects[-1], name='kd-2-again')
-    report = Report(dataclasses.replace(given, subjects=(*given.subjects, again)))
+    again = called(given.models[-1], 'kd-2-again')
+    report = Report(dataclasses.replace(given, models=(*given.models, again)))
     found = gain(report.distilled, report.alone, given.evaluation)
     means = [one.accuracy(given.evaluation).mean for one in (report.distilled, report.alone)]
     assert found.mean == pytest.approx(means[0] - means[1])
@@ -76,8 +76,8 @@ def test_a_model_that_diverged_is_not_called_well_calibrated():
     assert np.isnan(calibration([np.nan, 0.9], [True, True]).error)
     given = evidence()
     nothing = np.full(400, np.nan)
-    broken = dataclasses.replace(given.subjects[-1], answers=Predictions(np.zeros(400, int), nothing, nothing))
-    report = Report(dataclasses.replace(given, subjects=(*given.subjects[:-1], broken)))
+    broken = dataclasses.replace(given.models[-1], answers=Predictions(np.zeros(400, int), nothing, nothing))
+    report = Report(dataclasses.replace(given, models=(*given.models[:-1], broken)))
     line = report.rows()[2]
     assert (line['loss'], line['calibration_error']) == (None, None)
     assert any('kd-2 gives probabilities that are not finite for 400 of 400 samples' in note for note in report.notes)
@@ -178,14 +178,14 @@ def test_a_report_tells_nothing_of_the_folders_of_a_machine():
     told += [cell.text for line in report.differences.rows for cell in line]
     assert not [one for one in told if 'secret' in one]
     assert 'composer-kd train …/kd-0/config.yaml' in report.commands()
-    assert pathlib.Path(given.subjects[-1].checkpoint).is_absolute()  # W&B needs the file itself
+    assert pathlib.Path(given.models[-1].checkpoint).is_absolute()  # W&B needs the file itself
 
 
 def test_models_of_another_kind_leave_answers_out_for_all():
     given = evidence(seeds=(0,))
-    some = (*given.subjects[:-1], dataclasses.replace(given.subjects[-1], answers=None))
+    some = (*given.models[:-1], dataclasses.replace(given.models[-1], answers=None))
     nothing = dataclasses.replace(given.evaluation, labels=LABELS[:0], classes=(), left_out='they answer with a number')
-    report = Report(dataclasses.replace(given, subjects=some, evaluation=nothing))
+    report = Report(dataclasses.replace(given, models=some, evaluation=nothing))
     assert not {'classes', 'calibration', 'confusions'} & set(report.drawings)
     assert [line['accuracy'] for line in report.rows()] == [None] * 3
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from composer_kd.reports import Report, write_report
 from composer_kd.reports.page import as_html, as_markdown_page
-from tests.reports.building import evidence, timings
+from tests.reports.building import called, evidence, timings
 
 HOSTILE = '<script>alert("1")</script>&|`*'
 
@@ -95,18 +95,16 @@ def test_the_page_says_everything(page, report):
 
 def test_hostile_names_are_text():
     given = evidence(seeds=(0,))
-    subjects = tuple(dataclasses.replace(one, name=f'{HOSTILE}{index}') for index, one in enumerate(given.subjects))
-    names = {old.name: new.name for old, new in zip(given.subjects, subjects)}
-    subjects = tuple(
+    names = {one.name: f'{HOSTILE}{index}' for index, one in enumerate(given.models)}
+    models = tuple(
         dataclasses.replace(
-            one,
-            taught_by=tuple(names[name] for name in one.taught_by),
+            called(one, names[one.name], taught_by=tuple(names[name] for name in one.taught_by)),
             settings={**one.settings, HOSTILE: f'{HOSTILE}{index}'},
         )
-        for index, one in enumerate(subjects)
+        for index, one in enumerate(given.models)
     )
     evaluation = dataclasses.replace(given.evaluation, classes=tuple(f'${HOSTILE}{index}' for index in range(5)))
-    report = Report(dataclasses.replace(given, subjects=subjects, evaluation=evaluation, notes=(HOSTILE,)))
+    report = Report(dataclasses.replace(given, models=models, evaluation=evaluation, notes=(HOSTILE,)))
     markup = as_html(report)
     page = Reader(markup)
     assert 'script' not in page.tags
@@ -137,7 +135,7 @@ def test_files_hold_the_same_numbers(tmp_path, report):
 def small():
     """A report of one run: few plots."""
     whole = evidence(seeds=(0,))
-    return Report(dataclasses.replace(whole, subjects=whole.subjects[1:2]))
+    return Report(dataclasses.replace(whole, models=whole.models[1:2]))
 
 
 def test_plots_of_an_earlier_report_are_not_left_as_if_they_were_of_this_one(tmp_path, small):

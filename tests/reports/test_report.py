@@ -95,9 +95,9 @@ def with_accuracies(alone, distilled, seeds=(0,), samples=400):
     labels = given.evaluation.labels
     changed = [
         dataclasses.replace(one, answers=answers(labels, shares[one.role], (one.seed or 0) + 7 * len(one.role)))
-        for one in given.subjects
+        for one in given.models
     ]
-    return Report(dataclasses.replace(given, subjects=tuple(changed)))
+    return Report(dataclasses.replace(given, models=tuple(changed)))
 
 
 def test_differences_within_the_noise_are_called_that():
@@ -188,7 +188,7 @@ def test_the_nearest_student_alone_is_the_one_compared():
 
 def test_one_run_is_reported_without_comparisons():
     whole = evidence(seeds=(0,))
-    one = dataclasses.replace(whole, subjects=whole.subjects[1:2])
+    one = dataclasses.replace(whole, models=whole.models[1:2])
     report = Report(one)
     assert report.verdict[0].startswith('No distilled student is among these runs')
     assert sorted(report.drawings) == ['calibration', 'curves']
@@ -203,8 +203,8 @@ def test_without_answers_sizes_and_curves_remain():
         whole.evaluation, labels=np.zeros(0, dtype=int), classes=(), left_out='the models answer for tokens'
     )
     noted = {'metrics/eval/LanguagePerplexity': 3.0}
-    subjects = tuple(dataclasses.replace(one, answers=None, metrics={**one.metrics, **noted}) for one in whole.subjects)
-    report = Report(dataclasses.replace(whole, evaluation=nothing, subjects=subjects))
+    models = tuple(dataclasses.replace(one, answers=None, metrics={**one.metrics, **noted}) for one in whole.models)
+    report = Report(dataclasses.replace(whole, evaluation=nothing, models=models))
     assert {'curves', 'speedups'} <= set(report.drawings)
     assert not {'classes', 'calibration', 'confusions'} & set(report.drawings)
     assert any('the models answer for tokens' in note for note in report.notes)
@@ -215,16 +215,16 @@ def test_without_answers_sizes_and_curves_remain():
 def test_the_accuracy_that_a_run_noted_stands_in_for_answers():
     whole = evidence(seeds=(0,))
     noted = {'metrics/eval/MulticlassAccuracy': 0.5}
-    subjects = tuple(dataclasses.replace(one, answers=None, metrics=noted) for one in whole.subjects)
+    models = tuple(dataclasses.replace(one, answers=None, metrics=noted) for one in whole.models)
     nothing = dataclasses.replace(whole.evaluation, left_out='the models answer for tokens')
-    report = Report(dataclasses.replace(whole, evaluation=nothing, subjects=subjects))
+    report = Report(dataclasses.replace(whole, evaluation=nothing, models=models))
     assert texts(report.models, 'accuracy') == ['50.0', '50.0', '50.0']
 
 
 def test_runs_without_a_record_are_reported():
     whole = evidence()
-    subjects = tuple(dataclasses.replace(one, curves={}, metrics={}) for one in whole.subjects)
-    report = Report(dataclasses.replace(whole, subjects=subjects, notes=('old runs',)))
+    models = tuple(dataclasses.replace(one, curves={}, metrics={}) for one in whole.models)
+    report = Report(dataclasses.replace(whole, models=models, notes=('old runs',)))
     assert report.costs is None
     assert 'curves' not in report.drawings
     assert report.notes[0] == 'old runs'

@@ -8,9 +8,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from composer_kd.bench import Limits, Setting, bench
 from composer_kd.config.load import load_config
 from composer_kd.errors import ConfigError
-from composer_kd.runs.compared import Role, compared_models, evaluation_run
+from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
+from composer_kd.runs.compared import compared_models, evaluation_run
 from composer_kd.runs.saved import open_run, open_runs
 from composer_kd.runs.train import train
 
@@ -35,22 +37,22 @@ def listed(runs):
 def test_a_teacher_that_is_given_itself_is_listed_once(runs):
     found = listed(open_runs([runs / 'kd', runs / 'student', runs / 'teacher']))
     assert found == [
-        ('digits-teacher', Role.TEACHER, ()),
-        ('digits-kd', Role.DISTILLED, ('digits-teacher',)),
-        ('digits-student', Role.ALONE, ()),
+        ('digits-teacher', TEACHER, ()),
+        ('digits-kd', DISTILLED, ('digits-teacher',)),
+        ('digits-student', ALONE, ()),
     ]
 
 
 def test_a_teacher_that_is_only_named_is_listed_too_and_has_its_weights(runs):
     teacher, student = compared_models([open_run(runs / 'kd')])
-    assert (teacher.name, teacher.role, teacher.is_trained) == ('digits-teacher', Role.TEACHER, True)
+    assert (teacher.name, teacher.role, teacher.trained) == ('digits-teacher', TEACHER, True)
     assert student.taught_by == ('digits-teacher',)
     batch = next(iter(open_run(runs / 'kd').loader()))
     own = open_run(runs / 'teacher').model().module
     with torch.no_grad():
         inference = teacher.inference(batch)
         assert torch.equal(inference(*inference.inputs_of(batch)), own(batch[0]))
-        assert teacher.module()(batch[0]).shape == (len(batch[0]), 10)
+        assert teacher.make()(batch[0]).shape == (len(batch[0]), 10)
 
 
 def test_students_of_one_teacher_share_it(runs, tmp_path):
@@ -87,17 +89,29 @@ def test_a_teacher_whose_weights_are_gone_is_left_out_with_a_warning(runs, tmp_p
     OmegaConf.save(content, tmp_path / 'kd' / 'config.yaml')
     with pytest.warns(UserWarning, match='a teacher is left out of the comparison'):
         found = listed([open_run(tmp_path / 'kd')])
-    assert found == [('digits-kd', Role.DISTILLED, ())]
+    assert found == [('digits-kd', DISTILLED, ())]
 
 
-def test_a_contender_answers_as_its_run(runs):
+def test_a_compared_model_answers_as_its_run(runs):
     (student,) = compared_models([open_run(runs / 'student')])
     run = open_run(runs / 'student')
     batch = next(iter(run.loader()))
     inference = student.inference(batch)
     with torch.no_grad():
         assert torch.equal(inference(*inference.inputs_of(batch)), run.model()(batch))
-    assert student.is_trained
+    assert student.trained
+
+
+def test_compared_models_are_candidates_of_a_benchmark(runs):
+    run = open_run(runs / 'kd')
+    batch = next(iter(run.loader()))
+    settings = [Setting('cpu', 1, 'eager', 'fp32')]
+    teacher, student = bench(compared_models([run]), [batch], settings, limits=Limits(0.02, 2)).rows
+    assert (teacher.model, teacher.role) == ('digits-teacher', TEACHER)
+    assert (student.model, student.role) == ('digits-kd', DISTILLED)
+    with torch.no_grad():
+        theirs, mine = open_run(runs / 'teacher').model()(batch), run.model()(batch)
+    assert student.agreement == pytest.approx((theirs.argmax(1) == mine.argmax(1)).float().mean().item())
 
 
 def test_random_weights_are_no_result(tmp_path):
@@ -105,7 +119,7 @@ def test_random_weights_are_no_result(tmp_path):
     content.save_folder = str(tmp_path / 'nothing')
     OmegaConf.save(content, tmp_path / 'new.yaml')
     (student,) = compared_models([open_run(tmp_path / 'new.yaml')])
-    assert not student.is_trained
+    assert not student.trained
 
 
 def test_one_evaluation_set_for_all(runs, tmp_path):
@@ -134,6 +148,6 @@ def test_a_teacher_is_known_from_another_working_folder(runs, tmp_path):
         content.algorithms.distillation.teachers[0].checkpoint = written
         OmegaConf.save(content, tmp_path / 'kd' / 'config.yaml')
         assert listed(open_runs([runs / 'teacher', tmp_path / 'kd'])) == [
-            ('digits-teacher', Role.TEACHER, ()),
-            ('digits-kd', Role.DISTILLED, ('digits-teacher',)),
+            ('digits-teacher', TEACHER, ()),
+            ('digits-kd', DISTILLED, ('digits-teacher',)),
         ]

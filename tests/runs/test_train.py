@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+import yaml
 
 from composer_kd.callbacks.history import curve, read_history
 from composer_kd.config.load import load_config
@@ -111,6 +112,17 @@ def test_autoresume_with_other_settings_is_refused(teacher, tmp_path):
     assert len(lines) == 4
     free = ['max_duration=2ep', 'callbacks={lr_monitor: {}}', 'save_interval=2ep', 'train_loader.pin_memory=false']
     assert run(teacher, tmp_path, 'autoresume=true', *free)['time/epoch'] == 2
+
+
+def test_autoresume_goes_on_from_a_folder_of_another_version(teacher, tmp_path):
+    run(teacher, tmp_path, 'autoresume=true')
+    file = tmp_path / 'config.yaml'
+    written = yaml.safe_load(file.read_text())
+    for section in (written, written['train_loader']):
+        section['of_old'] = 3  # a key that exists no more
+    del written['precision'], written['train_loader']['hold_out_seed']  # and two that are new
+    file.write_text(yaml.safe_dump(written))
+    assert run(teacher, tmp_path, 'autoresume=true', 'max_duration=2ep')['time/epoch'] == 2
 
 
 def test_metrics_of_an_earlier_run_do_not_stay_beside_another_config(teacher, tmp_path, monkeypatch):

@@ -129,6 +129,6 @@ def _text(timing: Timing, factor: float | None, speed: Speed) -> tuple[str, bool
     if factor is None:
         return f'failed: {(timing.failed or "not timed")[:34]}', True
     if not timing.is_faithful:
-        return f'{times(factor)}  only {percent(timing.output_match)} % as trained', True
+        return f'{times(factor)}  output match {percent(timing.output_match)} %', True
     is_known = speed.is_clear(timing) or speed.reference(timing) is timing
     return times(factor) if is_known else f'({times(factor)})', False

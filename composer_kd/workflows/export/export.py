@@ -12,7 +12,6 @@ from composer.models import ComposerClassifier, HuggingFaceModel
 from composer_kd.bench.results import BenchResults, Row
 from composer_kd.config.construct import construct_or_say
 from composer_kd.config.markers import Component
-from composer_kd.config.registry import resolve
 from composer_kd.deploy import Inference
 from composer_kd.deploy.exporter import Exported, export, find_target
 from composer_kd.deploy.targets import Student
@@ -144,7 +143,7 @@ _WRAPPERS = {ComposerClassifier: '.module', HuggingFaceModel: '.model'}
 
 def _code(component: Component) -> str | None:
     """Python that builds the bare module of a model's settings; None where these are more than plain values."""
-    target = resolve('model', component.name)
+    target = component.target
     module, _, name = component.name.rpartition('.') if '.' in component.name else ('composer_kd.models', '', '')
     name = name or target.__name__
     if not _is_plain(component.options) or not _can_import(module, name):

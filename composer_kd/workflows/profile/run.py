@@ -12,6 +12,7 @@ from composer.utils import dist
 
 from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.callbacks.phases import PhaseLabels, StepClock, Trace
+from composer_kd.config.effects import QUIET
 from composer_kd.config.schema import RunConfig
 from composer_kd.errors import ConfigError
 from composer_kd.runs.build import build_trainer
@@ -27,10 +28,7 @@ TRACE_FILE = 'trace.json'
 FILES = ('profile.md', 'profile.png', 'steps.json', TRACE_FILE)
 """What a profile leaves; the last one only where the run was long enough for it."""
 
-_LEFT_OUT: dict[str, Any] = {
-    **{'save_folder': None, 'autoresume': False, 'callbacks': {}, 'loggers': {}, 'profiler': None},
-    **{'progress_bar': False, 'log_to_console': False},
-}
+_LEFT_OUT: dict[str, Any] = {**QUIET, 'callbacks': {}, 'loggers': {}}
 
 
 class _Course(Callback):

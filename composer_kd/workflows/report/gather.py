@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import pathlib
 import shlex
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from rich.console import Console
 
 from composer_kd.bench import BenchResults, environment
 from composer_kd.callbacks.history import HISTORY_FILE, curve, read_history
+from composer_kd.config.effects import changes_result
 from composer_kd.config.load import as_mapping
+from composer_kd.config.markers import Effect
 from composer_kd.errors import Attempts, CheckpointNotFoundError, ConfigError
-from composer_kd.reports import Curve, Evidence, Report, Subject, write_report
+from composer_kd.presentation.settings import leaves
+from composer_kd.reports import Curve, Evidence, ModelEvidence, Report, write_report
 from composer_kd.runs.compared import ComparedModel, compared_models, evaluation_run
 from composer_kd.runs.files import LATEST, METRICS_FILE, checkpoint_file, make_folder
 from composer_kd.runs.saved import SavedRun, open_runs
-from composer_kd.workflows.report.predict import Answering, Measured
+from composer_kd.workflows.report.predict import Answering
 from composer_kd.workflows.report.timings import found_beside, given, measured_now
 from composer_kd.workflows.report.wandb import destination, send
 
 __all__ = ['ReportOptions', 'gather', 'report']
 
+SET_ASIDE = (Effect.SEED, Effect.EVALUATION)
+"""In what the runs of one row may differ: they are averaged over their seeds."""
 
-@dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True)
 class ReportOptions:
     """What a user asks of a report.
 
@@ -100,23 +106,22 @@ def gather(runs: Sequence[SavedRun], options: ReportOptions, console: Console) -
     """
     _require_checkpoints(runs)
     evaluated = evaluation_run(runs)
-    listed, left_out = _compared_models(runs)
-    timings = _timings(options, listed)
     answering = Answering(evaluated)
-    measured = []
+    listed, left_out = _compared_models(runs, answering.num_classes)
+    timings = _timings(options, listed)
+    models = []
     for number, compared in enumerate(listed, 1):
         console.print(
             f'evaluating {compared.name} ({number} of {len(listed)})', style='dim', highlight=False, markup=False
         )
-        measured.append(answering(compared))
-    subjects = tuple(_subject(compared, found) for compared, found in zip(listed, measured))
+        models.append(_with_records(answering(compared), compared))
     if timings is None:
         console.print('timing the models for a moment', style='dim', highlight=False)
-        timings = measured_now(subjects, listed, answering.batches(), answering.build)
+        timings = measured_now(models, answering.batches())
     bench, source = timings
     notes = left_out + [note for compared in listed if compared.run is not None for note in _missing(compared.run)]
     return Evidence(
-        subjects=subjects,
+        models=tuple(models),
         evaluation=answering.evaluation_set(),
         bench=bench,
         bench_source=source,
@@ -127,11 +132,11 @@ def gather(runs: Sequence[SavedRun], options: ReportOptions, console: Console) -
     )
 
 
-def _compared_models(runs: Sequence[SavedRun]) -> tuple[list[ComparedModel], list[str]]:
+def _compared_models(runs: Sequence[SavedRun], num_classes: int | None) -> tuple[list[ComparedModel], list[str]]:
     """The models, and notes of those that are left out."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        listed = compared_models(runs)
+        listed = compared_models(runs, num_classes)
     said = (str(warning.message) for warning in caught)
     return listed, [f'{text[:1].upper()}{text[1:]}.' for text in said]
 
@@ -164,26 +169,23 @@ def _require_checkpoints(runs: Sequence[SavedRun]) -> None:
     attempt.finish()
 
 
-def _subject(compared: ComparedModel, found: Measured) -> Subject:
-    run, settings = compared.run, {}
+def _with_records(found: ModelEvidence, compared: ComparedModel) -> ModelEvidence:
+    """Adds what the run of a model left."""
+    found = dataclasses.replace(found, checkpoint=_checkpoint(compared))
+    run = compared.run
     if run is not None:
-        settings = run.written
+        found = dataclasses.replace(
+            found,
+            settings=run.written,
+            distilled_by=tuple(run.config.distilling),
+            metrics=run.metrics,
+            curves=_curves(run),
+            command=_command(run),
+        )
     elif compared.teacher is not None:
-        settings = {'model': as_mapping(compared.teacher.model)}
-    return Subject(
-        name=compared.name,
-        role=compared.role.value,
-        parameters=found.parameters,
-        file_bytes=found.file_bytes,
-        flops=found.flops,
-        answers=found.answers,
-        settings=settings,
-        metrics=run.metrics if run is not None else {},
-        curves=_curves(run) if run is not None else {},
-        taught_by=compared.taught_by,
-        checkpoint=_checkpoint(compared),
-        command=_command(run) if run is not None else None,
-    )
+        found = dataclasses.replace(found, settings={'model': as_mapping(compared.teacher.model)})
+    free = frozenset(key for key in leaves(found.settings) if not changes_result(key, *SET_ASIDE))
+    return dataclasses.replace(found, without_effect=free)
 
 
 def _checkpoint(compared: ComparedModel) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import itertools
 from collections.abc import Iterator
@@ -14,32 +13,16 @@ import torch
 from torch import Tensor
 
 from composer_kd.batches.contents import IGNORE, labels_of
+from composer_kd.bench import Candidate
 from composer_kd.bench.size import count_flops, size_in_bytes
 from composer_kd.deploy import Inference
 from composer_kd.errors import ConfigError
-from composer_kd.reports import EvaluationSet, Predictions
-from composer_kd.runs.compared import ComparedModel, data_in_words
+from composer_kd.reports import EvaluationSet, ModelEvidence, Predictions
+from composer_kd.runs.compared import data_in_words
 from composer_kd.runs.evaluate import count_parameters
 from composer_kd.runs.saved import SavedRun
 
-__all__ = ['Answering', 'Measured', 'why_not']
-
-
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """What one model showed.
-
-    Args:
-        answers: Its answers; None where the evaluation says why not.
-        parameters: How many it has.
-        file_bytes: Bytes of its state dict.
-        flops: Of one sample; None where they cannot be counted.
-    """
-
-    answers: Predictions | None
-    parameters: int
-    file_bytes: int
-    flops: float | None
+__all__ = ['Answering', 'why_not']
 
 
 class Answering:
@@ -63,28 +46,24 @@ class Answering:
         self.unlabelled = 0
         self.classes = 0
 
-    def __call__(self, compared: ComparedModel) -> Measured:
+    def __call__(self, candidate: Candidate) -> ModelEvidence:
         """Asks one model.
 
         Args:
-            compared: The model.
+            candidate: The model.
 
         Returns:
-            What it showed.
+            What it showed; what its run left is not in it yet.
 
         Raises:
             CheckpointError: If its weights are damaged or do not fit.
             ConfigError: If the data came in another order than for the model before.
         """
-        inference = self.build(compared)
+        inference = candidate.inference(self.first)
         parameters, size = count_parameters(inference.model), size_in_bytes(inference.model)
         inference.to(self.device)
         answers = self._answers(inference) if self.left_out is None else None
-        return Measured(answers, parameters, size, self._flops(inference))
-
-    def build(self, compared: ComparedModel) -> Inference:
-        """Builds a model as it is deployed."""
-        return compared.inference(self.first, self.num_classes)
+        return ModelEvidence(candidate, parameters, size, self._flops(inference), answers)
 
     def evaluation_set(self) -> EvaluationSet:
         """What was answered for, once all models have answered."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from composer_kd.bench import BenchResults, Candidate, Limits, bench, plan
 from composer_kd.errors import ConfigError
-from composer_kd.reports.evidence import Subject
+from composer_kd.reports.evidence import ModelEvidence
 from composer_kd.reports.groups import group
-from composer_kd.runs.compared import ComparedModel
 
 __all__ = ['found_beside', 'given', 'measured_now']
 
@@ -21,7 +21,7 @@ LARGEST_BATCH = 64
 SAMPLES = 256
 
 
-def given(path: str | pathlib.Path, listed: Sequence[ComparedModel]) -> tuple[BenchResults, str]:
+def given(path: str | pathlib.Path, listed: Sequence[Candidate]) -> tuple[BenchResults, str]:
     """Reads timings that were named.
 
     Args:
@@ -44,7 +44,7 @@ def given(path: str | pathlib.Path, listed: Sequence[ComparedModel]) -> tuple[Be
     return results, f'Timings: {path}.'
 
 
-def found_beside(out: pathlib.Path, listed: Sequence[ComparedModel]) -> tuple[BenchResults, str] | None:
+def found_beside(out: pathlib.Path, listed: Sequence[Candidate]) -> tuple[BenchResults, str] | None:
     """Reads the timings beside a report.
 
     Args:
@@ -63,32 +63,20 @@ def found_beside(out: pathlib.Path, listed: Sequence[ComparedModel]) -> tuple[Be
     return (results, source) if roles[0] == roles[1] else None
 
 
-def measured_now(
-    subjects: Sequence[Subject],
-    listed: Sequence[ComparedModel],
-    batches: Iterable[Any],
-    make: Callable[[ComparedModel], Any],
-) -> tuple[BenchResults, str]:
+def measured_now(models: Sequence[ModelEvidence], batches: Iterable[Any]) -> tuple[BenchResults, str]:
     """Times the first run of each group, eagerly, as the models were trained: a minute at most for a few models.
 
     Args:
-        subjects: The models of the report.
-        listed: The same, to be built.
+        models: The models of the report.
         batches: Evaluation data; few of it are read.
-        make: Builds a model as it is deployed.
 
     Returns:
         As ``given``.
     """
-    chosen = {each.first.name for each in group(subjects)}
+    chosen = {each.first.name for each in group(models)}
     candidates = [
-        Candidate(
-            one.name,
-            lambda one=one: make(one),  # type: ignore[misc]
-            one.role.value,
-            tuple(name for name in one.taught_by if name in chosen),
-        )
-        for one in listed
+        dataclasses.replace(one.candidate, taught_by=tuple(name for name in one.taught_by if name in chosen))
+        for one in models
         if one.name in chosen
     ]
     settings = plan(backends=['eager'], precisions=['fp32'])

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from composer_kd.config.construct import construct_or_say
+from composer_kd.config.effects import QUIET as QUIET_SETTINGS
+from composer_kd.config.effects import effect_of
 from composer_kd.config.load import as_mapping, load_config
+from composer_kd.config.markers import Effect
 from composer_kd.config.schema import LoaderConfig, RunConfig, TeacherConfig
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError, nearest
 from composer_kd.presentation.settings import label
@@ -22,15 +25,12 @@ from composer_kd.runs.preflight import dry_run
 from composer_kd.workflows.sweep.pairwise import covering_rows, shrink
 from composer_kd.workflows.sweep.sweep_file import Sweep, listed
 
-__all__ = ['Plan', 'make_plan', 'override']
+__all__ = ['QUIET', 'Plan', 'is_of_the_agent', 'make_plan', 'override']
 
 HOLD_OUT = 0.1
 MOST_REHEARSALS = 6
 # What a sweep sets itself, or what decides on which samples and where it judges.
 RESERVED = re.compile(r'(run_name|save_\w+|load_\w+|autoresume|eval_\w+|train_loader\.hold_out\w*)(\.|$)')
-# Overrides of the command that are for runs of their own: W&B's agents log, and a sweep keeps the files of its trials.
-OF_THE_AGENT = re.compile(r'(loggers|run_name|save_\w+|autoresume|progress_bar|log_to_console)[.=]')
-QUIET = ('save_folder=null', 'profiler=null', 'autoresume=false', 'progress_bar=false', 'log_to_console=false')
 IS_TEST = re.compile(r'(?<![a-z])test', re.IGNORECASE)  # but not 'latest'
 OF_THE_TRAINING = ('augment', 'subset', 'n_labels', 'keep_unlabelled', 'seed')  # without them, which data it is
 
@@ -77,6 +77,27 @@ def override(key: str, value: Any) -> str:
     return f'{key}={json.dumps(value)}'
 
 
+QUIET = tuple(override(key, value) for key, value in QUIET_SETTINGS.items())
+
+
+def is_of_the_agent(written: str) -> bool:
+    """Tells whether an override of the command is for runs of their own.
+
+    W&B's agents log; a sweep on this machine keeps the files of its trials itself.
+
+    Args:
+        written: ``key.sub=value``.
+
+    Returns:
+        Whether it says what a run is called, logs, prints and keeps.
+
+    Example:
+        >>> is_of_the_agent('loggers={wandb: {}}'), is_of_the_agent('optimizer.lr=0.1')
+        (True, False)
+    """
+    return effect_of(written.partition('=')[0]) is Effect.OUTPUT
+
+
 def make_plan(sweep: Sweep, use_eval_loader: bool = False) -> Plan:
     """Finds the samples to judge by and tries the sweep's values on its run; trains nothing.
 
@@ -97,7 +118,7 @@ def make_plan(sweep: Sweep, use_eval_loader: bool = False) -> Plan:
         Traceback (most recent call last):
         composer_kd.errors.ConfigError: no configuration file 'yamls/sweeps/no_such.yaml'...
     """
-    own = [text for text in sweep.fixed if not OF_THE_AGENT.match(text)]
+    own = [text for text in sweep.fixed if not is_of_the_agent(text)]
     configs = _tried(sweep, (*own, *QUIET))
     chosen, judged_on = _judge(sweep, own, configs[0], use_eval_loader)
     overrides = (*chosen, *QUIET)

@@ -16,7 +16,7 @@ import yaml
 
 from composer_kd.config.load import as_mapping, load_config
 from composer_kd.presentation.settings import label, short_names
-from composer_kd.workflows.sweep.plan import OF_THE_AGENT, RESERVED, Plan, override
+from composer_kd.workflows.sweep.plan import RESERVED, Plan, is_of_the_agent, override
 from composer_kd.workflows.sweep.plots import FEW, importances, plot_history, plot_importances, plot_parallel
 from composer_kd.workflows.sweep.study import Record, Study
 
@@ -102,7 +102,7 @@ def _cell(value: Any) -> Any:
 def _best_yaml(plan: Plan, best: Record, count: int) -> str:
     """The run with the best settings, on all its training data and with its own evaluation data."""
     sweep = plan.sweep
-    own = [text for text in sweep.fixed if not OF_THE_AGENT.match(text) and not RESERVED.match(text.partition('=')[0])]
+    own = [text for text in sweep.fixed if not is_of_the_agent(text) and not RESERVED.match(text.partition('=')[0])]
     settings = [override(key, value) for key, value in best.settings.items()]
     config = load_config(sweep.base, [*own, *settings])
     more = [override('run_name', f'{config.run_name}-best')]

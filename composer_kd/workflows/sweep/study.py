@@ -13,7 +13,9 @@ import numpy
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from composer_kd.config.effects import differing
 from composer_kd.config.load import as_mapping
+from composer_kd.config.markers import Effect
 from composer_kd.errors import ConfigError
 from composer_kd.presentation.settings import label
 from composer_kd.workflows.sweep.plan import Plan
@@ -23,11 +25,6 @@ __all__ = ['DATABASE', 'Record', 'Study', 'grid_size']
 
 DATABASE = 'sweep.db'
 SEED = 17
-# What makes no difference to a trial's result, and may therefore change between two starts of a sweep.
-FREE = (
-    *('callbacks', 'loggers', 'run_name', 'progress_bar', 'log_to_console', 'console_log_interval', 'save_folder'),
-    *('save_interval', 'save_overwrite', 'save_weights_only', 'save_num_checkpoints_to_keep', 'autoresume'),
-)
 
 
 @dataclass(frozen=True)
@@ -179,15 +176,14 @@ class Study:
         if before is None:
             self._study.set_user_attr('identity', now)
             return
-        differing = [
+        lines = [
             f'  {key}: {label(before.get(key, "(nothing)"))} → {label(now.get(key, "(nothing)"))}'
-            for key in dict.fromkeys((*before, *now))
-            if before.get(key) != now.get(key)
+            for key in differing(before, now, Effect.CALLBACKS)
         ]
-        if differing:
+        if lines:
             raise ConfigError(
                 f'{folder} holds the trials of another search, and one search cannot go on as another:\n'
-                + '\n'.join(differing)
+                + '\n'.join(lines)
                 + '\nTake another --out, or remove that folder; --trials and --workers may change.'
             )
 
@@ -244,14 +240,13 @@ _PRUNERS: dict[str, Any] = {
 
 
 def _identity(plan: Plan) -> Iterator[tuple[str, Any]]:
-    """What a trial's result depends on, under dotted keys."""
+    """What a sweep is known by, under dotted keys."""
     sweep = plan.sweep
     yield from (('method', sweep.method), ('metric', sweep.metric), ('goal', sweep.goal))
     yield 'early_terminate', sweep.early_terminate
     for key, spec in sweep.written['parameters'].items():
         yield f'parameters.{key}', spec
-    run = {key: value for key, value in as_mapping(plan.run).items() if key not in FREE}
-    yield from _leaves(run, '')
+    yield from _leaves(as_mapping(plan.run), '')
 
 
 def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from composer_kd.errors import ConfigError
-from composer_kd.workflows.sweep.plan import OF_THE_AGENT, QUIET, Plan, make_plan
+from composer_kd.workflows.sweep.plan import QUIET, Plan, is_of_the_agent, make_plan
 from composer_kd.workflows.sweep.sweep_file import ARGUMENTS, read_sweep
 
 __all__ = ['as_wandb', 'run_wandb_sweep']
@@ -71,7 +71,7 @@ def as_wandb(plan: Plan, trials: int | None = None) -> dict[str, Any]:
         written['run_cap'] = trials
     command = [str(word) for word in written['command']]
     start = command.index('train') + 2
-    own = [word for word in command[start:] if OF_THE_AGENT.match(word)]
+    own = [word for word in command[start:] if is_of_the_agent(word)]
     judged = [word for word in plan.overrides if word not in QUIET]
     if 'wandb' not in plan.run.loggers and not any('wandb' in word for word in own):
         own.append(LOGGER)  # what is not logged cannot be chosen by

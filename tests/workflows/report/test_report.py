@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import wandb
 from omegaconf import OmegaConf
 from wandb.sdk.internal.datastore import DataStore
 
+from composer_kd.bench import BenchResults
 from composer_kd.cli.main import main
 from composer_kd.config.load import load_config
 from composer_kd.errors import CheckpointNotFoundError, ConfigError
@@ -21,6 +23,7 @@ from composer_kd.runs.train import train
 from composer_kd.workflows.report import ReportOptions, report
 from composer_kd.workflows.report.predict import why_not
 from composer_kd.workflows.report.wandb import destination
+from tests.deploy import tiny
 from tests.reports.building import EAGER, row
 
 SHORT = ['max_duration=4ba', 'progress_bar=false', 'train_loader.dataset.subset=128', 'eval_loader.dataset.subset=100']
@@ -309,3 +312,49 @@ def test_a_run_that_held_a_part_out_is_reported_on_that(tmp_path):
     assert 'digits(split=train, hold_out=0.1)' in json.dumps(found)
     accuracy = found['models'][0]['accuracy']
     assert accuracy == pytest.approx(metrics['metrics/eval/MulticlassAccuracy'])
+
+
+OF_MAPPINGS = """
+run_name: kd
+model: {name: tests.deploy.tiny.OfMappings}
+train_loader: {dataset: {name: tests.deploy.tiny.Measured}}
+eval_loader: {dataset: {name: tests.deploy.tiny.Measured, n: 20}}
+optimizer: {name: DecoupledSGDW, lr: 0.1}
+algorithms:
+  distillation:
+    teachers: {model: {name: tests.deploy.tiny.Keywords}}
+    kd_loss_fn: KLDivergence
+max_duration: 2ba
+global_train_batch_size: 8
+progress_bar: false
+"""
+
+
+def test_a_teacher_that_takes_any_keyword_teaches_is_evaluated_timed_and_exported(tmp_path, capsys):
+    (tmp_path / 'kd.yaml').write_text(OF_MAPPINGS)
+    train(load_config(tmp_path / 'kd.yaml', [f'save_folder={tmp_path}/kd']), quiet=True)
+    assert main(['report', str(tmp_path / 'kd'), '--out', str(tmp_path / 'report')]) == 0
+    found = json.loads((tmp_path / 'report' / 'report.json').read_text())
+    assert [(one['model'], one['role']) for one in found['models']] == [
+        ('Keywords', 'teacher'), ('kd', 'student distilled')
+    ]  # fmt: skip
+    x, y = tiny.Measured(20).columns, tiny.Measured(20).columns['labels'].numpy()
+    with torch.no_grad():
+        predicted = tiny.Keywords()(**x).argmax(1).numpy()
+    assert found['models'][0]['members'][0]['accuracy'] == pytest.approx(np.mean(predicted == y))
+    assert [one['failed'] for one in found['timings']] == [None] * len(found['timings'])
+    assert {one['model'] for one in found['timings']} == {'Keywords', 'kd'}
+    capsys.readouterr()
+    quick = ['--devices', 'cpu', '--threads', '1', '--backends', 'eager', '--budget', '0.02', '--max-batch', '2']
+    with warnings.catch_warnings():
+        warnings.simplefilter('always')
+        assert main(['bench', str(tmp_path / 'kd'), '--out', str(tmp_path / 'bench'), *quick]) == 0
+    shown = capsys.readouterr()
+    assert 'no checkpoint is given' in shown.out
+    assert 'UserWarning' not in shown.out + shown.err
+    assert {row.model: row.failed for row in BenchResults.read(tmp_path / 'bench').rows} == {
+        'Keywords': None,
+        'kd': None,
+    }
+    formats = ['--to', 'torch-export', 'state-dict']
+    assert main(['export', str(tmp_path / 'kd'), *formats, '--out', str(tmp_path / 'export')]) == 0

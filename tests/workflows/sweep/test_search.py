@@ -140,6 +140,13 @@ def test_the_same_again_does_nothing_but_write_the_results(tmp_path):
     assert len(run(made, tmp_path / 'out', trials=3).records()) == 3
 
 
+def test_a_sweep_goes_on_under_settings_that_change_no_result(tmp_path):
+    before = run(plan(tmp_path, *ONE_EPOCH), tmp_path / 'out', trials=1).records()
+    same = ['train_loader.num_workers=1', 'eval_loader.pin_memory=false', 'device_train_microbatch_size=20']
+    more = ['device_eval_batch_size=50', 'console_log_interval=2ba', 'callbacks={lr_monitor: {}}']
+    assert run(plan(tmp_path, *ONE_EPOCH, *same, *more), tmp_path / 'out', trials=1).records() == before
+
+
 def test_another_search_in_the_same_folder_is_refused(tmp_path):
     run(plan(tmp_path, *ONE_EPOCH), tmp_path / 'out', trials=1)
     longer = [*SMALL[:2], 'max_duration=2ep', 'eval_interval=1ep']

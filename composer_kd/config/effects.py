@@ -1,0 +1,117 @@
+"""Which keys of a run's YAML change its result, as the schema marks them with ``composer_kd.config.markers.Effect``.
+
+Whatever compares the settings of two runs asks here: a run that goes on, a sweep that goes on, a report over seeds.
+"""
+
+from __future__ import annotations
+
+import functools
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from composer_kd.config.annotations import Annotation, Kind
+from composer_kd.config.markers import Effect
+from composer_kd.config.schema import RunConfig
+
+__all__ = ['QUIET', 'changes_result', 'differing', 'effect_of']
+
+QUIET: dict[str, Any] = {
+    'save_folder': None,
+    'profiler': None,
+    'autoresume': False,
+    'progress_bar': False,
+    'log_to_console': False,
+}
+"""Settings of a run that saves nothing and prints nothing of its own."""
+
+_NOTHING = frozenset({Effect.OUTPUT, Effect.EXECUTION, Effect.REFERENCE})
+
+
+def effect_of(key: str) -> Effect | None:
+    """Finds the mark of a key.
+
+    Args:
+        key: A dotted key; one below a marked key has the mark of that key.
+
+    Returns:
+        The mark; None for a key that changes what is learned, or that no run has.
+
+    Example:
+        >>> effect_of('train_loader.num_workers').name, effect_of('loggers.wandb.project').name
+        ('EXECUTION', 'OUTPUT')
+        >>> effect_of('optimizer.lr') is None
+        True
+    """
+    return next((found for _, field in _along(key) if (found := field.mark(Effect)) is not None), None)
+
+
+def changes_result(key: str, *apart_from: Effect) -> bool:
+    """Tells whether a run with another value of a key would have another result.
+
+    Args:
+        key: A dotted key.
+        apart_from: Effects that do not count here: a run that goes on may become longer (``Effect.LENGTH``).
+
+    Returns:
+        False for a key that says where results go or how the work is done, and for one with an effect that does not
+        count.
+
+    Example:
+        >>> changes_result('max_duration'), changes_result('max_duration', Effect.LENGTH), changes_result('run_name')
+        (True, False, False)
+    """
+    effect = effect_of(key)
+    return effect is None or effect not in _NOTHING.union(apart_from)
+
+
+def differing(before: Mapping[str, Any], now: Mapping[str, Any], *apart_from: Effect) -> list[str]:
+    """Lists the keys in which the results of two runs may differ.
+
+    Args:
+        before: Settings by dotted key, perhaps written by another version of the package.
+        now: Others.
+        apart_from: As for ``changes_result``.
+
+    Returns:
+        Dotted keys with other values. Fields of the schema that only one of the two knows are another version's, and
+        none of them.
+
+    Example:
+        >>> differing({'seed': 1, 'run_name': 'a', 'of_old': 1}, {'seed': 2, 'run_name': 'b'})
+        ['seed']
+    """
+    return [
+        key
+        for key in dict.fromkeys((*before, *now))
+        if before.get(key) != now.get(key)
+        and changes_result(key, *apart_from)
+        and not (_is_unknown(key, before) or _is_unknown(key, now))
+    ]
+
+
+def _is_unknown(key: str, settings: Mapping[str, Any]) -> bool:
+    """Whether settings have the section that a key's field belongs to, and not that field."""
+    sections = [name for name, field in _along(key.rpartition('.')[0]) if field.kind is Kind.SECTION]
+    section = f'{sections[-1]}.' if sections else ''
+    field = section + key.removeprefix(section).partition('.')[0]
+    fields = {section + name.removeprefix(section).partition('.')[0] for name in settings if name.startswith(section)}
+    return bool(fields) and field not in fields
+
+
+def _along(key: str) -> Iterator[tuple[str, Annotation]]:
+    """The fields of the schema that a dotted key leads through, each with its own dotted key."""
+    section: type | None = RunConfig
+    passed = ''
+    for part in key.split('.'):
+        field = _fields(section).get(part) if section is not None else None
+        if field is None:
+            return
+        passed = f'{passed}.{part}' if passed else part
+        yield passed, field
+        section = field.section if field.kind is Kind.SECTION else None
+
+
+@functools.cache
+def _fields(section: type) -> dict[str, Annotation]:
+    return {name: Annotation.of(hint) for name, hint in typing.get_type_hints(section, include_extras=True).items()}

@@ -1,0 +1,73 @@
+"""Which keys change a run's result."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from composer_kd.config.effects import QUIET, changes_result, differing, effect_of
+from composer_kd.config.load import as_mapping, load_config
+from composer_kd.config.markers import Effect
+from composer_kd.presentation.settings import leaves
+
+KD = 'yamls/digits/kd.yaml'
+LOADING = ('num_workers', 'pin_memory', 'persistent_workers', 'prefetch_factor')
+
+
+def keys():
+    config = load_config(KD, ['loggers={file: {}}', 'callbacks={lr_monitor: {}}', 'profiler={}'])
+    return list(leaves(as_mapping(config)))
+
+
+def test_what_changes_no_result_is_output_loading_and_what_counts_elsewhere():
+    free = [key for key in keys() if not changes_result(key)]
+    top = {key.partition('.')[0] for key in free} - {'train_loader', 'eval_loader'}
+    assert top == {
+        *('run_name', 'loggers', 'variables', 'profiler', 'autoresume', 'progress_bar', 'log_to_console'),
+        *('console_log_interval', 'save_folder', 'save_interval', 'save_overwrite', 'save_weights_only'),
+        *('save_num_checkpoints_to_keep', 'device_train_microbatch_size', 'device_eval_batch_size'),
+    }
+    loaders = {key for key in free if key.startswith(('train_loader', 'eval_loader'))}
+    assert loaders == {f'{loader}.{name}' for loader in ('train_loader', 'eval_loader') for name in LOADING}
+
+
+@pytest.mark.parametrize(
+    ('key', 'effect'),
+    [
+        ('seed', Effect.SEED),
+        ('max_duration', Effect.LENGTH),
+        ('load_path', Effect.START),
+        ('eval_interval', Effect.EVALUATION),
+        ('callbacks.lr_monitor.log_optimizer_state', Effect.CALLBACKS),
+        ('optimizer.lr', None),
+        ('train_loader.dataset.seed', None),
+        ('algorithms.distillation.teachers.0.model.num_workers', None),
+        ('no_such_key', None),
+        ('max_duration.no_such_key', Effect.LENGTH),
+        ('', None),
+    ],
+)
+def test_the_mark_of_a_key_holds_for_all_below_it(key, effect):
+    assert effect_of(key) is effect
+    assert changes_result(key, *({*Effect} - {effect}))
+    assert effect is None or not changes_result(key, effect)
+
+
+def test_settings_of_two_versions_differ_in_what_both_know():
+    now = {'seed': 1, 'train_loader.dataset.name': 'digits', 'train_loader.hold_out_seed': 0, 'optimizer.name': 'SGD'}
+    before = {'seed': 1, 'train_loader.dataset.name': 'digits', 'optimizer.name': 'SGD', 'train_loader.gone': 3}
+    assert differing({**before, 'gone': 4, 'section.gone': 5}, now) == []
+    assert differing(before, {**now, 'optimizer.lr': 0.1, 'seed': 2}) == ['seed', 'optimizer.lr']
+
+
+def test_an_evaluation_that_one_run_lacks_is_a_difference():
+    before = {'eval_loader': None}
+    assert differing(before, {'eval_loader.dataset.name': 'digits'}) == ['eval_loader.dataset.name']
+
+
+def test_a_quiet_run_has_settings_of_its_own_output_alone():
+    assert {effect_of(key) for key in QUIET} == {Effect.OUTPUT}
+    config = dataclasses.replace(load_config(KD), **QUIET)
+    assert config.folder is None
+    assert list(config.conflicts()) == []
