@@ -19,10 +19,10 @@ from composer_kd.bench.results import Row, Setting
 from composer_kd.bench.size import count_flops, count_parameters
 from composer_kd.deploy import Inference
 from composer_kd.errors import ConfigError
+from composer_kd.presentation.roles import ALONE
 
-__all__ = ['TEACHER', 'Candidate', 'Entrant', 'Loaded']
+__all__ = ['Candidate', 'Entrant', 'Loaded']
 
-TEACHER = 'teacher'
 EXAMPLES = 2
 """Samples that exporters see: of one they would conclude that there is always one."""
 
@@ -35,7 +35,7 @@ class Candidate:
         name: What it is called in tables.
         make: Builds it with its weights: an :class:`~composer_kd.deploy.Inference`, or any module that can be called
             with the batches.
-        role: ``'teacher'``, ``'student distilled'`` or ``'student alone'``.
+        role: One of ``composer_kd.presentation.roles``: ``'teacher'``, ``'student distilled'`` or ``'student alone'``.
         taught_by: The names of its teachers among the candidates.
         trained: Whether its weights are more than random; if not, nothing is said of its accuracy.
         shift_labels: Whether it predicts the next token, so that position ``i`` answers for label ``i + 1``.
@@ -43,7 +43,7 @@ class Candidate:
 
     name: str
     make: Callable[[], nn.Module]
-    role: str = 'student alone'
+    role: str = ALONE
     taught_by: tuple[str, ...] = ()
     trained: bool = True
     shift_labels: bool = False

@@ -14,13 +14,14 @@ import torch
 
 from composer_kd.bench.backends import Backend, Call
 from composer_kd.bench.batch_sizes import Sweep, sweep
-from composer_kd.bench.candidate import TEACHER, Entrant, Loaded
+from composer_kd.bench.candidate import Entrant, Loaded
 from composer_kd.bench.devices import Device
 from composer_kd.bench.energy import meter_for
 from composer_kd.bench.failures import reason
 from composer_kd.bench.predictions import Predictions, accuracy, answer, same
 from composer_kd.bench.results import Row, Setting
 from composer_kd.bench.timing import as_latency, speed_up, time_calls, warm_up
+from composer_kd.presentation.roles import TEACHER
 
 __all__ = ['Limits', 'Trial']
 

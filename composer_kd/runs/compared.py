@@ -18,6 +18,7 @@ from composer_kd.config.load import as_mapping
 from composer_kd.config.schema import TeacherConfig
 from composer_kd.deploy import Inference
 from composer_kd.errors import CheckpointError, ConfigError
+from composer_kd.presentation import roles
 from composer_kd.runs.files import CONFIG_FILE, checkpoint_file
 from composer_kd.runs.saved import SavedRun
 
@@ -27,9 +28,9 @@ __all__ = ['ComparedModel', 'Role', 'compared_models', 'data_in_words', 'evaluat
 class Role(enum.Enum):
     """What a model is in a comparison."""
 
-    TEACHER = 'teacher'
-    DISTILLED = 'student distilled'
-    ALONE = 'student alone'
+    TEACHER = roles.TEACHER
+    DISTILLED = roles.DISTILLED
+    ALONE = roles.ALONE
 
 
 @dataclass

@@ -219,7 +219,7 @@ def test_tables_fit_the_terminal_and_name_every_model(width):
     text = console.export_text()
     assert all(f'\n{name} ' in text for name in ('large', 'small'))
     assert 'latency' in text
-    assert 'output_match' in text
+    assert 'output match' in text
     assert ('p90' in text) == (width == 200)
 
 
