@@ -45,7 +45,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['composer_kd', 'composer_kd.*']),
-    package_data={'composer_kd': ['py.typed'], 'composer_kd.reports': ['*.html', '*.css']},
+    package_data={'': ['py.typed', '*.css', '*.html', '*.j2']},
     python_requires='>=3.10,<3.13',
     install_requires=install_requires,
     extras_require=extras,
