@@ -165,8 +165,9 @@ def _place(parameter: Parameter, record: Record, trials: int) -> float:
         step = 1 / max(1, len(parameter.values) - 1)
         aside = SPREAD * step * (record.number / max(1, trials - 1) - 0.5)
         return min(1.03, max(-0.03, parameter.values.index(value) * step + aside))
+    assert isinstance(parameter, Range)
     low, high = parameter.representatives()
-    if _is_log(parameter):
+    if parameter.log:
         return (math.log(value) - math.log(low)) / (math.log(high) - math.log(low))
     return float((value - low) / (high - low))
 
@@ -175,13 +176,29 @@ def _ticks(parameter: Parameter) -> list[tuple[float, str]]:
     if isinstance(parameter, Choice):
         step = 1 / max(1, len(parameter.values) - 1)
         return [(i * step, _choice(value)) for i, value in enumerate(parameter.values)]
+    assert isinstance(parameter, Range)
     low, high = parameter.representatives()
-    if not _is_log(parameter):
-        return [(i / 4, f'{low + (high - low) * i / 4:.3g}') for i in range(5)]
+    if not parameter.log:
+        places = _steps(parameter) if parameter.step is not None else [i / 4 for i in range(5)]
+        values = [low + (high - low) * place for place in places]
+        return [(place, _number(parameter, value)) for place, value in zip(places, values)]
     tens = [10.0**power for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
     span = math.log(high) - math.log(low)
     apart = [ten for ten in tens if min(math.log(ten / low), math.log(high / ten)) > 0.06 * span]
-    return [((math.log(ten) - math.log(low)) / span, f'{ten:.3g}') for ten in (low, *apart, high)]
+    return [((math.log(ten) - math.log(low)) / span, _number(parameter, ten)) for ten in (low, *apart, high)]
+
+
+def _steps(parameter: Range) -> list[float]:
+    """Where some of the values of a range with steps stand, from 0 to 1: evenly, if their number can be divided."""
+    low, high = parameter.representatives()
+    assert parameter.step is not None
+    count = round((high - low) / parameter.step)
+    parts = next((parts for parts in (4, 5, 3) if count % parts == 0), 4)
+    return sorted({round(i * count / parts) / count for i in range(parts + 1)})
+
+
+def _number(parameter: Range, value: float) -> str:
+    return label(round(value) if parameter.integer else value)
 
 
 def _choice(value: Any) -> str:
@@ -196,10 +213,6 @@ def _wrapped(head: str) -> str:
     middle = (len(parts) + 1) // 2
     two = ('.'.join(parts[:middle]), '.'.join(parts[middle:]))
     return head if len(head) <= LONGEST_HEAD or len(parts) == 1 else '.\n'.join(two)
-
-
-def _is_log(parameter: Parameter) -> bool:
-    return isinstance(parameter, Range) and parameter.log
 
 
 def _scale(values: Sequence[float]) -> tuple[float, float]:
