@@ -38,7 +38,7 @@ def _speed_up(row: Row) -> str:
     ratio = row.speed_up
     if ratio is None:
         return ''
-    return f'{number_text(ratio.median)} [{number_text(ratio.low)}, {number_text(ratio.high)}]'
+    return f'{number_text(ratio.median)} ({number_text(ratio.low)} to {number_text(ratio.high)})'
 
 
 def _throughput(row: Row) -> str:

@@ -102,7 +102,7 @@ def _of_teacher(student: Group, teacher: Group, evaluation: EvaluationSet, speed
                 f'{points(difference.low)} to {points(difference.high)} points over {difference.over})'
             )
         else:
-            parts.append(f"keeps {100 * mine.mean / theirs.mean:.1f} % of its teacher's accuracy ({numbers})")
+            parts.append(f"keeps {percent(mine.mean / theirs.mean)} % of its teacher's accuracy ({numbers})")
     parts.append(' '.join(['is', *filter(None, _size(student, teacher))]))
     faster = _faster(student, speed)
     return f'The distilled student {_listed([*parts, *([faster] if faster else [])])}.'
@@ -196,7 +196,7 @@ def tiles(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed) -> l
     ):
         label = "of the teacher's accuracy"
         found.append(
-            Tile(f'{100 * mine.mean / theirs.mean:.1f} %', label, f'{percent(mine.mean)} of {percent(theirs.mean)} %')
+            Tile(f'{percent(mine.mean / theirs.mean)} %', label, f'{percent(mine.mean)} of {percent(theirs.mean)} %')
         )
     if alone is not None and mine is not None and (base := alone.accuracy(evaluation)) is not None:
         difference = gain(student, alone, evaluation)
