@@ -17,6 +17,7 @@ import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from benchmarks.report import markdown_table
 from composer_kd.config.load import load_config
 from composer_kd.runs.train import train
 
@@ -44,16 +45,16 @@ def run(name: str, seed: int, batches: int, n_labels: int) -> dict[str, float]:
     return {'accuracy': metrics['metrics/eval/MulticlassAccuracy'], 'seconds': time.perf_counter() - start}
 
 
-def table(results: dict[str, list[dict[str, float]]]) -> list[str]:
-    """Markdown rows: mean and standard error over the seeds."""
-    rows = ['| | test accuracy, % | by seed | seconds a run |', '|---|---|---|---|']
+def table(results: dict[str, list[dict[str, float]]]) -> str:
+    """A Markdown table: mean and standard error over the seeds."""
+    rows = []
     for name, runs in results.items():
         accuracies = [100 * result['accuracy'] for result in runs]
         error = statistics.stdev(accuracies) / len(accuracies) ** 0.5 if len(accuracies) > 1 else float('nan')
         seconds = statistics.mean(result['seconds'] for result in runs)
         by_seed = ', '.join(f'{accuracy:.1f}' for accuracy in accuracies)
-        rows.append(f'| {name} | {statistics.mean(accuracies):.1f} ± {error:.1f} | {by_seed} | {seconds:.0f} |')
-    return rows
+        rows.append([name, f'{statistics.mean(accuracies):.1f} ± {error:.1f}', by_seed, f'{seconds:.0f}'])
+    return markdown_table(['', 'test accuracy, %', 'by seed', 'seconds a run'], rows)
 
 
 def main() -> None:
@@ -83,7 +84,7 @@ def write(options: argparse.Namespace, command: str, results: dict[str, list[dic
         'test set) it sees all 50,000, of which the others have no label. Mean ± standard error over the seeds, which '
         'choose labels, order and initial weights; accuracy after the last batch.'
     )
-    text = [f'# CIFAR-10 with {options.labels:,} labels', f'`{command}`', about, '\n'.join(table(results))]
+    text = [f'# CIFAR-10 with {options.labels:,} labels', f'`{command}`', about, table(results)]
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / 'few_labels.md').write_text('\n\n'.join(text) + '\n', encoding='utf-8')
     (options.out / 'few_labels.json').write_text(json.dumps({'command': command, **results}, indent=1) + '\n')

@@ -7,15 +7,14 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from benchmarks import findings_claims as claims
 from benchmarks.findings_claims import CHANCE, Cell
+from composer_kd.presentation.files import write_file
+from composer_kd.presentation.plots import BLUE, GREY, MUTED, ORANGE, canvas, png, tidy, title
 
 __all__ = ['plot']
 
-TEACHER, ALONE, TAUGHT = '#6b7280', '#d97706', '#2563eb'
+TEACHER, ALONE, TAUGHT = GREY, ORANGE, BLUE
 OPTIMIZERS = {'adamw': 'AdamW', 'adam': 'Adam', 'sgd': 'SGD', 'adagrad': 'Adagrad', 'adadelta': 'Adadelta',
               'rmsprop': 'RMSprop'}  # fmt: skip
 
@@ -30,30 +29,21 @@ def plot(study: Any, bar: Any, reported: Sequence[float], out: pathlib.Path) -> 
         out: The folder.
     """
     if study.runs:
-        figure, axes = _figure(2, 3, (15, 8.4))
         seeds = len({seed for _, seed in study.runs})
         over = f'{seeds} seed{"s" * (seeds > 1)}'
-        title = f'Five claims on CIFAR-10 (16x16): test accuracy in %, mean ± standard error of {over}'
-        figure.suptitle(title, fontsize=13, fontweight='bold', x=0.01, ha='left')
-        flat = [panel for row in axes for panel in row]
-        for draw, panel in zip((_teachers, _losses, _weights, _distilled, _alone, _pairs), flat):
-            draw(panel, study)
-        figure.savefig(out / 'findings.png')
+        with canvas(15, 8.4) as figure:
+            panels = figure.subplots(2, 3).flat
+            for draw, panel in zip((_teachers, _losses, _weights, _distilled, _alone, _pairs), panels):
+                draw(panel, study)
+                tidy(panel)
+            title(figure, f'Five claims on CIFAR-10 (16x16): test accuracy in %, mean ± standard error of {over}')
+        write_file(out / 'findings.png', png(figure))
     if bar.runs:
-        figure, axes = _figure(1, 1, (8.2, 4.6))
-        _bar(axes[0][0], bar, reported)
-        figure.savefig(out / 'findings_bar.png')
-
-
-def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, Any]:
-    figure = Figure(figsize=size, dpi=130, layout='constrained')
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for panel in axes.flat:
-        panel.spines[['top', 'right']].set_visible(False)
-        panel.grid(axis='y', color='#e5e7eb')
-        panel.set_axisbelow(True)
-    return figure, axes
+        with canvas(8.2, 4.6) as figure:
+            panel = figure.subplots()
+            _bar(panel, bar, reported)
+            tidy(panel)
+        write_file(out / 'findings_bar.png', png(figure))
 
 
 def _point(study: Any, cell: Any) -> tuple[float, float]:
@@ -71,10 +61,10 @@ def _dots(panel: Any, study: Any, places: Sequence[float], cells: Sequence[Any],
     panel.errorbar(places, heights, yerr=errors, color=colour, **style)
 
 
-def _names(panel: Any, names: Sequence[str], title: str) -> None:
+def _names(panel: Any, names: Sequence[str], head: str) -> None:
     panel.set_xticks(range(len(names)), names)
     panel.set_xlim(-0.5, len(names) - 0.5)
-    panel.set_title(title, loc='left', fontsize=11)
+    panel.set_title(head)
 
 
 def _level(panel: Any, study: Any, cell: Cell, colour: str, name: str) -> None:
@@ -108,7 +98,7 @@ def _weights(panel: Any, study: Any) -> None:
     _dots(panel, study, claims.WEIGHTS, [claims.at_weight(w) for w in claims.WEIGHTS], TAUGHT, fmt='o-', label='taught')
     panel.axvline(0.3, color=TEACHER, linestyle=':', linewidth=1)
     panel.set_xlabel('weight of distillation (cross-entropy has the rest)')
-    panel.set_title('3  Below 30 %?', loc='left', fontsize=11)
+    panel.set_title('3  Below 30 %?')
     panel.legend(frameon=False, fontsize=9)
 
 
@@ -152,6 +142,6 @@ def _bar(panel: Any, bar: Any, reported: Sequence[float]) -> None:
     for place, cell, accuracy in zip(places, taught, right):
         marks += [(place - 0.18, _point(bar, alone)[0]), (place, _point(bar, cell)[0]), (place + 0.18, accuracy)]
     for x, y in marks:
-        panel.annotate(f'{y:.1f}', (x, y), (8, -3), textcoords='offset points', fontsize=9, color='#374151')
+        panel.annotate(f'{y:.1f}', (x, y), (8, -3), textcoords='offset points', fontsize=9, color=MUTED)
     _names(panel, names, 'ShallowCNN on CIFAR-10, test accuracy in %, last batch, mean ± standard error')
     panel.legend(frameon=False, fontsize=9)

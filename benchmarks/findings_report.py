@@ -127,7 +127,7 @@ def _claims_table(judged: list[dict[str, Any]]) -> str:
     for result in judged:
         figures = '; '.join(f'{each["name"]}: {each["shown"]}' for each in result['decisive'])
         rows.append([result['title'], f'**{result["verdict"]}**', figures])
-    return markdown_table(['claim', 'verdict', 'differences in points'], rows).replace('---:', '---')
+    return markdown_table(['claim', 'verdict', 'differences in points'], rows, left=3)
 
 
 def _cells_table(claim: Claim, study: Study) -> str:

@@ -20,6 +20,8 @@ import torch
 
 from composer_kd.config.load import as_mapping, load_config
 from composer_kd.errors import LossError
+from composer_kd.presentation.files import write_file
+from composer_kd.presentation.units import seconds_text
 from composer_kd.runs.train import train
 
 __all__ = ['ROOT', 'Job', 'Result', 'Runner', 'Task', 'best_rate', 'choose_rates', 'digest', 'execute']
@@ -112,9 +114,7 @@ def execute(job: Task, path: pathlib.Path) -> Result:
             return found
         found['failed'] = f'diverged: {error}'
     found.update(cpu=time.process_time() - cpu, wall=time.perf_counter() - wall, batches=job.batches)
-    part = path.with_suffix('.part')
-    part.write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
-    part.replace(path)
+    write_file(path, json.dumps(found, indent=1) + '\n')
     return found
 
 
@@ -152,7 +152,7 @@ class Runner:
             said = found.get('failed') or f'{right}{found["wall"]:.0f} s'
             left = sum(other.batches for other, _ in todo if other not in results)
             seconds = left * sum(speeds) / max(len(speeds), 1) / max(self.workers, 1)
-            print(f'[{count}/{len(todo)}] {job.name}: {said}; about {seconds / 60:.0f} min left', flush=True)
+            print(f'[{count}/{len(todo)}] {job.name}: {said}; about {seconds_text(seconds)} left', flush=True)
         return results
 
     def _run(self, todo: Sequence[tuple[T, pathlib.Path]]) -> Iterator[tuple[T, Result]]:

@@ -6,7 +6,10 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Shown
+
+from composer_kd.presentation.markdown import Markdown
+from composer_kd.presentation.tables import Table, as_markdown
 
 __all__ = ['markdown', 'markdown_table', 'print_report', 'print_table']
 
@@ -65,15 +68,15 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     print_table(*_targets(report), console)
 
 
-def markdown_table(columns: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, all columns but the first to the right."""
-    rule = ['---', *['---:'] * (len(columns) - 1)]
-    return '\n'.join('| ' + ' | '.join(row) + ' |' for row in (columns, rule, *rows))
+def markdown_table(columns: list[str], rows: list[list[str]], left: int = 1) -> str:
+    """A Markdown table of cells in Markdown, the first columns to the left and the others to the right."""
+    cells = [[Markdown(text) for text in row] for row in rows]
+    return as_markdown(Table.of([Markdown(column) for column in columns], cells, left))
 
 
 def print_table(columns: list[str], rows: list[list[str]], console: Console) -> None:
     """The same table for the terminal."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Shown(box=SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify='right' if index else 'left')
     for row in rows:

@@ -13,6 +13,7 @@ from composer_kd.bench.devices import Device
 from composer_kd.bench.failures import OUT_OF_MEMORY, reason
 from composer_kd.bench.results import Throughput
 from composer_kd.bench.timing import FEWEST_ROUNDS, Blocks, spread, time_blocks, warm_up
+from composer_kd.presentation.units import bytes_text
 
 __all__ = ['Sweep', 'sweep']
 
@@ -61,7 +62,8 @@ class Sweep:
             return None
         free = self._device.free_bytes()
         if free is not None and self._growth is not None and 2 * self._growth > SPARE * free:
-            self._stop(size, f'out of memory: would take about {2 * self._growth / 1e9:.1f} GB of {free / 1e9:.1f} GB')
+            wanted = f'would take about {bytes_text(2 * self._growth)} of {bytes_text(free)}'
+            self._stop(size, f'out of memory: {wanted}')
             return None
         try:
             tensors = tuple(tensor.to(self._device.torch_device) for tensor in self._inputs(size))

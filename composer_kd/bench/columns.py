@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from composer_kd.bench.results import Row, Setting
+from composer_kd.presentation.units import bytes_text, count_text, number_text, percent, seconds_text
 
-__all__ = ['COLUMNS', 'Column', 'by_setting', 'count', 'notes_of', 'percent', 'seconds', 'size']
+__all__ = ['COLUMNS', 'MISSING', 'Column', 'by_setting', 'notes_of']
 
-NONE = '-'
+MISSING = '-'
+"""Stands in tables where a number is not known."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Column:
 
     Args:
         heading: Above it.
-        cell: Writes it; of a row that has numbers.
+        cell: Writes it; of a row that has numbers. ``''`` where it is not known.
         weight: Where a terminal is narrow, those with the least are left out first.
     """
 
@@ -28,94 +30,38 @@ class Column:
     weight: int = 0
 
 
-def seconds(value: float | None) -> str:
-    """Writes a time with a fitting unit.
-
-    Example:
-        >>> seconds(0.0000312), seconds(0.00124), seconds(2.5)
-        ('31.2 µs', '1.24 ms', '2.50 s')
-    """
-    if value is None:
-        return NONE
-    for unit, factor in (('s', 1.0), ('ms', 1e3), ('µs', 1e6)):
-        if value * factor >= 1 or unit == 'µs':
-            return f'{_three_digits(value * factor)} {unit}'
-    return NONE
-
-
-def count(value: float | None) -> str:
-    """Writes a large number with a prefix.
-
-    Example:
-        >>> count(950), count(21690), count(1.25e9)
-        ('950', '21.7 k', '1.25 G')
-    """
-    if value is None:
-        return NONE
-    for prefix, factor in (('T', 1e12), ('G', 1e9), ('M', 1e6), ('k', 1e3)):
-        if value >= factor:
-            return f'{_three_digits(value / factor)} {prefix}'
-    return f'{value:.0f}'
-
-
-def size(value: float | None) -> str:
-    """Writes a number of bytes.
-
-    Example:
-        >>> size(91_000), size(4.2e6)
-        ('91.0 kB', '4.20 MB')
-    """
-    return NONE if value is None else f'{count(value)}B' if value >= 1e3 else f'{value:.0f} B'
-
-
-def percent(value: float | None) -> str:
-    """Writes a share.
-
-    Example:
-        >>> percent(0.986), percent(1.0), percent(None)
-        ('98.6', '100', '-')
-    """
-    return NONE if value is None else '100' if value == 1 else f'{100 * value:.1f}'
-
-
-def _three_digits(value: float) -> str:
-    return f'{value:,.0f}' if value >= 99.95 else f'{value:.1f}' if value >= 9.995 else f'{value:.2f}'
-
-
 def _latency(row: Row) -> str:
-    return NONE if row.latency is None else f'{seconds(row.latency.p50)} ± {seconds(row.latency.iqr)}'
+    return '' if row.latency is None else f'{seconds_text(row.latency.p50)} ± {seconds_text(row.latency.iqr)}'
 
 
 def _speed_up(row: Row) -> str:
     ratio = row.speed_up
-    return NONE if ratio is None else f'{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]'
+    if ratio is None:
+        return ''
+    return f'{number_text(ratio.median)} ({number_text(ratio.low)} to {number_text(ratio.high)})'
 
 
 def _throughput(row: Row) -> str:
     best = row.best_throughput
-    return NONE if best is None else f'{count(best.samples_per_second)} ± {count(best.iqr)}'
+    return '' if best is None else number_text(best.samples_per_second, best.iqr)
 
 
 def _batch(row: Row) -> str:
     best = row.best_throughput
-    return NONE if best is None else str(best.batch)
-
-
-def _energy(row: Row) -> str:
-    return NONE if row.energy_joules is None else f'{1e3 * row.energy_joules:.3g}'
+    return '' if best is None else str(best.batch)
 
 
 COLUMNS = (
     Column('latency p50 ± IQR', _latency, weight=9),
-    Column('p90', lambda row: NONE if row.latency is None else seconds(row.latency.p90)),
-    Column('p99', lambda row: NONE if row.latency is None else seconds(row.latency.p99), weight=2),
+    Column('p90', lambda row: '' if row.latency is None else seconds_text(row.latency.p90)),
+    Column('p99', lambda row: '' if row.latency is None else seconds_text(row.latency.p99), weight=2),
     Column('speed-up', _speed_up, weight=7),
     Column('samples/s ± IQR', _throughput, weight=8),
     Column('at batch', _batch, weight=3),
-    Column('peak', lambda row: size(row.peak_memory_bytes), weight=5),
-    Column('mJ/sample', _energy, weight=5),
-    Column('file', lambda row: size(row.file_bytes), weight=6),
-    Column('load', lambda row: seconds(row.load_seconds)),
+    Column('peak', lambda row: bytes_text(row.peak_memory_bytes), weight=5),
+    Column('energy/sample', lambda row: count_text(row.energy_joules, 'J'), weight=5),
+    Column('file', lambda row: bytes_text(row.file_bytes), weight=6),
+    Column('load', lambda row: seconds_text(row.load_seconds)),
     Column('accuracy', lambda row: percent(row.accuracy), weight=9),
     Column('agreement', lambda row: percent(row.agreement), weight=4),
     Column('output match', lambda row: percent(row.output_match), weight=9),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from composer_kd.bench.columns import COLUMNS, by_setting, count, notes_of
+from composer_kd.bench.columns import COLUMNS, MISSING, by_setting, notes_of
 from composer_kd.bench.results import BenchResults, Row
+from composer_kd.presentation.files import write_file
+from composer_kd.presentation.tables import Table, as_csv, as_markdown
+from composer_kd.presentation.units import count_text, number_text, seconds_text
 
 __all__ = ['FILES', 'markdown', 'write']
 
@@ -33,21 +35,9 @@ def write(results: BenchResults, folder: pathlib.Path) -> None:
         folder: Where to; made if need be. Each file is replaced as a whole, so that a kill leaves the one before.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / 'bench.json', json.dumps(results.as_mapping(), indent=2) + '\n')
-    _replace(folder / 'bench.md', markdown(results))
-    unfinished = folder / 'bench.csv.part'
-    with unfinished.open('w', newline='', encoding='utf-8') as file:
-        lines = [_flat(row) for row in results.rows]
-        writer = csv.DictWriter(file, list(lines[0]) if lines else ['model'])
-        writer.writeheader()
-        writer.writerows(lines)
-    unfinished.replace(folder / 'bench.csv')
-
-
-def _replace(file: pathlib.Path, text: str) -> None:
-    unfinished = file.with_name(f'{file.name}.part')
-    unfinished.write_text(text, encoding='utf-8')
-    unfinished.replace(file)
+    write_file(folder / 'bench.json', json.dumps(results.as_mapping(), indent=2) + '\n')
+    write_file(folder / 'bench.md', markdown(results))
+    write_file(folder / 'bench.csv', as_csv([_flat(row) for row in results.rows]))
 
 
 def _flat(row: Row) -> dict[str, Any]:
@@ -95,29 +85,24 @@ def markdown(results: BenchResults) -> str:
     lines = ['# What the models cost to run', '', LEGEND, '']
     if results.data:
         lines += [f'Evaluated on {results.samples:,} samples of {results.data}.', '']
-    cells = [[row.model, row.role, f'{row.parameters or 0:,}', count(row.flops)] for row in models.values()]
-    lines += _table(['model', 'role', 'parameters', 'FLOP per sample'], cells, left=2)
+    cells = [[row.model, row.role, number_text(row.parameters or 0), count_text(row.flops)] for row in models.values()]
+    lines.append(_table(['model', 'role', 'parameters', 'FLOP per sample'], cells, left=2))
     for setting, rows in by_setting(results.rows):
         lines += ['', f'## {setting}', '', *_of_setting(rows)]
     lines += ['', '## Doubts', '', *[f'* {one}' for one in results.warnings]] if results.warnings else []
     lines += ['', '## Environment', '']
-    lines += _table(['', ''], [[key, str(value)] for key, value in results.environment.items()], left=2)
-    lines += ['', f'`{results.command}`, {results.seconds:.0f} s'] if results.command else []
+    lines.append(_table(['', ''], [[key, str(value)] for key, value in results.environment.items()], left=2))
+    lines += ['', f'`{results.command}`, {seconds_text(results.seconds)}'] if results.command else []
     return '\n'.join(lines) + '\n'
 
 
 def _of_setting(rows: Sequence[Row]) -> list[str]:
     done = [row for row in rows if row.failed is None]
     cells = [[row.model, *(column.cell(row) for column in COLUMNS)] for row in done]
-    table = _table(['model', *(column.heading for column in COLUMNS)], cells, left=1) if done else []
+    table = [_table(['model', *(column.heading for column in COLUMNS)], cells, left=1)] if done else []
     notes = [f'* {note}' for note in notes_of(rows)]
     return [*table, *([''] if table and notes else []), *notes]
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    rule = ['---' if index < left else '---:' for index in range(len(headings))]
-    return [_line(cells) for cells in (headings, rule, *rows)]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f'| {" | ".join(cell.replace("|", chr(92) + "|") for cell in cells)} |'
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
+    return as_markdown(Table.of(headings, rows, left), MISSING)

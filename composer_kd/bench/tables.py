@@ -9,8 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from composer_kd.bench.columns import COLUMNS, NONE, Column, count, notes_of, percent, seconds
+from composer_kd.bench.columns import COLUMNS, MISSING, Column, notes_of
 from composer_kd.bench.results import BenchResults, Row
+from composer_kd.presentation.units import number_text, percent, seconds_text
 
 __all__ = ['FAITHFUL', 'block', 'summary', 'quickest', 'most']
 
@@ -36,17 +37,21 @@ def block(rows: Sequence[Row], width: int = WIDE) -> RenderableType:
     for column in columns:
         table.add_column(column.heading, justify='right', no_wrap=True)
     for row in rows:
-        cells = ['failed', *[''] * (len(columns) - 1)] if row.failed else [column.cell(row) for column in columns]
+        cells = ['failed', *[''] * (len(columns) - 1)] if row.failed else [_cell(column, row) for column in columns]
         table.add_row(row.model, *cells, style='red' if row.failed else None)
     notes = [Text(f'  {note}', style='dim') for note in notes_of(rows)]
     return Group(Text(str(rows[0].setting), style='bold'), table, *notes, Text(''))
 
 
+def _cell(column: Column, row: Row) -> str:
+    return column.cell(row) or MISSING
+
+
 def _fitting(rows: Sequence[Row], width: int) -> list[Column]:
     """The columns that have something to show and find room."""
     done = [row for row in rows if row.failed is None]
-    cells = {column: [column.cell(row) for row in done] for column in COLUMNS}
-    kept = [column for column in COLUMNS if any(cell != NONE for cell in cells[column])] or list(COLUMNS[:1])
+    cells = {column: [_cell(column, row) for row in done] for column in COLUMNS}
+    kept = [column for column in COLUMNS if any(cell != MISSING for cell in cells[column])] or list(COLUMNS[:1])
 
     def taken() -> int:
         widths = [max(map(len, [column.heading, *cells[column]])) for column in kept]
@@ -73,7 +78,8 @@ def summary(results: BenchResults) -> RenderableType:
     for device in dict.fromkeys(row.setting.device for row in results.rows):
         rows = [row for row in results.rows if row.setting.device == device]
         for model in dict.fromkeys(row.model for row in rows):
-            table.add_row(*_best([row for row in rows if row.model == model]))
+            cells = _best([row for row in rows if row.model == model])
+            table.add_row(*(cell or MISSING for cell in cells))
     title = Text('The best way of each model, of those with an output match of 99 % or more', style='bold')
     return Group(title, table)
 
@@ -86,18 +92,18 @@ def _best(rows: Sequence[Row]) -> list[str]:
     shown = quick or many
     return [
         first.model,
-        count(first.parameters),
+        number_text(first.parameters),
         percent(None if shown is None else shown.accuracy),
-        seconds(latency),
+        seconds_text(latency),
         _how(quick),
-        count(None if best is None else best.samples_per_second),
+        number_text(None if best is None else best.samples_per_second),
         _how(many),
     ]
 
 
 def _how(row: Row | None) -> str:
     if row is None:
-        return NONE
+        return ''
     setting = row.setting
     where = setting.device if setting.threads is None else f'{setting.threads} thread{"s" * (setting.threads > 1)}'
     return f'{setting.backend} {setting.precision}, {where}'

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from composer.utils import dist
 from composer_kd.bench.energy import EnergyMeter, meter_for
 from composer_kd.bench.memory import PeakMemory, peak_for
 
-__all__ = ['PREFIX', 'TrainingCost', 'readable']
+__all__ = ['PREFIX', 'TrainingCost']
 
 PREFIX = 'cost/'
 
@@ -196,49 +195,6 @@ class TrainingCost(Callback):
             if not math.isnan(sum(joules.values())):
                 found |= {'energy_joules': joules['train'], 'eval_energy_joules': joules['eval']}
         return {f'{PREFIX}{name}': value for name, value in found.items()}
-
-
-def readable(name: str, value: float) -> str:
-    """Writes a value of ``TrainingCost`` in the unit that a person would take.
-
-    Args:
-        name: Its key.
-        value: Its value.
-
-    Returns:
-        The number and its unit.
-
-    Example:
-        >>> readable('cost/train_seconds', 3725.0), readable('cost/peak_memory_bytes', 3 * 2**29)
-        ('1 h 02 min', '1.5 GiB')
-    """
-    for ending, write in _WRITERS.items():
-        if name.endswith(ending):
-            return write(value)
-    return f'{value:.4f}'
-
-
-def _time(seconds: float) -> str:
-    if seconds < 60:
-        return f'{seconds:.3g} s'
-    minutes, rest = divmod(round(seconds), 60)
-    return f'{minutes} min {rest:02} s' if minutes < 60 else f'{minutes // 60} h {minutes % 60:02} min'
-
-
-def _scaled(base: float, units: Sequence[str]) -> Callable[[float], str]:
-    def write(value: float) -> str:
-        power = min(int(math.log(abs(value), base)) if abs(value) >= 1 else 0, len(units) - 1)
-        return f'{value / base**power:.4g} {units[power]}'
-
-    return write
-
-
-_WRITERS: dict[str, Callable[[float], str]] = {
-    '_per_second': lambda value: f'{value:,.0f} /s' if value >= 100 else f'{value:.3g} /s',
-    '_seconds': _time,
-    '_bytes': _scaled(1024, ('B', 'KiB', 'MiB', 'GiB', 'TiB')),
-    '_joules': _scaled(1000, ('J', 'kJ', 'MJ', 'GJ')),
-}
 
 
 def _counted(state: State) -> tuple[int, int]:

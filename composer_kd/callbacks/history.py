@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import pathlib
 import time
 import uuid
@@ -17,6 +16,7 @@ from composer.utils import dist
 from typing_extensions import override
 
 from composer_kd.errors import ConfigError
+from composer_kd.presentation.files import write_file
 
 __all__ = ['HISTORY_FILE', 'HistoryLogger', 'curve', 'read_history']
 
@@ -148,10 +148,7 @@ class HistoryLogger(LoggerDestination):
             records = _kept(self.file, self.run_id, now.batch.value) or [
                 {**{unit: getattr(now, unit).value for unit in ('batch', 'epoch', 'sample')}, _RUN: self.run_id}
             ]
-            fresh = self.file.with_suffix('.tmp')
-            with open(fresh, 'w', encoding='utf-8') as file:
-                file.writelines(map(_line, records))
-            os.replace(fresh, self.file)  # atomic
+            write_file(self.file, ''.join(map(_line, records)))
             self._stream = open(self.file, 'a', encoding='utf-8', buffering=1 << 16)  # noqa: SIM115
         return self._stream
 

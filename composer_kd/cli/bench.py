@@ -70,6 +70,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _bench(options: argparse.Namespace) -> None:
     from composer_kd.bench import Limits
+    from composer_kd.presentation.paths import below_home
     from composer_kd.workflows.bench import BenchOptions, bench_runs
 
     how = BenchOptions(
@@ -81,9 +82,9 @@ def _bench(options: argparse.Namespace) -> None:
         options.samples,
     )
     # The numbers are sent to others, and a user's name is none of theirs.
-    home = str(pathlib.Path.home())
-    words = [word.replace(f'{home}/', '~/') if len(home) > 1 else word for word in sys.argv[1:]]
-    command = ' '.join(['composer-kd', *(word if word.startswith('~/') else shlex.quote(word) for word in words)])
+    words = [below_home(word) for word in sys.argv[1:]]
+    quoted = [f'~/{shlex.quote(word[2:])}' if word.startswith('~/') else shlex.quote(word) for word in words]
+    command = ' '.join(['composer-kd', *quoted])
     bench_runs(options.runs, options.out, how, command)
 
 

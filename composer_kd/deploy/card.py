@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
-__all__ = ['Card', 'as_table', 'fenced']
+from composer_kd.presentation.templates import render
+
+__all__ = ['Card']
 
 
 @dataclass
@@ -54,11 +56,12 @@ class Card:
 
     def markdown(self) -> str:
         """The whole file."""
-        front = yaml.safe_dump(self._front_matter(), sort_keys=False, allow_unicode=True)
-        parts = [f'# {self.title}', self.summary]
-        for heading, body in self.sections:
-            parts += [f'## {heading}', body.strip()] if body.strip() else []
-        return f'---\n{front}---\n\n' + '\n\n'.join(parts) + '\n'
+        return render('deploy/card.md.j2', card=self)
+
+    @property
+    def front_matter(self) -> str:
+        """What the hub reads, in YAML."""
+        return yaml.safe_dump(self._front_matter(), sort_keys=False, allow_unicode=True)
 
     def _front_matter(self) -> dict[str, Any]:
         front: dict[str, Any] = {'library_name': self.library}
@@ -74,39 +77,3 @@ class Card:
             }
             front['model-index'] = [{'name': self.title, 'results': [result]}]
         return front
-
-
-def as_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown: the first column to the left, the others to the right.
-
-    Args:
-        header: A heading for each column.
-        rows: Their cells; columns that are empty in every row are left out.
-
-    Returns:
-        The table; ``''`` without rows.
-
-    Example:
-        >>> print(as_table(['', 'value', 'note'], [['accuracy', '0.98', '']]))
-        |  | value |
-        |---|---:|
-        | accuracy | 0.98 |
-    """
-    rows = [list(row) for row in rows]
-    kept = [place for place in range(len(header)) if place == 0 or any(row[place] for row in rows)]
-    if not rows:
-        return ''
-    lines = [header, *rows]
-    written = ['| ' + ' | '.join(str(line[place]).replace('|', '\\|') for place in kept) + ' |' for line in lines]
-    written.insert(1, '|---|' + '---:|' * (len(kept) - 1))
-    return '\n'.join(written)
-
-
-def fenced(code: str, language: str) -> str:
-    """A block of code in Markdown.
-
-    Example:
-        >>> fenced('x = 1\\n', 'python')
-        '```python\\nx = 1\\n```'
-    """
-    return f'```{language}\n{code.strip()}\n```'

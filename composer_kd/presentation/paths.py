@@ -1,11 +1,11 @@
-"""Paths in a page that is meant to be sent."""
+"""Paths as they are shown to people, who may send them on."""
 
 from __future__ import annotations
 
 import pathlib
 import re
 
-__all__ = ['portable']
+__all__ = ['below_home', 'last_parts', 'portable']
 
 # At least two parts, from the root; neither within a relative path nor in a URL.
 _ABSOLUTE = re.compile(r"""(?<![\w./~…:-])/[^\s'"/:;,]+(?:/[^\s'"/:;,]+)+""")
@@ -29,8 +29,42 @@ def portable(text: str) -> str:
 
 
 def _shown(path: pathlib.Path) -> str:
-    here, home = pathlib.Path.cwd(), pathlib.Path.home()
-    for base, sign in ((here, ''), (home, '~/')):
-        if path.is_relative_to(base) and base.parent != base:
-            return f'{sign}{path.relative_to(base)}'
-    return f'…/{"/".join(path.parts[-2:])}'
+    here = pathlib.Path.cwd()
+    if path.is_relative_to(here) and here.parent != here:
+        return str(path.relative_to(here))
+    text = below_home(str(path))
+    return text if text.startswith('~') else f'…/{"/".join(path.parts[-2:])}'
+
+
+def below_home(text: str) -> str:
+    """Text in which paths below the user's folder begin with ``~``, so that they do not tell the user's name.
+
+    Args:
+        text: A path, or words with paths in them.
+
+    Returns:
+        The text, with paths elsewhere as they are.
+
+    Example:
+        >>> below_home(f'{pathlib.Path.home()}/runs/kd'), below_home('/data/digits')
+        ('~/runs/kd', '/data/digits')
+    """
+    home = pathlib.Path.home()
+    whole = rf'(?<![\w.-]){re.escape(str(home))}(?![\w.-])'  # not /home/me-too
+    return text if home.parent == home else re.sub(whole, '~', text)
+
+
+def last_parts(text: str) -> str:
+    """Text in which absolute paths are their last folder and name: the others are of one machine.
+
+    Args:
+        text: A path, a command, or settings.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> last_parts('teacher: /somewhere/of/somebody/runs/kd/latest-rank0.pt')
+        'teacher: kd/latest-rank0.pt'
+    """
+    return re.sub(r'(?<![\w.:/~])~?/(?:[\w.+\-]+/)*([\w.+\-]+/[\w.+\-]+)', r'\1', text)

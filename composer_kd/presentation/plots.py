@@ -14,10 +14,19 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
 
-__all__ = ['COLOURS', 'Drawing', 'GRID', 'INK', 'MUTED', 'PAPER', 'canvas', 'heading', 'tidy']
+__all__ = [
+    *('BLUE', 'COLOURS', 'Drawing', 'FAINT', 'GREY', 'GRID', 'INK', 'MUTED', 'ORANGE', 'PAPER', 'RED', 'TEAL'),
+    *('canvas', 'heading', 'png', 'tidy', 'title'),
+]
 
-COLOURS = {TEACHER: '#6b7280', ALONE: '#d97706', DISTILLED: '#2563eb'}
-"""Grey, orange, blue: told apart by all eyes."""
+GREY, ORANGE, BLUE = '#6b7280', '#d97706', '#2563eb'
+"""Told apart by all eyes."""
+
+TEAL, RED, FAINT = '#0d9488', '#b91c1c', '#9ca3af'
+"""A fourth colour, what went wrong, and what matters less."""
+
+COLOURS = {TEACHER: GREY, ALONE: ORANGE, DISTILLED: BLUE}
+"""By the roles of models."""
 
 INK, MUTED, GRID, PAPER = '#1f2937', '#4b5563', '#e5e7eb', '#fffffe'
 """Colours that a dark page replaces; the last is that of the background, an unusual white so that it can be found."""
@@ -75,10 +84,7 @@ class Drawing:
 
     def png(self) -> bytes:
         """The plot on white."""
-        stream = io.BytesIO()
-        with rc_context(_SETTINGS):
-            self.figure.savefig(stream, format='png', dpi=160, facecolor='white')
-        return stream.getvalue()
+        return png(self.figure)
 
     def svg(self) -> str:
         """The plot as markup for a page, whose colours are the page's variables and whose names are its own."""
@@ -100,6 +106,14 @@ class Drawing:
             .replace('xlink:href', 'href')
             .replace(' version="1.1"', '')
         )
+
+
+def png(figure: Figure) -> bytes:
+    """A plot on white, as the content of a PNG file."""
+    stream = io.BytesIO()
+    with rc_context(_SETTINGS):
+        figure.savefig(stream, format='png', dpi=160, facecolor='white')
+    return stream.getvalue()
 
 
 class canvas:
@@ -132,6 +146,11 @@ def tidy(axes: Any, grid: str | None = 'y') -> None:
     for side in ('top', 'right'):
         axes.spines[side].set_visible(False)
     axes.tick_params(length=3)
+
+
+def title(figure: Figure, text: str) -> None:
+    """Writes what a plot of its own file is about, above all its panels."""
+    figure.suptitle(text, fontsize=12, fontweight='bold', color=INK, x=0.01, ha='left')
 
 
 def heading(axes: Any, text: str, under: str = '') -> None:

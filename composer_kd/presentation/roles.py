@@ -6,4 +6,4 @@ __all__ = ['ALONE', 'DISTILLED', 'TEACHER']
 
 
 TEACHER, ALONE, DISTILLED = 'teacher', 'student alone', 'student distilled'
-"""The roles of models, as ``composer-kd bench`` writes them too."""
+"""The roles of models, as the files of ``composer-kd bench`` and ``composer-kd report`` have them."""

@@ -1,20 +1,23 @@
-"""Numbers as people read them."""
+"""Numbers, times, sizes and counts as people read them: three significant digits, in decimal units."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import numbers
+from collections.abc import Callable, Iterable
 
 __all__ = [
     'MINUS',
     'TIMES',
     'bytes_text',
+    'cost_text',
     'count_text',
-    'duration_text',
+    'metric_text',
     'number_text',
     'percent',
     'points',
     'quartiles_text',
+    'rate_text',
     'seconds_text',
     'time_unit',
     'times',
@@ -22,20 +25,41 @@ __all__ = [
 
 MINUS, TIMES = '\N{MINUS SIGN}', '\N{MULTIPLICATION SIGN}'
 
-_SI = ((1e12, 'T'), (1e9, 'G'), (1e6, 'M'), (1e3, 'k'))
+_PREFIXES = {4: 'T', 3: 'G', 2: 'M', 1: 'k', 0: '', -1: 'm', -2: 'µ', -3: 'n'}
+"""By powers of a thousand."""
+_MINUTE = 59.95  # seconds, of which three digits make 60.0
+_SMALLEST = -6  # power of ten of the smallest number that is written without an exponent
 
 
-def _scaled(value: float, unit: str) -> str:
-    # One more digit may round up into the next unit, as 999,999 does.
-    factor, prefix = next(((f, p) for f, p in _SI if abs(value) >= 0.9995 * f), (1.0, ''))
-    return f'{_three_digits(value / factor)} {prefix}{unit}'.strip()
+def number_text(value: float | None, error: float | None = None) -> str:
+    """A number with three significant digits, and its error with as many decimals; ``''`` for None.
+
+    What is before the decimal point is written in full. An integer has no decimals.
+
+    Example:
+        >>> number_text(0.0471), number_text(8640.2), number_text(3), number_text(98.7654, 0.5)
+        ('0.0471', '8,640', '3', '98.8 ± 0.5')
+    """
+    if value is None:
+        return ''
+    if not math.isfinite(value):
+        return str(value)
+    power = 2 if isinstance(value, numbers.Integral) or value == 0 else _power(value)
+    form = f',.{max(0, 2 - power)}f' if power >= _SMALLEST else '.2e'
+    return f'{value:{form}}' + ('' if error is None else f' ± {error:{form}}')
 
 
-def _three_digits(value: float) -> str:
-    if value == 0 or not math.isfinite(value):
-        return f'{value:.0f}' if value == 0 else str(value)
-    digits = max(0, 2 - math.floor(math.log10(abs(value)) + 1e-9))
-    return f'{value:,.{min(digits, 4)}f}'
+def _power(value: float) -> int:
+    """The power of ten of a number when rounded to three digits: that of 999.9 is 3."""
+    return int(f'{value:.2e}'.partition('e')[2])
+
+
+def _scaled(value: float, unit: str, least: int, most: int = 4) -> str:
+    if not math.isfinite(value):
+        return f'{value} {unit}'.strip()
+    thousands = min(max(_power(value) // 3, least), most)
+    scaled = value if thousands == 0 else value / 1000.0**thousands
+    return f'{number_text(scaled)} {_PREFIXES[thousands]}{unit}'.strip()
 
 
 def bytes_text(value: float | None) -> str:
@@ -45,31 +69,45 @@ def bytes_text(value: float | None) -> str:
         >>> bytes_text(87_480), bytes_text(999), bytes_text(None)
         ('87.5 kB', '999 B', '')
     """
-    return '' if value is None else _scaled(value, 'B')
+    return '' if value is None else _scaled(value, 'B', least=0)
 
 
 def count_text(value: float | None, unit: str = '') -> str:
-    """A number of things with three digits; ``''`` for None.
+    """A number of things, or of a unit, with a prefix; ``''`` for None.
 
     Example:
-        >>> count_text(21_690), count_text(1_234_000, 'FLOP')
-        ('21.7 k', '1.23 MFLOP')
+        >>> count_text(21_690), count_text(1_234_000, 'FLOP'), count_text(0.0123, 'J'), count_text(12)
+        ('21.7 k', '1.23 MFLOP', '12.3 mJ', '12')
     """
-    return '' if value is None else _scaled(value, unit)
+    return '' if value is None else _scaled(value, unit, least=-3 if unit else 0)
+
+
+def rate_text(value: float | None) -> str:
+    """How many a second; ``''`` for None.
+
+    Example:
+        >>> rate_text(12345.6), rate_text(7.25)
+        ('12,346 /s', '7.25 /s')
+    """
+    return '' if value is None else f'{number_text(value)} /s'
 
 
 def seconds_text(value: float | None) -> str:
-    """A short time with a fitting unit; ``''`` for None.
+    """A time with a fitting unit, from nanoseconds to hours; ``''`` for None.
 
     Example:
-        >>> seconds_text(0.000412), seconds_text(0.0123), seconds_text(2.5)
-        ('0.412 ms', '12.3 ms', '2.50 s')
+        >>> seconds_text(0.000349), seconds_text(0.0123), seconds_text(2.5), seconds_text(754), seconds_text(9000)
+        ('349 µs', '12.3 ms', '2.50 s', '12 min 34 s', '2 h 30 min')
     """
     if value is None:
         return ''
-    if value >= 0.9995:
-        return f'{_three_digits(value)} s'
-    return f'{_three_digits(1e3 * value)} ms' if value >= 1e-4 else f'{_three_digits(1e6 * value)} µs'
+    if not math.isfinite(value) or value < _MINUTE:
+        return _scaled(value, 's', least=-3, most=0)
+    seconds = round(value)
+    if seconds < 3600:
+        return f'{seconds // 60} min {seconds % 60:02d} s'
+    minutes = round(value / 60)
+    return f'{minutes // 60} h {minutes % 60:02d} min'
 
 
 def time_unit(values: Iterable[float | None]) -> tuple[str, float]:
@@ -83,32 +121,16 @@ def time_unit(values: Iterable[float | None]) -> tuple[str, float]:
     return ('s', 1.0) if least >= 1.0 else ('ms', 1e3) if least >= 1e-3 else ('µs', 1e6)
 
 
-def number_text(value: float | None) -> str:
-    """A number with three digits; ``''`` for None.
+def metric_text(value: float | None, error: float | None = None) -> str:
+    """A loss or metric with four decimals, with its standard error; ``''`` for None.
 
     Example:
-        >>> number_text(0.0471), number_text(8640.2)
-        ('0.0471', '8,640')
-    """
-    return '' if value is None else _three_digits(value)
-
-
-def duration_text(value: float | None) -> str:
-    """How long something took; ``''`` for None.
-
-    Example:
-        >>> duration_text(7.13), duration_text(754), duration_text(9000)
-        ('7.1 s', '12 min 34 s', '2 h 30 min')
+        >>> metric_text(0.98), metric_text(2.30259, 0.01)
+        ('0.9800', '2.3026 ± 0.0100')
     """
     if value is None:
         return ''
-    if value < 59.95:
-        return f'{value:.1f} s'
-    seconds = round(value)
-    if seconds < 3600:
-        return f'{seconds // 60} min {seconds % 60:02d} s'
-    minutes = round(value / 60)
-    return f'{minutes // 60} h {minutes % 60:02d} min'
+    return f'{value:.4f}' + ('' if error is None else f' ± {error:.4f}')
 
 
 def percent(value: float | None, error: float | None = None) -> str:
@@ -155,3 +177,29 @@ def quartiles_text(between: tuple[float, float] | None) -> str:
         ('3.7 to 4.2', '')
     """
     return '' if between is None else ' to '.join(times(one).removesuffix(TIMES) for one in between)
+
+
+def cost_text(name: str, value: float) -> str:
+    """Writes a value of :class:`~composer_kd.callbacks.cost.TrainingCost` in the unit that its name ends with.
+
+    Args:
+        name: Its key.
+        value: Its value.
+
+    Returns:
+        The number and its unit.
+
+    Example:
+        >>> cost_text('cost/train_seconds', 3725.0), cost_text('cost/peak_memory_bytes', 1.5e9)
+        ('1 h 02 min', '1.50 GB')
+    """
+    write = next((write for ending, write in _COSTS.items() if name.endswith(ending)), metric_text)
+    return write(value)
+
+
+_COSTS: dict[str, Callable[[float], str]] = {
+    '_per_second': rate_text,
+    '_seconds': seconds_text,
+    '_bytes': bytes_text,
+    '_joules': lambda value: count_text(value, 'J'),
+}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Iterator
 
-import jinja2
 from markupsafe import Markup
 
-from composer_kd.presentation.tables import Table, as_csv, as_markdown, markdown_text
+from composer_kd.presentation.files import write_file
+from composer_kd.presentation.tables import as_csv
+from composer_kd.presentation.templates import render
 from composer_kd.reports.numbers import as_mapping
 from composer_kd.reports.report import Report
 
@@ -27,17 +27,10 @@ def as_html(report: Report) -> str:
     Returns:
         The page. All text of runs, data and machines is escaped.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     # The style is this package's own, and the plots are drawn here: matplotlib writes their text as outlines.
     plots = {name: Markup(drawing.svg()) for name, drawing in report.drawings.items()}
     style = Markup((_HERE / 'page.css').read_text(encoding='utf-8'))
-    return environment.get_template('page.html').render(report=report, plots=plots, style=style)
+    return render('reports/page.html', report=report, plots=plots, style=style)
 
 
 def as_markdown_page(report: Report) -> str:
@@ -49,48 +42,7 @@ def as_markdown_page(report: Report) -> str:
     Returns:
         The text.
     """
-    return '\n\n'.join(_parts(report)) + '\n'
-
-
-def _parts(report: Report) -> Iterator[str]:
-    yield f'# {markdown_text(report.title)}'
-    yield markdown_text(' '.join(report.verdict))
-    yield markdown_text(report.evaluated)
-    yield from _section('Models', report.models)
-    for name, drawing in report.drawings.items():
-        yield f'## {drawing.title}'
-        yield f'![{markdown_text(drawing.title)}]({name}.png)'
-        yield markdown_text(drawing.caption)
-    yield from _section('What training cost', report.costs)
-    for device, table in report.benchmark.items():
-        yield from _section(f'Timings: {device}', table)
-    if report.benchmark:
-        yield markdown_text(report.about_timings)
-    if report.warnings:
-        yield '\n'.join(f'* {markdown_text(warning)}' for warning in report.warnings)
-    yield from _section('Settings that differ', report.differences)
-    yield from _lists(report)
-
-
-def _section(title: str, table: Table | None) -> Iterator[str]:
-    if table is not None:
-        yield f'## {title}'
-        yield as_markdown(table)
-
-
-def _lists(report: Report) -> Iterator[str]:
-    if report.notes:
-        yield '## Notes'
-        yield '\n'.join(f'* {markdown_text(note)}' for note in report.notes)
-    commands = '\n'.join(' '.join(command.split()) for command in report.commands())
-    if commands:
-        yield '## To make it again'
-        yield f'```bash\n{commands}\n```'
-    for title, environment in report.environments():
-        yield f'## {title}: machine and versions'
-        yield '\n'.join(
-            f'* {markdown_text(str(key))}: {markdown_text(str(value))}' for key, value in environment.items()
-        )
+    return render('reports/page.md.j2', report=report)
 
 
 _PLOTS = ('pareto', 'speedups', 'throughput', 'curves', 'classes', 'calibration', 'confusions')
@@ -117,9 +69,9 @@ def write_report(report: Report, out: str | pathlib.Path) -> list[pathlib.Path]:
         'report.csv': as_csv(report.rows()),
     }
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding='utf-8', newline='\n')
+        write_file(folder / name, text)
     for name in _PLOTS:
         (folder / f'{name}.png').unlink(missing_ok=True)
     for name, drawing in report.drawings.items():
-        (folder / f'{name}.png').write_bytes(drawing.png())
+        write_file(folder / f'{name}.png', drawing.png())
     return [folder / name for name in [*texts, *(f'{name}.png' for name in report.drawings)]]

@@ -13,7 +13,7 @@ from composer_kd.presentation.paths import portable
 from composer_kd.presentation.plots import Drawing
 from composer_kd.presentation.roles import ALONE
 from composer_kd.presentation.tables import Table
-from composer_kd.presentation.units import duration_text
+from composer_kd.presentation.units import seconds_text
 from composer_kd.reports import sections
 from composer_kd.reports.evidence import Evidence
 from composer_kd.reports.figures.calibration import draw_calibration
@@ -116,7 +116,7 @@ class Report:
     def about_timings(self) -> str:
         """How the tables of timings are to be read."""
         bench = self.evidence.bench
-        took = '' if bench is None or not bench.seconds else f' Measured in {duration_text(bench.seconds)}.'
+        took = '' if bench is None or not bench.seconds else f' Measured in {seconds_text(bench.seconds)}.'
         return (
             'Latency of a batch of one. Speed-up: over the teacher, eager in fp32, on the same device; in brackets '
             'where the difference is within the noise. Output match with eager: how much of the evaluation data is put '

@@ -12,7 +12,7 @@ from composer_kd.presentation.tables import Cell, Column, Table
 from composer_kd.presentation.units import (
     bytes_text,
     count_text,
-    duration_text,
+    metric_text,
     number_text,
     percent,
     quartiles_text,
@@ -88,7 +88,7 @@ def _heading(name: str) -> str:
 def _plain(estimate: Estimate | None) -> Cell:
     if estimate is None:
         return Cell('')
-    return Cell(f'{estimate.mean:.3f}' + ('' if estimate.error is None else f' ± {estimate.error:.3f}'))
+    return Cell(metric_text(estimate.mean, estimate.error))
 
 
 def _estimated(estimate: Estimate | None) -> Cell:
@@ -173,13 +173,12 @@ def _cost_row(each: Group, groups: Sequence[Group]) -> list[Cell]:
     alone = counterpart(each, groups) if each.role == DISTILLED else None
     base = _costs(alone)['samples_per_second'] if alone is not None else None
     longer = '' if base is None or rate is None else f'{times(base.mean / rate.mean)} as long per sample'
-    error = '' if rate is None or rate.error is None else f' ± {rate.error:,.0f}'
     return [
         _named(each),
         Cell('' if batches is None else f'{batches.mean:,.0f}'),
-        Cell(_mean(noted['seconds'], duration_text)),
-        Cell('' if rate is None else f'{rate.mean:,.0f}{error}', longer),
-        Cell(_mean(noted['eval_seconds'], duration_text)),
+        Cell(_mean(noted['seconds'], seconds_text)),
+        Cell('' if rate is None else number_text(rate.mean, rate.error), longer),
+        Cell(_mean(noted['eval_seconds'], seconds_text)),
         Cell(
             _mean(noted['peak_memory_bytes'], bytes_text),
             _mean(noted['memory_growth_bytes'], lambda value: f'+{bytes_text(value)} while it ran'),
@@ -246,7 +245,7 @@ def _benchmark_row(timing: Timing, speed: Speed, per_second: float, notes: Seque
         *start,
         *(Cell('' if one is None else number_text(one * per_second)) for one in latencies),
         Cell(factor if not factor or speed.is_clear(timing) or reference is timing else f'({factor})'),
-        Cell('' if top is None else f'{top.samples_per_second:,.0f}', '' if top is None else f'batch {top.batch}'),
+        Cell('' if top is None else number_text(top.samples_per_second), '' if top is None else f'batch {top.batch}'),
         Cell(bytes_text(timing.median(lambda row: row.peak_memory_bytes))),
         Cell(count_text(timing.median(lambda row: row.energy_joules), 'J')),
         Cell(seconds_text(timing.median(lambda row: row.load_seconds))),

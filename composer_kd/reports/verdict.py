@@ -197,7 +197,7 @@ def _tile_of_teacher(student: Group, teacher: Group, evaluation: EvaluationSet) 
     if mine is None or theirs is None or not theirs.mean:
         return []
     label = "of the teacher's accuracy"
-    return [Tile(f'{100 * mine.mean / theirs.mean:.1f} %', label, f'{percent(mine.mean)} of {percent(theirs.mean)} %')]
+    return [Tile(f'{percent(mine.mean / theirs.mean)} %', label, f'{percent(mine.mean)} of {percent(theirs.mean)} %')]
 
 
 def _tile_of_gain(student: Group, alone: Group, evaluation: EvaluationSet) -> list[Tile]:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from composer_kd.bench.size import count_parameters, size_in_bytes
 from composer_kd.config.schema import EvaluationConfig
 from composer_kd.errors import ConfigError
+from composer_kd.presentation.units import bytes_text, metric_text, number_text
 from composer_kd.runs.process import without_remarks
 from composer_kd.runs.saved import SavedRun, open_run
 from composer_kd.runs.train import final_metrics
@@ -70,15 +71,15 @@ def as_table(evaluations: Iterable[Evaluation]) -> Table:
     names = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.metrics))
     table = Table()
     table.add_column('checkpoint', overflow='fold')
-    for heading in [*map(_heading, names), 'parameters', 'size, kB']:
+    for heading in [*map(_heading, names), 'parameters', 'size']:
         table.add_column(heading, justify='right')
     for evaluation in evaluations:
-        values = [f'{evaluation.metrics[name]:.4f}' if name in evaluation.metrics else '' for name in names]
+        values = [metric_text(evaluation.metrics.get(name)) for name in names]
         table.add_row(
             str(evaluation.checkpoint),
             *values,
-            f'{evaluation.parameters:,}',
-            f'{evaluation.size / 1000:,.1f}',
+            number_text(evaluation.parameters),
+            bytes_text(evaluation.size),
         )
     return table
 

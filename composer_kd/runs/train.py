@@ -16,10 +16,12 @@ from rich.table import Table
 
 from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.callbacks.cost import PREFIX as COST
-from composer_kd.callbacks.cost import TrainingCost, readable
+from composer_kd.callbacks.cost import TrainingCost
 from composer_kd.callbacks.history import HISTORY_FILE, HistoryLogger
 from composer_kd.config.load import as_mapping
 from composer_kd.config.schema import RunConfig
+from composer_kd.presentation.files import write_file
+from composer_kd.presentation.units import cost_text, metric_text
 from composer_kd.runs.build import build_trainer
 from composer_kd.runs.files import CONFIG_FILE, METRICS_FILE
 from composer_kd.runs.loaders import evaluation_data
@@ -147,13 +149,13 @@ def _noted(trainer: Trainer, config: RunConfig) -> dict[str, float]:
 def _write_config(config: RunConfig) -> None:
     folder = _folder(config)
     if folder is not None:
-        OmegaConf.save(OmegaConf.create(as_mapping(config)), folder / CONFIG_FILE)
+        write_file(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(as_mapping(config))))
 
 
 def _write_metrics(config: RunConfig, metrics: dict[str, float]) -> None:
     folder = _folder(config)
     if folder is not None:
-        (folder / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + '\n', encoding='utf-8')
+        write_file(folder / METRICS_FILE, json.dumps(metrics, indent=2) + '\n')
 
 
 def _summarise(config: RunConfig, metrics: dict[str, float]) -> None:
@@ -162,7 +164,7 @@ def _summarise(config: RunConfig, metrics: dict[str, float]) -> None:
     table.add_column('value', justify='right')
     for name, value in metrics.items():
         if not name.startswith('time/'):
-            table.add_row(name, readable(name, value) if name.startswith(COST) else f'{value:.4f}')
+            table.add_row(name, cost_text(name, value) if name.startswith(COST) else metric_text(value))
     _say(table)
     if config.folder is not None:
         _say(f'checkpoints, {CONFIG_FILE}, {METRICS_FILE} and {HISTORY_FILE} are in {config.folder}')

@@ -16,6 +16,7 @@ from composer_kd.bench import BenchResults, Limits, Row, Setting, Watcher, bench
 from composer_kd.bench.files import FILES
 from composer_kd.bench.predictions import first_samples
 from composer_kd.errors import ConfigError
+from composer_kd.presentation.units import seconds_text
 from composer_kd.runs.compared import compared_models, data_in_words, evaluation_run
 from composer_kd.runs.files import make_folder
 from composer_kd.runs.saved import SavedRun, open_runs
@@ -146,4 +147,4 @@ def _conclude(console: Console, results: BenchResults, out: pathlib.Path) -> Non
         console.print('\nIn doubt', style='bold')
         for one in results.warnings:
             console.print(f'  {one}', highlight=False, style='yellow')
-    console.print(f'\n{", ".join(FILES)} in {out} ({results.seconds:.0f} s)', highlight=False)
+    console.print(f'\n{", ".join(FILES)} in {out} ({seconds_text(results.seconds)})', highlight=False)

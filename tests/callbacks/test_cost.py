@@ -13,8 +13,9 @@ from torch import nn
 
 from composer_kd.bench.memory import ResidentPeak
 from composer_kd.callbacks import cost as cost_module
-from composer_kd.callbacks.cost import TrainingCost, readable
+from composer_kd.callbacks.cost import TrainingCost
 from composer_kd.config.load import load_config
+from composer_kd.presentation.units import cost_text
 from composer_kd.runs.train import train
 from tests.helpers import EventSpy, loader, pairs, student, trainer
 from tests.helpers import train as train_model
@@ -181,7 +182,7 @@ def test_every_run_says_what_it_cost(tmp_path, capsys):
     found = {key: value for key, value in metrics.items() if key.startswith('cost/')}
     assert found.keys() >= {'cost/train_seconds', 'cost/eval_seconds', 'cost/samples_per_second'}
     assert json.loads((tmp_path / 'metrics.json').read_text()).items() >= found.items()
-    assert readable('cost/train_seconds', found['cost/train_seconds']) in capsys.readouterr().out
+    assert cost_text('cost/train_seconds', found['cost/train_seconds']) in capsys.readouterr().out
 
 
 def test_it_costs_microseconds_a_step():
@@ -200,12 +201,3 @@ def test_it_costs_microseconds_a_step():
         rounds.append((time.perf_counter() - begun) / 100)
     run.close()
     assert min(rounds) < 20e-6
-
-
-def test_values_are_readable():
-    assert readable('cost/train_seconds', 0.01234) == '0.0123 s'
-    assert readable('cost/train_seconds', 59.9996) == '60 s'
-    assert readable('cost/eval_seconds', 754.2) == '12 min 34 s'
-    assert readable('cost/samples_per_second', 12345.6) == '12,346 /s'
-    assert readable('cost/energy_joules', 12345.0) == '12.35 kJ'
-    assert readable('cost/memory_growth_bytes', 0) == '0 B'

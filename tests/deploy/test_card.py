@@ -1,6 +1,6 @@
 import yaml
 
-from composer_kd.deploy.card import Card, as_table
+from composer_kd.deploy.card import Card
 
 
 def front_matter(card):
@@ -25,8 +25,3 @@ def test_what_is_not_known_is_left_out():
     assert front_matter(card.markdown()).keys() == {'library_name', 'tags'}
     assert '## Speed' not in card.markdown()
     assert card.markdown().endswith('## Use\n\nx\n')
-
-
-def test_tables():
-    assert as_table(['', 'value'], []) == ''
-    assert as_table(['', 'a', 'b'], [['x|y', '', '2']]) == '|  | b |\n|---|---:|\n| x\\|y | 2 |'

@@ -171,7 +171,7 @@ def test_what_a_backend_costs_in_accuracy_is_told_from_the_mean_of_all_seeds(rep
 
 def test_training_cost_is_compared_with_the_student_alone(report):
     line = next(line for line in report.costs.rows if line[0].text == 'kd')
-    assert [cell.text for cell in line] == ['kd', '40', '11.0 s', '99 ± 1']
+    assert [cell.text for cell in line] == ['kd', '40', '11.0 s', '99.0 ± 0.6']
     assert line[3].note == f'1.0{TIMES} as long per sample'
 
 
@@ -209,7 +209,7 @@ def test_without_answers_sizes_and_curves_remain():
     assert not {'classes', 'calibration', 'confusions'} & set(report.drawings)
     assert any('the models answer for tokens' in note for note in report.notes)
     assert 'accuracy' not in [column.heading for column in report.models.columns]
-    assert texts(report.models, 'language perplexity')[0] == '3.000'
+    assert texts(report.models, 'language perplexity')[0] == '3.0000'
 
 
 def test_the_accuracy_that_a_run_noted_stands_in_for_answers():

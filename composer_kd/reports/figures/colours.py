@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.colors import LinearSegmentedColormap
 
+from composer_kd.presentation.plots import BLUE, GREY, ORANGE, RED
 from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
 from composer_kd.reports.groups import Group
 
@@ -13,9 +14,9 @@ __all__ = ['between', 'colours']
 
 
 _MORE = {
-    TEACHER: ('#6b7280', '#111827', '#9ca3af', '#57534e'),
-    ALONE: ('#d97706', '#92400e', '#f59e0b', '#b91c1c'),
-    DISTILLED: ('#2563eb', '#0891b2', '#7c3aed', '#0f766e', '#be185d', '#4d7c0f', '#93c5fd', '#1e3a8a'),
+    TEACHER: (GREY, '#111827', '#9ca3af', '#57534e'),
+    ALONE: (ORANGE, '#92400e', '#f59e0b', RED),
+    DISTILLED: (BLUE, '#0891b2', '#7c3aed', '#0f766e', '#be185d', '#4d7c0f', '#93c5fd', '#1e3a8a'),
 }
 
 

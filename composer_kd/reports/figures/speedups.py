@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from composer_kd.bench.results import Setting
-from composer_kd.presentation.plots import INK, MUTED, PAPER, Drawing, canvas, heading, tidy
+from composer_kd.presentation.plots import INK, MUTED, PAPER, RED, Drawing, canvas, heading, tidy
 from composer_kd.presentation.roles import ALONE
 from composer_kd.presentation.units import TIMES, percent, times
 from composer_kd.reports.figures.colours import colours
@@ -20,7 +20,6 @@ from composer_kd.reports.speed import FAITHFUL, Speed, Timing, device_text
 __all__ = ['distinct', 'draw_speedups']
 
 _PANELS = 3
-_WRONG = '#b91c1c'
 
 
 def draw_speedups(groups: Sequence[Group], speed: Speed) -> Drawing | None:
@@ -96,7 +95,7 @@ def _panel(
                 factors.append(factor)
                 _bar(axes, place, factor, height, timing, colour[each.name])
             text, is_wrong = _text(timing, factor, speed)
-            looks = {'va': 'center', 'fontsize': 8, 'color': _WRONG if is_wrong else MUTED}
+            looks = {'va': 'center', 'fontsize': 8, 'color': RED if is_wrong else MUTED}
             axes.annotate(text, (max(factor or 1.0, 1.0), place), (4, 0), textcoords='offset points', **looks)
         axes.barh([np.nan], [np.nan], color=colour[each.name], label=each.name)
     axes.axvline(1, color=INK, linewidth=0.9, zorder=3)

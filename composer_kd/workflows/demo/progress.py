@@ -6,6 +6,7 @@ from composer import Callback, Logger, State
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from composer_kd.presentation.units import percent
 from composer_kd.workflows.demo.results import Entry
 
 __all__ = ['Bar', 'bars']
@@ -36,7 +37,7 @@ class Bar(Callback):
         """Notes the accuracy and shows it."""
         accuracy = float(state.eval_metrics['eval']['MulticlassAccuracy'].compute())
         self.entry.curves[-1].append(accuracy)
-        self.progress.update(self.task, accuracy=f'accuracy {100 * accuracy:.1f} %')
+        self.progress.update(self.task, accuracy=f'accuracy {percent(accuracy)} %')
 
 
 def bars(console: Console) -> Progress:

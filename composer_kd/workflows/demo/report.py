@@ -7,19 +7,23 @@ import pathlib
 import statistics
 from typing import Any
 
+from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Shown
 
+from composer_kd.presentation.files import write_file
+from composer_kd.presentation.plots import COLOURS, INK, canvas, heading, png, tidy, title
+from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
+from composer_kd.presentation.tables import Table, as_markdown
+from composer_kd.presentation.units import bytes_text, number_text, percent, seconds_text
 from composer_kd.workflows.demo.results import Entry, Results
 
 __all__ = ['NUMBERS_FILE', 'in_words', 'write_report']
 
 NUMBERS_FILE = 'results.json'
 
-_COLUMNS = ('model', 'learns from', 'accuracy %', 'parameters', 'kB', 'ms')
-# Teacher, alone, distilled: grey, orange, blue, told apart by all eyes.
-_COLOURS = ('#6b7280', '#d97706', '#2563eb')
+_COLUMNS = ('model', 'learns from', 'accuracy %', 'parameters', 'size', 'latency')
 
 
 def write_report(results: Results, out: pathlib.Path, console: Console) -> None:
@@ -33,14 +37,14 @@ def write_report(results: Results, out: pathlib.Path, console: Console) -> None:
     out.mkdir(parents=True, exist_ok=True)
     rows = [_row(entry) for entry in results.entries]
     sentence = in_words(results)
-    (out / 'results.md').write_text(_markdown(results, rows, sentence), encoding='utf-8')
-    _plot(results, out / 'results.png')
+    write_file(out / 'results.md', _markdown(results, rows, sentence))
+    write_file(out / 'results.png', png(_figure(results)))
     # Last: where it is, all is.
-    (out / NUMBERS_FILE).write_text(json.dumps(results.as_mapping(), indent=2) + '\n', encoding='utf-8')
+    write_file(out / NUMBERS_FILE, json.dumps(results.as_mapping(), indent=2) + '\n')
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in _COLUMNS:
-        table.add_column(heading, justify='left' if heading in _COLUMNS[:2] else 'right', no_wrap=True)
+    table = Shown(box=SIMPLE_HEAD, pad_edge=False)
+    for name in _COLUMNS:
+        table.add_column(name, justify='left' if name in _COLUMNS[:2] else 'right', no_wrap=True)
     for row in rows:
         table.add_row(*row)
     console.print()
@@ -80,10 +84,9 @@ def in_words(results: Results) -> str:
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
-    error = '' if entry.standard_error is None else f' ± {100 * entry.standard_error:.1f}'
-    accuracy = f'{100 * entry.accuracy:.1f}{error}'
-    size = (f'{entry.parameters:,}', f'{entry.size / 1000:,.0f}', f'{1000 * entry.latency:.2f}')
-    return (entry.name, entry.learns_from, accuracy, *size)
+    accuracy = percent(entry.accuracy, entry.standard_error)
+    costs = (number_text(entry.parameters), bytes_text(entry.size), seconds_text(entry.latency))
+    return (entry.name, entry.learns_from, accuracy, *costs)
 
 
 def _notes(results: Results) -> str:
@@ -91,45 +94,37 @@ def _notes(results: Results) -> str:
     spread = f'mean ± standard error over {runs} seeds (one teacher)' if runs > 1 else 'one seed'
     return (
         f'Accuracy on {results.samples[1]} test digits after the last epoch, {spread}. Both students: '
-        f'same initial weights, labels and number of batches. kB: the state dict on disk. ms: median latency '
-        f'of one image on one CPU thread. {results.seconds:.0f} s in all.'
+        f'same initial weights, labels and number of batches. Size: the state dict on disk. Latency: median of '
+        f'one image on one CPU thread. {seconds_text(results.seconds)} in all.'
     )
 
 
 def _markdown(results: Results, rows: list[tuple[str, ...]], sentence: str) -> str:
-    lines = ['| ' + ' | '.join(_COLUMNS) + ' |', '|---|---|---:|---:|---:|---:|']
-    lines += ['| ' + ' | '.join(row) + ' |' for row in rows]
-    return '\n'.join(['# Distillation on handwritten digits', '', sentence, '', *lines, '', _notes(results), ''])
+    table = as_markdown(Table.of(_COLUMNS, rows, left=2))
+    return '\n\n'.join(['# Distillation on handwritten digits', sentence, table, _notes(results)]) + '\n'
 
 
-def _plot(results: Results, file: pathlib.Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # The object interface leaves the caller's matplotlib backend alone.
-    figure = Figure(figsize=(10.5, 4.6), dpi=150, layout='constrained')
-    FigureCanvasAgg(figure)
-    grid = {'width_ratios': [1.0, 1.5]}
-    left, right = figure.subplots(1, 2, gridspec_kw=grid)
-    _plot_accuracies(left, results)
-    _plot_curves(right, results)
-    title = f'A small student on {results.settings.n_labels} labelled digits, alone and with a teacher'
-    figure.suptitle(title, fontsize=13, fontweight='bold', x=0.01, ha='left')
-    figure.savefig(file)
+def _figure(results: Results) -> Figure:
+    with canvas(10.5, 4.6) as figure:
+        left, right = figure.subplots(1, 2, gridspec_kw={'width_ratios': [1.0, 1.5]})
+        _plot_accuracies(left, results)
+        _plot_curves(right, results)
+        title(figure, f'A small student on {results.settings.n_labels} labelled digits, alone and with a teacher')
+    return figure
 
 
 def _plot_accuracies(axes: Any, results: Results) -> None:
-    for x, (entry, colour) in enumerate(zip(results.entries, _COLOURS)):
+    for x, (entry, colour) in enumerate(zip(results.entries, COLOURS.values())):
         values = [100 * value for value in entry.accuracies]
         error = None if entry.standard_error is None else 100 * entry.standard_error
         axes.bar(x, 100 * entry.accuracy, width=0.62, color=colour, alpha=0.85, zorder=2)
         if error is not None:
-            axes.errorbar(x, 100 * entry.accuracy, error, color='black', capsize=5, linewidth=1.3, zorder=4)
-            circles = {'facecolor': 'white', 'edgecolor': 'black', 'linewidth': 0.8}
+            axes.errorbar(x, 100 * entry.accuracy, error, color=INK, capsize=5, linewidth=1.3, zorder=4)
+            circles = {'facecolor': 'white', 'edgecolor': INK, 'linewidth': 0.8}
             axes.scatter([x + 0.18] * len(values), values, s=18, zorder=5, **circles)
         top = max([100 * entry.accuracy + (error or 0), *values])
         axes.annotate(
-            f'{100 * entry.accuracy:.1f} %',
+            f'{percent(entry.accuracy)} %',
             (x, top),
             (0, 5),
             textcoords='offset points',
@@ -140,23 +135,23 @@ def _plot_accuracies(axes: Any, results: Results) -> None:
     labels = [f'{entry.name}\n{entry.parameters:,}\nparameters' for entry in results.entries]
     axes.set_xticks(range(len(labels)), labels)
     axes.set_ylabel('test accuracy, %')
-    axes.set_title('last epoch: mean ± standard error, circles are seeds', fontsize=9.5, loc='left', color='#374151')
-    _tidy(axes)
+    heading(axes, 'After the last epoch', 'mean ± standard error; circles are seeds')
+    tidy(axes)
 
 
 def _plot_curves(axes: Any, results: Results) -> None:
     level = 100 * results.teacher.accuracy
-    axes.axhline(level, color=_COLOURS[0], linestyle='--', linewidth=1.3)
+    axes.axhline(level, color=COLOURS[TEACHER], linestyle='--', linewidth=1.3)
     axes.annotate(
-        'teacher',
+        TEACHER,
         (0.99, level),
         (0, 4),
         xycoords=('axes fraction', 'data'),
         textcoords='offset points',
-        color=_COLOURS[0],
+        color=COLOURS[TEACHER],
         ha='right',
     )
-    for entry, colour in zip(results.entries[1:], _COLOURS[1:]):
+    for entry, colour in zip(results.entries[1:], (COLOURS[ALONE], COLOURS[DISTILLED])):
         epochs = range(1, len(entry.curves[0]) + 1)
         mean = [100 * statistics.fmean(values) for values in zip(*entry.curves)]
         for curve in entry.curves:
@@ -174,14 +169,5 @@ def _plot_curves(axes: Any, results: Results) -> None:
     axes.set_ylim(0, 108)
     axes.legend(loc='lower right', frameon=False)
     axes.set_xlim(left=0)
-    axes.set_title(
-        'during training: thick lines are means, thin lines seeds', fontsize=9.5, loc='left', color='#374151'
-    )
-    _tidy(axes)
-
-
-def _tidy(axes: Any) -> None:
-    axes.grid(axis='y', color='#e5e7eb', linewidth=0.8, zorder=0)
-    axes.set_axisbelow(True)
-    for side in ('top', 'right'):
-        axes.spines[side].set_visible(False)
+    heading(axes, 'During training', 'thick lines are means, thin lines seeds')
+    tidy(axes)

@@ -15,6 +15,7 @@ from composer_kd.bench.size import size_in_bytes
 from composer_kd.bench.timing import timer_class
 from composer_kd.config.schema import RunConfig
 from composer_kd.data import digits
+from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
 from composer_kd.runs.build import build_model
 from composer_kd.runs.evaluate import count_parameters
 from composer_kd.runs.files import make_folder
@@ -80,8 +81,8 @@ def demo(
 def _results(settings: Settings) -> Results:
     samples = (len(digits('train')), len(digits('test')))  # type: ignore[arg-type]
     few = f'{settings.n_labels} labels'
-    alone, distilled = Entry('student alone', few), Entry('student distilled', f'{few}, teacher')
-    return Results(settings, samples, Entry('teacher', f'{samples[0]:,} labels'), alone, distilled)
+    alone, distilled = Entry(ALONE, few), Entry(DISTILLED, f'{few}, teacher')
+    return Results(settings, samples, Entry(TEACHER, f'{samples[0]:,} labels'), alone, distilled)
 
 
 def _train_all(results: Results, runs: Sequence[Sequence[RunConfig]], console: Console) -> None:

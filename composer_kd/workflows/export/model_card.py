@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import importlib.metadata
 import pathlib
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from torch import Tensor
 from torchvision.transforms import Normalize, v2
 
 from composer_kd.bench.results import Row
 from composer_kd.data import ImageTensors
-from composer_kd.deploy.card import Card, as_table, fenced
+from composer_kd.deploy.card import Card
 from composer_kd.deploy.exporter import Exported
 from composer_kd.deploy.targets import Student
-from composer_kd.presentation.units import bytes_text, percent, seconds_text, times
+from composer_kd.presentation.markdown import code, fenced
+from composer_kd.presentation.paths import last_parts
+from composer_kd.presentation.tables import Table
+from composer_kd.presentation.templates import render
+from composer_kd.presentation.units import bytes_text, metric_text, number_text, percent, seconds_text, times
 from composer_kd.runs.evaluate import count_parameters, evaluate
 from composer_kd.runs.files import LATEST
 from composer_kd.runs.saved import SavedRun
@@ -85,15 +89,23 @@ def model_card(
         metrics={known: round(main[name], 6) for name, known in _OF_THE_HUB.items() if name in main},
         tags=('knowledge-distillation', 'composer_kd') if run.is_distilled else ('composer_kd',),
     )
-    card.sections = [
-        ('Use', f'{fenced(exported.usage, "python")}\n\n{_inputs(student)}'),
-        ('Numbers', _numbers(student, exported, measured)),
-        ('Check', _check(exported)),
-        ('Speed', _speed(rows)),
-        ('Training', _training(run)),
-        ('Made with', fenced(_shortened(command), 'bash') if command else ''),
-    ]
-    return card.markdown()
+    return render(
+        'workflows/export/model_card.md.j2',
+        card=card,
+        exported=exported,
+        measured=measured,
+        inputs=[
+            (name, str(tensor.dtype).removeprefix('torch.'), _shape(tensor))
+            for name, tensor in zip(student.inference.input_names, student.example)
+        ],
+        answer=_shape(_answers(student)),
+        preparation=student.preparation.strip(),
+        numbers=_numbers(student, exported, measured),
+        versions=[f'{name} {importlib.metadata.version(name)}' for name in ('torch', *exported.target.packages)],
+        speed=_speed(rows),
+        command=last_parts(command),
+        **_training(run),
+    )
 
 
 @dataclass(frozen=True)
@@ -174,29 +186,23 @@ def _task(student: Student) -> str | None:
     said = next((task for ending, task in _TASKS.items() if name.endswith(ending)), None)
     if said is not None or student.inference.names:
         return said
-    inputs = student.example[0]
+    return 'image-classification' if student.example[0].ndim == 4 and _answers(student).ndim == 2 else None
+
+
+def _answers(student: Student) -> Tensor:
     with torch.no_grad():
-        answers = student.inference(inputs)
-    return 'image-classification' if inputs.ndim == 4 and answers.ndim == 2 else None
+        return student.inference(*student.example)
 
 
-def _inputs(student: Student) -> str:
-    lines = [
-        f'* `{name}`: {str(tensor.dtype).removeprefix("torch.")} of shape (N, {", ".join(map(str, tensor.shape[1:]))})'
-        for name, tensor in zip(student.inference.input_names, student.example)
-    ]
-    with torch.no_grad():
-        answers = student.inference(*student.example)
-    lines.append(f'* the answer: logits of shape (N, {", ".join(map(str, answers.shape[1:]))}), not yet a softmax')
-    return '\n'.join(lines) + '\n\n' + student.preparation
+def _shape(tensor: Tensor) -> str:
+    return f'(N, {", ".join(map(str, tensor.shape[1:]))})'
 
 
-def _numbers(student: Student, exported: Exported, measured: Measured) -> str:
+def _numbers(student: Student, exported: Exported, measured: Measured) -> Table:
     rows = [[_said(name), _value(name, value)] for name, value in measured.metrics.items()]
-    rows.append(['parameters', f'{count_parameters(student.inference.model):,}'])
-    rows += [[f'`{name}`', bytes_text(size)] for name, size in exported.files.items()]
-    on = f'Measured on {measured.on}, by the model in PyTorch.\n\n' if measured.metrics else ''
-    return on + as_table(['', ''], rows)
+    rows.append(['parameters', number_text(count_parameters(student.inference.model))])
+    rows += [[code(name), bytes_text(size)] for name, size in exported.files.items()]
+    return Table.of(['', ''], rows)
 
 
 def _said(name: str) -> str:
@@ -206,35 +212,22 @@ def _said(name: str) -> str:
 
 
 def _value(name: str, value: float) -> str:
-    return f'{100 * value:.2f}' if name.endswith(_SHARES) else f'{value:.4f}'
+    return f'{100 * value:.2f}' if name.endswith(_SHARES) else metric_text(value)
 
 
-def _check(exported: Exported) -> str:
-    versions = [f'{name} {importlib.metadata.version(name)}' for name in ('torch', *exported.target.packages)]
-    found = exported.verification
-    return (
-        f'Loaded again and compared with the model in PyTorch on {found.samples} samples of the evaluation data, in '
-        f'batches of {", ".join(map(str, found.batch_sizes))} ({", ".join(versions)}):\n\n'
-        f'* largest absolute difference of two logits: {found.difference:.1e}, where logits reach {found.largest:.3g}\n'
-        f'* same class first: {found.agreeing} of {found.answers}'
-    )
-
-
-def _speed(rows: Sequence[Row]) -> str:
-    done = [row for row in rows if row.failed is None]
+def _speed(rows: Sequence[Row]) -> Table:
     header = ['run as', 'latency, one sample', 'times as quick as its teacher', 'samples/s, best', 'agreement, %']
-    return as_table(header, [_speed_of(row) for row in done])
+    return Table.of(header, [_speed_of(row) for row in rows if row.failed is None]).without_empty()
 
 
 def _speed_of(row: Row) -> list[str]:
     best, gain = row.best_throughput, row.speed_up
     gained = '' if gain is None else f'{times(gain.median)} ({times(gain.low)} to {times(gain.high)}, {gain.against})'
-    throughput = '' if best is None else f'{best.samples_per_second:,.0f} at {best.batch}'
     return [
         str(row.setting),
         '' if row.latency is None else seconds_text(row.latency.p50),
         gained,
-        throughput,
+        '' if best is None else f'{number_text(best.samples_per_second)} at {best.batch}',
         percent(row.agreement),
     ]
 
@@ -254,27 +247,27 @@ def _words(run: SavedRun, loader: Mapping[str, Any]) -> str:
     said += [f'held out: {loader["hold_out"]}'] if loader.get('hold_out') is not None else []
     most = run.config.eval_subset_num_batches
     said += [f'the first {most * run.config.device_eval_batch_size:,} samples'] if most != -1 else []
-    return _shortened(name + (f' ({", ".join(said)})' if said else ''))
+    return last_parts(name + (f' ({", ".join(said)})' if said else ''))
 
 
-def _training(run: SavedRun) -> str:
+def _training(run: SavedRun) -> dict[str, Any]:
+    """What the template says of the training."""
+    assert run.checkpoint is not None
     told = {key: _without_defaults(run.written[key]) for key in _TOLD if run.written.get(key) not in (None, {}, [])}
     for key in ('train_loader', 'eval_loader'):
         if key in told:
             told[key] = {name: told[key][name] for name in _OF_A_LOADER if told[key].get(name)}
-    settings = fenced(_shortened(OmegaConf.to_yaml(OmegaConf.create(told))), 'yaml')
-    return '\n'.join(_facts(run)) + '\n\n' + settings
-
-
-def _facts(run: SavedRun) -> Iterator[str]:
-    assert run.checkpoint is not None
-    yield f'* checkpoint: `{run.checkpoint.name}`'
-    for teacher in run.config.teachers:
-        of = f', from `{_shortened(teacher.checkpoint)}`' if teacher.checkpoint is not None else ''
-        yield f'* teacher: {teacher.name or teacher.model.name}{of}'
-    trained = [(f'time/{unit}', plural) for unit, plural in _UNITS.items()]
-    if run.checkpoint.name == LATEST and all(name in run.metrics for name, _ in trained):
-        yield '* trained for ' + ', '.join(f'{run.metrics[name]:,.0f} {plural}' for name, plural in trained)
+    units = {f'time/{unit}': plural for unit, plural in _UNITS.items()}
+    is_last = run.checkpoint.name == LATEST and all(name in run.metrics for name in units)
+    return {
+        'checkpoint': run.checkpoint.name,
+        'teachers': [
+            (teacher.name or teacher.model.name, last_parts(teacher.checkpoint or ''))
+            for teacher in run.config.teachers
+        ],
+        'trained': [f'{run.metrics[name]:,.0f} {plural}' for name, plural in units.items()] if is_last else [],
+        'settings': last_parts(OmegaConf.to_yaml(OmegaConf.create(told))),
+    }
 
 
 def _without_defaults(value: Any) -> Any:
@@ -282,11 +275,6 @@ def _without_defaults(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _without_defaults(one) for key, one in value.items() if one is not None}
     return [_without_defaults(one) for one in value] if isinstance(value, list) else value
-
-
-def _shortened(text: str) -> str:
-    """Leaves of absolute paths the last folder and the name: they are of one machine, and cards are made public."""
-    return re.sub(r'(?<![\w.:/~])~?/(?:[\w.+\-]+/)*([\w.+\-]+/[\w.+\-]+)', r'\1', text)
 
 
 def _is_of(checkpoint: pathlib.Path, folder: pathlib.Path | None) -> bool:

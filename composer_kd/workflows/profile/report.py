@@ -12,18 +12,21 @@ import torch
 from composer.core import State
 from composer.utils import dist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.table import Table
+from rich.table import Table as Shown
 
 from composer_kd.bench.environment import environment as machine_of
 from composer_kd.callbacks.phases import DATA, OTHER, PHASES
+from composer_kd.presentation.files import write_file
+from composer_kd.presentation.plots import BLUE, FAINT, GREY, INK, MUTED, ORANGE, TEAL, canvas, png, tidy
+from composer_kd.presentation.tables import Table, as_markdown
+from composer_kd.presentation.units import percent, seconds_text
 from composer_kd.spans import DISTILLATION_LOSS, TEACHER_FORWARD
 
 __all__ = ['PhaseTime', 'StepTimes', 'environment', 'figure', 'markdown', 'table', 'write_report']
 
-STUDENT = '#d97706'
-_COLOURS = {TEACHER_FORWARD: '#6b7280', DISTILLATION_LOSS: '#2563eb', OTHER: '#d1d5db', DATA: '#0d9488'}
+_COLOURS = {TEACHER_FORWARD: GREY, DISTILLATION_LOSS: BLUE, OTHER: FAINT, DATA: TEAL}
+_STUDENT = ORANGE
 _IN_OTHER = 'moving the batch to the device, metrics, clipping, other algorithms, logging, Composer itself'
 
 
@@ -131,18 +134,18 @@ def write_report(times: StepTimes, folder: pathlib.Path) -> None:
         'steps': times.steps,
         'device_steps': times.device_steps,
     }
-    (folder / 'steps.json').write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
-    (folder / 'profile.md').write_text(markdown(times), encoding='utf-8')
-    figure(times).savefig(folder / 'profile.png', dpi=150)
+    write_file(folder / 'steps.json', json.dumps(content, indent=2) + '\n')
+    write_file(folder / 'profile.md', markdown(times))
+    write_file(folder / 'profile.png', png(figure(times)))
 
 
-def table(times: StepTimes) -> Table:
+def table(times: StepTimes) -> Shown:
     """Lays the phases out for a terminal.
 
     Args:
         times: What was measured.
     """
-    made = Table(title=_title(times), title_justify='left')
+    made = Shown(title=_title(times), title_justify='left')
     for name in _columns(times):
         made.add_column(name, justify='left' if name == 'phase' else 'right')
     *rows, last = _rows(times)
@@ -159,10 +162,8 @@ def markdown(times: StepTimes) -> str:
     Args:
         times: What was measured.
     """
-    columns = _columns(times)
-    lines = [f'# {_title(times)}', '', f'| {" | ".join(columns)} |', f'|---{"|--:" * (len(columns) - 1)}|']
-    lines += [f'| {" | ".join(row)} |' for row in _rows(times)]
-    lines += ['', f'Medians over {len(times.steps)} steps after {times.warm_up} that warm up; quartiles in brackets;']
+    lines = [f'# {_title(times)}', '', as_markdown(Table.of(_columns(times), _rows(times)))]
+    lines += ['', f'Medians over {len(times.steps)} steps after {times.warm_up} that warm up, with their quartiles;']
     lines += [
         'shares are of the time of all steps. `backward` has the gradients of both losses; `other` is',
         f'{_IN_OTHER}.',
@@ -180,31 +181,31 @@ def figure(times: StepTimes) -> Figure:
         times: What was measured.
     """
     clocks = times.clocks
-    made = Figure(figsize=(9, 0.3 + 4.6 * len(clocks)), layout='constrained')
-    FigureCanvasAgg(made)
-    axes = made.subplots(2 * len(clocks), 1, squeeze=False, gridspec_kw={'height_ratios': [1, 10] * len(clocks)})[:, 0]
-    for strip, bars, (clock, on_device) in zip(axes[::2], axes[1::2], clocks.items()):
-        phases, step = times.phases(on_device), times.step(on_device)
-        _strip(strip, phases)
-        _bars(bars, phases)
-        by = f' by the clock of the {clock}' if len(clocks) > 1 else ''
-        strip.set_title(f'{times.run_name}: a step of {_ms(step.median)} ms{by}', loc='left', weight='bold', size=11)
-        strip.set_title(_teaching(phases), loc='right', size=10)
-    axes[-1].set_xlabel(f'milliseconds: median and quartiles of {len(times.steps)} steps; share of all their time')
-    made.supxlabel(_environment(times), size=8, color='#4b5563')
+    heights = [1, 10] * len(clocks)
+    with canvas(9, 0.3 + 4.6 * len(clocks)) as made:
+        axes = made.subplots(len(heights), 1, squeeze=False, gridspec_kw={'height_ratios': heights})[:, 0]
+        for strip, bars, (clock, on_device) in zip(axes[::2], axes[1::2], clocks.items()):
+            phases, step = times.phases(on_device), times.step(on_device)
+            _strip(strip, phases)
+            _bars(bars, phases)
+            by = f' by the clock of the {clock}' if len(clocks) > 1 else ''
+            strip.set_title(f'{times.run_name}: a step of {seconds_text(step.median)}{by}')
+            strip.set_title(_teaching(phases), loc='right', size=10, weight='normal')
+        axes[-1].set_xlabel(f'milliseconds: median and quartiles of {len(times.steps)} steps; share of all their time')
+        made.supxlabel(_environment(times), size=8, color=MUTED)
     return made
 
 
 def _teaching(phases: Sequence[PhaseTime]) -> str:
     share = sum(phase.share for phase in phases if phase.name in (TEACHER_FORWARD, DISTILLATION_LOSS))
-    return f'teacher and its loss: {share:.0%}' if share else ''
+    return f'teacher and its loss: {percent(share)} %' if share else ''
 
 
 def _strip(ax: Axes, phases: Sequence[PhaseTime]) -> None:
     """The whole step as one bar."""
     left = 0.0
     for phase in phases:
-        ax.barh(0, phase.share, left=left, color=_COLOURS.get(phase.name, STUDENT), edgecolor='white', linewidth=1.5)
+        ax.barh(0, phase.share, left=left, color=_COLOURS.get(phase.name, _STUDENT), edgecolor='white', linewidth=1.5)
         left += phase.share
     ax.set_xlim(0, 1)
     ax.set_axis_off()
@@ -214,18 +215,17 @@ def _bars(ax: Axes, phases: Sequence[PhaseTime]) -> None:
     places = np.arange(len(phases))
     medians = np.array([phase.median for phase in phases]) * 1e3
     spread = np.array([[(p.median - p.low) * 1e3, (p.high - p.median) * 1e3] for p in phases]).T
-    ax.barh(places, medians, color=[_COLOURS.get(phase.name, STUDENT) for phase in phases], height=0.66)
-    ax.errorbar(medians, places, xerr=spread, fmt='none', ecolor='#111827', elinewidth=1, capsize=3)
+    ax.barh(places, medians, color=[_COLOURS.get(phase.name, _STUDENT) for phase in phases], height=0.66)
+    ax.errorbar(medians, places, xerr=spread, fmt='none', ecolor=INK, elinewidth=1, capsize=3)
     for place, phase in zip(places, phases):
-        text = f'{_ms(phase.median)} ms · {_percent(phase.share)}' if phase.high else 'none'
+        text = f'{seconds_text(phase.median)} · {percent(phase.share)} %' if phase.high else 'none'
         ax.annotate(text, (phase.high * 1e3, place), xytext=(8, 0), textcoords='offset points', va='center', size=9)
     ax.set_yticks(places, [phase.name for phase in phases])
     ax.invert_yaxis()
     ax.set_xlim(0, max(phase.high for phase in phases) * 1e3 * 1.22)
-    ax.spines[['top', 'right', 'left']].set_visible(False)
+    tidy(ax, grid='x')
+    ax.spines['left'].set_visible(False)
     ax.tick_params(axis='y', length=0)
-    ax.grid(axis='x', color='#e5e7eb', linewidth=0.8)
-    ax.set_axisbelow(True)
 
 
 def _phase(name: str, seconds: Sequence[float], whole: float) -> PhaseTime:
@@ -238,30 +238,20 @@ def _title(times: StepTimes) -> str:
 
 
 def _columns(times: StepTimes) -> list[str]:
-    return ['phase', *(column for clock in times.clocks for column in (f'{clock} ms', 'quartiles', 'share'))]
+    return ['phase', *(column for clock in times.clocks for column in (clock, 'quartiles', 'share, %'))]
 
 
 def _rows(times: StepTimes) -> list[list[str]]:
     columns = [[*times.phases(on_device), times.step(on_device)] for on_device in times.clocks.values()]
-    return [
-        [cells[0].name, *(text for cell in cells for text in (_ms(cell.median), _quartiles(cell), f'{cell.share:.1%}'))]
-        for cells in zip(*columns)
-    ]
+    return [[cells[0].name, *(text for cell in cells for text in _texts(cell))] for cells in zip(*columns)]
 
 
-def _quartiles(phase: PhaseTime) -> str:
-    return f'[{_ms(phase.low)}, {_ms(phase.high)}]'
+def _texts(phase: PhaseTime) -> tuple[str, str, str]:
+    quartiles = f'{seconds_text(phase.low)} to {seconds_text(phase.high)}'
+    return seconds_text(phase.median), quartiles, percent(phase.share)
 
 
 def _environment(times: StepTimes) -> str:
     return ', '.join(
         value if name in ('GPU', 'processor') else f'{name} {value}' for name, value in times.environment.items()
     )
-
-
-def _percent(share: float) -> str:
-    return f'{share:.0%}' if share >= 0.01 else '< 1%'
-
-
-def _ms(seconds: float) -> str:
-    return f'{seconds * 1e3:.3g}' if seconds < 0.1 else f'{seconds * 1e3:,.0f}'

@@ -9,6 +9,7 @@ import pathlib
 from rich.console import Console
 
 from composer_kd.errors import ConfigError
+from composer_kd.presentation.units import metric_text
 from composer_kd.runs.process import without_remarks
 from composer_kd.workflows.sweep.plan import make_plan
 from composer_kd.workflows.sweep.sweep_file import read_sweep
@@ -55,5 +56,9 @@ def run_offline_sweep(
         console.print(f'stopped; what there is, is in {out}; the same command goes on', highlight=False)
         raise SystemExit(130) from None
     best = study.best()
-    found = 'no trial ran to its end' if best is None else f'best: trial {best.number}, {sweep.metric} {best.value:.4f}'
+    found = (
+        'no trial ran to its end'
+        if best is None
+        else f'best: trial {best.number}, {sweep.metric} {metric_text(best.value)}'
+    )
     console.print(f'{found}; {out / "summary.md"}, {out / "best.yaml"}', highlight=False)

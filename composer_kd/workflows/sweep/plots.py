@@ -3,127 +3,147 @@
 from __future__ import annotations
 
 import math
-import pathlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
+from matplotlib import colormaps, colors
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from composer_kd.presentation.plots import BLUE, FAINT, INK, MUTED, ORANGE, RED, canvas, tidy, title
 from composer_kd.presentation.settings import label, short_names
+from composer_kd.presentation.units import number_text, percent
 from composer_kd.workflows.sweep.space import Choice, Parameter, Range
 from composer_kd.workflows.sweep.study import Record, Study
 from composer_kd.workflows.sweep.sweep_file import Sweep
 
-__all__ = ['FEW', 'importances', 'plot_history', 'plot_importances', 'plot_parallel']
+__all__ = ['FEW', 'draw_history', 'draw_importances', 'draw_parallel_coordinates', 'importances']
 
 LEAST = 4  # complete trials, below which there are no importances
-FEW = 10  # complete trials for each parameter, below which the shares are mostly rng
+FEW = 10  # complete trials for each parameter, below which the shares are mostly chance
 
-BLUE, ORANGE, GREY, TEXT = '#2563eb', '#d97706', '#9ca3af', '#374151'
 LONGEST = 24  # characters of a choice
 LONGEST_HEAD = 14  # of the name of an axis, on one line
 SPREAD = 0.3  # of the lines of one choice, in steps between choices
 
 
-def plot_history(records: Sequence[Record], sweep: Sweep, file: pathlib.Path) -> None:
+def draw_history(records: Sequence[Record], sweep: Sweep) -> Figure:
     """Draws the metric of each trial, and the best so far.
 
     Args:
         records: The trials.
         sweep: What was searched.
-        file: The PNG.
     """
-    figure, axes = _figure(8.5, 4.4)
-    kinds = {'complete': ('o', BLUE, 'complete'), 'pruned': ('v', GREY, 'pruned: its last evaluation')}
+    with canvas(8.5, 4.4) as figure:
+        axes = figure.subplots()
+        _draw_trials(axes, records)
+        _draw_best_so_far(axes, records, sweep)
+        axes.set_xlabel('trial')
+        axes.set_ylabel(sweep.metric)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        tidy(axes)
+        axes.legend(loc='upper center', bbox_to_anchor=(0.5, -0.14), ncols=4, frameon=False)
+        title(figure, f'{sweep.name}: {len(records)} trials')
+    return figure
+
+
+def _draw_trials(axes: Any, records: Sequence[Record]) -> None:
+    kinds = {'complete': ('o', BLUE, 'complete'), 'pruned': ('v', FAINT, 'pruned: its last evaluation')}
     for state, (marker, colour, name) in kinds.items():
         points = [(r.number, r.value) for r in records if r.state == state and r.value is not None]
         if points:
             axes.scatter(*zip(*points), marker=marker, color=colour, s=34, zorder=3, label=name)
     failed = [record.number for record in records if record.state == 'failed']
     if failed:
-        style = {'marker': 'x', 'color': '#b91c1c', 'label': 'failed', 'transform': axes.get_xaxis_transform()}
+        style = {'marker': 'x', 'color': RED, 'label': 'failed', 'transform': axes.get_xaxis_transform()}
         axes.scatter(failed, [0.02] * len(failed), **style)
+
+
+def _draw_best_so_far(axes: Any, records: Sequence[Record], sweep: Sweep) -> None:
     complete = [(r.number, r.value) for r in records if r.state == 'complete' and r.value is not None]
-    if complete:
-        best: list[float] = []
-        for _, value in complete:
-            best.append(value if not best else max(best[-1], value, key=lambda one: sweep.sign * one))
+    best: list[float] = []
+    for _, value in complete:
+        best.append(value if not best else max(best[-1], value, key=lambda one: sweep.sign * one))
+    if best:
         numbers = [number for number, _ in complete] + [records[-1].number]
         axes.step(numbers, [*best, best[-1]], where='post', color=ORANGE, linewidth=1.8, label='best so far')
-    axes.set_xlabel('trial')
-    axes.set_ylabel(sweep.metric)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    _tidy(axes)
-    axes.legend(loc='upper center', bbox_to_anchor=(0.5, -0.14), ncols=4, frameon=False)
-    _save(figure, f'{sweep.name}: {len(records)} trials', file)
 
 
-def plot_importances(shares: Mapping[str, float], complete: int, sweep: Sweep, file: pathlib.Path) -> None:
+def draw_importances(shares: Mapping[str, float], complete: int, sweep: Sweep) -> Figure:
     """Draws how much of the metric's variance each parameter explains.
 
     Args:
         shares: By parameter, the largest first.
         complete: From how many trials they were estimated.
         sweep: What was searched.
-        file: The PNG.
     """
-    figure, axes = _figure(8.0, 1.3 + 0.42 * len(shares))
     names = short_names(list(shares))
-    bars = axes.barh(range(len(shares)), [100 * share for share in shares.values()], color=BLUE, height=0.62, zorder=2)
-    axes.bar_label(bars, [f'{100 * share:.0f} %' for share in shares.values()], padding=4, color=TEXT)
-    axes.set_yticks(range(len(shares)), [names[key] for key in shares])
-    axes.invert_yaxis()
-    axes.set_xlim(0, 100 * max(shares.values()) * 1.15)
-    rough = '; few trials: rough' if complete < FEW * len(sweep.parameters) else ''
-    axes.set_xlabel(f'% of the variance of {sweep.metric}{rough}')
-    _tidy(axes, 'x')
-    _save(figure, f'{sweep.name}: what matters (fANOVA over {complete} complete trials)', file)
+    with canvas(8.0, 1.3 + 0.42 * len(shares)) as figure:
+        axes = figure.subplots()
+        lengths = [100 * share for share in shares.values()]
+        bars = axes.barh(range(len(shares)), lengths, color=BLUE, height=0.62, zorder=2)
+        axes.bar_label(bars, [f'{percent(share)} %' for share in shares.values()], padding=4, color=INK)
+        axes.set_yticks(range(len(shares)), [names[key] for key in shares])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.15 * max(lengths))
+        rough = '; few trials: rough' if complete < FEW * len(sweep.parameters) else ''
+        axes.set_xlabel(f'% of the variance of {sweep.metric}{rough}')
+        tidy(axes, 'x')
+        title(figure, f'{sweep.name}: what matters (fANOVA over {complete} complete trials)')
+    return figure
 
 
-def plot_parallel(records: Sequence[Record], sweep: Sweep, file: pathlib.Path) -> None:
+def draw_parallel_coordinates(records: Sequence[Record], sweep: Sweep) -> Figure:
     """Draws each trial as a line through its settings, coloured by its metric.
 
     Args:
         records: The trials.
         sweep: What was searched.
-        file: The PNG.
     """
     parameters = [parameter for parameter in sweep.parameters if len(parameter.representatives()) > 1]
     shown = [record for record in records if record.value is not None and record.settings]
     scale = _scale([record.value or 0.0 for record in shown])
-    figure, axes = _figure(max(7.0, 1.75 * (len(parameters) + 1)), 5.0)
-    from matplotlib import colormaps, colors
+    with canvas(max(7.0, 1.75 * (len(parameters) + 1)), 5.0) as figure:
+        axes = figure.subplots()
+        for record, style in _styled(shown, sweep, scale):
+            places = [_place(parameter, record, len(records)) for parameter in parameters]
+            places.append((record.value - scale[0]) / (scale[1] - scale[0]))  # type: ignore[operator]
+            axes.plot(range(len(places)), places, solid_joinstyle='round', **style)
+        if any(record.state == 'pruned' for record in shown):
+            axes.plot([], [], color=FAINT, linestyle=(0, (3, 2)), label='pruned: its last evaluation')
+        _draw_scales(axes, parameters, sweep, scale)
+        axes.legend(loc='upper center', bbox_to_anchor=(0.5, 0.0), ncols=2, frameon=False)
+        title(figure, f'{sweep.name}: the settings of {len(shown)} trials')
+    return figure
 
+
+def _styled(
+    shown: Sequence[Record], sweep: Sweep, scale: tuple[float, float]
+) -> Iterator[tuple[Record, dict[str, Any]]]:
+    """Each trial and how its line looks, the better ones later, so that they lie above."""
     palette, norm = colormaps['viridis'], colors.Normalize(*scale)
     complete = [record for record in shown if record.state == 'complete']
     best = max(complete, key=lambda record: sweep.sign * (record.value or 0.0), default=None)
     for record in sorted(shown, key=lambda record: (record.state == 'complete', sweep.sign * (record.value or 0.0))):
-        places = [_place(parameter, record, len(records)) for parameter in parameters]
-        places.append((record.value - scale[0]) / (scale[1] - scale[0]))  # type: ignore[operator]
-        done = record.state == 'complete'
         style: dict[str, Any] = {'linewidth': 1.5, 'alpha': 0.85, 'color': palette(norm(record.value or 0.0))}
-        if not done:
-            style = {'linewidth': 0.9, 'alpha': 0.55, 'color': GREY, 'linestyle': (0, (3, 2))}
+        if record.state != 'complete':
+            style = {'linewidth': 0.9, 'alpha': 0.55, 'color': FAINT, 'linestyle': (0, (3, 2))}
         if record is best:
             style = {'linewidth': 3.2, 'color': ORANGE, 'zorder': 5, 'label': f'best: trial {record.number}'}
-        axes.plot(range(len(places)), places, solid_joinstyle='round', **style)
-    if any(record.state == 'pruned' for record in shown):
-        axes.plot([], [], color=GREY, linestyle=(0, (3, 2)), label='pruned: its last evaluation')
-    _draw_scales(axes, parameters, sweep, scale)
-    axes.legend(loc='upper center', bbox_to_anchor=(0.5, 0.0), ncols=2, frameon=False)
-    _save(figure, f'{sweep.name}: the settings of {len(shown)} trials', file)
+        yield record, style
 
 
 def _draw_scales(axes: Any, parameters: Sequence[Parameter], sweep: Sweep, scale: tuple[float, float]) -> None:
     ends = len(parameters)
     ticks = [_ticks(parameter) for parameter in parameters]
-    ticks.append([(i / 4, f'{scale[0] + (scale[1] - scale[0]) * i / 4:.3g}') for i in range(5)])
+    ticks.append([(i / 4, number_text(scale[0] + (scale[1] - scale[0]) * i / 4)) for i in range(5)])
     box = {'facecolor': 'white', 'edgecolor': 'none', 'alpha': 0.75, 'pad': 1.0}
     for x, marks in enumerate(ticks):
-        axes.axvline(x, color=TEXT, linewidth=1.0, zorder=4)
+        axes.axvline(x, color=MUTED, linewidth=1.0, zorder=4)
         for y, text in marks:
-            axes.plot([x - 0.02, x + 0.02], [y, y], color=TEXT, linewidth=1.0, zorder=4)
+            axes.plot([x - 0.02, x + 0.02], [y, y], color=MUTED, linewidth=1.0, zorder=4)
             axes.annotate(text, (x, y), (5, 0), textcoords='offset points', va='center', fontsize=8, zorder=6, bbox=box)
     names = short_names([parameter.key for parameter in parameters])
     heads = [names[parameter.key] for parameter in parameters] + [sweep.metric.rpartition('/')[2]]
@@ -145,8 +165,9 @@ def _place(parameter: Parameter, record: Record, trials: int) -> float:
         step = 1 / max(1, len(parameter.values) - 1)
         aside = SPREAD * step * (record.number / max(1, trials - 1) - 0.5)
         return min(1.03, max(-0.03, parameter.values.index(value) * step + aside))
+    assert isinstance(parameter, Range)
     low, high = parameter.representatives()
-    if _is_log(parameter):
+    if parameter.log:
         return (math.log(value) - math.log(low)) / (math.log(high) - math.log(low))
     return float((value - low) / (high - low))
 
@@ -155,13 +176,29 @@ def _ticks(parameter: Parameter) -> list[tuple[float, str]]:
     if isinstance(parameter, Choice):
         step = 1 / max(1, len(parameter.values) - 1)
         return [(i * step, _choice(value)) for i, value in enumerate(parameter.values)]
+    assert isinstance(parameter, Range)
     low, high = parameter.representatives()
-    if not _is_log(parameter):
-        return [(i / 4, f'{low + (high - low) * i / 4:.3g}') for i in range(5)]
+    if not parameter.log:
+        places = _steps(parameter) if parameter.step is not None else [i / 4 for i in range(5)]
+        values = [low + (high - low) * place for place in places]
+        return [(place, _number(parameter, value)) for place, value in zip(places, values)]
     tens = [10.0**power for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
     span = math.log(high) - math.log(low)
     apart = [ten for ten in tens if min(math.log(ten / low), math.log(high / ten)) > 0.06 * span]
-    return [((math.log(ten) - math.log(low)) / span, f'{ten:.3g}') for ten in (low, *apart, high)]
+    return [((math.log(ten) - math.log(low)) / span, _number(parameter, ten)) for ten in (low, *apart, high)]
+
+
+def _steps(parameter: Range) -> list[float]:
+    """Where some of the values of a range with steps stand, from 0 to 1: evenly, if their number can be divided."""
+    low, high = parameter.representatives()
+    assert parameter.step is not None
+    count = round((high - low) / parameter.step)
+    parts = next((parts for parts in (4, 5, 3) if count % parts == 0), 4)
+    return sorted({round(i * count / parts) / count for i in range(parts + 1)})
+
+
+def _number(parameter: Range, value: float) -> str:
+    return label(round(value) if parameter.integer else value)
 
 
 def _choice(value: Any) -> str:
@@ -178,35 +215,9 @@ def _wrapped(head: str) -> str:
     return head if len(head) <= LONGEST_HEAD or len(parts) == 1 else '.\n'.join(two)
 
 
-def _is_log(parameter: Parameter) -> bool:
-    return isinstance(parameter, Range) and parameter.log
-
-
 def _scale(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     return (low, high) if high > low else (low - 0.5, high + 0.5)
-
-
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # The object interface leaves the caller's matplotlib backend alone.
-    figure = Figure(figsize=(width, height), dpi=150, layout='constrained')
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots()
-
-
-def _save(figure: Any, title: str, file: pathlib.Path) -> None:
-    figure.suptitle(title, fontsize=12, fontweight='bold', x=0.01, ha='left')
-    figure.savefig(file)
-
-
-def _tidy(axes: Any, axis: str = 'y') -> None:
-    axes.grid(axis=axis, color='#e5e7eb', linewidth=0.8, zorder=0)
-    axes.set_axisbelow(True)
-    for side in ('top', 'right'):
-        axes.spines[side].set_visible(False)
 
 
 def importances(study: Study) -> dict[str, float]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-import os
 import pathlib
 from collections import Counter
 from collections.abc import Sequence
@@ -15,9 +13,19 @@ from typing import Any
 import yaml
 
 from composer_kd.config.load import as_mapping, load_config
+from composer_kd.presentation.files import write_file
+from composer_kd.presentation.plots import png
 from composer_kd.presentation.settings import label, short_names
+from composer_kd.presentation.tables import Cell, Column, Table, as_csv, as_markdown
+from composer_kd.presentation.units import metric_text
 from composer_kd.workflows.sweep.plan import RESERVED, Plan, is_of_the_agent, override
-from composer_kd.workflows.sweep.plots import FEW, importances, plot_history, plot_importances, plot_parallel
+from composer_kd.workflows.sweep.plots import (
+    FEW,
+    draw_history,
+    draw_importances,
+    draw_parallel_coordinates,
+    importances,
+)
 from composer_kd.workflows.sweep.study import Record, Study
 
 __all__ = ['write_plots', 'write_results']
@@ -35,12 +43,12 @@ def write_results(study: Study, out: pathlib.Path) -> None:
         out: The folder.
     """
     records = study.records()
-    _write(out / 'trials.json', json.dumps(_as_json(study, records), indent=2) + '\n')
-    _write_csv(study, records, out / 'trials.csv')
+    write_file(out / 'trials.json', json.dumps(_as_json(study, records), indent=2) + '\n')
+    write_file(out / 'trials.csv', _as_csv(study, records))
     best = study.best()
     if best is not None:
-        _write(out / BEST_FILE, _best_yaml(study.plan, best, len(records)))
-    _write(out / 'summary.md', _summary(study, records, best, out))
+        write_file(out / BEST_FILE, _best_yaml(study.plan, best, len(records)))
+    write_file(out / 'summary.md', _summary(study, records, best, out))
 
 
 def write_plots(study: Study, out: pathlib.Path) -> None:
@@ -52,12 +60,12 @@ def write_plots(study: Study, out: pathlib.Path) -> None:
     """
     records = study.records()
     if any(record.value is not None for record in records):
-        plot_history(records, study.sweep, out / 'history.png')
-        plot_parallel(records, study.sweep, out / 'parallel_coordinates.png')
+        write_file(out / 'history.png', png(draw_history(records, study.sweep)))
+        write_file(out / 'parallel_coordinates.png', png(draw_parallel_coordinates(records, study.sweep)))
     shares = importances(study)
     if shares:
         complete = sum(record.state == 'complete' for record in records)
-        plot_importances(shares, complete, study.sweep, out / 'importance.png')
+        write_file(out / 'importance.png', png(draw_importances(shares, complete, study.sweep)))
         write_results(study, out)  # the summary shows the plots that there are
 
 
@@ -74,29 +82,28 @@ def _as_json(study: Study, records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _write_csv(study: Study, records: Sequence[Record], file: pathlib.Path) -> None:
+def _as_csv(study: Study, records: Sequence[Record]) -> str:
     keys = [parameter.key for parameter in study.sweep.parameters]
-    part = file.with_suffix('.part')
-    with open(part, 'w', newline='', encoding='utf-8') as handle:
-        writer = csv.writer(handle)
-        writer.writerow(['trial', 'state', study.sweep.metric, 'evaluations', 'seconds', 'same_as', *keys, 'reason'])
-        for record in records:
-            values = [_cell(record.settings.get(key)) for key in keys]
-            seconds = '' if record.seconds is None else f'{record.seconds:.2f}'
-            start = [
-                record.number,
-                record.state,
-                _cell(record.value),
-                len(record.steps),
-                seconds,
-                _cell(record.same_as),
-            ]
-            writer.writerow([*start, *values, record.reason or ''])
-    os.replace(part, file)
+    metric = study.sweep.metric
+    columns = ['trial', 'state', metric, 'evaluations', 'seconds', 'same_as', *keys, 'reason']
+    rows = [
+        {
+            'trial': record.number,
+            'state': record.state,
+            metric: record.value,
+            'evaluations': len(record.steps),
+            'seconds': None if record.seconds is None else f'{record.seconds:.2f}',
+            'same_as': record.same_as,
+            'reason': record.reason,
+            **{key: _cell(record.settings.get(key)) for key in keys},
+        }
+        for record in records
+    ]
+    return as_csv(rows, columns)
 
 
 def _cell(value: Any) -> Any:
-    return '' if value is None else json.dumps(value) if isinstance(value, (dict, list)) else value
+    return json.dumps(value) if isinstance(value, (dict, list)) else value
 
 
 def _best_yaml(plan: Plan, best: Record, count: int) -> str:
@@ -109,8 +116,9 @@ def _best_yaml(plan: Plan, best: Record, count: int) -> str:
     if config.eval_loader is None or config.eval_loader.hold_out is None:  # of the run's own YAML
         more.append('train_loader.hold_out=null')
     mapping = as_mapping(load_config(sweep.base, [*own, *settings, *more]))
+    found = metric_text(best.value)
     lines = [
-        f'# The best of {count} trials of the sweep {sweep.name}: trial {best.number}, {sweep.metric} {best.value:.4f}',
+        f'# The best of {count} trials of the sweep {sweep.name}: trial {best.number}, {sweep.metric} {found}',
         f'# on {plan.judged_on}. It was chosen by that number, so that the number flatters it.',
         '# Trains on all training data, evaluates on what eval_loader says:  composer-kd train best.yaml',
         *(f'#   {key}: {label(value)}' for key, value in best.settings.items()),
@@ -131,7 +139,7 @@ def _summary(study: Study, records: Sequence[Record], best: Record | None, out: 
         '',
     ]
     if best is not None:
-        lines += [*_best_lines(plan, best, out), '', *_table(study, records), '']
+        lines += [*_best_lines(plan, best, out), '', _table(study, records), '']
     failures = [record for record in records if record.state == 'failed']
     if failures:
         lines += ['## Failed', '', *(f'- trial {record.number}: {record.reason}' for record in failures), '']
@@ -148,10 +156,10 @@ def _best_lines(plan: Plan, best: Record, out: pathlib.Path) -> list[str]:
     error = ''
     if plan.sweep.metric.endswith('Accuracy') and 0 < value < 1 and plan.samples:
         spread = math.sqrt(value * (1 - value) / plan.samples)
-        error = f' ± {spread:.4f} (one standard error of so many samples: smaller differences say little)'
+        error = f' ± {metric_text(spread)} (one standard error of so many samples: smaller differences say little)'
     return [
-        f'Best: trial {best.number}, {value:.4f}{error}. As the best of several it flatters itself; what it is worth, '
-        'its evaluation data say, with several seeds:',
+        f'Best: trial {best.number}, {metric_text(value)}{error}. As the best of several it flatters itself; what it '
+        'is worth, its evaluation data say, with several seeds:',
         '',
         '```bash',
         f'composer-kd train {(out / BEST_FILE).as_posix()}',
@@ -159,22 +167,15 @@ def _best_lines(plan: Plan, best: Record, out: pathlib.Path) -> list[str]:
     ]
 
 
-def _table(study: Study, records: Sequence[Record]) -> list[str]:
+def _table(study: Study, records: Sequence[Record]) -> str:
     keys = [parameter.key for parameter in study.sweep.parameters]
     complete = [record for record in records if record.state == 'complete' and record.value is not None]
     first = sorted(complete, key=lambda record: -study.sweep.sign * (record.value or 0.0))[:SHOWN]
+    names = short_names(keys)
+    columns = [Column('trial'), Column(study.sweep.metric.rpartition('/')[2])]
+    columns += [Column(names[key], numeric=False) for key in keys]
     rows = [
-        f'| {record.number} | {record.value:.4f} | '
-        + ' | '.join(label(record.settings.get(key)) for key in keys)
-        + ' |'
+        [str(record.number), metric_text(record.value), *(label(record.settings.get(key)) for key in keys)]
         for record in first
     ]
-    names = ' | '.join(short_names(keys).values())
-    head = f'| trial | {study.sweep.metric.rpartition("/")[2]} | {names} |'
-    return [head, '|---:|---:|' + '---|' * len(keys), *rows]
-
-
-def _write(file: pathlib.Path, text: str) -> None:
-    part = file.with_suffix('.part')
-    part.write_text(text, encoding='utf-8')
-    os.replace(part, file)
+    return as_markdown(Table(columns, [[Cell(text) for text in row] for row in rows]))

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from composer_kd.errors import ComposerKDError, ConfigError
 from composer_kd.presentation.settings import label, short_names
+from composer_kd.presentation.units import metric_text, seconds_text
 from composer_kd.runs.files import make_folder
 from composer_kd.workflows.sweep.plan import Plan, override
 from composer_kd.workflows.sweep.results import write_plots, write_results
@@ -193,15 +194,15 @@ class _Search:
     def _line(self, record: Record) -> str:
         records, best = self.study.records(), self.study.best()
         ended = sum(one.state != 'running' for one in records)
-        number = '' if record.value is None else f'{record.value:.4f} '
+        number = '' if record.value is None else f'{metric_text(record.value)} '
         said = {
             'complete': number + (f'as trial {record.same_as}' if record.same_as is not None else ''),
             'pruned': f'{number}pruned after evaluation {max(record.steps, default=0)}',
             'failed': f'failed: {(record.reason or "")[:120]}',
         }[record.state]
-        found = '' if best is None else f'; best {best.value:.4f} (trial {best.number})'
+        found = '' if best is None else f'; best {metric_text(best.value)} (trial {best.number})'
         left = (time.perf_counter() - self.begin) / self.ended * (self.total - ended)
-        time_left = f'; about {left / 60:.0f} min left' if left > 90 else ''
+        time_left = f'; about {seconds_text(left)} left' if left > 90 else ''
         names = short_names(list(record.settings))
         settings = ', '.join(f'{names[key]}={label(value)}' for key, value in record.settings.items())
         return f'[{ended}/{self.total}] trial {record.number}: {said.strip()}{found}{time_left}\n    {settings}'

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import pathlib
 import shutil
 import time
@@ -24,6 +23,7 @@ from composer_kd.bench.failures import is_out_of_memory
 from composer_kd.config.load import as_mapping, load_config
 from composer_kd.config.schema import RunConfig
 from composer_kd.errors import ConfigError, LossError, nearest
+from composer_kd.presentation.files import write_file
 from composer_kd.runs.files import METRICS_FILE
 from composer_kd.runs.train import CONFIG_FILE, final_metrics, train
 
@@ -125,16 +125,14 @@ def _said_to(file: pathlib.Path) -> Iterator[TextIO]:
 
 def write_result(folder: pathlib.Path, outcome: dict[str, Any]) -> None:
     """Writes the file that says that a trial has ended; it is there wholly or not at all."""
-    part = folder / f'{RESULT_FILE}.part'
-    part.write_text(json.dumps(outcome, indent=2) + '\n', encoding='utf-8')
-    os.replace(part, folder / RESULT_FILE)
+    write_file(folder / RESULT_FILE, json.dumps(outcome, indent=2) + '\n')
 
 
 def _run(job: Job, folder: pathlib.Path, report: Callable[[int, float], bool]) -> dict[str, Any]:
     config = load_config(job.base, job.overrides)
     _write_config(config, folder)
     metrics = train(config, [Progress(job.metric, report)])
-    (folder / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + '\n', encoding='utf-8')
+    write_file(folder / METRICS_FILE, json.dumps(metrics, indent=2) + '\n')
     value = _value(metrics, job.metric)
     if not math.isfinite(value):
         return {'state': 'failed', 'reason': f'diverged: {job.metric} is {value}', 'of_settings': True}
@@ -142,7 +140,7 @@ def _run(job: Job, folder: pathlib.Path, report: Callable[[int, float], bool]) -
 
 
 def _write_config(config: RunConfig, folder: pathlib.Path) -> None:
-    OmegaConf.save(OmegaConf.create(as_mapping(config)), folder / CONFIG_FILE)
+    write_file(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(as_mapping(config))))
 
 
 def _value(metrics: dict[str, float], name: str) -> float:

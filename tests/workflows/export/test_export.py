@@ -143,7 +143,7 @@ def test_speed_comes_from_a_benchmark(runs, tmp_path):
     (line,) = (line for line in text.splitlines() if 'eager' in line)
     for said in (
         'cpu, 1 thread, eager, fp32',
-        '0.500 ms',
+        '500 µs',
         f'{times(3.2)} ({times(3.1)} to {times(3.3)}, digits-teacher)',
         '41,234 at 64',
         '95.3',

@@ -270,6 +270,6 @@ def test_the_clock_of_a_gpu_is_shown_beside_that_of_the_cpu(monkeypatch, tmp_pat
     for by_cpu, by_gpu in zip(clock.steps, clock.device_steps):
         assert by_gpu['teacher forward'] == pytest.approx(2 * by_cpu['teacher forward'], rel=0.2)
     times = StepTimes('a-run', clock.steps, clock.device_steps, 0, {'GPU': 'one'})
-    assert '| phase | CPU ms | quartiles | share | GPU ms | quartiles | share |' in markdown(times)
+    assert '| phase | CPU | quartiles | share, % | GPU | quartiles | share, % |' in markdown(times)
     write_report(times, tmp_path)
     assert (tmp_path / 'profile.png').stat().st_size > 10_000

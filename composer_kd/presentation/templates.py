@@ -1,0 +1,42 @@
+"""Jinja templates, which lie beside the code that fills them."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jinja2
+
+from composer_kd.presentation.markdown import code, fenced, markdown_text
+from composer_kd.presentation.tables import as_markdown
+from composer_kd.presentation.units import number_text
+
+__all__ = ['render']
+
+
+def render(name: str, **values: Any) -> str:
+    """Fills a template.
+
+    Args:
+        name: Its file below ``composer_kd/``. Of ``*.html`` all values are escaped; in ``*.md.j2`` the filter ``md``
+            escapes text, ``table`` writes a table, ``code`` and ``fenced`` write code, ``number`` a number.
+        **values: What it speaks of. To ask for a value that is not there is an error.
+
+    Returns:
+        The text.
+    """
+    return _environment().get_template(name).render(values)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader('composer_kd', ''),
+        autoescape=jinja2.select_autoescape(['html']),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(md=markdown_text, table=as_markdown, code=code, fenced=fenced, number=number_text)
+    return environment
