@@ -11,16 +11,17 @@ from composer.core import State
 from torch import Tensor, nn
 
 from composer_kd.batches.microbatch import Microbatch
-from composer_kd.errors import ConfigError, nearest
+from composer_kd.errors import ConfigError
 from composer_kd.features.hooks import FeatureHooks
 from composer_kd.features.outputs import logits_of
 from composer_kd.matches.auxiliary import AuxiliaryModules
+from composer_kd.matches.binding import bind, layers_of, refuse_shared_modules
 from composer_kd.matches.dry_run import dry_run, measure
 from composer_kd.matches.match import Match, as_matches
 from composer_kd.matches.term import Key, LossTerm
 from composer_kd.schedules import value_at
 from composer_kd.spans import TEACHER_FORWARD, labelled
-from composer_kd.teachers import Teacher, TeacherPool, module_of, teacher_logits
+from composer_kd.teachers import TeacherPool, teacher_logits
 
 __all__ = ['Criterion']
 
@@ -43,7 +44,9 @@ class Criterion:
     def __init__(self, kd_loss_fn: Any, pool: TeacherPool) -> None:
         self.matches, self.named = as_matches(kd_loss_fn)
         self.pool = pool
-        self.terms = [term for match in self.matches for term in self._bind(match)]
+        names = [teacher.name for teacher in pool.teachers]
+        self.terms = [term for match in self.matches for term in bind(match, names)]
+        refuse_shared_modules(self.terms)
         self.name = ', '.join(match.name for match in self.matches)
         self.on_mean = [term for term in self.terms if term.teacher is None]
         self.on_teacher = {
@@ -58,33 +61,6 @@ class Criterion:
         self.hooks: FeatureHooks | None = None  # the student's
         self._teacher_hooks: dict[int, FeatureHooks] = {}
         self.auxiliary = AuxiliaryModules()
-        self._check_not_shared()
-
-    def _bind(self, match: Match) -> list[LossTerm]:
-        names = [teacher.name for teacher in self.pool.teachers]
-        if match.teacher is None:
-            numbers: Sequence[int | None] = [None] if match.on_logits else range(len(names))
-        else:
-            numbers = [index for index, name in enumerate(names) if name == match.teacher]
-            if len(numbers) != 1:
-                found = 'no teacher' if not numbers else f'{len(numbers)} teachers'
-                raise ConfigError(
-                    f'Match {match.name!r}: {found} of that name, {match.teacher!r}'
-                    f'{nearest(match.teacher, set(names))}. FrozenTeacher(model, name=...) names one.'
-                )
-        return [LossTerm(match, number, position == 0, names) for position, number in enumerate(numbers)]
-
-    def _check_not_shared(self) -> None:
-        owner: dict[int, str] = {}
-        for term in self.terms:
-            loss = term.adapter.loss
-            unbuilt = [loss] if term.waits and hasattr(loss, 'build') else []
-            for thing in (*unbuilt, *(p for part in term.learned().values() for p in part.parameters())):
-                if owner.setdefault(id(thing), term.match.name) != term.match.name:
-                    raise ConfigError(
-                        f'The matches {owner[id(thing)]!r} and {term.match.name!r} share a module that learns. '
-                        'Give each its own (copy.deepcopy).'
-                    )
 
     @property
     def classes_dim(self) -> int:
@@ -134,7 +110,7 @@ class Criterion:
         for index, terms in self.on_teacher.items():
             teacher, keys = self.pool.teachers[index], [key for term in terms for key in term.teacher_keys]
             if keys:
-                self._teacher_hooks[index] = FeatureHooks(_layers_of(teacher), keys, f'the teacher {teacher.name!r}')
+                self._teacher_hooks[index] = FeatureHooks(layers_of(teacher), keys, f'the teacher {teacher.name!r}')
 
     def _reserve(self, state: State, match: Match) -> None:
         terms = [term for term in self.terms if term.match is match]
@@ -297,17 +273,6 @@ class Criterion:
         """
         for term in self.terms:
             term.adapter.finite_check.poll(wait=True)
-
-
-def _layers_of(teacher: Teacher) -> nn.Module:
-    module = module_of(teacher)
-    if module is None:
-        raise ConfigError(
-            f'The teacher {teacher.name!r} ({type(teacher).__name__}) has no layers to match: it has no module under '
-            'the attribute `model`. Match its logits, or bind the matches of layers to other teachers: '
-            'Match(..., teacher=name).'
-        )
-    return module
 
 
 def _weighted_mean(values: Sequence[tuple[float, Tensor]]) -> Tensor:

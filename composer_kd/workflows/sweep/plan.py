@@ -28,7 +28,7 @@ from composer_kd.workflows.sweep.sweep_file import Sweep, listed
 __all__ = ['QUIET', 'Plan', 'is_of_the_agent', 'make_plan', 'override']
 
 HOLD_OUT = 0.1
-MOST_REHEARSALS = 6
+MOST_DRY_RUNS = 6
 # What a sweep sets itself, or what decides on which samples and where it judges.
 RESERVED = re.compile(r'(run_name|save_\w+|load_\w+|autoresume|eval_\w+|train_loader\.hold_out\w*)(\.|$)')
 IS_TEST = re.compile(r'(?<![a-z])test', re.IGNORECASE)  # but not 'latest'
@@ -125,7 +125,7 @@ def make_plan(sweep: Sweep, use_eval_loader: bool = False) -> Plan:
     if chosen != own:
         configs = _tried(sweep, overrides)
     _check_comparable(sweep, configs)
-    samples = _rehearse(sweep, configs)
+    samples = _dry_run(sweep, configs)
     return Plan(sweep, overrides, judged_on, samples, configs[0])
 
 
@@ -242,15 +242,15 @@ def _identity(data: LoaderConfig) -> tuple[Any, ...]:
     return len(dataset), *(str(getattr(dataset, name, None)) for name in ('indices', 'targets'))
 
 
-def _rehearse(sweep: Sweep, configs: Sequence[RunConfig]) -> int:
+def _dry_run(sweep: Sweep, configs: Sequence[RunConfig]) -> int:
     """Builds the data, student and teachers of different kinds and lets them answer once; counts what decides."""
     kinds: dict[str, RunConfig] = {}
     for config in configs:
         parts = [config.train_loader.dataset, config.model, *(teacher.model for teacher in _teachers(config))]
         kinds.setdefault(json.dumps([as_mapping(part) for part in parts], default=str), config)
     attempt, samples = Attempts(), 0
-    for i, config in enumerate(list(kinds.values())[:MOST_REHEARSALS]):
-        count = attempt(_rehearse_one, config, sweep.metric if i == 0 else None)
+    for i, config in enumerate(list(kinds.values())[:MOST_DRY_RUNS]):
+        count = attempt(_dry_run_one, config, sweep.metric if i == 0 else None)
         samples = samples or (count or 0)
     try:
         attempt.finish()
@@ -260,7 +260,7 @@ def _rehearse(sweep: Sweep, configs: Sequence[RunConfig]) -> int:
     return samples
 
 
-def _rehearse_one(config: RunConfig, metric: str | None) -> int:
+def _dry_run_one(config: RunConfig, metric: str | None) -> int:
     train = build_loader(config.train_loader, config.device_train_batch_size, config.seed, train=True)
     evaluation = build_loader(_evaluated(config), config.device_eval_batch_size, config.seed, train=False)
     check_held_out(train, evaluation)

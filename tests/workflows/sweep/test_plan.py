@@ -208,7 +208,7 @@ def test_the_sweeps_that_are_shipped_fit_their_runs(tmp_path, name, monkeypatch)
     from composer_kd.workflows.sweep.sweep_file import read_sweep
 
     monkeypatch.setattr(module, '_missing_checkpoints', lambda config: [])
-    monkeypatch.setattr(module, '_rehearse', lambda sweep, configs: len(configs))
+    monkeypatch.setattr(module, '_dry_run', lambda sweep, configs: len(configs))
     made = module.make_plan(read_sweep(f'yamls/sweeps/{name}.yaml'))
     assert made.run.train_loader.hold_out in (0.1, 0.15)
     assert made.run.loggers == {}

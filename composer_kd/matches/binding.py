@@ -1,0 +1,82 @@
+"""Binds matches to teachers as loss terms, and refuses what cannot be bound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from composer_kd.errors import ConfigError, nearest
+from composer_kd.matches.match import Match
+from composer_kd.matches.term import LossTerm
+from composer_kd.teachers import Teacher, module_of
+
+__all__ = ['bind', 'layers_of', 'refuse_shared_modules']
+
+
+def bind(match: Match, names: Sequence[str]) -> list[LossTerm]:
+    """Makes the loss terms of a match.
+
+    Args:
+        match: The match.
+        names: The names of all teachers.
+
+    Returns:
+        One term for the teacher that the match names. Otherwise one for the mean logits of all teachers or, for a match
+        of features, one for each teacher.
+
+    Raises:
+        ConfigError: If the match names no teacher, or several.
+
+    Example:
+        >>> from composer_kd.losses import mse
+        >>> [term.teacher for term in bind(Match(mse, on='layer2'), ['large', 'larger'])]
+        [0, 1]
+        >>> [term.teacher for term in bind(Match(mse), ['large', 'larger'])]
+        [None]
+    """
+    if match.teacher is None:
+        numbers: Sequence[int | None] = [None] if match.on_logits else range(len(names))
+    else:
+        numbers = [number for number, name in enumerate(names) if name == match.teacher]
+        if len(numbers) != 1:
+            found = 'no teacher' if not numbers else f'{len(numbers)} teachers'
+            raise ConfigError(
+                f'Match {match.name!r}: {found} of that name, {match.teacher!r}'
+                f'{nearest(match.teacher, set(names))}. FrozenTeacher(model, name=...) names one.'
+            )
+    return [LossTerm(match, number, position == 0, names) for position, number in enumerate(numbers)]
+
+
+def refuse_shared_modules(terms: Sequence[LossTerm]) -> None:
+    """Checks that no two matches share a module with parameters.
+
+    Raises:
+        ConfigError: If two do: its parameters would be registered and updated twice.
+    """
+    owner: dict[int, str] = {}
+    for term in terms:
+        loss = term.adapter.loss
+        unbuilt = [loss] if term.waits and hasattr(loss, 'build') else []
+        for thing in (*unbuilt, *(p for part in term.learned().values() for p in part.parameters())):
+            if owner.setdefault(id(thing), term.match.name) != term.match.name:
+                raise ConfigError(
+                    f'The matches {owner[id(thing)]!r} and {term.match.name!r} share a module that learns. '
+                    'Give each its own (copy.deepcopy).'
+                )
+
+
+def layers_of(teacher: Teacher) -> nn.Module:
+    """The module whose layers can be matched.
+
+    Raises:
+        ConfigError: If the teacher has none.
+    """
+    module = module_of(teacher)
+    if module is None:
+        raise ConfigError(
+            f'The teacher {teacher.name!r} ({type(teacher).__name__}) has no layers to match: it has no module under '
+            'the attribute `model`. Match its logits, or bind the matches of layers to other teachers: '
+            'Match(..., teacher=name).'
+        )
+    return module
