@@ -1,4 +1,4 @@
-"""What the arguments of several commands have in common."""
+"""Types of arguments that several commands use."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ def positive(text: str) -> int:
     """Reads a whole number of 1 or more.
 
     Args:
-        text: As typed.
+        text: The argument.
 
     Returns:
         The number.
 
     Raises:
-        argparse.ArgumentTypeError: If it is none.
+        argparse.ArgumentTypeError: If the text is not such a number.
     """
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f'expected a whole number of 1 or more, got {text!r}')
@@ -25,16 +25,16 @@ def positive(text: str) -> int:
 
 
 def shape(text: str) -> tuple[int, ...]:
-    """Reads the sizes of a tensor.
+    """Reads the shape of a tensor.
 
     Args:
-        text: As typed: ``1,3,32,32``.
+        text: The argument, such as ``1,3,32,32``.
 
     Returns:
-        The sizes.
+        The shape.
 
     Raises:
-        argparse.ArgumentTypeError: If one of them is no whole number above 0.
+        argparse.ArgumentTypeError: If a size is not a whole number above 0.
     """
     sizes = [size.strip() for size in text.split(',')]
     if not all(size.isdecimal() and int(size) for size in sizes):

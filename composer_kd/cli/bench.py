@@ -11,24 +11,28 @@ from composer_kd.cli.arguments import positive
 
 __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
 
-HELP = 'latency, throughput, memory and accuracy of models on this machine'
+HELP = 'measure latency, throughput, memory and accuracy of models on this machine'
 ABOUT = """\
-Times the models of runs, and the teachers of those runs, in every way that this machine has:
-devices, CPU threads, backends, precisions. Each way answers for the evaluation data too, so that
-one that is quick and wrong shows. RUN is
-  the folder of a run        composer-kd bench runs/digits-teacher runs/digits-kd
-  a YAML                     its run if it has been trained, else its model with random weights: timed,
-                             but without an accuracy
-bench.json, bench.csv and bench.md are written after each setting; Ctrl-C leaves what there is.
-torch.compile takes a minute for each model on a CPU, so there one must ask for it: --backends all
+Measures the models of runs, and the teachers of these runs, in every setting that this machine
+supports: devices, CPU threads, backends and precisions. Each setting is also evaluated on the
+evaluation data, to show a loss of accuracy beside a gain in speed. RUN is
+  a run folder               composer-kd bench runs/digits-teacher runs/digits-kd
+  a YAML                     its run if it was trained, otherwise its model with random weights, whose
+                             accuracy is not measured
+bench.json, bench.csv and bench.md are updated after each setting, so Ctrl-C keeps the results so far.
+torch.compile takes about a minute per model on a CPU and is off by default there: use --backends all
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what the command takes."""
-    parser.add_argument('runs', nargs='+', metavar='RUN', help='the folder of a run, a checkpoint, or a YAML')
-    parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('runs/bench'), help='default: %(default)s')
-    parser.add_argument('--devices', type=_names, metavar='cpu,cuda', help='cpu, cuda, mps, xla; default: those here')
+    """Adds the arguments of the command to a parser."""
+    parser.add_argument('runs', nargs='+', metavar='RUN', help='a run folder, a checkpoint, or a YAML')
+    parser.add_argument(
+        '--out', type=pathlib.Path, default=pathlib.Path('runs/bench'), help='folder, default: %(default)s'
+    )
+    parser.add_argument(
+        '--devices', type=_names, metavar='cpu,cuda', help='cpu, cuda, mps, xla; default: those present'
+    )
     parser.add_argument(
         '--backends',
         type=_names,
@@ -39,23 +43,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--precisions',
         type=_names,
         metavar='fp32,bf16',
-        help='fp32, bf16, fp16, int8, or all; default: those that the device is quick in, and int8',
+        help='fp32, bf16, fp16, int8, or all; default: those that are fast on the device, and int8',
     )
     parser.add_argument(
-        '--threads', type=_counts, metavar='1,4', help='of the CPU; default: one, and as many as there are cores'
+        '--threads', type=_counts, metavar='1,4', help='numbers of CPU threads; default: 1, and the number of cores'
     )
     parser.add_argument(
         '--budget', type=_seconds, default=2.0, metavar='SECONDS',
-        help='of timing for a model in a setting, default: %(default)s; more gives less noise and larger batches',
+        help='time to measure a model in a setting, default: %(default)s; more reduces noise and allows larger batches',
     )  # fmt: skip
-    parser.add_argument('--max-batch', type=positive, default=4096, metavar='N', help='default: %(default)s')
     parser.add_argument(
-        '--samples', type=positive, default=1000, metavar='N', help='of the evaluation data, default: %(default)s'
+        '--max-batch', type=positive, default=4096, metavar='N', help='largest batch, default: %(default)s'
+    )
+    parser.add_argument(
+        '--samples', type=positive, default=1000, metavar='N', help='number of evaluation samples, default: %(default)s'
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Times, prints and writes."""
+    """Runs the benchmark, prints tables and writes the results."""
     from composer_kd.config.yaml_source import require_file
 
     for written in options.runs:
@@ -63,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
             require_file(written)
     try:
         _bench(options)
-    except (KeyboardInterrupt, SystemExit):  # Composer turns Ctrl-C into the latter
+    except (KeyboardInterrupt, SystemExit):  # Composer turns Ctrl-C into SystemExit
         print('stopped', file=sys.stderr)
         raise SystemExit(130) from None
 

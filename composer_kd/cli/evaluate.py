@@ -6,18 +6,18 @@ import argparse
 
 __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
 
-HELP = 'accuracy, loss, parameters and size of checkpoints'
+HELP = 'measure accuracy, loss, parameters and size of checkpoints'
 ABOUT = 'Evaluates checkpoints on the evaluation data of their runs.'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what the command takes."""
-    parser.add_argument('checkpoints', nargs='+', metavar='CHECKPOINT', help="a checkpoint, or a run's folder")
-    parser.add_argument('--config', metavar='YAML', help='by default the config.yaml beside each checkpoint')
+    """Adds the arguments of the command to a parser."""
+    parser.add_argument('checkpoints', nargs='+', metavar='CHECKPOINT', help='a checkpoint, or a run folder')
+    parser.add_argument('--config', metavar='YAML', help='default: the config.yaml beside each checkpoint')
 
 
 def run(options: argparse.Namespace) -> None:
-    """Evaluates, and prints a table."""
+    """Evaluates the checkpoints and prints a table."""
     from composer_kd.config.yaml_source import require_file
 
     if options.config is not None:

@@ -7,43 +7,45 @@ import argparse
 __all__ = ['ABOUT', 'FORMATS', 'HELP', 'add_arguments', 'run']
 
 FORMATS = ('onnx', 'torch-export', 'huggingface', 'state-dict')
-"""The names of ``composer_kd.deploy.targets.TARGETS``, which are not imported for ``--help``."""
+"""The names in ``composer_kd.deploy.targets.TARGETS``, repeated here because importing them is slow."""
 
-HELP = 'the student alone, in the format of another runtime'
+HELP = 'export the student for another runtime'
 ABOUT = """\
-Writes the student of a run, without teachers, projectors and whatever else was trained beside it:
+Exports the student of a run, without teachers, projectors and other auxiliary modules:
 
   onnx           model.onnx, for ONNX Runtime, TensorRT, OpenVINO
   torch-export   model.pt2, which torch.export.load reads without the model's code
   huggingface    a folder for from_pretrained; for models of the transformers library
   state-dict     student.pt, the weights of the bare module
 
-Each format gets a folder of its own. What was written is loaded again, and must answer as the model in
-PyTorch does on real samples: a file that fails is not kept. A model card, README.md, tells what the
-student is and was trained with, its numbers, and how to load it. An earlier export is replaced.
+Each format gets its own folder. The exported model is loaded again and compared with the PyTorch model
+on real samples; if the outputs differ, the file is deleted. A model card, README.md, describes the
+student, its training and results, and how to load it. An earlier export is replaced.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what the command takes."""
-    # The run first: after the formats it would be taken for one of them.
+    """Adds the arguments of the command to a parser."""
+    # RUN comes first in the usage: after --to, argparse would read it as a format.
     parser.usage = '%(prog)s RUN --to FORMAT [FORMAT ...] [--out DIR] [--bench FILE] [--config YAML]'
-    parser.add_argument('run_', metavar='RUN', help="a run's folder, a checkpoint, or the YAML of a run")
+    parser.add_argument('run_', metavar='RUN', help='a run folder, a checkpoint, or the YAML of a run')
     parser.add_argument('--to', nargs='+', metavar='FORMAT', required=True, help=', '.join(FORMATS))
-    parser.add_argument('--out', metavar='DIR', help='the folder for the formats; by default RUN/export')
-    parser.add_argument('--bench', metavar='FILE', help='results of `composer-kd bench`, for the speed in the card')
-    parser.add_argument('--config', metavar='YAML', help='by default the config.yaml beside the checkpoint')
+    parser.add_argument('--out', metavar='DIR', help='the folder for the formats; default: RUN/export')
+    parser.add_argument(
+        '--bench', metavar='FILE', help='results of `composer-kd bench`, for the speed in the model card'
+    )
+    parser.add_argument('--config', metavar='YAML', help='default: the config.yaml beside the checkpoint')
 
 
 def run(options: argparse.Namespace) -> None:
-    """Exports, and says what was written."""
+    """Exports the student, and lists the written files."""
     import shlex
 
     from composer_kd.config.yaml_source import require_file
     from composer_kd.errors import ConfigError, nearest
 
     unknown = [name for name in options.to if name not in FORMATS]
-    if unknown:  # said before torch is imported
+    if unknown:  # reported before torch is imported
         raise ConfigError('\n'.join(f'--to: unknown format {name!r}{nearest(name, FORMATS)}' for name in unknown))
     if options.config is not None:
         require_file(options.config)

@@ -10,10 +10,10 @@ __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
 
 WIDTH_OF_FILES = 160
 
-HELP = 'the layers of a model and their shapes'
+HELP = 'list the layers of a model and their shapes'
 ABOUT = """\
-Lists the layers of a model as Match(on=...) takes them, with the shape of what they show. Write
-PATH:input for what goes into a layer. MODEL is
+Lists the layers of a model by the paths that Match(on=...) takes, with the shapes of their outputs.
+PATH:input stands for the input of a layer. MODEL is
   the YAML of a run          the student and every teacher, on the first samples of its data
   a model of this package    composer-kd layers resnet20 num_classes=100
   a dotted path              composer-kd layers torchvision.models.resnet18 --input 1,3,64,64
@@ -22,9 +22,11 @@ PATH:input for what goes into a layer. MODEL is
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what the command takes."""
+    """Adds the arguments of the command to a parser."""
     parser.add_argument('model', metavar='MODEL', help='a YAML file, a name, or a dotted path')
-    parser.add_argument('settings', nargs='*', metavar='key=value', help='overrides of the YAML, options of the model')
+    parser.add_argument(
+        'settings', nargs='*', metavar='key=value', help='overrides of the YAML or options of the model'
+    )
     parser.add_argument('--input', type=shape, metavar='1,3,32,32', help='shape of the input, the batch first')
 
 
@@ -40,6 +42,6 @@ def run(options: argparse.Namespace) -> None:
 
     console = Console()
     if not console.is_terminal:
-        console = Console(width=WIDTH_OF_FILES)  # paths in one piece, to search and to copy
+        console = Console(width=WIDTH_OF_FILES)  # keeps each path in one line
     for table in show_layers(options.model, options.settings, options.input):
         console.print(table, highlight=False)

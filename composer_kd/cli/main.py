@@ -1,4 +1,4 @@
-"""The command ``composer-kd``. Nothing heavy is imported until a command runs, so that ``--help`` is quick."""
+"""The command ``composer-kd``. Slow imports are delayed until a command runs, so that ``--help`` is fast."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ COMMANDS = ('train', 'evaluate', 'layers', 'bench', 'report', 'profile', 'sweep'
 _ABOUT = """\
 Knowledge distillation for MosaicML Composer.
 
-  composer-kd demo                                  a teacher, a student alone, a student distilled: table and plot
-  composer-kd train yamls/digits/teacher.yaml       train what a YAML describes
+  composer-kd demo                                  a teacher, a student alone, a distilled student: table and plot
+  composer-kd train yamls/digits/teacher.yaml       train the run that a YAML describes
   composer-kd train yamls/digits/kd.yaml algorithms.distillation.kd_loss_fn.temperature=2
   composer-kd evaluate runs/digits-kd               accuracy, loss, parameters, size of checkpoints
-  composer-kd layers yamls/digits/kd.yaml           the layers that a match can name, with their shapes
+  composer-kd layers yamls/digits/kd.yaml           the layers for matches, with their shapes
   composer-kd bench runs/digits-teacher runs/digits-kd      latency, throughput, memory on this machine
-  composer-kd report runs/digits-teacher runs/digits-kd     a page with tables and plots, to send
-  composer-kd profile yamls/digits/kd.yaml          where the time of a training step goes
-  composer-kd sweep yamls/sweeps/digits.yaml        search for the best settings; goes on where it was stopped
-  composer-kd export runs/digits-kd --to onnx       the student alone, checked, with a model card
-  composer -n 2 -m composer_kd train yamls/digits/kd.yaml        the same in two processes
+  composer-kd report runs/digits-teacher runs/digits-kd     a page with tables and plots
+  composer-kd profile yamls/digits/kd.yaml          the time of each phase of a training step
+  composer-kd sweep yamls/sweeps/digits.yaml        search for the best settings; resumes if stopped
+  composer-kd export runs/digits-kd --to onnx       the student, verified, with a model card
+  composer -n 2 -m composer_kd train yamls/digits/kd.yaml        train in two processes
 """
 
 
@@ -36,10 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Args:
-        arguments: What follows the command's name; by default that of the process.
+        arguments: The arguments after the name of the command; default: those of the process.
 
     Returns:
-        The exit status: 0 when all is well, 2 when the input is wrong (said in one message, without a traceback).
+        The exit status: 0 on success, 2 for wrong input, which is reported in one message without a traceback.
 
     Example:
         >>> main(['train', 'no_such.yaml', '--debug'])
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         composer_kd.errors.ConfigError: no configuration file 'no_such.yaml'...
     """
     options = _parser().parse_args(arguments)
-    # `python -m` does this and an installed command does not; dotted paths to your own code must work with both.
+    # `python -m` does this, an installed command does not; dotted paths to the user's code must work with both.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -68,6 +68,6 @@ def _parser() -> argparse.ArgumentParser:
         command = importlib.import_module(f'composer_kd.cli.{name}')
         one = commands.add_parser(name, help=command.HELP, description=command.ABOUT, formatter_class=form)
         command.add_arguments(one)
-        one.add_argument('--debug', action='store_true', help='show the traceback of wrong input too')
+        one.add_argument('--debug', action='store_true', help='show the traceback for wrong input too')
         one.set_defaults(run=command.run)
     return parser

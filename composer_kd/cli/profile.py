@@ -9,28 +9,28 @@ from composer_kd.cli.arguments import positive
 
 __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
 
-HELP = 'where the time of a training step goes'
+HELP = 'measure the time of each phase of a training step'
 ABOUT = """\
-Trains the first steps of a run and tells how the time of a step divides into data, student forward,
-teacher forward, distillation loss, task loss, backward, optimizer and the rest. Three steps warm up,
---batches are measured, and two more are recorded as a Chrome trace (trace.json: open it at
-ui.perfetto.dev or chrome://tracing). A bar chart, a table and all numbers lie beside it. The run's
-folder is not touched; its callbacks and loggers are left out.
+Trains the first steps of a run and measures how the time of a step divides into data, student forward,
+teacher forward, distillation loss, task loss, backward, optimizer and the rest. After three steps of
+warm-up, --batches steps are measured, and two more are recorded as a Chrome trace (trace.json: open it
+at ui.perfetto.dev or chrome://tracing). Also writes a bar chart, a table and all numbers. The run
+folder stays unchanged; the callbacks and loggers of the run are left out.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what the command takes."""
-    parser.add_argument('yaml', help='for instance yamls/digits/kd.yaml')
+    """Adds the arguments of the command to a parser."""
+    parser.add_argument('yaml', help='the YAML of a run, such as yamls/digits/kd.yaml')
     parser.add_argument(
-        'overrides', nargs='*', metavar='key=value', help='for instance device_train_microbatch_size=16'
+        'overrides', nargs='*', metavar='key=value', help='overrides, such as device_train_microbatch_size=16'
     )
     parser.add_argument('--batches', type=positive, default=10, metavar='N', help='steps to measure (default: 10)')
-    parser.add_argument('--out', metavar='DIR', help='where it goes (default: runs/<run_name>-profile)')
+    parser.add_argument('--out', metavar='DIR', help='folder of the results (default: runs/<run_name>-profile)')
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prints a table and writes trace, chart and numbers."""
+    """Prints a table and writes the trace, the chart and the numbers."""
     from composer_kd.config.yaml_source import require_file
 
     require_file(options.yaml)

@@ -7,14 +7,14 @@ import pathlib
 
 __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
 
-HELP = 'a page with tables and plots that compares runs'
+HELP = 'write a page with tables and plots that compares runs'
 ABOUT = """\
-Says what the student bought: how much of the teacher's accuracy it kept, what distillation gained
-over the student alone, how much smaller and faster it is. Leaves one self-contained page
-(report.html), the same in Markdown with plots, and the numbers in JSON and CSV.
+Compares students with their teachers: the share of the teacher's accuracy that a student keeps, the
+gain of distillation over the student alone, and the reduction in size and time. Writes a
+self-contained page (report.html), the same in Markdown with plots, and the numbers in JSON and CSV.
 
-Give the runs of the students, alone and distilled; runs that differ in their seed alone become one
-row with a standard error. A teacher that a student's settings name is found by itself.
+Give the runs of the students, alone and distilled; runs that differ only in their seed become one
+row with a standard error. Teachers are found from the settings of their students.
 
   composer-kd report runs/digits-teacher runs/digits-student runs/digits-kd
   composer-kd report runs/kd-* runs/student-* --bench runs/bench --out runs/report
@@ -23,27 +23,29 @@ row with a standard error. A teacher that a student's settings name is found by 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what the command takes."""
-    parser.add_argument('runs', nargs='+', metavar='RUN', help="a run's folder, a checkpoint, or the YAML of a run")
-    parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('runs/report'), help='default: %(default)s')
-    parser.add_argument('--config', metavar='YAML', help='by default the config.yaml beside each checkpoint')
+    """Adds the arguments of the command to a parser."""
+    parser.add_argument('runs', nargs='+', metavar='RUN', help='a run folder, a checkpoint, or the YAML of a run')
+    parser.add_argument(
+        '--out', type=pathlib.Path, default=pathlib.Path('runs/report'), help='folder, default: %(default)s'
+    )
+    parser.add_argument('--config', metavar='YAML', help='default: the config.yaml beside each checkpoint')
     speed = parser.add_mutually_exclusive_group()
     speed.add_argument(
         '--bench',
         metavar='PATH',
-        help='what `composer-kd bench` wrote: a file or its folder. By default `bench` beside --out if it has these '
-        'models; else a short measurement is made',
+        help='results of `composer-kd bench`: a file or its folder. Default: `bench` beside --out if it has these '
+        'models, otherwise a short measurement',
     )
-    speed.add_argument('--no-bench', action='store_true', help='say nothing of speed')
+    speed.add_argument('--no-bench', action='store_true', help='leave out the speed')
     tracking = parser.add_mutually_exclusive_group()
     tracking.add_argument(
         '--wandb',
         nargs='?',
         const='',
         metavar='PROJECT',
-        help='log to Weights & Biases too; on by itself where the YAML of a run has a wandb logger',
+        help='log to Weights & Biases too; default if the YAML of a run has a wandb logger',
     )
-    tracking.add_argument('--no-wandb', action='store_true', help='do not')
+    tracking.add_argument('--no-wandb', action='store_true', help='do not log to Weights & Biases')
 
 
 def run(options: argparse.Namespace) -> None:

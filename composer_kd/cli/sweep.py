@@ -11,37 +11,37 @@ __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
 
 HELP = 'search for the best settings of a run'
 ABOUT = """\
-The file is in W&B's sweep format; its command names the run, its parameters are dotted keys of that
-run. Every value is tried on the run's YAML before anything starts. The trials are judged on a part of
-the training samples that none of them trains on, never by the test set. Offline, Optuna searches; a
-sweep that was stopped or killed goes on with the same command. Leaves best.yaml, trials.csv,
-trials.json, summary.md and plots in --out.
+The file has W&B's sweep format: its command contains the YAML of the run, and its parameters are dotted
+keys of that YAML. Every value is checked with the YAML before anything starts. Trials are evaluated on
+training samples that are held out of all trials, not on the test set. Offline, Optuna does the search;
+the same command resumes a sweep that was stopped or killed. Writes best.yaml, trials.csv, trials.json,
+summary.md and plots to --out.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what the command takes."""
-    parser.add_argument('yaml', help='for instance yamls/sweeps/digits.yaml')
+    """Adds the arguments of the command to a parser."""
+    parser.add_argument('yaml', help='the file of a sweep, such as yamls/sweeps/digits.yaml')
     parser.add_argument(
         '--trials',
         type=positive,
-        help="how many in all, earlier ones included; default: the file's run_cap, the grid, or 20",
+        help="number of trials, including earlier ones; default: the file's run_cap, the size of the grid, or 20",
     )
-    parser.add_argument('--workers', type=positive, default=1, help='trials at a time, default: %(default)s')
-    parser.add_argument('--out', type=pathlib.Path, help='default: runs/sweep-<name>')
+    parser.add_argument('--workers', type=positive, default=1, help='number of parallel trials, default: %(default)s')
+    parser.add_argument('--out', type=pathlib.Path, help='folder of the results, default: runs/sweep-<name>')
     parser.add_argument(
-        '--use-eval-loader', action='store_true', help="judge by the run's own eval_loader, even if it is a test set"
+        '--use-eval-loader', action='store_true', help="evaluate on the run's own eval_loader, even if it is a test set"
     )
-    parser.add_argument('--no-pruning', action='store_true', help='let every trial run to its end')
-    parser.add_argument('--wandb', action='store_true', help='run the same file as a sweep of Weights & Biases')
+    parser.add_argument('--no-pruning', action='store_true', help='run every trial to its end')
+    parser.add_argument('--wandb', action='store_true', help='run the file as a sweep of Weights & Biases')
 
 
 def run(options: argparse.Namespace) -> None:
-    """Searches."""
+    """Runs the sweep offline, or as a sweep of Weights & Biases."""
     from composer_kd.config.yaml_source import require_file
     from composer_kd.errors import ConfigError
 
-    require_file(options.yaml)  # before torch is imported: a mistyped name is told at once
+    require_file(options.yaml)  # before torch is imported, to report a mistyped name at once
     if options.wandb:
         if options.out is not None or options.no_pruning:
             raise ConfigError("--out and --no-pruning are for a sweep on this machine: W&B's server keeps and prunes")

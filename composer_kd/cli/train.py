@@ -6,28 +6,27 @@ import argparse
 
 __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
 
-HELP = 'train what a YAML file describes'
+HELP = 'train the run that a YAML file describes'
 ABOUT = """\
-Everything in the YAML and on the command line is checked before anything starts. An override
-key.sub=value replaces one value: null for none, {a: 1} for a mapping, teachers.0.name for an entry
-of a list. Checkpoints, the resolved config.yaml and metrics.json go to save_folder, by default
-runs/<run_name>.
+Checks the whole YAML and all overrides, then trains. An override key.sub=value replaces one value:
+null for none, {a: 1} for a mapping, teachers.0.name for an entry of a list. Writes checkpoints, the
+resolved config.yaml and metrics.json to save_folder, by default runs/<run_name>.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what the command takes."""
-    parser.add_argument('yaml', help='for instance yamls/digits/kd.yaml')
+    """Adds the arguments of the command to a parser."""
+    parser.add_argument('yaml', help='the YAML of a run, such as yamls/digits/kd.yaml')
     parser.add_argument(
-        'overrides', nargs='*', metavar='key=value', help='for instance max_duration=2ep optimizer.lr=0.01'
+        'overrides', nargs='*', metavar='key=value', help='overrides, such as max_duration=2ep optimizer.lr=0.01'
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Trains."""
+    """Checks the configuration and trains."""
     from composer_kd.config.yaml_source import require_file
 
-    require_file(options.yaml)  # before torch is imported: a mistyped name is told at once
+    require_file(options.yaml)  # before torch is imported, to report a mistyped name at once
     from composer_kd.config.load import load_config
     from composer_kd.runs.train import train
 

@@ -1,1 +1,1 @@
-"""From a YAML file to checked dataclasses, and from those to objects."""
+"""Reads YAML files into checked dataclasses, and builds objects from them."""

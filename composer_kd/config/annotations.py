@@ -1,4 +1,4 @@
-"""An annotation of the configuration, taken apart: what kind of value it asks for, and its marks."""
+"""Splits an annotation of a configuration field into its bare type and its marks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ M = TypeVar('M')
 
 
 class Kind(enum.Enum):
-    """What is written for a key, and with that how it is read."""
+    """The form in which the value of a key is written, which decides how it is read."""
 
     EITHER = 'one of several ways to write it'
     KEYED = 'a mapping from the names of components to their options'
@@ -28,11 +28,11 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True)
 class Annotation:
-    """An annotation without its marks, and the marks.
+    """The annotation of a configuration field: its bare type and its marks.
 
     Args:
-        bare: The type: ``int | None``.
-        marks: What ``Annotated`` adds to it, in order.
+        bare: The type without marks: ``int | None``.
+        marks: The metadata of ``Annotated``, in order.
 
     Example:
         >>> import typing
@@ -46,38 +46,38 @@ class Annotation:
 
     @classmethod
     def of(cls, hint: Any) -> Annotation:
-        """Takes an annotation apart, one with marks or one without."""
+        """Splits an annotation, with or without ``Annotated``."""
         marks = getattr(hint, '__metadata__', ())
         return cls(typing.get_args(hint)[0], marks) if marks else cls(hint)
 
     def mark(self, kind: type[M]) -> M | None:
-        """The first mark of a class; None where there is none."""
+        """Returns the first mark of a class, or None."""
         return next((mark for mark in self.marks if isinstance(mark, kind)), None)
 
     @property
     def options(self) -> tuple[Any, ...]:
-        """The types in the brackets of the bare type, or on the sides of its ``|``."""
+        """The type arguments of the bare type, or the members of its union."""
         return typing.get_args(self.bare)
 
     @property
     def is_optional(self) -> bool:
-        """Whether None may be written."""
+        """Whether None is a valid value."""
         return type(None) in self.options
 
     @property
     def is_mapping(self) -> bool:
-        """Whether it is a ``dict[...]``."""
+        """Whether the bare type is ``dict[...]``."""
         return typing.get_origin(self.bare) is dict
 
     @property
     def section(self) -> type | None:
-        """The dataclass whose keys are written, in one mapping or in each of a list; None where there is none."""
+        """The dataclass with the keys of the value, or of each entry of a list; None for other values."""
         types = (option for option in (self.bare, *self.options) if isinstance(option, type))
         return next((option for option in types if dataclasses.is_dataclass(option)), None)
 
     @property
     def kind(self) -> Kind:
-        """How a value is read."""
+        """The form in which the value is written."""
         if self.mark(Either) is not None:
             return Kind.EITHER
         if self.mark(Part) is not None:

@@ -1,4 +1,4 @@
-"""Checks a run's YAML against its dataclasses and the signatures of what it names: all faults in one error."""
+"""Checks a run's YAML against its dataclasses and the signatures of its components; reports all faults in one error."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ T = TypeVar('T')
 
 
 def check(source: Source, schema: type[T]) -> T:
-    """Turns what was written into the dataclass that says what is allowed.
+    """Converts the content of a YAML file into the dataclass that describes it.
 
     Args:
-        source: The content of the YAML with the overrides in it, and the faults found so far.
-        schema: The dataclass of the whole file.
+        source: The content of the file with the overrides applied, and the faults found so far.
+        schema: The dataclass for the whole file.
 
     Returns:
-        The dataclass, components inside.
+        An instance of the dataclass, which contains checked components.
 
     Raises:
-        ConfigError: Lists all faults: unknown and missing keys at every depth, unknown names, wrong types, values out
-            of range, overrides that would pass unnoticed.
+        ConfigError: If there are faults; lists all of them: unknown and missing keys at any depth, unknown names, wrong
+            types, values out of range, and overrides that add keys where any key is accepted.
     """
     checker = _Checker(source)
     config = checker.section(source.data, Annotation(schema), '')
@@ -47,14 +47,14 @@ def check(source: Source, schema: type[T]) -> T:
 
 
 class _Checker:
-    """Walks the content along the annotations and collects what does not fit."""
+    """Walks the content along the annotations of the dataclasses and collects faults."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.faults = list(source.faults)
 
     def section(self, value: Any, annotation: Annotation, path: str) -> Any:
-        """Checks a mapping against a dataclass; None where it has faults."""
+        """Checks a mapping against a dataclass; returns None if it has faults."""
         schema = annotation.section
         assert schema is not None
         if not isinstance(value, dict):
@@ -73,31 +73,31 @@ class _Checker:
             if len(self.faults) == count and value[name] is not UNRESOLVED:
                 sound[name] = read
         made = schema(**{**dict.fromkeys(required), **sound})
-        # The whole file is asked for conflicts whatever its faults, to say all at once; a part of it when it is sound.
+        # The whole file is always checked for conflicts, to report all faults together; a section only if it is valid.
         if hasattr(made, 'conflicts') and (not path or (len(sound) == len(value) and required <= set(sound))):
             for conflict in made.conflicts():
                 self.fault(path, conflict, '.')
         return made if len(self.faults) == before else None
 
     def read(self, value: Any, hint: Any, path: str) -> Any:
-        """Checks one value against one annotation; returns what the configuration holds for it."""
+        """Checks one value against one annotation; returns the value for the configuration."""
         if value is UNRESOLVED:
             return None
         annotation = Annotation.of(hint)
         if value is None and annotation.is_optional:
             return None
         if value is None and annotation.is_mapping:
-            value = {}  # a key with nothing behind it, or with comments only
+            value = {}  # a key without a value, or followed by comments only
         return _READERS[annotation.kind](self, value, annotation, path)
 
     def either(self, value: Any, annotation: Annotation, path: str) -> Any:
-        """Checks a value that may be written in several ways."""
+        """Checks a value that can be written in several forms."""
         either = annotation.mark(Either)
         assert either is not None
         return self.read(value, either.which(value), path)
 
     def plain(self, value: Any, annotation: Annotation, path: str) -> Any:
-        """Checks a number, string, list or free mapping."""
+        """Checks a number, string, list or mapping with arbitrary keys."""
         expected = describe(annotation.bare)
         if not fits(value, annotation.bare):
             self.fault(path, f'expected {expected}, got {value!r}')
@@ -112,7 +112,7 @@ class _Checker:
         return value
 
     def items(self, value: Any, annotation: Annotation, path: str) -> list[Any]:
-        """Checks a list of mappings; one mapping stands for a list of one."""
+        """Checks a list of components or sections; a single entry is read as a list of one."""
         hint = annotation.options[0]
         if not isinstance(value, list):
             return [self.read(value, hint, path)]
@@ -121,7 +121,7 @@ class _Checker:
         return [self.read(item, hint, f'{path}.{i}') for i, item in enumerate(value)]
 
     def keyed(self, value: Any, annotation: Annotation, path: str) -> dict[str, Component]:
-        """Checks ``{snake_name: options}``."""
+        """Checks a mapping from the names of components to their options: ``{snake_name: options}``."""
         scope = _scope(annotation)
         what = SCOPES[scope].what
         if not isinstance(value, dict):
@@ -137,7 +137,7 @@ class _Checker:
         return found
 
     def component(self, value: Any, annotation: Annotation, path: str) -> Component | None:
-        """Checks ``{name: ..., **options}``; a bare string is a name without options."""
+        """Checks ``{name: ..., **options}``; a string is a name without options."""
         scope = _scope(annotation)
         only = SCOPES[scope].only
         if only is not None:
@@ -154,7 +154,7 @@ class _Checker:
         return self.options(options.pop('name'), options, scope, path)
 
     def options(self, name: Any, options: Any, scope: str, path: str) -> Component | None:
-        """Checks the options of a named thing against its signature, and tries it where that is cheap."""
+        """Checks the options of a component against its signature, and dry-runs its construction if that is cheap."""
         if name is UNRESOLVED or options is UNRESOLVED:
             return None
         options = {} if options is None else options
@@ -173,7 +173,7 @@ class _Checker:
         taken = {key: value for key, value in options.items() if key in signature.allowed or signature.open_ended}
         read, sound = self.values(taken, {key: known.annotation for key, known in signature.allowed.items()}, path)
         if scope == 'algorithm':
-            sound = {**signature.stand_ins(taken), **sound}  # so that the rest of it can be tried
+            sound = {**signature.stand_ins(taken), **sound}  # so that its other options can be dry-run
         if all(key in sound for key, known in signature.allowed.items() if known.required):
             self.faults += try_component(component.with_options(sound))
         return component.with_options(read)
@@ -181,7 +181,7 @@ class _Checker:
     def values(
         self, options: dict[str, Any], hints: dict[str, Any], path: str
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Checks the values of options; returns all, and those that a trial can use in spite of faults elsewhere."""
+        """Checks the values of options; returns all of them, and the valid ones, which the dry run uses."""
         read: dict[str, Any] = {}
         sound: dict[str, Any] = {}
         for key, value in options.items():
@@ -200,7 +200,7 @@ class _Checker:
         owner: str = '',
         open_ended: bool = False,
     ) -> None:
-        """Finds unknown and missing keys."""
+        """Reports unknown keys and missing required keys."""
         of = f' of {owner}' if owner else ''
         for key in value:
             if key not in known and not open_ended:
@@ -214,7 +214,7 @@ class _Checker:
                 )
 
     def refuse_added(self, path: str, takes: str, checked: frozenset[str] = frozenset()) -> None:
-        """Refuses override keys that land where every key is taken: a typo there would never be noticed."""
+        """Reports keys that overrides add where any key is accepted, because a typo there would go unnoticed."""
         for key in sorted(self.source.added):
             below = key.removeprefix(f'{path}.')
             if below != key and below.split('.')[0] not in checked:
@@ -226,7 +226,7 @@ class _Checker:
                 )
 
     def present(self, path: str) -> list[str]:
-        """Keys at a path that the file has."""
+        """Lists the keys at a path that come from the file, without those added by overrides."""
         node: Any = self.source.data
         for part in path.split('.'):
             node = node[int(part)] if isinstance(node, list) else node[part]
@@ -243,7 +243,7 @@ def _scope(annotation: Annotation) -> str:
 
 
 def _words(hint: Any) -> str:
-    """Says what belongs to a missing key."""
+    """Describes the expected value of a missing key."""
     annotation = Annotation.of(hint)
     if annotation.kind is Kind.ITEMS:
         return _words(annotation.options[0])

@@ -1,4 +1,4 @@
-"""Turns checked names and options into objects."""
+"""Builds objects from checked components."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ['build_teacher', 'construct', 'construct_or_say', 'is_function_itself
 
 
 def is_function_itself(scope: str, target: Any) -> bool:
-    """Tells whether a name means the function itself and not what it returns: ``kd_loss_fn: my.module.my_loss``.
+    """Tells whether a name means the function itself, not its return value: ``kd_loss_fn: my.module.my_loss``.
 
     Args:
         scope: A key of ``SCOPES``.
-        target: What the name resolves to.
+        target: The class or function that the name resolves to.
 
     Returns:
-        True for a loss, adapter, scheduler or schedule that is a function; all else is called for what it builds.
+        True for a loss, adapter, scheduler or schedule that is a function; all others are called to build an object.
 
     Example:
         >>> import torch
@@ -35,18 +35,18 @@ def is_function_itself(scope: str, target: Any) -> bool:
 
 
 def construct(component: Component, stand_in: Callable[[Any], Any] | None = None, **supplied: Any) -> Any:
-    """Builds what a component names, and what its options name in their turn.
+    """Builds the object of a component, including the components among its options.
 
     Args:
         component: Name and options.
-        stand_in: Gives a replacement for an option that shall not be built, None to build it.
-        supplied: Keyword arguments that no YAML can hold, such as an optimizer's parameters.
+        stand_in: Returns a replacement for an option that should not be built, or None to build the option.
+        supplied: Keyword arguments that a YAML file cannot contain, such as an optimizer's parameters.
 
     Returns:
-        The object.
+        The object; for a name that means the function itself, the function with the options bound.
 
     Raises:
-        ConfigError: If the name means nothing.
+        ConfigError: If the name is unknown.
 
     Example:
         >>> construct(Component('loss', 'torch.nn.MSELoss', {'reduction': 'sum'})).reduction
@@ -67,7 +67,7 @@ def _materialise(value: Any, stand_in: Callable[[Any], Any] | None) -> Any:
     if isinstance(value, TeacherConfig):
         return build_teacher(value)
     if isinstance(value, list):
-        attempt = Attempts()  # of several teachers, all that cannot be built are named
+        attempt = Attempts()  # reports every teacher that cannot be built
         items = [attempt(_materialise, item, stand_in) for item in value]
         attempt.finish()
         return items
@@ -75,7 +75,7 @@ def _materialise(value: Any, stand_in: Callable[[Any], Any] | None) -> Any:
 
 
 def construct_or_say(component: Component, **supplied: Any) -> Any:
-    """Builds what was too dear for a trial: what it refuses is said before training all the same, with its key.
+    """Builds the object of a component like ``construct``; errors name the dotted key and the options.
 
     Args:
         component: Name and options.
@@ -85,30 +85,30 @@ def construct_or_say(component: Component, **supplied: Any) -> Any:
         The object.
 
     Raises:
-        ConfigError: If it cannot be built from its options.
+        ConfigError: If it cannot be built from its options. Other errors of this package are raised unchanged.
     """
     try:
         return construct(component, **supplied)
     except ConfigError as error:
         raise ConfigError(f'{component.path}: {error}') from error
     except ComposerKDError:
-        raise  # a checkpoint's error names the file
+        raise  # such as a checkpoint error, which names its file
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         written = ', '.join(f'{key}={value!r}' for key, value in component.options.items())
         raise ConfigError(f'{component.path}: {component.name}({written}) cannot be built: {error}') from error
 
 
 def build_teacher(config: TeacherConfig) -> FrozenTeacher:
-    """Builds one teacher and loads its weights.
+    """Builds a teacher and loads its weights.
 
     Args:
-        config: Model, checkpoint, adapter, name.
+        config: Its model, checkpoint, input adapter and name.
 
     Returns:
-        The teacher, frozen.
+        The frozen teacher.
 
     Raises:
-        CheckpointNotFoundError: If the checkpoint is not there.
+        CheckpointNotFoundError: If the checkpoint does not exist.
         CheckpointError: If it is damaged, unsafe, or does not fit the model.
     """
     adapter = construct(config.input_adapter) if config.input_adapter is not None else None

@@ -1,4 +1,4 @@
-"""Tries cheap components before a run, with stand-ins for what is not cheap, so that bad values show at once."""
+"""Dry run of cheap components: constructs them during the config check, with stand-ins for expensive parts."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ from composer_kd.teachers import FrozenTeacher
 
 __all__ = ['STAND_IN', 'fsdp_settings', 'supplied_names', 'try_component']
 
-# Stands for a part that has faults of its own, so that the rest of what it belongs to can be tried.
+# Replaces an option that has faults, so that the component around it can still be constructed.
 STAND_IN = Component('model', 'stand-in')
 
-# What a loss gets beside the two it compares, if it asks.
+# Arguments that a loss gets besides the student's and the teacher's outputs, if it has parameters of these names.
 _FILLED_IN = ('labels', 'mask', 'index')
 
-# What constructors raise when they refuse a value; anything else is a bug and keeps its traceback.
+# Errors that constructors raise for a wrong value; any other error is a bug and keeps its traceback.
 _REFUSALS = (ValueError, TypeError, RuntimeError, AssertionError, ImportError)
 
 
 def supplied_names(scope: str, target: Any) -> frozenset[str]:
-    """Names the parameters that the run fills in, so that a YAML must not.
+    """Lists the parameters that the run supplies and that a YAML file must not set.
 
     Args:
         scope: A key of ``SCOPES``.
         target: The class or function.
 
     Returns:
-        For an optimizer its parameters, for a loss that is a function what it compares and what goes with that.
+        For an optimizer ``params``; for a function, the arguments of each call, such as the outputs that a loss
+        compares; empty for other classes.
 
     Example:
         >>> supplied_names('optimizer', torch.optim.SGD)
@@ -53,7 +54,9 @@ def supplied_names(scope: str, target: Any) -> frozenset[str]:
 
 
 def fsdp_settings() -> dict[str, Parameter]:
-    """Lists the settings of the FSDP version that Composer will use; its own constructor takes any keyword.
+    """Lists the settings of the FSDP version that Composer will use (environment variable ``FSDP_VERSION``).
+
+    Composer itself accepts unknown settings, so the check of the configuration compares with this list.
 
     Returns:
         The settings by name.
@@ -67,13 +70,14 @@ def fsdp_settings() -> dict[str, Parameter]:
 
 
 def try_component(component: Component) -> list[str]:
-    """Constructs a cheap component and throws it away.
+    """Constructs a cheap component as a dry run, and discards it.
 
     Args:
-        component: Checked names and types.
+        component: A component whose option names and types have been checked.
 
     Returns:
-        One fault for each option that is refused on its own, else one for the whole; nothing where all is well.
+        One fault for each option that is rejected on its own, otherwise one for the whole component; an empty list if
+        the construction succeeds or is too expensive to try.
 
     Example:
         >>> try_component(Component('optimizer', 'Adam', {'lr': -1.0}, 'optimizer'))
@@ -92,7 +96,7 @@ def try_component(component: Component) -> list[str]:
     }
     faults = [f'{component.path}.{key}: {message}' for key, message in alone.items() if message is not None]
     if len(faults) == len(alone) > 1:
-        faults = []  # all fail alike: it is what is required that is wrong
+        faults = []  # if all fail, the cause is a required option
     rest = {key: value for key, value in component.options.items() if alone.get(key) is None}
     together = _refusal(component.with_options(rest))
     return faults if faults and together is None else [*faults, f'{component.path}: {together or _refusal(component)}']
@@ -101,7 +105,7 @@ def try_component(component: Component) -> list[str]:
 def _refusal(component: Component) -> str | None:
     supplied = {'params': [torch.nn.Parameter(torch.zeros(1))]} if component.scope == 'optimizer' else {}
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter('ignore')  # said once, when it is constructed for the run
+        warnings.simplefilter('ignore')  # shown when it is constructed for the run
         try:
             made = construct(component, stand_in=_stand_in, **supplied)
             return _not_a_loss(component.name, made) if component.scope == 'loss' else None
@@ -110,17 +114,17 @@ def _refusal(component: Component) -> str | None:
 
 
 def _not_a_loss(name: str, loss: Any) -> str | None:
-    """Says what is wrong with something that should compare; only what no loss would do is held against it."""
+    """Explains why an object is not a loss; returns None if it is one, or if only the run can tell."""
     expected = f'{name} is no loss: expected (student, teacher) -> scalar tensor'
     filled_in: dict[str, Any] = {'labels': torch.zeros(2, dtype=torch.long), 'mask': None, 'index': torch.arange(2)}
     try:
         signature = inspect.signature(loss.forward if isinstance(loss, torch.nn.Module) else loss)
-    except ValueError:  # a builtin that does not say what it takes
+    except ValueError:  # a builtin without a signature
         signature = inspect.signature(lambda student, teacher: None)
     filled_in = {key: value for key, value in filled_in.items() if key in signature.parameters}
     try:
         value = loss(torch.zeros(2, 3), torch.zeros(2, 3), **filled_in)
-    except Exception as error:  # it may need other shapes, lists of features, or to be built first: the run tells
+    except Exception as error:  # it may need other shapes, lists of features, or a setup by the run
         return None if _takes(signature, filled_in) else f'{expected}; called so, it says: {error}'
     if not isinstance(value, torch.Tensor):
         return f'{expected}, got {type(value).__name__}'
@@ -136,7 +140,7 @@ def _takes(signature: inspect.Signature, filled_in: dict[str, Any]) -> bool:
 
 
 def _stand_in(value: Any) -> Any:
-    # A teacher costs its weights; in a trial of the algorithm around it any module will do that has its name.
+    # Building a teacher loads its weights; the dry run of an algorithm only needs a module with the teacher's name.
     if isinstance(value, TeacherConfig):
         return FrozenTeacher(torch.nn.Identity(), name=value.name or value.checkpoint or value.model.name)
     if isinstance(value, Component) and value.scope == 'teacher':

@@ -1,6 +1,6 @@
-"""Which keys of a run's YAML change its result, as the schema marks them with ``composer_kd.config.markers.Effect``.
+"""Tells which keys of a run's YAML change its result, from the marks ``composer_kd.config.markers.Effect``.
 
-Whatever compares the settings of two runs asks here: a run that goes on, a sweep that goes on, a report over seeds.
+Used wherever the settings of two runs are compared: to resume a run or a sweep, and to group the seeds in a report.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ QUIET: dict[str, Any] = {
     'progress_bar': False,
     'log_to_console': False,
 }
-"""Settings of a run that saves nothing and prints nothing of its own."""
+"""Settings of a run that neither saves nor prints anything itself."""
 
 _NOTHING = frozenset({Effect.OUTPUT, Effect.EXECUTION, Effect.REFERENCE})
 
 
 def effect_of(key: str) -> Effect | None:
-    """Finds the mark of a key.
+    """Returns the effect of a key.
 
     Args:
-        key: A dotted key; one below a marked key has the mark of that key.
+        key: A dotted key; a key below a marked key has the same effect.
 
     Returns:
-        The mark; None for a key that changes what is learned, or that no run has.
+        The effect; None for a key that changes what is learned, or that is not in the schema.
 
     Example:
         >>> effect_of('train_loader.num_workers').name, effect_of('loggers.wandb.project').name
@@ -47,15 +47,14 @@ def effect_of(key: str) -> Effect | None:
 
 
 def changes_result(key: str, *apart_from: Effect) -> bool:
-    """Tells whether a run with another value of a key would have another result.
+    """Tells whether another value of a key would change the result of a run.
 
     Args:
         key: A dotted key.
-        apart_from: Effects that do not count here: a run that goes on may become longer (``Effect.LENGTH``).
+        apart_from: Effects to ignore, such as ``Effect.LENGTH`` for a resumed run, which may become longer.
 
     Returns:
-        False for a key that says where results go or how the work is done, and for one with an effect that does not
-        count.
+        False for keys with the effect ``OUTPUT``, ``EXECUTION`` or ``REFERENCE``, and for keys with an ignored effect.
 
     Example:
         >>> changes_result('max_duration'), changes_result('max_duration', Effect.LENGTH), changes_result('run_name')
@@ -66,16 +65,15 @@ def changes_result(key: str, *apart_from: Effect) -> bool:
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any], *apart_from: Effect) -> list[str]:
-    """Lists the keys in which the results of two runs may differ.
+    """Lists the keys with different values in two runs that change the result.
 
     Args:
-        before: Settings by dotted key, perhaps written by another version of the package.
-        now: Others.
-        apart_from: As for ``changes_result``.
+        before: Settings by dotted key, possibly saved by another version of the package.
+        now: Settings to compare with, by dotted key.
+        apart_from: Effects to ignore, as in ``changes_result``.
 
     Returns:
-        Dotted keys with other values. Fields of the schema that only one of the two knows are another version's, and
-        none of them.
+        The dotted keys. Fields that only one of the two has come from another version of the schema and are left out.
 
     Example:
         >>> differing({'seed': 1, 'run_name': 'a', 'of_old': 1}, {'seed': 2, 'run_name': 'b'})
@@ -91,7 +89,7 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any], *apart_from: Ef
 
 
 def _is_unknown(key: str, settings: Mapping[str, Any]) -> bool:
-    """Whether settings have the section that a key's field belongs to, and not that field."""
+    """Whether settings contain the section of a key's field, but not the field itself."""
     sections = [name for name, field in _along(key.rpartition('.')[0]) if field.kind is Kind.SECTION]
     section = f'{sections[-1]}.' if sections else ''
     field = section + key.removeprefix(section).partition('.')[0]
@@ -100,7 +98,7 @@ def _is_unknown(key: str, settings: Mapping[str, Any]) -> bool:
 
 
 def _along(key: str) -> Iterator[tuple[str, Annotation]]:
-    """The fields of the schema that a dotted key leads through, each with its own dotted key."""
+    """Yields the fields of the schema along a dotted key, each with its own dotted key."""
     section: type | None = RunConfig
     passed = ''
     for part in key.split('.'):

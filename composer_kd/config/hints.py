@@ -1,4 +1,4 @@
-"""Options that a YAML describes by mappings of their own, where a script passes objects."""
+"""Annotations for options that are objects in a script and mappings in a YAML file, such as teachers and losses."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _A_LOSS = 'a distillation loss: {name: ..., its options}, or a match: {loss: ...
 
 
 def nested_hints(scope: str, target: Any, known: dict[str, Parameter]) -> dict[str, Any]:
-    """Says which options are read otherwise than their annotations say.
+    """Returns annotations for options that are objects in a script and mappings in a YAML file.
 
     Args:
         scope: A key of ``SCOPES``.
         target: The class or function that takes the options.
-        known: Its parameters.
+        known: Its parameters by name.
 
     Returns:
-        An annotation with marks for each of these options.
+        The annotation with marks for each of these options, by name.
 
     Example:
         >>> from composer_kd import Distillation
@@ -48,15 +48,15 @@ def nested_hints(scope: str, target: Any, known: dict[str, Parameter]) -> dict[s
     """
     if target is Match:
         return {'loss': Loss, 'weight': Weight, 'temperature': Temperature, 'project': AnyProjector}
-    if scope == 'loss':  # one that wraps another
+    if scope == 'loss':  # a loss that wraps another loss
         return {name: Loss for name, parameter in known.items() if name == 'loss' or _is_callable(parameter.annotation)}
     read = {name: _written_as(parameter.annotation) for name, parameter in known.items()}
     return {name: hint for name, hint in read.items() if hint is not None}
 
 
 def _written_as(annotation: Any) -> Any:
-    """How a YAML writes what a script passes under an annotation that stands for objects; None where it does not."""
-    for kind in (annotation, *typing.get_args(annotation)):  # also where None is allowed
+    """Returns the annotation for the YAML form of an annotation for objects; None for other annotations."""
+    for kind in (annotation, *typing.get_args(annotation)):  # also inside an optional type
         for objects, written in _WRITTEN:
             if kind == objects:
                 return written
@@ -67,10 +67,10 @@ def of_a_match(value: Any) -> list[str]:
     """Finds settings of a match among the options of a loss.
 
     Args:
-        value: What was written for a loss.
+        value: The value written for a loss.
 
     Returns:
-        The keys that a match has and this loss has not.
+        The keys that are settings of a match and not options of this loss.
 
     Example:
         >>> of_a_match({'name': 'KLDivergence', 'temperature': 2.0, 'on': 'layer2'})
@@ -82,14 +82,14 @@ def of_a_match(value: Any) -> list[str]:
 
 
 def _is_match(value: Any) -> bool:
-    """A mapping without a name, or with a loss in it, unless its name is that of a loss that wraps another."""
+    """Whether a mapping is a match: it has no name, or contains a loss without being a loss that wraps another."""
     if not isinstance(value, dict) or not value:
         return False
     if 'name' not in value or 'loss' not in value or of_a_match(value):
         return 'name' not in value or 'loss' in value
     if 'loss' in _options_of(value):
         return False
-    # A slip in the name of such a loss must not go for the name of a match.
+    # A mistyped name of such a loss must not be taken for the name of a match.
     wrapping = [name for name, thing in known_names('loss').items() if 'loss' in parameters(thing)[0]]
     return '.' not in str(value['name']) and 'did you mean' not in nearest(str(value['name']), wrapping)
 
@@ -107,7 +107,7 @@ def _is_callable(annotation: Any) -> bool:
 
 
 def _is_kind_of_teacher(value: Any) -> bool:
-    """A mapping that names a class of teachers: a frozen model has a `model`, and its name is whatever one likes."""
+    """Whether a mapping names a class of teachers; with a key `model` it is a frozen teacher, and `name` is a label."""
     if not isinstance(value, dict) or 'model' in value or not isinstance(value.get('name'), str):
         return False
     return '.' in value['name'] or value['name'] in known_names('teacher')
@@ -151,5 +151,5 @@ OneTeacher = Annotated[
         lambda value: Teacher if _is_kind_of_teacher(value) else TeacherConfig,
     ),
 ]
-# Annotations of the parameters of algorithms, and what a YAML holds in their place.
+# Annotations of algorithms' parameters, each with the annotation for its YAML form.
 _WRITTEN = ((Teachers, list[OneTeacher]), (Losses, LossesAndMatches))

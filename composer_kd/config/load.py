@@ -1,4 +1,4 @@
-"""Reads the YAML of a run, or a part of it, and writes it out again."""
+"""Reads and checks a run's YAML file, or a part of it, and converts a configuration back to a mapping."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar('T')
 
 
 def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Reads and checks the YAML file of a run; builds nothing and starts nothing.
+    """Reads and checks a run's YAML file, without building anything.
 
     Args:
         path: The YAML file.
@@ -30,7 +30,7 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
         The checked configuration.
 
     Raises:
-        ConfigError: Lists everything that is wrong, each line with its dotted key and the nearest valid names.
+        ConfigError: If there are faults; lists all of them, each with its dotted key and the nearest valid names.
 
     Example:
         >>> load_config('yamls/digits/kd.yaml', ['seed=3']).seed
@@ -43,12 +43,12 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
 
 
 def default_run_name(path: pathlib.Path) -> str:
-    """The name of a run whose YAML says none: ``digits-kd`` for ``yamls/digits/kd.yaml``."""
+    """The name of a run without ``run_name``: ``digits-kd`` for ``yamls/digits/kd.yaml``."""
     return f'{path.resolve().parent.name}-{path.stem}'
 
 
 def load_part(path: str | pathlib.Path, schema: type[T]) -> T:
-    """Reads and checks the part of a run's YAML that a dataclass names; the rest may be wrong or unknown here.
+    """Reads and checks the keys of a run's YAML that a dataclass has, and ignores the other keys.
 
     Args:
         path: The YAML file.
@@ -58,7 +58,7 @@ def load_part(path: str | pathlib.Path, schema: type[T]) -> T:
         The checked part of the configuration.
 
     Raises:
-        ConfigError: Lists all that is wrong with that part.
+        ConfigError: If that part has faults; lists all of them.
 
     Example:
         >>> from composer_kd.config.schema import EvaluationConfig
@@ -73,13 +73,13 @@ def load_part(path: str | pathlib.Path, schema: type[T]) -> T:
 
 
 def as_mapping(config: Any) -> Any:
-    """Writes a checked configuration as what a YAML file holds, defaults spelled out.
+    """Converts a checked configuration to the content of a YAML file, with all defaults included.
 
     Args:
         config: A configuration, or a part of one.
 
     Returns:
-        Mappings, lists and scalars; ``load_config`` reads them back to an equal configuration.
+        Mappings, lists and scalars, which ``load_config`` reads back as an equal configuration.
 
     Example:
         >>> as_mapping(Component('loss', 'KLDivergence', {'temperature': 2.0}))
@@ -100,6 +100,6 @@ def _mapping_of(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _mapping_of_section(value: Any) -> Any:
-    if isinstance(value, dict):  # {snake_name: options}: the key is the name already
+    if isinstance(value, dict):  # {snake_name: options}, where the key is the name
         return {k: _mapping_of(v.options) if isinstance(v, Component) else as_mapping(v) for k, v in value.items()}
     return as_mapping(value)

@@ -1,4 +1,4 @@
-"""The marks that annotations of the configuration carry, and the component that a checked name becomes."""
+"""Marks for the annotations of the configuration, and the class of checked components."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ T = TypeVar('T')
 
 @dataclass(frozen=True)
 class Part:
-    """Marks a component: its name is looked up in this scope of ``composer_kd.config.registry``."""
+    """Marks a component, whose name is looked up in this scope of ``composer_kd.config.registry``."""
 
     scope: str
 
 
 @dataclass(frozen=True)
 class OptionsOf:
-    """Marks a mapping whose keys are the settings of a class that takes any keyword and checks none."""
+    """Marks a mapping whose keys are the settings of a class that accepts any keyword without a check."""
 
     what: str
 
 
 @dataclass(frozen=True)
 class Must:
-    """Marks a value that must be more than of the right type.
+    """Marks a value that must meet a condition, in addition to its type.
 
     Args:
-        words: What it must be, for messages: ``'positive'``.
-        test: Tells whether a value of the right type is so.
+        words: The condition, for messages: ``'positive'``.
+        test: Returns whether a value of the right type meets the condition.
     """
 
     words: str
@@ -68,11 +68,11 @@ class Must:
 
 @dataclass(frozen=True)
 class Either:
-    """Marks a value that may be written in several ways.
+    """Marks a value that can be written in several forms.
 
     Args:
-        words: What may be written, for messages.
-        which: From what was written to the annotation that it is read by.
+        words: The forms, for messages.
+        which: Returns the annotation with which a given value is read.
     """
 
     words: str
@@ -80,10 +80,10 @@ class Either:
 
 
 class Effect(enum.Enum):
-    """Marks a key by what it changes of a run's result. A key without this mark changes what is learned.
+    """Marks a key by what it affects in a run. A key without this mark changes what is learned.
 
-    The first three change nothing of a result. The others change a part of it that some comparisons leave aside: see
-    ``composer_kd.config.effects.changes_result``.
+    ``OUTPUT``, ``EXECUTION`` and ``REFERENCE`` never change the result. The other effects change it, but some
+    comparisons ignore them: see ``composer_kd.config.effects.changes_result``.
     """
 
     OUTPUT = 'what a run is called, logs, prints and keeps'
@@ -98,12 +98,12 @@ class Effect(enum.Enum):
 
 @dataclass(frozen=True)
 class Component:
-    """A checked ``{name: ..., **options}``: everything needed to construct it, and nothing constructed yet.
+    """A checked ``{name: ..., **options}``: everything needed to construct the object, which is not constructed yet.
 
     Args:
         scope: A key of ``composer_kd.config.registry.SCOPES``.
-        name: The name as written.
-        options: Keyword arguments; teachers, losses and the like are components in their turn.
+        name: The name, as written in the YAML.
+        options: Keyword arguments; nested losses, schedules and so on are components themselves.
         path: The dotted key in the YAML, for messages.
 
     Example:
@@ -118,21 +118,21 @@ class Component:
 
     @functools.cached_property
     def target(self) -> Callable[..., Any]:
-        """The class or function that the name means, looked up once.
+        """The class or function that the name refers to, looked up once.
 
         Raises:
-            ConfigError: If nothing has that name.
+            ConfigError: If the name is unknown.
         """
         return resolve(self.scope, self.name)
 
     def with_options(self, options: dict[str, Any]) -> Component:
-        """The same component with other options.
+        """Returns a copy of the component with other options.
 
         Args:
-            options: All its options.
+            options: All options of the copy.
 
         Returns:
-            The component, which keeps its target where that was looked up.
+            The copy, which keeps the target if it was already looked up.
 
         Example:
             >>> Component('optimizer', 'SGD', {'lr': 0.1}).with_options({'lr': 0.2})
@@ -144,7 +144,7 @@ class Component:
         return other
 
     def holding(self, kind: type[T]) -> list[T]:
-        """The parts of one kind among its options, in their order.
+        """Returns the values of one type among the options and the lists in them, in order.
 
         Example:
             >>> sgd = Component('optimizer', 'SGD', {'lr': 0.1})
@@ -173,15 +173,15 @@ Seed = Must('from 0 to 2**32 - 1', lambda value: value >= 0 and value + dist.get
 PositiveTime = Must('more than zero', lambda value: Time.from_input(value, 'ep').value > 0)
 
 
-# Tokens are not counted here, iterations need a length, and Composer takes neither fractions nor seconds for a run: a
-# run that is as long as that would never end.
+# A run would never end with other units: tokens are not counted here, iterations need a length, and Composer does not
+# support fractions and seconds as the length of a run.
 Length = Must('in ep, ba or sp', lambda value: _unit(value) in ('ep', 'ba', 'sp'))
 
 
 Interval = Must('in ep, ba, sp or dur', lambda value: _unit(value) in ('ep', 'ba', 'sp', 'dur'))
 
 
-ConsoleInterval = Must('in ep or ba', lambda value: _unit(value) in ('ep', 'ba'))  # Composer prints at these alone
+ConsoleInterval = Must('in ep or ba', lambda value: _unit(value) in ('ep', 'ba'))  # Composer prints in these units only
 
 
 RunLength = Annotated[Time | str | int, PositiveTime, Length]

@@ -1,4 +1,4 @@
-"""The key ``profiler:`` of a run: Composer's profiler over torch's, in the middle of training."""
+"""The key ``profiler:`` of a run: traces batches during training with Composer's and torch's profilers."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ TraceFolder = Must(
 
 @dataclass
 class ProfilerConfig:
-    """Which batches of each epoch are traced, and what of them.
+    """Selects which batches of each epoch are traced, and what is recorded.
 
-    From ``skip_first`` on, a cycle skips ``wait`` batches, runs ``warmup`` with the profiler on but nothing kept, and
-    records ``active``; ``repeat`` cycles an epoch, 0 for as many as there is room for.
+    After ``skip_first`` batches, each cycle skips ``wait`` batches, profiles ``warmup`` batches without keeping the
+    results, and records ``active`` batches. An epoch has ``repeat`` cycles; 0 means as many as fit.
     """
 
     skip_first: Annotated[int, NotNegative] = 0
@@ -41,11 +41,11 @@ class ProfilerConfig:
 
     @property
     def batches(self) -> int:
-        """How many batches of an epoch it takes until there is a trace."""
+        """The number of batches in an epoch up to the end of the first trace."""
         return self.skip_first + self.wait + self.warmup + self.active
 
     def conflicts(self) -> Iterator[str]:
-        """Names what is wrong between settings that are each right alone."""
+        """Yields conflicts between settings that are valid on their own."""
         if self.skip_first + self.wait + self.warmup == 0:
             yield 'warmup: the very first batch cannot be recorded; give warmup (or skip_first) of 1 or more'
 
@@ -54,16 +54,16 @@ def build_profiler(config: ProfilerConfig, save_folder: pathlib.Path | None, bat
     """Builds Composer's profiler.
 
     Args:
-        config: The checked key.
-        save_folder: The run's folder, which stands for ``{save_folder}``.
-        batches: How many batches an epoch has, as far as it is known.
+        config: The checked settings.
+        save_folder: The run folder, which replaces ``{save_folder}``.
+        batches: The number of batches per epoch; None if it is unknown.
 
     Returns:
-        The profiler. It leaves ``merged_trace.json``, which Perfetto and ``chrome://tracing`` open, and the traces of
-        each cycle and rank that it is made of.
+        The profiler. It writes the trace of each cycle and rank, and ``merged_trace.json`` with all of them, which
+        Perfetto and ``chrome://tracing`` open.
 
     Raises:
-        ConfigError: If the epoch is over before anything is recorded.
+        ConfigError: If an epoch is too short to record a trace.
     """
     if batches is not None and batches < config.batches:
         raise ConfigError(
@@ -91,5 +91,5 @@ def build_profiler(config: ProfilerConfig, save_folder: pathlib.Path | None, bat
         torch_prof_record_shapes=config.record_shapes,
         torch_prof_profile_memory=config.profile_memory,
         torch_prof_with_stack=config.with_stack,
-        torch_prof_with_flops=True,  # Composer takes torch's profiler only where one of these is on
+        torch_prof_with_flops=True,  # Composer uses torch's profiler only if one of these is on
     )

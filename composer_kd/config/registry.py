@@ -1,7 +1,7 @@
-"""From a name in a YAML file to the thing it names.
+"""Resolves names in a YAML file to classes and functions.
 
-A bare name is looked up in the ``__all__`` of the modules of its scope, a dotted path is imported. There is no
-registry: a class that its package exports can be named, and your own is named by its dotted path.
+A bare name is looked up in the ``__all__`` of the modules of its scope; a dotted path is imported. Nothing has to be
+registered: every class that these modules export has a bare name, and your own class is named by its dotted path.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from composer_kd.errors import ConfigError, nearest
 
 __all__ = ['SCOPES', 'Scope', 'import_path', 'known_names', 'resolve']
 
-MOST_NAMES = 60  # that are listed where none is near
+MOST_NAMES = 60  # the longest list of valid names in a message
 EXPORTING = ('composer_kd', *(f'composer_kd.{room}' for room in ('losses', 'models', 'data', 'teachers', 'algorithms')))
-"""Packages with public names, in which a path of an older version is looked for."""
+"""Packages whose public names are searched for a path from an older version."""
 
 
 @dataclass(frozen=True)
 class Scope:
-    """Where the names of one kind of thing come from.
+    """The source of the names of one kind of component.
 
     Args:
-        what: The kind of thing, for messages.
-        modules: Modules whose ``__all__`` are searched, in this order.
-        base: Dotted path of the class that a named class must inherit; None takes every callable.
-        suffix: An ending that may be left out: ``wandb`` names ``WandBLogger``.
-        cheap: Whether constructing one costs nothing and does nothing, so that it is tried before the run.
-        also: Dotted paths of things that have a bare name too.
-        without: Names that are left out: what they need, a YAML cannot hold.
+        what: The kind of component, for messages.
+        modules: Modules whose ``__all__`` is searched, in this order.
+        base: Dotted path of the base class of all named classes; None accepts any callable.
+        suffix: An ending that can be omitted: ``wandb`` names ``WandBLogger``.
+        cheap: Whether construction is fast and free of side effects, so that the check does it as a dry run.
+        also: Dotted paths of further classes that have a bare name.
+        without: Names to leave out, because a YAML file cannot contain their arguments.
     """
 
     what: str
@@ -48,12 +48,12 @@ class Scope:
 
     @property
     def only(self) -> str | None:
-        """The one name there is, which then is not written in a YAML; None where there are several."""
+        """The only name of the scope, which is not written in a YAML file; None if there are several names."""
         return None if self.modules else self.also[0].rpartition('.')[2]
 
     @property
     def a(self) -> str:
-        """The kind of thing with its article."""
+        """The kind of component with its article."""
         return f'{"an" if self.what[0] in "aeiou" else "a"} {self.what}'
 
 
@@ -92,12 +92,12 @@ SCOPES: dict[str, Scope] = {
 
 
 def import_path(path: str) -> Any:
-    """Imports what a dotted path names.
+    """Imports the object at a dotted path.
 
-    A path into a module that this package had in an older version leads to where the same thing is exported today.
+    A path into a module of an older version of this package is resolved to the package that exports the object today.
 
     Args:
-        path: For instance ``'torch.nn.MSELoss'``.
+        path: The dotted path, such as ``'torch.nn.MSELoss'``.
 
     Returns:
         The module, class, function or constant.
@@ -117,7 +117,7 @@ def import_path(path: str) -> Any:
         try:
             found = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
-            # An import that fails inside the user's module is a fault of its own: say so, don't search on.
+            # A failed import inside the user's module is reported as such, instead of trying a shorter path.
             if error.name is None or not (module_name == error.name or module_name.startswith(f'{error.name}.')):
                 raise ConfigError(f'{module_name!r} cannot be imported: {error}') from error
             continue
@@ -126,10 +126,10 @@ def import_path(path: str) -> Any:
 
 
 def _follow(found: Any, names: list[str], path: str) -> Any:
-    """Goes on from a module along attributes."""
+    """Follows attribute names, starting at a module."""
     for depth, name in enumerate(names, 1):
         if not hasattr(found, name):
-            is_gone = inspect.ismodule(found) and depth < len(names)  # a module, and something in it
+            is_gone = inspect.ismodule(found) and depth < len(names)  # a removed module, followed by a name in it
             exported = _exported_as(path) if is_gone else None
             if exported is not None:
                 return import_path(exported)
@@ -140,7 +140,7 @@ def _follow(found: Any, names: list[str], path: str) -> Any:
 
 @cache
 def _exported_as(path: str) -> str | None:
-    """The public path of what an older version of this package had in a module that is gone; said once for each."""
+    """The public path of an object from a removed module of an older version; warns once per path."""
     name = path.rpartition('.')[2]
     for room in EXPORTING if path.startswith('composer_kd.') else ():
         if name in importlib.import_module(room).__all__:
@@ -151,13 +151,13 @@ def _exported_as(path: str) -> str | None:
 
 @cache
 def known_names(scope: str) -> dict[str, Any]:
-    """Lists what a scope offers under bare names.
+    """Lists the bare names of a scope.
 
     Args:
         scope: A key of ``SCOPES``.
 
     Returns:
-        Name to class or function; where two modules export one name, the first module's.
+        The class or function of each name; if two modules export the same name, that of the first module.
 
     Example:
         >>> sorted(known_names('optimizer'))[:3]
@@ -176,17 +176,17 @@ def known_names(scope: str) -> dict[str, Any]:
 
 
 def resolve(scope: str, name: str) -> Callable[..., Any]:
-    """Finds what a name means in a scope.
+    """Finds the class or function that a name refers to in a scope.
 
     Args:
         scope: A key of ``SCOPES``.
-        name: A bare name, in any case and with or without underscores and the scope's suffix, or a dotted path.
+        name: A bare name, in any case, with or without underscores and the scope's suffix; or a dotted path.
 
     Returns:
         The class or function.
 
     Raises:
-        ConfigError: If nothing has that name; lists the nearest valid ones.
+        ConfigError: If the name is unknown; lists the nearest valid names.
 
     Example:
         >>> resolve('scheduler', 'cosine_annealing').__name__
@@ -212,7 +212,7 @@ def resolve(scope: str, name: str) -> Callable[..., Any]:
 
 
 def _public(module: Any) -> list[str]:
-    # torch.optim has names that are not in __all__ of every torch version; without __all__ take what has no underscore.
+    # Not every torch version defines torch.optim.__all__; without it, take the names without a leading underscore.
     return list(getattr(module, '__all__', None) or [name for name in dir(module) if not name.startswith('_')])
 
 
@@ -227,12 +227,12 @@ def _fold(name: str) -> str:
 
 
 def _spelt_alike_last(name: str, known: dict[str, Any]) -> list[str]:
-    """So that of a class and a function whose names differ in spelling alone, the last, that one is taken."""
+    """Sorts names that match the case of ``name`` last: they win where a class and a function differ in case only."""
     return sorted(known, key=lambda key: key.islower() == name.islower())
 
 
 def _nearest(name: str, known: dict[str, Any], suffix: str) -> str:
-    # YAML keys are snake_case and classes CamelCase: compare without case, underscores and suffix, show the real names.
+    # YAML keys are snake_case, classes CamelCase: compares without case, underscores and suffix, and shows real names.
     shown = {_fold(key).removesuffix(suffix): key for key in _spelt_alike_last(name, known)}
     clause = nearest(_fold(name).removesuffix(suffix), shown)
     if 'did you mean' not in clause:

@@ -1,7 +1,7 @@
-"""What a run's YAML may hold. These dataclasses are the whole truth: the check reads their annotations.
+"""Dataclasses that define the keys of a run's YAML; the check reads their annotations.
 
-The keys are those of llm-foundry. ``Part('model')`` marks a mapping ``{name: ..., **options}`` whose name is looked up
-among the models; ``Part('algorithm')`` on a dict marks ``{snake_name: options}``.
+The keys follow llm-foundry. ``Part('model')`` marks a mapping ``{name: ..., **options}`` whose name is looked up in the
+scope of models; ``Part('algorithm')`` on a dict marks ``{snake_name: options}``.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ __all__ = ['EvaluationConfig', 'LoaderConfig', 'RunConfig', 'TeacherConfig', 'lo
 
 @dataclass
 class LoaderConfig:
-    """Where the samples come from and how they are batched; the batch size follows from ``global_train_batch_size``."""
+    """A data set and how its samples are loaded; the batch size is set in ``RunConfig``."""
 
     dataset: Annotated[Component, Part('dataset')]
-    with_index: bool = False  # batches (x, y, index), for losses that remember samples
-    # This share of each class isn't trained on; evaluated is it, in place of what eval_loader says, unless that has a
-    # hold_out of its own: the same, of the same samples.
+    with_index: bool = False  # batches are (x, y, index), for losses that store values per sample
+    # Share of each class held out of training and used for evaluation instead of the data of eval_loader. An
+    # eval_loader that sets its own hold_out keeps its data, which must be the same split of the same samples.
     hold_out: Annotated[float | None, Share] = None
-    hold_out_seed: Annotated[int, NotNegative] = 0  # chooses who; not the run's, so that runs are judged alike
-    # An epoch is so many samples: the data set is gone through again and again, and the next epoch goes on from there.
+    hold_out_seed: Annotated[int, NotNegative] = 0  # selects the samples; not the run's seed, to keep runs comparable
+    # Samples per epoch: the data set is repeated, and each epoch continues where the previous one ended.
     samples_per_epoch: Annotated[int | None, Positive] = None
     drop_last: bool = False
-    shuffle: bool | None = None  # None: yes for training, no for evaluation
+    shuffle: bool | None = None  # None: true for training, false for evaluation
     num_workers: Annotated[int, NotNegative, Effect.EXECUTION] = 0
-    pin_memory: Annotated[bool | None, Effect.EXECUTION] = None  # None: yes where there is a GPU
-    persistent_workers: Annotated[bool | None, Effect.EXECUTION] = None  # None: yes where there are workers
+    pin_memory: Annotated[bool | None, Effect.EXECUTION] = None  # None: true if there is a GPU
+    persistent_workers: Annotated[bool | None, Effect.EXECUTION] = None  # None: true if there are workers
     prefetch_factor: Annotated[int | None, Positive, Effect.EXECUTION] = None
 
     def conflicts(self) -> Iterator[str]:
-        """Names what is wrong between settings that are each right alone."""
+        """Yields conflicts between settings that are valid on their own."""
         for name in ('prefetch_factor', 'persistent_workers'):
             if self.num_workers == 0 and getattr(self, name):
                 yield f'{name}: needs num_workers of at least 1, got {getattr(self, name)!r} with 0 workers'
@@ -65,7 +65,7 @@ class LoaderConfig:
 
 @dataclass
 class TeacherConfig:
-    """One teacher: a model, where its weights are, and what its inputs must look like."""
+    """One teacher: its model, the checkpoint with its weights, and the adapter for its inputs."""
 
     model: Annotated[Component, Part('model')]
     checkpoint: str | None = None
@@ -74,12 +74,12 @@ class TeacherConfig:
 
     @property
     def is_random(self) -> bool:
-        """Whether nothing written here gives the model trained weights."""
+        """Whether neither a checkpoint nor the model's option ``weights`` or ``pretrained`` gives trained weights."""
         return self.checkpoint is None and not any(self.model.options.get(key) for key in ('weights', 'pretrained'))
 
     def conflicts(self) -> Iterator[str]:
-        """Names what is wrong between settings that are each right alone."""
-        if self.is_random and '.' not in self.model.name:  # a model of one's own may load its weights itself
+        """Yields conflicts between settings that are valid on their own."""
+        if self.is_random and '.' not in self.model.name:  # the user's own model may load its weights itself
             yield (
                 f'checkpoint: the teacher {self.model.name} has no checkpoint: its weights would be random; '
                 'give the checkpoint of a trained one'
@@ -88,7 +88,7 @@ class TeacherConfig:
 
 @dataclass
 class RunConfig:
-    """One training run. A key without an ``Effect`` changes what is learned."""
+    """The settings of a training run. A key without an ``Effect`` changes what is learned."""
 
     model: Annotated[Component, Part('model')]
     optimizer: Annotated[Component, Part('optimizer')]
@@ -101,9 +101,9 @@ class RunConfig:
     callbacks: Annotated[dict[str, Component], Part('callback'), Effect.CALLBACKS] = field(default_factory=dict)
     loggers: Annotated[dict[str, Component], Part('logger'), Effect.OUTPUT] = field(default_factory=dict)
     variables: Annotated[dict[str, Any], Effect.REFERENCE] = field(default_factory=dict)
-    run_name: Annotated[str | None, RunName, Effect.OUTPUT] = None  # load_config: <folder>-<file> of the YAML
+    run_name: Annotated[str | None, RunName, Effect.OUTPUT] = None  # None: load_config sets <folder>-<file> of the YAML
     seed: Annotated[int, Seed, Effect.SEED] = 17
-    precision: Precision | None = None  # None: what Composer takes for the device
+    precision: Precision | None = None  # None: Composer's default for the device
     device_train_microbatch_size: Annotated[int | Literal['auto'] | None, Positive, Effect.EXECUTION] = None
     device_eval_batch_size: Annotated[int, Positive, Effect.EXECUTION] = 256
     eval_interval: Annotated[Regularly, Effect.EVALUATION] = 1
@@ -112,7 +112,7 @@ class RunConfig:
     fsdp_config: Annotated[dict[str, Any] | None, OptionsOf('fsdp')] = None
     save_folder: Annotated[str | None, Folder, Effect.OUTPUT] = 'runs/{run_name}'
     save_interval: Annotated[Regularly, Effect.OUTPUT] = '1ep'
-    # None: yes, so that a YAML can be run again; no with autoresume
+    # None: true, so that a YAML can be run again; false with autoresume
     save_overwrite: Annotated[bool | None, Effect.OUTPUT] = None
     save_weights_only: Annotated[bool, Effect.OUTPUT] = False
     save_num_checkpoints_to_keep: Annotated[int, PositiveOrAll, Effect.OUTPUT] = -1
@@ -127,22 +127,21 @@ class RunConfig:
 
     @property
     def folder(self) -> pathlib.Path | None:
-        """The save folder with the run's name filled in; None where it is not a folder of this machine."""
+        """The run folder: ``save_folder`` with the run's name inserted; None if it is unset or not local."""
         return local_folder(self.save_folder, str(self.run_name))
 
     @property
     def device_train_batch_size(self) -> int:
-        """Samples of the global batch that one process loads."""
+        """The number of samples that one process loads for a global batch."""
         return self.global_train_batch_size // dist.get_world_size()
 
     def conflicts(self) -> Iterator[str]:
-        """Names what is wrong between settings that are each right alone.
+        """Yields conflicts between settings that are valid on their own.
 
-        Where other keys have faults, those that are required may be None: this is asked all the same, to say all at
-        once.
+        Required keys with faults may be None: conflicts are checked in that case too, to report all faults together.
 
         Yields:
-            One line each, beginning with the dotted key.
+            One line for each conflict, which starts with the dotted key.
         """
         for rules in (_sizes, _device, _evaluation, _files, _resuming):
             yield from rules(self)
@@ -196,7 +195,7 @@ def _resuming(run: RunConfig) -> Iterator[str]:
 
 @dataclass
 class EvaluationConfig:
-    """What an evaluation needs of a run's YAML; the other keys may ask for what this machine does not have."""
+    """The settings that an evaluation needs; other keys of the run's YAML may require hardware that is not present."""
 
     model: Annotated[Component, Part('model')]
     eval_loader: LoaderConfig | None = None
@@ -207,7 +206,7 @@ class EvaluationConfig:
 
 
 def local_folder(save_folder: str | None, run_name: str) -> pathlib.Path | None:
-    """The save folder with the run's name filled in; None where it is not a folder of this machine."""
+    """Inserts the run's name into a save folder; returns None if there is none, or if it is a URI."""
     if save_folder is None or '://' in save_folder:
         return None
     return pathlib.Path(save_folder.replace('{run_name}', run_name))

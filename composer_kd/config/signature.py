@@ -1,4 +1,4 @@
-"""What a YAML may say about a component: its signature, without what the run fills in."""
+"""The options that a YAML file may set for a component: its signature without the parameters that the run supplies."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ['Signature']
 
 @dataclass(frozen=True)
 class Signature:
-    """What may be written for a component.
+    """The options that a YAML file may set for a component.
 
     Args:
-        label: What the component is called in messages.
-        allowed: The options that a YAML may give.
-        nested: The annotations of those of them that are described by mappings of their own.
-        open_ended: Whether any other option is taken too.
+        label: The component's name in messages.
+        allowed: The options, by name.
+        nested: Annotations of the options that are written as mappings, such as teachers and losses.
+        open_ended: Whether any other option is accepted too.
 
     Example:
         >>> Signature.of(Component('loss', 'torch.nn.KLDivLoss')).label
@@ -36,16 +36,16 @@ class Signature:
 
     @classmethod
     def of(cls, component: Component) -> Signature:
-        """Reads it off what a component's name means.
+        """Reads the signature of a component's class or function.
 
         Args:
-            component: Of its options nothing is looked at.
+            component: The component; its options are ignored.
 
         Returns:
-            What it takes.
+            The signature.
 
         Raises:
-            ConfigError: If nothing has that name.
+            ConfigError: If the name is unknown.
         """
         target = component.target
         known, open_ended = parameters(target)
@@ -59,13 +59,13 @@ class Signature:
         return cls(getattr(target, '__name__', component.name), allowed, nested, open_ended)
 
     def stand_ins(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Gives what an algorithm can be tried with in place of teachers and losses that have faults.
+        """Returns stand-ins for the teachers and losses of an algorithm, for its dry run if these have faults.
 
         Args:
-            options: What was written for it.
+            options: The options written for the algorithm.
 
         Returns:
-            A stand-in for each nested option among them.
+            A stand-in, or a list of them, for each nested option among ``options``.
         """
         found: dict[str, Any] = {}
         for key in (key for key in self.nested if key in options):

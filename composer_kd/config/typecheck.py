@@ -1,4 +1,4 @@
-"""Does a value from a YAML file fit a Python annotation? And how to say in plain words what was expected."""
+"""Checks values from a YAML file against Python annotations, and describes annotations in plain words."""
 
 from __future__ import annotations
 
@@ -30,21 +30,22 @@ _DICTS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 
 
 class Parameter(typing.NamedTuple):
-    """One parameter of a callable: its annotation, and whether it must be given."""
+    """A parameter of a callable: its annotation, and whether it is required."""
 
     annotation: Any
     required: bool
 
 
 def fits(value: Any, annotation: Any) -> bool:
-    """Tells whether a YAML value can be passed where a parameter has this annotation.
+    """Tells whether a YAML value can be passed to a parameter with this annotation.
 
     Args:
         value: None, bool, int, float, str, list or dict.
-        annotation: A type as in a signature. What cannot be understood accepts everything.
+        annotation: A type as in a signature. Types that cannot be checked accept any value.
 
     Returns:
-        Whether it fits. Integers are numbers; booleans are not. A string must parse where a Composer time is meant.
+        Whether it fits. Integers fit ``float``; booleans fit neither ``int`` nor ``float``. A string must be a valid
+        Composer time if the annotation contains ``Time``.
 
     Example:
         >>> fits(1, float), fits(True, float), fits('10 epochs', str | Time), fits('10ep', str | Time)
@@ -68,13 +69,13 @@ def fits(value: Any, annotation: Any) -> bool:
 
 
 def describe(annotation: Any) -> str:
-    """Says in plain words what an annotation accepts.
+    """Describes in plain words what an annotation accepts.
 
     Args:
         annotation: A type as in a signature.
 
     Returns:
-        For instance ``"an integer or null"``.
+        A phrase such as ``"an integer or null"``.
 
     Example:
         >>> describe(int | None), describe(list[float])
@@ -102,13 +103,13 @@ def describe(annotation: Any) -> str:
 
 
 def parameters(target: Any) -> tuple[dict[str, Parameter], bool]:
-    """Lists what may be passed to a callable by keyword.
+    """Lists the parameters of a callable that can be passed by keyword.
 
     Args:
         target: A class or function.
 
     Returns:
-        The parameters by name, and whether any other keyword is taken too (``**kwargs``).
+        The parameters by name, and whether any other keyword is accepted too (``**kwargs``).
 
     Example:
         >>> import torch
@@ -117,14 +118,14 @@ def parameters(target: Any) -> tuple[dict[str, Parameter], bool]:
     """
     function = target.__init__ if inspect.isclass(target) else target
     if function is Callback.__init__:
-        return {}, False  # it takes *args and **kwargs and drops them all: a mistyped key would never be noticed
+        return {}, False  # it ignores all its arguments, so a mistyped key would go unnoticed
     namespace = getattr(inspect.unwrap(function), '__globals__', {})
     found: dict[str, Parameter] = {}
     open_ended = False
     try:
         signature = inspect.signature(target)
     except ValueError:
-        return {}, True  # a builtin that does not say what it takes
+        return {}, True  # a builtin without a signature
     for name, parameter in signature.parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
             open_ended = True
@@ -138,7 +139,7 @@ def parameters(target: Any) -> tuple[dict[str, Parameter], bool]:
 
 
 def _is_required_sentinel(default: Any) -> bool:
-    return repr(default) == '<required parameter>'  # torch.optim.optimizer.required, private and without a type
+    return repr(default) == '<required parameter>'  # torch.optim.optimizer.required, which is private and untyped
 
 
 def _evaluate(annotation: Any, namespace: dict[str, Any]) -> Any:
@@ -147,13 +148,13 @@ def _evaluate(annotation: Any, namespace: dict[str, Any]) -> Any:
     if not isinstance(annotation, str):
         return annotation
     try:
-        return eval(annotation, namespace)  # what typing.get_type_hints does, one at a time
+        return eval(annotation, namespace)  # like typing.get_type_hints, for one annotation
     except (NameError, AttributeError, TypeError, SyntaxError):
-        return Any  # a name that exists for the type checker only: take every value
+        return Any  # a name that exists for type checkers only: accept any value
 
 
 def _branches(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    # Union[str, Time] means a string that is a time, so the plain string must not accept what Time refuses.
+    # Union[str, Time] means a string that is a time, so `str` must not accept strings that Time rejects.
     if any(isinstance(branch, type) and issubclass(branch, Time) for branch in arguments):
         return tuple(branch for branch in arguments if branch is not str)
     return arguments
@@ -176,7 +177,7 @@ def _fits_class(value: Any, kind: Any) -> bool:
     if kind is None:
         return value is None
     if kind is Any or kind is object or not isinstance(kind, type):
-        return True  # a TypeVar, Any, a string: cannot judge
+        return True  # such as a TypeVar or a string, which cannot be checked
     if kind in _EXACTLY:
         return _EXACTLY[kind](value)
     judge = next((judge for family, judge in _FAMILIES if issubclass(kind, family)), None)
@@ -200,13 +201,13 @@ def _is_member(value: Any, kind: Any) -> bool:
     return isinstance(value, str) and value.lower() in [str(member.value).lower() for member in kind]
 
 
-# To Python true is an integer, and an integer is no float.
+# For isinstance, True is an int, and an int is not a float.
 _EXACTLY: dict[type, Callable[[Any], bool]] = {
     type(None): lambda value: value is None,
     float: lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
     int: lambda value: isinstance(value, int) and not isinstance(value, bool),
 }
-# Classes whose objects a YAML writes as strings.
+# Classes whose objects are written as strings in a YAML file.
 _FAMILIES: tuple[tuple[type, Callable[[Any, Any], bool]], ...] = (
     (Time, lambda value, kind: _is_time(value)),
     (enum.Enum, _is_member),

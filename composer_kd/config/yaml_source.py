@@ -1,4 +1,4 @@
-"""Reads a YAML file, puts the command line's overrides into it, and resolves ``${...}``."""
+"""Reads a YAML file, applies the command line's overrides, and resolves interpolations ``${...}``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ['UNRESOLVED', 'Source', 'read_settings', 'read_source', 'require_file
 
 
 class _Unresolved:
-    """Stands where a value could not be found, so that the check of the rest can go on."""
+    """Placeholder for a value that could not be resolved, so that the rest can still be checked."""
 
     def __repr__(self) -> str:
         return '<unresolved>'
@@ -30,13 +30,13 @@ UNRESOLVED = _Unresolved()
 
 @dataclass
 class Source:
-    """What was written, before it is checked.
+    """The content of a YAML file before it is checked.
 
     Args:
         path: The file.
-        data: Its resolved content with the overrides in it.
-        added: Dotted keys that an override added and that the file does not have.
-        faults: What is already known to be wrong, one line each.
+        data: Its content, with overrides applied and interpolations resolved.
+        added: Dotted keys that overrides added to the file.
+        faults: The faults found so far, one line each.
     """
 
     path: pathlib.Path
@@ -51,14 +51,14 @@ def read_source(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Sour
     Args:
         path: The YAML file.
         overrides: As on the command line: ``'optimizer.lr=0.1'``, ``'teachers.0.name=big'``. The value is YAML and
-            replaces what was there.
+            replaces the old value.
 
     Returns:
         The content and the faults found so far.
 
     Raises:
-        ConfigError: If there is no such file, or it is not a YAML mapping. Faults that leave the rest readable are
-            collected in the result.
+        ConfigError: If the file does not exist or is not a YAML mapping. Faults in single keys are collected in the
+            result.
 
     Example:
         >>> import tempfile, os
@@ -77,13 +77,13 @@ def read_source(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Sour
 
 
 def read_settings(settings: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Reads ``key=value`` strings where there is no file.
+    """Reads ``key=value`` strings without a file.
 
     Args:
-        settings: As the overrides of a file.
+        settings: The strings, written like the overrides of a file.
 
     Returns:
-        What they say, and what is wrong with them, one line each.
+        The settings, and the faults found in them, one line each.
 
     Example:
         >>> read_settings(['image_size=[8, 6]', 'dropout'])
@@ -96,13 +96,13 @@ def read_settings(settings: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def require_file(path: str | pathlib.Path) -> None:
-    """Finds out whether there is a YAML file; quick, as nothing heavy is imported for it.
+    """Checks that a YAML file exists; fast, because it does not import torch.
 
     Args:
-        path: Where it should be.
+        path: The path of the file.
 
     Raises:
-        ConfigError: If it is not there; says which files come nearest.
+        ConfigError: If the file does not exist; lists the nearest files.
     """
     path = pathlib.Path(path)
     if path.is_dir():
@@ -126,7 +126,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _with_names(node: Any) -> Any:
-    """Keys as strings: to YAML 1.1 the key ``on`` of a match is the truth."""
+    """Converts keys to strings: YAML 1.1 reads the key ``on`` of a match as ``True``."""
     if isinstance(node, dict):
         booleans: dict[Any, str] = {True: 'on', False: 'off'}
         names = [booleans[key] if isinstance(key, bool) else str(key) for key in node]

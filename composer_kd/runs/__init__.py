@@ -1,1 +1,1 @@
-"""One run and its folder."""
+"""Builds, trains, saves and evaluates a run, and reads run folders."""

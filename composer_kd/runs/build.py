@@ -1,4 +1,4 @@
-"""From a checked configuration to a Trainer."""
+"""Builds a Composer Trainer from a checked configuration."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def build_model(component: Component, num_classes: int | None = None) -> Compose
     """Builds a model that Composer can train.
 
     Args:
-        component: A model: a ComposerModel is taken as it is, a plain classifier is wrapped.
-        num_classes: That of the data, for a plain classifier that does not say its own.
+        component: A model: a ComposerModel is used as it is, a plain classifier is wrapped.
+        num_classes: The data's number of classes, for a plain classifier that does not define its own.
 
     Returns:
-        The model, with accuracy over labelled samples in training, and accuracy and cross-entropy in evaluation.
+        The model; a wrapped classifier measures accuracy over labelled samples, and in evaluation also cross-entropy.
 
     Raises:
-        ConfigError: If it cannot be built from its options, or a plain module does not say its number of classes.
+        ConfigError: If it cannot be built from its options, or the number of classes of a plain module is unknown.
 
     Example:
         >>> options = {'in_channels': 1, 'image_size': 8, 'num_classes': 10}
@@ -72,17 +72,17 @@ def build_model(component: Component, num_classes: int | None = None) -> Compose
 
 
 def build_trainer(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trainer:
-    """Builds everything that a run needs, in an order that brings errors up before anything is trained.
+    """Builds everything that a run needs, and reports errors before training starts.
 
     Args:
         config: A checked configuration.
-        callbacks: More callbacks and loggers than the YAML holds; these callbacks run before its own.
+        callbacks: Callbacks and loggers in addition to those in the YAML; these callbacks run first.
 
     Returns:
         The Trainer, ready for ``fit()``.
 
     Raises:
-        ConfigError: If data is missing or a part cannot be built from its options.
+        ConfigError: If data is missing, or a component cannot be built from its options.
         CheckpointError: If a teacher's weights cannot be loaded.
     """
     parts = _build_parts(config)
@@ -90,7 +90,7 @@ def build_trainer(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trai
     if config.profiler is not None:
         profiler = build_profiler(config.profiler, config.folder, _epoch_length(parts.train_loader, config))
         callbacks = [*callbacks, PhaseLabels()]
-    if config.fsdp_config is None:  # a model that needs several GPUs cannot be tried on one
+    if config.fsdp_config is None:  # a sharded model may not fit on one GPU
         dry_run(parts.model, parts.algorithms, parts.train_loader, config.precision)
     with _load_errors_said(config):
         return Trainer(
@@ -109,7 +109,7 @@ def build_trainer(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trai
 
 @dataclass(frozen=True)
 class _Parts:
-    """What a Trainer is built from, as far as it can be built before the models are tried."""
+    """The parts of a Trainer that are built before the dry run."""
 
     train_loader: DataLoader[Any]
     eval_loader: DataLoader[Any] | None
@@ -120,14 +120,14 @@ class _Parts:
 
 
 def _build_parts(config: RunConfig) -> _Parts:
-    """Builds the parts; what is wrong with them is said in one error."""
+    """Builds the parts, and reports all errors together."""
     attempt = Attempts()
     attempt(make_folder, config.folder, 'save_folder')
     if config.load_path is not None:
         attempt(check_load_path, config.load_path)
     attempt(check_resumable, config)
     train_loader, eval_loader = _build_loaders(config, attempt)
-    # The student comes first after seeding: its initial weights depend on the seed and on no teacher.
+    # Built first after seeding, so that the initial weights of the student depend on the seed and not on a teacher.
     reproducibility.seed_all(config.seed)
     model = attempt(build_model, config.model, getattr(getattr(train_loader, 'dataset', None), 'num_classes', None))
     algorithms = {part.path: attempt(construct_or_say, part) for part in config.algorithms.values()}
@@ -152,7 +152,7 @@ def _build_loaders(config: RunConfig, attempt: Attempts) -> tuple[DataLoader[Any
 
 @contextlib.contextmanager
 def _load_errors_said(config: RunConfig) -> Iterator[None]:
-    """Says what to do where a checkpoint holds other learned parts than this run has."""
+    """Explains what to do if a checkpoint contains other auxiliary modules than this run has."""
     try:
         yield
     except (RuntimeError, KeyError) as error:

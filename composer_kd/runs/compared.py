@@ -1,4 +1,4 @@
-"""The models that a comparison is about: those of the runs, and the teachers of those runs."""
+"""The models in a comparison: those of the runs, and the teachers of these runs."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ __all__ = ['ComparedModel', 'compared_models', 'data_in_words', 'evaluation_run'
 
 @dataclass(frozen=True)
 class ComparedModel(Candidate):
-    """One model of a comparison, which ``composer_kd.bench`` can time: it also knows where it comes from.
+    """A model in a comparison: a candidate of ``composer_kd.bench``, with the run or teacher settings it comes from.
 
     Args:
-        role: One that taught and was taught is a teacher.
-        run: The run that trained it; None for a teacher that is only named in a student's settings.
-        teacher: Its settings as a teacher; None for the model of a run that is given itself.
+        role: ``TEACHER``, ``ALONE`` or ``DISTILLED``; a teacher that was itself distilled is a ``TEACHER``.
+        run: The run that trained it; None for a teacher known only from a student's settings.
+        teacher: Its settings as a teacher; None for the model of a run.
     """
 
     run: SavedRun | None = None
@@ -43,23 +43,23 @@ class ComparedModel(Candidate):
     def of_run(
         cls, run: SavedRun, role: str, taught_by: tuple[str, ...] = (), num_classes: int | None = None
     ) -> ComparedModel:
-        """The model that a run trained.
+        """Creates the entry for the model that a run trained.
 
         Args:
-            run: The run; without weights, its model counts as not trained.
+            run: The run; without a checkpoint, its model counts as untrained.
             role: ``TEACHER``, ``ALONE`` or ``DISTILLED``.
-            taught_by: The names of its teachers among the models compared.
-            num_classes: That of the data, for a plain classifier that does not say its own.
+            taught_by: The names of its teachers among the compared models.
+            num_classes: The data's number of classes, for a plain classifier that does not define its own.
         """
         make = functools.partial(run.model, num_classes)
         return cls(run.name, make, role, taught_by, run.is_trained, shift_labels=None, run=run)
 
     @classmethod
     def of_teacher(cls, name: str, config: TeacherConfig) -> ComparedModel:
-        """A teacher that is only named in a student's settings.
+        """Creates the entry for a teacher that is known only from a student's settings.
 
         Args:
-            name: What it is called.
+            name: Its name in tables.
             config: Its settings.
         """
         return cls(name, lambda: build_teacher(config).model, TEACHER, shift_labels=None, teacher=config)
@@ -73,17 +73,17 @@ class ComparedModel(Candidate):
 
 
 def compared_models(runs: Sequence[SavedRun], num_classes: int | None = None) -> list[ComparedModel]:
-    """Lists the models of a comparison: teachers first, then the students in the order given.
+    """Lists the models in a comparison: teachers first, then the students in the given order.
 
-    A teacher that is itself one of the runs is listed once. One whose checkpoint is gone is left out, with a warning;
-    a relative path that was written in another working folder is recognised among the runs.
+    A teacher that is itself one of the runs is listed once. A teacher whose checkpoint is missing is left out with a
+    warning, unless its relative path, valid in another working folder, matches the checkpoint of one of the runs.
 
     Args:
-        runs: The runs to compare, under different names.
-        num_classes: That of the data, for plain classifiers that do not say their own.
+        runs: The runs to compare, with different names.
+        num_classes: The data's number of classes, for plain classifiers that do not define their own.
 
     Returns:
-        The models; nothing is built yet.
+        The models, which are not built yet.
 
     Example:
         >>> from composer_kd.runs.saved import open_run
@@ -93,7 +93,7 @@ def compared_models(runs: Sequence[SavedRun], num_classes: int | None = None) ->
     of_checkpoint = {
         file: run.name
         for run in runs if run.checkpoint is not None
-        for file in (run.checkpoint.resolve(), run.checkpoint.absolute())  # the latest is a link
+        for file in (run.checkpoint.resolve(), run.checkpoint.absolute())  # the latest checkpoint is a symbolic link
     }  # fmt: skip
     names = {run.name for run in runs}
     named: dict[str, TeacherConfig] = {}
@@ -116,7 +116,7 @@ def compared_models(runs: Sequence[SavedRun], num_classes: int | None = None) ->
 def _name_among(
     config: TeacherConfig, of_checkpoint: dict[pathlib.Path, str], named: dict[str, TeacherConfig], taken: set[str]
 ) -> str | None:
-    """The name of a teacher: that of the run that it is, or one of its own; None where its weights are gone."""
+    """The name of a teacher: that of the run that trained it, or a new one; None if its checkpoint is missing."""
     if config.checkpoint is not None and '://' not in config.checkpoint:
         try:
             file = checkpoint_file(config.checkpoint).resolve()
@@ -137,7 +137,7 @@ def _name_among(
 
 
 def _ends_like(checkpoint: str, of_checkpoint: dict[pathlib.Path, str]) -> str | None:
-    """The run given whose checkpoint ends in a relative path, which was written in another working folder."""
+    """The name of the only run whose checkpoint ends in a relative path, which is valid in another working folder."""
     parts = pathlib.PurePath(checkpoint).parts
     places = [(place, name) for file, name in of_checkpoint.items() for place in (file, file.parent)]
     found = {name for place, name in places if place.parts[-len(parts) :] == parts}
@@ -151,18 +151,18 @@ def _names_for(config: TeacherConfig) -> Iterator[str]:
 
 
 def _run_of(checkpoint: str | None) -> str | None:
-    """The name of the run that a checkpoint is of, where its settings lie in its folder."""
+    """The name of the run that saved a checkpoint, if its settings are in the same folder."""
     if checkpoint is None or '://' in checkpoint:
         return None
     try:
         written: Any = OmegaConf.load(checkpoint_file(checkpoint).parent / CONFIG_FILE)
         return written.get('run_name')
     except (OSError, YAMLError, AttributeError):
-        return None  # weights that come without a run of ours
+        return None  # weights outside a run folder
 
 
 def evaluation_run(runs: Sequence[SavedRun]) -> SavedRun:
-    """Chooses the run whose evaluation data all models answer for.
+    """Chooses the run whose evaluation data is used for all models.
 
     Args:
         runs: The runs of the comparison.
@@ -171,7 +171,8 @@ def evaluation_run(runs: Sequence[SavedRun]) -> SavedRun:
         The first one with evaluation data.
 
     Raises:
-        ConfigError: If there is none, or two have different data: their accuracies could not be compared.
+        ConfigError: If no run has evaluation data, or two runs have different data, because their accuracies cannot be
+            compared.
     """
     having = [run for run in runs if run.config.evaluation is not None]
     if not having:
@@ -187,13 +188,13 @@ def evaluation_run(runs: Sequence[SavedRun]) -> SavedRun:
 
 
 def data_in_words(run: SavedRun) -> str:
-    """Names a run's evaluation data, for people that the numbers are sent to.
+    """Describes a run's evaluation data for the readers of its results.
 
     Args:
-        run: A run that has some.
+        run: A run with evaluation data.
 
     Returns:
-        The data set and its options; of folders somewhere on this machine the last name alone.
+        The data set and its options, with absolute paths shortened to their last part.
 
     Example:
         >>> from composer_kd.runs.saved import open_run

@@ -1,4 +1,4 @@
-"""Says what checkpoints are worth: accuracy, loss, parameters and size of each."""
+"""Evaluates checkpoints: accuracy, loss, number of parameters and size."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ __all__ = ['Evaluation', 'as_table', 'count_parameters', 'evaluate', 'evaluate_a
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one checkpoint is worth.
+    """The results of one checkpoint.
 
     Args:
-        checkpoint: The file.
+        checkpoint: The checkpoint file.
         metrics: Metrics on the evaluation data, by name.
-        parameters: How many parameters the model has.
-        size: Bytes of its state dict as ``torch.save`` writes it; a training checkpoint holds more.
+        parameters: The number of parameters of the model.
+        size: Bytes of its state dict as saved by ``torch.save``; a training checkpoint is larger.
     """
 
     checkpoint: pathlib.Path
@@ -44,11 +44,11 @@ def evaluate(checkpoint: str | pathlib.Path, config: str | pathlib.Path | None =
     """Rebuilds the model of a checkpoint, loads its weights and evaluates it on its run's evaluation data.
 
     Args:
-        checkpoint: A Composer checkpoint or a plain state dict; of a run's folder the latest one.
-        config: The run's YAML; by default the ``config.yaml`` beside the checkpoint or in a folder above it.
+        checkpoint: A Composer checkpoint, a plain state dict, or a run folder, whose latest checkpoint is used.
+        config: The run's YAML; default: the ``config.yaml`` beside the checkpoint or in a folder above it.
 
     Returns:
-        Metrics, parameters and size.
+        Its metrics, number of parameters and size.
 
     Raises:
         CheckpointNotFoundError: If there is no such checkpoint.
@@ -59,13 +59,13 @@ def evaluate(checkpoint: str | pathlib.Path, config: str | pathlib.Path | None =
 
 
 def as_table(evaluations: Iterable[Evaluation]) -> Table:
-    """Sets evaluations out for the terminal.
+    """Formats evaluations as a table for the terminal.
 
     Args:
-        evaluations: One for each checkpoint.
+        evaluations: One evaluation for each checkpoint.
 
     Returns:
-        A table for ``rich``: checkpoint, every metric, parameters, size.
+        A ``rich`` table with the columns checkpoint, one for each metric, parameters and size.
     """
     evaluations = list(evaluations)
     names = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.metrics))
@@ -94,7 +94,7 @@ def _heading(name: str) -> str:
 
 
 def _metrics(model: torch.nn.Module, loader: DataLoader[Any], run: EvaluationConfig) -> dict[str, float]:
-    precision = run.precision if torch.cuda.is_available() else None  # the CPU has one only
+    precision = run.precision if torch.cuda.is_available() else None  # the CPU supports one only
     with without_remarks():
         trainer = Trainer(model=model, eval_dataloader=loader, precision=precision, progress_bar=False, seed=run.seed)
         try:
@@ -106,17 +106,17 @@ def _metrics(model: torch.nn.Module, loader: DataLoader[Any], run: EvaluationCon
 
 
 def evaluate_all(checkpoints: Sequence[str], config: str | None = None) -> list[Evaluation]:
-    """Evaluates several checkpoints, all of them looked for before the first is evaluated.
+    """Evaluates several checkpoints, after a check that all of them exist.
 
     Args:
-        checkpoints: Files or folders of runs.
-        config: The YAML of them all; by default each one's own.
+        checkpoints: Checkpoints or run folders.
+        config: One YAML for all of them; default: the ``config.yaml`` of each.
 
     Returns:
-        One evaluation each.
+        One evaluation for each checkpoint.
 
     Raises:
-        ComposerKDError: As ``evaluate`` does.
+        ComposerKDError: As in ``evaluate``.
     """
     return [_evaluate(run) for run in [_open(checkpoint, config) for checkpoint in checkpoints]]
 

@@ -1,4 +1,4 @@
-"""The files of a run's folder."""
+"""The file names in a run folder, and functions that create the folder and find a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ['CONFIG_FILE', 'LATEST', 'METRICS_FILE', 'checkpoint_file', 'make_fol
 
 
 def make_folder(folder: pathlib.Path | None, key: str) -> None:
-    """Makes a folder before the work whose results shall go there.
+    """Creates a folder for results before the work starts.
 
     Args:
-        folder: The folder; None for none.
-        key: What names it, for the message.
+        folder: The folder; None creates nothing.
+        key: The key that sets the folder, for the message.
 
     Raises:
-        ConfigError: If it cannot be made.
+        ConfigError: If it cannot be created or written to.
     """
     try:
         if folder is not None:
@@ -39,17 +39,17 @@ LATEST = 'latest-rank0.pt'
 
 
 def checkpoint_file(written: str) -> pathlib.Path:
-    """Finds a checkpoint.
+    """Finds a checkpoint file.
 
     Args:
-        written: A checkpoint, or the folder of a run.
+        written: A checkpoint, or a run folder.
 
     Returns:
-        The file; of a folder the latest one.
+        The file; for a run folder, its latest checkpoint.
 
     Raises:
         CheckpointNotFoundError: If there is none.
-        ConfigError: If it is something else.
+        ConfigError: If it is a URI.
     """
     if '://' in written:
         raise ConfigError(f'{written}: a URI cannot be opened; copy the checkpoint to this machine first')

@@ -1,4 +1,4 @@
-"""Builds DataLoaders whose samples are shared out among the processes."""
+"""Builds DataLoaders that divide the samples among the processes."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ __all__ = ['build_loader', 'check_held_out', 'evaluation_data']
 
 
 def build_loader(config: LoaderConfig, batch_size: int, seed: int, train: bool) -> DataLoader[Any]:
-    """Builds a DataLoader whose samples are shared out among the processes.
+    """Builds a DataLoader that divides the samples among the processes.
 
     Args:
-        config: Data set and loading.
-        batch_size: Samples of one batch of this process.
-        seed: Orders the samples, together with the epoch.
-        train: Whether shuffling is the default, ``samples_per_epoch`` counts, and of a data set with ``hold_out`` the
-            rest is taken, not what is held out.
+        config: The data set and the settings of the loader.
+        batch_size: Samples per batch in this process.
+        seed: The seed for the order of the samples, combined with the epoch.
+        train: Whether the loader is for training: then it shuffles by default, uses ``samples_per_epoch``, and leaves
+            out the samples selected by ``hold_out``; a loader for evaluation takes only these.
 
     Returns:
-        The loader.
+        The DataLoader.
 
     Raises:
-        ConfigError: If the data is not where it should be, or too little of it for a single batch.
+        ConfigError: If the data is missing, or has too few samples for a single batch.
     """
     dataset: Dataset[Any] = construct_or_say(config.dataset)
     if not isinstance(dataset, Sized):
@@ -76,15 +76,15 @@ def _sampler(
 
 
 def evaluation_data(train: LoaderConfig | None, written: LoaderConfig | None) -> LoaderConfig | None:
-    """Says what a run evaluates on.
+    """Returns the settings of the data that a run is evaluated on.
 
     Args:
-        train: Its ``train_loader``, as far as it is known.
-        written: Its ``eval_loader``.
+        train: Its ``train_loader``; None if it is unknown.
+        written: Its ``eval_loader``; None if it has none.
 
     Returns:
-        The ``eval_loader``; with ``train_loader.hold_out`` that loader with the training data in it, not augmented, of
-        which ``build_loader`` takes what is held out. None if there is nothing to evaluate on.
+        The ``eval_loader``; None if there is no evaluation data. If only ``train_loader`` sets ``hold_out``, the data
+        set is that of ``train_loader`` without augmentation, of which ``build_loader`` takes the held-out samples.
 
     Example:
         >>> from composer_kd.config.load import load_config
@@ -104,14 +104,14 @@ def evaluation_data(train: LoaderConfig | None, written: LoaderConfig | None) ->
 
 
 def check_held_out(train: DataLoader[Any], evaluation: DataLoader[Any]) -> None:
-    """Makes sure that nothing is trained on that is held out, where both loaders name their data themselves.
+    """Checks that the run does not train on held-out samples, if both loaders define their split.
 
     Args:
-        train: The loader to train with.
-        evaluation: The loader to evaluate with.
+        train: The loader for training.
+        evaluation: The loader for evaluation.
 
     Raises:
-        ConfigError: If both are parts of a data set, and not the two parts of one.
+        ConfigError: If both load parts of a data set, but not the two complementary parts of the same one.
     """
     rest, held_out = (_find_part(loader.dataset) for loader in (train, evaluation))
     if rest is None or held_out is None:

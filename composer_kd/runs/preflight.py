@@ -1,4 +1,4 @@
-"""What can be found out before training starts: errors collected into one, files opened, one sample tried."""
+"""Preflight before training: reads the checkpoint to load, and runs the models on one sample."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ __all__ = ['check_load_path', 'dry_run']
 
 
 def check_load_path(path: str) -> None:
-    """Makes sure that Composer can load a checkpoint, and safely: Composer itself would run code that is in it.
+    """Checks that a checkpoint is safe to load with Composer, which would execute code in it.
 
     Args:
-        path: As in ``load_path``.
+        path: The value of ``load_path``.
 
     Raises:
-        ConfigError: If it is no Composer checkpoint.
+        ConfigError: If it is missing, unsafe, or not a Composer checkpoint.
     """
-    path = path.replace('{rank}', '0')  # as Composer reads it
+    path = path.replace('{rank}', '0')  # as Composer does
     try:
         checkpoint = read_checkpoint(path)
     except CheckpointError as error:
@@ -45,18 +45,18 @@ def check_load_path(path: str) -> None:
 def dry_run(
     model: ComposerModel, algorithms: dict[str, Any], loader: DataLoader[Any], precision: str | None = None
 ) -> None:
-    """Lets the student and its teachers answer for one sample, so that a model that does not fit the data is named.
+    """Runs the student and its teachers on one sample, to report models that do not fit the data.
 
-    The models go to the device that they will run on; the random state stays as it was.
+    Moves the models to the device of the run, and restores the random state.
 
     Args:
         model: The student.
-        algorithms: The algorithms by their dotted keys.
-        loader: Where the sample comes from.
-        precision: That of the run; None for Composer's choice.
+        algorithms: The algorithms by dotted key.
+        loader: The loader that the sample is taken from.
+        precision: The precision of the run; None for Composer's default.
 
     Raises:
-        ConfigError: Names each model that cannot answer.
+        ConfigError: If a model fails; lists every model that fails.
     """
     device = get_device(None)
     attempt = Attempts()
@@ -74,7 +74,7 @@ def dry_run(
 
 
 def _ask(teacher: Teacher, state: State) -> Callable[[Any], Any]:
-    """What a teacher answers for a batch of the loader, once it is ready."""
+    """Returns a function that prepares a teacher and computes its logits for a batch of the loader."""
 
     def answer(batch: Any) -> Any:
         teacher.prepare(state)
@@ -91,7 +91,7 @@ def _one_sample(loader: DataLoader[Any]) -> Any:
 def _answer(who: str, call: Callable[[Any], Any], argument: Any) -> Any:
     try:
         return call(argument)
-    except Exception as error:  # whatever a model or data set of the user's own may raise
+    except Exception as error:  # the user's own model or data set may raise any error
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise ConfigError(f'{who}: fails on the first sample of train_loader.dataset: {reason}') from error
 

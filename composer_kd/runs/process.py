@@ -1,4 +1,4 @@
-"""Leaves out remarks of Composer that are true, harmless, and repeated in every run."""
+"""Process-wide settings of a run: hides expected warnings, and keeps freed memory for reuse."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import torch
 
 __all__ = ['keep_freed_memory', 'without_remarks']
 
-# Each by its beginning; whatever else is warned of comes through.
+# The beginnings of expected warnings; all other warnings are shown.
 _REMARKS = (
-    'No optimizer was specified',  # nothing is trained when a checkpoint is evaluated
+    'No optimizer was specified',  # an evaluation needs no optimizer
     'Cannot split tensor of length',  # the last batch of an epoch is smaller than the others
     'pkg_resources is deprecated',
-    'The profiler is enabled',  # as was asked for
+    'The profiler is enabled',  # the user requested it
 )
 
 
 @contextmanager
 def without_remarks() -> Iterator[None]:
-    """Silences the remarks while the block runs.
+    """Hides expected and harmless warnings of Composer while the block runs.
 
     Example:
         >>> with without_remarks():
@@ -36,7 +36,7 @@ def without_remarks() -> Iterator[None]:
         yield
 
 
-# Names of glibc's mallopt(3), and values that no training step exceeds by itself.
+# Parameters of glibc's mallopt(3), with values that a training step does not exceed.
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD, _M_TOP_PAD = -3, -1, -2
 
 
@@ -44,16 +44,17 @@ _SETTINGS = {_M_MMAP_THRESHOLD: 2**30, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD:
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc's allocator to keep what is freed, as torch's own does on a GPU.
+    """Makes glibc's allocator keep freed memory for reuse, as torch's allocator does on a GPU.
 
-    While a teacher answers, the student's activations are held, so the process grows and shrinks by the teacher's at
-    every step; by default the system takes the memory back each time, and hands it out anew page by page. Where a
-    teacher's activations are large, this is a good part of the step (``benchmarks/results/step.md``). The process's
-    memory then stays at its peak. In scripts of your own set ``MALLOC_MMAP_THRESHOLD_=1073741824``,
-    ``MALLOC_TRIM_THRESHOLD_=2147483647`` and ``MALLOC_TOP_PAD_=67108864`` in the environment, which does the same.
+    The student's activations stay in memory during the teacher's forward pass, so memory use rises and falls by the
+    teacher's activations in every step. By default, freed memory returns to the system each time and is allocated again
+    page by page, which takes a large part of the step if the teacher's activations are large
+    (``benchmarks/results/step.md``). With this setting, the memory of the process stays at its peak. For the same
+    effect in your own scripts, set the environment variables ``MALLOC_MMAP_THRESHOLD_=1073741824``,
+    ``MALLOC_TRIM_THRESHOLD_=2147483647`` and ``MALLOC_TOP_PAD_=67108864``.
 
     Returns:
-        Whether it was done: on Linux with glibc, where torch has no GPU.
+        Whether the setting was applied: on Linux with glibc, if torch has no GPU.
 
     Example:
         >>> keep_freed_memory() in (True, False)
@@ -61,8 +62,8 @@ def keep_freed_memory() -> bool:
     """
     if sys.platform != 'linux' or torch.cuda.is_available():
         return False
-    with contextlib.suppress(OSError, AttributeError):  # another C library
+    with contextlib.suppress(OSError, AttributeError):  # a C library other than glibc
         mallopt = ctypes.CDLL('libc.so.6').mallopt
-        # Old versions refuse the first; the others alone would do harm.
+        # Old versions reject the first parameter; the others without it would be harmful.
         return all(mallopt(name, value) == 1 for name, value in _SETTINGS.items())
     return False

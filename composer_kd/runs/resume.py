@@ -1,4 +1,4 @@
-"""A run that goes on must be the run that was begun."""
+"""Checks before a resume that the settings match those of the saved run."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ from composer_kd.runs.files import CONFIG_FILE
 __all__ = ['check_resumable']
 
 MAY_CHANGE = (Effect.LENGTH, Effect.START, Effect.EVALUATION, Effect.CALLBACKS)
-"""What may change between two starts of a run: it may get longer, and starts from its own checkpoint."""
+"""Effects of the keys that may change on a resume: the run may become longer, and starts from its own checkpoint."""
 
 
 def check_resumable(config: RunConfig) -> None:
-    """Refuses to go on from a checkpoint that other settings led to: its record would be false.
+    """Checks before a resume that the settings match those of the saved run.
+
+    With other settings, ``config.yaml`` in the run folder would not describe how the checkpoint was trained.
 
     Args:
         config: The run that is about to start.
 
     Raises:
-        ConfigError: Lists the settings that differ from those of the folder's ``config.yaml``.
+        ConfigError: If settings differ from ``config.yaml`` in the run folder; lists them.
     """
     folder = config.folder
     if not config.autoresume or folder is None or not (folder / CONFIG_FILE).is_file():
         return
     if not any(folder.glob('latest-rank*')):
-        return  # nothing to go on from: the run starts anew
+        return  # no checkpoint: the run starts from the beginning
     before: Any = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE))
     old, new = leaves(before), leaves(as_mapping(config))
     changed = differing(old, new, *MAY_CHANGE)

@@ -1,4 +1,4 @@
-"""A run that lies in a folder: its settings, its weights, and what it noted of itself."""
+"""A saved run: its settings, weights and final metrics, read from the run folder."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ PARENTS_SEARCHED = 3
 
 @dataclass
 class SavedConfig(EvaluationConfig):
-    """What a comparison needs of a run's YAML: what an evaluation does, what was held out, and who taught."""
+    """The settings that a comparison needs: those of an evaluation, the held-out samples, and the teachers."""
 
     train_loader: LoaderConfig | None = None
     algorithms: Annotated[dict[str, Component], Part('algorithm')] = field(default_factory=dict)
 
     @property
     def evaluation(self) -> LoaderConfig | None:
-        """What the run was evaluated on."""
+        """The settings of the data that the run is evaluated on; None if there is none."""
         return evaluation_data(self.train_loader, self.eval_loader)
 
     @property
     def teachers(self) -> list[TeacherConfig]:
-        """The models that teach in any of its algorithms."""
+        """The settings of the teachers in its algorithms."""
         return [teacher for algorithm in self.algorithms.values() for teacher in algorithm.holding(TeacherConfig)]
 
     @property
     def distilling(self) -> list[str]:
-        """The keys of those of its algorithms that are a :class:`.DistillationAlgorithm`."""
+        """The keys of the algorithms that are a :class:`.DistillationAlgorithm`."""
         targets = {key: algorithm.target for key, algorithm in self.algorithms.items()}
         return [
             key for key, kind in targets.items() if isinstance(kind, type) and issubclass(kind, DistillationAlgorithm)
@@ -59,14 +59,14 @@ class SavedConfig(EvaluationConfig):
 
 @dataclass(frozen=True)
 class SavedRun:
-    """One run, to be evaluated, timed, compared or exported.
+    """A run that can be evaluated, timed, compared or exported.
 
     Args:
-        name: What it is called in tables: its ``run_name``, or the name of its folder.
-        config: The part of its settings that is checked and built from.
-        written: All its settings, as its ``config.yaml`` has them.
-        checkpoint: Its weights; None for a YAML that nothing was trained with, whose weights are random.
-        folder: Where it left its files; None for such a YAML.
+        name: Its name in tables: the ``run_name``, or the name of the run folder.
+        config: The checked part of its settings, from which the model and the data are built.
+        written: All its settings, as in its ``config.yaml``.
+        checkpoint: Its weights; None for a YAML without a trained run, whose model has random weights.
+        folder: The run folder; None for a YAML without a trained run.
     """
 
     name: str
@@ -77,17 +77,17 @@ class SavedRun:
 
     @property
     def is_trained(self) -> bool:
-        """Whether there are weights."""
+        """Whether it has a checkpoint."""
         return self.checkpoint is not None
 
     @property
     def is_distilled(self) -> bool:
-        """Whether an algorithm distilled it."""
+        """Whether it was trained with a distillation algorithm."""
         return bool(self.config.distilling)
 
     @functools.cached_property
     def metrics(self) -> dict[str, float]:
-        """What it noted at its end in ``metrics.json``; empty where it did not come to its end."""
+        """The final metrics from ``metrics.json``; empty if the run did not finish."""
         file = None if self.folder is None else self.folder / METRICS_FILE
         if file is None or not file.is_file():
             return {}
@@ -97,13 +97,13 @@ class SavedRun:
             raise ConfigError(f'{file} is damaged: {error}. Delete it; what needs its numbers measures anew') from error
 
     def loader(self) -> DataLoader[Any]:
-        """Its evaluation data.
+        """Builds the DataLoader of its evaluation data.
 
         Returns:
             The DataLoader.
 
         Raises:
-            ConfigError: If it has none, or the data is not where it should be.
+            ConfigError: If the run has no evaluation data, or the data is missing.
         """
         config, evaluation = self.config, self.config.evaluation
         if evaluation is None:
@@ -113,10 +113,10 @@ class SavedRun:
         return build_loader(evaluation, config.device_eval_batch_size, config.seed, train=False)
 
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
-        """Its evaluation data as models take it: without the samples' numbers.
+        """Yields the batches of its evaluation data in the form that models take, without the sample index.
 
         Args:
-            loader: From ``loader()``.
+            loader: The DataLoader from ``loader()``.
 
         Yields:
             The batches.
@@ -130,7 +130,7 @@ class SavedRun:
         """Builds its model and loads its weights.
 
         Args:
-            num_classes: That of the data, for a plain classifier that does not say its own.
+            num_classes: The data's number of classes, for a plain classifier that does not define its own.
 
         Returns:
             The model, in eval mode.
@@ -145,19 +145,19 @@ class SavedRun:
 
 
 def open_run(written: str | pathlib.Path, config: str | pathlib.Path | None = None) -> SavedRun:
-    """Finds a run.
+    """Opens a saved run.
 
     Args:
-        written: A run's folder, a checkpoint, or a YAML. A YAML means the run in the save folder that it names, under
-            the settings that were trained with; where there is no checkpoint, its model with random weights.
-        config: The run's YAML, where it is not the ``config.yaml`` beside the checkpoint or in a folder above it.
+        written: A run folder, a checkpoint, or a YAML. A YAML stands for the run in its ``save_folder``, with the
+            settings that the run was trained with; without a checkpoint there, for its model with random weights.
+        config: The run's YAML; default: the ``config.yaml`` beside the checkpoint or in a folder above it.
 
     Returns:
-        The run; nothing is built yet.
+        The run, whose model and data are not built yet.
 
     Raises:
         CheckpointNotFoundError: If there is no such checkpoint.
-        ConfigError: If its settings are not found or wrong.
+        ConfigError: If its settings are missing or wrong.
 
     Example:
         >>> open_run('yamls/digits/student.yaml').name
@@ -176,16 +176,16 @@ def open_run(written: str | pathlib.Path, config: str | pathlib.Path | None = No
 
 def _described(path: pathlib.Path) -> SavedRun:
     if path.name == CONFIG_FILE and (path.parent / LATEST).is_file():
-        return open_run(path.parent)  # also where it was moved to
+        return open_run(path.parent)  # works for a moved folder too
     settings, content = _read(path)
     name = str(content.get('run_name') or default_run_name(path))
-    # Not by load_config: a YAML for another machine need not be wholly valid on this one.
+    # load_config would check all keys, but a YAML for another machine may have keys that are invalid on this one.
     folder = local_folder(content.get('save_folder', RunConfig.save_folder), name)
     checkpoint = None if folder is None else folder / LATEST
     if checkpoint is None or not checkpoint.is_file():
         return SavedRun(name, settings, content)
     if (checkpoint.parent / CONFIG_FILE).is_file():
-        return open_run(checkpoint)  # the YAML may have changed since, or keys were given on the command line
+        return open_run(checkpoint)  # the YAML may have changed since, or the run had overrides
     return SavedRun(name, settings, content, checkpoint, folder)
 
 
@@ -196,17 +196,17 @@ def _read(file: pathlib.Path) -> tuple[SavedConfig, dict[str, Any]]:
 
 
 def open_runs(written: Sequence[str | pathlib.Path], config: str | pathlib.Path | None = None) -> list[SavedRun]:
-    """Finds several runs, and gives those that are called alike the names of their folders.
+    """Opens several runs; runs with the same name get their paths as names.
 
     Args:
-        written: As for ``open_run``.
-        config: The YAML of them all; by default each one's own.
+        written: Run folders, checkpoints or YAML files, as in ``open_run``.
+        config: One YAML for all of them; default: the ``config.yaml`` of each.
 
     Returns:
-        The runs, under names that differ.
+        The runs, with different names.
 
     Raises:
-        ComposerKDError: Of all that cannot be opened, in one error.
+        ComposerKDError: If runs cannot be opened, with all of them in one error; or if a run is given twice.
 
     Example:
         >>> [run.name for run in open_runs(['yamls/digits/student.yaml', 'yamls/digits/kd.yaml'])]
@@ -228,13 +228,13 @@ def open_runs(written: Sequence[str | pathlib.Path], config: str | pathlib.Path 
 
 
 def find_config(checkpoint: pathlib.Path) -> pathlib.Path:
-    """Finds the configuration that a run saved with its checkpoints.
+    """Finds the ``config.yaml`` that a run saved with its checkpoints.
 
     Args:
         checkpoint: A checkpoint file.
 
     Returns:
-        The nearest ``config.yaml``: in its folder, or at most three folders up.
+        The nearest ``config.yaml``: beside the checkpoint, or at most three folders above it.
 
     Raises:
         ConfigError: If there is none.

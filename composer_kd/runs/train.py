@@ -1,4 +1,4 @@
-"""Runs a checked configuration from the first batch to the last, and leaves everything behind in its folder."""
+"""Trains a run from a checked configuration, and writes its run folder."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ __all__ = ['CONFIG_FILE', 'final_metrics', 'train']
 
 
 def train(config: RunConfig, callbacks: Sequence[Callback] = (), quiet: bool = False) -> dict[str, float]:
-    """Trains, evaluates and saves.
+    """Trains, evaluates and saves a run.
 
-    The save folder ends up with the checkpoints, ``config.yaml`` (all defaults spelled out), ``metrics.json`` and what
-    was logged, batch by batch, in ``history.jsonl`` (``composer_kd.callbacks.history``). With
-    ``autoresume`` a run that was stopped goes on from its latest checkpoint, and one that had ended is only evaluated:
-    of its losses and costs, what it noted at its end stays.
+    The run folder gets the checkpoints, ``config.yaml`` with all defaults included, ``metrics.json``, and in
+    ``history.jsonl`` the values logged for each batch (``composer_kd.callbacks.history``). With ``autoresume``, a
+    stopped run continues from its latest checkpoint; a finished run is only evaluated, and keeps the losses and costs
+    in its ``metrics.json``.
 
     Args:
-        config: From ``load_config``.
-        callbacks: More callbacks and loggers than the YAML holds.
-        quiet: Whether to leave out the table at the end.
+        config: The checked configuration, from ``load_config``.
+        callbacks: Callbacks and loggers in addition to those in the YAML.
+        quiet: Whether to omit the table at the end.
 
     Returns:
-        The final metrics: those of the last evaluation, the last batch's losses, how long was trained, and what that
-        cost (:class:`composer_kd.callbacks.cost.TrainingCost`).
+        The final metrics: those of the last evaluation, the losses of the last batch, the trained epochs, batches and
+        samples, and the training cost (:class:`composer_kd.callbacks.cost.TrainingCost`).
 
     Raises:
-        ComposerKDError: If data, a checkpoint or a setting turns out to be wrong; this happens before the first batch.
+        ComposerKDError: If data, a checkpoint or a setting is wrong. Raised before the first batch.
 
     Example:
         >>> import contextlib, io
@@ -79,7 +79,7 @@ def _fit_or_evaluate(trainer: Trainer, config: RunConfig) -> None:
     if not _is_done(trainer):
         trainer.fit()
         return
-    # Composer refuses to fit for no time; a job that is started again after its end should end well instead.
+    # Composer raises an error if no time is left to train; restarting the job of a finished run should succeed.
     _say(f'{config.run_name} had already reached {config.max_duration}: it is evaluated, not trained')
     if evaluation_data(config.train_loader, config.eval_loader) is not None:
         trainer.eval(subset_num_batches=config.eval_subset_num_batches)
@@ -91,14 +91,14 @@ def _recorders(config: RunConfig) -> list[Callback]:
 
 
 def final_metrics(trainer: Trainer) -> dict[str, float]:
-    """Collects what a trainer knows at the end; call it on every rank, for metrics are summed over the ranks.
+    """Collects the final metrics of a trainer. Call it on every rank, because metrics are summed over the ranks.
 
     Args:
         trainer: A trainer after ``fit()``.
 
     Returns:
-        Numbers under the names that Composer logs them by. Composer's train metrics are those of a single batch and
-        left out.
+        Numbers by the names under which Composer logs them. Composer's train metrics are left out, because they cover
+        a single batch.
     """
     state = trainer.state
     metrics = {
@@ -129,15 +129,15 @@ def _folder(config: RunConfig) -> pathlib.Path | None:
 
 
 def _noted(trainer: Trainer, config: RunConfig) -> dict[str, float]:
-    """Losses and costs of a run that had ended before: its checkpoint holds no losses, and not all of the costs.
+    """The losses and costs of an already finished run, whose checkpoint contains no losses and only some of the costs.
 
-    Metrics of runs that have not ended are of other settings, or of a run that is trained anew: they go.
+    Deletes the ``metrics.json`` of an unfinished run, which comes from other settings or an earlier training.
     """
     file = config.folder / METRICS_FILE if config.folder is not None else None
     if file is None or not file.is_file():
         return {}
     if _is_done(trainer):
-        with contextlib.suppress(ValueError):  # damaged
+        with contextlib.suppress(ValueError):  # a damaged file
             noted = json.loads(file.read_text(encoding='utf-8'))
             if noted.get('time/batch') == int(trainer.state.timestamp.batch):
                 return {name: value for name, value in noted.items() if name.startswith(('loss/', COST))}
