@@ -87,7 +87,7 @@ def _bench(options: argparse.Namespace) -> None:
         Limits(options.budget, options.max_batch),
         options.samples,
     )
-    # The numbers are sent to others, and a user's name is none of theirs.
+    # The results may be published, so the home folder, which contains the user name, is replaced.
     words = [below_home(word) for word in sys.argv[1:]]
     quoted = [f'~/{shlex.quote(word[2:])}' if word.startswith('~/') else shlex.quote(word) for word in words]
     command = ' '.join(['composer-kd', *quoted])
