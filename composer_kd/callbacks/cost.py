@@ -1,4 +1,4 @@
-"""What a training run cost: time, throughput, memory and energy."""
+"""Measures the cost of a training run: time, throughput, memory and energy."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
+from typing_extensions import override
 
 from composer_kd.bench.energy import EnergyMeter, meter_for
 from composer_kd.bench.memory import PeakMemory, peak_for
@@ -18,105 +19,119 @@ __all__ = ['PREFIX', 'TrainingCost']
 
 PREFIX = 'cost/'
 
-_SECONDS_BETWEEN_READINGS = 60.0  # the counters of some processors wrap around
+_SECONDS_BETWEEN_READINGS = 60.0  # the energy counters of some processors wrap around
 _PHASES = ('train', 'eval', 'checkpoint')
 
 
 class TrainingCost(Callback):
-    """Measures what ``fit()`` costs, and logs it when it ends; ``composer-kd train`` adds it by itself.
+    """Measures the cost of ``fit()`` and logs it at the end; ``composer-kd train`` adds this callback automatically.
 
     ==============================  ===================================================================================
-    ``cost/train_seconds``          wall time of ``fit()`` without the next two
+    ``cost/train_seconds``          wall time of ``fit()``, without evaluation and checkpoints
     ``cost/eval_seconds``           wall time of evaluation during ``fit()``
     ``cost/checkpoint_seconds``     wall time of saving checkpoints
     ``cost/samples_per_second``     samples of all ranks per second of ``train_seconds``
-    ``cost/tokens_per_second``      likewise, where the data counts tokens
-    ``cost/peak_memory_bytes``      the most held at once: on CUDA allocated by torch on a GPU, elsewhere resident in
-                                    main memory; of the process that held most
-    ``cost/memory_growth_bytes``    that minus what was held when ``fit()`` began, where the system can tell
-    ``cost/energy_joules``          energy of training and checkpoints, of all devices, where they tell it
+    ``cost/tokens_per_second``      the same for tokens, if the data counts them
+    ``cost/peak_memory_bytes``      peak memory: on CUDA the memory that torch allocated on the GPU, otherwise resident
+                                    main memory; the maximum over the processes
+    ``cost/memory_growth_bytes``    peak memory minus the memory held when ``fit()`` began, if the system reports it
+    ``cost/energy_joules``          energy of training and checkpoints, over all devices, if they report it
     ``cost/eval_energy_joules``     energy of evaluation
     ==============================  ===================================================================================
 
-    A run that goes on from a checkpoint adds up what led to the checkpoint and what follows. Energy is what
-    :func:`composer_kd.bench.energy.meter_for` reads: that of the GPUs on CUDA, else of the processors; the keys are
-    missing where one part of a run was not metered. Put it before other callbacks, so that their time counts where it
-    belongs.
+    A resumed run includes the cost up to its checkpoint. Energy is read by
+    :func:`composer_kd.bench.energy.meter_for`: on CUDA from the GPUs, otherwise from the processors; its keys are
+    missing if any part of the run was not metered. Put this callback before all others, so that their time is counted
+    in the right phase.
+
+    Attributes:
+        values: The costs by name, once ``fit()`` has ended.
     """
 
     def __init__(self) -> None:
         self.values: dict[str, float] = {}
         self._seconds = dict.fromkeys(_PHASES, 0.0)
-        self._joules: dict[str, float] | None = {'train': 0.0, 'eval': 0.0}  # None: not known of all parts
+        self._joules: dict[str, float] | None = {'train': 0.0, 'eval': 0.0}  # None: unknown for a part of the run
         self._peak = 0
-        self._growth: int | None = 0  # None: not known of all parts
-        self._first: tuple[int, int] | None = None  # samples and tokens at the very start
+        self._growth: int | None = 0  # None: unknown for a part of the run
+        self._first: tuple[int, int] | None = None  # samples and tokens at the start of the first fit
         self._phase: str | None = None
         self._since = self._read_at = self._read = 0.0
         self._memory: PeakMemory | None = None
         self._meter: EnergyMeter | None = None
 
-    # What Composer calls ---------------------------------------------------------------------------------------------
+    # Composer's interface ---------------------------------------------------------------------------------------------
 
+    @override
     def after_load(self, state: State, logger: Logger) -> None:
-        """A run that had ended already has its cost from the checkpoint."""
+        """Takes the costs from the checkpoint, because a complete run does not train again."""
         if self._first is not None:
             self.values = self._totals(state)
 
+    @override
     def fit_start(self, state: State, logger: Logger) -> None:
         """Starts the clock and the meters."""
         self.values = {}
         if self._first is None:
             self._first = _counted(state)
-        self._peak, self._growth = self._most()  # of an earlier fit
+        self._peak, self._growth = self._most()  # includes an earlier fit
         self._memory = peak_for(_device(state))
         self._memory.start()
         self._meter = self._started_meter(state)
         self._switch('train')
 
+    @override
     def before_dataloader(self, state: State, logger: Logger) -> None:
-        """After evaluation and checkpoints, training goes on."""
+        """Ends the phase of saving checkpoints."""
         if self._phase == 'checkpoint':
             self._switch('train')
 
+    @override
     def batch_end(self, state: State, logger: Logger) -> None:
-        """Reads a counter of energy before it wraps around."""
+        """Reads the energy counter regularly, before it wraps around."""
         if self._meter is not None and time.perf_counter() - self._read_at > _SECONDS_BETWEEN_READINGS:
             self._meter_into('train')
 
+    @override
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
-        """Until the next batch, checkpoints are saved."""
+        """Starts the phase of saving checkpoints, which lasts until the next batch."""
         self._switch('checkpoint')
 
+    @override
     def epoch_end(self, state: State, logger: Logger) -> None:
-        """An epoch's end is training."""
+        """Counts the end of an epoch as training."""
         self._switch('train')
 
+    @override
     def epoch_checkpoint(self, state: State, logger: Logger) -> None:
-        """Until the next epoch, checkpoints are saved."""
+        """Starts the phase of saving checkpoints, which lasts until the next epoch."""
         self._switch('checkpoint')
 
+    @override
     def eval_before_all(self, state: State, logger: Logger) -> None:
-        """Evaluation during training, or after its last batch."""
+        """Starts the evaluation phase, during training or after its last batch."""
         self._meter_into('train')
         self._switch('eval')
 
+    @override
     def eval_after_all(self, state: State, logger: Logger) -> None:
-        """Training goes on, or all is over."""
+        """Returns to the training phase or, after ``fit_end``, logs the final costs again."""
         self._meter_into('eval')
         over = bool(self.values)
         self._switch(None if over else 'train')
         if over:
             self._report(state, logger)
 
+    @override
     def fit_end(self, state: State, logger: Logger) -> None:
-        """Logs; Composer may evaluate once more after that, and then it is logged again."""
+        """Logs the costs. Composer may evaluate once more afterwards; then they are logged again."""
         self._meter_into('train')
         self._switch(None)
         self._report(state, logger)
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """What it cost so far; asked on every rank, as Composer does when it saves."""
+        """Returns the costs so far, with energy summed over ranks; called on every rank, as Composer does."""
         self._switch(self._phase)
         self._meter_into('train')
         peak, growth = self._most()
@@ -126,11 +141,12 @@ class TrainingCost(Callback):
             **{'peak': peak, 'growth': growth, 'first': self._first},
         }
 
+    @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Continues from the costs in a checkpoint."""
         self._seconds = dict(state['seconds'])
         self._peak, self._growth, self._first = state['peak'], state['growth'], state['first']
-        first_rank = dist.get_global_rank() == 0  # what all ranks took is added up again
+        first_rank = dist.get_global_rank() == 0  # the sum over ranks; on rank 0 only, because it is summed again
         joules = state['joules']
         self._joules = joules if joules is None or first_rank else dict.fromkeys(joules, 0.0)
 
@@ -143,14 +159,14 @@ class TrainingCost(Callback):
         self._phase, self._since = phase, now
 
     def _started_meter(self, state: State) -> EnergyMeter | None:
-        """The meter of this rank; none unless every rank has one, for part of the energy is not the energy."""
+        """Starts the meter of this rank; None unless every rank has one, because a partial sum would mislead."""
         meter = meter_for(_device(state))
         if _over_ranks(float(meter is not None), 'MIN') == 0.0:
             self._joules = None
             return None
         assert meter is not None
         if meter.whole_machine and dist.get_local_rank() != 0:
-            return None  # counted by another rank
+            return None  # local rank 0 counts the machine
         self._read_at, self._read = time.perf_counter(), 0.0
         meter.start()
         return meter
@@ -161,12 +177,12 @@ class TrainingCost(Callback):
         try:
             read = self._meter.joules()
         except OSError:
-            read = math.nan  # and so is every sum from now on, on every rank
+            read = math.nan  # makes all later sums NaN on every rank, so that no energy is logged
         self._joules[phase] += read - self._read
         self._read_at, self._read = time.perf_counter(), read
 
     def _most(self) -> tuple[int, int | None]:
-        """Peak and growth of memory, over all parts of the run so far."""
+        """Returns the peak and the growth of memory over all parts of the run so far."""
         if self._memory is None:
             return self._peak, self._growth
         growth = self._memory.growth()

@@ -1,1 +1,1 @@
-"""Numbers, tables, paths and plots as people see them."""
+"""Formats numbers, tables, paths and plots for display."""

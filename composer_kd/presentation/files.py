@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all."""
+"""Writes files atomically."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ __all__ = ['write_file']
 
 
 def write_file(file: str | pathlib.Path, content: str | bytes) -> None:
-    """Writes a file so that whatever stops it leaves the file from before or the new one, never a part.
+    """Writes a file atomically: if it is interrupted, the file has its old content or the new one, never a part.
 
     Args:
-        file: The file; its folder must be there. It is first written beside, as ``<name>.part``.
-        content: Bytes, or a text that is written as UTF-8 with its line ends as they are.
+        file: The file, in an existing folder. The content is first written to ``<name>.part`` in the same folder.
+        content: Bytes; or text, which is written as UTF-8 with its line ends unchanged.
 
     Example:
         >>> import tempfile

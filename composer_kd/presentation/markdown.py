@@ -1,4 +1,4 @@
-"""Text in Markdown."""
+"""Escapes and formats text for Markdown."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ['Markdown', 'bold', 'code', 'fenced', 'markdown_text']
 
 
 class Markdown(str):
-    """Text that is Markdown already: it is written as it is, where other text has its signs escaped.
+    """Text that is Markdown already: :func:`markdown_text` returns it unchanged, and escapes all other text.
 
     Example:
         >>> markdown_text('*a*'), markdown_text(Markdown('*a*'))
@@ -19,7 +19,7 @@ class Markdown(str):
 
 
 def markdown_text(text: str) -> Markdown:
-    """Text that Markdown shows as it is, in one line.
+    """Escapes text, so that Markdown shows it literally, and joins its lines into one.
 
     Example:
         >>> markdown_text('<b>*a*|b_c')
@@ -32,7 +32,7 @@ def markdown_text(text: str) -> Markdown:
 
 
 def bold(text: str) -> Markdown:
-    """Text in bold letters.
+    """Formats text in bold, escaped.
 
     Example:
         >>> bold('a*b')
@@ -42,7 +42,7 @@ def bold(text: str) -> Markdown:
 
 
 def code(text: str) -> Markdown:
-    """Text as code in a line.
+    """Formats text as inline code.
 
     Example:
         >>> code('a_b')
@@ -52,7 +52,7 @@ def code(text: str) -> Markdown:
 
 
 def fenced(text: str, language: str) -> Markdown:
-    """A block of code.
+    """Formats text as a code block in a language.
 
     Example:
         >>> fenced('x = 1\\n', 'python')

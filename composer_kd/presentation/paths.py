@@ -1,4 +1,4 @@
-"""Paths as they are shown to people, who may send them on."""
+"""Shortens paths for display, without folders and user names of this machine."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import re
 
 __all__ = ['below_home', 'last_parts', 'portable']
 
-# At least two parts, from the root; neither within a relative path nor in a URL.
+# An absolute path with at least two parts; not inside a relative path or a URL.
 _ABSOLUTE = re.compile(r"""(?<![\w./~…:-])/[^\s'"/:;,]+(?:/[^\s'"/:;,]+)+""")
 
 
 def portable(text: str) -> str:
-    """Text without the folders of this machine and the names of its users.
+    """Shortens the absolute paths in a text, so that it contains no folders and no user names of this machine.
 
     Args:
         text: A path, a command, or a sentence.
 
     Returns:
-        The text. Absolute paths in it are relative where they are below the current folder, begin with ``~`` below that
-        of the user, and are their last two parts elsewhere.
+        The text. Paths in the current folder become relative to it, paths in the user's home folder begin with ``~``,
+        and all others become ``…/`` and their last two parts.
 
     Example:
         >>> portable('composer-kd train /somewhere/of/somebody/runs/kd/config.yaml')
@@ -37,13 +37,13 @@ def _shown(path: pathlib.Path) -> str:
 
 
 def below_home(text: str) -> str:
-    """Text in which paths below the user's folder begin with ``~``, so that they do not tell the user's name.
+    """Replaces the user's home folder by ``~`` in all paths of a text, so that it does not contain the user's name.
 
     Args:
-        text: A path, or words with paths in them.
+        text: A path, or a text with paths in it.
 
     Returns:
-        The text, with paths elsewhere as they are.
+        The text; paths outside the home folder are unchanged.
 
     Example:
         >>> below_home(f'{pathlib.Path.home()}/runs/kd'), below_home('/data/digits')
@@ -55,13 +55,13 @@ def below_home(text: str) -> str:
 
 
 def last_parts(text: str) -> str:
-    """Text in which absolute paths are their last folder and name: the others are of one machine.
+    """Shortens the absolute paths in a text to their last folder and file name, so that it fits every machine.
 
     Args:
         text: A path, a command, or settings.
 
     Returns:
-        The text.
+        The text; relative paths are unchanged.
 
     Example:
         >>> last_parts('teacher: /somewhere/of/somebody/runs/kd/latest-rank0.pt')

@@ -1,4 +1,4 @@
-"""How plots look, in a file and in a page that may be light or dark."""
+"""The style of all plots: as PNG files, and as SVG in a page with a light or dark theme."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = [
 ]
 
 GREY, ORANGE, BLUE = '#6b7280', '#d97706', '#2563eb'
-"""Told apart by all eyes."""
+"""Three colours that colour-blind readers can distinguish."""
 
 TEAL, RED, FAINT = '#0d9488', '#b91c1c', '#9ca3af'
-"""A fourth colour, what went wrong, and what matters less."""
+"""A fourth colour, the colour of failures, and the colour of minor elements."""
 
 COLOURS = {TEACHER: GREY, ALONE: ORANGE, DISTILLED: BLUE}
-"""By the roles of models."""
+"""The colour of each role of a model."""
 
 INK, MUTED, GRID, PAPER = '#1f2937', '#4b5563', '#e5e7eb', '#fffffe'
-"""Colours that a dark page replaces; the last is that of the background, an unusual white so that it can be found."""
+"""Colours that a dark page replaces. ``PAPER``, the background, is an unusual white that can be found in the SVG."""
 
 
 _THEME = {
@@ -42,8 +42,8 @@ _THEME = {
 _PADS: dict[str, Any] = {'w_pad': 0.1, 'h_pad': 0.1}  # inches
 _HALF_A_PAGE = 7.5  # inches
 _SETTINGS: dict[str, Any] = {
-    'svg.fonttype': 'path',  # the same on every machine
-    'svg.hashsalt': 'composer_kd',  # the same file for the same report
+    'svg.fonttype': 'path',  # independent of the fonts of a machine
+    'svg.hashsalt': 'composer_kd',  # ids that are the same each time
     'font.size': 9.5,
     'axes.titlesize': 10.5,
     'axes.titleweight': 'bold',
@@ -63,12 +63,12 @@ _SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A plot with what is to be said of it.
+    """A plot with its name, title and caption.
 
     Args:
-        name: The name of its file, without ending.
+        name: The name of its file, without the extension.
         title: Its title.
-        caption: What it shows and how it was made.
+        caption: Explains what it shows and how it was made.
         figure: The plot.
     """
 
@@ -79,15 +79,15 @@ class Drawing:
 
     @property
     def is_wide(self) -> bool:
-        """Whether it needs the width of the page."""
+        """Whether it needs the full width of the page."""
         return bool(self.figure.get_size_inches()[0] > _HALF_A_PAGE)
 
     def png(self) -> bytes:
-        """The plot on white."""
+        """Returns the plot on white, as the content of a PNG file."""
         return png(self.figure)
 
     def svg(self) -> str:
-        """The plot as markup for a page, whose colours are the page's variables and whose names are its own."""
+        """Returns the plot as SVG markup for a page; colours are CSS variables of the page, ids begin with the name."""
         stream = io.StringIO()
         with rc_context(_SETTINGS):
             self.figure.savefig(stream, format='svg', transparent=False, metadata={'Date': None, 'Creator': None})
@@ -109,7 +109,7 @@ class Drawing:
 
 
 def png(figure: Figure) -> bytes:
-    """A plot on white, as the content of a PNG file."""
+    """Renders a figure on white and returns the content of a PNG file."""
     stream = io.BytesIO()
     with rc_context(_SETTINGS):
         figure.savefig(stream, format='png', dpi=160, facecolor='white')
@@ -117,7 +117,7 @@ def png(figure: Figure) -> bytes:
 
 
 class canvas:
-    """A figure to draw on, in this style: ``with canvas(7, 3) as figure``."""
+    """Creates a figure in this style, with its size in inches: ``with canvas(7, 3) as figure``."""
 
     def __init__(self, width: float, height: float) -> None:
         self._settings = rc_context(_SETTINGS)
@@ -125,21 +125,21 @@ class canvas:
 
     def __enter__(self) -> Figure:
         self._settings.__enter__()
-        # The object interface leaves the caller's matplotlib backend alone.
+        # The object interface does not change the caller's matplotlib backend.
         self._figure = Figure(figsize=self._size, layout=ConstrainedLayoutEngine(**_PADS))
         FigureCanvasAgg(self._figure)
         return self._figure
 
     def __exit__(self, *error: Any) -> None:
         if error[0] is None:
-            # The layout is found once: found again for each file, it would differ by a little.
+            # The layout is computed once; computed again for each file, it would differ slightly.
             self._figure.draw_without_rendering()
             self._figure.set_layout_engine('none')
         self._settings.__exit__(*error)
 
 
 def tidy(axes: Any, grid: str | None = 'y') -> None:
-    """Takes away what a plot does not need."""
+    """Removes the top and right spines, shortens the ticks, and draws grid lines on one axis, both, or none."""
     if grid is not None:
         axes.grid(axis=grid, color=GRID, linewidth=0.8, zorder=0)
     axes.set_axisbelow(True)
@@ -149,12 +149,12 @@ def tidy(axes: Any, grid: str | None = 'y') -> None:
 
 
 def title(figure: Figure, text: str) -> None:
-    """Writes what a plot of its own file is about, above all its panels."""
+    """Writes the title of a figure above all its panels."""
     figure.suptitle(text, fontsize=12, fontweight='bold', color=INK, x=0.01, ha='left')
 
 
 def heading(axes: Any, text: str, under: str = '') -> None:
-    """Writes what one panel shows, and in small letters how to read it."""
+    """Writes the title of one panel and, in small letters under it, how to read it."""
     axes.set_title(text, pad=20 if under else 8)
     if under:
         axes.annotate(

@@ -1,4 +1,4 @@
-"""What a model is in a comparison."""
+"""The roles of models in a comparison."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ __all__ = ['ALONE', 'DISTILLED', 'TEACHER']
 
 
 TEACHER, ALONE, DISTILLED = 'teacher', 'student alone', 'student distilled'
-"""The roles of models, as the files of ``composer-kd bench`` and ``composer-kd report`` have them."""
+"""The roles of models, as written to the files of ``composer-kd bench`` and ``composer-kd report``."""

@@ -1,4 +1,4 @@
-"""Settings and their keys in a word or two, for lines, tables and plots."""
+"""Formats settings and their keys briefly, for lines of text, tables and plots."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ['label', 'leaves', 'short_names']
 
 
 def label(value: Any) -> str:
-    """Writes a value in a word or two, for tables and plots.
+    """Formats the value of a setting briefly, for tables and plots.
 
     Example:
         >>> label({'name': 'SGD', 'momentum': 0.9}), label(0.000123456), label(None)
@@ -27,13 +27,14 @@ def label(value: Any) -> str:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Shortens dotted keys to their ends, as long as it takes to tell them apart and to say something.
+    """Shortens dotted keys to their shortest suffixes that are unique and informative.
 
     Args:
         keys: Dotted keys.
 
     Returns:
-        The short name of each.
+        The short name of each key. ``name`` alone and suffixes that begin with an index count as uninformative; a key
+        without a suitable suffix keeps its full name.
 
     Example:
         >>> list(short_names(['optimizer.lr', 'optimizer.name', 'model.name', 'teachers.0.model.name']).values())
@@ -50,14 +51,14 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
 
 
 def leaves(node: Any, prefix: str = '') -> dict[str, Any]:
-    """Writes nested settings as one mapping of dotted keys.
+    """Flattens nested settings into one mapping with dotted keys.
 
     Args:
         node: Mappings, lists and scalars.
-        prefix: What comes before each key.
+        prefix: The prefix of all keys.
 
     Returns:
-        The scalars, and what is empty, by dotted key.
+        The scalars, and the empty mappings and lists, by dotted key.
 
     Example:
         >>> leaves({'a': {'b': 1}, 'c': [2, {}]})

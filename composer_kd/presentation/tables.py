@@ -1,4 +1,4 @@
-"""Tables that a page, a Markdown file and Weights & Biases show alike."""
+"""Tables that can be written as HTML, as Markdown, as CSV or to Weights & Biases."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ['Cell', 'Column', 'Table', 'as_csv', 'as_markdown']
 
 @dataclass(frozen=True)
 class Column:
-    """One column.
+    """A column of a table.
 
     Args:
         heading: Its heading.
-        numeric: Whether it is set to the right.
-        unit: A second line of the heading.
+        numeric: Whether it is aligned to the right.
+        unit: The unit, a second line of the heading.
     """
 
     heading: str
@@ -37,14 +37,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell.
+    """A cell of a table.
 
     Args:
-        text: What it says; empty for what is not known. ``Markdown`` is written to Markdown as it is.
-        note: A second line, small.
-        role: The role of the model that it names, for its colour.
-        wrong: Whether it must be marked: a failure, or an answer that is not the model's.
-        span: How many columns it takes; cells that follow must be left out.
+        text: Its text; empty for an unknown value. ``Markdown`` is written to Markdown unchanged.
+        note: A second line in small letters.
+        role: The role of the model that it names, which determines its colour.
+        wrong: Whether it is marked: a failure, or predictions that differ from the model's own.
+        span: The number of columns it covers; the row has no cells for the others.
     """
 
     text: str
@@ -55,7 +55,7 @@ class Cell:
 
     @property
     def whole(self) -> str:
-        """Everything in one line."""
+        """The mark, the text and the note in one line."""
         mark = '⚠ ' if self.wrong else ''
         return f'{mark}{self.text} ({self.note})' if self.note else f'{mark}{self.text}'
 
@@ -66,8 +66,8 @@ class Table:
 
     Args:
         columns: Its columns.
-        rows: Its rows, with as many cells.
-        caption: What it shows, below it.
+        rows: Its rows; the spans of the cells of each add up to the number of columns.
+        caption: The text below it.
     """
 
     columns: list[Column]
@@ -76,29 +76,32 @@ class Table:
 
     @classmethod
     def of(cls, headings: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> Table:
-        """Makes a table of texts.
+        """Builds a table from texts.
 
         Args:
             headings: A heading for each column.
-            rows: Texts, as many in each row.
-            left: So many columns are set to the left, the others to the right.
+            rows: The texts of each row, one for each column.
+            left: The number of columns that are aligned to the left; the others are aligned to the right.
+
+        Returns:
+            The table, without a caption.
         """
         columns = [Column(heading, numeric=place >= left) for place, heading in enumerate(headings)]
         return cls(columns, [[Cell(text) for text in row] for row in rows])
 
     def without_empty(self) -> Table:
-        """Leaves out columns of which nothing is known."""
+        """Returns the table without the columns whose cells are all empty."""
         kept = [i for i in range(len(self.columns)) if any(i < len(row) and row[i].text for row in self.rows)]
         rows = [_only(row, kept, len(self.columns)) for row in self.rows]
         return Table([self.columns[i] for i in kept], rows, self.caption)
 
     def filled(self) -> list[list[Cell]]:
-        """The rows with as many cells as columns: empty ones where one takes several."""
+        """Returns the rows with one cell for each column: a cell that covers several is followed by empty ones."""
         return [[part for cell in row for part in (cell, *[Cell('')] * (cell.span - 1))] for row in self.rows]
 
 
 def _only(row: list[Cell], kept: list[int], columns: int) -> list[Cell]:
-    """The cells of some columns; the last cell of a short row takes what is left."""
+    """Returns the cells of the kept columns; a last cell that covers several covers those of them that are kept."""
     last = len(row) - 1
     cells = [row[i] for i in kept if i <= last]
     if last + 1 == columns or row[last].span == 1:
@@ -111,10 +114,10 @@ def as_markdown(table: Table, missing: str = '') -> str:
 
     Args:
         table: The table.
-        missing: What stands in cells of which nothing is known.
+        missing: The text of empty cells.
 
     Returns:
-        The table and its caption; ``''`` without columns.
+        The table and its caption; ``''`` for a table without columns.
 
     Example:
         >>> print(as_markdown(Table.of(['model', 'size', 'speed'], [['a|b', '3 kB', '']]), missing='-'))
@@ -131,23 +134,23 @@ def as_markdown(table: Table, missing: str = '') -> str:
 
 
 def _texts(cell: Cell, missing: str) -> list[str]:
-    """A cell in one line, and the empty ones beside it that it reaches over."""
+    """Returns the text of a cell in one line, and empty texts for the other columns that it covers."""
     whole = cell.text if isinstance(cell.text, Markdown) and not cell.note and not cell.wrong else cell.whole
     return [whole or missing, *[''] * (cell.span - 1)]
 
 
 def _line(texts: Sequence[str]) -> str:
-    # In a table the line is cut at each | that has no \ before it, in code too.
+    # Markdown splits the row of a table at each | without a \ before it, even inside code.
     cells = [re.sub(r'(?<!\\)\|', r'\|', markdown_text(text)) for text in texts]
     return f'| {" | ".join(cells)} |'
 
 
 def as_csv(rows: Sequence[dict[str, Any]], columns: Sequence[str] | None = None) -> str:
-    """Writes rows in CSV; what a row lacks stays empty.
+    """Writes rows as CSV.
 
     Args:
-        rows: Values by column.
-        columns: The columns; by default all that there are, in the order of the rows.
+        rows: For each row, its values by column; columns that it lacks are left empty.
+        columns: The columns; by default all columns of the rows, in the order in which they first occur.
 
     Returns:
         The text, with ``\\n`` at the end of each line.

@@ -1,4 +1,4 @@
-"""Jinja templates, which lie beside the code that fills them."""
+"""Renders the Jinja templates, which are stored next to the code that uses them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ['render']
 
 
 def render(name: str, **values: Any) -> str:
-    """Fills a template.
+    """Renders a template.
 
     Args:
-        name: Its file below ``composer_kd/``. Of ``*.html`` all values are escaped; in ``*.md.j2`` the filter ``md``
-            escapes text, ``table`` writes a table, ``code`` and ``fenced`` write code, ``number`` a number.
-        **values: What it speaks of. To ask for a value that is not there is an error.
+        name: Its path relative to ``composer_kd/``. In ``*.html`` all values are escaped. In ``*.md.j2`` the filter
+            ``md`` escapes text, ``table`` writes a table, ``code`` and ``fenced`` write code, ``number`` a number.
+        **values: The values that the template uses; a missing one raises ``jinja2.UndefinedError``.
 
     Returns:
         The text.

@@ -1,4 +1,4 @@
-"""Numbers, times, sizes and counts as people read them: three significant digits, in decimal units."""
+"""Formats numbers, times, sizes and counts for display: three significant digits, decimal units."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ __all__ = [
 MINUS, TIMES = '\N{MINUS SIGN}', '\N{MULTIPLICATION SIGN}'
 
 _PREFIXES = {4: 'T', 3: 'G', 2: 'M', 1: 'k', 0: '', -1: 'm', -2: 'µ', -3: 'n'}
-"""By powers of a thousand."""
-_MINUTE = 59.95  # seconds, of which three digits make 60.0
-_SMALLEST = -6  # power of ten of the smallest number that is written without an exponent
+"""The prefix of each power of a thousand."""
+_MINUTE = 59.95  # seconds; three digits round it up to 60.0
+_SMALLEST = -6  # the lowest power of ten that is written without an exponent
 
 
 def number_text(value: float | None, error: float | None = None) -> str:
-    """A number with three significant digits, and its error with as many decimals; ``''`` for None.
+    """Formats a number with three significant digits, and its error with as many decimals; ``''`` for None.
 
-    What is before the decimal point is written in full. An integer has no decimals.
+    All digits before the decimal point are kept. Integers have no decimals.
 
     Example:
         >>> number_text(0.0471), number_text(8640.2), number_text(3), number_text(98.7654, 0.5)
@@ -50,7 +50,7 @@ def number_text(value: float | None, error: float | None = None) -> str:
 
 
 def _power(value: float) -> int:
-    """The power of ten of a number when rounded to three digits: that of 999.9 is 3."""
+    """Returns the power of ten of a number rounded to three digits; 3 for 999.9."""
     return int(f'{value:.2e}'.partition('e')[2])
 
 
@@ -63,7 +63,7 @@ def _scaled(value: float, unit: str, least: int, most: int = 4) -> str:
 
 
 def bytes_text(value: float | None) -> str:
-    """Bytes in decimal units; ``''`` for None.
+    """Formats a number of bytes in decimal units; ``''`` for None.
 
     Example:
         >>> bytes_text(87_480), bytes_text(999), bytes_text(None)
@@ -73,7 +73,7 @@ def bytes_text(value: float | None) -> str:
 
 
 def count_text(value: float | None, unit: str = '') -> str:
-    """A number of things, or of a unit, with a prefix; ``''`` for None.
+    """Formats a count, or a quantity in a unit, with a decimal prefix; ``''`` for None.
 
     Example:
         >>> count_text(21_690), count_text(1_234_000, 'FLOP'), count_text(0.0123, 'J'), count_text(12)
@@ -83,7 +83,7 @@ def count_text(value: float | None, unit: str = '') -> str:
 
 
 def rate_text(value: float | None) -> str:
-    """How many a second; ``''`` for None.
+    """Formats a rate per second; ``''`` for None.
 
     Example:
         >>> rate_text(12345.6), rate_text(7.25)
@@ -93,7 +93,7 @@ def rate_text(value: float | None) -> str:
 
 
 def seconds_text(value: float | None) -> str:
-    """A time with a fitting unit, from nanoseconds to hours; ``''`` for None.
+    """Formats a duration in a suitable unit, from nanoseconds to hours; ``''`` for None.
 
     Example:
         >>> seconds_text(0.000349), seconds_text(0.0123), seconds_text(2.5), seconds_text(754), seconds_text(9000)
@@ -111,7 +111,13 @@ def seconds_text(value: float | None) -> str:
 
 
 def time_unit(values: Iterable[float | None]) -> tuple[str, float]:
-    """One unit for short times that are compared, by the smallest of them: its name, and how many make a second.
+    """Chooses one unit for durations that are compared, by the smallest of them.
+
+    Args:
+        values: Durations in seconds; None for unknown ones.
+
+    Returns:
+        The name of the unit, and the number of units per second.
 
     Example:
         >>> time_unit([0.0003, 0.00008, None]), time_unit([0.002, 0.3]), time_unit([])
@@ -122,7 +128,7 @@ def time_unit(values: Iterable[float | None]) -> tuple[str, float]:
 
 
 def metric_text(value: float | None, error: float | None = None) -> str:
-    """A loss or metric with four decimals, with its standard error; ``''`` for None.
+    """Formats a loss or metric, and its standard error, with four decimals; ``''`` for None.
 
     Example:
         >>> metric_text(0.98), metric_text(2.30259, 0.01)
@@ -134,7 +140,7 @@ def metric_text(value: float | None, error: float | None = None) -> str:
 
 
 def percent(value: float | None, error: float | None = None) -> str:
-    """A share in percent, with its standard error; ``''`` for None.
+    """Formats a fraction from 0 to 1, and its standard error, in percent; ``''`` for None.
 
     Example:
         >>> percent(0.9861), percent(0.8012, 0.0129)
@@ -146,7 +152,7 @@ def percent(value: float | None, error: float | None = None) -> str:
 
 
 def points(value: float) -> str:
-    """A difference of shares in points of percent, with its sign.
+    """Formats a difference of two fractions in percentage points, with its sign.
 
     Example:
         >>> points(0.0171), points(-0.002), points(-0.0001)
@@ -157,7 +163,7 @@ def points(value: float) -> str:
 
 
 def times(value: float | None) -> str:
-    """A factor; ``''`` for None.
+    """Formats a factor; ``''`` for None.
 
     Example:
         >>> times(2.117), times(13.24), times(120.0)
@@ -170,7 +176,7 @@ def times(value: float | None) -> str:
 
 
 def quartiles_text(between: tuple[float, float] | None) -> str:
-    """Between which factors; ``''`` for None.
+    """Formats the lower and upper quartile of a factor; ``''`` for None.
 
     Example:
         >>> quartiles_text((3.71, 4.2)), quartiles_text(None)
@@ -180,14 +186,14 @@ def quartiles_text(between: tuple[float, float] | None) -> str:
 
 
 def cost_text(name: str, value: float) -> str:
-    """Writes a value of :class:`~composer_kd.callbacks.cost.TrainingCost` in the unit that its name ends with.
+    """Formats a value of :class:`~composer_kd.callbacks.cost.TrainingCost` in the unit at the end of its name.
 
     Args:
-        name: Its key.
-        value: Its value.
+        name: The name of the value.
+        value: The value.
 
     Returns:
-        The number and its unit.
+        The number and its unit; a value with another name is formatted as a metric.
 
     Example:
         >>> cost_text('cost/train_seconds', 3725.0), cost_text('cost/peak_memory_bytes', 1.5e9)

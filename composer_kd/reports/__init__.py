@@ -1,4 +1,4 @@
-"""A page with tables and plots that says what the student bought."""
+"""Builds a report with tables and plots that compares a distilled student with its teacher and the student alone."""
 
 from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
 from composer_kd.reports.evidence import Curve, EvaluationSet, Evidence, ModelEvidence, Predictions

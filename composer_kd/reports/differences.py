@@ -1,4 +1,4 @@
-"""In what the settings of runs differ."""
+"""Lists the settings in which runs differ."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from composer_kd.presentation.settings import leaves
 __all__ = ['ABSENT', 'differing']
 
 ABSENT = '(nothing)'
-"""Stands where a run does not have a key."""
+"""The value shown for a key that a run does not have."""
 
-_HIDDEN = ('variables.',)  # they are shown where they are used
+_HIDDEN = ('variables.',)  # shown in the settings that use them
 
 
 def differing(columns: Sequence[Sequence[Mapping[str, Any]]]) -> list[tuple[str, list[str]]]:
     """Lists the settings in which runs differ.
 
     Args:
-        columns: For each column, the settings of the runs that it stands for.
+        columns: For each column of the table, the settings of its runs.
 
     Returns:
-        For each key that does not have one value everywhere: the dotted key, and for each column its values, those of
-        several runs with commas between them. A key that a run lacks, or of which it has nothing but an empty mapping
-        or null, has the value ``ABSENT`` there.
+        For each key whose value differs: the dotted key and, for each column, its values, separated by commas if the
+        runs of the column differ. Where the key is missing, null or an empty mapping or list, the value is ``ABSENT``.
 
     Example:
         >>> differing([[{'lr': 0.1, 'seed': 1}, {'lr': 0.1, 'seed': 2}], [{'lr': 0.2, 'kd': {'T': 4}, 'seed': 1}]])

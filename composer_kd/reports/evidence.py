@@ -1,4 +1,4 @@
-"""What a report is made of: plain data that whoever trained the models gathers."""
+"""The input of a report, as plain data: models, evaluation data, timings and environment."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ['Predictions', 'Curve', 'EvaluationSet', 'Evidence', 'ModelEvidence']
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a classifier answered for the labelled samples of the evaluation set, sample by sample.
+    """The predictions of a classifier for each labelled sample of the evaluation set.
 
-    With the probabilities that calibration and loss are made of; a benchmark, which compares models of tokens and
-    pixels too, holds the first classes alone (``composer_kd.bench.predictions.TopClasses``).
+    They include the probabilities from which calibration and loss are computed. A benchmark, which also compares models
+    of tokens and pixels, stores the top classes only (``composer_kd.bench.predictions.TopClasses``).
 
     Args:
-        predicted: ``(N,)`` The class that it puts first.
-        confidence: ``(N,)`` The probability that it gives to that class.
-        nll: ``(N,)`` Minus the logarithm of the probability that it gives to the right class, in nats.
+        predicted: ``(N,)`` The predicted class.
+        confidence: ``(N,)`` The probability of the predicted class.
+        nll: ``(N,)`` The negative log-likelihood of the label, in nats.
     """
 
     predicted: np.ndarray
@@ -35,8 +35,8 @@ class Curve:
     """One quantity over training.
 
     Args:
-        batches: ``(T,)`` After how many batches it was logged, rising.
-        values: ``(T,)`` What was logged.
+        batches: ``(T,)`` The numbers of batches after which it was logged, in rising order.
+        values: ``(T,)`` The logged values.
     """
 
     batches: np.ndarray
@@ -45,14 +45,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """What the models were evaluated on.
+    """The data on which the models were evaluated.
 
     Args:
         description: The data, in words.
-        labels: ``(N,)`` The right classes, without samples that have none; empty where the models are no classifiers.
-        classes: A name for each class.
-        unlabelled: How many samples were left out because they have no label.
-        left_out: Why there are no answers to compare; None where there are.
+        labels: ``(N,)`` The labels of the labelled samples; empty if the models are not classifiers.
+        classes: The name of each class.
+        unlabelled: The number of samples that were left out because they have no label.
+        left_out: The reason why there are no predictions to compare; None if there are.
     """
 
     description: str
@@ -64,21 +64,21 @@ class EvaluationSet:
 
 @dataclass(frozen=True)
 class ModelEvidence:
-    """What is known of one model of the comparison, from one run.
+    """The data about one model of the comparison, from one run.
 
     Args:
-        candidate: The model: what it is called, its role, its teachers among the models, how it is built.
-        parameters: How many it has.
-        file_bytes: Bytes of its state dict on disk.
-        flops: Floating-point operations for one sample; None where they cannot be counted.
-        answers: On the evaluation set; None where the set says why not.
-        settings: All settings of its run; those of a teacher that is only named elsewhere.
-        without_effect: The dotted keys of the settings that change nothing of what is learned, and that of the seed.
-        distilled_by: The keys of those of its algorithms that distilled it: ``algorithms.<key>``.
-        metrics: What its run noted at its end, under the names that Composer logs by.
-        curves: ``'task'``, ``'kd'`` and ``'accuracy'`` over training, those that there are.
-        checkpoint: Where its weights are; None where they came otherwise.
-        command: What trains it again.
+        candidate: The model: its name, its role, its teachers among the models, and how it is built.
+        parameters: The number of its parameters.
+        file_bytes: The size of its state dict on disk, in bytes.
+        flops: Floating-point operations for one sample; None if they cannot be counted.
+        answers: Its predictions on the evaluation set; None if they are left out (see ``EvaluationSet.left_out``).
+        settings: All settings of its run; for a teacher that is only part of another run's settings, just ``model``.
+        without_effect: The dotted keys of the settings that do not affect what is learned, and the key of the seed.
+        distilled_by: The keys under ``algorithms`` of the algorithms that distilled it.
+        metrics: The final metrics of its run, under the names by which Composer logs them.
+        curves: ``'task'``, ``'kd'`` and ``'accuracy'`` over training, as far as they were logged.
+        checkpoint: The path or URI of its weights; None if they do not come from a checkpoint.
+        command: The command that trains it again; None if unknown.
     """
 
     candidate: Candidate
@@ -96,38 +96,38 @@ class ModelEvidence:
 
     @property
     def name(self) -> str:
-        """The model's name."""
+        """The name of the model."""
         return self.candidate.name
 
     @property
     def role(self) -> str:
-        """The model's role: ``TEACHER``, ``ALONE`` or ``DISTILLED``."""
+        """The role of the model: ``TEACHER``, ``ALONE`` or ``DISTILLED``."""
         return self.candidate.role
 
     @property
     def taught_by(self) -> tuple[str, ...]:
-        """The names of the model's teachers among the models."""
+        """The names of its teachers among the models."""
         return self.candidate.taught_by
 
     @property
     def seed(self) -> int | None:
-        """The seed of its run."""
+        """The seed of its run; None if unknown."""
         return self.settings.get('seed')
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that a report tells.
+    """All data from which a report is built.
 
     Args:
-        models: What is known of each model: teachers first.
-        evaluation: What they answered for.
-        bench: How fast they are; None where it was not measured.
-        bench_source: Where those numbers come from, in words.
-        environment: The machine and the versions that made this report.
-        command: The command that made it.
-        notes: What could not be had, and why.
-        created: When, in words.
+        models: The data about each model, teachers first.
+        evaluation: The data on which they were evaluated.
+        bench: Their timings; None if they were not measured.
+        bench_source: The source of the timings, in words.
+        environment: The machine and the versions with which the report is built.
+        command: The command that builds the report.
+        notes: What is missing, and why.
+        created: The time of the report, in words.
     """
 
     models: tuple[ModelEvidence, ...]

@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but their seed are one row of a report."""
+"""Groups runs that differ only in their seed, and finds the groups to compare."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _COUNTED = re.compile(r'[-_ ./]*(seed|run)?[-_ ]*\d*$')
 
 @dataclass(frozen=True)
 class Group:
-    """Models that were trained alike, each from another seed.
+    """Models that were trained with the same settings and different seeds.
 
     Args:
-        name: What it is called.
-        role: That of its members.
-        members: One for each run.
+        name: The name of the group.
+        role: The role of its members.
+        members: One model for each run.
     """
 
     name: str
@@ -38,41 +38,55 @@ class Group:
 
     @property
     def first(self) -> ModelEvidence:
-        """The one that stands for them all where seeds make no difference: parameters, sizes, settings."""
+        """The first member, for properties that do not depend on the seed: parameters, sizes, settings."""
         return self.members[0]
 
     @property
     def n(self) -> int:
-        """How many runs."""
+        """The number of runs."""
         return len(self.members)
 
     def estimate(self, value: Callable[[ModelEvidence], float | None]) -> Estimate | None:
-        """The mean of something over the runs that have it; None where none has, or it is not finite of one."""
+        """Computes the mean of a value over the runs.
+
+        Args:
+            value: Returns the value of one run, or None if it has none.
+
+        Returns:
+            The mean over the runs that have a value; None if there are none, or if one value is not finite.
+        """
         values = [found for found in map(value, self.members) if found is not None]
         return Estimate.of(values) if values and np.isfinite(values).all() else None
 
     def accuracies(self, evaluation: EvaluationSet) -> list[float]:
-        """The accuracy of each member: of its answers, else the one that its run noted; those that there are."""
+        """Returns the accuracy of each member for which it is known."""
         return [found for found in (accuracy_of(one, evaluation) for one in self.members) if found is not None]
 
     def accuracy(self, evaluation: EvaluationSet) -> Estimate | None:
-        """The mean accuracy; None where there is none."""
+        """Returns the mean accuracy over the runs; None if it is unknown."""
         values = self.accuracies(evaluation)
         return Estimate.of(values) if values else None
 
     def correct(self, evaluation: EvaluationSet) -> np.ndarray | None:
-        """``(N,)`` The share of the runs that answer each sample rightly; None without answers."""
+        """Returns, for each sample, the share of runs that predict its label, ``(N,)``; None without predictions."""
         found = [one.answers.predicted == evaluation.labels for one in self.members if one.answers is not None]
         return np.mean(found, axis=0) if found else None
 
     def mean(self, of_answers: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
-        """The mean over the runs of an array made of their answers; None without answers."""
+        """Computes the mean over the runs of an array computed from their predictions.
+
+        Args:
+            of_answers: Computes the array from the predicted classes ``(N,)`` of one run.
+
+        Returns:
+            The mean; None without predictions.
+        """
         found = [of_answers(one.answers.predicted) for one in self.members if one.answers is not None]
         return np.mean(found, axis=0) if found else None
 
 
 def accuracy_of(model: ModelEvidence, evaluation: EvaluationSet) -> float | None:
-    """The accuracy of one model: of its answers, else the one that its run noted; None where there is neither."""
+    """Returns the accuracy of a model: of its predictions, else as logged by its run; None if neither is known."""
     if model.answers is not None:
         return float(np.mean(model.answers.predicted == evaluation.labels)) if len(evaluation.labels) else None
     noted = (value for name, value in model.metrics.items() if re.fullmatch(r'metrics/eval/\w*Accuracy', name))
@@ -80,16 +94,16 @@ def accuracy_of(model: ModelEvidence, evaluation: EvaluationSet) -> float | None
 
 
 def group(models: Sequence[ModelEvidence]) -> list[Group]:
-    """Puts runs together that differ in their seed, their name and their folder alone.
+    """Groups runs of the same role that differ only in their seed, and in settings without effect such as the name.
 
-    Any setting called ``seed`` counts as the run's own where it has the same value, as
-    ``train_loader.dataset.seed: ${seed}`` has. The order is that of the first members.
+    A setting named ``seed`` is treated as the seed of the run if it has the same value, such as
+    ``train_loader.dataset.seed: ${seed}``.
 
     Args:
         models: The models.
 
     Returns:
-        The groups, under names that differ.
+        The groups, each with a unique name, in the order of their first members.
     """
     found: dict[Any, list[ModelEvidence]] = {}
     for model in models:
@@ -109,12 +123,12 @@ def group(models: Sequence[ModelEvidence]) -> list[Group]:
 
 def _identity(model: ModelEvidence) -> Any:
     if not model.settings or model.seed is None:
-        return model.name  # one of its kind
+        return model.name  # forms a group alone
     return model.role, tuple(sorted(_learned_by(model).items()))
 
 
 def _learned_by(model: ModelEvidence) -> dict[str, str]:
-    """The settings that change what is learned, but for the run's own seed."""
+    """Returns the settings that affect what is learned, with the run's own seed replaced by a placeholder."""
     return {
         key: '(the seed)' if key.rpartition('.')[2] == 'seed' and value == model.seed else repr(value)
         for key, value in leaves(model.settings).items()
@@ -131,14 +145,15 @@ def _name(names: Sequence[str]) -> str:
 
 
 def taught_by(student: Group, groups: Sequence[Group]) -> Group | None:
-    """The teacher that a student is measured by: its own; that of the distilled where it has none.
+    """Returns the teacher that a student is compared with.
 
     Args:
         student: A student.
         groups: All groups.
 
     Returns:
-        The first of its teachers; None where there is none, or it is not clear which.
+        For a distilled student, its first teacher among the groups. For a student alone, the only teacher of the
+        comparison. None otherwise.
     """
     teachers = [one for one in groups if one.role == TEACHER]
     if student.role == DISTILLED:
@@ -148,15 +163,16 @@ def taught_by(student: Group, groups: Sequence[Group]) -> Group | None:
 
 
 def agreement_with_teachers(model: ModelEvidence, student: Group, groups: Sequence[Group]) -> float | None:
-    """How often one student puts the class first that its teachers do; None where it has none.
+    """Computes the agreement of a student with its teachers.
 
     Args:
         model: A member of ``student``.
-        student: The student.
+        student: The student's group.
         groups: All groups.
 
     Returns:
-        The share of samples, the mean over its teachers.
+        The share of samples for which both predict the same class, from 0 to 1; the mean over its teachers. None
+        without a teacher or without predictions.
     """
     everyone = {one.name: one for each in groups for one in each.members}
     teachers = [everyone[name] for name in model.taught_by if name in everyone]
@@ -167,14 +183,14 @@ def agreement_with_teachers(model: ModelEvidence, student: Group, groups: Sequen
 
 
 def counterpart(distilled: Group, groups: Sequence[Group]) -> Group | None:
-    """The student alone that a distilled one is compared with: of the same model, with the most settings in common.
+    """Returns the student alone that a distilled student is compared with.
 
     Args:
         distilled: A distilled student.
         groups: All groups.
 
     Returns:
-        The group; None where no student alone has the same model.
+        Of the students alone with the same model, the one with the fewest differing settings; None without any.
     """
     mine = leaves(distilled.first.settings)
 
@@ -188,14 +204,14 @@ def counterpart(distilled: Group, groups: Sequence[Group]) -> Group | None:
 
 
 def also_differing(distilled: Group, alone: Group) -> list[str]:
-    """The settings in which two students differ besides distillation: they may have a part in what it gained.
+    """Lists the settings, other than distillation, in which two students differ; they may explain part of the gain.
 
     Args:
         distilled: The distilled student.
         alone: The student alone.
 
     Returns:
-        Dotted keys. ``max_duration`` is none of them where both trained for as many batches.
+        Dotted keys; without ``max_duration`` if both trained for the same number of batches.
     """
     taught = tuple(f'algorithms.{key}.' for key in distilled.first.distilled_by)
     mine, theirs = _learned_by(distilled.first), _learned_by(alone.first)
@@ -210,25 +226,26 @@ def _model(settings: Mapping[str, Any]) -> Any:
 
 
 def gain(distilled: Group, alone: Group, evaluation: EvaluationSet) -> Difference | None:
-    """How much better the distilled student is; over seeds where there are several, else over samples.
+    """Computes the accuracy that a student gains by distillation, with its confidence interval.
 
     Args:
         distilled: The distilled student.
         alone: The student alone.
-        evaluation: What both answered for.
+        evaluation: The data on which both were evaluated.
 
     Returns:
-        The difference of the accuracies; None where it cannot be said how sure it is.
+        The difference of the accuracies, over seeds if both have several, else over samples; None if neither gives an
+        interval.
     """
     over_seeds = difference_of_runs(*(_by_seed(each, evaluation) for each in (distilled, alone)))
-    if over_seeds is not None and over_seeds.high - over_seeds.low > 1e-9:  # else they agree by chance, on few samples
+    if over_seeds is not None and over_seeds.high - over_seeds.low > 1e-9:  # equal by chance, on few samples
         return over_seeds
     correct = [each.correct(evaluation) for each in (distilled, alone)]
     return None if correct[0] is None or correct[1] is None else difference_of_answers(correct[0], correct[1])
 
 
 def _by_seed(each: Group, evaluation: EvaluationSet) -> dict[object, float]:
-    """The accuracies by seed; by name where a seed comes twice, so that there are no pairs."""
+    """Returns the accuracies by seed; if a seed is unknown or not unique, by name, which prevents pairs."""
     seeds = [one.seed for one in each.members]
     keys = seeds if len({*seeds} - {None}) == each.n else [one.name for one in each.members]
     found = {key: accuracy_of(one, evaluation) for key, one in zip(keys, each.members)}

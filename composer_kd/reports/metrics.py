@@ -1,4 +1,4 @@
-"""Numbers about answers: right ones by class, mistakes by kind, agreement, and what is dominated by what."""
+"""Metrics of predictions: accuracy by class, confusion, agreement, calibration; and the Pareto front."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ __all__ = [
 
 
 def agreement(predicted: np.ndarray, others: Sequence[np.ndarray]) -> float:
-    """The share of samples for which a model puts the same class first as another; the mean over several others.
+    """Computes the share of samples for which two models predict the same class.
+
+    Args:
+        predicted: ``(N,)`` The predicted classes of a model.
+        others: The predicted classes of other models, each ``(N,)``.
+
+    Returns:
+        The mean share over the other models, from 0 to 1.
 
     Example:
         >>> agreement(np.array([0, 1, 2]), [np.array([0, 1, 1])])
@@ -30,15 +37,15 @@ def agreement(predicted: np.ndarray, others: Sequence[np.ndarray]) -> float:
 
 
 def class_accuracies(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """The share of right answers among the samples of each class.
+    """Computes the accuracy on the samples of each class.
 
     Args:
-        labels: ``(N,)`` The right classes.
-        predicted: ``(N,)`` The answers.
-        classes: How many classes there are.
+        labels: ``(N,)`` The labels.
+        predicted: ``(N,)`` The predicted classes.
+        classes: The number of classes.
 
     Returns:
-        ``(classes,)``; NaN for a class without samples.
+        The accuracies ``(classes,)``, from 0 to 1; NaN for a class without samples.
 
     Example:
         >>> class_accuracies(np.array([0, 0, 1]), np.array([0, 1, 1]), 2)
@@ -50,16 +57,16 @@ def class_accuracies(labels: np.ndarray, predicted: np.ndarray, classes: int) ->
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """How the samples of each class are answered.
+    """Computes the confusion matrix, normalised by row.
 
     Args:
-        labels: ``(N,)`` The right classes.
-        predicted: ``(N,)`` The answers.
-        classes: How many classes there are.
+        labels: ``(N,)`` The labels.
+        predicted: ``(N,)`` The predicted classes.
+        classes: The number of classes.
 
     Returns:
-        ``(classes, classes)`` Shares: a row is a right class, a column an answer, a row's sum is 1. NaN in the row of a
-        class without samples.
+        The shares ``(classes, classes)``, with labels as rows and predicted classes as columns; each row sums to 1. NaN
+        in the row of a class without samples.
 
     Example:
         >>> confusion(np.array([0, 0, 1]), np.array([0, 1, 1]), 2)
@@ -72,15 +79,15 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.nda
 
 
 def most_changed(change: np.ndarray, most: int) -> np.ndarray:
-    """Where a change is largest, either way.
+    """Finds the entries with the largest absolute change.
 
     Args:
-        change: ``(N,)`` Differences; NaN counts as none.
-        most: How many places at most.
+        change: ``(N,)`` Differences; NaN is treated as 0.
+        most: The maximum number of entries.
 
     Returns:
-        Their indices, the largest change first; of equal ones the first. Places without a change are left out where
-        there are more places than ``most``.
+        Their indices, the largest change first, equal ones in their original order. If there are more than ``most``
+        entries, those without a change are left out.
 
     Example:
         >>> most_changed(np.array([0.1, -0.3, 0.0, np.nan]), 2)
@@ -92,14 +99,16 @@ def most_changed(change: np.ndarray, most: int) -> np.ndarray:
 
 
 def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
-    """The points that no other point beats: none costs as little or less, is as good or better, and one of them truly.
+    """Finds the points that no other point dominates.
+
+    A point dominates another if it is better in cost or value, and no worse in the other of the two.
 
     Args:
-        costs: Less is better, such as latency.
-        values: More is better, such as accuracy.
+        costs: The cost of each point, such as latency; lower is better.
+        values: The value of each point, such as accuracy; higher is better.
 
     Returns:
-        The indices of the points on the front, by rising cost.
+        The indices of the points on the front, by rising cost; equal points are all included.
 
     Example:
         >>> pareto_front([1.0, 2.0, 3.0, 2.5], [0.7, 0.9, 0.8, 0.95])
@@ -112,7 +121,7 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
         if last is None or values[index] > values[last]:
             front.append(index)
         elif values[index] == values[last] and costs[index] == costs[last]:
-            front.append(index)  # the very same point
+            front.append(index)  # equal to the last point in both
     return front
 
 
@@ -121,14 +130,14 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Calibration:
-    """A reliability diagram.
+    """The data of a reliability diagram.
 
     Args:
-        edges: ``(bins + 1,)`` Of the bins of confidence, from 0 to 1.
-        counts: ``(bins,)`` Samples in each bin.
-        confidence: ``(bins,)`` Their mean confidence; NaN where there are none.
-        accuracy: ``(bins,)`` The share of them that is right; NaN where there are none.
-        is_whole: Whether all samples are in it: False where a confidence was not finite.
+        edges: ``(bins + 1,)`` The edges of the confidence bins, from 0 to 1.
+        counts: ``(bins,)`` The number of samples in each bin.
+        confidence: ``(bins,)`` Their mean confidence; NaN for an empty bin.
+        accuracy: ``(bins,)`` Their accuracy; NaN for an empty bin.
+        is_whole: Whether it contains all samples; False if some confidence was not finite.
     """
 
     edges: np.ndarray
@@ -139,9 +148,9 @@ class Calibration:
 
     @property
     def error(self) -> float:
-        """The expected calibration error: the mean distance of accuracy and confidence, bins weighed by samples.
+        """The expected calibration error: the mean gap between accuracy and confidence, bins weighted by samples.
 
-        NaN without samples, and where a confidence was not finite.
+        NaN without samples, or if some confidence was not finite.
         """
         if not self.is_whole or not self.counts.sum():
             return float('nan')
@@ -151,18 +160,18 @@ class Calibration:
 def calibration(
     confidence: Sequence[float] | np.ndarray, correct: Sequence[bool] | np.ndarray, bins: int = BINS
 ) -> Calibration:
-    r"""Sorts samples into bins of equal width by their confidence.
+    r"""Computes a reliability diagram with confidence bins of equal width.
 
     The expected calibration error is :math:`\sum_b \frac{n_b}{n} |acc_b - conf_b|` (Naeini et al. 2015; Guo et al.
-    2017, who take 15 bins).
+    2017, who use 15 bins).
 
     Args:
-        confidence: ``(N,)`` The probability of the class that was put first; one that is not finite is in no bin.
-        correct: ``(N,)`` Whether that was right.
-        bins: How many; a bin holds its lower edge, the last one both.
+        confidence: ``(N,)`` The probability of the predicted class; values that are not finite are in no bin.
+        correct: ``(N,)`` Whether the predicted class equals the label.
+        bins: The number of bins. A bin includes its lower edge; the last bin also includes its upper edge.
 
     Returns:
-        The diagram, with the error.
+        The diagram; its ``error`` is the expected calibration error.
 
     Example:
         >>> round(calibration([0.9, 0.9, 0.9, 0.6], [True, True, False, True], bins=5).error, 3)

@@ -1,4 +1,4 @@
-"""All numbers of a report as one mapping, for programs."""
+"""Collects all numbers of a report in one mapping, the content of ``report.json``."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from composer_kd.reports.report import Report
 
 __all__ = ['as_mapping']
 
-_MOST_CLASSES = 100  # a confusion matrix of more would make a large file
+_MOST_CLASSES = 100  # a larger confusion matrix would make the file too large
 
 
 def as_mapping(report: Report) -> dict[str, Any]:
-    """Everything that a report found.
+    """Collects all numbers of a report.
 
     Args:
         report: The report.
 
     Returns:
-        Mappings, lists, texts, finite numbers and None, fit for JSON: shares from 0 to 1, seconds, bytes, joules.
+        Mappings, lists, strings, finite numbers and None, ready for JSON; in shares from 0 to 1, seconds, bytes and
+        joules. Numbers that are not finite become None.
     """
     evidence, evaluation = report.evidence, report.evidence.evaluation
     having = [one for one in report.groups if one.first.settings]

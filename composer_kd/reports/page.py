@@ -1,4 +1,4 @@
-"""A report as one page that opens anywhere, and as Markdown."""
+"""Writes a report as a self-contained HTML page, as Markdown, JSON and CSV."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _HERE = pathlib.Path(__file__).parent
 
 
 def as_html(report: Report) -> str:
-    """Writes a report as one HTML page: styles and plots are in it, and nothing else is loaded.
+    """Renders a report as one HTML page that contains its styles and plots and loads nothing else.
 
     Args:
         report: The report.
 
     Returns:
-        The page. All text of runs, data and machines is escaped.
+        The page. All text that comes from runs, data and machines is escaped.
     """
-    # The style is this package's own, and the plots are drawn here: matplotlib writes their text as outlines.
+    # Safe to insert unescaped: the style belongs to this package, and matplotlib writes the text of plots as outlines.
     plots = {name: Markup(drawing.svg()) for name, drawing in report.drawings.items()}
     style = Markup((_HERE / 'page.css').read_text(encoding='utf-8'))
     return render('reports/page.html', report=report, plots=plots, style=style)
 
 
 def as_markdown_page(report: Report) -> str:
-    """Writes a report in Markdown; its plots are the files ``<name>.png`` beside it.
+    """Renders a report as Markdown, which refers to its plots as ``<name>.png`` in the same folder.
 
     Args:
         report: The report.
@@ -51,14 +51,14 @@ _PLOTS = ('pareto', 'speedups', 'throughput', 'curves', 'classes', 'calibration'
 def write_report(report: Report, out: str | pathlib.Path) -> list[pathlib.Path]:
     """Writes ``report.html``, ``report.md``, ``report.json``, ``report.csv`` and a PNG for each plot.
 
-    Plots of an earlier report that this one does not have are removed, so that they are not taken for its own.
+    Plots of an earlier report in the same folder are removed.
 
     Args:
         report: The report.
-        out: The folder, made if need be.
+        out: The folder; created if it does not exist.
 
     Returns:
-        The files, the page first.
+        The files that were written, the HTML page first.
     """
     folder = pathlib.Path(out)
     folder.mkdir(parents=True, exist_ok=True)

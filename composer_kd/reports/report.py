@@ -1,4 +1,4 @@
-"""From evidence to what a page shows."""
+"""Computes the contents of a report from its evidence."""
 
 from __future__ import annotations
 
@@ -31,18 +31,19 @@ __all__ = ['Report']
 
 
 class Report:
-    """Everything that a report shows; each part is computed when it is first asked for.
+    """The contents of a report; most parts are computed at their first use and cached.
 
     Args:
-        evidence: What it is made of.
+        evidence: The data about the models.
 
     Attributes:
-        groups: Runs that differ in their seed alone are one.
-        speed: How fast they are.
+        evidence: The same; without predictions if those of some model are missing.
+        groups: The models; runs that differ only in their seed form one group.
+        speed: Their timings.
     """
 
     def __init__(self, evidence: Evidence) -> None:
-        if evidence.evaluation.left_out is not None:  # then those that could be had are not compared either
+        if evidence.evaluation.left_out is not None:  # one model's are missing: compare none
             models = tuple(dataclasses.replace(one, answers=None) for one in evidence.models)
             evidence = dataclasses.replace(evidence, models=models)
         self.evidence = evidence
@@ -51,41 +52,41 @@ class Report:
 
     @property
     def title(self) -> str:
-        """The page's title."""
+        """The title of the page."""
         student = self.distilled
         return f'What {student.name} bought' if student is not None else 'Comparison of runs'
 
     @functools.cached_property
     def distilled(self) -> Group | None:
-        """The distilled student that the sentences and plots are about: the best one."""
+        """The distilled student that the verdict and the plots describe: the most accurate one."""
         return chosen(self.groups, self.evidence.evaluation)
 
     @functools.cached_property
     def alone(self) -> Group | None:
-        """The student alone that it is compared with; without a distilled one, the first."""
+        """The student alone that it is compared with; without a distilled student, the first student alone."""
         if self.distilled is not None:
             return counterpart(self.distilled, self.groups)
         return next((one for one in self.groups if one.role == ALONE), None)
 
     @functools.cached_property
     def teacher(self) -> Group | None:
-        """The teacher that they are measured by."""
+        """The teacher that the students are compared with."""
         student = self.distilled or self.alone
         return None if student is None else taught_by(student, self.groups)
 
     @functools.cached_property
     def verdict(self) -> list[str]:
-        """What the student bought, in sentences."""
+        """The result of the distillation, in sentences."""
         return verdict(self.groups, self.evidence.evaluation, self.speed)
 
     @functools.cached_property
     def tiles(self) -> list[Tile]:
-        """The same in large numbers."""
+        """The result of the distillation, as large numbers."""
         return tiles(self.groups, self.evidence.evaluation, self.speed)
 
     @property
     def evaluated(self) -> str:
-        """What all of it was measured on."""
+        """A description of the evaluation data, in sentences."""
         evaluation = self.evidence.evaluation
         if evaluation.left_out is not None:
             return f'Evaluated on {evaluation.description}.'
@@ -99,22 +100,22 @@ class Report:
 
     @functools.cached_property
     def models(self) -> Table:
-        """The table at the top."""
+        """The table of the models at the top of the page."""
         return sections.models(self.groups, self.evidence.evaluation, self.speed)
 
     @functools.cached_property
     def costs(self) -> Table | None:
-        """What training cost."""
+        """The table of training costs; None if no run logged them."""
         return sections.costs(self.groups)
 
     @functools.cached_property
     def benchmark(self) -> dict[str, Table]:
-        """Everything that was timed, by device."""
+        """The tables of timings, one for each device."""
         return sections.benchmark(self.speed)
 
     @property
     def about_timings(self) -> str:
-        """How the tables of timings are to be read."""
+        """Explains how to read the tables of timings."""
         bench = self.evidence.bench
         took = '' if bench is None or not bench.seconds else f' Measured in {seconds_text(bench.seconds)}.'
         return (
@@ -127,14 +128,14 @@ class Report:
 
     @functools.cached_property
     def differences(self) -> Table | None:
-        """In what the settings of the runs differ."""
+        """The table of the settings in which the runs differ; None without any."""
         return sections.differences(self.groups)
 
     @functools.cached_property
     def drawings(self) -> dict[str, Drawing]:
-        """The plots by name, in the order of the page; those that there is something for."""
+        """The plots that have data, by name, in the order of the page."""
         evaluation, three = self.evidence.evaluation, (self.teacher, self.alone, self.distilled)
-        # Without roles to compare, the models themselves.
+        # Without roles to compare, the first models are shown.
         for_calibration: Sequence[Group | None] = three if any(three) else self.groups[:3]
         draw: list[Callable[[], Drawing | None]] = [
             lambda: draw_pareto(self.groups, evaluation, self.speed),
@@ -155,7 +156,7 @@ class Report:
 
     @functools.cached_property
     def notes(self) -> list[str]:
-        """What is not in the report, and why; and what puts a number in doubt."""
+        """What is missing from the report and why, and reasons to doubt its numbers."""
         found = [*map(portable, self.evidence.notes), *self._about_numbers()]
         if self.evidence.evaluation.left_out is not None:
             found.append(
@@ -206,22 +207,22 @@ class Report:
 
     @property
     def warnings(self) -> list[str]:
-        """What the benchmark itself doubts."""
+        """The warnings of the benchmark."""
         return list(self.evidence.bench.warnings) if self.evidence.bench is not None and self.speed else []
 
     def rows(self) -> list[dict[str, object]]:
-        """The numbers of the models, for programs."""
+        """The numbers of the models, one row for each, for further processing."""
         return sections.rows_of_models(self.groups, self.evidence.evaluation, self.speed)
 
     def commands(self) -> list[str]:
-        """What makes all of it again."""
+        """The commands that reproduce the training, the timings and the report."""
         trained = [one.command for one in self.evidence.models if one.command is not None]
         timed = [self.evidence.bench.command] if self.evidence.bench is not None and self.evidence.bench.command else []
         made = [self.evidence.command] if self.evidence.command else []
         return [portable(command) for command in dict.fromkeys([*trained, *timed, *made])]
 
     def environments(self) -> list[tuple[str, dict[str, Any]]]:
-        """The machines and versions: that of this report, and that of the timings where it is another."""
+        """The machine and versions of this report and, if they differ, those of the timings."""
         here = self.evidence.environment
         bench = self.evidence.bench.environment if self.evidence.bench is not None and self.speed else {}
         if not bench or _lasting(bench) == _lasting(here):
@@ -230,5 +231,5 @@ class Report:
 
 
 def _lasting(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """What is the same from one minute to the next."""
+    """Leaves out the entries that describe the moment of the measurement."""
     return {key: value for key, value in environment.items() if not key.endswith('at start')}

@@ -1,4 +1,4 @@
-"""The tables of a report."""
+"""Builds the tables of a report."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _named(group: Group) -> Cell:
 
 
 def models(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed) -> Table:
-    """The table at the top: what each model answers, and what it costs to run."""
+    """Builds the table at the top: quality, size and latency of each model."""
     units = {
         device: time_unit(one.latency for one in speed.on(device) if one.setting == device) for device in speed.devices
     }
@@ -75,13 +75,13 @@ def models(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed) -> 
 
 
 def _noted(groups: Sequence[Group]) -> list[str]:
-    """The metrics that runs noted at their end; the accuracy has a column of its own."""
+    """Returns the names of up to four final metrics of the runs, without the accuracy, which has its own column."""
     names = dict.fromkeys(name for each in groups for one in each.members for name in one.metrics)
     return [name for name in names if re.fullmatch(r'metrics/eval/\w+', name) and not name.endswith('Accuracy')][:4]
 
 
 def _heading(name: str) -> str:
-    """``metrics/eval/LanguagePerplexity`` as ``language perplexity``."""
+    """Turns ``metrics/eval/LanguagePerplexity`` into ``language perplexity``."""
     return re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', name.rpartition('/')[2]).lower()
 
 
@@ -149,7 +149,7 @@ def _caption_of_models(groups: Sequence[Group], speed: Speed) -> str:
 
 
 def costs(groups: Sequence[Group]) -> Table | None:
-    """What training cost, with and without a teacher; None where no run noted it."""
+    """Builds the table of training costs, with and without a teacher; None if no run logged them."""
     columns = [
         Column('model', numeric=False),
         Column('batches'),
@@ -196,7 +196,7 @@ def _costs(each: Group) -> dict[str, Estimate | None]:
 
 
 def benchmark(speed: Speed) -> dict[str, Table]:
-    """Everything that was timed: for each device a table with a row for each model and way of running it."""
+    """Builds the tables of timings: one for each device, with a row for each model, backend and precision."""
     return {device_text(device): _on(device, speed) for device in speed.devices}
 
 
@@ -256,7 +256,7 @@ def _benchmark_row(timing: Timing, speed: Speed, per_second: float, notes: Seque
 
 
 def differences(groups: Sequence[Group]) -> Table | None:
-    """The settings in which the runs differ; None where there is nothing to compare."""
+    """Builds the table of the settings in which the runs differ; None if there are none or only one run."""
     having = [one for one in groups if one.first.settings]
     found = differing([[member.settings for member in one.members] for one in having])
     if not found or sum(one.n for one in having) < 2:
@@ -268,7 +268,7 @@ def differences(groups: Sequence[Group]) -> Table | None:
 
 
 def rows_of_models(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed) -> list[dict[str, object]]:
-    """The numbers of the models, one row for each, for programs: shares from 0 to 1, seconds, bytes, joules."""
+    """Returns the numbers of the models, one row for each: shares from 0 to 1, seconds, bytes, joules."""
     found = []
     for each in groups:
         one, teacher = each.first, taught_by(each, groups)

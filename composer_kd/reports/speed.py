@@ -1,4 +1,4 @@
-"""What ``composer-kd bench`` measured, brought together by group and way of running."""
+"""Collects the timings of ``composer-kd bench`` by group and setting, and compares them with the teacher's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DEVICES = {'cpu': 'CPU', 'cuda': 'GPU', 'mps': 'Apple GPU', 'xla': 'TPU'}
 
 
 def device_text(setting: Setting) -> str:
-    """The device of a setting, as people call it.
+    """Names the device of a setting, with its threads.
 
     Example:
         >>> device_text(Setting('cpu', 1, 'eager', 'fp32'))
@@ -30,12 +30,12 @@ def device_text(setting: Setting) -> str:
 
 @dataclass(frozen=True)
 class Timing:
-    """One group, run in one way: the median over those of its members that were timed.
+    """The timing of one group in one setting, summarised over the members that were timed.
 
     Args:
-        group: Whose.
-        setting: How it was run.
-        rows: What was measured, one for each member; at least one.
+        group: The group.
+        setting: The setting: device, threads, backend and precision.
+        rows: The rows of the benchmark, one for each member that was timed; at least one.
     """
 
     group: Group
@@ -44,39 +44,39 @@ class Timing:
 
     @property
     def latency(self) -> float | None:
-        """Median seconds for one sample."""
+        """The median latency of one sample, in seconds; None if it was not measured."""
         return self._median(lambda row: row.latency.p50 if row.latency else None)
 
     @property
     def noise(self) -> float:
-        """Seconds within which a difference of latencies means nothing."""
+        """The largest interquartile range of the latencies, in seconds; smaller differences are noise."""
         return max((row.latency.iqr for row in self.rows if row.latency is not None), default=0.0)
 
     @property
     def accuracy(self) -> float | None:
-        """On the samples of the benchmark, from 0 to 1: the mean."""
+        """The mean accuracy on the samples of the benchmark, from 0 to 1; None if unknown."""
         found = [row.accuracy for row in self.rows if row.accuracy is not None]
         return statistics.fmean(found) if found else None
 
     @property
     def output_match(self) -> float | None:
-        """How often the same class comes first as in eager fp32, from 0 to 1: the least of the members."""
+        """The lowest output match of the members with eager fp32, from 0 to 1; None if unknown."""
         return min((row.output_match for row in self.rows if row.output_match is not None), default=None)
 
     @property
     def is_faithful(self) -> bool:
-        """Whether it answers as the model did in training, as far as is known."""
+        """Whether the output match is at least ``FAITHFUL``, or unknown."""
         return self.output_match is None or self.output_match >= FAITHFUL
 
     @property
     def failed(self) -> str | None:
-        """Why there are no numbers; None where a member has some."""
+        """The reason why there is no latency; None if there is one."""
         return (
             None if self.latency is not None else next((row.failed for row in self.rows if row.failed), 'not measured')
         )
 
     def median(self, value: Callable[[Row], float | None]) -> float | None:
-        """The median of anything that rows tell; None where none tells it."""
+        """Returns the median of a value over the rows that have it; None if none has it."""
         return self._median(value)
 
     def _median(self, value: Callable[[Row], float | None]) -> float | None:
@@ -89,15 +89,14 @@ class Speed:
 
     Args:
         groups: The groups.
-        results: What was measured; None where nothing was. Rows of models that are not among the groups, or that have
-            another number of parameters than these, are ignored.
+        results: The results of the benchmark; None without any. Rows of models that are not in the groups, or whose
+            number of parameters differs from that of the model in the groups, are ignored.
 
     Attributes:
-        timings: In the order of the groups, then of the results.
-        devices: What was run on, with the threads: a setting as the models were trained for each, in the order of the
-            results.
-        missing: The groups of which nothing was timed.
-        stale: Names of models whose timings are of another model with that name.
+        timings: The timings, in the order of the groups, then of the results.
+        devices: For each device and number of threads, the setting eager, fp32; in the order of the results.
+        missing: The groups without any timing.
+        stale: The names of models whose timings belong to a different model with the same name.
     """
 
     def __init__(self, groups: Sequence[Group], results: BenchResults | None) -> None:
@@ -120,30 +119,40 @@ class Speed:
         return bool(self.timings)
 
     def find(self, group: Group, setting: Setting) -> Timing | None:
-        """The timing of a group in a setting."""
+        """Returns the timing of a group in a setting; None if it was not timed."""
         return next((one for one in self.timings if one.group is group and one.setting == setting), None)
 
     def on(self, device: Setting) -> list[Timing]:
-        """All timings on a device."""
+        """Returns all timings on a device with its number of threads."""
         return [
             one for one in self.timings if (one.setting.device, one.setting.threads) == (device.device, device.threads)
         ]
 
     def reference(self, timing: Timing) -> Timing | None:
-        """What a speed-up is measured by: the teacher as it was trained, on the same device; itself without one."""
+        """Returns the timing that a speed-up refers to.
+
+        Args:
+            timing: The timing that is compared.
+
+        Returns:
+            The teacher's timing, or without a teacher the group's own, in eager fp32 on the same device; None if it was
+            not measured.
+        """
         teacher = taught_by(timing.group, self.groups) or timing.group
         found = self.find(teacher, Setting(timing.setting.device, timing.setting.threads, *_TRAINED))
         return found if found is not None and found.latency is not None else None
 
     def accuracy(self, timing: Timing, evaluation: EvaluationSet) -> float | None:
-        """The accuracy of a way of running a group: that of all its runs, and what this way changes in those timed.
+        """Estimates the accuracy of a group in a setting.
 
         Args:
-            timing: The way.
-            evaluation: What the group answered for.
+            timing: The group and the setting.
+            evaluation: The data on which the group was evaluated.
 
         Returns:
-            From 0 to 1; None where it is not known, or where it is not known what this way changes.
+            The mean accuracy of all runs of the group, plus the change from eager fp32 to this setting in the runs that
+            were timed; from 0 to 1. A faithful setting without a measured accuracy counts as unchanged. None if the
+            accuracy of the runs or the change is unknown.
         """
         known = timing.group.accuracy(evaluation)
         trained = self.find(timing.group, Setting(timing.setting.device, timing.setting.threads, *_TRAINED))
@@ -153,7 +162,7 @@ class Speed:
         return timing.accuracy if before is None else known.mean + timing.accuracy - before
 
     def speed_up(self, timing: Timing) -> float | None:
-        """How many times faster it answers than the reference; None where one of the two was not timed."""
+        """Returns the speed-up over the reference; None if one of the two was not timed."""
         reference = self.reference(timing)
         if reference is None or reference.latency is None or not timing.latency:
             return None
@@ -161,7 +170,7 @@ class Speed:
         return statistics.median(one.median for one in paired) if paired else reference.latency / timing.latency
 
     def is_clear(self, timing: Timing) -> bool:
-        """Whether its difference to the reference is larger than the noise of either."""
+        """Whether its difference from the reference is larger than the noise."""
         reference = self.reference(timing)
         if reference is None or reference.latency is None or timing.latency is None:
             return False
@@ -171,7 +180,7 @@ class Speed:
         return abs(reference.latency - timing.latency) > max(reference.noise, timing.noise)
 
     def is_rough(self, timing: Timing) -> bool:
-        """Whether the noise leaves open how large a clear difference is: more than to a factor of two."""
+        """Whether the noise leaves the size of a clear difference uncertain by more than a factor of two."""
         reference = self.reference(timing)
         if reference is None or reference.latency is None or timing.latency is None:
             return True
@@ -181,13 +190,13 @@ class Speed:
         return any(one.noise > 0.5 * (one.latency or 0.0) for one in (timing, reference))
 
     def quartiles(self, timing: Timing) -> tuple[float, float] | None:
-        """Between what its speed-up lies in half of the rounds; None where it was not timed in the same rounds."""
+        """Returns the quartiles of its speed-up over the rounds; None if the two were not timed in the same rounds."""
         reference = self.reference(timing)
         paired = [] if reference is None else self._paired(timing, reference)
         return (min(one.low for one in paired), max(one.high for one in paired)) if paired else None
 
     def _paired(self, timing: Timing, reference: Timing) -> list[SpeedUp]:
-        """What was measured in the same rounds as the reference: there the noise of both cancels out."""
+        """Returns the speed-ups measured in the same rounds as the reference, where common noise cancels out."""
         names = {row.model for row in reference.rows}
         same = timing.setting == reference.setting
         return [

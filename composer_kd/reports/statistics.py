@@ -1,4 +1,4 @@
-"""Means with their uncertainty, and differences that say how sure they are."""
+"""Means with standard errors, and differences with confidence intervals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Estimate:
     Args:
         mean: The mean.
         error: Its standard error; None for a single run.
-        n: How many runs.
+        n: The number of runs.
 
     Example:
         >>> estimate = Estimate.of([0.9, 0.8, 0.7])
@@ -37,20 +37,20 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Estimate:
-        """Summarises at least one value."""
+        """Computes the mean and standard error of one or more values."""
         n = len(values)
         return cls(statistics.fmean(values), statistics.stdev(values) / math.sqrt(n) if n > 1 else None, n)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better one is than the other.
+    """The difference of two accuracies, with a 95 % confidence interval.
 
     Args:
         mean: The difference of the means.
-        low: Where it lies with 95 % confidence: from here.
-        high: To here.
-        over: What was varied, in words: what the interval covers.
+        low: The lower end of the interval.
+        high: The upper end of the interval.
+        over: The source of the variation that the interval covers, in words, such as ``'3 seeds, in pairs'``.
     """
 
     mean: float
@@ -60,19 +60,19 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
 
 def difference_of_runs(better: Mapping[Any, float], other: Mapping[Any, float]) -> Difference | None:
-    """Compares shares of runs by seeds: pairs where both have the same, else Welch's interval.
+    """Compares the accuracies of two groups of runs: in pairs if both have the same seeds, else by Welch's t-interval.
 
     Args:
-        better: The values of one, by seed.
-        other: Those of the other.
+        better: The accuracies of the first group, by seed.
+        other: The accuracies of the second group, by seed.
 
     Returns:
-        The first minus the second; None where one of them has fewer than two runs.
+        The first minus the second; None if one of them has fewer than two runs.
 
     Example:
         >>> difference_of_runs({0: 0.9, 1: 0.8}, {0: 0.7, 1: 0.6}).over
@@ -96,11 +96,13 @@ def difference_of_runs(better: Mapping[Any, float], other: Mapping[Any, float]) 
 
 
 def difference_of_answers(better: np.ndarray, other: np.ndarray) -> Difference | None:
-    """Compares two models on the same samples; covers the choice of the samples, not that of the seed.
+    """Compares the accuracies of two models on the same samples, in pairs.
+
+    The interval covers the choice of the samples, but not the choice of the seed.
 
     Args:
-        better: ``(N,)`` Whether each answer is right, or in which share of the runs.
-        other: ``(N,)`` Likewise, of the other.
+        better: ``(N,)`` For each sample, whether the first model predicts its label, or the share of its runs that do.
+        other: ``(N,)`` The same for the second model.
 
     Returns:
         The first minus the second; None with fewer than two samples.
@@ -118,4 +120,4 @@ def difference_of_answers(better: np.ndarray, other: np.ndarray) -> Difference |
 
 def _interval(mean: float, error: float, freedom: float, over: str) -> Difference:
     reach = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
-    return Difference(mean, max(-1.0, mean - reach), min(1.0, mean + reach), over)  # shares differ by no more than 1
+    return Difference(mean, max(-1.0, mean - reach), min(1.0, mean + reach), over)  # accuracies differ by at most 1

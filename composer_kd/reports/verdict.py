@@ -1,4 +1,4 @@
-"""What the student bought, in sentences that are computed."""
+"""Summarises the result of the distillation in sentences and large numbers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ['Tile', 'tiles', 'verdict']
 
 @dataclass(frozen=True)
 class Tile:
-    """One large number at the top of the page.
+    """A large number at the top of the page.
 
     Args:
         value: The number with its unit.
-        label: What it is.
-        detail: What one must know of it.
+        label: The name of the quantity.
+        detail: How to read it, such as the confidence interval.
     """
 
     value: str
@@ -31,7 +31,7 @@ class Tile:
 
 
 def chosen(groups: Sequence[Group], evaluation: EvaluationSet) -> Group | None:
-    """The distilled student that the sentences are about: the one with the best accuracy; None without one."""
+    """Returns the distilled student with the best accuracy, which the verdict describes; None without any."""
     distilled = [one for one in groups if one.role == DISTILLED]
 
     def accuracy(one: Group) -> float:
@@ -42,21 +42,21 @@ def chosen(groups: Sequence[Group], evaluation: EvaluationSet) -> Group | None:
 
 
 def to_teacher(student: Group, teacher: Group, evaluation: EvaluationSet) -> Difference | None:
-    """The student's accuracy minus the teacher's, over the samples; None without answers of both."""
+    """Computes the student's accuracy minus the teacher's over the samples; None without predictions of both."""
     mine, theirs = student.correct(evaluation), teacher.correct(evaluation)
     return None if mine is None or theirs is None else difference_of_answers(mine, theirs)
 
 
 def verdict(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed) -> list[str]:
-    """Says what distillation bought.
+    """Compares the distilled student with its teacher and with the student alone.
 
     Args:
         groups: The models.
-        evaluation: What they answered for.
-        speed: How fast they are.
+        evaluation: The data on which they were evaluated.
+        speed: Their timings.
 
     Returns:
-        One to three sentences; a difference within the noise is called that.
+        The result in a few sentences. Differences within the noise are reported as such.
     """
     student = chosen(groups, evaluation)
     if student is None:
@@ -109,7 +109,7 @@ def _of_teacher(student: Group, teacher: Group, evaluation: EvaluationSet, speed
 
 
 def _size(student: Group, teacher: Group) -> tuple[str, str]:
-    """How much smaller, and the word for it; no factor where both are as large."""
+    """Returns the factor between the sizes on disk and its label; the factor is empty if the sizes are equal."""
     ratio = teacher.first.file_bytes / max(1, student.first.file_bytes)
     if 0.95 < ratio < 1.05:
         return '', 'as large on disk'
@@ -172,15 +172,15 @@ def _listed(parts: Sequence[str]) -> str:
 
 
 def tiles(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed) -> list[Tile]:
-    """The numbers of the verdict, to be seen at a glance.
+    """Builds the tiles with the main numbers of the verdict.
 
     Args:
         groups: The models.
-        evaluation: What they answered for.
-        speed: How fast they are.
+        evaluation: The data on which they were evaluated.
+        speed: Their timings.
 
     Returns:
-        Those that are known.
+        The tiles whose numbers are known.
     """
     student = chosen(groups, evaluation)
     if student is None:

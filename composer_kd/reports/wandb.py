@@ -1,4 +1,4 @@
-"""A report in Weights & Biases: its tables, its plots, and the models and files as artifacts."""
+"""Logs a report to Weights & Biases: its tables and plots, and the models and files as artifacts."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from composer_kd.reports.report import Report
 
 __all__ = ['log_to_wandb']
 
-_LONGEST = 120  # W&B takes 128 characters
+_LONGEST = 120  # W&B allows 128 characters
 
 
 def log_to_wandb(report: Report, files: Sequence[pathlib.Path], project: str) -> str:
     """Logs a report as one run of the type ``report``.
 
-    ``WANDB_MODE``, ``WANDB_DIR`` and the other variables of W&B count. Tables are logged as ``wandb.Table``, the
-    numbers of each model also as ``report/<model>/<number>`` of the summary, plots as images. Artifacts are each
-    model's checkpoint, of the type ``model`` with the alias ``teacher`` or ``student``, and the report's files.
+    The environment variables of W&B apply, such as ``WANDB_MODE`` and ``WANDB_DIR``. Tables are logged as
+    ``wandb.Table``, plots as images, and the numbers of each model also in the summary as ``report/<model>/<number>``.
+    The checkpoint of each model becomes an artifact of the type ``model``, with the alias ``teacher`` or ``student``;
+    the files of the report become one of the type ``report``.
 
     Args:
         report: The report.
-        files: Its files.
-        project: The project.
+        files: The files of the report, as :func:`.write_report` returns them.
+        project: The project in W&B.
 
     Returns:
-        Where it is now, in words.
+        The URL of the run or, offline, its folder and the command that uploads it.
 
     Raises:
-        Exception: Whatever W&B raises.
+        Exception: Any error of W&B; a run that was already started is marked as failed.
     """
     import wandb
 
@@ -51,7 +52,7 @@ def log_to_wandb(report: Report, files: Sequence[pathlib.Path], project: str) ->
 
 
 def _settings(known: Any) -> dict[str, Any]:
-    """Without this, W&B 0.18 asks its server about every table also offline, and tries again for a week."""
+    """Disables offline artifacts; with them, W&B 0.18 contacts its server for each table and retries for a week."""
     name = 'allow_offline_artifacts'
     is_known = any(name in getattr(base, '__annotations__', {}) for base in known.__mro__)
     return {name: False} if is_known else {}
@@ -97,7 +98,7 @@ def _log_models(wandb: Any, run: Any, report: Report) -> None:
 
 
 def _artifact_name(name: str) -> str:
-    """A name with the characters that W&B takes: letters, digits, dashes, underscores, dots.
+    """Replaces the characters that W&B does not allow: all but letters, digits, dashes, underscores and dots.
 
     Example:
         >>> _artifact_name('runs/kd: <1>')

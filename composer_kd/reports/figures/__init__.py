@@ -1,1 +1,1 @@
-"""The plots of a report: each function draws one, or returns None where there is nothing to draw."""
+"""The plots of a report: each ``draw_*`` function draws one, or returns None without data for it."""

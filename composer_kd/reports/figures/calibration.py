@@ -1,4 +1,4 @@
-"""Reliability diagrams."""
+"""Draws reliability diagrams."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ['draw_calibration', 'pooled']
 
 
 def pooled(group: Group, evaluation: EvaluationSet) -> Calibration | None:
-    """The reliability diagram of all runs of a group together; None without answers."""
+    """Computes one reliability diagram from the predictions of all runs of a group; None without predictions."""
     answers = [one.answers for one in group.members if one.answers is not None]
     if not answers or not len(evaluation.labels):
         return None
@@ -26,11 +26,14 @@ def pooled(group: Group, evaluation: EvaluationSet) -> Calibration | None:
 
 
 def draw_calibration(shown: Sequence[Group | None], evaluation: EvaluationSet) -> Drawing | None:
-    """Draws a reliability diagram for each model, with how its confidences are spread below it.
+    """Draws a reliability diagram for each model, above a histogram of its confidences.
 
     Args:
-        shown: The teacher, the student before and after; None is left out.
-        evaluation: What they answered for.
+        shown: The models, usually the teacher, the student alone and the distilled student; None is left out.
+        evaluation: The data on which they were evaluated.
+
+    Returns:
+        The plot; None without predictions.
     """
     panels = [(each, found) for each in shown if each is not None and (found := pooled(each, evaluation)) is not None]
     if not panels:

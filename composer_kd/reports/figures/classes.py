@@ -1,4 +1,4 @@
-"""Which classes gained, and which lost."""
+"""Draws the accuracy of each class before and after distillation."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from composer_kd.reports.metrics import class_accuracies, most_changed
 __all__ = ['MOST_CLASSES', 'draw_classes', 'shortened']
 
 MOST_CLASSES = 20
-"""More could not be read; the most changed are shown."""
+"""The maximum number of classes in a plot, for readability; those that changed most are shown."""
 
 
 def shortened(name: str, most: int = 24) -> str:
-    """A name that fits beside an axis.
+    """Shortens a name, so that it fits next to an axis.
 
     Example:
         >>> shortened('a rather long name of a class', 12)
@@ -33,13 +33,16 @@ def shortened(name: str, most: int = 24) -> str:
 def draw_classes(
     teacher: Group | None, alone: Group | None, distilled: Group | None, evaluation: EvaluationSet
 ) -> Drawing | None:
-    """Draws the accuracy of each class before and after, and beside it the change with its standard error.
+    """Draws the accuracy of each class before and after distillation, and the change with its standard error.
 
     Args:
         teacher: The teacher; None without one.
         alone: The student alone; None without one.
         distilled: The distilled student; None without one.
-        evaluation: What they answered for.
+        evaluation: The data on which they were evaluated.
+
+    Returns:
+        The plot; None if fewer than two of the models have predictions.
     """
     shown = [
         (each, found) for each in (teacher, alone, distilled) if each and (found := _of_runs(each, evaluation)).size
@@ -67,14 +70,14 @@ def draw_classes(
 
 
 def _of_runs(each: Group, evaluation: EvaluationSet) -> np.ndarray:
-    """``(runs, classes)`` The accuracy of each class; empty without answers."""
+    """Returns the accuracy of each class for each run, ``(runs, classes)``; empty without predictions."""
     number = len(evaluation.classes)
     answers = [one.answers.predicted for one in each.members if one.answers is not None]
     return np.array([class_accuracies(evaluation.labels, predicted, number) for predicted in answers])
 
 
 def _error(old: np.ndarray, new: np.ndarray) -> np.ndarray | None:
-    """The standard error of the change of each class; None where one has a single run."""
+    """Returns the standard error of the change of each class; None if one of the two has a single run."""
     if min(len(old), len(new)) < 2:
         return None
     return np.sqrt(sum(values.var(axis=0, ddof=1) / len(values) for values in (old, new)))

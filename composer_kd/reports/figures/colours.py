@@ -1,4 +1,4 @@
-"""Colours of the models of a report, and scales of colours for differences."""
+"""Colours of the models of a report, and colour scales for differences."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MORE = {
 
 
 def colours(groups: Sequence[Group]) -> dict[str, str]:
-    """A colour for each group: that of its role, and others where several have that role."""
+    """Returns a colour for each group by name: the colour of its role, and other shades if several share the role."""
     seen: dict[str, int] = {}
     found = {}
     for each in groups:
@@ -32,7 +32,7 @@ def colours(groups: Sequence[Group]) -> dict[str, str]:
 
 
 def between(less: str, more: str) -> LinearSegmentedColormap:
-    """A scale of colours from one over white to the other, for differences."""
-    # A shade beside those of the roles, which a dark page replaces: here the colour is the number.
+    """Returns a colour scale for differences, from one colour through white to the other."""
+    # Slightly different from the colours of the roles, which a dark page replaces: here a colour encodes a number.
     ends = [f'#{int(colour[1:], 16) ^ 1:06x}' for colour in (less, more)]
     return LinearSegmentedColormap.from_list(f'{less}-{more}', [ends[0], '#ffffff', ends[1]])

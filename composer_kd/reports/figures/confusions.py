@@ -1,4 +1,4 @@
-"""Which mistakes a model makes more often than another."""
+"""Draws which confusions of classes one model makes more often than another."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ from composer_kd.reports.metrics import confusion, most_changed
 __all__ = ['draw_confusions']
 
 MOST_PAIRS = 14
-_IN_A_CELL = '#111827'  # on a light cell, also in a dark page
-_MOST_WRITTEN = 12  # classes up to which numbers fit into cells
+_IN_A_CELL = '#111827'  # readable on a light cell, in a dark page too
+_MOST_WRITTEN = 12  # maximum number of classes for which numbers fit into the cells
 
 
 def draw_confusions(pairs: list[tuple[Group, Group]], evaluation: EvaluationSet) -> Drawing | None:
-    """Draws the difference of two confusion matrices, for each pair of models.
+    """Draws the difference of two confusion matrices for each pair of models.
 
     Args:
-        pairs: Of each the first minus the second is shown.
-        evaluation: What they answered for.
+        pairs: The pairs; the first minus the second is shown.
+        evaluation: The data on which they were evaluated.
+
+    Returns:
+        Matrices; for many classes, bars of the confusions that changed most. None without predictions.
     """
     found = []
     for more, less in pairs:
@@ -47,7 +50,7 @@ def _matrices(found: list[tuple[Group, Group, np.ndarray]], evaluation: Evaluati
     names = [shortened(name, 12) for name in evaluation.classes]
     with canvas((side + 1.1) * len(found), side + 0.9) as figure:
         for axes, (more, less, change) in zip(figure.subplots(1, len(found), squeeze=False)[0], found):
-            # One ordinary change of a small class must not take the colour from all others.
+            # At least one point, so that tiny changes stay pale.
             limit = max(1.0, float(np.abs(change).max()))
             mesh = axes.pcolormesh(
                 change,
@@ -94,7 +97,7 @@ def _write(axes: Any, change: np.ndarray) -> None:
 
 
 def _bars(found: list[tuple[Group, Group, np.ndarray]], evaluation: EvaluationSet) -> Drawing:
-    """Of many classes, the pairs that changed most: a matrix of a hundred rows could not be read."""
+    """Draws the pairs of classes that changed most, because a matrix of many classes would be unreadable."""
     with canvas(5.6 * len(found), 1.2 + 0.27 * MOST_PAIRS) as figure:
         for axes, (more, less, change) in zip(figure.subplots(1, len(found), squeeze=False)[0], found):
             off = change.copy()

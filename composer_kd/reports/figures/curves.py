@@ -1,4 +1,4 @@
-"""Losses and accuracy over training."""
+"""Draws losses and accuracy over training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from composer_kd.reports.groups import Group
 __all__ = ['draw_curves', 'mean_curve', 'thinned']
 
 POINTS = 60
-"""Of a curve of losses: what one can still see."""
+"""The number of points of a loss curve."""
 
 _PANELS = {
     'task': ('task loss', 'on labelled training samples', 'loss'),
@@ -30,12 +30,12 @@ def thinned(curve: Curve, last: int, points: int = POINTS) -> Curve:
     """Averages a curve over spans of equal length.
 
     Args:
-        curve: The curve; values that are not finite are left out.
-        last: The last batch of the longest curve that it is drawn beside.
-        points: How many spans up to there.
+        curve: The curve; values that are not finite are ignored.
+        last: The last batch of the longest curve in the same plot.
+        points: The number of spans from batch 0 to ``last``.
 
     Returns:
-        One point for each span in which the curve has values, at the mean of their batches.
+        One point for each span in which the curve has values: the mean of their batches and of the values.
 
     Example:
         >>> curve = Curve(np.array([0, 1, 2, 3]), np.array([4.0, 2.0, 1.0, 1.0]))
@@ -54,13 +54,13 @@ def thinned(curve: Curve, last: int, points: int = POINTS) -> Curve:
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve:
-    """The mean of curves, where all of them have a value.
+    """Computes the mean of curves at the batches for which all of them have a value.
 
     Args:
-        curves: At least one.
+        curves: One or more curves.
 
     Returns:
-        The mean at the batches that they have in common.
+        The mean curve.
 
     Example:
         >>> mean_curve([Curve(np.array([0, 1]), np.array([1.0, 3.0])), Curve(np.array([1, 2]), np.array([5.0, 0.0]))])
@@ -74,7 +74,7 @@ def mean_curve(curves: Sequence[Curve]) -> Curve:
 
 
 def draw_curves(groups: Sequence[Group], evaluation: EvaluationSet) -> Drawing | None:
-    """Draws the task loss, the distillation loss and the accuracy on evaluation data, each in a panel."""
+    """Draws the task loss, the distillation loss and the accuracy on the evaluation data, one panel each."""
     panels = [key for key in _PANELS if any(key in one.curves for each in groups for one in each.members)]
     if not panels:
         return None

@@ -1,4 +1,4 @@
-"""Accuracy against latency."""
+"""Draws accuracy against latency."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _POINT: dict[str, Any] = {'markersize': 7.5, 'markeredgewidth': 1.3, 'markerface
 
 
 def draw_pareto(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed) -> Drawing | None:
-    """Draws a panel for each device: right and low is slow and wrong, left and high is what one wants."""
+    """Draws accuracy against latency in one panel for each device, with the Pareto front."""
     devices = [device for device in speed.devices if _points(speed, device, evaluation)][:_PANELS]
     if not devices:
         return None
@@ -96,13 +96,13 @@ def _panel(
 
 
 def _fill(timing: Timing) -> dict[str, Any]:
-    """Hollow where answers are not the model's, half full in a low precision."""
+    """Returns the style of a point: hollow if the timing is not faithful, half filled for a low precision."""
     fill = 'full' if timing.setting.precision not in _LOW else 'left'
     return {**_POINT, 'fillstyle': fill if timing.is_faithful else 'none'}
 
 
 def _label(axes: Any, front: Sequence[tuple[Timing, float, float]]) -> None:
-    """Names the ends of the front; more names would lie upon one another."""
+    """Labels the two ends of the front; more labels would overlap."""
     ends = front if len(front) < 2 else (front[0], front[-1])
     for index, (timing, latency, accuracy) in enumerate(ends):
         setting = timing.setting
@@ -113,7 +113,7 @@ def _label(axes: Any, front: Sequence[tuple[Timing, float, float]]) -> None:
 
 
 def _ticks(axes: Any, low: float, high: float) -> None:
-    """Ticks at 1, 2 and 5 times powers of ten; every third where that would be too many."""
+    """Sets ticks at 1, 2 and 5 times the powers of ten; at the powers of ten only for a wide range."""
     steps = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
     ticks = [step * 10.0**power for power in range(-9, 4) for step in steps]
     axes.set_xticks([tick for tick in ticks if low <= tick <= high])

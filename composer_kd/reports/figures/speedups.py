@@ -1,4 +1,4 @@
-"""How much faster each backend and precision is than the teacher as it was trained."""
+"""Draws the speed-up of each backend and precision over the teacher in eager fp32."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PANELS = 3
 
 
 def draw_speedups(groups: Sequence[Group], speed: Speed) -> Drawing | None:
-    """Draws a bar for each model, backend and precision, in a panel for each device."""
+    """Draws a bar for each model, backend and precision, in one panel for each device."""
     shown = distinct(groups)
     devices = [device for device in speed.devices if any(speed.speed_up(one) for one in speed.on(device))][:_PANELS]
     ways = {device: _ways(speed, device, shown) for device in devices}
@@ -63,7 +63,7 @@ def draw_speedups(groups: Sequence[Group], speed: Speed) -> Drawing | None:
 
 
 def distinct(groups: Sequence[Group]) -> list[Group]:
-    """Leaves out students alone that are the same network as a distilled one."""
+    """Returns up to four groups, without students alone that have the size and operations of another model."""
     sizes = {(one.first.parameters, one.first.flops) for one in groups if one.role != ALONE}
     kept = [one for one in groups if one.role != ALONE or (one.first.parameters, one.first.flops) not in sizes]
     return kept[:4]
@@ -109,7 +109,7 @@ def _panel(
 
 
 def _ratios(axes: Any, least: float, most: float) -> None:
-    """A logarithmic axis: twice as fast and half as fast are as far from 1. Right of the bars is room for words."""
+    """Sets a logarithmic axis, on which 2x and 0.5x are equally far from 1, with room for text right of the bars."""
     low, high = math.log2(min(least, 0.8)), math.log2(max(most, 1.5))
     axes.set_xscale('log', base=2)
     axes.set_xlim(2 ** (low - 0.05 * (high - low)), 2 ** (high + 0.55 * (high - low)))

@@ -1,4 +1,4 @@
-"""Samples per second over the batch size."""
+"""Draws samples per second over the batch size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PANELS = 3
 
 
 def draw_throughput(groups: Sequence[Group], speed: Speed) -> Drawing | None:
-    """Draws for each device how throughput grows with the batch, up to where memory ends."""
+    """Draws throughput over the batch size in one panel for each device, up to the first batch size that failed."""
     shown = distinct(groups)
     swept = [one for one in speed.timings if one.group in shown and len(_sweep(one)) > 1]
     devices = [device for device in speed.devices if any(one in swept for one in speed.on(device))][:_PANELS]
@@ -53,7 +53,7 @@ def _short(value: float) -> str:
 
 
 def _sweep(timing: Timing) -> list[tuple[int, float]]:
-    """Samples per second at each batch size that worked: the median of the members."""
+    """Returns each batch size that succeeded with its samples per second, the median over the members."""
     found: dict[int, list[float]] = {}
     for row in timing.rows:
         for one in row.throughput:
@@ -89,7 +89,7 @@ def _line(axes: Any, timing: Timing, style: str, colour: str) -> None:
     if failed:
         first = min(failed, key=lambda one: one.batch)
         axes.scatter([first.batch], [sweep[-1][1]], marker='x', s=45, color=colour, linewidth=1.8, zorder=4)
-        if style == '-':  # one of both lines says why
+        if style == '-':  # one of the two lines shows the reason
             where = (first.batch, sweep[-1][1])
             reason = str(first.failed)[:28]
             axes.annotate(reason, where, (0, 8), textcoords='offset points', ha='right', fontsize=8, color=MUTED)
