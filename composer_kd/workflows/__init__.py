@@ -1,1 +1,1 @@
-"""What each command does; none knows another."""
+"""The workflow behind each command of the command line; the workflows are independent of one another."""

@@ -1,4 +1,4 @@
-"""Times the models of runs, and shows how it goes."""
+"""The workflow of ``composer-kd bench``: benchmarks the models of runs and shows the progress."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from typing_extensions import override
 
 from composer_kd.bench import BenchResults, Limits, Row, Setting, Watcher, bench, block, plan, summary, write
 from composer_kd.bench.files import FILES
@@ -28,15 +29,15 @@ WIDTH_OF_FILES = 180
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What the command line chooses; None for what this machine has.
+    """The options of a benchmark. For ``None``, ``composer_kd.bench.plan`` chooses what suits this machine.
 
     Args:
-        devices: As for ``composer_kd.bench.plan``.
-        backends: The same.
-        precisions: The same.
-        threads: The same.
-        limits: How far to go in each setting.
-        samples: How many samples of the evaluation data; None for all.
+        devices: The names of the devices, as in ``composer_kd.bench.plan``.
+        backends: The names of the backends, or ``'all'``.
+        precisions: The names of the precisions, or ``'all'``.
+        threads: The numbers of CPU threads.
+        limits: The seconds of timing for a model in a setting, and the largest batch.
+        samples: The number of samples of the evaluation data that are evaluated; ``None`` for all.
     """
 
     devices: Sequence[str] | None = None
@@ -48,19 +49,20 @@ class BenchOptions:
 
 
 def bench_runs(written: Sequence[str], out: pathlib.Path, options: BenchOptions, command: str = '') -> BenchResults:
-    """Times the models of runs and their teachers; prints a table for each setting.
+    """Benchmarks the models of runs and their teachers; prints a table for each setting.
 
     Args:
-        written: Runs, as ``open_runs`` takes them.
-        out: Folder of ``bench.json``, ``bench.csv`` and ``bench.md``, written anew after each setting.
-        options: How to run the models.
-        command: What started this.
+        written: Run folders, checkpoints or YAML files, as in ``open_runs``.
+        out: The folder for ``bench.json``, ``bench.csv`` and ``bench.md``, which are rewritten after each setting.
+        options: The settings to measure, and the limits.
+        command: The command line, which is stored with the results.
 
     Returns:
-        The results.
+        The results of all settings.
 
     Raises:
-        ComposerKDError: If a run or a name is wrong; before anything is timed.
+        ComposerKDError: If a run cannot be opened or the name of a device, backend or precision is unknown; raised
+            before any model is timed.
     """
     settings = plan(options.devices, options.backends, options.precisions, options.threads)
     runs = open_runs(written)
@@ -86,7 +88,7 @@ def bench_runs(written: Sequence[str], out: pathlib.Path, options: BenchOptions,
 
 @contextlib.contextmanager
 def _warnings_on(console: Console) -> Iterator[None]:
-    """Prints warnings as sentences."""
+    """Prints the text of warnings, without file and line."""
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
         console.print(str(message), highlight=False, markup=False, style='yellow')
@@ -97,7 +99,7 @@ def _warnings_on(console: Console) -> Iterator[None]:
 
 
 def _evaluation_data(run: SavedRun, samples: int | None) -> tuple[list[Any], int | None]:
-    """The batches, no more than are needed."""
+    """Reads the first ``samples`` samples; also returns the number of classes, if the data set has it."""
     loader = run.loader()
     batches = first_samples(run.batches(loader), samples)
     if not batches:
@@ -106,7 +108,7 @@ def _evaluation_data(run: SavedRun, samples: int | None) -> tuple[list[Any], int
 
 
 class _Shown(Watcher):
-    """Prints and writes each setting when it is done, and says what is going on."""
+    """Shows a progress bar; prints and writes the results after each setting."""
 
     def __init__(self, console: Console, out: pathlib.Path) -> None:
         self.console, self.out = console, out
@@ -125,17 +127,17 @@ class _Shown(Watcher):
         if kind in (KeyboardInterrupt, SystemExit) and self.results is not None:
             _conclude(self.console, self.results, self.out)
 
+    @override
     def start(self, setting: Setting, number: int, of: int) -> None:
-        """A setting begins."""
         self.setting = f'{setting}: '
         self.progress.update(self.task, completed=number - 1, total=of)
 
+    @override
     def say(self, what: str) -> None:
-        """What is being done now."""
         self.progress.update(self.task, description=f'{self.setting}{what}')
 
+    @override
     def finish(self, results: BenchResults, rows: Sequence[Row]) -> None:
-        """A setting is done."""
         self.results = results
         self.console.print(block(rows, self.console.width), highlight=False)
         write(results, self.out)

@@ -1,4 +1,4 @@
-"""The command ``composer-kd layers``: from what was written to models, inputs for them, and tables."""
+"""The workflow of ``composer-kd layers``: builds models and their inputs, and lists the layers in tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from composer_kd.runs.loaders import build_loader
 
 __all__ = ['show_layers']
 
-SAMPLES = 2  # of a data set: enough for a model that compares samples
+SAMPLES = 2  # of the data set: models that compare samples need more than one
 TOKENS = 8
 
 
@@ -41,13 +41,14 @@ def show_layers(model: str, settings: Sequence[str] = (), shape: Sequence[int] |
     Args:
         model: The YAML file of a run, the name of a model of this package, or a dotted path.
         settings: ``key=value`` strings: overrides of the YAML, or options of the model.
-        shape: Of the input; by default that of the run's data, or what the model is made for.
+        shape: The shape of the input, with the batch dimension; by default the shape of the run's data, or one derived
+            from the model's options, defaults or configuration.
 
     Yields:
-        A table for ``rich`` for each model; its first column has the paths that ``Match`` takes.
+        For each model a ``rich`` table of its layers; the first column has their paths as in ``Match(on=...)``.
 
     Raises:
-        ConfigError: If there is no such model, a setting is wrong, or the model does not take such an input.
+        ConfigError: If the model is unknown, a setting is wrong, or the model cannot run on an input of this shape.
 
     Example:
         >>> (table,) = show_layers('ShallowCNN', ['image_size=8'])
@@ -83,7 +84,7 @@ def _of_a_run(config: RunConfig, shape: Sequence[int] | None) -> Iterator[Table]
 
 
 def _component(model: str, settings: Sequence[str]) -> Component:
-    """Checks options against the signature, or for a Hugging Face model against its configuration."""
+    """Checks the options against the signature of the model, or against the configuration of a Hugging Face model."""
     options, faults = read_settings(settings)
     source = Source(pathlib.Path(model), {'model': {'name': model, **options}}, faults=faults)
     target = resolve('model', model)
@@ -121,7 +122,7 @@ def _of_shape(model: nn.Module, shape: Sequence[int]) -> Any:
 
 
 def _input(component: Component, model: nn.Module) -> Any:
-    """An input that the model is likely to be made for: what its options, defaults or configuration say."""
+    """Makes an input of the shape that the options, the defaults or the configuration of the model give."""
     config = getattr(model, 'config', None)
     if getattr(model, 'main_input_name', None) == 'input_ids':
         return _of_shape(model, (1, TOKENS))

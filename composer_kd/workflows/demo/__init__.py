@@ -1,4 +1,4 @@
-"""The demo: on bundled handwritten digits, what does a small student gain from a teacher when labels are few?"""
+"""The demo: measures how much a small student with few labels gains from a teacher, on bundled handwritten digits."""
 
 from composer_kd.workflows.demo.results import Entry, Results, Settings
 from composer_kd.workflows.demo.study import demo

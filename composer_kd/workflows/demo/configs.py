@@ -1,4 +1,4 @@
-"""The demo's runs, as YAML files would describe them."""
+"""The configurations of the demo's runs, with the content of YAML files."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _STUDENT = {'name': 'ShallowCNN', **_SHAPE}
 
 
 def teacher_run(out: pathlib.Path, settings: Settings) -> RunConfig:
-    """Describes the teacher, which learns from all labels.
+    """Configures the run of the teacher, which is trained with all labels.
 
     Args:
-        out: The demo's folder; the run's is ``teacher`` in it.
-        settings: How much is trained.
+        out: The demo's folder; the run's folder is ``teacher`` in it.
+        settings: The settings of the demo.
 
     Returns:
         The checked configuration.
 
     Raises:
-        ConfigError: If a setting makes no sense.
+        ConfigError: If a setting is out of range.
 
     Example:
         >>> str(teacher_run(pathlib.Path('runs/demo'), Settings()).folder)
@@ -45,22 +45,22 @@ def teacher_run(out: pathlib.Path, settings: Settings) -> RunConfig:
 
 
 def student_run(out: pathlib.Path, settings: Settings, seed: int, distilled: bool) -> RunConfig:
-    """Describes a student.
+    """Configures the run of a student.
 
-    The seed determines initial weights, labels and the order of samples. An epoch is as many images for all students:
-    to the one alone, who can do nothing with images without a label, its few are shown again and again.
+    The seed determines the initial weights, the choice of labels and the order of samples. An epoch has the same number
+    of images for both students: the student alone cannot use unlabelled images, so it repeats its labelled ones.
 
     Args:
-        out: The demo's folder; the run's is ``alone-<seed>`` or ``distilled-<seed>`` in it.
-        settings: How much is trained.
-        seed: That of the run.
-        distilled: Whether ``teacher`` in the same folder teaches it.
+        out: The demo's folder; the run's folder is ``alone-<seed>`` or ``distilled-<seed>`` in it.
+        settings: The settings of the demo.
+        seed: The seed of the run.
+        distilled: Whether the student is distilled from the run ``teacher`` in the same folder.
 
     Returns:
         The checked configuration.
 
     Raises:
-        ConfigError: If a setting makes no sense.
+        ConfigError: If a setting is out of range.
 
     Example:
         >>> run = student_run(pathlib.Path('runs/demo'), Settings(), seed=2, distilled=True)
@@ -95,7 +95,7 @@ def _distillation(out: pathlib.Path, settings: Settings) -> dict[str, Any]:
 def _checked(
     name: str, out: pathlib.Path, written: dict[str, Any], seed: int, epochs: int, settings: Settings
 ) -> RunConfig:
-    """Adds what all runs have in common, and lets it be checked as a file is."""
+    """Adds the settings that all runs share, and checks the result as a YAML file is checked."""
     common = {
         'run_name': f'demo-{name}',
         'seed': seed,

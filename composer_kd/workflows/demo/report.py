@@ -1,4 +1,4 @@
-"""Tells what the demo found: a table in the terminal, the same in Markdown, numbers in JSON, and a plot."""
+"""Reports the demo's results: a table in the terminal and in Markdown, the numbers in JSON, and a plot."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _COLUMNS = ('model', 'learns from', 'accuracy %', 'parameters', 'size', 'latency
 
 
 def write_report(results: Results, out: pathlib.Path, console: Console) -> None:
-    """Prints the table and the finding, and writes ``results.json``, ``results.md`` and ``results.png``.
+    """Prints the table and a summary, and writes ``results.json``, ``results.md`` and ``results.png``.
 
     Args:
-        results: What the demo found.
-        out: The folder, made if need be.
-        console: Where to print.
+        results: The results of the demo.
+        out: The folder for the files; created if it is missing.
+        console: The console to print on.
     """
     out.mkdir(parents=True, exist_ok=True)
     rows = [_row(entry) for entry in results.entries]
     sentence = in_words(results)
     write_file(out / 'results.md', _markdown(results, rows, sentence))
     write_file(out / 'results.png', png(_figure(results)))
-    # Last: where it is, all is.
+    # Written last, so that its presence means that all files are complete.
     write_file(out / NUMBERS_FILE, json.dumps(results.as_mapping(), indent=2) + '\n')
 
     table = Shown(box=SIMPLE_HEAD, pad_edge=False)
@@ -55,13 +55,13 @@ def write_report(results: Results, out: pathlib.Path, console: Console) -> None:
 
 
 def in_words(results: Results) -> str:
-    """Says what distillation changed, better or worse.
+    """Describes how distillation changed the student's accuracy, for better or worse.
 
     Args:
-        results: What the demo found.
+        results: The results of the demo.
 
     Returns:
-        One sentence, computed from the numbers.
+        One sentence, with the change in percentage points and its confidence interval.
     """
     alone, distilled = 100 * results.alone.accuracy, 100 * results.distilled.accuracy
     gain = 100 * statistics.fmean(results.gains)

@@ -1,4 +1,4 @@
-"""What the demo trains and what it finds."""
+"""The settings and the results of the demo."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ __all__ = ['Entry', 'Results', 'Settings']
 
 @dataclass(frozen=True)
 class Settings:
-    """How much is trained; both students see as many batches of the same size.
+    """The settings of the demo; both students are trained on the same number of batches of the same size.
 
     Args:
-        n_labels: Labelled images that a student gets; the other training images go to it without their label.
-        teacher_epochs: Passes of the teacher over all labelled training images.
-        student_epochs: Passes of each student over as many images as there are training images.
-        batch_size: Samples of a batch.
-        temperature: Softens the teacher's answers.
+        n_labels: The number of labelled images of a student; the distilled student also gets the other training images,
+            without their labels.
+        teacher_epochs: The epochs of the teacher, over all training images with their labels.
+        student_epochs: The epochs of each student; an epoch has as many images as the training set.
+        batch_size: The number of samples in a batch.
+        temperature: The temperature of the distillation loss.
     """
 
     n_labels: int = 40
@@ -34,15 +35,15 @@ class Settings:
 
 @dataclass
 class Entry:
-    """One model of the comparison; a run is a seed.
+    """One model of the comparison, with one run for each seed.
 
     Args:
-        name: What it is called in the table.
-        learns_from: What it learns from.
-        curves: For each run the accuracy on the test images after each epoch; the last one counts, never the best.
-        parameters: How many parameters it has.
-        size: Bytes of its state dict on disk.
-        latency: Median seconds for one image.
+        name: The model's name in the table.
+        learns_from: The source of supervision, for the table: labels, or labels and a teacher.
+        curves: For each run, the test accuracy after each epoch; the result is the last value, not the best.
+        parameters: The number of parameters.
+        size: The size of the state dict on disk, in bytes.
+        latency: The median time for one image, in seconds.
     """
 
     name: str
@@ -54,31 +55,31 @@ class Entry:
 
     @property
     def accuracies(self) -> list[float]:
-        """Accuracy at the end of each run."""
+        """The accuracy of each run after its last epoch."""
         return [curve[-1] for curve in self.curves]
 
     @property
     def accuracy(self) -> float:
-        """Mean over the runs."""
+        """The mean of ``accuracies``."""
         return statistics.fmean(self.accuracies)
 
     @property
     def standard_error(self) -> float | None:
-        """Standard error of that mean; None with a single run."""
+        """The standard error of ``accuracy``; ``None`` for a single run."""
         return _standard_error(self.accuracies)
 
 
 @dataclass
 class Results:
-    """What the demo found.
+    """The results of the demo.
 
     Args:
-        settings: How much was trained.
-        samples: Number of training and of test images.
-        teacher: The teacher, one run.
+        settings: The settings of the demo.
+        samples: The numbers of training and test images.
+        teacher: The teacher, with a single run.
         alone: The student without a teacher.
-        distilled: The same student, seeds and labels with the teacher.
-        seconds: How long it all took.
+        distilled: The student with the teacher; the same architecture, seeds and labels.
+        seconds: The duration of the whole demo.
     """
 
     settings: Settings
@@ -90,22 +91,22 @@ class Results:
 
     @property
     def entries(self) -> list[Entry]:
-        """The rows of the table."""
+        """The teacher, the student alone and the distilled student: the rows of the table."""
         return [self.teacher, self.alone, self.distilled]
 
     @property
     def gains(self) -> list[float]:
-        """Distilled minus alone, for each seed: both start from the same weights and have the same labels."""
+        """The accuracy of the distilled student minus that of the student alone, for each seed."""
         return [d - a for d, a in zip(self.distilled.accuracies, self.alone.accuracies)]
 
     @property
     def gain_error(self) -> float | None:
-        """Standard error of the mean gain; None with a single seed."""
+        """The standard error of the mean gain; ``None`` for a single seed."""
         return _standard_error(self.gains)
 
     @property
     def gain_interval(self) -> tuple[float, float] | None:
-        """Where the mean gain lies with 95 % confidence over seeds (Student's t); None with a single seed."""
+        """The 95 % confidence interval of the mean gain over seeds (Student's t); ``None`` for a single seed."""
         if self.gain_error is None:
             return None
         mean = statistics.fmean(self.gains)
@@ -113,7 +114,7 @@ class Results:
         return mean - reach, mean + reach
 
     def as_mapping(self) -> dict[str, Any]:
-        """Everything, for a JSON file."""
+        """Converts settings, entries and gains to a mapping for JSON."""
         rows = [
             {**asdict(entry), 'accuracy': entry.accuracy, 'standard_error': entry.standard_error}
             for entry in self.entries

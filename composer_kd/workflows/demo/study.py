@@ -1,4 +1,4 @@
-"""Trains the demo's runs one after the other, and says what came out."""
+"""The workflow of ``composer-kd demo``: trains the runs one after the other and reports the results."""
 
 from __future__ import annotations
 
@@ -31,20 +31,21 @@ __all__ = ['demo']
 def demo(
     out: str | pathlib.Path = 'runs/demo', seeds: Sequence[int] = (0, 1, 2), settings: Settings | None = None
 ) -> Results:
-    """Trains a teacher, the student alone and the student distilled; leaves their runs, a table and a plot.
+    """Trains a teacher, the student alone and the distilled student, and writes a table and a plot of the comparison.
 
     Args:
-        out: Folder for ``results.json``, ``results.md`` and ``results.png``, and the folders of the runs as
-            ``composer-kd train`` leaves them: ``teacher``, ``alone-<seed>`` and ``distilled-<seed>``.
-        seeds: One run of each student for each; a seed determines its initial weights, labels and order of samples.
-        settings: How much is trained.
+        out: The folder for ``results.json``, ``results.md`` and ``results.png``, and for the run folders ``teacher``,
+            ``alone-<seed>`` and ``distilled-<seed>``, which have the files that ``composer-kd train`` writes.
+        seeds: The seeds; each student is trained once with each. A seed determines the initial weights, the choice of
+            labels and the order of samples.
+        settings: The settings of the demo; by default ``Settings()``.
 
     Returns:
-        What was found, whatever it is.
+        The accuracies, costs and gains.
 
     Raises:
-        ConfigError: If a setting makes no sense, such as more labels than images, or the folder cannot be made; this
-            happens before anything is trained.
+        ConfigError: If a setting is out of range, such as more labels than images, or the folder cannot be created;
+            raised before training starts.
 
     Example:
         >>> import contextlib, io, tempfile
@@ -55,13 +56,13 @@ def demo(
     """
     settings, out = settings or Settings(), pathlib.Path(out)
     make_folder(out, '--out')
-    digits('train', n_labels=settings.n_labels, keep_unlabelled=False)  # so many labels can be drawn
+    digits('train', n_labels=settings.n_labels, keep_unlabelled=False)  # checks that there are enough labels
     runs = [
         [teacher_run(out, settings)],
         [student_run(out, settings, seed, distilled=False) for seed in seeds],
         [student_run(out, settings, seed, distilled=True) for seed in seeds],
     ]
-    (out / NUMBERS_FILE).unlink(missing_ok=True)  # of an earlier demo, whose runs are about to be replaced
+    (out / NUMBERS_FILE).unlink(missing_ok=True)  # the runs of an earlier demo are overwritten
     console, start = Console(), time.perf_counter()
     results = _results(settings)
     console.print(
@@ -101,7 +102,7 @@ def _train_all(results: Results, runs: Sequence[Sequence[RunConfig]], console: C
 def _measure_all(results: Results, runs: Sequence[Sequence[RunConfig]]) -> None:
     for entry, row in zip((results.teacher, results.alone), runs):
         _measure(entry, build_model(row[0].model).module)
-    # The same architecture: measured twice, it would differ by noise.
+    # Both students have one architecture; a second measurement would differ by noise only.
     alone, distilled = results.alone, results.distilled
     distilled.parameters, distilled.size, distilled.latency = alone.parameters, alone.size, alone.latency
 
@@ -127,7 +128,7 @@ def _say_what_next(out: pathlib.Path, seeds: Sequence[int], console: Console) ->
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Models this small gain nothing from a second thread, and where others compute, two wait for one another."""
+    """Limits torch to one CPU thread: small models gain nothing from a second one, and lose time on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

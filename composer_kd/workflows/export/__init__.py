@@ -1,1 +1,1 @@
-"""Exports the student of a run, with its model card."""
+"""The workflow of ``composer-kd export``: exports the student of a run, with a model card."""

@@ -1,4 +1,4 @@
-"""From a run to files that other runtimes load: ``composer-kd export``."""
+"""Exports the student of a run to the formats of other runtimes: ``composer-kd export``."""
 
 from __future__ import annotations
 
@@ -35,23 +35,24 @@ def export_run(
     command: str = '',
     done: Callable[[Exported], None] = lambda exported: None,
 ) -> list[Exported]:
-    """Writes the student of a run in several formats, each checked and with a model card, in a folder of its own.
+    """Writes the student of a run in one or several formats, each verified and with a model card.
 
     Args:
-        written: The run, as for ``open_run``; it must have a checkpoint.
+        written: The run, as in ``open_run``: a run folder, a checkpoint or a YAML file. It needs a checkpoint.
         to: The names of the formats.
-        out: The folder for the formats' folders; by default ``export`` beside the checkpoint.
-        bench: What ``composer-kd bench`` wrote of this run: its speed then stands in the card.
-        config: The run's YAML, where it is not the ``config.yaml`` beside the checkpoint or in a folder above it.
-        command: What was typed, for the card.
-        done: Called after each format.
+        out: The folder in which each format gets a subfolder; by default ``export`` beside the checkpoint.
+        bench: Results of ``composer-kd bench`` with this run: the file or its folder. The model card then has a table
+            of latency and throughput.
+        config: The run's YAML; by default the ``config.yaml`` beside the checkpoint or in a folder above it.
+        command: The command line, for the model card.
+        done: A function that is called with each exported format.
 
     Returns:
-        What was written, in the order of ``to``.
+        The exported formats, in the order of ``to``.
 
     Raises:
-        ComposerKDError: If the input is wrong, before anything is written; or in one error, at the end, of all formats
-            that failed: the others are written all the same.
+        ComposerKDError: If the input is wrong (raised before anything is written), or if formats failed: one error at
+            the end lists them all, and the other formats are written.
 
     Example:
         >>> export_run('yamls/digits/no_such.yaml', ['onnx'])
@@ -85,16 +86,16 @@ def export_run(
 
 
 def student_of(run: SavedRun) -> Student:
-    """Builds the student of a run, alone: nothing that was trained beside it.
+    """Builds the student of a run without auxiliary modules such as projectors.
 
     Args:
         run: A run with a checkpoint and evaluation data.
 
     Returns:
-        The model with its weights, and some of that data.
+        The student with its weights, and samples of the evaluation data for the verification.
 
     Raises:
-        ComposerKDError: If the checkpoint, the settings or the data are not as they should be.
+        ComposerKDError: If the checkpoint is damaged or does not fit, or the settings or the data are wrong.
     """
     loader = run.loader()
     classes = getattr(loader.dataset, 'num_classes', None)
@@ -127,7 +128,7 @@ def _open_trained(written: str | pathlib.Path, config: str | pathlib.Path | None
 
 
 def _rows(bench: str | pathlib.Path | None, run: SavedRun) -> list[Row]:
-    """What a benchmark found of a run."""
+    """Reads the benchmark results of a run."""
     if bench is None:
         return []
     rows = BenchResults.read(bench).rows
@@ -142,7 +143,7 @@ _WRAPPERS = {ComposerClassifier: '.module', HuggingFaceModel: '.model'}
 
 
 def _code(component: Component) -> str | None:
-    """Python that builds the bare module of a model's settings; None where these are more than plain values."""
+    """Returns Python code that builds the bare module; ``None`` if the options are not all plain values."""
     target = component.target
     module, _, name = component.name.rpartition('.') if '.' in component.name else ('composer_kd.models', '', '')
     name = name or target.__name__

@@ -1,4 +1,4 @@
-"""What is known of a run and its exported student, as a model card. What is not known is left out."""
+"""Writes the model card of an exported student from its run, its files and measurements; unknown facts are omitted."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def model_card(
     """Writes the model card of an exported student.
 
     Args:
-        run: The run that trained it.
+        run: The run that trained the student.
         student: The student.
-        exported: What was written, and how its answers compare.
-        measured: Metrics of the checkpoint, as ``final_or_measured`` finds them.
-        rows: What a benchmark measured of the run.
-        command: The command that exported it.
+        exported: The exported files and the result of their verification.
+        measured: The metrics of the checkpoint, from ``final_or_measured``.
+        rows: The benchmark results of the run.
+        command: The command line of the export.
 
     Returns:
         Markdown with the front matter that the Hugging Face hub reads.
@@ -110,11 +110,11 @@ def model_card(
 
 @dataclass(frozen=True)
 class Measured:
-    """Metrics of a checkpoint.
+    """The metrics of a checkpoint.
 
     Args:
-        metrics: By the names that Composer logs them by.
-        on: The data, in words.
+        metrics: The metrics, under the names that Composer logs.
+        on: A description of the evaluation data.
     """
 
     metrics: dict[str, float]
@@ -122,14 +122,15 @@ class Measured:
 
 
 def final_or_measured(run: SavedRun, config: str | pathlib.Path | None = None) -> Measured:
-    """The metrics of a run's checkpoint on its evaluation data.
+    """Returns the metrics of a run's checkpoint on the run's evaluation data.
 
     Args:
         run: A run with a checkpoint.
-        config: As for ``open_run``.
+        config: The run's YAML, as in ``open_run``.
 
     Returns:
-        What the run noted at its end, if the checkpoint is its last; else what an evaluation finds now.
+        The final metrics that the run saved, if the checkpoint is its latest; else those of an evaluation, which runs
+        now.
     """
     assert run.checkpoint is not None
     noted = {name: value for name, value in run.metrics.items() if name.startswith('metrics/')}
@@ -139,13 +140,13 @@ def final_or_measured(run: SavedRun, config: str | pathlib.Path | None = None) -
 
 
 def preparation(dataset: Any) -> str:
-    """Says how a data set makes inputs of its samples, as far as it tells.
+    """Describes how a data set turns raw samples into model inputs.
 
     Args:
         dataset: A data set, or a view of one.
 
     Returns:
-        A sentence; ``''`` where the data set does not tell.
+        A sentence in Markdown; ``''`` if the preprocessing is unknown.
 
     Example:
         >>> from composer_kd.data import digits
@@ -233,14 +234,14 @@ def _speed_of(row: Row) -> list[str]:
 
 
 def _noted_on(run: SavedRun) -> str:
-    """The data of the metrics that a run noted: a part of the training data, if it holds one out for that."""
+    """Describes the data of a run's saved metrics: the held-out part of the training data, if there is one."""
     train, evaluation = (run.written.get(key) or {} for key in ('train_loader', 'eval_loader'))
     loader = train if train.get('hold_out') is not None and evaluation.get('hold_out') is None else evaluation
     return _words(run, loader)
 
 
 def _words(run: SavedRun, loader: Mapping[str, Any]) -> str:
-    """The data of a loader."""
+    """Describes the data set of a loader, with its options and the number of samples."""
     dataset = dict(loader.get('dataset') or {})
     name = str(dataset.pop('name', 'data'))
     said = [f'{key}: {value}' for key, value in dataset.items() if isinstance(value, str | int | float)]
@@ -251,7 +252,7 @@ def _words(run: SavedRun, loader: Mapping[str, Any]) -> str:
 
 
 def _training(run: SavedRun) -> dict[str, Any]:
-    """What the template says of the training."""
+    """Collects the template's variables about the training."""
     assert run.checkpoint is not None
     told = {key: _without_defaults(run.written[key]) for key in _TOLD if run.written.get(key) not in (None, {}, [])}
     for key in ('train_loader', 'eval_loader'):
@@ -271,7 +272,7 @@ def _training(run: SavedRun) -> dict[str, Any]:
 
 
 def _without_defaults(value: Any) -> Any:
-    """Leaves out what was not set."""
+    """Drops entries that are ``None``, at all levels."""
     if isinstance(value, Mapping):
         return {key: _without_defaults(one) for key, one in value.items() if one is not None}
     return [_without_defaults(one) for one in value] if isinstance(value, list) else value

@@ -1,1 +1,1 @@
-"""Measures where the time of a training step goes."""
+"""The workflow of ``composer-kd profile``: measures how the time of a training step divides into phases."""

@@ -1,4 +1,4 @@
-"""What a profile says of a training step: table, bar chart, numbers."""
+"""Reports a profile of training steps: a table, a bar chart and the numbers in JSON."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _IN_OTHER = 'moving the batch to the device, metrics, clipping, other algorithms
 
 @dataclass(frozen=True)
 class PhaseTime:
-    """One phase over all steps, in seconds.
+    """The time of one phase over all steps.
 
     Args:
         name: The phase.
-        median: Half of the steps took less for it.
-        low: A quarter of the steps took less.
-        high: A quarter of the steps took more.
-        share: Its part of all the time of all steps, from 0 to 1.
+        median: The median over the steps, in seconds.
+        low: The first quartile, in seconds.
+        high: The third quartile, in seconds.
+        share: The phase's share of the total time of all steps, from 0 to 1.
     """
 
     name: str
@@ -51,15 +51,15 @@ class PhaseTime:
 
 @dataclass
 class StepTimes:
-    """How long each phase of each step took.
+    """The duration of each phase of each step.
 
     Args:
-        run_name: The run.
-        steps: Seconds of each phase by the CPU's clock, for each step.
-        device_steps: Likewise by the GPU's clock; empty where there is none.
-        warm_up: How many steps came before and are left out.
-        environment: What it was measured on.
-        notes: What a reader must know.
+        run_name: The name of the run.
+        steps: For each step, the seconds of each phase on the CPU's clock.
+        device_steps: The same on the GPU's clock; empty without CUDA.
+        warm_up: The number of warm-up steps, which are not measured.
+        environment: The machine, versions and batch sizes, from ``environment``.
+        notes: Remarks about the measurement, such as a run that ended early.
     """
 
     run_name: str
@@ -70,38 +70,38 @@ class StepTimes:
     notes: list[str] = field(default_factory=list)
 
     def phases(self, on_device: bool = False) -> list[PhaseTime]:
-        """All phases in the order of a step.
+        """Summarises each phase, in the order of a step.
 
         Args:
-            on_device: By the GPU's clock.
+            on_device: Whether to use the GPU's clock.
         """
         steps = self.device_steps if on_device else self.steps
         whole = sum(sum(step.values()) for step in steps)
         return [_phase(name, [step[name] for step in steps], whole) for name in PHASES]
 
     def step(self, on_device: bool = False) -> PhaseTime:
-        """The step as a whole.
+        """Summarises the whole step.
 
         Args:
-            on_device: By the GPU's clock.
+            on_device: Whether to use the GPU's clock.
         """
         sums = [sum(step.values()) for step in (self.device_steps if on_device else self.steps)]
         return _phase('step', sums, sum(sums))
 
     @property
     def clocks(self) -> dict[str, bool]:
-        """By which clocks there are numbers: words, and whether it is the GPU's."""
+        """The clocks that were read: for each name, whether it is the GPU's."""
         return {'CPU': False, 'GPU': True} if self.device_steps else {'CPU': False}
 
 
 def environment(state: State) -> dict[str, str]:
-    """Says what a run was measured on.
+    """Describes the machine and the settings of a measured run.
 
     Args:
-        state: The run.
+        state: The state of the run.
 
     Returns:
-        Words by their kind.
+        GPU, processor, threads, load, torch version, precision, processes and batch sizes, as text.
     """
     machine = machine_of()
     gpu = {'GPU': torch.cuda.get_device_name()} if state.device.name == 'gpu' else {}
@@ -122,8 +122,8 @@ def write_report(times: StepTimes, folder: pathlib.Path) -> None:
     """Writes ``steps.json``, ``profile.md`` and ``profile.png``.
 
     Args:
-        times: What was measured.
-        folder: Where they go.
+        times: The measured times.
+        folder: The folder for the files.
     """
     content = {
         'run_name': times.run_name,
@@ -140,10 +140,10 @@ def write_report(times: StepTimes, folder: pathlib.Path) -> None:
 
 
 def table(times: StepTimes) -> Shown:
-    """Lays the phases out for a terminal.
+    """Makes a table of the phases for the terminal.
 
     Args:
-        times: What was measured.
+        times: The measured times.
     """
     made = Shown(title=_title(times), title_justify='left')
     for name in _columns(times):
@@ -157,10 +157,10 @@ def table(times: StepTimes) -> Shown:
 
 
 def markdown(times: StepTimes) -> str:
-    """Writes the phases as a Markdown table, with what they were measured on.
+    """Writes a Markdown table of the phases, with the machine and the settings of the run.
 
     Args:
-        times: What was measured.
+        times: The measured times.
     """
     lines = [f'# {_title(times)}', '', as_markdown(Table.of(_columns(times), _rows(times)))]
     lines += ['', f'Medians over {len(times.steps)} steps after {times.warm_up} that warm up, with their quartiles;']
@@ -175,10 +175,10 @@ def markdown(times: StepTimes) -> str:
 
 
 def figure(times: StepTimes) -> Figure:
-    """Draws how a step's time divides: one bar for each phase, median and quartiles.
+    """Draws a bar chart of the phases of a step, with medians and quartiles.
 
     Args:
-        times: What was measured.
+        times: The measured times.
     """
     clocks = times.clocks
     heights = [1, 10] * len(clocks)
@@ -202,7 +202,7 @@ def _teaching(phases: Sequence[PhaseTime]) -> str:
 
 
 def _strip(ax: Axes, phases: Sequence[PhaseTime]) -> None:
-    """The whole step as one bar."""
+    """Draws the whole step as one bar, divided into phases."""
     left = 0.0
     for phase in phases:
         ax.barh(0, phase.share, left=left, color=_COLOURS.get(phase.name, _STUDENT), edgecolor='white', linewidth=1.5)

@@ -1,4 +1,4 @@
-"""``composer-kd profile``: runs a few steps of a configuration and measures where their time goes."""
+"""Trains a few steps of a configuration and measures the time of each phase: ``composer-kd profile``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
+from typing_extensions import override
 
 from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.callbacks.phases import PhaseLabels, StepClock, Trace
@@ -26,26 +27,26 @@ __all__ = ['FILES', 'default_folder', 'profile']
 WARM_UP, TRACED = 3, 2
 TRACE_FILE = 'trace.json'
 FILES = ('profile.md', 'profile.png', 'steps.json', TRACE_FILE)
-"""What a profile leaves; the last one only where the run was long enough for it."""
+"""The files of a profile; the last one is written only if the run is long enough for a trace."""
 
 _LEFT_OUT: dict[str, Any] = {**QUIET, 'callbacks': {}, 'loggers': {}}
 
 
 class _Course(Callback):
-    """Warms up, measures, traces, and ends the run."""
+    """Runs the warm-up, measured and traced steps in turn, and then ends the run."""
 
     def __init__(self, clock: StepClock, batches: int, trace: Trace | None) -> None:
         self._clock, self._trace = clock, trace
         self._done = 0
-        self._at = {  # after how many steps something happens
+        self._at = {  # number of finished steps -> action
             WARM_UP: self._clock.start,
             WARM_UP + batches: self._end_of_measuring,
         }
         self._last = WARM_UP + batches + 1 + TRACED
         self.is_traced = False
 
+    @override
     def batch_end(self, state: State, logger: Logger) -> None:
-        """Another step is done."""
         self._done += 1
         if self._trace is not None:
             self._trace.step()
@@ -55,42 +56,42 @@ class _Course(Callback):
             self.is_traced = True
             state.stop_training()
 
+    @override
     def close(self, state: State, logger: Logger) -> None:
-        """Ends the trace; Composer closes callbacks twice."""
-        if self._trace is not None:
+        if self._trace is not None:  # Composer closes callbacks twice; stopping twice has no effect
             self._trace.stop()
 
     def _end_of_measuring(self) -> None:
-        self._clock.stop()  # the profiler slows steps down: those that it records are not measured
+        self._clock.stop()  # the profiler slows down the steps that it records
         if self._trace is not None:
             self._trace.start()
 
 
 def default_folder(config: RunConfig) -> pathlib.Path:
-    """Where a profile goes unless told otherwise: beside the run's folder, never into it."""
+    """Returns the default folder of a profile: ``<run_name>-profile`` beside the run's folder."""
     parent = config.folder.parent if config.folder is not None else pathlib.Path('runs')
     return parent / f'{config.run_name}-profile'
 
 
 def profile(config: RunConfig, batches: int = 10, folder: str | pathlib.Path | None = None) -> StepTimes:
-    """Measures where the time of a training step goes.
+    """Measures how the time of a training step divides into phases.
 
-    The run's first steps are trained as ``composer-kd train`` would, but no checkpoint is written, nothing is logged
-    and evaluated, and the YAML's callbacks and loggers are left out, for they might write. Three steps warm up, then
-    ``batches`` steps are measured by the clock, then torch's profiler records two more for ``trace.json``.
+    Trains the first steps of the run as ``composer-kd train`` does, but without checkpoints, logging and evaluation.
+    The YAML's callbacks and loggers are omitted, because they may write files. After three warm-up steps, ``batches``
+    steps are timed; then torch's profiler records two more for ``trace.json``.
 
     Args:
-        config: From ``load_config``.
-        batches: How many steps are measured.
-        folder: Where ``trace.json``, ``profile.png``, ``profile.md`` and ``steps.json`` go; by default
+        config: The configuration of the run, from ``load_config``.
+        batches: The number of timed steps.
+        folder: The folder for ``trace.json``, ``profile.png``, ``profile.md`` and ``steps.json``; by default
             ``<run_name>-profile`` beside the run's folder.
 
     Returns:
-        How long each phase of each step took.
+        The duration of each phase of each timed step.
 
     Raises:
-        ComposerKDError: If data, a checkpoint or a setting turns out to be wrong, the folder is the run's own, or the
-            run is over before a step was measured.
+        ComposerKDError: If data, a checkpoint or a setting is wrong, the folder is the run's own, or the run ends
+            before a step is timed.
     """
     out = default_folder(config) if folder is None else pathlib.Path(folder)
     if config.folder is not None and out.resolve() == config.folder.resolve():
@@ -107,7 +108,7 @@ def profile(config: RunConfig, batches: int = 10, folder: str | pathlib.Path | N
         trainer.state.evaluators = []
         try:
             if writes:
-                (out / TRACE_FILE).unlink(missing_ok=True)  # that of an earlier profile
+                (out / TRACE_FILE).unlink(missing_ok=True)  # the trace of an earlier profile
             trainer.fit()
             times = StepTimes(
                 str(config.run_name), clock.steps, clock.device_steps, WARM_UP, environment(trainer.state)

@@ -1,4 +1,4 @@
-"""From runs to a report: their models answer, their records are read, the files are written and logged."""
+"""The workflow of ``composer-kd report``: evaluates the models of runs and writes a report that compares them."""
 
 from composer_kd.workflows.report.gather import ReportOptions, gather, report
 

@@ -1,4 +1,4 @@
-"""Gathers from runs what a report is made of, and makes it."""
+"""Gathers the evidence for a report from runs, and writes the report."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from composer_kd.workflows.report.wandb import destination, send
 __all__ = ['ReportOptions', 'gather', 'report']
 
 SET_ASIDE = (Effect.SEED, Effect.EVALUATION)
-"""In what the runs of one row may differ: they are averaged over their seeds."""
+"""The settings in which the runs of one row may differ; a row is a mean over runs with different seeds."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportOptions:
-    """What a user asks of a report.
+    """The options of a report.
 
     Args:
-        runs: Folders of runs, checkpoints, or YAMLs of runs.
-        out: Where the report's files go.
-        bench: What ``composer-kd bench`` wrote: a file or its folder. None: ``bench`` beside ``out``, if it has these
-            models.
-        with_bench: Whether to tell of speed at all.
-        config: The YAML of all runs; None for each one's own.
-        wandb: The W&B project to log to; ``''`` for the one that a run names. None: log if the YAML of a run has a
-            W&B logger.
-        with_wandb: Whether to log to W&B at all.
+        runs: Run folders, checkpoints or YAML files of runs.
+        out: The folder for the report's files.
+        bench: Results of ``composer-kd bench``: the file or its folder. For ``None``, the folder ``bench`` beside
+            ``out`` is used if it has these models; else the models are timed briefly.
+        with_bench: Whether the report includes speed.
+        config: The YAML of all runs; ``None`` for each run's own.
+        wandb: The W&B project to log to; ``''`` for the project in a run's YAML. For ``None``, the report is logged if
+            the YAML of a run has a W&B logger.
+        with_wandb: Whether the report may be logged to W&B.
     """
 
     runs: Sequence[str | pathlib.Path]
@@ -59,18 +59,18 @@ class ReportOptions:
 
 
 def report(options: ReportOptions, console: Console | None = None) -> Report:
-    """Compares runs: writes a page, Markdown, JSON, CSV and plots, and logs them to W&B where that is wished.
+    """Compares runs: writes an HTML page, Markdown, JSON, CSV and plots, and logs them to W&B if requested.
 
     Args:
-        options: What is compared, and where it goes.
-        console: Where to print; by default the terminal.
+        options: The runs, the folder for the files, and further options.
+        console: The console to print on; by default the terminal.
 
     Returns:
         The report.
 
     Raises:
-        ComposerKDError: If a run cannot be opened, has no checkpoint, or is evaluated on other data than the rest; if
-            there are no results of a benchmark where they should be; all before any model answers.
+        ComposerKDError: If a run cannot be opened, has no checkpoint, or is evaluated on different data; or if
+            ``options.bench`` has no results of these models. Raised before any model is evaluated.
     """
     console = console or Console()
     make_folder(options.out, '--out')
@@ -91,18 +91,18 @@ def report(options: ReportOptions, console: Console | None = None) -> Report:
 
 
 def gather(runs: Sequence[SavedRun], options: ReportOptions, console: Console) -> Evidence:
-    """Lets all models answer for the evaluation data, and reads what their runs left.
+    """Evaluates all models on the evaluation data, and reads the settings, metrics and histories of their runs.
 
     Args:
         runs: The runs, under different names.
-        options: What is asked for.
-        console: Where to say what is going on.
+        options: The options of the report.
+        console: The console for progress messages.
 
     Returns:
-        What a report is made of.
+        The evidence from which a report is made.
 
     Raises:
-        ComposerKDError: As ``report`` does.
+        ComposerKDError: As in ``report``.
     """
     _require_checkpoints(runs)
     evaluated = evaluation_run(runs)
@@ -133,7 +133,7 @@ def gather(runs: Sequence[SavedRun], options: ReportOptions, console: Console) -
 
 
 def _compared_models(runs: Sequence[SavedRun], num_classes: int | None) -> tuple[list[ComparedModel], list[str]]:
-    """The models, and notes of those that are left out."""
+    """Lists the models; also returns notes about models that are left out."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         listed = compared_models(runs, num_classes)
@@ -149,7 +149,7 @@ def _command_of(options: ReportOptions) -> str:
 
 
 def _timings(options: ReportOptions, listed: Sequence[ComparedModel]) -> tuple[BenchResults | None, str] | None:
-    """Timings that are there already, or are not wished; None where they are to be measured."""
+    """Returns existing timings, or no results if speed is not requested; ``None`` if the models need to be timed."""
     if not options.with_bench:
         return None, ''
     return given(options.bench, listed) if options.bench is not None else found_beside(options.out, listed)
@@ -170,7 +170,7 @@ def _require_checkpoints(runs: Sequence[SavedRun]) -> None:
 
 
 def _with_records(found: ModelEvidence, compared: ComparedModel) -> ModelEvidence:
-    """Adds what the run of a model left."""
+    """Adds the settings, metrics, curves and checkpoint of the model's run."""
     found = dataclasses.replace(found, checkpoint=_checkpoint(compared))
     run = compared.run
     if run is not None:
@@ -205,7 +205,7 @@ def _curves(run: SavedRun) -> dict[str, Curve]:
     try:
         history = read_history(run.folder)
     except ConfigError:
-        return {}  # _missing says so
+        return {}  # _missing makes a note of it
     names = {key for record in history for key in record}
     accuracy = sorted(
         name
@@ -221,7 +221,7 @@ def _curves(run: SavedRun) -> dict[str, Curve]:
 
 
 def _missing(run: SavedRun) -> list[str]:
-    """What a run did not leave, and what the report lacks for that."""
+    """Notes which records of a run are missing, and what the report lacks for this reason."""
     found = []
     latest = None if run.folder is None else run.folder / LATEST
     if run.checkpoint is not None and latest is not None and run.checkpoint.resolve() != latest.resolve():

@@ -1,4 +1,4 @@
-"""Lets models answer for evaluation data, one after the other."""
+"""Computes the predictions of models on evaluation data, one model after the other."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ __all__ = ['Answering', 'why_not']
 
 
 class Answering:
-    """Asks models for classes.
+    """Computes the predictions of several models on the evaluation data of one run.
 
     Args:
-        run: The run whose evaluation data they answer for.
+        run: The run with the evaluation data.
 
     Raises:
-        ConfigError: If its data is not where it should be.
+        ConfigError: If the run has no evaluation data, or the data cannot be found.
     """
 
     def __init__(self, run: SavedRun) -> None:
@@ -47,17 +47,17 @@ class Answering:
         self.classes = 0
 
     def __call__(self, candidate: Candidate) -> ModelEvidence:
-        """Asks one model.
+        """Evaluates one model.
 
         Args:
             candidate: The model.
 
         Returns:
-            What it showed; what its run left is not in it yet.
+            The model's predictions, parameters, size and FLOPs, without the records of its run.
 
         Raises:
-            CheckpointError: If its weights are damaged or do not fit.
-            ConfigError: If the data came in another order than for the model before.
+            CheckpointError: If the weights are damaged or do not fit the model.
+            ConfigError: If the order of the samples or their labels differ from those for the previous model.
         """
         inference = candidate.inference(self.first)
         parameters, size = count_parameters(inference.model), size_in_bytes(inference.model)
@@ -66,13 +66,13 @@ class Answering:
         return ModelEvidence(candidate, parameters, size, self._flops(inference), answers)
 
     def evaluation_set(self) -> EvaluationSet:
-        """What was answered for, once all models have answered."""
+        """Returns the labels and classes, or why predictions are left out; call it after evaluating all models."""
         labels = self.labels if self.labels is not None and self.left_out is None else np.zeros(0, dtype=np.int64)
         names = tuple(_class_names(self.loader.dataset, self.classes)) if self.left_out is None else ()
         return EvaluationSet(self._description(), labels, names, self.unlabelled, self.left_out)
 
     def batches(self) -> Iterator[Any]:
-        """The evaluation data, as models take it."""
+        """Iterates over the evaluation data, up to the run's ``eval_subset_num_batches``."""
         most = self.run.config.eval_subset_num_batches
         return itertools.islice(self.run.batches(self.loader), None if most == -1 else most)
 
@@ -107,12 +107,12 @@ class Answering:
         self.labels, self.unlabelled = labels, unlabelled
 
     def _flops(self, inference: Inference) -> float | None:
-        """Of one sample. A model that the counter cannot follow goes without."""
+        """Counts the FLOPs for one sample; ``None`` if the counter cannot handle the model."""
         one = tuple(tensor[:1].to(self.device) for tensor in inference.inputs_of(self.first))
         with (
             contextlib.suppress(Exception),
             contextlib.redirect_stdout(io.StringIO()),
-        ):  # it may print
+        ):  # the counter may print
             return count_flops(inference, one)
         return None
 
@@ -123,11 +123,11 @@ class Answering:
 
 
 def why_not(logits: Tensor, labels: Tensor | None) -> str | None:
-    """Why answers are no classes of samples; None where they are.
+    """Explains why the output of a model is not one class per sample; returns ``None`` if it is.
 
     Args:
-        logits: What a model answered for a batch.
-        labels: The labels of the batch; None without.
+        logits: The output of the model for a batch.
+        labels: The labels of the batch; ``None`` for unlabelled data.
 
     Example:
         >>> why_not(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long)) is None
@@ -152,7 +152,7 @@ def _read(logits: Tensor, labels: Tensor) -> tuple[np.ndarray, ...]:
 
 
 def _class_names(dataset: Any, number: int) -> list[str]:
-    """The names that a data set gives to its classes, where it does; else their numbers."""
+    """Returns the class names of a data set; if it has none, the class numbers as text."""
     while dataset is not None:
         features = getattr(dataset, 'features', None)
         label = features.get('label') if isinstance(features, dict) else None

@@ -1,4 +1,4 @@
-"""Where a report's timings come from: a benchmark that was run before, or a short one now."""
+"""Obtains the timings for a report: from an earlier benchmark, or from a short one that runs now."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from composer_kd.reports.groups import group
 __all__ = ['found_beside', 'given', 'measured_now']
 
 BUDGET = 0.5
-"""Seconds for each model in each setting of the short measurement."""
+"""The seconds of timing for each model in each setting of the short benchmark."""
 LARGEST_BATCH = 64
 SAMPLES = 256
 
 
 def given(path: str | pathlib.Path, listed: Sequence[Candidate]) -> tuple[BenchResults, str]:
-    """Reads timings that were named.
+    """Reads the timings at a path that the user gave.
 
     Args:
-        path: What ``composer-kd bench`` wrote: the file, or its folder.
+        path: Results of ``composer-kd bench``: the file or its folder.
         listed: The models of the report.
 
     Returns:
-        The results, and where they come from in words.
+        The results, and a sentence that names their source.
 
     Raises:
-        ConfigError: If there are none, or none of these models.
+        ConfigError: If the results are missing, or include none of the models.
     """
     results = BenchResults.read(path)
     names, timed = {one.name for one in listed}, sorted({row.model for row in results.rows})
@@ -45,14 +45,14 @@ def given(path: str | pathlib.Path, listed: Sequence[Candidate]) -> tuple[BenchR
 
 
 def found_beside(out: pathlib.Path, listed: Sequence[Candidate]) -> tuple[BenchResults, str] | None:
-    """Reads the timings beside a report.
+    """Reads the timings in the folder ``bench`` beside a report.
 
     Args:
         out: The report's folder.
         listed: The models of the report.
 
     Returns:
-        As ``given``; None where there are none, or none of a student and its teacher.
+        The same as ``given``; ``None`` if there are no timings, or a role among the models has no timed model.
     """
     try:
         results, source = given(out.parent / 'bench', listed)
@@ -64,14 +64,14 @@ def found_beside(out: pathlib.Path, listed: Sequence[Candidate]) -> tuple[BenchR
 
 
 def measured_now(models: Sequence[ModelEvidence], batches: Iterable[Any]) -> tuple[BenchResults, str]:
-    """Times the first run of each group, eagerly, as the models were trained: a minute at most for a few models.
+    """Times the first run of each group in eager mode and fp32; takes at most about a minute for a few models.
 
     Args:
         models: The models of the report.
-        batches: Evaluation data; few of it are read.
+        batches: The evaluation data; only the first batches are read.
 
     Returns:
-        As ``given``.
+        The same as ``given``.
     """
     chosen = {each.first.name for each in group(models)}
     candidates = [

@@ -1,4 +1,4 @@
-"""Whether a report goes to Weights & Biases too, and sends it there."""
+"""Logs a report to Weights & Biases, if a user or the YAML of a run requests it."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ _NAMES = ('wandb', 'wandblogger')
 
 
 def destination(runs: Sequence[SavedRun], wished: str | None) -> str | None:
-    """Finds the project that a report is logged to.
+    """Chooses the W&B project that a report is logged to.
 
     Args:
-        runs: The runs that it compares.
-        wished: The project; ``''`` for that of the runs; None for that of the runs if they have a W&B logger.
+        runs: The runs of the report.
+        wished: The project; ``''`` for the project of the runs; ``None`` to log only if a run has a W&B logger.
 
     Returns:
-        The project; None for none.
+        The project; ``None`` if the report is not logged.
 
     Raises:
-        ConfigError: If it was wished and W&B is not installed.
+        ConfigError: If ``wished`` is given and W&B is not installed.
     """
     named = [project for run in runs if (project := _project(run)) is not None]
     if wished is None and not named:
         return None
     if importlib.util.find_spec('wandb') is None:
         if wished is None:
-            return None  # it was there for the runs, on another machine perhaps
+            return None  # the runs may have been trained on another machine
         raise ConfigError("--wandb: W&B is not installed; pip install 'composer_kd[wandb]'")
     return wished or next((project for project in named if project), DEFAULT_PROJECT)
 
 
 def _project(run: SavedRun) -> str | None:
-    """The W&B project of a run; ``''`` for W&B's default, None without a W&B logger."""
+    """Returns the W&B project of a run: ``''`` for W&B's default, ``None`` without a W&B logger."""
     loggers = run.written.get('loggers') or {}
     for name, options in loggers.items():
         if str(name).lower().replace('_', '').rpartition('.')[2] in _NAMES:
@@ -51,13 +51,13 @@ def _project(run: SavedRun) -> str | None:
 
 
 def send(report: Report, files: Sequence[pathlib.Path], project: str, console: Console) -> None:
-    """Logs a report to W&B. Whatever W&B raises is said and no more: the report's files are there.
+    """Logs a report to W&B; prints errors of W&B instead of raising them, because the report itself is complete.
 
     Args:
         report: The report.
-        files: Its files.
-        project: The project.
-        console: Where to say how it went.
+        files: The files of the report.
+        project: The W&B project.
+        console: The console to print the outcome on.
     """
     from composer_kd.reports.wandb import log_to_wandb
 

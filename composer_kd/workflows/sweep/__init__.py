@@ -1,1 +1,1 @@
-"""Searches for the best settings of a run: W&B's sweep format, offline with Optuna or on a W&B server."""
+"""The workflow of ``composer-kd sweep``: searches for the best settings of a run, with Optuna or W&B's server."""

@@ -1,4 +1,4 @@
-"""A sweep on this machine: read, checked, searched, and what came of it said."""
+"""Runs a sweep on this machine: reads and checks its YAML, searches with Optuna and prints the result."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def run_offline_sweep(
     use_eval_loader: bool = False,
     pruning: bool = True,
 ) -> None:
-    """Runs a sweep with Optuna, or goes on with it.
+    """Runs a sweep with Optuna, or continues an interrupted one.
 
     Args:
         path: The sweep's YAML.
-        out: Where everything goes; None for ``runs/sweep-<name>``.
-        trials: How many in all; None for the file's ``run_cap``, the whole grid, or 20.
-        workers: How many run at a time.
-        use_eval_loader: Whether to judge by the run's own ``eval_loader``, even if it is a test set.
-        pruning: Whether trials that do badly are stopped early.
+        out: The folder for all files; by default ``runs/sweep-<name>``.
+        trials: The total number of trials; by default the file's ``run_cap``, the size of the grid, or 20.
+        workers: The number of trials that run in parallel.
+        use_eval_loader: Whether trials are evaluated on the run's own ``eval_loader``, even if it is a test set.
+        pruning: Whether bad trials are stopped early.
 
     Raises:
-        ConfigError: If the file, a value in it, or the folder is wrong.
-        SystemExit: With status 130 after Ctrl-C, when the results so far are written.
+        ConfigError: If Optuna is not installed, or the file, a value in it or the folder is wrong.
+        SystemExit: After Ctrl-C, with status 130; the results so far have then been written.
     """
     if importlib.util.find_spec('optuna') is None:
         raise ConfigError("a sweep on this machine needs Optuna: pip install 'composer_kd[sweep]'")

@@ -1,4 +1,4 @@
-"""Few assignments of many parameters in which any two values meet: what is tried before a sweep."""
+"""Pairwise testing: few assignments that contain each pair of parameter values, to check a sweep before it starts."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ __all__ = ['covering_rows', 'shrink']
 
 
 def covering_rows(choices: Sequence[int]) -> list[tuple[int, ...]]:
-    """Finds assignments such that for any two parameters each two of their values are together in one of them.
+    """Finds few assignments that contain each pair of values of any two parameters (a covering array of strength 2).
 
-    Most settings that exclude one another do so in twos, and there are far fewer of these assignments than
-    combinations: ten parameters of three values have 59,049 of those, and need some twenty.
+    Most incompatibilities of settings involve two parameters. There are far fewer assignments than combinations: ten
+    parameters with three values each have 59,049 combinations, and about twenty assignments cover their pairs.
 
     Args:
-        choices: How many values each parameter has.
+        choices: The number of values of each parameter.
 
     Returns:
-        For each assignment the number of the value of each parameter; the first one is all zeros.
+        For each assignment, the index of the value of each parameter; the first assignment is all zeros.
 
     Example:
         >>> len(covering_rows([3] * 10)) < 30
@@ -28,7 +28,7 @@ def covering_rows(choices: Sequence[int]) -> list[tuple[int, ...]]:
         [(0,), (1,)]
     """
     values = [(parameter, value) for parameter, count in enumerate(choices) for value in range(count)]
-    # A parameter alone counts as met by itself, so that a sweep of one parameter is covered too.
+    # Each value is also paired with itself, so that the values of a single parameter are covered.
     missing = {(a, b) for a, b in itertools.combinations_with_replacement(values, 2) if a == b or a[0] != b[0]}
     rows = []
     row = (0,) * len(choices)
@@ -40,7 +40,7 @@ def covering_rows(choices: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def _next_row(choices: Sequence[int], missing: set[tuple[tuple[int, int], tuple[int, int]]]) -> tuple[int, ...]:
-    """A row that starts with a missing pair and takes for each other parameter what meets most that is missing."""
+    """Starts with a missing pair, then chooses for each other parameter the value that adds most missing pairs."""
     row = dict(min(missing))
     for parameter, count in enumerate(choices):
         if parameter not in row:
@@ -55,15 +55,15 @@ def _next_row(choices: Sequence[int], missing: set[tuple[tuple[int, int], tuple[
 def shrink(
     assignment: Mapping[str, Any], default: Mapping[str, Any], still: Callable[[dict[str, Any]], bool]
 ) -> dict[str, Any]:
-    """Finds which values of an assignment something depends on.
+    """Reduces an assignment to the values that cause a fault.
 
     Args:
-        assignment: All parameters with their values.
-        default: The same parameters with the values that they are put back to.
-        still: Whether it still happens with other values.
+        assignment: The values of all parameters with which the fault occurs.
+        default: The default values of the same parameters.
+        still: A function that returns whether the fault occurs with the given values.
 
     Returns:
-        The part of the assignment without which it no longer happens; empty if it happens with the default as well.
+        The values that must differ from the default for the fault to occur; empty if it occurs with the default.
 
     Example:
         >>> shrink({'a': 1, 'b': 1, 'c': 1}, {'a': 0, 'b': 0, 'c': 0}, lambda values: values['a'] and values['c'])

@@ -1,4 +1,4 @@
-"""What is wrong with a sweep, found before anything starts: its values tried on the run that it searches."""
+"""Checks a sweep before it starts: tries its values on the run, and chooses the data that the trials are judged on."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ __all__ = ['QUIET', 'Plan', 'is_of_the_agent', 'make_plan', 'override']
 
 HOLD_OUT = 0.1
 MOST_DRY_RUNS = 6
-# What a sweep sets itself, or what decides on which samples and where it judges.
+# Keys that the sweep sets itself, and keys that select the evaluation data.
 RESERVED = re.compile(r'(run_name|save_\w+|load_\w+|autoresume|eval_\w+|train_loader\.hold_out\w*)(\.|$)')
-IS_TEST = re.compile(r'(?<![a-z])test', re.IGNORECASE)  # but not 'latest'
-OF_THE_TRAINING = ('augment', 'subset', 'n_labels', 'keep_unlabelled', 'seed')  # without them, which data it is
+IS_TEST = re.compile(r'(?<![a-z])test', re.IGNORECASE)  # matches 'test', but not 'latest'
+OF_THE_TRAINING = ('augment', 'subset', 'n_labels', 'keep_unlabelled', 'seed')  # do not identify a data set
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep whose values have been tried on its run.
+    """A checked sweep.
 
     Args:
-        sweep: What is searched.
-        overrides: What all trials have.
-        judged_on: In words, the samples that decide.
-        samples: How many these are.
-        run: The run with the first value of each parameter, to know a sweep by.
+        sweep: The sweep, as read from its YAML.
+        overrides: The overrides of the run's YAML that all trials share.
+        judged_on: A description of the samples that the trials are evaluated on.
+        samples: The number of these samples.
+        run: The run with the first value of each parameter; it identifies the sweep.
     """
 
     sweep: Sweep
@@ -54,11 +54,11 @@ class Plan:
     run: RunConfig
 
     def config(self, settings: dict[str, Any], *more: str) -> RunConfig:
-        """The run with some settings.
+        """Configures the run with the given values.
 
         Args:
-            settings: The values of the parameters.
-            more: More overrides.
+            settings: The values of the parameters, by dotted key.
+            more: Further overrides.
 
         Returns:
             The checked configuration.
@@ -68,7 +68,7 @@ class Plan:
 
 
 def override(key: str, value: Any) -> str:
-    """Writes a setting as on the command line.
+    """Formats a setting as an override for the command line.
 
     Example:
         >>> override('optimizer', {'name': 'SGD', 'lr': 1e-05})
@@ -81,15 +81,16 @@ QUIET = tuple(override(key, value) for key, value in QUIET_SETTINGS.items())
 
 
 def is_of_the_agent(written: str) -> bool:
-    """Tells whether an override of the command is for runs of their own.
+    """Returns whether an override only affects the output of a run: its name, logs, messages or files.
 
-    W&B's agents log; a sweep on this machine keeps the files of its trials itself.
+    Such overrides in the sweep's command apply to the runs of W&B's agents. A sweep on this machine ignores them,
+    because it manages the files of its trials itself.
 
     Args:
-        written: ``key.sub=value``.
+        written: An override, ``key.sub=value``.
 
     Returns:
-        Whether it says what a run is called, logs, prints and keeps.
+        ``True`` if the key affects the output only.
 
     Example:
         >>> is_of_the_agent('loggers={wandb: {}}'), is_of_the_agent('optimizer.lr=0.1')
@@ -99,18 +100,18 @@ def is_of_the_agent(written: str) -> bool:
 
 
 def make_plan(sweep: Sweep, use_eval_loader: bool = False) -> Plan:
-    """Finds the samples to judge by and tries the sweep's values on its run; trains nothing.
+    """Chooses the evaluation data of a sweep and tries its values on the run, without training.
 
     Args:
-        sweep: From ``read_sweep``.
-        use_eval_loader: Whether to judge by the run's own ``eval_loader``, even if it is a test set.
+        sweep: The sweep, from ``read_sweep``.
+        use_eval_loader: Whether trials are evaluated on the run's own ``eval_loader``, even if it is a test set.
 
     Returns:
-        What the trials are made from.
+        The checked sweep, from which trials are made.
 
     Raises:
-        ConfigError: Lists unknown keys, bad values, values that exclude one another, checkpoints that are missing, a
-            metric that is not measured, and refuses to choose by test data.
+        ConfigError: If keys are unknown, values are invalid or incompatible, checkpoints are missing, the metric is not
+            measured, or the trials would be judged on test or training data. The message lists the faults.
 
     Example:
         >>> from composer_kd.workflows.sweep.sweep_file import read_sweep
@@ -130,7 +131,7 @@ def make_plan(sweep: Sweep, use_eval_loader: bool = False) -> Plan:
 
 
 def _judge(sweep: Sweep, fixed: Sequence[str], run: RunConfig, use_eval_loader: bool) -> tuple[list[str], str]:
-    """The overrides that make a run evaluate on what decides, and what that is."""
+    """Returns the overrides that set the evaluation data of the trials, and a description of these data."""
     if use_eval_loader:
         if run.eval_loader is None:
             raise ConfigError(f'{sweep.base}: has no eval_loader to judge by; leave --use-eval-loader out')
@@ -139,7 +140,7 @@ def _judge(sweep: Sweep, fixed: Sequence[str], run: RunConfig, use_eval_loader: 
     if run.train_loader.hold_out is not None:
         return list(fixed), _held_out_words(run.train_loader.hold_out)
     named = any(re.match(r'eval_loader(\.dataset\S*)?=', text) for text in fixed)
-    if run.eval_loader is None or not named:  # what the run's own YAML evaluates on is kept for the end
+    if run.eval_loader is None or not named:  # the run's own evaluation data are kept for the final test
         return [*fixed, f'train_loader.hold_out={HOLD_OUT}'], _held_out_words(HOLD_OUT)
     said = f'{sweep.path}: the command has the runs evaluated on {_words(run.eval_loader)}'
     advice = f'take train_loader.hold_out={HOLD_OUT} in its place, or say --use-eval-loader if you mean it'
@@ -176,7 +177,7 @@ def _tried(sweep: Sweep, overrides: Sequence[str]) -> list[RunConfig]:
 
 
 def _try_values(sweep: Sweep, overrides: Sequence[str]) -> tuple[list[RunConfig], list[str]]:
-    """Checks the run for assignments in which any two values meet; says of each fault which values it depends on."""
+    """Checks the run with assignments that cover all pairs of values; names for each fault the values that cause it."""
     reserved = [p.key for p in sweep.parameters if RESERVED.match(p.key) or p.key == 'train_loader']
     faults = [f'parameters.{key}: is not searched: it says where and on what the trials are judged' for key in reserved]
     parameters = {p.key: p.representatives() for p in sweep.parameters if p.key not in reserved}
@@ -220,7 +221,7 @@ def _teachers(config: RunConfig) -> list[TeacherConfig]:
 
 
 def _check_comparable(sweep: Sweep, configs: Sequence[RunConfig]) -> None:
-    """Refuses a search over what chooses the samples that decide; builds them where it changes the data at all."""
+    """Refuses parameters that change the evaluation samples; builds the data to compare them where options differ."""
     kinds: dict[str, LoaderConfig] = {}
     for config in configs:
         data = _evaluated(config)
@@ -243,7 +244,7 @@ def _identity(data: LoaderConfig) -> tuple[Any, ...]:
 
 
 def _dry_run(sweep: Sweep, configs: Sequence[RunConfig]) -> int:
-    """Builds the data, student and teachers of different kinds and lets them answer once; counts what decides."""
+    """Builds and runs the data, student and teachers of each kind once; returns the number of evaluation samples."""
     kinds: dict[str, RunConfig] = {}
     for config in configs:
         parts = [config.train_loader.dataset, config.model, *(teacher.model for teacher in _teachers(config))]

@@ -1,4 +1,4 @@
-"""The plots of a sweep: how it went, which settings did well, and which of them matter."""
+"""The plots of a sweep: history, parallel coordinates and the importance of parameters."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from composer_kd.workflows.sweep.sweep_file import Sweep
 
 __all__ = ['FEW', 'draw_history', 'draw_importances', 'draw_parallel_coordinates', 'importances']
 
-LEAST = 4  # complete trials, below which there are no importances
-FEW = 10  # complete trials for each parameter, below which the shares are mostly chance
+LEAST = 4  # complete trials; with fewer, importances are not estimated
+FEW = 10  # complete trials for each parameter; with fewer, the importances are rough
 
-LONGEST = 24  # characters of a choice
-LONGEST_HEAD = 14  # of the name of an axis, on one line
-SPREAD = 0.3  # of the lines of one choice, in steps between choices
+LONGEST = 24  # characters in the label of a choice
+LONGEST_HEAD = 14  # characters in one line of an axis name
+SPREAD = 0.3  # of the lines through one choice, relative to the distance between choices
 
 
 def draw_history(records: Sequence[Record], sweep: Sweep) -> Figure:
-    """Draws the metric of each trial, and the best so far.
+    """Draws the metric of each trial, and the best value so far.
 
     Args:
         records: The trials.
-        sweep: What was searched.
+        sweep: The sweep.
     """
     with canvas(8.5, 4.4) as figure:
         axes = figure.subplots()
@@ -72,12 +72,12 @@ def _draw_best_so_far(axes: Any, records: Sequence[Record], sweep: Sweep) -> Non
 
 
 def draw_importances(shares: Mapping[str, float], complete: int, sweep: Sweep) -> Figure:
-    """Draws how much of the metric's variance each parameter explains.
+    """Draws the share of the metric's variance that each parameter explains.
 
     Args:
-        shares: By parameter, the largest first.
-        complete: From how many trials they were estimated.
-        sweep: What was searched.
+        shares: The share of each parameter, the largest first, from ``importances``.
+        complete: The number of complete trials in the estimate.
+        sweep: The sweep.
     """
     names = short_names(list(shares))
     with canvas(8.0, 1.3 + 0.42 * len(shares)) as figure:
@@ -96,11 +96,11 @@ def draw_importances(shares: Mapping[str, float], complete: int, sweep: Sweep) -
 
 
 def draw_parallel_coordinates(records: Sequence[Record], sweep: Sweep) -> Figure:
-    """Draws each trial as a line through its settings, coloured by its metric.
+    """Draws each trial as a line through the values of its parameters, coloured by its metric.
 
     Args:
         records: The trials.
-        sweep: What was searched.
+        sweep: The sweep.
     """
     parameters = [parameter for parameter in sweep.parameters if len(parameter.representatives()) > 1]
     shown = [record for record in records if record.value is not None and record.settings]
@@ -122,7 +122,7 @@ def draw_parallel_coordinates(records: Sequence[Record], sweep: Sweep) -> Figure
 def _styled(
     shown: Sequence[Record], sweep: Sweep, scale: tuple[float, float]
 ) -> Iterator[tuple[Record, dict[str, Any]]]:
-    """Each trial and how its line looks, the better ones later, so that they lie above."""
+    """Yields each trial with the style of its line; better trials come later and are drawn on top."""
     palette, norm = colormaps['viridis'], colors.Normalize(*scale)
     complete = [record for record in shown if record.state == 'complete']
     best = max(complete, key=lambda record: sweep.sign * (record.value or 0.0), default=None)
@@ -159,7 +159,7 @@ def _draw_scales(axes: Any, parameters: Sequence[Parameter], sweep: Sweep, scale
 
 
 def _place(parameter: Parameter, record: Record, trials: int) -> float:
-    """Where a value stands on its axis, from 0 to 1; lines of one choice are spread a little, to be told apart."""
+    """Returns the position of a value on its axis, from 0 to 1; lines through one choice are spread a little."""
     value = record.settings[parameter.key]
     if isinstance(parameter, Choice):
         step = 1 / max(1, len(parameter.values) - 1)
@@ -189,7 +189,7 @@ def _ticks(parameter: Parameter) -> list[tuple[float, str]]:
 
 
 def _steps(parameter: Range) -> list[float]:
-    """Where some of the values of a range with steps stand, from 0 to 1: evenly, if their number can be divided."""
+    """Returns the positions of some values of a range with steps, from 0 to 1, evenly spaced if possible."""
     low, high = parameter.representatives()
     assert parameter.step is not None
     count = round((high - low) / parameter.step)
@@ -224,10 +224,11 @@ def importances(study: Study) -> dict[str, float]:
     """Estimates the share of the metric's variance that each parameter explains, by fANOVA with a random forest.
 
     Args:
-        study: The trials; those that ran to their end count.
+        study: The study; only complete trials are used.
 
     Returns:
-        The shares by parameter, the largest first, 1 in all; empty where the trials are too few, or all alike.
+        The share of each parameter, the largest first, with the sum 1; empty if there are too few trials, or if all
+        have the same settings or the same metric.
     """
     complete = [record for record in study.records() if record.state == 'complete']
     keys = [parameter.key for parameter in study.sweep.parameters]

@@ -1,4 +1,4 @@
-"""What a sweep leaves: a table of its trials, its best settings as a YAML that trains, and a summary."""
+"""Writes the results of a sweep: a table of the trials, the YAML of the best run, a summary and plots."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ __all__ = ['write_plots', 'write_results']
 
 BEST_FILE = 'best.yaml'
 STATES = ('complete', 'pruned', 'failed', 'running')
-SHOWN = 10  # trials in the summary
+SHOWN = 10  # best trials in the summary's table
 
 
 def write_results(study: Study, out: pathlib.Path) -> None:
     """Writes ``trials.csv``, ``trials.json``, ``best.yaml`` and ``summary.md``.
 
     Args:
-        study: The trials.
-        out: The folder.
+        study: The study with the trials.
+        out: The folder for the files.
     """
     records = study.records()
     write_file(out / 'trials.json', json.dumps(_as_json(study, records), indent=2) + '\n')
@@ -52,11 +52,11 @@ def write_results(study: Study, out: pathlib.Path) -> None:
 
 
 def write_plots(study: Study, out: pathlib.Path) -> None:
-    """Writes ``history.png``, ``parallel_coordinates.png`` and ``importance.png``, those that there are trials for.
+    """Writes ``history.png``, ``parallel_coordinates.png`` and ``importance.png``, as far as there are enough trials.
 
     Args:
-        study: The trials.
-        out: The folder.
+        study: The study with the trials.
+        out: The folder for the files.
     """
     records = study.records()
     if any(record.value is not None for record in records):
@@ -66,7 +66,7 @@ def write_plots(study: Study, out: pathlib.Path) -> None:
     if shares:
         complete = sum(record.state == 'complete' for record in records)
         write_file(out / 'importance.png', png(draw_importances(shares, complete, study.sweep)))
-        write_results(study, out)  # the summary shows the plots that there are
+        write_results(study, out)  # the summary links the plots that exist
 
 
 def _as_json(study: Study, records: Sequence[Record]) -> dict[str, Any]:
@@ -107,13 +107,13 @@ def _cell(value: Any) -> Any:
 
 
 def _best_yaml(plan: Plan, best: Record, count: int) -> str:
-    """The run with the best settings, on all its training data and with its own evaluation data."""
+    """Returns the YAML of the run with the best settings, all its training data and its own evaluation data."""
     sweep = plan.sweep
     own = [text for text in sweep.fixed if not is_of_the_agent(text) and not RESERVED.match(text.partition('=')[0])]
     settings = [override(key, value) for key, value in best.settings.items()]
     config = load_config(sweep.base, [*own, *settings])
     more = [override('run_name', f'{config.run_name}-best')]
-    if config.eval_loader is None or config.eval_loader.hold_out is None:  # of the run's own YAML
+    if config.eval_loader is None or config.eval_loader.hold_out is None:  # undoes a hold_out in the run's own YAML
         more.append('train_loader.hold_out=null')
     mapping = as_mapping(load_config(sweep.base, [*own, *settings, *more]))
     found = metric_text(best.value)

@@ -1,4 +1,4 @@
-"""Runs a sweep's trials until there are enough of them, or it is stopped; the same call goes on from there."""
+"""Runs the trials of a sweep in worker processes; an interrupted sweep continues with the same call."""
 
 from __future__ import annotations
 
@@ -29,25 +29,26 @@ from composer_kd.workflows.sweep.workers import Worker, ready, share
 __all__ = ['Settings', 'SweepError', 'search']
 
 DEFAULT_TRIALS = 20
-MOST_FAILURES = 5  # that are not for want of memory or a number, without any success: then it is not the settings
-MOST_DEATHS = 2  # of the process of a trial: the machine may have run out of memory because of another one
+MOST_FAILURES = 5  # that are not due to the settings, without any success; the sweep then stops
+MOST_DEATHS = 2  # of a trial's process; one may be due to another process that used up the memory
 LOCK = '.lock'
-DEATHS = 'deaths'  # of the process of a trial; not there before its first start
+DEATHS = 'deaths'  # attribute of a trial: how often its process died; set before the first start
 
 
 class SweepError(ComposerKDError, RuntimeError):
-    """A sweep cannot go on."""
+    """Raised when a sweep cannot continue."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a sweep is run.
+    """The options of a search.
 
     Args:
-        out: Where everything goes.
-        trials: How many in all, those of earlier calls included; None for the file's ``run_cap``, the grid, or 20.
-        workers: How many run at a time.
-        pruning: Whether trials that do badly are stopped early.
+        out: The folder for all files.
+        trials: The total number of trials, including those of earlier calls; by default the file's ``run_cap``, the
+            size of the grid, or 20.
+        workers: The number of trials that run in parallel.
+        pruning: Whether bad trials are stopped early.
     """
 
     out: pathlib.Path
@@ -59,19 +60,19 @@ class Settings:
 def search(plan: Plan, settings: Settings) -> Study:
     """Runs trials and writes the results.
 
-    Trials that had ended when an earlier call was stopped are kept, those that were running are run again.
+    After an interruption, finished trials are kept, and trials that were running are run again.
 
     Args:
-        plan: What is searched.
-        settings: How.
+        plan: The checked sweep.
+        settings: The options of the search.
 
     Returns:
-        The study.
+        The study with all trials.
 
     Raises:
-        ConfigError: If the folder holds another search, or another process works on it.
-        SweepError: If the first trials all fail.
-        KeyboardInterrupt: After Ctrl-C or SIGTERM, when the results so far are written.
+        ConfigError: If the folder has the trials of a different search, or another process is using it.
+        SweepError: If the first trials all fail for reasons other than their settings.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM; the results so far have then been written.
     """
     make_folder(settings.out, '--out')
     lock = FileLock(settings.out / LOCK)
@@ -88,7 +89,7 @@ def search(plan: Plan, settings: Settings) -> Study:
 
 
 class _Search:
-    """The loop around asking for trials, running and noting them. Only this process writes the database."""
+    """The loop that draws, runs and records trials. Only this process writes to the database."""
 
     def __init__(self, plan: Plan, settings: Settings, study: Study) -> None:
         self.plan = plan
@@ -105,7 +106,7 @@ class _Search:
         self.ended = 0
 
     def run(self) -> None:
-        """Runs until there are enough trials."""
+        """Runs trials until their number or the target is reached, then writes the results and plots."""
         kept = len(self.study.records()) - len(self.waiting)
         _say(f'{self.total} trials, judged by {self.plan.sweep.metric} on {self.plan.judged_on}')
         if kept or self.waiting:
@@ -125,7 +126,7 @@ class _Search:
             raise KeyboardInterrupt
 
     def _start(self) -> bool:
-        """Gives trials to idle workers; says whether any is left to wait for."""
+        """Gives trials to idle workers; returns whether any worker is busy."""
         for worker in self.workers:
             while worker.busy is None:
                 trial = self._next()
@@ -142,15 +143,15 @@ class _Search:
         return self.study.ask()
 
     def _begin(self, trial: optuna.trial.Trial, worker: Worker) -> None:
-        """Starts a trial, or notes at once what is known of it."""
+        """Starts a trial, or records its result if that is already known."""
         settings = self.study.settings(trial)
         folder = trial_folder(self.settings.out, trial.number)
         if DEATHS not in trial.user_attrs:
-            shutil.rmtree(folder, ignore_errors=True)  # what an earlier search left there is not its own
+            shutil.rmtree(folder, ignore_errors=True)  # files of an earlier search
             trial.set_user_attr(DEATHS, 0)
         known = _read_result(folder)
         twin = self.study.twin(trial, settings)
-        if known is not None:  # the sweep was killed when the trial had ended, before it was noted
+        if known is not None:  # the sweep was killed after the trial, but before recording it
             self._note(trial, known)
         elif twin is not None:
             self._note(trial, _adopt(trial, twin, folder, self.settings.out))
@@ -222,14 +223,14 @@ class _Search:
 
     @contextlib.contextmanager
     def _stopping(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the loop between two steps, so that nothing is half noted."""
+        """Makes Ctrl-C and SIGTERM end the loop between two steps, so that every trial is recorded completely."""
 
         def stop(number: int, frame: Any) -> None:
             self.stopped = True
 
         try:
             before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not in the main thread: whoever runs it so has to stop it
+        except ValueError:  # signals can only be handled in the main thread
             before = {}
         try:
             yield
@@ -245,7 +246,7 @@ def _total(plan: Plan, settings: Settings) -> int:
 
 
 def _adopt(trial: optuna.trial.Trial, twin: Record, folder: pathlib.Path, out: pathlib.Path) -> dict[str, Any]:
-    """The result of a trial with the same settings, which training again would bring again."""
+    """Copies the result of a trial with the same settings, because training is deterministic."""
     for step, value in twin.steps.items():
         trial.report(value, step)
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What may be searched: the ``parameters`` of W&B's sweep format, and how Optuna draws from them."""
+"""The search space: reads the ``parameters`` of W&B's sweep format and draws values with Optuna."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from composer_kd.errors import nearest
 
 __all__ = ['Choice', 'Parameter', 'Range', 'read_parameters']
 
-NAME = re.compile(r'[A-Za-z_][A-Za-z0-9_.-]*')  # of a parameter, to W&B
-MOST_EXPONENT = 700  # of e, as a float
-MOST_STEPS = 1000  # of a grid along one parameter
+NAME = re.compile(r'[A-Za-z_][A-Za-z0-9_.-]*')  # the names of parameters that W&B accepts
+MOST_EXPONENT = 700  # of e; a little more overflows a float
+MOST_STEPS = 1000  # of one parameter in a grid
 
 
 class Parameter(Protocol):
-    """One dotted key of the run's YAML, and the values that it may take."""
+    """A dotted key of the run's YAML with its possible values."""
 
     @property
     def key(self) -> str:
         """The dotted key."""
 
     def suggest(self, trial: Any) -> Any:
-        """The value that an Optuna trial has, or is given now."""
+        """Returns the value in an Optuna trial; draws it if the trial has none yet."""
 
     def representatives(self) -> list[Any]:
-        """The values that stand for all: every choice, both ends of a range."""
+        """Returns values for checks of the sweep: every choice, or both ends of a range."""
 
     def grid(self) -> list[Any] | None:
-        """What Optuna's grid has along this parameter; None for a range without steps."""
+        """Returns the values of the parameter in Optuna's grid; ``None`` if it has no finite grid."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several values, which may be anything that a YAML can hold.
+    """A parameter with a list of values of any type that YAML has.
 
     Args:
         key: The dotted key.
-        values: The values; a single one is a constant.
+        values: The values; a single value makes a constant.
     """
 
     key: str
@@ -49,32 +49,32 @@ class Choice:
 
     @property
     def labels(self) -> list[Any]:
-        """What Optuna stores for them: scalars as they are, all else as JSON."""
+        """The values as Optuna stores them: scalars unchanged, all others as JSON."""
         return [value if _is_scalar(value) else json.dumps(value) for value in self.values]
 
     def suggest(self, trial: Any) -> Any:
-        """The value that an Optuna trial has, or is given now."""
+        """Returns the value in an Optuna trial; draws it if the trial has none yet."""
         return self.values[self.labels.index(trial.suggest_categorical(self.key, self.labels))]
 
     def representatives(self) -> list[Any]:
-        """All of them."""
+        """Returns all values."""
         return list(self.values)
 
     def grid(self) -> list[Any] | None:
-        """All of them, as Optuna stores them."""
+        """Returns all values, as Optuna stores them."""
         return self.labels
 
 
 @dataclass(frozen=True)
 class Range:
-    """A number between two others, both included.
+    """A numeric parameter with a range of values.
 
     Args:
         key: The dotted key.
-        low: The least value.
-        high: The greatest.
-        log: Whether its logarithm is uniform.
-        step: What it is a multiple of; None for any number.
+        low: The lower bound, inclusive.
+        high: The upper bound, inclusive.
+        log: Whether values are drawn uniformly on a logarithmic scale.
+        step: The values are multiples of this number; ``None`` for any number in the range.
     """
 
     key: str
@@ -85,15 +85,15 @@ class Range:
 
     @property
     def integer(self) -> bool:
-        """Whether its values are integers."""
+        """Whether the values are integers."""
         return isinstance(self.step, int)
 
     def suggest(self, trial: Any) -> Any:
-        """The value that an Optuna trial has, or is given now."""
+        """Returns the value in an Optuna trial; draws it if the trial has none yet."""
         low, high = self._ends()
         if self.step is None:
             return trial.suggest_float(self.key, self.low, self.high, log=self.log)
-        if self.log:  # Optuna has no logarithmic steps; what falls between two multiples is rounded
+        if self.log:  # Optuna has no steps on a logarithmic scale, so the drawn number is rounded
             drawn = trial.suggest_float(self.key, low, high, log=True)
             return self._multiple(min(max(round(drawn / self.step), round(low / self.step)), round(high / self.step)))
         if self.integer:
@@ -101,12 +101,12 @@ class Range:
         return self._multiple(round(trial.suggest_float(self.key, low, high, step=self.step) / self.step))
 
     def representatives(self) -> list[Any]:
-        """Both ends."""
+        """Returns the least and the greatest value."""
         low, high = self._ends()
         return [low] if low == high else [low, high]
 
     def grid(self) -> list[Any] | None:
-        """All multiples of the step."""
+        """Returns all multiples of the step; ``None`` if there is no step, a logarithmic scale or too many values."""
         if self.step is None or self.log:
             return None
         low, high = (round(end / self.step) for end in self._ends())
@@ -126,12 +126,12 @@ class Range:
 
 @dataclass(frozen=True)
 class _Distribution:
-    """How a distribution of W&B's is written and read."""
+    """The keys of one of W&B's distributions, and the function that makes a parameter from them."""
 
     required: tuple[str, ...]
     make: Callable[[str, dict[str, Any]], Choice | Range]
     optional: tuple[str, ...] = ()
-    positive: bool = False  # whether min must be
+    positive: bool = False  # whether min must be positive
 
 
 def _exponents(key: str, spec: dict[str, Any]) -> Range:
@@ -157,7 +157,7 @@ _DISTRIBUTIONS: dict[str, _Distribution] = {
         _ENDS, lambda key, spec: Range(key, spec['min'], spec['max'], True, spec.get('q', 1)), ('q',), positive=True
     ),
 }
-# W&B's server draws from these too; they are not bounded, or weigh their values, which Optuna's samplers don't.
+# Only W&B's server draws from these: they are unbounded or weighted, which Optuna's samplers do not support.
 _ONLY_WANDB = (
     *('categorical_w_probabilities', 'normal', 'q_normal', 'log_normal', 'q_log_normal', 'beta', 'q_beta'),
     *('inv_log_uniform', 'inv_log_uniform_values'),
@@ -168,11 +168,12 @@ def read_parameters(written: Any, offline: bool = True) -> tuple[list[Parameter]
     """Reads the ``parameters`` of a sweep.
 
     Args:
-        written: From a dotted key to ``{value: ...}``, ``{values: [...]}`` or ``{min: ..., max: ...}``.
-        offline: Whether Optuna is to draw; what only W&B's server draws from is then a fault, else it is left out.
+        written: A mapping from dotted keys to ``{value: ...}``, ``{values: [...]}`` or ``{min: ..., max: ...}``.
+        offline: Whether Optuna draws the values. A distribution that only W&B's server supports is then a fault;
+            otherwise its parameter is omitted.
 
     Returns:
-        The parameters, a key before those below it; and what is wrong, one line each.
+        The parameters, each key before the keys below it; and the faults, one line each.
 
     Example:
         >>> read_parameters({'seed': {'min': 1, 'max': 3}, 'optimizer.lr': {'distribution': 'log_unform'}})[1][0]
@@ -187,7 +188,7 @@ def read_parameters(written: Any, offline: bool = True) -> tuple[list[Parameter]
         faults += [f'parameters.{key}{fault}' for fault in wrong]
         if parameter is not None:
             found.append(parameter)
-    # Overrides are applied one after the other: the optimizer first, then its learning rate.
+    # Overrides are applied in this order: the optimizer first, then its learning rate.
     return sorted(found, key=lambda parameter: parameter.key.count('.')), faults
 
 
@@ -251,7 +252,7 @@ def _faults_of_range(spec: dict[str, Any], distribution: _Distribution, name: st
 
 
 def _hint(value: Any) -> str:
-    """YAML 1.1, which W&B reads by, takes 1e-4 for text."""
+    """Suggests a form that YAML 1.1, which W&B uses, reads as a number: it reads 1e-4 as text."""
     try:
         return f'; in YAML write {float(value):.1e}' if isinstance(value, str) else ''
     except ValueError:

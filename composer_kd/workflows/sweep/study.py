@@ -1,4 +1,4 @@
-"""The trials of a sweep, kept in a SQLite file by Optuna, so that a sweep goes on after whatever stopped it."""
+"""The trials of a sweep, stored by Optuna in a SQLite file, so that an interrupted sweep can continue."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ SEED = 17
 
 @dataclass(frozen=True)
 class Record:
-    """One trial, as it stands.
+    """The current state of a trial.
 
     Args:
-        number: From 0.
-        state: ``complete``, ``pruned``, ``failed``, or ``running``.
-        settings: The value of each parameter.
-        value: The metric after the last batch; of a pruned trial that of its last evaluation.
-        steps: The metric after each evaluation.
-        reason: Why it failed or was pruned.
-        seconds: How long it took.
-        same_as: The number of the trial with the same settings whose result this is.
+        number: The trial's number, from 0.
+        state: ``complete``, ``pruned``, ``failed`` or ``running``.
+        settings: The value of each parameter, by dotted key.
+        value: The metric after the last batch; for a pruned trial, the metric of its last evaluation.
+        steps: The metric of each evaluation, by its number.
+        reason: Why the trial failed or was pruned.
+        seconds: The duration of the trial.
+        same_as: The number of an earlier trial with the same settings, whose result was copied.
     """
 
     number: int
@@ -53,16 +53,16 @@ class Record:
 
 
 class Study:
-    """The trials of a sweep in a folder.
+    """The trials of a sweep, stored in a folder.
 
     Args:
-        plan: What is searched.
-        folder: Where ``sweep.db`` lies, or will.
-        workers: How many trials run at a time.
-        pruning: Whether trials that do badly are stopped early.
+        plan: The checked sweep.
+        folder: The folder of ``sweep.db``, which is created if it is missing.
+        workers: The number of trials that run in parallel.
+        pruning: Whether bad trials are stopped early.
 
     Raises:
-        ConfigError: If the folder holds the trials of another search.
+        ConfigError: If the folder has the trials of a different search.
     """
 
     def __init__(self, plan: Plan, folder: pathlib.Path, workers: int = 1, pruning: bool = True) -> None:
@@ -81,66 +81,66 @@ class Study:
 
     @property
     def handle(self) -> optuna.study.Study:
-        """The study, for Optuna's own functions."""
+        """The Optuna study, for Optuna's own functions."""
         return self._study
 
     def records(self) -> list[Record]:
-        """All trials so far, by number."""
+        """Returns all trials so far, ordered by number."""
         return [self._record(trial) for trial in self._study.get_trials(deepcopy=False)]
 
     def best(self) -> Record | None:
-        """The best trial that ran to its end; of two as good the earlier one."""
+        """Returns the best complete trial, the earlier one in a tie; ``None`` if no trial is complete."""
         complete = [record for record in self.records() if record.state == 'complete' and record.value is not None]
         return max(complete, key=lambda record: self.sweep.sign * record.value, default=None)  # type: ignore[operator]
 
     def interrupted(self) -> list[optuna.trial.Trial]:
-        """The trials that were running when the sweep was stopped, to be run again from their beginning."""
+        """Returns the trials that were running when the sweep was stopped; they are run again from the start."""
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return [self._attach(trial.number) for trial in running]
 
     def ask(self) -> optuna.trial.Trial:
-        """A new trial. It depends on the trials before it alone, not on how often the sweep was stopped between."""
+        """Returns a new trial; it depends on the earlier trials only, so that interruptions do not change it."""
         number = len(self._study.get_trials(deepcopy=False))
         self._study.sampler = _sampler(self.sweep, number, self.workers)
         return self._study.ask()
 
     def settings(self, trial: Any) -> dict[str, Any]:
-        """The values of a trial's parameters; those that it does not have yet are drawn."""
+        """Returns the values of a trial's parameters; draws those that the trial does not have yet."""
         return {parameter.key: parameter.suggest(trial) for parameter in self.sweep.parameters}
 
     def twin(self, trial: optuna.trial.Trial, settings: dict[str, Any]) -> Record | None:
-        """A complete trial of the same settings: its result would come out again."""
+        """Returns a complete trial with the same settings, whose result can be reused; ``None`` if there is none."""
         for record in self.records():
             if record.number != trial.number and record.state == 'complete' and record.settings == settings:
                 return record
         return None
 
     def report(self, trial: optuna.trial.Trial, step: int, value: float) -> bool:
-        """Notes a metric in the middle of a trial; says whether the trial is to be stopped."""
+        """Records the metric of an evaluation; returns whether to stop the trial."""
         last = max(self._study.get_trials(deepcopy=False)[trial.number].intermediate_values, default=0)
         if step > last:
             trial.report(value, step)
-        # One that is run again has told its first values already, and went on after all but the last of them.
+        # A trial that is run again repeats its first values, and has passed the check at all but the last of them.
         return step >= last and trial.should_prune()
 
     def tell(self, trial: optuna.trial.Trial, outcome: dict[str, Any]) -> Record:
-        """Notes how a trial ended.
+        """Records the result of a trial.
 
         Args:
             trial: The trial.
             outcome: ``state``, ``value``, ``reason``, ``seconds``, ``same_as``, and ``of_settings``: whether a failure
-                is due to the settings, so that the search should turn away from them.
+                is due to the settings, so that the search avoids similar ones.
 
         Returns:
-            The trial as it is now known.
+            The finished trial.
         """
-        # A grid's own sampler would stop Optuna's loop at its last point, and there is none.
+        # At the last point, GridSampler would stop Optuna's own optimisation loop, which does not run here.
         self._study.sampler = optuna.samplers.RandomSampler()
         trial.set_user_attr('outcome', {key: outcome.get(key) for key in ('state', 'reason', 'seconds', 'same_as')})
         if outcome['state'] == 'complete':
             self._study.tell(trial, outcome['value'])
         elif outcome['state'] == 'pruned' or outcome.get('of_settings'):
-            # Optuna's samplers take a pruned trial for a bad one, and leave a failed one out of account.
+            # Optuna's samplers treat a pruned trial as a bad one, and ignore a failed one.
             self._study.tell(trial, state=TrialState.PRUNED)
         else:
             self._study.tell(trial, state=TrialState.FAIL)
@@ -166,7 +166,7 @@ class Study:
 
     def _attach(self, number: int) -> optuna.trial.Trial:
         self._study.sampler = _sampler(self.sweep, number, self.workers)
-        storage = self._study._storage  # Optuna has no public way back to a trial that is running
+        storage = self._study._storage  # Optuna has no public method to reopen a running trial
         study_id = storage.get_study_id_from_name(self._study.study_name)
         return optuna.trial.Trial(self._study, storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
@@ -189,7 +189,7 @@ class Study:
 
 
 def grid_size(sweep: Sweep) -> int | None:
-    """Counts the trials of a grid; None for a search that has no end."""
+    """Counts the trials of a grid search; returns ``None`` for other methods."""
     if sweep.method != 'grid':
         return None
     size = 1
@@ -204,9 +204,9 @@ def _sampler(sweep: Sweep, number: int, workers: int) -> optuna.samplers.BaseSam
         return _SAMPLERS[sweep.method](sweep, number, workers)
 
 
-# With a seed for each trial, a sweep that goes on does not draw its first trials again.
+# Each trial has its own seed, so that a continued sweep does not draw its first trials again.
 _SAMPLERS: dict[str, Any] = {
-    # Multivariate: the best learning rate is not the same for all optimizers.
+    # Multivariate, because parameters depend on one another, such as the learning rate on the optimizer.
     'bayes': lambda sweep, number, workers: optuna.samplers.TPESampler(
         seed=_seed(number), multivariate=True, constant_liar=workers > 1
     ),
@@ -227,7 +227,7 @@ def _pruner(sweep: Sweep) -> optuna.pruners.BasePruner:
 
 
 def _halving(stopping: dict[str, Any]) -> optuna.pruners.BasePruner:
-    """What W&B calls hyperband: brackets of evaluations at which a trial must be among the best of all so far."""
+    """Successive halving, for W&B's hyperband: at each bracket, a trial must be among the best so far to continue."""
     eta = int(stopping.get('eta', 3))
     first = stopping.get('min_iter') or max(1, stopping['max_iter'] // eta ** stopping['s'])
     return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=eta)
@@ -240,7 +240,7 @@ _PRUNERS: dict[str, Any] = {
 
 
 def _identity(plan: Plan) -> Iterator[tuple[str, Any]]:
-    """What a sweep is known by, under dotted keys."""
+    """Yields the settings that identify a search, with dotted keys."""
     sweep = plan.sweep
     yield from (('method', sweep.method), ('metric', sweep.metric), ('goal', sweep.goal))
     yield 'early_terminate', sweep.early_terminate

@@ -1,4 +1,4 @@
-"""Reads a sweep's YAML: W&B's own format, so that ``wandb sweep FILE`` takes the same file."""
+"""Reads a sweep's YAML, which has W&B's format, so that ``wandb sweep FILE`` accepts the same file."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ KEYS = (
 METRIC_KEYS = ('name', 'goal', 'target', 'impute', 'impute_while_running')
 LEAST = {'min_iter': 1, 'max_iter': 1, 's': 1, 'eta': 2}
 STOPPING_KEYS: dict[str, tuple[str, ...]] = {'hyperband': ('min_iter', 'max_iter', 's', 'eta', 'strict'), 'median': ()}
-# What may stand before `train` in a command that runs in one process here.
+# The words allowed before `train` in the command of a sweep on this machine, where a trial is one process.
 LAUNCHERS = re.compile(r'(\$\{env\}|/usr/bin/env|\$\{interpreter\}|\S*python[\d.]*|-m|composer_kd|\S*composer-kd)')
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep's YAML, read and found to be in W&B's format.
+    """The content of a sweep's YAML, checked against W&B's format.
 
     Args:
-        path: The file.
-        name: What the sweep is called: its ``name``, or that of the file.
+        path: The YAML file.
+        name: The sweep's name: the key ``name``, or the name of the file.
         method: ``bayes``, ``random`` or ``grid``.
         metric: The logged metric that is optimised.
         goal: ``minimize`` or ``maximize``.
-        parameters: What is searched.
+        parameters: The search space.
         base: The YAML of the run.
-        fixed: The overrides that all runs have.
-        target: The sweep ends when this is reached; None for never.
-        early_terminate: As written; None for nothing.
-        run_cap: At most so many trials.
-        written: All of it.
+        fixed: The overrides in the command, which all trials share.
+        target: The value of the metric at which the sweep ends; ``None`` for no target.
+        early_terminate: The key ``early_terminate``, which sets the pruning; ``None`` if it is absent.
+        run_cap: The maximal number of trials.
+        written: The whole YAML.
     """
 
     path: pathlib.Path
@@ -66,22 +66,22 @@ class Sweep:
 
     @property
     def sign(self) -> int:
-        """1 where more is better, -1 where less is."""
+        """1 if the metric is maximised, -1 if it is minimised."""
         return 1 if self.goal == 'maximize' else -1
 
 
 def read_sweep(path: str | pathlib.Path, offline: bool = True) -> Sweep:
-    """Reads a sweep's YAML; the run that it names is not looked at.
+    """Reads a sweep's YAML and checks its format; the run's YAML is not read.
 
     Args:
-        path: The file.
-        offline: Whether Optuna is to search, and not W&B's server, which draws and launches in more ways.
+        path: The YAML file.
+        offline: Whether Optuna searches, rather than W&B's server, which supports more distributions and launchers.
 
     Returns:
-        What it says.
+        The sweep.
 
     Raises:
-        ConfigError: Lists all that is not in W&B's format, or not possible offline.
+        ConfigError: If the file deviates from W&B's format or needs W&B's server; the message lists all faults.
 
     Example:
         >>> sweep = read_sweep('yamls/sweeps/digits.yaml')
@@ -92,7 +92,7 @@ def read_sweep(path: str | pathlib.Path, offline: bool = True) -> Sweep:
     path = pathlib.Path(path)
     try:
         written = yaml.safe_load(path.read_text(encoding='utf-8'))
-        OmegaConf.load(path)  # refuses a key that is there twice, of which YAML would take the last
+        OmegaConf.load(path)  # refuses duplicate keys, of which PyYAML keeps the last
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f'{path} is not valid YAML: {error}') from error
     if not isinstance(written, dict):
@@ -131,14 +131,14 @@ def read_sweep(path: str | pathlib.Path, offline: bool = True) -> Sweep:
 
 
 def listed(path: pathlib.Path, faults: list[str]) -> ConfigError:
-    """One error of all faults.
+    """Makes one error that lists all faults.
 
     Args:
-        path: The sweep's file.
-        faults: What is wrong, one line each.
+        path: The sweep's YAML file.
+        faults: The faults, one line each.
 
     Returns:
-        The error, to be raised.
+        The error, for the caller to raise.
 
     Example:
         >>> print(listed(pathlib.Path('sweep.yaml'), ['method: wrong']))
@@ -150,7 +150,7 @@ def listed(path: pathlib.Path, faults: list[str]) -> ConfigError:
 
 
 def _check_name(written: dict[str, Any]) -> list[str]:
-    name = written.get('name')  # of the folder, and of the trials' runs
+    name = written.get('name')  # used in the names of the folder and of the trials' runs
     if name is None or (isinstance(name, (str, int)) and not set(str(name)) & set('/\\{}') and str(name).strip()):
         return []
     return [f'name: expected a name without slashes and braces, got {name!r}']
@@ -214,7 +214,7 @@ _CHECKS: tuple[Callable[[dict[str, Any]], list[str]], ...] = (
 
 
 def _read_command(command: Any, offline: bool) -> tuple[str, list[str], list[str]]:
-    """The run's YAML and its fixed overrides, and what is wrong."""
+    """Returns the run's YAML, the fixed overrides, and the faults."""
     example = f'[composer-kd, train, yamls/digits/kd.yaml, "{ARGUMENTS}"]'
     words = [str(word) for word in command] if isinstance(command, list) else []
     if 'train' not in words or not words[words.index('train') + 1 :]:

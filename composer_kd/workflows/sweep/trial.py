@@ -1,4 +1,4 @@
-"""One trial: a run with some settings, that tells after each evaluation how it stands."""
+"""Runs one trial: trains with given settings and reports the metric after each evaluation."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from composer import Callback
 from composer.core import State
 from composer.loggers import Logger
 from omegaconf import OmegaConf
+from typing_extensions import override
 
 from composer_kd.bench.failures import is_out_of_memory
 from composer_kd.config.load import as_mapping, load_config
@@ -36,14 +37,14 @@ LONGEST_REASON = 500
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs to know of a trial.
+    """The description of a trial for a worker.
 
     Args:
-        number: That of the trial.
+        number: The number of the trial.
         base: The run's YAML.
-        overrides: Everything that this trial has otherwise.
-        metric: What is optimised.
-        folder: Where it leaves its files.
+        overrides: The overrides of the YAML for this trial.
+        metric: The logged metric that is optimised.
+        folder: The folder for the trial's files.
     """
 
     number: int
@@ -54,15 +55,15 @@ class Job:
 
 
 class Pruned(Exception):
-    """Ends a trial that others have overtaken."""
+    """Raised to end a trial early because it is worse than others."""
 
 
 class Progress(Callback):
-    """Tells the metric after each evaluation, and ends the run if the answer is that it should.
+    """Reports the metric after each evaluation, and ends the run by raising :class:`Pruned` if requested.
 
     Args:
-        metric: The name that it is logged by.
-        report: Gets the number of the evaluation, from 1, and the metric; answers whether to stop.
+        metric: The metric's name in Composer's logs.
+        report: A function of the number of the evaluation, from 1, and the metric; returns whether to stop the run.
     """
 
     def __init__(self, metric: str, report: Callable[[int, float], bool]) -> None:
@@ -70,18 +71,18 @@ class Progress(Callback):
         self.report = report
         self.step = 0
 
+    @override
     def eval_after_all(self, state: State, logger: Logger) -> None:
-        """Tells, and stops; a run that is at its end anyway is let end."""
         value = _value(final_metrics(types.SimpleNamespace(state=state)), self.metric)
         self.step += 1
         end = state.max_duration
-        at_end = end is not None and state.timestamp.get(end.unit) >= end
+        at_end = end is not None and state.timestamp.get(end.unit) >= end  # a finished run counts as complete
         if math.isfinite(value) and self.report(self.step, value) and not at_end:
             raise Pruned(f'behind the other trials after evaluation {self.step}')
 
 
 def trial_folder(out: pathlib.Path, number: int) -> pathlib.Path:
-    """Where a trial leaves its files.
+    """Returns the folder for the files of a trial.
 
     Example:
         >>> trial_folder(pathlib.Path('out'), 7).as_posix()
@@ -91,14 +92,15 @@ def trial_folder(out: pathlib.Path, number: int) -> pathlib.Path:
 
 
 def execute(job: Job, report: Callable[[int, float], bool]) -> dict[str, Any]:
-    """Runs a trial. Whatever goes wrong in it is its outcome.
+    """Runs a trial; an error in it is returned as its outcome.
 
     Args:
-        job: The trial. Its folder is made anew; config, metrics, result and log go there.
-        report: See ``Progress``.
+        job: The trial. Its folder is emptied; the config, metrics, result and log are written there.
+        report: A function that receives the metrics and decides about pruning, as in :class:`Progress`.
 
     Returns:
-        ``state`` (complete, pruned, failed), ``value``, ``reason``, ``seconds``, and for a failure ``of_settings``.
+        ``state`` (``complete``, ``pruned`` or ``failed``), ``value``, ``reason``, ``seconds``, and for a failure
+        ``of_settings``: whether it is due to the settings.
     """
     folder = pathlib.Path(job.folder)
     shutil.rmtree(folder, ignore_errors=True)
@@ -109,7 +111,7 @@ def execute(job: Job, report: Callable[[int, float], bool]) -> dict[str, Any]:
             outcome = _run(job, folder, report)
         except Pruned as stop:
             outcome = {'state': 'pruned', 'reason': str(stop)}
-        except Exception as error:  # a trial that cannot be is a result: the sweep goes on
+        except Exception as error:  # a failed trial is a result; the sweep continues
             outcome = {'state': 'failed', 'reason': _reason(error), 'of_settings': _is_of_settings(error)}
             traceback.print_exc(file=log)
     outcome['seconds'] = time.perf_counter() - start
@@ -124,7 +126,7 @@ def _said_to(file: pathlib.Path) -> Iterator[TextIO]:
 
 
 def write_result(folder: pathlib.Path, outcome: dict[str, Any]) -> None:
-    """Writes the file that says that a trial has ended; it is there wholly or not at all."""
+    """Writes ``result.json`` atomically; its presence means that the trial has ended."""
     write_file(folder / RESULT_FILE, json.dumps(outcome, indent=2) + '\n')
 
 

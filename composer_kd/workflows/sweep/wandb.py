@@ -1,4 +1,4 @@
-"""The same file as a sweep of Weights & Biases: its server draws the values, its agents run the command."""
+"""Runs a sweep with Weights & Biases: its server draws the values and its agents run the command."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ LOGGER = 'loggers={wandb: {}}'
 def run_wandb_sweep(
     path: str | pathlib.Path, trials: int | None = None, agents: int = 1, use_eval_loader: bool = False
 ) -> None:
-    """Makes a sweep on W&B's server and works on it with agents until it has enough runs.
+    """Creates a sweep on W&B's server and runs agents on this machine until the sweep ends.
 
     Args:
         path: The sweep's YAML.
-        trials: How many runs in all; None for the file's ``run_cap``.
-        agents: How many agents of this machine work at a time.
-        use_eval_loader: Whether to judge by the run's own ``eval_loader``, even if it is a test set.
+        trials: The total number of runs; by default the file's ``run_cap``.
+        agents: The number of agents that run in parallel on this machine.
+        use_eval_loader: Whether runs are evaluated on their own ``eval_loader``, even if it is a test set.
 
     Raises:
-        ConfigError: If W&B is not installed, offline or unknown to you, or something is wrong with the file.
+        ConfigError: If W&B is not installed, offline or not logged in, or the file has faults.
     """
     _require_server()
     import wandb
@@ -56,14 +56,14 @@ def run_wandb_sweep(
 
 
 def as_wandb(plan: Plan, trials: int | None = None) -> dict[str, Any]:
-    """What is sent to W&B: the file, with everything in its command that a sweep on this machine adds by itself.
+    """Makes the sweep that is sent to W&B: the file, with the overrides of a sweep on this machine in its command.
 
     Args:
-        plan: A checked sweep.
-        trials: How many runs in all; None for the file's ``run_cap``.
+        plan: The checked sweep.
+        trials: The total number of runs; by default the file's ``run_cap``.
 
     Returns:
-        A sweep in W&B's format, whose runs are judged by the same samples, and log to W&B.
+        A sweep in W&B's format; its runs are evaluated on the same samples and log to W&B.
     """
     sweep = plan.sweep
     written = copy.deepcopy(sweep.written)
@@ -74,7 +74,7 @@ def as_wandb(plan: Plan, trials: int | None = None) -> dict[str, Any]:
     own = [word for word in command[start:] if is_of_the_agent(word)]
     judged = [word for word in plan.overrides if word not in QUIET]
     if 'wandb' not in plan.run.loggers and not any('wandb' in word for word in own):
-        own.append(LOGGER)  # what is not logged cannot be chosen by
+        own.append(LOGGER)  # W&B needs the logged metric to choose the next values
     written['command'] = [*command[:start], *judged, *own, ARGUMENTS]
     return written
 

@@ -1,4 +1,4 @@
-"""Processes that run trials: each with its share of the machine, and gone when the sweep's process is."""
+"""Worker processes that run trials, each with its share of the machine; they end with the sweep's process."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SECONDS_TO_END = 5
 
 
 def share(workers: int, index: int) -> dict[str, str]:
-    """The environment of a worker: its threads, and where there are GPUs, one of them.
+    """Computes a worker's environment variables: its number of threads and, with CUDA, one GPU.
 
     Args:
-        workers: How many there are.
-        index: Which one, from 0.
+        workers: The number of workers.
+        index: The index of the worker, from 0.
 
     Returns:
-        Variables and values.
+        The environment variables with their values.
 
     Example:
         >>> sorted(share(2, 0))[-1]
@@ -47,27 +47,27 @@ def share(workers: int, index: int) -> dict[str, str]:
 
 
 class Worker:
-    """A process that runs one trial after another; a new one is started where it has died or run many.
+    """A process that runs one trial after another, and is replaced when it has died or has run many trials.
 
-    It is spawned, not forked: a fork would inherit torch's threads and an accelerator's state.
+    The process is spawned, not forked, because a fork would inherit torch's threads and the accelerator's state.
 
     Args:
-        environment: Variables that it is started with.
+        environment: The environment variables of the process.
     """
 
     def __init__(self, environment: dict[str, str]) -> None:
         self.environment = environment
-        self.busy: Any = None  # the trial that it runs
+        self.busy: Any = None  # the running trial
         self.connection: Connection | None = None
         self._process: Any = None
         self._done = 0
 
     def start(self, trial: Any, job: Job) -> None:
-        """Gives it a trial.
+        """Starts a trial.
 
         Args:
-            trial: Kept as ``busy`` until the trial has ended.
-            job: What is to be run.
+            trial: The Optuna trial, which is kept as ``busy`` until the trial ends.
+            job: The description of the trial.
         """
         if self._process is not None and (self._done >= TRIALS_OF_A_WORKER or not self._process.is_alive()):
             self.stop()
@@ -77,11 +77,15 @@ class Worker:
         self._send(job)
 
     def receive(self) -> tuple[str, Any]:
-        """What it says: ``report`` and ``(step, value)``, ``end`` and the outcome, or ``lost`` and the exit code."""
+        """Receives the next message of the process, or notices its death.
+
+        Returns:
+            ``'report'`` and ``(step, value)``, ``'end'`` and the outcome, or ``'lost'`` and the exit code.
+        """
         assert self.connection is not None
         try:
             kind, content = self.connection.recv()
-        except (EOFError, OSError):  # it may have died in the middle of a word
+        except (EOFError, OSError):  # the process died, perhaps in the middle of a message
             self._process.join(SECONDS_TO_END)
             kind, content = 'lost', self._process.exitcode
             self.stop()
@@ -91,11 +95,11 @@ class Worker:
         return kind, content
 
     def answer(self, stop: bool) -> None:
-        """Answers a report."""
+        """Answers a report: tells the process whether to stop the trial."""
         self._send(stop)
 
     def stop(self) -> None:
-        """Ends the process, whatever it is doing."""
+        """Ends the process, even in the middle of a trial."""
         if self._process is None:
             return
         if self.connection is not None:
@@ -108,7 +112,7 @@ class Worker:
         self._process, self.connection, self.busy, self._done = None, None, None, 0
 
     def _send(self, content: Any) -> None:
-        """Sends it; a worker that has died meanwhile is noticed when it is next listened to."""
+        """Sends a message; ``receive`` notices a process that has died meanwhile."""
         assert self.connection is not None
         with contextlib.suppress(OSError):
             self.connection.send(content)
@@ -116,32 +120,32 @@ class Worker:
     def _spawn(self) -> None:
         context = multiprocessing.get_context('spawn')
         self.connection, theirs = context.Pipe()
-        # Not a daemon: it may have workers of its own that load data.
+        # Not a daemon, because daemons cannot start the worker processes of a DataLoader.
         self._process = context.Process(target=_work, args=(theirs,), name='sweep-worker')
         with _variables(self.environment), _without_interrupt():
             self._process.start()
-        theirs.close()  # so that its end is noticed
+        theirs.close()  # so that `receive` notices the end of the process
 
 
 def ready(workers: list[Worker], seconds: float) -> list[Worker]:
-    """Waits for busy workers.
+    """Waits until a busy worker has sent a message or died.
 
     Args:
         workers: All workers.
-        seconds: How long at most.
+        seconds: The maximal waiting time.
 
     Returns:
-        Those that have something to say, or have died.
+        The busy workers that have sent a message or died.
     """
     busy = {worker.connection: worker for worker in workers if worker.busy is not None}
     return [busy[connection] for connection in wait([c for c in busy if c is not None], seconds)]  # type: ignore[index]
 
 
 def serve(connection: Connection) -> None:
-    """Runs the jobs that come, until no more can come.
+    """Runs jobs from a connection until it is closed.
 
     Args:
-        connection: Jobs come from it; reports and outcomes go to it.
+        connection: The connection for incoming jobs and outgoing reports and outcomes.
     """
 
     def report(step: int, value: float) -> bool:
@@ -164,12 +168,12 @@ def _work(connection: Connection) -> None:
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', '1')))
 
     parent = multiprocessing.parent_process()
-    if parent is None or parent.is_alive():  # else the next sweep may be at work on the same trial
+    if parent is None or parent.is_alive():  # otherwise the next sweep may already run the same trial
         serve(connection)
 
 
 def _end_with_parent() -> None:
-    """A sweep that was killed cannot end its workers, and they must not go on writing where the next one begins."""
+    """Ends this process when the sweep's process is killed, before the next sweep writes to the same folder."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -178,8 +182,8 @@ def _end_with_parent() -> None:
 
 @contextlib.contextmanager
 def _without_interrupt() -> Iterator[None]:
-    """Ctrl-C is for the sweep, which ends its workers: they inherit that it is held back, from their first moment."""
-    resource_tracker.ensure_running()  # which would let it through again when it is first started
+    """Blocks Ctrl-C in processes started here, from their start; the sweep's own process handles it and ends them."""
+    resource_tracker.ensure_running()  # its first start would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
