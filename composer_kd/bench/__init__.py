@@ -1,4 +1,4 @@
-"""What a model costs to run, on every device, backend and precision of this machine."""
+"""Benchmarks models on each device, backend and precision: latency, throughput, memory, energy and accuracy."""
 
 from composer_kd.bench.backends import BACKENDS, Backend
 from composer_kd.bench.candidate import Candidate

@@ -1,4 +1,4 @@
-"""Throughput at growing batch sizes, until memory, time or the gain comes to an end."""
+"""Measures throughput at growing batch sizes, until memory or time runs out or throughput stops rising."""
 
 from __future__ import annotations
 
@@ -18,23 +18,30 @@ from composer_kd.presentation.units import bytes_text
 __all__ = ['Sweep', 'sweep']
 
 SIZES_PLANNED = 8
-"""The time is divided so that this many sizes fit in."""
+"""The number of batch sizes that the time is divided by."""
 RISE = 1.03
 FLAT = 2
-"""A model is done after so many sizes in a row without a round that was better, times ``RISE``, than all before or than
-the size before: a backend may have one sample to itself, so that two are slower, and four as quick."""
+"""A sweep ends after this many sizes in a row without a rise. A size counts as a rise if the throughput of its best
+round exceeds that of all sizes before, or that of the previous size, by the factor ``RISE``: a backend may have a
+special case for one sample, so that two samples are slower and four as fast."""
 SPARE = 0.8
-"""Share of the free memory of the machine that may be asked for: a system that has too little kills the process."""
+"""The share of free memory that a batch may take, because a system without free memory kills the process."""
 
 
 class Sweep:
-    """The sweep of one model.
+    """The throughput of one model at growing batch sizes.
 
     Args:
-        call: The model: tensors on the device in, logits out.
-        inputs: Makes a batch of a size, on the CPU.
-        device: Where it runs.
-        seconds: For all sizes together.
+        call: The model: takes tensors on the device and returns logits.
+        inputs: Takes a batch size and returns input tensors on the CPU.
+        device: The device that the model runs on.
+        seconds: The time for all sizes together.
+
+    Attributes:
+        found: The results, in rising order of the batch size.
+        note: A remark if the time ended while throughput was still rising.
+        done: Whether the sweep has ended.
+        estimate: Seconds of a call at the current batch size, from the warm-up.
     """
 
     def __init__(self, call: Call, inputs: Callable[[int], tuple[Tensor, ...]], device: Device, seconds: float) -> None:
@@ -47,16 +54,16 @@ class Sweep:
         self.estimate = 0.0
 
     def begin(self, size: int, seconds: float) -> Callable[[], Any] | None:
-        """Makes a batch and warms up.
+        """Prepares a batch and warms up.
 
         Args:
-            size: Samples of a batch.
-            seconds: To warm up.
+            size: The batch size.
+            seconds: The time for the warm-up.
 
         Returns:
-            What to time, or None: then the sweep of this model is over.
+            The call to time; ``None`` if the sweep has ended.
         """
-        # Twice the size takes up to twice the time, in two calls of each round at least.
+        # Twice the size takes up to twice the time, and each round makes at least two calls.
         if self.found and 2 * self.estimate * 2 * FEWEST_ROUNDS > self._left:
             self._stop(size, None)
             return None
@@ -74,24 +81,24 @@ class Sweep:
             self._growth = self._device.growth(run)
             self.estimate = warm_up(run, self._device.clock, seconds, calls=2)
             return run
-        except Exception as error:  # of any runtime
+        except Exception as error:  # runtimes raise errors of any type
             failed = reason(error)
         self.fail(size, failed)
         return None
 
     def end(self, size: int, blocks: Blocks) -> None:
-        """Notes what was timed."""
+        """Adds the timing of a batch size, and ends the sweep if throughput has stopped rising."""
         rates = [size / median for median in blocks.medians]
         self.found.append(Throughput(size, *spread(rates)))
         self._left -= blocks.spent
-        # The best round is the one that others disturbed least: a busy moment must not end the sweep.
+        # The best round is the one least disturbed by other processes: a short disturbance must not end the sweep.
         best = max(rates)
         self._flat = 0 if best > RISE * min(self._most, self._last) else self._flat + 1
         self._most, self._last = max(self._most, best), best
         self.done = self._flat >= FLAT
 
     def fail(self, size: int, failed: str) -> None:
-        """Notes why there is no number for a size; none is tried beyond it."""
+        """Adds the reason of a failure at a batch size, and ends the sweep."""
         self._stop(size, failed)
         if failed == OUT_OF_MEMORY:
             self._device.forget()
@@ -105,14 +112,14 @@ class Sweep:
 
 
 def sweep(sweeps: Mapping[str, Sweep], device: Device, seconds: float, largest: int, rng: random.Random) -> None:
-    """Lets models take turns at each size: 1, 2, 4 and so on.
+    """Times all models at batch sizes 1, 2, 4 and so on; the models take turns at each size.
 
     Args:
-        sweeps: One for each model, by name; the results are in them.
-        device: Where they run.
-        seconds: For each model.
-        largest: The largest batch.
-        rng: Shuffles the order.
+        sweeps: The sweep of each model, by name; the results are added to it.
+        device: The device that the models run on.
+        seconds: The time for each model.
+        largest: The largest batch size.
+        rng: Shuffles the order of the models.
     """
     size, share = 1, seconds / SIZES_PLANNED
     while size <= largest:

@@ -1,4 +1,4 @@
-"""A candidate, built for one benchmark: what is known of it in every setting."""
+"""A candidate built for one benchmark: the properties that hold in every setting."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ from composer_kd.bench.size import count_flops, count_parameters
 __all__ = ['BuiltModel']
 
 EXAMPLES = 2
-"""Samples that exporters see: of one they would conclude that there is always one."""
+"""Samples in the example inputs of exporters, which would take a batch size of 1 for a constant."""
 
 
 class BuiltModel:
-    """What one benchmark makes of a candidate, which may be in another one with other data.
+    """A candidate built for the evaluation data of one benchmark.
 
     Args:
         candidate: The model's name, role and teachers, and how to build it.
         batches: The evaluation data.
-        folder: Where its files go while it is timed.
+        folder: The folder for the files that backends load.
 
     Attributes:
-        inference: The model on the CPU in fp32: tensors in, logits out.
+        inference: The model on the CPU in fp32; it takes tensors and returns logits.
         forms: The files that backends load it from.
-        notes: What a reader must know of it in every setting.
+        notes: Remarks that hold in every setting.
+        parameters: The number of parameters.
+        flops: Floating-point operations for one sample; ``None`` if they cannot be counted.
 
     Raises:
         ConfigError: If the model cannot be called with the batches.
@@ -50,23 +52,23 @@ class BuiltModel:
 
     @property
     def name(self) -> str:
-        """The candidate's."""
+        """The name of the candidate."""
         return self.candidate.name
 
     @functools.cached_property
     def shift_labels(self) -> bool:
-        """Whether position ``i`` answers for label ``i + 1``."""
+        """Whether position ``i`` predicts label ``i + 1``."""
         said = self.candidate.shift_labels
         return self.inference.predicts_next_token if said is None else said
 
     def inputs(self, size: int) -> tuple[Tensor, ...]:
-        """A batch of any size, made of the samples of the first one."""
+        """Returns the inputs for a batch of any size, repeated or truncated from the first batch."""
         first = self.inference.inputs_of(self.batches[0])
         chosen = torch.arange(size) % len(first[0])
         return tuple(tensor.index_select(0, chosen) for tensor in first)
 
     def row(self, setting: Setting) -> Row:
-        """A row that says what is known before anything is timed."""
+        """Returns a row with the values that are known before the measurement."""
         row = Row(self.name, self.candidate.role, setting, self.parameters, self.flops)
         row.notes += self.notes if self.candidate.trained else [*self.notes, 'random weights: no accuracy']
         return row
@@ -74,7 +76,7 @@ class BuiltModel:
     def _count_flops(self) -> float | None:
         try:
             counted = count_flops(self.inference, self.inputs(1))
-        except Exception as error:  # a model that cannot answer says so again in its rows
+        except Exception as error:  # a model that fails here also fails in its rows
             self.notes.append(f'operations not counted: {reason(error)}')
             return None
         if counted is None:

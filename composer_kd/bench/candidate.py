@@ -1,4 +1,4 @@
-"""One model of a benchmark: what it is called, and how it is built."""
+"""A model to benchmark: its name, its role, and how it is built."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ['Candidate']
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to be timed, and to be told of in a report.
+    """A model to benchmark.
 
     Args:
-        name: What it is called in tables.
-        make: Builds it with its weights: an :class:`~composer_kd.deploy.Inference`, or any module that can be called
-            with the batches.
+        name: The model's name in tables.
+        make: Builds the model with its weights: an :class:`~composer_kd.deploy.Inference`, or any module that can be
+            called with the batches.
         role: ``'teacher'``, ``'student distilled'`` or ``'student alone'``.
         taught_by: The names of its teachers among the candidates.
-        trained: Whether its weights are more than random; if not, nothing is said of its accuracy.
-        shift_labels: Whether it predicts the next token, so that position ``i`` answers for label ``i + 1``. None: it
-            does if it is a causal language model of the transformers library.
+        trained: Whether its weights are trained; no accuracy is reported for random weights.
+        shift_labels: Whether it predicts the next token, so that position ``i`` predicts label ``i + 1``. ``None``:
+            true for causal language models of the transformers library.
 
     Example:
         >>> import torch
@@ -44,13 +44,13 @@ class Candidate:
     shift_labels: bool | None = False
 
     def inference(self, batch: Any) -> Inference:
-        """Builds it as it is deployed: tensors in, logits out.
+        """Builds the model for deployment: a module that takes tensors and returns logits.
 
         Args:
-            batch: One batch of the data that it is to answer for.
+            batch: One batch of the evaluation data.
 
         Returns:
-            A module of its own: what ``make`` returns may be the caller's, and stays as it is.
+            The module, built on a copy of what ``make`` returns.
 
         Raises:
             ConfigError: If the model cannot be called with the batch.

@@ -1,4 +1,4 @@
-"""How the numbers of a row are written for people: one list of columns for the terminal and for Markdown."""
+"""The columns of the result tables, in the terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from composer_kd.presentation.units import bytes_text, count_text, number_text, 
 __all__ = ['COLUMNS', 'MISSING', 'Column', 'by_setting', 'notes_of']
 
 MISSING = '-'
-"""Stands in tables where a number is not known."""
+"""The text of a cell without a value."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One number of a row.
+    """A column of a result table.
 
     Args:
-        heading: Above it.
-        cell: Writes it; of a row that has numbers. ``''`` where it is not known.
-        weight: Where a terminal is narrow, those with the least are left out first.
+        heading: The heading.
+        cell: Formats the value of a row that has not failed; returns ``''`` if the value is missing.
+        weight: The priority: a narrow terminal drops the columns of lowest weight first.
     """
 
     heading: str
@@ -66,16 +66,16 @@ COLUMNS = (
     Column('agreement', lambda row: percent(row.agreement), weight=4),
     Column('output match', lambda row: percent(row.output_match), weight=9),
 )
-"""All columns beside the model's name."""
+"""All columns except the model's name."""
 
 
 def by_setting(rows: Iterable[Row]) -> list[tuple[Setting, list[Row]]]:
-    """Puts together the rows of one setting, in their order."""
+    """Groups the rows of each setting, in their order."""
     return [(setting, list(group)) for setting, group in itertools.groupby(rows, key=lambda row: row.setting)]
 
 
 def notes_of(rows: Sequence[Row]) -> list[str]:
-    """What is to be said below the rows of a setting: why some have no numbers, where sweeps ended, the notes."""
+    """The notes below the table of a setting: reasons of failures, also at single batch sizes, and remarks on rows."""
     found: dict[str, list[str]] = {}
     for row in rows:
         said = [f'failed: {row.failed}'] if row.failed is not None else []

@@ -1,4 +1,4 @@
-"""The devices that a model can be timed on: how each is waited for, and how its memory is measured."""
+"""The devices that models are timed on: their availability, synchronisation, memory and description."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from typing_extensions import override
 
 from composer_kd.bench.memory import CudaPeak, PeakMemory, ResidentPeak
 
@@ -23,12 +24,12 @@ _CGROUP = pathlib.Path('/sys/fs/cgroup')
 
 
 class Device(abc.ABC):
-    """Where models run.
+    """A device that models run on.
 
     Attributes:
-        name: As in ``--devices`` and in :class:`~composer_kd.bench.Setting`.
-        precisions: What it is timed in unless one asks for others: those that it is quick in.
-        absent: What to say where it is not there.
+        name: Its name in ``--devices`` and in :class:`~composer_kd.bench.Setting`.
+        precisions: The precisions that are timed by default: those that the device computes fast.
+        absent: The reason in error messages if the device is not available.
     """
 
     name: str
@@ -37,36 +38,36 @@ class Device(abc.ABC):
 
     @abc.abstractmethod
     def available(self) -> bool:
-        """Whether this machine has one. Never raises."""
+        """Whether this machine has the device. Never raises."""
 
     @property
     def torch_device(self) -> torch.device:
-        """The same as torch means it."""
+        """The device as a ``torch.device``."""
         return torch.device(self.name)
 
     def thread_counts(self) -> list[int | None]:
-        """How many threads to time it with."""
+        """The numbers of CPU threads to time with by default; ``[None]`` for devices other than the CPU."""
         return [None]
 
     def synchronize(self) -> None:
-        """Waits until all that was asked of it is done."""
+        """Waits until the device has finished all submitted work."""
         return None
 
     def clock(self) -> float:
-        """The time in seconds, once all that was asked of the device is done."""
+        """Waits for the device, then returns the time in seconds."""
         self.synchronize()
         return time.perf_counter()
 
     def complete(self, call: Call) -> Call:
-        """Adds to a call what makes the device begin with it."""
+        """Wraps a call so that the device starts on its work at once; most devices need no wrapper."""
         return call
 
     def memory(self) -> PeakMemory | None:
-        """Counts its memory; None where nothing does."""
+        """Returns a meter of the device's peak memory; ``None`` if there is none."""
         return None
 
     def growth(self, call: Callable[[], Any]) -> int | None:
-        """The most bytes that a call held at once, beyond what was held before; None where that cannot be told."""
+        """Runs a call and returns its peak memory in bytes beyond the memory in use before; ``None`` if unknown."""
         memory = self.memory()
         self.synchronize()
         if memory is not None:
@@ -76,16 +77,16 @@ class Device(abc.ABC):
         return None if memory is None else memory.growth()
 
     def free_bytes(self) -> int | None:
-        """What the device can still give; None where asking for too much raises an error that one can go on after."""
+        """The free memory in bytes; ``None`` if running out of memory on the device is a recoverable error."""
         return None
 
     def forget(self) -> None:
-        """Gives back memory that is kept for later use. Never raises, whatever befell the device."""
+        """Releases cached memory. Never raises, even after an error on the device."""
         return None
 
     @contextlib.contextmanager
     def threads(self, count: int | None) -> Iterator[None]:
-        """Sets the number of CPU threads of an operator, and sets it back."""
+        """A context in which operators use ``count`` CPU threads (``None``: no change); then restores it."""
         before = torch.get_num_threads()
         try:
             if count is not None:
@@ -95,68 +96,69 @@ class Device(abc.ABC):
             torch.set_num_threads(before)
 
     def describe(self) -> dict[str, Any]:
-        """What a reader must know of it."""
+        """Describes the device and its libraries, by name, for the environment of a benchmark."""
         return {}
 
 
 class Cpu(Device):
-    """The processor, with one thread and with all of them."""
+    """The processor, timed with one thread and with as many as this process has physical cores."""
 
     name = 'cpu'
     absent = ''
 
+    @override
     def available(self) -> bool:
-        """It is always there."""
         return True
 
+    @override
     def thread_counts(self) -> list[int | None]:
-        """One, and as many as this process has physical cores."""
         return list(dict.fromkeys((1, cores())))
 
+    @override
     def memory(self) -> PeakMemory | None:
-        """That of the process, as far as the system tells it, which Linux does."""
         return ResidentPeak()
 
+    @override
     def free_bytes(self) -> int | None:
-        """What the system can give before it kills the process, where torch would not get to raise anything."""
+        """The memory that is left before the system kills the process, without an error from torch."""
         import psutil
 
         free = int(psutil.virtual_memory().available)
-        with contextlib.suppress(OSError, ValueError, KeyError):  # a container may have less
+        with contextlib.suppress(OSError, ValueError, KeyError):  # a container may have a lower limit
             limit, used = (int((_CGROUP / name).read_text()) for name in ('memory.max', 'memory.current'))
             lines = (_CGROUP / 'memory.stat').read_text().splitlines()
             parts = {name: int(value) for name, value in (line.split() for line in lines)}
-            # Files that were read count as used, and give way to whoever needs the memory.
+            # Cached files count as used, but the system frees them on demand.
             free = min(free, limit - used + parts['inactive_file'] + parts['active_file'])
         return free
 
 
 class Cuda(Device):
-    """The current NVIDIA GPU, or an AMD one where torch was built for it."""
+    """The current NVIDIA GPU, or AMD GPU if torch was built for ROCm."""
 
     name = 'cuda'
     precisions = ('fp32', 'bf16', 'fp16')
     absent = 'torch sees no CUDA device'
 
+    @override
     def available(self) -> bool:
-        """Whether torch sees one."""
         return torch.cuda.is_available()
 
+    @override
     def synchronize(self) -> None:
-        """Waits for all streams of the GPU."""
         torch.cuda.synchronize()
 
+    @override
     def memory(self) -> PeakMemory | None:
-        """What torch's allocator gave away."""
         return CudaPeak(self.torch_device)
 
+    @override
     def forget(self) -> None:
-        """Empties torch's cache."""
         with contextlib.suppress(RuntimeError):  # after some errors every call to the GPU fails
             torch.cuda.empty_cache()
 
+    @override
     def describe(self) -> dict[str, Any]:
-        """The GPU and the libraries that run on it."""
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
         cudnn = torch.backends.cudnn.version()
         return {
@@ -176,16 +178,16 @@ class Mps(Device):
     precisions = ('fp32', 'fp16')
     absent = 'torch sees no Apple GPU'
 
+    @override
     def available(self) -> bool:
-        """Whether torch sees one."""
         return torch.backends.mps.is_available()
 
+    @override
     def synchronize(self) -> None:
-        """Waits for the GPU."""
         torch.mps.synchronize()
 
+    @override
     def forget(self) -> None:
-        """Empties torch's cache."""
         with contextlib.suppress(RuntimeError):
             torch.mps.empty_cache()
 
@@ -196,27 +198,29 @@ class Xla(Device):
     name = 'xla'
     absent = 'torch_xla is not installed, or finds no device'
 
+    @override
     def available(self) -> bool:
-        """Whether ``torch_xla`` is installed and finds a device."""
         if importlib.util.find_spec('torch_xla') is None:
             return False
         try:
             return self.torch_device.type == 'xla'
-        except Exception:  # whatever its runtime raises where there is no TPU
+        except Exception:  # its runtime raises errors of any type without a TPU
             return False
 
     @property
+    @override
     def torch_device(self) -> torch.device:
-        """The device that ``torch_xla`` gives."""
         return _xla_model().xla_device()
 
+    @override
     def synchronize(self) -> None:
-        """Runs what was recorded, and waits for it."""
+        """Executes the recorded graph, and waits for it."""
         _xla_model().mark_step()
         _xla_model().wait_device_ops()
 
+    @override
     def complete(self, call: Call) -> Call:
-        """Ends the recorded graph after each call: else a block of calls would be one graph that is never run."""
+        """Ends the recorded graph after each call; otherwise several calls would accumulate in one graph."""
         model = _xla_model()
 
         def marked(*tensors: Any) -> Any:
@@ -228,11 +232,11 @@ class Xla(Device):
 
 
 DEVICES: dict[str, Device] = {device.name: device for device in (Cpu(), Cuda(), Mps(), Xla())}
-"""All devices by name, there or not."""
+"""All devices by name, including those that this machine lacks."""
 
 
 def present() -> list[str]:
-    """The devices of this machine, the CPU first.
+    """Lists the names of the devices of this machine, the CPU first.
 
     Example:
         >>> present()[0]
@@ -242,7 +246,7 @@ def present() -> list[str]:
 
 
 def cores() -> int:
-    """The physical cores that this process may use."""
+    """The number of physical cores that this process may use."""
     import psutil
 
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1

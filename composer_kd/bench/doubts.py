@@ -1,4 +1,4 @@
-"""What puts the numbers of a benchmark in doubt."""
+"""Warnings about the reliability of a benchmark's numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ['busy', 'doubts']
 
 
 def busy() -> list[str]:
-    """Says that others want the processor too, where they do: timings then tell of them."""
+    """Returns a warning if other processes use the processor, which distorts timings; otherwise an empty list."""
     load = os.getloadavg()[0] if hasattr(os, 'getloadavg') else 0.0
     if load <= 0.5 * cores():
         return []
@@ -23,13 +23,13 @@ def busy() -> list[str]:
 
 
 def doubts(rows: Sequence[Row]) -> list[str]:
-    """Differences that are smaller than the noise.
+    """Finds differences between models that are smaller than the noise.
 
     Args:
-        rows: Those of one setting.
+        rows: The rows of one setting.
 
     Returns:
-        A sentence for each.
+        A warning for each such difference.
     """
     by_name = {row.model: row for row in rows}
     found = []

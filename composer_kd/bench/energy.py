@@ -1,4 +1,4 @@
-"""Meters of electrical energy, where a device tells it. Nothing here estimates."""
+"""Meters of electrical energy, which read the hardware counters of a device."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from typing_extensions import override
 
 __all__ = ['EnergyMeter', 'NvmlMeter', 'RaplMeter', 'meter_for']
 
@@ -16,11 +17,12 @@ _POWERCAP = pathlib.Path('/sys/class/powercap')
 
 
 class EnergyMeter(abc.ABC):
-    """Counts the energy that a device takes, from ``start()`` on.
+    """Measures the energy that a device consumes after ``start()``.
 
     Attributes:
-        source: What is counted, in words.
-        whole_machine: Whether it counts all processes of the machine together, so that only one of them may add it up.
+        source: A description of the counter, for reports.
+        whole_machine: Whether the counter covers all processes of the machine, so that only one process of a
+            distributed run may report it.
     """
 
     source: str
@@ -28,11 +30,11 @@ class EnergyMeter(abc.ABC):
 
     @abc.abstractmethod
     def available(self) -> bool:
-        """Whether the counter can be read here. Never raises."""
+        """Whether the counter can be read on this machine. Never raises."""
 
     @abc.abstractmethod
     def start(self) -> None:
-        """Counts from now on.
+        """Starts the measurement.
 
         Raises:
             OSError: If the counter cannot be read.
@@ -40,18 +42,18 @@ class EnergyMeter(abc.ABC):
 
     @abc.abstractmethod
     def joules(self) -> float:
-        """The energy since ``start()``, in joules; may be asked again and again.
+        """Reads the energy since ``start()``, in joules. May be called repeatedly.
 
         Raises:
-            OSError: If the counter cannot be read any more.
+            OSError: If the counter can no longer be read.
         """
 
 
 class RaplMeter(EnergyMeter):
-    """The counters of Intel and AMD processors that Linux shows as files: all sockets and their memory.
+    """Reads the RAPL counters of Intel and AMD processors, which Linux provides as files: all sockets and their memory.
 
-    They count what every process of the machine takes, and start again at zero after some 250 kJ: ask for ``joules()``
-    at least every ten minutes. Many systems let only root read them.
+    They cover all processes of the machine, and wrap around to zero after about 250 kJ: call ``joules()`` at least
+    every ten minutes. On many systems only root may read them.
 
     Args:
         root: The folder of the counters.
@@ -66,19 +68,19 @@ class RaplMeter(EnergyMeter):
         self._last: list[int] = []
         self._microjoules = 0
 
+    @override
     def available(self) -> bool:
-        """Whether there are counters, and this process may read them."""
         try:
             return bool(self._read())
         except OSError:
             return False
 
+    @override
     def start(self) -> None:
-        """Counts from now on."""
         self._microjoules, self._last = 0, self._read()
 
+    @override
     def joules(self) -> float:
-        """The energy since ``start()``, in joules."""
         now = self._read()
         for domain, before, after in zip(self._domains, self._last, now):
             wrapped = _number(domain / 'max_energy_range_uj') if after < before else 0
@@ -91,9 +93,9 @@ class RaplMeter(EnergyMeter):
 
 
 class NvmlMeter(EnergyMeter):
-    """The counter of an NVIDIA GPU (Volta and newer), through NVML: all that the board takes.
+    """Reads the energy counter of an NVIDIA GPU (Volta and newer) through NVML: the consumption of the whole board.
 
-    Needs ``pip install 'composer_kd[energy]'``. Other processes on the same GPU are counted too.
+    Needs ``pip install 'composer_kd[energy]'``. Includes other processes on the same GPU.
 
     Args:
         device: A CUDA device; the current one if it has no index.
@@ -106,19 +108,19 @@ class NvmlMeter(EnergyMeter):
         self._counter = _nvml_counter(device)
         self._start = 0
 
+    @override
     def available(self) -> bool:
-        """Whether NVML is installed and this GPU counts energy."""
         try:
             return self._counter is not None and self._counter() >= 0
-        except Exception:  # NVML's errors are classes of its own
+        except Exception:  # NVML raises its own exception classes
             return False
 
+    @override
     def start(self) -> None:
-        """Counts from now on."""
         self._start = self._read()
 
+    @override
     def joules(self) -> float:
-        """The energy since ``start()``, in joules."""
         return (self._read() - self._start) / 1e3
 
     def _read(self) -> int:
@@ -131,13 +133,13 @@ class NvmlMeter(EnergyMeter):
 
 
 def meter_for(device: torch.device) -> EnergyMeter | None:
-    """Finds the meter of a device.
+    """Returns the energy meter of a device.
 
     Args:
-        device: Where a model runs.
+        device: The device that a model runs on.
 
     Returns:
-        A meter that can be read, or None: then nothing tells the energy here.
+        A readable meter, or ``None`` if the device has none on this machine.
 
     Example:
         >>> meter_for(torch.device('meta')) is None
@@ -151,7 +153,7 @@ def meter_for(device: torch.device) -> EnergyMeter | None:
 
 
 def _domains(root: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The sockets, and their memory where it is counted apart. ``psys`` and the MMIO twins would count twice."""
+    """The sockets, and their memory if it has its own counter; ``psys`` and the MMIO copies would count twice."""
     for socket in sorted(root.glob('intel-rapl:*')):
         if socket.name.count(':') != 1 or _text(socket / 'name') == 'psys':
             continue
@@ -173,7 +175,7 @@ def _text(file: pathlib.Path) -> str:
 
 
 def _nvml_counter(device: torch.device) -> Callable[[], int] | None:
-    """Reads the millijoules since the driver was loaded; None without NVML or this GPU in it."""
+    """Returns a function that reads the millijoules since the driver was loaded; None if NVML cannot find the GPU."""
     if getattr(torch.version, 'hip', None) or not torch.cuda.is_available():
         return None
     try:
@@ -182,13 +184,13 @@ def _nvml_counter(device: torch.device) -> Callable[[], int] | None:
         pynvml.nvmlInit()
         handle = _nvml_handle(pynvml, device)
         return lambda: int(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))
-    except Exception:  # not installed, no driver, or a part of a GPU (MIG), which counts nothing
+    except Exception:  # not installed, no driver, or a MIG slice of a GPU, which has no counter
         return None
 
 
 def _nvml_handle(pynvml: Any, device: torch.device) -> Any:
     index = torch.cuda.current_device() if device.index is None else device.index
-    # torch numbers the GPUs that CUDA_VISIBLE_DEVICES leaves, NVML all of them: the UUID means the same to both.
+    # torch numbers only the GPUs in CUDA_VISIBLE_DEVICES, NVML numbers all: the UUID is the same in both.
     uuid = getattr(torch.cuda.get_device_properties(index), 'uuid', None)
     if uuid is None:
         return pynvml.nvmlDeviceGetHandleByIndex(index)

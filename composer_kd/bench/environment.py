@@ -1,4 +1,4 @@
-"""The machine and the versions that numbers belong to, without naming the machine or its user."""
+"""Describes the machine and the versions of a benchmark, without host or user names."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _PACKAGES = {'torch': 'torch', 'composer': 'mosaicml', 'onnxruntime': 'onnxrunti
 
 
 def environment(devices: Iterable[str] = ('cpu',)) -> dict[str, Any]:
-    """Describes where something is measured.
+    """Describes the machine, its load and the installed versions.
 
     Args:
-        devices: Those that it is measured on, keys of ``DEVICES``.
+        devices: The devices that are measured, keys of ``DEVICES``.
 
     Returns:
-        Plain values by name, for a JSON file: processor, memory, load, system, versions; of each device what it is and
-        what is counted as its memory. Neither host name, user nor paths.
+        Plain values by name, for a JSON file: processor, memory, load, system, versions, a description of each device
+        and the source of its memory values. Host name, user name and paths are left out.
 
     Example:
         >>> environment()['torch'] == torch.__version__
@@ -63,18 +63,18 @@ def environment(devices: Iterable[str] = ('cpu',)) -> dict[str, Any]:
 
 @functools.cache
 def _processor() -> str:
-    """The name of the processor; finding it takes a second."""
+    """The name of the processor, cached because the look-up takes a second."""
     try:
         import cpuinfo
 
         name = cpuinfo.get_cpu_info().get('brand_raw')
-    except Exception:  # it runs tools of the system, which may fail in many ways
+    except Exception:  # it runs tools of the system, which fail in various ways
         name = None
     return name or platform.processor() or platform.machine()
 
 
 def _load() -> str:
-    """Over the last one, five and fifteen minutes: how many processes wanted a processor."""
+    """The load averages of the last 1, 5 and 15 minutes."""
     try:
         return ', '.join(f'{value:.2f}' for value in os.getloadavg())
     except (OSError, AttributeError):  # Windows
@@ -89,5 +89,5 @@ def _version(package: str) -> str:
 
 
 def _kernel() -> str:
-    """The version alone: what follows it is a name that somebody gave to a build."""
+    """The kernel's version without its suffix, which may name a custom build."""
     return platform.release().partition('-')[0]

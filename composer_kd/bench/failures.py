@@ -1,4 +1,4 @@
-"""What went wrong, in words short enough for a table's cell."""
+"""Short descriptions of errors, for tables and notes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ['OUT_OF_MEMORY', 'is_out_of_memory', 'reason']
 OUT_OF_MEMORY = 'out of memory'
 LONGEST = 300
 
-# How torch, ONNX Runtime and C++ say it; compilers wrap such errors in their own.
+# Messages of torch, ONNX Runtime and C++; compilers wrap such errors in their own exceptions.
 _SIGNS = (
     'out of memory',
     "can't allocate memory",
@@ -24,13 +24,13 @@ _SIGNS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice, of the device or of the machine.
+    """Whether an error means that the device or the machine ran out of memory.
 
     Args:
-        error: What was raised.
+        error: The exception.
 
     Returns:
-        True for torch's and Python's own errors of the kind, and for others that say so.
+        True for torch's and Python's out-of-memory errors, and for other exceptions with such a message.
 
     Example:
         >>> is_out_of_memory(RuntimeError('CUDA error: out of memory')), is_out_of_memory(RuntimeError('shapes differ'))
@@ -41,13 +41,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """Says why something has no numbers.
+    """Describes an exception in one line.
 
     Args:
-        error: What was raised.
+        error: The exception.
 
     Returns:
-        One line: this package's own messages as they are, of others the kind and the first line.
+        ``'out of memory'``, the message of an exception of this package, or the type and first line of another one.
 
     Example:
         >>> reason(ValueError('expected 3 channels\\nand more'))

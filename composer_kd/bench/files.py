@@ -1,4 +1,4 @@
-"""The results as files: JSON with everything, CSV for spreadsheets, Markdown for people."""
+"""Writes the results as files: JSON with all values, CSV for spreadsheets, Markdown for reading."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ def write(results: BenchResults, folder: pathlib.Path) -> None:
     """Writes ``bench.json``, ``bench.csv`` and ``bench.md``.
 
     Args:
-        results: What was measured so far.
-        folder: Where to; made if need be. Each file is replaced as a whole, so that a kill leaves the one before.
+        results: The results so far.
+        folder: The folder, created if missing. Each file is replaced atomically: if the process is killed, the previous
+            file remains.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / 'bench.json', json.dumps(results.as_mapping(), indent=2) + '\n')
@@ -73,13 +74,13 @@ def _flat(row: Row) -> dict[str, Any]:
 
 
 def markdown(results: BenchResults) -> str:
-    """The results for people.
+    """Formats the results as Markdown.
 
     Args:
-        results: What was measured.
+        results: The results.
 
     Returns:
-        A table of the models, one for each setting, what is doubtful, and the environment.
+        A table of the models, a table for each setting, the warnings, and the environment.
     """
     models = {row.model: row for row in results.rows}
     lines = ['# What the models cost to run', '', LEGEND, '']

@@ -1,4 +1,4 @@
-"""The most memory that was held at once."""
+"""Meters of peak memory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 
 import psutil
 import torch
+from typing_extensions import override
 
 __all__ = ['CudaPeak', 'PeakMemory', 'ResidentPeak', 'peak_for']
 
@@ -17,13 +18,12 @@ _PROC = pathlib.Path('/proc/self')
 
 
 class PeakMemory(abc.ABC):
-    """Tells how much memory was held at most since ``start()``.
+    """Measures the peak memory after ``start()``.
 
     Attributes:
-        source: What is counted, in words.
-        before: Bytes held at ``start()``.
-        forgets: Whether what was held before ``start()`` can be told apart. If not, ``peak()`` is that of the process's
-            whole life.
+        source: A description of the memory that is measured.
+        before: Bytes in use at ``start()``.
+        forgets: Whether ``start()`` can reset the peak. If not, ``peak()`` covers the whole life of the process.
     """
 
     source: str
@@ -32,19 +32,19 @@ class PeakMemory(abc.ABC):
 
     @abc.abstractmethod
     def start(self) -> None:
-        """Measures from now on."""
+        """Starts the measurement."""
 
     @abc.abstractmethod
     def peak(self) -> int:
-        """The most bytes held at once."""
+        """The peak, in bytes."""
 
     def growth(self) -> int | None:
-        """``peak()`` minus what was held at ``start()``, in bytes; None where that cannot be told."""
+        """The peak minus the memory in use at ``start()``, in bytes; ``None`` if ``start()`` cannot reset the peak."""
         return max(0, self.peak() - self.before) if self.forgets else None
 
 
 class CudaPeak(PeakMemory):
-    """What torch allocated on a GPU.
+    """Measures the memory that torch allocates on a GPU.
 
     Args:
         device: The GPU.
@@ -55,34 +55,35 @@ class CudaPeak(PeakMemory):
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
+    @override
     def start(self) -> None:
-        """Measures from now on; ``torch.cuda.max_memory_allocated`` starts again too."""
+        """Starts the measurement, and resets ``torch.cuda.max_memory_allocated``."""
         torch.cuda.reset_peak_memory_stats(self._device)
         self.before = torch.cuda.memory_allocated(self._device)
 
+    @override
     def peak(self) -> int:
-        """The most bytes allocated at once."""
         return torch.cuda.max_memory_allocated(self._device)
 
 
 class ResidentPeak(PeakMemory):
-    """What this process held in main memory, without its data workers: of every runtime, and scratch memory too."""
+    """Measures the resident memory of this process: all runtimes and scratch memory, but no data workers."""
 
     source = 'resident memory of the process'
 
+    @override
     def start(self) -> None:
-        """Measures from now on."""
-        # What was freed and kept (`keep_freed_memory`) is not held: give it back, or nothing would seem to grow.
+        # The allocator keeps freed memory (`keep_freed_memory`), and its reuse would hide growth: return it first.
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL('libc.so.6').malloc_trim(0)
         try:
-            (_PROC / 'clear_refs').write_text('5')  # Linux forgets the peak
+            (_PROC / 'clear_refs').write_text('5')  # resets the peak on Linux
         except OSError:
             self.forgets = False
         self.before = psutil.Process().memory_info().rss
 
+    @override
     def peak(self) -> int:
-        """The most bytes resident at once."""
         if self.forgets:
             return _high_water_mark()
         info = psutil.Process().memory_info()
@@ -95,13 +96,13 @@ class ResidentPeak(PeakMemory):
 
 
 def peak_for(device: torch.device) -> PeakMemory:
-    """Chooses what to measure.
+    """Returns the meter of peak memory for a run on a device.
 
     Args:
-        device: Where the run trains.
+        device: The device that the run trains on.
 
     Returns:
-        On CUDA what torch allocates there, elsewhere the resident memory of the process.
+        On CUDA a meter of torch's allocations there, elsewhere of the resident memory of the process.
     """
     return CudaPeak(device) if device.type == 'cuda' else ResidentPeak()
 

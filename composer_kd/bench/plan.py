@@ -1,4 +1,4 @@
-"""Which ways of running models to compare."""
+"""Lists the settings that a benchmark compares."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ def plan(
     threads: Sequence[int] | None = None,
     known: Mapping[str, Backend] = BACKENDS,
 ) -> list[Setting]:
-    """Lists the ways of running a model on this machine.
+    """Lists the settings for a benchmark on this machine.
 
-    A backend that a device does not have is left out there; one that is not installed is listed, so that its row says
-    so.
+    Combinations of device, backend and precision that are not supported are left out. Backends that are not installed
+    are listed: their rows report the missing packages.
 
     Args:
-        devices: Their names; by default those that are there.
-        backends: Their names, or ``'all'``; by default all but those that are slow to start on a CPU
-            (``torch.compile`` needs a minute for each model there).
-        precisions: ``'fp32'``, ``'bf16'``, ``'fp16'``, ``'int8'``, or ``'all'``; by default those that a device is
-            quick in.
-        threads: Of the CPU; by default one, and as many as there are cores.
-        known: All backends, yours too.
+        devices: Names of devices, or ``'all'``; by default all devices of this machine.
+        backends: Names of backends, or ``'all'``; by default all, on the CPU without those with a slow start
+            (``torch.compile`` takes a minute for each model there).
+        precisions: ``'fp32'``, ``'bf16'``, ``'fp16'``, ``'int8'``, or ``'all'``; by default those that the device
+            computes fast, and int8.
+        threads: Numbers of CPU threads; by default one, and as many as this process has physical cores.
+        known: All backends by name, including your own.
 
     Returns:
-        The settings, in the order in which they are run.
+        The settings, in the order in which they run.
 
     Raises:
-        ConfigError: If a name is unknown, a device is not here, or nothing is left.
+        ConfigError: If a name is unknown, a device is not available, or no setting is left.
 
     Example:
         >>> [str(setting) for setting in plan(['cpu'], ['eager'], ['fp32'], [1])]
@@ -97,7 +97,7 @@ def _check_all_used(
     precisions: Sequence[str] | None,
     known: Mapping[str, Backend],
 ) -> None:
-    """What one asked for by name and would find nothing of is an error; not of `all`."""
+    """Raises an error if a backend or precision requested by name is in no setting; with ``'all'`` that is allowed."""
     used = {setting.backend for setting in settings}
     for name in backends or []:
         if name not in used and set(backends or []) != set(known):

@@ -1,4 +1,4 @@
-"""Models in the precisions that they are deployed in."""
+"""Converts models to the precisions that they are deployed in."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ PRECISIONS: dict[str, torch.dtype] = {
     'fp16': torch.float16,
     'int8': torch.float32,
 }
-"""What weights and inputs are before a backend sees them; int8 is made by the backend itself."""
+"""The dtype of weights and inputs that a backend gets; for int8 the backend quantises them itself."""
 
 
 class InPrecision(nn.Module):
-    """Casts weights and inputs, as one deploys in half precision; the caller gives and gets float32 all the same.
+    """Casts weights and inputs to half precision, as for deployment; callers pass and receive float32.
 
-    This is ``model.to(dtype)`` and not ``autocast``: weights take half the memory and the disk, and no operator
-    casts them again at each call. What needs float32 to be right shows in the accuracy.
+    It uses ``model.to(dtype)`` rather than ``autocast``: weights take half the memory and disk space, and operators use
+    them without a cast at each call. The accuracy shows whether a model needs float32 anywhere.
 
     Args:
-        module: Tensors in, logits out; it is changed.
-        dtype: Of its weights and its inputs with a fraction.
+        module: Takes tensors and returns logits; it is modified.
+        dtype: The dtype of the weights and the floating-point inputs.
 
     Example:
         >>> InPrecision(nn.Linear(2, 3), torch.bfloat16)(torch.ones(1, 2)).dtype
@@ -39,10 +39,10 @@ class InPrecision(nn.Module):
         self.dtype = dtype
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        """Answers.
+        """Computes the logits.
 
         Args:
-            tensors: The inputs; whole numbers and booleans stay what they are.
+            tensors: The inputs; integers and booleans keep their dtype.
 
         Returns:
             The logits in float32.
@@ -52,14 +52,14 @@ class InPrecision(nn.Module):
 
 
 def in_precision(module: nn.Module, precision: str) -> nn.Module:
-    """A model in a precision.
+    """Copies a model and converts the copy to a precision.
 
     Args:
-        module: Tensors in, logits out; left as it is.
+        module: Takes tensors and returns logits; it is not modified.
         precision: A key of ``PRECISIONS``.
 
     Returns:
-        A copy of it, in eval mode.
+        The copy, in eval mode.
     """
     dtype = PRECISIONS[precision]
     own = copied(module)
@@ -67,6 +67,6 @@ def in_precision(module: nn.Module, precision: str) -> nn.Module:
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A copy that shares nothing."""
+    """A deep copy, which shares no tensor with the module."""
     with torch.no_grad():
         return copy.deepcopy(module)

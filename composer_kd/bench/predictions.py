@@ -1,4 +1,4 @@
-"""What models answer for the evaluation data, and how that compares with the labels and with one another."""
+"""Predictions of models on the evaluation data, their accuracy, and the share on which two models agree."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from composer_kd.bench.failures import is_out_of_memory
 __all__ = ['TopClasses', 'accuracy', 'answer', 'first_samples', 'merged', 'same', 'size_of']
 
 AT_ONCE = 64
-"""Samples that a model answers for at once."""
+"""Samples per forward pass."""
 
 
 @dataclass(frozen=True)
 class TopClasses:
-    """The class that one model puts first, for each sample, position or pixel.
+    """The predictions of one model: the class with the largest logit, for each sample, position or pixel.
 
-    All that a benchmark compares, batch by batch as the labels and masks come, and small enough to keep of all models:
-    the :class:`composer_kd.reports.Predictions` of a report hold probabilities too, of labelled samples only, in one
-    array over the whole evaluation set.
+    They are stored batch by batch, like the labels and masks, and are small enough to be kept for all models of a
+    benchmark. The :class:`composer_kd.reports.Predictions` of a report also hold probabilities, for labelled samples
+    only, in one array over the whole evaluation set.
 
     Attributes:
-        top: The class that it puts first, for each batch: a tensor of samples, or of samples and positions.
-        classes: Between how many it chooses.
-        finite: Whether all its logits are numbers.
+        top: The predicted classes of each batch: a tensor over samples, or over samples and positions.
+        classes: The number of classes.
+        finite: Whether all logits are finite.
     """
 
     top: list[Tensor]
@@ -41,16 +41,16 @@ class TopClasses:
 def answer(
     call: Callable[..., Tensor], inputs: Iterable[tuple[Tensor, ...]], batches: Sequence[Any], device: torch.device
 ) -> TopClasses:
-    """Lets a model answer.
+    """Computes the predictions of a model.
 
     Args:
-        call: Tensors on the device in, logits out.
-        inputs: The tensors of each batch, on the CPU.
-        batches: The batches that they are of.
-        device: Where the model runs.
+        call: The model: takes tensors on the device and returns logits.
+        inputs: The input tensors of each batch, on the CPU.
+        batches: The batches that the inputs belong to.
+        device: The device that the model runs on.
 
     Returns:
-        Its answers, on the CPU.
+        The predictions, on the CPU.
     """
     return merged([call], [inputs], batches, device)
 
@@ -61,16 +61,16 @@ def merged(
     batches: Sequence[Any],
     device: torch.device,
 ) -> TopClasses:
-    """The answers of the mean logits of several models.
+    """Computes the predictions of the mean logits of several models.
 
     Args:
-        calls: The models.
-        inputs: Of each model, the tensors of each batch.
-        batches: The batches.
-        device: Where the models run.
+        calls: The models: each takes tensors on the device and returns logits.
+        inputs: For each model, the input tensors of each batch, on the CPU.
+        batches: The batches that the inputs belong to.
+        device: The device that the models run on.
 
     Returns:
-        The answers, on the CPU.
+        The predictions, on the CPU.
     """
     top, classes, finite = [], 0, True
     for batch, *tensors in zip(batches, *inputs):
@@ -94,7 +94,7 @@ def _mean(logits: Sequence[Tensor]) -> Tensor:
 
 
 def _logits(call: Callable[..., Tensor], inputs: tuple[Tensor, ...], device: torch.device) -> Tensor:
-    """Answers for fewer at once where memory does not suffice."""
+    """Computes the logits, and halves the batch when memory runs out."""
     try:
         return call(*(tensor.to(device) for tensor in inputs))
     except Exception as error:
@@ -106,22 +106,23 @@ def _logits(call: Callable[..., Tensor], inputs: tuple[Tensor, ...], device: tor
 
 
 def _classes_dim(logits: Tensor, labels: Tensor | None) -> int:
-    """The last dimension, unless the labels have the shape of a map that the second one gives: segmentation."""
+    """Dimension 1 if the labels have the shape of the map that follows it (segmentation), else the last dimension."""
     if labels is None or labels.is_floating_point() or labels.ndim < 2 or logits.ndim != labels.ndim + 1:
         return -1
     return 1 if labels.shape[1:] == logits.shape[2:] and labels.shape[1:] != logits.shape[1:-1] else -1
 
 
 def accuracy(answers: TopClasses, batches: Sequence[Any], shift: bool = False) -> float | None:
-    """The share of right answers.
+    """Computes the share of correct predictions.
 
     Args:
-        answers: Of one model.
-        batches: The batches.
-        shift: Whether position ``i`` answers for label ``i + 1``.
+        answers: The predictions of a model.
+        batches: The batches, with labels.
+        shift: Whether position ``i`` predicts label ``i + 1``.
 
     Returns:
-        Over all samples or positions with a label (other than -100); None where there are none, or nothing to choose.
+        The share among all samples or positions with a label other than -100; ``None`` if there are none, or if the
+        model has a single class.
     """
     right = total = 0
     for top, batch in zip(answers.top, batches):
@@ -135,16 +136,17 @@ def accuracy(answers: TopClasses, batches: Sequence[Any], shift: bool = False) -
 
 
 def same(answers: TopClasses, others: TopClasses, batches: Sequence[Any], shift: bool = False) -> float | None:
-    """The share of samples or positions for which two models put the same class first.
+    """Computes the share of samples or positions for which two models predict the same class.
 
     Args:
-        answers: Of one model.
-        others: Of the other.
-        batches: The batches: of tokens, those count that have a label or, without labels, that attention sees.
-        shift: Whether position ``i`` answers for label ``i + 1``.
+        answers: The predictions of one model.
+        others: The predictions of the other model.
+        batches: The batches. For token models, the positions with a label count or, without labels, those with
+            attention mask 1.
+        shift: Whether position ``i`` predicts label ``i + 1``.
 
     Returns:
-        The share; None where they choose between other classes, or have nothing to choose.
+        The share; ``None`` if the models differ in the number of classes, have a single class, or no position counts.
     """
     agreed = total = 0
     for top, other, batch in zip(answers.top, others.top, batches):
@@ -163,14 +165,14 @@ def _counting(top: Tensor, batch: Any, shift: bool) -> Tensor:
 
 
 def first_samples(batches: Iterable[Any], samples: int | None) -> list[Any]:
-    """Keeps the beginning of the data.
+    """Keeps the first samples of the data.
 
     Args:
         batches: Tensors, sequences or mappings of tensors.
-        samples: How many samples at most; None for all.
+        samples: The largest number of samples; ``None`` for all.
 
     Returns:
-        The batches, the last of them cut.
+        The batches; the last one is truncated if necessary.
 
     Example:
         >>> [size_of(batch) for batch in first_samples([torch.zeros(4), torch.zeros(4)], 6)]
@@ -191,7 +193,7 @@ def first_samples(batches: Iterable[Any], samples: int | None) -> list[Any]:
 
 
 def size_of(batch: Any) -> int:
-    """The number of samples of a batch.
+    """Counts the samples of a batch.
 
     Example:
         >>> size_of({'input_ids': torch.zeros(3, 7), 'labels': torch.zeros(3)})

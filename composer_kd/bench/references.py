@@ -1,4 +1,4 @@
-"""What the answers of each model are compared with: its own as it was trained, and those of its teachers."""
+"""Reference predictions of each model: its own in eager fp32, and those of its teachers."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ __all__ = ['Reference', 'references']
 
 @dataclass(frozen=True)
 class Reference:
-    """What one model's answers are compared with.
+    """The predictions that a model's predictions in a setting are compared with.
 
     Args:
-        own: Its own as it was trained: eager, fp32; None where it cannot answer so.
-        teachers: Those of the mean of its teachers; None without any, or where theirs mean nothing.
+        own: Its own predictions in eager fp32; ``None`` if it fails there.
+        teachers: The predictions of its teachers (of their mean logits); ``None`` without teachers, or if a teacher is
+            untrained or fails.
     """
 
     own: TopClasses | None = None
@@ -31,15 +32,15 @@ class Reference:
 
 
 def references(models: Sequence[BuiltModel], device: Device, say: Callable[[str], None]) -> dict[str, Reference]:
-    """Lets models answer as they were trained.
+    """Computes the reference predictions of all models, in eager fp32.
 
     Args:
-        models: The models; those that cannot answer get a note.
-        device: Where.
-        say: Told what is being done.
+        models: The models; a model that fails gets a note.
+        device: The device that they run on.
+        say: Called with a description of each step.
 
     Returns:
-        A reference for each model, under its name.
+        The references by model name.
     """
     by_name = {model.name: model for model in models}
     own: dict[str, TopClasses] = {}
@@ -52,7 +53,7 @@ def references(models: Sequence[BuiltModel], device: Device, say: Callable[[str]
             try:
                 calls[model.name] = device.complete(copied(model.inference).to(device.torch_device))
                 own[model.name] = answer(calls[model.name], inputs, model.batches, device.torch_device)
-            except Exception as error:  # of any model: its rows say it too
+            except Exception as error:  # models raise errors of any type
                 model.notes.append(f'not evaluated as it was trained: {reason(error)}')
         for model in models:
             taught_by = [by_name[name] for name in model.candidate.taught_by]
@@ -60,7 +61,7 @@ def references(models: Sequence[BuiltModel], device: Device, say: Callable[[str]
                 continue
             try:
                 teachers[model.name] = _together(taught_by, own, calls, device)
-            except Exception as error:  # such as teachers that choose between other classes
+            except Exception as error:  # such as teachers with different numbers of classes
                 model.notes.append(f'no agreement with the mean of its teachers: {reason(error)}')
     device.forget()
     return {name: Reference(own.get(name), teachers.get(name)) for name in by_name}

@@ -1,4 +1,4 @@
-"""What a benchmark found: one row for each way of running each model, and the machine it was found on."""
+"""The results of a benchmark: one row for each model and setting, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ['BenchResults', 'Latency', 'Row', 'Setting', 'SpeedUp', 'Throughput']
 
 @dataclass(frozen=True)
 class Setting:
-    """A way of running a model.
+    """A way of running a model: device, threads, backend and precision.
 
     Args:
         device: ``'cpu'``, ``'cuda'``, ``'mps'`` or ``'xla'``.
-        threads: CPU threads of an operator; None where the device is no CPU.
+        threads: The number of CPU threads of an operator; ``None`` on other devices.
         backend: Name of the backend: ``'eager'``, ``'compile'``, ``'torchscript'``, ``'export'``, ``'onnxruntime'``,
             ``'int8-dynamic'``.
         precision: ``'fp32'``, ``'bf16'``, ``'fp16'`` or ``'int8'``.
@@ -37,14 +37,14 @@ class Setting:
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds for a batch of one sample, over many calls.
+    """The time of a forward pass with one sample, in seconds, over many calls.
 
     Args:
         p50: The median.
-        p90: 90 % of the calls took less.
-        p99: 99 % of the calls took less.
-        iqr: The distance of the quartiles of the medians of the interleaved rounds: the noise of ``p50``.
-        calls: How many calls were timed.
+        p90: The 90th percentile.
+        p99: The 99th percentile.
+        iqr: The interquartile range of the medians of the interleaved rounds: the noise of ``p50``.
+        calls: The number of timed calls.
     """
 
     p50: float
@@ -56,13 +56,13 @@ class Latency:
 
 @dataclass(frozen=True)
 class Throughput:
-    """Samples per second at one batch size.
+    """The throughput of a model at one batch size.
 
     Args:
-        batch: Samples of a batch.
-        samples_per_second: The median; None where it failed.
-        iqr: The distance of the quartiles; None where it failed.
-        failed: Why there is no number, such as ``'out of memory'``.
+        batch: The batch size.
+        samples_per_second: The median over the rounds; ``None`` after a failure.
+        iqr: The interquartile range over the rounds; ``None`` after a failure.
+        failed: The reason of a failure, such as ``'out of memory'``; otherwise ``None``.
     """
 
     batch: int
@@ -73,11 +73,13 @@ class Throughput:
 
 @dataclass(frozen=True)
 class SpeedUp:
-    """How many times as quick as another model, at batch one, from interleaved rounds.
+    """The speed-up over another model at batch size 1, from interleaved rounds.
+
+    In each round it is the other model's median latency divided by this model's; above 1, this model is faster.
 
     Args:
-        against: The other model.
-        median: The median over the rounds of the ratio of the medians of one round; above 1 where this one is quicker.
+        against: The name of the other model.
+        median: The median over the rounds.
         low: The lower quartile.
         high: The upper quartile.
     """
@@ -89,34 +91,35 @@ class SpeedUp:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the noise is smaller than the difference."""
+        """Whether the difference exceeds the noise: both quartiles lie on the same side of 1."""
         return self.low > 1 or self.high < 1
 
 
 @dataclass
 class Row:
-    """One model, run in one way.
+    """The results of one model in one setting. A value that was not measured is ``None``.
 
     Args:
         model: The model's name.
         role: ``'teacher'``, ``'student distilled'`` or ``'student alone'``.
-        setting: How it was run.
-        parameters: How many parameters the model has.
-        flops: Floating-point operations for one sample; None where they cannot be counted.
-        file_bytes: Bytes on disk in the form that this backend loads.
-        load_seconds: From that file to a model that has answered once.
-        latency: At batch one.
-        throughput: At each batch size that was tried, in rising order.
-        peak_memory_bytes: The most memory that answering took beyond the weights, at the batch size of the best
-            throughput; None where it cannot be measured.
-        energy_joules: For one sample, at the batch size of the best throughput; None where the device does not tell.
-        accuracy: On the evaluation data, from 0 to 1; None for a model with random weights, or without labels.
-        agreement: Share of the evaluation data for which it puts the same class first as its teacher run as it was
-            trained (eager, fp32); of a teacher, as itself run so. None without a teacher.
-        output_match: The same with the model itself run as it was trained: below 1, this backend answers otherwise.
-        failed: Why this row has no numbers; None where it has.
-        notes: What a reader must know of this row.
-        speed_up: Against its teacher run in the same way; None of a teacher, and where either failed.
+        setting: The setting.
+        parameters: The number of parameters.
+        flops: Floating-point operations for one sample.
+        file_bytes: The size of the files that the backend loads, in bytes.
+        load_seconds: The time to load them and run the first forward pass.
+        latency: The latency at batch size 1.
+        throughput: The throughput at each batch size that was tried, in rising order.
+        peak_memory_bytes: The peak memory of a forward pass beyond the weights, at the batch size of the best
+            throughput.
+        energy_joules: The energy for one sample, at the batch size of the best throughput.
+        accuracy: The accuracy on the evaluation data, from 0 to 1; ``None`` for random weights or without labels.
+        agreement: The share of the evaluation data for which the model predicts the same class as its teachers in
+            eager fp32 (the mean of their logits); for a teacher, as itself in eager fp32. ``None`` without a teacher.
+        output_match: The share of the evaluation data for which the model predicts the same class as itself in eager
+            fp32; below 1, this setting changes predictions.
+        failed: The reason of a failure in this setting; otherwise ``None``.
+        notes: Remarks on this row.
+        speed_up: The speed-up over its teacher in the same setting; ``None`` for a teacher, or if either failed.
     """
 
     model: str
@@ -139,23 +142,23 @@ class Row:
 
     @property
     def best_throughput(self) -> Throughput | None:
-        """The batch size with the most samples per second."""
+        """The throughput at the batch size with the most samples per second; ``None`` if there is none."""
         done = [one for one in self.throughput if one.samples_per_second is not None]
         return max(done, key=lambda one: one.samples_per_second or 0.0, default=None)
 
 
 @dataclass
 class BenchResults:
-    """All rows, and what they were measured with.
+    """The results of a benchmark.
 
     Args:
-        rows: One for each model and setting.
-        environment: The machine and the versions, as ``composer_kd.bench.environment`` tells them.
-        command: The command that measured them.
-        data: What the accuracy was measured on, in words.
-        samples: How many samples of it.
-        warnings: What puts the numbers in doubt, such as noise larger than a difference.
-        seconds: How long it all took.
+        rows: One row for each model and setting.
+        environment: The machine and the versions, from :func:`composer_kd.bench.environment`.
+        command: The command that started the benchmark.
+        data: A description of the evaluation data.
+        samples: The number of evaluated samples.
+        warnings: Doubts about the numbers, such as noise larger than a difference.
+        seconds: The duration of the benchmark.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -167,21 +170,21 @@ class BenchResults:
     seconds: float = 0.0
 
     def as_mapping(self) -> dict[str, Any]:
-        """Everything, for a JSON file."""
+        """All values as plain mappings and lists, for a JSON file."""
         return dataclasses.asdict(self)
 
     @classmethod
     def read(cls, file: str | pathlib.Path) -> BenchResults:
-        """Reads what a benchmark wrote.
+        """Reads the results from a file.
 
         Args:
-            file: ``bench.json``, or the folder that it lies in.
+            file: A ``bench.json``, or the folder that contains it.
 
         Returns:
             The results.
 
         Raises:
-            ConfigError: If there is no such file, or it is something else.
+            ConfigError: If the file does not exist or was not written by a benchmark.
         """
         path = pathlib.Path(file)
         path = path / 'bench.json' if path.is_dir() else path
@@ -196,7 +199,7 @@ class BenchResults:
 
 
 _FORMER_NAMES = {'fidelity': 'output_match'}
-"""Keys of rows in files of earlier versions, and what they are called now."""
+"""Keys of rows in files of earlier versions, and their present names."""
 
 
 def _row(written: dict[str, Any]) -> Row:

@@ -1,4 +1,4 @@
-"""A model in the forms that backends load: each written once, and loaded in as many settings as there are."""
+"""The files that backends load a model from: each is written once, and loaded in every setting that needs it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ['Loaded', 'SavedForms']
 
 @dataclass
 class Loaded:
-    """A model that answers in one setting.
+    """A model loaded in one setting.
 
     Attributes:
-        call: Takes tensors on the device.
-        file_bytes: Bytes of what was loaded.
-        seconds: From the file to the first answer.
-        notes: What a reader must know.
+        call: Takes tensors on the device and returns logits.
+        file_bytes: The size of the files that were loaded, in bytes.
+        seconds: The time to load the file and run the first forward pass.
+        notes: Remarks that are shown with the results.
     """
 
     call: Call
@@ -36,12 +36,12 @@ class Loaded:
 
 
 class SavedForms:
-    """The files of one model.
+    """Writes one model in the forms that backends load, and loads it.
 
     Args:
-        module: Tensors in, logits out, on the CPU; left as it is.
-        examples: Some of its inputs, for exporters; the first sample is what a loaded model answers first.
-        folder: Where the files go; made if need be.
+        module: Takes tensors and returns logits; on the CPU. It is not modified.
+        examples: Example inputs for exporters. The first forward pass of a loaded model uses the first sample.
+        folder: The folder of the files; created if missing.
     """
 
     def __init__(self, module: nn.Module, examples: tuple[Tensor, ...], folder: pathlib.Path) -> None:
@@ -49,7 +49,7 @@ class SavedForms:
         self._files: dict[tuple[str, ...], pathlib.Path | str] = {}
 
     def load(self, setting: Setting, backend: Backend, device: Device) -> Loaded:
-        """Makes the model answer in one setting.
+        """Loads the model in one setting, after writing the file if necessary.
 
         Args:
             setting: The setting.
@@ -57,10 +57,10 @@ class SavedForms:
             device: Its device.
 
         Returns:
-            What answers. Its load time is the quicker of two tries, unless it takes minutes.
+            The loaded model. Its load time is the shorter of two attempts; backends with a slow start get one attempt.
 
         Raises:
-            Exception: Whatever the backend raises.
+            Exception: Any exception of the backend.
         """
         file = self._file(backend, setting.precision, device)
         target = Target(device.torch_device, setting.threads)
@@ -78,7 +78,7 @@ class SavedForms:
         return Loaded(call, sum(one.stat().st_size for one in _parts(file)), seconds, notes)
 
     def _file(self, backend: Backend, precision: str, device: Device) -> pathlib.Path:
-        """The model as this backend loads it, written once; what cannot be written is not tried again."""
+        """Returns the file that the backend loads, written at the first call; a failure to write it is remembered."""
         place = device if backend.per_device else DEVICES['cpu']
         key = backend.name, precision, place.name
         if key not in self._files:
@@ -88,7 +88,7 @@ class SavedForms:
                 examples = tuple(tensor.to(place.torch_device) for tensor in self._examples)
                 backend.save(in_precision(self._module, precision).to(place.torch_device), examples, file)
                 self._files[key] = file
-            except Exception as error:  # exporters raise errors of all kinds
+            except Exception as error:  # exporters raise errors of any type
                 self._files[key] = reason(error)
         found = self._files[key]
         if isinstance(found, str):
@@ -97,5 +97,5 @@ class SavedForms:
 
 
 def _parts(file: pathlib.Path) -> list[pathlib.Path]:
-    """The file, and what lies beside it under its name: weights that ONNX keeps apart."""
+    """The file, and files beside it whose names start with its name: ONNX may store weights separately."""
     return [one for one in file.parent.iterdir() if one.name.startswith(file.name)]

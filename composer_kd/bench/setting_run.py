@@ -1,4 +1,4 @@
-"""All models in one setting: loaded, timed in turns, asked for the evaluation data."""
+"""Loads, times and evaluates all models in one setting."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ LATENCY_SHARE, THROUGHPUT_SHARE = 0.3, 0.7
 WARM_UP_SHARE = 0.1
 FEW_CALLS = 100
 ENERGY_SECONDS = 1.0
-"""Meters are read a thousand (RAPL) or ten times (NVML) a second."""
+"""The duration of the energy measurement. Counters update a thousand (RAPL) or ten times (NVML) a second."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How far to go.
+    """Limits of a benchmark.
 
     Args:
-        budget: Seconds of timing for a model in a setting. Loading, exporting, compiling and evaluating come on top.
-        max_batch: The largest batch.
+        budget: Seconds of timing per model and setting, in addition to loading, exporting, compiling and evaluating.
+        max_batch: The largest batch size.
     """
 
     budget: float = 2.0
@@ -48,17 +48,17 @@ class Limits:
 
 
 class Trial:
-    """One setting.
+    """Runs all models in one setting.
 
     Args:
-        setting: How the models run.
+        setting: The setting.
         backend: Its backend.
         device: Its device.
         models: The models.
-        references: What the answers of each are compared with, under its name.
-        limits: How far to go.
+        references: The reference predictions of each model, by name.
+        limits: The limits of the benchmark.
         rng: Shuffles the order in which models take turns.
-        say: Told what is being done.
+        say: Called with a description of each step.
     """
 
     def __init__(
@@ -80,13 +80,13 @@ class Trial:
         self.loaded: dict[str, Loaded] = {}
 
     def run(self) -> list[Row]:
-        """Measures.
+        """Loads, times and evaluates the models.
 
         Returns:
             A row for each model.
         """
         with warnings.catch_warnings(), self.device.threads(self.setting.threads), self.backend.session():
-            warnings.simplefilter('ignore')  # compilers and exporters remark on themselves
+            warnings.simplefilter('ignore')  # compilers and exporters warn about themselves
             for model in self.models.values():
                 self._load(model)
             with torch.inference_mode():
@@ -105,7 +105,7 @@ class Trial:
         try:
             self.backend.require()
             loaded = model.forms.load(self.setting, self.backend, self.device)
-        except Exception as error:  # of any exporter, compiler or runtime: the other models go on
+        except Exception as error:  # of any type; the other models continue
             self._drop(model.name, reason(error))
             return
         row.file_bytes, row.load_seconds = loaded.file_bytes, loaded.seconds
@@ -130,14 +130,14 @@ class Trial:
             self._note_latency(name, found)
 
     def _warmed_up(self) -> tuple[dict[str, Run], dict[str, float]]:
-        """What to call of each model at batch one, and about how many seconds that takes."""
+        """Returns for each model its call at batch size 1 and the estimated seconds of a call."""
         runs, estimates = {}, {}
         for name in list(self.loaded):
             try:
                 run = self._at(self.models[name], 1)
                 estimates[name] = warm_up(run, self.device.clock, WARM_UP_SHARE * self.limits.budget)
                 runs[name] = run
-            except Exception as error:  # of any runtime
+            except Exception as error:  # runtimes raise errors of any type
                 self._drop(name, reason(error))
         return runs, estimates
 
@@ -155,7 +155,7 @@ class Trial:
         return lambda: call(*tensors)
 
     def _teacher_of(self, name: str) -> str:
-        """Its own first teacher, or for a student that was trained alone the first one of the comparison."""
+        """The model's first teacher; for a student trained alone that of the benchmark; for a teacher ``''``."""
         candidate = self.models[name].candidate
         if candidate.role == TEACHER:
             return ''
@@ -178,12 +178,12 @@ class Trial:
                 self._measure_costs(self.models[name], row.best_throughput.batch)
 
     def _measure_costs(self, model: BuiltModel, size: int) -> None:
-        """Memory and energy at the batch size of the best throughput."""
+        """Measures memory and energy at the batch size of the best throughput."""
         row = self.rows[model.name]
         try:
             row.peak_memory_bytes = self._peak(model, size)
             row.energy_joules = self._energy(row, self._at(model, size), size)
-        except Exception as error:  # of any runtime
+        except Exception as error:  # runtimes raise errors of any type
             row.notes.append(f'memory and energy not measured: {reason(error)}')
 
     def _peak(self, model: BuiltModel, size: int) -> int | None:
@@ -220,7 +220,7 @@ class Trial:
         try:
             inputs = (model.inference.inputs_of(batch) for batch in model.batches)
             found = answer(self.loaded[model.name].call, inputs, model.batches, self.device.torch_device)
-        except Exception as error:  # it answered when it was timed, and does not for other samples
+        except Exception as error:  # it ran on the samples that were timed, but fails on others
             row.notes.append(f'not evaluated: {reason(error)}')
             return
         if not found.finite:

@@ -1,4 +1,4 @@
-"""What a model computes for one sample."""
+"""Counts a model's floating-point operations, parameters and bytes on disk."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ __all__ = ['count_flops', 'count_parameters', 'size_in_bytes']
 
 
 def count_flops(module: nn.Module, inputs: tuple[Tensor, ...]) -> float | None:
-    """Counts the floating-point operations of one answer.
+    """Counts the floating-point operations of a forward pass.
 
-    Matrix products, convolutions and attention are counted, an addition and a multiplication as two; what works on
-    single elements (activations, norms) and look-ups in tables are not. Fused kernels of recurrent layers and of
-    attention, which ``torch.utils.flop_counter`` cannot see into, are taken apart first.
+    Matrix products, convolutions and attention are counted; a multiplication and an addition are two operations.
+    Elementwise operators (activations, norms) and embedding look-ups are not counted. Fused kernels of recurrent layers
+    and of attention are disabled during the count, because ``torch.utils.flop_counter`` cannot count them.
 
     Args:
-        module: Tensors in, logits out.
-        inputs: Those of one sample.
+        module: Takes tensors and returns logits.
+        inputs: The input tensors, for one sample.
 
     Returns:
-        The number, or None where nothing was counted although the model has parameters: then its operators are
-        unknown to the counter, and 0 would be wrong.
+        The number of operations, or ``None`` if nothing was counted although the model has parameters: then the counter
+        does not know its operators.
 
     Example:
         >>> count_flops(nn.Linear(4, 3), (torch.zeros(1, 4),))
@@ -44,13 +44,13 @@ def count_flops(module: nn.Module, inputs: tuple[Tensor, ...]) -> float | None:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Counts the parameters, shared ones once.
+    """Counts the parameters of a module, shared ones once.
 
     Args:
         module: Any module.
 
     Returns:
-        Their number.
+        The number of parameters.
 
     Example:
         >>> count_parameters(nn.Linear(4, 3))
@@ -66,7 +66,7 @@ def _without_fused_kernels() -> Iterator[None]:
     mha.set_fastpath_enabled(False)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # oneDNN remarks on flags that nobody set
+            warnings.simplefilter('ignore')  # oneDNN warns about flags that were never set
             with torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH):
                 yield
     finally:
@@ -74,13 +74,13 @@ def _without_fused_kernels() -> Iterator[None]:
 
 
 def size_in_bytes(module: torch.nn.Module) -> int:
-    """Measures what a module takes on disk.
+    """Measures the size of a module's weights on disk.
 
     Args:
         module: Any module.
 
     Returns:
-        Bytes of its state dict as ``torch.save`` writes it.
+        The number of bytes that ``torch.save`` writes for its state dict.
 
     Example:
         >>> size_in_bytes(torch.nn.Linear(1000, 1)) > 4000

@@ -1,4 +1,4 @@
-"""The benchmark as a whole."""
+"""The benchmark: runs all candidates in each setting and collects the results."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ __all__ = ['Watcher', 'bench']
 
 
 class Watcher:
-    """Told how a benchmark goes; this one does nothing with it."""
+    """Receives the progress of a benchmark. This base class ignores it; a subclass overrides the methods it needs."""
 
     def start(self, setting: Setting, number: int, of: int) -> None:
-        """A setting begins, the first one with the number 1."""
+        """Called at the start of a setting. ``number`` counts from 1 to ``of``."""
 
     def say(self, what: str) -> None:
-        """What is being done now."""
+        """Called with a description of the current step."""
 
     def finish(self, results: BenchResults, rows: Sequence[Row]) -> None:
-        """A setting is done; ``results`` hold all rows so far."""
+        """Called at the end of a setting, with its rows; ``results`` contains all rows so far."""
 
 
 def bench(
@@ -52,30 +52,31 @@ def bench(
     backends: Mapping[str, Backend] = BACKENDS,
     watcher: Watcher | None = None,
 ) -> BenchResults:
-    """Times models, and asks each way of running them for the evaluation data.
+    """Measures speed, memory, energy and accuracy of models in several settings.
 
-    In a setting all models take turns in shuffled rounds. Latency is that of single calls, waiting for the device
-    before and after each; throughput that of blocks of calls. What was timed is what answers for the data. A model
-    that fails in a setting has a row that says why.
+    In each setting the models take turns in shuffled rounds. Latency is the time of single calls, with the device
+    synchronised before and after each; throughput is measured on blocks of calls. The evaluation runs the same loaded
+    models that were timed. If a model fails in a setting, its row gives the reason.
 
     Args:
         candidates: The models, teachers first.
-        batches: Evaluation data: tensors, pairs ``(inputs, labels)``, or mappings. The first one is timed, repeated or
-            cut to the batch sizes.
-        settings: How to run them, as ``plan`` lists it; by default all that this machine has.
-        limits: Time for a model in a setting, and the largest batch.
-        samples: How many samples to evaluate; None for all.
-        data: What they are, in words.
-        command: What started this, to be kept with the numbers.
-        seed: Shuffles the order in which models take turns.
-        backends: The backends by name, yours too.
-        watcher: Told how it goes, after each setting with the results so far.
+        batches: The evaluation data: tensors, pairs ``(inputs, labels)``, or mappings. Samples of the first batch,
+            repeated or truncated to each batch size, are used for timing.
+        settings: The settings, as :func:`plan` lists them; by default all default settings of this machine.
+        limits: The time per model and setting, and the largest batch size.
+        samples: The number of samples to evaluate; ``None`` for all.
+        data: A description of the data, stored with the results.
+        command: The command that started the benchmark, stored with the results.
+        seed: The seed of the order in which models take turns.
+        backends: All backends by name, including your own.
+        watcher: Receives the progress and, after each setting, the results so far.
 
     Returns:
-        The rows in the order of the settings, with the machine and the versions.
+        The rows in the order of the settings, with a description of the machine and the versions.
 
     Raises:
-        ConfigError: If there is nothing to compare, or a model cannot be called with the batches.
+        ConfigError: If candidates, batches or settings are missing or invalid, or a model cannot be called with the
+            batches.
 
     Example:
         >>> import torch

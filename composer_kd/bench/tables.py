@@ -1,4 +1,4 @@
-"""The results in a terminal."""
+"""The results as tables in a terminal."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from composer_kd.presentation.units import number_text, percent, seconds_text
 __all__ = ['FAITHFUL', 'block', 'summary', 'quickest', 'most']
 
 FAITHFUL = 0.99
-"""A way of running a model is proposed only if it puts the same class first for at least this share of the data."""
+"""The lowest output match with which the summary proposes a setting."""
 WIDE = 180
 GAP = 3
 
 
 def block(rows: Sequence[Row], width: int = WIDE) -> RenderableType:
-    """One setting.
+    """Builds the table of one setting.
 
     Args:
-        rows: Its rows.
-        width: Of the terminal; in a narrow one some columns are left out (``bench.md`` has all).
+        rows: The rows of the setting.
+        width: The width of the terminal; a narrow one shows fewer columns (``bench.md`` has all).
 
     Returns:
-        A table and its notes, for ``rich``.
+        The table and its notes, for ``rich``.
     """
     columns = _fitting(rows, width)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
@@ -48,7 +48,7 @@ def _cell(column: Column, row: Row) -> str:
 
 
 def _fitting(rows: Sequence[Row], width: int) -> list[Column]:
-    """The columns that have something to show and find room."""
+    """The columns that have values and fit into the width."""
     done = [row for row in rows if row.failed is None]
     cells = {column: [_cell(column, row) for row in done] for column in COLUMNS}
     kept = [column for column in COLUMNS if any(cell != MISSING for cell in cells[column])] or list(COLUMNS[:1])
@@ -63,13 +63,13 @@ def _fitting(rows: Sequence[Row], width: int) -> list[Column]:
 
 
 def summary(results: BenchResults) -> RenderableType:
-    """The best way of running each model on each device.
+    """Builds the table of the best settings of each model on each device.
 
     Args:
-        results: All that was measured.
+        results: The results of the benchmark.
 
     Returns:
-        A table for ``rich``.
+        The table, for ``rich``.
     """
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column('model', no_wrap=True)
@@ -110,13 +110,13 @@ def _how(row: Row | None) -> str:
 
 
 def quickest(rows: Sequence[Row]) -> Row | None:
-    """Of one model the row with the least latency, of those that answer as it was trained to."""
+    """The row with the lowest latency among a model's rows with a sufficient output match, if there is one."""
     timed = [row for row in _faithful(rows) if row.latency is not None]
     return min(timed, key=lambda row: row.latency.p50 if row.latency else 0.0, default=None)
 
 
 def most(rows: Sequence[Row]) -> Row | None:
-    """Of one model the row with the most samples per second, of those that answer as it was trained to."""
+    """The row with the most samples per second among a model's rows with a sufficient output match, if there is one."""
     timed = [row for row in _faithful(rows) if row.best_throughput is not None]
     return max(timed, key=_samples_per_second, default=None)
 
@@ -127,7 +127,7 @@ def _samples_per_second(row: Row) -> float:
 
 
 def _faithful(rows: Sequence[Row]) -> list[Row]:
-    """All, of a model without classes; else a row without an output match is one that could not answer for the data."""
+    """The rows with a sufficient output match; all rows if none has one, which means that the model has no classes."""
     if all(row.output_match is None for row in rows):
         return list(rows)
     return [row for row in rows if row.output_match is not None and row.output_match >= FAITHFUL]

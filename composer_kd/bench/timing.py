@@ -1,4 +1,4 @@
-"""How it is timed: models take turns in shuffled rounds, and the device is waited for at each reading of the clock."""
+"""Times models in turns, in shuffled rounds; the device is synchronised at each reading of the clock."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ __all__ = [
 ]
 
 Clock = Callable[[], float]
-"""Waits for the device, and tells the time in seconds."""
+"""Waits for the device, and returns the time in seconds."""
 Run = Callable[[], Any]
 Rounds = list[list[float]]
 """Seconds of single calls, one list for each round."""
 Failures = dict[str, str]
-"""Reasons by name. Not the errors: their tracebacks would hold what filled the memory while the others go on."""
+"""Reasons of failures by name, as text: the traceback of an exception would keep the tensors of its call in memory."""
 T = TypeVar('T')
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """What the rounds showed of one model whose calls were timed in blocks.
+    """The timing of one model whose calls were timed in blocks.
 
     Attributes:
         medians: The median seconds of a call, by round.
-        spent: Seconds that it all took.
+        spent: The seconds that the measurement took.
     """
 
     medians: list[float]
@@ -61,27 +61,27 @@ class Blocks:
 
 MOST_ROUNDS, FEWER_ROUNDS, FEWEST_ROUNDS = 9, 5, 3
 MOST_CALLS = 1000
-"""In a round: more than enough for a percentile."""
+"""The largest number of calls in a round, enough for percentiles."""
 
 
 def timer_class() -> type[Timer]:
-    """torch's ``Timer``, imported late: that takes a while, and remarks on CUDA_HOME where there is no GPU."""
+    """Imports torch's ``Timer`` at first use: the import is slow, and warns about CUDA_HOME if there is no GPU."""
     with contextlib.redirect_stderr(io.StringIO()):
         from torch.utils.benchmark import Timer
     return Timer
 
 
 def warm_up(run: Run, clock: Clock, seconds: float, calls: int = 3) -> float:
-    """Calls until caches are warm, graphs optimised and clocks up.
+    """Repeats a call until caches are warm, graphs are optimised and the processor's clock rate is up.
 
     Args:
-        run: What to call.
-        clock: Waits for the device.
-        seconds: How long at most, though it is called once in any case.
-        calls: How often at least, within that time.
+        run: The call.
+        clock: Waits for the device and returns the time.
+        seconds: The longest time, though one call is always made.
+        calls: The smallest number of calls, if the time suffices.
 
     Returns:
-        Seconds of the quickest call.
+        The seconds of the fastest call.
     """
     began, quickest, done = time.perf_counter(), float('inf'), 0
     while True:
@@ -97,17 +97,17 @@ def warm_up(run: Run, clock: Clock, seconds: float, calls: int = 3) -> float:
 def time_calls(
     runs: Mapping[str, Run], clock: Clock, seconds: float, estimates: Mapping[str, float], rng: random.Random
 ) -> tuple[dict[str, Rounds], Failures]:
-    """Times single calls, each from the question to the answer: the device is waited for before and after.
+    """Times single calls; the device is synchronised before and after each.
 
     Args:
-        runs: What to call, by name.
-        clock: Waits for the device.
-        seconds: For each of them, all rounds together.
-        estimates: About how long a call of each takes.
-        rng: Shuffles the order in which they take turns: what drifts in the machine hits all alike within a round.
+        runs: The call of each model, by name.
+        clock: Waits for the device and returns the time.
+        seconds: The time for each model, over all rounds.
+        estimates: The estimated seconds of a call of each model.
+        rng: Shuffles the order in which models take turns, so that drift of the machine affects all alike.
 
     Returns:
-        For each the seconds of its calls, by round; and what went wrong.
+        The seconds of each model's calls, by round; and the failures.
     """
     rounds = _rounds(seconds, max(estimates[name] for name in runs))
     turns = {
@@ -119,7 +119,7 @@ def time_calls(
 
 def _single_calls(run: Run, clock: Clock, seconds: float, estimate: float) -> list[float]:
     if 4 * estimate < seconds:
-        run()  # brings back to the caches what the one before drove out of them
+        run()  # refills the caches, which the previous model has evicted
     times: list[float] = []
     end = time.perf_counter() + seconds
     while True:
@@ -133,19 +133,19 @@ def _single_calls(run: Run, clock: Clock, seconds: float, estimate: float) -> li
 def time_blocks(
     runs: Mapping[str, Run], clock: Clock, seconds: float, estimates: Mapping[str, float], rng: random.Random
 ) -> tuple[dict[str, Blocks], Failures]:
-    """Times calls one after another without waiting in between, by ``Timer.blocked_autorange``.
+    """Times blocks of calls without synchronisation in between, with ``Timer.blocked_autorange``.
 
     Args:
-        runs: What to call, by name.
-        clock: Waits for the device.
-        seconds: For each of them, all rounds together.
-        estimates: About how long a call of each takes.
-        rng: As for ``time_calls``.
+        runs: The call of each model, by name.
+        clock: Waits for the device and returns the time.
+        seconds: The time for each model, over all rounds.
+        estimates: The estimated seconds of a call of each model.
+        rng: Shuffles the order in which models take turns.
 
     Returns:
-        For each what its rounds showed; and what went wrong.
+        The timing of each model; and the failures.
     """
-    # Each takes more than the calls that it is about: it finds out how many make a block.
+    # Doubled, because each model also makes calls to determine the size of its blocks.
     rounds = min(FEWER_ROUNDS, _rounds(seconds, 2 * max(estimates[name] for name in runs)))
     turns = {name: _Blocks(run, clock, seconds / rounds) for name, run in runs.items()}
     found, failed = _take_turns(turns, rounds, rng)
@@ -153,10 +153,10 @@ def time_blocks(
 
 
 class _Blocks:
-    """Finds out in its first turn how many calls make a block, by ``blocked_autorange``; then times a block a turn."""
+    """Determines the calls of a block in its first turn, with ``blocked_autorange``; then times one block per turn."""
 
     def __init__(self, run: Run, clock: Clock, seconds: float) -> None:
-        # Timer sets one thread unless it is told.
+        # The default of Timer is one thread.
         threads = torch.get_num_threads()
         self._timer = timer_class()('run()', globals={'run': run}, timer=clock, num_threads=threads)
         self._seconds = seconds
@@ -190,7 +190,7 @@ def _take_turns(
             for name in list(order):
                 try:
                     found[name].append(turns[name]())
-                except Exception as error:  # of any runtime; the others go on
+                except Exception as error:  # runtimes raise errors of any type; the other models continue
                     failed[name] = reason(error)
                     del found[name]
                     order.remove(name)
@@ -199,13 +199,13 @@ def _take_turns(
 
 
 def as_latency(rounds: Rounds) -> Latency:
-    """Sums up the calls of one model.
+    """Computes the latency of one model from its calls.
 
     Args:
-        rounds: As ``time_calls`` gives them.
+        rounds: The seconds of its calls, by round, from ``time_calls``.
 
     Returns:
-        Percentiles over all calls, and the distance of the quartiles of the rounds' medians.
+        Percentiles over all calls, and the interquartile range of the medians of the rounds.
 
     Example:
         >>> as_latency([[1.0, 2.0, 3.0], [2.0, 2.0, 2.0]]).p50
@@ -217,15 +217,15 @@ def as_latency(rounds: Rounds) -> Latency:
 
 
 def speed_up(against: str, theirs: Rounds, ours: Rounds) -> SpeedUp:
-    """How many times as quick one model is as another, from what each round showed of both.
+    """Computes the speed-up of a model over another one, from their calls in the same rounds.
 
     Args:
-        against: The other's name.
-        theirs: Its calls.
-        ours: Those of the model in question, in the same rounds.
+        against: The name of the other model.
+        theirs: The seconds of the other model's calls, by round.
+        ours: The seconds of the model's own calls, by round.
 
     Returns:
-        Median and quartiles of the ratio of the rounds' medians.
+        The median and quartiles, over the rounds, of the ratio of the medians in a round.
 
     Example:
         >>> speed_up('teacher', [[2.0], [4.0], [2.0]], [[1.0], [1.0], [1.0]]).median
@@ -237,13 +237,13 @@ def speed_up(against: str, theirs: Rounds, ours: Rounds) -> SpeedUp:
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Sums up one number per round.
+    """Computes the median and the interquartile range.
 
     Args:
-        values: At least one.
+        values: One value per round, at least one.
 
     Returns:
-        The median, and the distance of the quartiles.
+        The median and the interquartile range.
 
     Example:
         >>> spread([1.0, 2.0, 3.0, 4.0, 9.0])
@@ -266,7 +266,7 @@ def _rounds(seconds: float, longest: float) -> int:
 
 @contextlib.contextmanager
 def _without_collector() -> Iterator[None]:
-    """Python looks for garbage when it pleases; it does not in here."""
+    """A context without automatic garbage collection, which would disturb timings."""
     was_on = gc.isenabled()
     gc.disable()
     try:

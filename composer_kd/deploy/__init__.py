@@ -1,4 +1,4 @@
-"""Models on their way out of training: called with tensors alone, exported, checked, described."""
+"""Exports trained models: calls them with tensors only, writes them to files, verifies and documents the files."""
 
 from composer_kd.deploy.formats import to_onnx, to_torch_export
 from composer_kd.deploy.inference import Inference

@@ -1,4 +1,4 @@
-"""The README.md of an exported model: a model card as Hugging Face reads it."""
+"""The model card (``README.md``) of an exported model, in the format of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ __all__ = ['Card']
 
 @dataclass
 class Card:
-    """What people and the hub are told of a model. What is not known is left out.
+    """A model card. Unknown values are left out.
 
     Args:
         title: The model's name.
-        summary: What it is, in a sentence or two.
-        library: What loads it, as the hub calls it: ``'pytorch'``, ``'onnx'``, ``'transformers'``.
-        task: What it does, as the hub calls it: ``'image-classification'``; None where that is not known.
-        dataset: What its numbers were measured on; None without numbers.
-        metrics: These numbers, by the names that the hub knows: ``'accuracy'``.
-        sections: Heading and Markdown of each, in order; empty ones are left out.
+        summary: A description in a sentence or two.
+        library: The library that loads the model, as named by the hub: ``'pytorch'``, ``'onnx'``, ``'transformers'``.
+        task: The task, as named by the hub, such as ``'image-classification'``; ``None`` if unknown.
+        dataset: The data set of the metrics; ``None`` without metrics.
+        metrics: The metrics, by their names on the hub, such as ``'accuracy'``.
+        sections: The heading and Markdown text of each section, in order; sections without text are left out.
+        tags: Tags for the search on the hub.
 
     Example:
         >>> print(Card('digits-kd', 'A small CNN.', 'onnx', sections=[('Size', '88 kB'), ('Speed', '')]).markdown())
@@ -55,12 +56,12 @@ class Card:
     tags: Sequence[str] = ('knowledge-distillation', 'composer_kd')
 
     def markdown(self) -> str:
-        """The whole file."""
+        """Formats the whole card as Markdown."""
         return render('deploy/card.md.j2', card=self)
 
     @property
     def front_matter(self) -> str:
-        """What the hub reads, in YAML."""
+        """The metadata for the hub, in YAML."""
         return yaml.safe_dump(self._front_matter(), sort_keys=False, allow_unicode=True)
 
     def _front_matter(self) -> dict[str, Any]:
@@ -68,7 +69,7 @@ class Card:
         if self.task is not None:
             front['pipeline_tag'] = self.task
         front['tags'] = list(self.tags)
-        # The hub's table of results needs a task, a data set and a number.
+        # The hub's table of results needs a task, a data set and a metric.
         if self.task is not None and self.dataset is not None and self.metrics:
             result = {
                 'task': {'type': self.task},

@@ -1,4 +1,4 @@
-"""Writes a model in a format, checks what was written, and only then puts it where it belongs."""
+"""Exports a model: writes it in a format, verifies the files, and then moves them to their folder."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ CARD_FILE = 'README.md'
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """The result of an export.
 
     Args:
         target: The format.
-        folder: Where it lies.
-        files: The names of the files that make up the model, and how many bytes each has.
-        verification: How their answers compare with those of the model in PyTorch.
-        usage: Python that loads them, run in that folder.
+        folder: The folder of the files.
+        files: The size in bytes of each file of the model, by name.
+        verification: The comparison of the loaded files with the model in PyTorch.
+        usage: Python code that loads the files; it runs in the folder.
     """
 
     target: Target
@@ -39,21 +39,21 @@ class Exported:
 
     @property
     def size(self) -> int:
-        """Bytes of all these files."""
+        """The total size of the files in bytes."""
         return sum(self.files.values())
 
 
 def find_target(name: str) -> Target:
-    """Finds a format.
+    """Looks up a format.
 
     Args:
-        name: Its name.
+        name: The name of the format.
 
     Returns:
         The format.
 
     Raises:
-        ConfigError: If there is none of that name; names the nearest ones.
+        ConfigError: If the name is unknown; the message suggests similar names.
 
     Example:
         >>> find_target('onx')
@@ -68,26 +68,26 @@ def find_target(name: str) -> Target:
 def export(
     student: Student, target: Target, folder: pathlib.Path, describe: Callable[[Exported], str] | None = None
 ) -> Exported:
-    """Writes a model, loads what was written, and compares its answers with those of the model.
+    """Writes a model, loads the files, and compares their logits with those of the model.
 
-    Files of an earlier export are replaced when the new ones have passed; where they fail, the folder stays as it is.
-    Other files in it are left alone.
+    Files of an earlier export are replaced once the new ones have passed the comparison; if they fail it, the folder
+    stays unchanged. Other files in the folder are kept.
 
     Args:
         student: The model.
         target: The format.
-        folder: Where the files shall lie; made if it is not there.
-        describe: Writes the model card; without it there is none.
+        folder: The folder to write to, created if missing.
+        describe: Returns the text of the model card; ``None`` for no model card.
 
     Returns:
-        What was written.
+        The written files and their verification.
 
     Raises:
-        ConfigError: If the model has no such form, a package is missing, or the answers differ.
+        ConfigError: If the format does not support the model, a package is missing, or the logits differ.
     """
     try:
         return _export(student, target, folder, describe)
-    except Exception as error:  # exporters and libraries raise what they like, and other formats may do
+    except Exception as error:  # exporters raise errors of any type; the caller may continue with other formats
         kind = '' if isinstance(error, ComposerKDError) else f'{type(error).__name__}: '
         raise ConfigError(f'{target.name}: {kind}{error}') from error
 

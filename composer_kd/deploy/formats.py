@@ -1,4 +1,4 @@
-"""Models as files that other runtimes load: ONNX and torch.export."""
+"""Writes models as graphs that other runtimes load: ONNX and ``torch.export``."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ __all__ = ['OUTPUT_NAME', 'quiet', 'require', 'to_onnx', 'to_torch_export']
 
 OUTPUT_NAME = 'logits'
 MOST_IN_ONE_FILE = 2**31 - 2**20
-"""Bytes of weights that one ONNX file holds: protobuf's 2 GiB, and some room for the graph."""
+"""The most bytes of weights in one ONNX file: the 2 GiB of protobuf, less some space for the graph."""
 MOST_SAMPLES = 2**31 - 1
 
-# They remark on operators that the model may not even have.
+# They log remarks on operators, even ones that the model does not use.
 _TALKERS = ('torch.onnx', 'torch.export', 'torch.fx', 'torch._dynamo', 'onnxscript', 'onnx_ir')
 
 
 def to_torch_export(inference: nn.Module, inputs: tuple[Tensor, ...], file: pathlib.Path) -> None:
     """Writes a model as a graph that ``torch.export.load`` reads without the model's code.
 
-    The number of samples is free, and so is the length of sequences where the model allows it: the second dimension of
-    inputs of whole numbers.
+    The batch size is dynamic. So is the length of sequences (the second dimension of two-dimensional integer inputs) if
+    the model permits it.
 
     Args:
-        inference: Tensors in, a tensor out, such as an ``Inference``; left as it is.
-        inputs: Examples of its inputs, the samples along the first dimension.
-        file: Where to write, a ``.pt2`` file.
+        inference: Takes tensors and returns a tensor, such as an :class:`.Inference`; it is not modified.
+        inputs: Example inputs, with the samples along the first dimension.
+        file: The ``.pt2`` file to write.
 
     Raises:
-        ConfigError: If the model cannot be traced; the message says why.
+        ConfigError: If the model cannot be traced or saved; the message gives the reason.
 
     Example:
         >>> import tempfile
@@ -55,7 +55,7 @@ def to_torch_export(inference: nn.Module, inputs: tuple[Tensor, ...], file: path
             node.meta.pop('stack_trace', None)  # paths of this machine
         try:
             torch.export.save(program, file)
-        except Exception as error:  # of its serialisation, of whatever kind
+        except Exception as error:  # serialisation raises errors of any type
             file.unlink(missing_ok=True)
             raise ConfigError(f'torch.export cannot save this model: {_reason(error)}') from error
 
@@ -65,20 +65,20 @@ def to_onnx(
 ) -> None:
     """Writes a model for ONNX Runtime and other readers of ONNX.
 
-    The model goes through ``torch.export``, with no way around it: the older exporter records the way that an example
-    takes, and is silent where others would take another. Weights lie in the file itself, unless they exceed the 2 GiB
-    that it can hold: then in a second file beside it.
+    The model is always traced with ``torch.export``. The older exporter records the branches that the example takes,
+    and does not warn if other inputs would take others. The weights are stored in the file itself or, if they exceed
+    the 2 GiB that it can contain, in a second file beside it. The dynamic dimensions are those of
+    :func:`to_torch_export`.
 
     Args:
-        inference: Tensors in, a tensor out, such as an ``Inference``; left as it is.
-        inputs: Examples of its inputs, the samples along the first dimension. What is free in the file is told at
-            ``to_torch_export``.
-        file: Where to write, an ``.onnx`` file.
-        input_names: A name for each input; by default ``'inputs'``, or ``'inputs_0'`` and so on. The output's name is
-            ``'logits'``.
+        inference: Takes tensors and returns a tensor, such as an :class:`.Inference`; it is not modified.
+        inputs: Example inputs, with the samples along the first dimension.
+        file: The ``.onnx`` file to write.
+        input_names: A name for each input; by default ``'inputs'``, or ``'inputs_0'`` and so on. The name of the output
+            is ``'logits'``.
 
     Raises:
-        ConfigError: If a package is missing, or the model cannot be traced; the message says why.
+        ConfigError: If a package is missing, or the model cannot be traced or written; the message gives the reason.
 
     Example:
         >>> import tempfile
@@ -103,20 +103,20 @@ def to_onnx(
             for node in written.model.graph:
                 node.metadata_props.clear()  # paths of this machine
             written.save(str(file), external_data=_weigh(inference) > MOST_IN_ONE_FILE)
-        except Exception as error:  # exporters fail in many ways
+        except Exception as error:  # exporters raise errors of any type
             for one in (file, file.with_name(f'{file.name}.data')):
                 one.unlink(missing_ok=True)
             raise ConfigError(f'the model cannot be written as ONNX: {_reason(error)}') from error
 
 
 def require(*packages: str) -> None:
-    """Makes sure that the packages of the extra ``onnx`` are there.
+    """Checks that packages of the extra ``onnx`` can be imported.
 
     Args:
-        packages: Their names.
+        packages: The names of the packages.
 
     Raises:
-        ConfigError: If one is missing.
+        ConfigError: If a package cannot be imported.
     """
     for package in packages:
         try:
@@ -128,7 +128,7 @@ def require(*packages: str) -> None:
 
 
 def _name_sizes(graph: Any, free: Sequence[dict[int, str]]) -> None:
-    """Calls the free sizes of inputs and outputs 'batch' and 'sequence', where the exporter says 's0'."""
+    """Renames the dynamic dimensions of inputs and outputs from ``s0`` and the like to ``batch`` and ``sequence``."""
     named = {
         str(tensor.shape[place]): name
         for tensor, names in zip(graph.inputs, free)
@@ -142,7 +142,7 @@ def _name_sizes(graph: Any, free: Sequence[dict[int, str]]) -> None:
 
 
 def _program(inference: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
-    """Traces a model."""
+    """Traces a model with dynamic dimensions."""
     ready = _ready(inference)
     batch = torch.export.Dim('batch', max=MOST_SAMPLES)
     shapes: Any = tuple(_free(tensor, batch) for tensor in inputs)
@@ -151,12 +151,12 @@ def _program(inference: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.E
     try:
         with torch.no_grad():
             return torch.export.export(ready, _blank(inputs), dynamic_shapes=shapes)
-    except Exception as error:  # whatever a model may do that cannot be traced
+    except Exception as error:  # tracing raises errors of any type
         raise ConfigError(f'torch.export cannot trace this model: {_reason(error)}') from error
 
 
 def _free(tensor: Tensor, batch: Any) -> dict[int, Any]:
-    """Which dimensions are free: the first one, and of tokens the second where the model lets it be."""
+    """The dynamic dimensions: the first one and, for tokens, the second one if the model permits it."""
     dim: Any = torch.export.Dim
     return {0: batch, 1: dim.AUTO} if _are_tokens(tensor) else {0: batch}
 
@@ -175,16 +175,16 @@ def _takes_any_number(forward: Callable[..., Any]) -> bool:
 
 
 def _blank(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Examples of the same shapes and types without anybody's data: ``torch.export`` keeps them in the file.
+    """Replaces the example inputs by zeros or ones, because ``torch.export`` stores them in the file.
 
-    Two samples: a dimension of one would be taken for one that is always one.
+    There are two samples, because a dimension of size 1 would be taken for a constant.
     """
     makers = [torch.zeros if one.is_floating_point() else torch.ones for one in inputs]
     return tuple(make(2, *one.shape[1:], dtype=one.dtype) for make, one in zip(makers, inputs))
 
 
 def _ready(inference: nn.Module) -> nn.Module:
-    """The model itself if it is on the CPU in eval mode, else a copy that is."""
+    """The model itself if it is on the CPU in eval mode, otherwise a copy there."""
     devices = {tensor.device.type for tensor in (*inference.parameters(), *inference.buffers())}
     training = any(module.training for module in inference.modules())
     return copy.deepcopy(inference).cpu().eval() if training or devices - {'cpu'} else inference
@@ -199,7 +199,7 @@ def _default_names(count: int) -> list[str]:
 
 
 def _reason(error: BaseException) -> str:
-    """What an exporter means: the first lines of the error that it began with, without advice to debug it."""
+    """The type and first lines of the original error, without the exporter's advice on debugging."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -208,7 +208,7 @@ def _reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps what exporters remark on themselves from the user's terminal."""
+    """A context that suppresses the output, warnings and log messages of exporters."""
     loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith(_TALKERS)]
     before = [(logger, logger.level) for logger in loggers]
     nowhere = io.StringIO()

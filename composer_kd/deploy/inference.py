@@ -1,4 +1,4 @@
-"""A model as it is deployed: tensors in, logits out."""
+"""A model prepared for deployment: it takes tensors and returns logits."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ __all__ = ['Inference']
 
 
 class Inference(nn.Module):
-    """Takes a model out of its training wrapper and calls it with tensors alone.
+    """Removes the training wrapper of a model, and calls the model with tensors only.
 
-    What compilers, exporters and timers need: a module without batches, labels, losses or metrics, whose inputs are
-    tensors in a fixed order and whose output is the tensor of logits. It shares the model's parameters, and puts it in
-    eval mode. The model is called as a teacher is (:mod:`composer_kd.features.calling`), but for labels, which no
-    deployed model has.
+    This is the interface that compilers, exporters and timers need: a module without batches, labels, losses or
+    metrics, whose inputs are tensors in a fixed order and whose output is the tensor of logits. It shares the model's
+    parameters, and sets it to eval mode. The model is called in the same way as a teacher
+    (:mod:`composer_kd.features.calling`), but without labels.
 
     Args:
-        model: A ComposerModel, a Hugging Face, torchvision or timm model, any module.
-        batch: One batch as the model's DataLoader makes them; which keys of a mapping the model takes follows from it.
-        adapt: Changes the inputs first, as a teacher's ``input_adapter``. Of a mapping it is given all tensors beside
+        model: A ComposerModel, a Hugging Face, torchvision or timm model, or any other module.
+        batch: One batch of the model's DataLoader. It determines which entries of a mapping the model takes.
+        adapt: Applied to the inputs first, like a teacher's ``input_adapter``. For a mapping it gets all tensors except
             the labels.
 
     Raises:
-        ConfigError: If nothing in the batch is an input that the model takes.
+        ConfigError: If the batch contains no input of the model.
 
     Example:
         >>> import torch
@@ -50,24 +50,24 @@ class Inference(nn.Module):
         self.of_tensors = isinstance(batch, Tensor)
         self.keys: list[str] = []
         if isinstance(batch, Mapping):
-            wide = adapt is not None and self.calling.by_name  # an adapter may make inputs of what the model lacks
+            wide = adapt is not None and self.calling.by_name  # an adapter may use entries that the model does not take
             tensors = [key for key, value in without_labels(batch).items() if isinstance(value, Tensor)]
             self.keys = [key for key in tensors if wide or self.calling.takes(key)]
         self.eval()
 
     @property
     def names(self) -> list[str]:
-        """The names by which the model takes the entries of a mapping; empty where it takes one tensor."""
+        """The names of the entries that the model takes as keyword arguments; empty for other models."""
         return self.keys if self.calling.by_name else []
 
     @property
     def input_names(self) -> list[str]:
-        """A name for each tensor of ``inputs_of``."""
+        """The names of the tensors that ``inputs_of`` returns."""
         return self.names or ['inputs']
 
     @property
     def predicts_next_token(self) -> bool:
-        """Whether it is a causal language model of the transformers library: position ``i`` answers for ``i + 1``."""
+        """Whether position ``i`` predicts label ``i + 1``, as in causal language models of the transformers library."""
         if 'transformers' not in sys.modules:
             return False
         from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -76,7 +76,7 @@ class Inference(nn.Module):
 
     @property
     def arguments(self) -> str:
-        """Python that calls the bare model with variables called as ``input_names`` are: what stands in the brackets.
+        """The arguments of a call of the unwrapped model, as Python code with variables named like ``input_names``.
 
         Example:
             >>> import torch
@@ -91,42 +91,42 @@ class Inference(nn.Module):
         return self.calling.arguments(batch, names)
 
     def inputs_of(self, batch: Any) -> tuple[Tensor, ...]:
-        """The tensors that the model is called with.
+        """Selects the model's inputs from a batch.
 
         Args:
-            batch: A batch of the kind that was given first.
+            batch: A batch of the same structure as the one passed to the constructor.
 
         Returns:
-            One tensor for each of ``input_names``, the samples along the first dimension.
+            One tensor for each of ``input_names``, with the samples along the first dimension.
         """
         if self.keys:
             return tuple(batch[key] for key in self.keys)
         return (batch if isinstance(batch, Tensor) else batch[0],)
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        """Answers.
+        """Computes the logits.
 
         Args:
-            tensors: As ``inputs_of`` gives them.
+            tensors: The inputs, as ``inputs_of`` returns them.
 
         Returns:
-            The logits, as the model computes them.
+            The logits, in the model's dtype.
         """
         return logits_of(self.call(*tensors), 'the model')
 
     def call(self, *tensors: Tensor) -> Any:
-        """Answers with all that the model returns.
+        """Computes the model's complete output.
 
         Args:
-            tensors: As ``inputs_of`` gives them.
+            tensors: The inputs, as ``inputs_of`` returns them.
 
         Returns:
-            A tensor, or something that holds the logits.
+            The logits, or an object that contains them.
         """
         return self.calling(self.model, self._batch_of(tensors), self.adapt)
 
     def _batch_of(self, tensors: tuple[Tensor, ...]) -> Any:
-        """A batch of the kind that was given first, without labels."""
+        """Rebuilds a batch without labels, of the same structure as the one passed to the constructor."""
         if self.keys:
             return dict(zip(self.keys, tensors))
         return tensors[0] if self.of_tensors else (tensors[0], None)

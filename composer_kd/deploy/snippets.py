@@ -1,4 +1,4 @@
-"""Python for people: how a written model is called."""
+"""Generates example code for model cards: how an exported model is called."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ __all__ = ['as_numpy', 'as_tensors', 'call_of']
 
 
 def as_tensors(inputs: Mapping[str, Tensor]) -> str:
-    """Lines that make inputs for one sample.
+    """Generates code that creates inputs for one sample, with torch.
 
     Args:
         inputs: An example of each input, by name.
 
     Returns:
-        One line each: zeros, but of whole numbers ones, since a mask of zeros leaves nothing to look at.
+        One line for each input: zeros for floating-point inputs; ones for integers, as an attention mask of zeros would
+        mask all tokens.
 
     Example:
         >>> as_tensors({'inputs': torch.zeros(2, 1, 8, 8)})
@@ -30,7 +31,7 @@ def as_tensors(inputs: Mapping[str, Tensor]) -> str:
 
 
 def as_numpy(inputs: Mapping[str, Tensor]) -> str:
-    """As ``as_tensors``, with NumPy.
+    """Generates the code of :func:`as_tensors` with NumPy.
 
     Example:
         >>> as_numpy({'input_ids': torch.zeros(2, 9, dtype=torch.int64)})
@@ -52,14 +53,14 @@ def _said(kind: str) -> str:
 
 
 def call_of(inference: Inference, inputs: tuple[Tensor, ...]) -> str:
-    """An expression that calls the bare ``model`` with variables called as its inputs are.
+    """Generates an expression that calls the unwrapped ``model`` with variables named like its inputs.
 
     Args:
         inference: The model.
-        inputs: Some of its inputs, to see what it answers with.
+        inputs: Example inputs, used to find the logits in the model's output.
 
     Returns:
-        The expression; its value is the tensor of logits.
+        The expression, which evaluates to the logits.
 
     Example:
         >>> call_of(Inference(torch.nn.Linear(4, 3), torch.zeros(2, 4)), (torch.zeros(2, 4),))
@@ -73,7 +74,7 @@ def call_of(inference: Inference, inputs: tuple[Tensor, ...]) -> str:
 
 
 def _place(answer: Any) -> str:
-    """Where the logits lie in a mapping or sequence: the first tensor of two or more dimensions."""
+    """Returns the subscript of the logits: their key, or that of the first tensor with two or more dimensions."""
     items = answer.items() if isinstance(answer, Mapping) else enumerate(answer)
     key = 'logits' if isinstance(answer, Mapping) and 'logits' in answer else None
     return f'[{key or next(k for k, value in items if isinstance(value, Tensor) and value.ndim >= 2)!r}]'

@@ -1,4 +1,4 @@
-"""The formats of an export: each writes a model, loads it back, and tells how others load it."""
+"""The formats of an export: each writes a model, loads it back, and generates example code that loads it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from composer_kd.deploy.formats import OUTPUT_NAME, quiet, require, to_onnx, to_torch_export
 from composer_kd.deploy.inference import Inference
@@ -22,16 +23,17 @@ __all__ = ['TARGETS', 'HuggingFace', 'Onnx', 'StateDict', 'Student', 'Target', '
 
 @dataclass(frozen=True)
 class Student:
-    """A trained model on its way out.
+    """A trained model to export.
 
     Args:
         inference: The model with its weights, on the CPU.
-        batch: One batch as its DataLoader makes them.
-        pieces: Real inputs to check with, as ``in_pieces`` gives them.
-        fresh: Builds the same module again, with other weights; bare, as ``inference.model`` is.
-        code: Python that builds that module as ``model``; None where its settings are more than plain values.
-        tokenizer: What belongs to it, if it reads text.
-        preparation: How its inputs are made of raw data, in Markdown; empty where that is not known.
+        batch: One batch of its DataLoader.
+        pieces: Inputs from the data for the verification, as ``in_pieces`` returns them.
+        fresh: Builds the same module with other weights, unwrapped like ``inference.model``.
+        code: Python code that builds this module as ``model``; ``None`` if its arguments include other than plain
+            values.
+        tokenizer: The tokenizer of a text model.
+        preparation: The preprocessing of raw data, in Markdown; empty if unknown.
     """
 
     inference: Inference
@@ -44,45 +46,45 @@ class Student:
 
     @property
     def example(self) -> tuple[Tensor, ...]:
-        """Some samples: exporters look at more than one."""
+        """Example inputs with several samples, for exporters."""
         return max(self.pieces[:3], key=lambda piece: len(piece[0]))
 
 
 class Target(abc.ABC):
-    """A format."""
+    """A format of exported models."""
 
     name: ClassVar[str]
-    """What the command calls it."""
+    """The name on the command line."""
     library: ClassVar[str] = 'pytorch'
-    """What Hugging Face calls the library that loads it."""
+    """The library that loads it, as named by the Hugging Face hub."""
     packages: ClassVar[tuple[str, ...]] = ()
-    """What loads it, besides torch."""
+    """The packages that load it, in addition to torch."""
     needs: ClassVar[tuple[str, ...]] = ()
-    """Packages of the extra ``onnx`` that writing and loading take."""
+    """Packages of the extra ``onnx`` that are needed to write and load it."""
 
     def check(self, student: Student) -> None:
-        """Says early what would fail late.
+        """Checks, before anything is written, that the model can be exported in this format.
 
         Raises:
-            ConfigError: If the model has no such form, or a package is missing.
+            ConfigError: If the format does not support the model, or a package is missing.
         """
         require(*self.needs)
 
     @abc.abstractmethod
     def write(self, student: Student, folder: pathlib.Path) -> None:
-        """Writes the files."""
+        """Writes the files of the model to a folder."""
 
     @abc.abstractmethod
     def load(self, student: Student, folder: pathlib.Path) -> Callable[..., Tensor]:
-        """Loads the files afresh: what is returned shares no weight with the student."""
+        """Loads the files as a model that shares no weights with the student."""
 
     @abc.abstractmethod
     def usage(self, student: Student, folder: pathlib.Path) -> str:
-        """Python that loads the files from the working directory and answers, for the model card."""
+        """Returns code for the model card that loads the files from the working directory and computes logits."""
 
 
 class Onnx(Target):
-    """A graph for ONNX Runtime, TensorRT, OpenVINO and others."""
+    """The file ``model.onnx``: a graph for ONNX Runtime, TensorRT, OpenVINO and others."""
 
     name = 'onnx'
     library = 'onnx'
@@ -90,12 +92,12 @@ class Onnx(Target):
     needs = ('onnx', 'onnxscript', 'onnxruntime')
     file = 'model.onnx'
 
+    @override
     def write(self, student: Student, folder: pathlib.Path) -> None:
-        """Writes ``model.onnx``."""
         to_onnx(student.inference, student.example, folder / self.file, student.inference.input_names)
 
+    @override
     def load(self, student: Student, folder: pathlib.Path) -> Callable[..., Tensor]:
-        """Loads it into ONNX Runtime."""
         session = self._session(folder)
         taken = [tensor.name for tensor in session.get_inputs()]
         names = student.inference.input_names
@@ -106,8 +108,8 @@ class Onnx(Target):
 
         return answer
 
+    @override
     def usage(self, student: Student, folder: pathlib.Path) -> str:
-        """Loads it with ONNX Runtime."""
         taken = [tensor.name for tensor in self._session(folder).get_inputs()]
         inputs = {n: t for n, t in zip(student.inference.input_names, student.example) if n in taken}
         feed = ', '.join(f'{name!r}: {name}' for name in inputs)
@@ -125,22 +127,25 @@ class Onnx(Target):
 
 
 class TorchExport(Target):
-    """A graph that PyTorch runs without the model's code, and that AOTInductor and ExecuTorch compile."""
+    """The file ``model.pt2``: a graph that PyTorch runs without the model's code.
+
+    AOTInductor and ExecuTorch compile it.
+    """
 
     name = 'torch-export'
     file = 'model.pt2'
 
+    @override
     def write(self, student: Student, folder: pathlib.Path) -> None:
-        """Writes ``model.pt2``."""
         to_torch_export(student.inference, student.example, folder / self.file)
 
+    @override
     def load(self, student: Student, folder: pathlib.Path) -> Callable[..., Tensor]:
-        """Loads it with ``torch.export.load``."""
         with quiet():
             return torch.export.load(folder / self.file).module()
 
+    @override
     def usage(self, student: Student, folder: pathlib.Path) -> str:
-        """Loads it with ``torch.export.load``."""
         inputs = dict(zip(student.inference.input_names, student.example))
         return (
             f"import torch\n\nmodel = torch.export.load('{self.file}').module()\n"
@@ -149,24 +154,25 @@ class TorchExport(Target):
 
 
 class StateDict(Target):
-    """The weights alone, under the names that the bare module has for them."""
+    """The file ``student.pt``: the weights, under their names in the unwrapped module."""
 
     name = 'state-dict'
     file = 'student.pt'
 
+    @override
     def write(self, student: Student, folder: pathlib.Path) -> None:
-        """Writes ``student.pt``."""
         weights = student_state_dict(student.inference.model)
         torch.save({key: value.detach().cpu() for key, value in weights.items()}, folder / self.file)
 
+    @override
     def load(self, student: Student, folder: pathlib.Path) -> Callable[..., Tensor]:
-        """Loads it into a module built afresh."""
+        """Loads the weights into a newly built module."""
         module = student.fresh()
         module.load_state_dict(torch.load(folder / self.file, map_location='cpu', weights_only=True), strict=True)
         return Inference(module, student.batch)
 
+    @override
     def usage(self, student: Student, folder: pathlib.Path) -> str:
-        """Builds the module, and loads the weights into it."""
         inputs = dict(zip(student.inference.input_names, student.example))
         build = student.code or 'model = ...  # the module, built as the settings below say\n'
         return (
@@ -177,14 +183,15 @@ class StateDict(Target):
 
 
 class HuggingFace(Target):
-    """A folder for ``from_pretrained``."""
+    """A folder for ``from_pretrained``: configuration, weights as safetensors, and the tokenizer of a text model."""
 
     name = 'huggingface'
     library = 'transformers'
     packages = ('transformers',)
 
+    @override
     def check(self, student: Student) -> None:
-        """Refuses models that the transformers library would not know how to build."""
+        """Refuses models that the transformers library cannot build."""
         model = student.inference.model
         if not hasattr(model, 'save_pretrained') or not hasattr(type(model), 'from_pretrained'):
             raise ConfigError(
@@ -193,15 +200,15 @@ class HuggingFace(Target):
                 'card included, can go to the Hugging Face hub as it is'
             )
 
+    @override
     def write(self, student: Student, folder: pathlib.Path) -> None:
-        """Writes the configuration, the weights as safetensors, and the tokenizer if there is one."""
         model: Any = student.inference.model
         model.save_pretrained(folder)
         if student.tokenizer is not None:
             student.tokenizer.save_pretrained(folder)
 
+    @override
     def load(self, student: Student, folder: pathlib.Path) -> Callable[..., Tensor]:
-        """Loads it with ``from_pretrained``."""
         kind: Any = type(student.inference.model)
         model, told = kind.from_pretrained(folder, output_loading_info=True)
         lost = [*told['missing_keys'], *told['unexpected_keys'], *told['mismatched_keys']]
@@ -209,8 +216,8 @@ class HuggingFace(Target):
             raise ConfigError(f'from_pretrained does not find all weights again: {lost[:10]}')
         return Inference(model, student.batch)
 
+    @override
     def usage(self, student: Student, folder: pathlib.Path) -> str:
-        """Loads it with ``from_pretrained``."""
         kind = type(student.inference.model)
         inputs = dict(zip(student.inference.input_names, student.example))
         return (
@@ -221,7 +228,7 @@ class HuggingFace(Target):
 
 
 def _home(kind: type) -> str:
-    """Where to import a class from: the library, or one's own module."""
+    """The module to import a class from: ``transformers``, or the user's own module."""
     return 'transformers' if kind.__module__.startswith('transformers.') else kind.__module__
 
 

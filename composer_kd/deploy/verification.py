@@ -1,4 +1,4 @@
-"""Whether a written model answers as the one that it was written from."""
+"""Compares the logits of an exported model with those of the model in PyTorch."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from composer_kd.errors import ConfigError
 __all__ = ['TOLERANCE', 'Verification', 'in_pieces', 'verify']
 
 TOLERANCE = 1e-4
-"""How far an answer may be off, as a share of the largest logit; other kernels round by some 1e-6."""
+"""The largest difference allowed, relative to the largest logit; rounding in other kernels causes about 1e-6."""
 SIZES = (1, 2, 7)
-"""Batch sizes that are tried first: a size that was taken for a constant shows."""
+"""The first batch sizes, which reveal a batch size that the exporter took for a constant."""
 MOST_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
 class Verification:
-    """How the answers of a written model compare with those of the model in PyTorch.
+    """The comparison of an exported model with the model in PyTorch.
 
     Args:
-        samples: How many samples were answered.
-        batch_sizes: The sizes of the batches that they came in.
+        samples: The number of samples.
+        batch_sizes: The batch sizes that were used.
         difference: The largest absolute difference of two logits.
         largest: The largest absolute logit of the model in PyTorch.
-        answers: How many classifications were compared: one a sample, or one a token.
-        agreeing: How many of them put the same class first.
+        answers: The number of predictions compared: one per sample, or one per token.
+        agreeing: The number of equal predictions.
     """
 
     samples: int
@@ -42,7 +42,7 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether all differences are of rounding; two classes that close may change places."""
+        """Whether all differences are within rounding, which may still swap two classes with almost equal logits."""
         return math.isfinite(self.difference) and self.difference <= TOLERANCE * self.largest
 
     def __str__(self) -> str:
@@ -53,10 +53,10 @@ class Verification:
         )
 
     def require(self) -> None:
-        """Makes sure that it passed.
+        """Raises an error unless the comparison passed.
 
         Raises:
-            ConfigError: If it did not.
+            ConfigError: If the logits differ by more than rounding, or are not finite.
         """
         if not math.isfinite(self.largest):
             raise ConfigError('the model in PyTorch itself answers with numbers that are not finite')
@@ -71,8 +71,8 @@ def in_pieces(inputs: Iterable[tuple[Tensor, ...]], samples: int = 256) -> list[
     """Cuts batches into pieces of 1, 2, 7 and then up to 32 samples.
 
     Args:
-        inputs: Batches, the samples along the first dimension of each tensor; drawn only as far as needed.
-        samples: How many samples to take at most.
+        inputs: Batches, with the samples along the first dimension of each tensor; only as many as needed are read.
+        samples: The largest number of samples.
 
     Returns:
         The pieces.
@@ -98,18 +98,18 @@ def in_pieces(inputs: Iterable[tuple[Tensor, ...]], samples: int = 256) -> list[
 def verify(
     written: Callable[..., Tensor], model: Callable[..., Tensor], pieces: Sequence[tuple[Tensor, ...]]
 ) -> Verification:
-    """Lets a written model and the one that it was written from answer for the same samples.
+    """Compares the logits of an exported model with those of the model in PyTorch on the same samples.
 
     Args:
-        written: The written model: tensors in, logits out.
-        model: The model in PyTorch, called alike.
-        pieces: The samples, as ``in_pieces`` gives them.
+        written: The exported model: takes tensors and returns logits.
+        model: The model in PyTorch, with the same inputs and outputs.
+        pieces: The inputs, as ``in_pieces`` returns them.
 
     Returns:
-        What was found, whatever it is.
+        The comparison, passed or not.
 
     Raises:
-        ConfigError: If the written model cannot answer, or answers in another shape.
+        ConfigError: If the exported model fails, or returns logits of a different shape.
 
     Example:
         >>> model = torch.nn.Linear(4, 3)
@@ -135,14 +135,14 @@ def verify(
 
 
 def _larger(one: float, other: float) -> float:
-    """The larger one, and NaN where one is: ``max`` would forget it."""
+    """The larger number; NaN if either is NaN, which ``max`` may drop."""
     return math.nan if math.isnan(one) or math.isnan(other) else max(one, other)
 
 
 def _answer(written: Callable[..., Tensor], piece: tuple[Tensor, ...]) -> Tensor:
     try:
         return written(*piece)
-    except Exception as error:  # each runtime raises errors of its own
+    except Exception as error:  # each runtime raises its own exceptions
         reason = ' '.join(str(error).split())[:400]
         shapes = ', '.join(str(tuple(tensor.shape)) for tensor in piece)
         raise ConfigError(f'the written model fails on inputs of {shapes}: {reason}') from error

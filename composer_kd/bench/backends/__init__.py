@@ -1,4 +1,4 @@
-"""The ways of running a model, by name."""
+"""Backends: the compilers and runtimes that run a model."""
 
 from composer_kd.bench.backends.base import Backend, Call, Target
 from composer_kd.bench.backends.eager import Compile, Eager
@@ -22,4 +22,4 @@ __all__ = [
 BACKENDS: dict[str, Backend] = {
     backend.name: backend for backend in (Eager(), Compile(), TorchScript(), Export(), OnnxRuntime(), Int8Dynamic())
 }
-"""All backends by name, installed or not."""
+"""All backends by name, including those that are not installed."""

@@ -1,4 +1,4 @@
-"""What a backend is: a form that a model is saved in, and how that form is run."""
+"""The interface of backends: each saves a model in a form of its own, and loads and runs that form."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from composer_kd.errors import ConfigError
 __all__ = ['Backend', 'Call', 'Target']
 
 Call = Callable[..., Tensor]
-"""Takes tensors on the device, returns the logits."""
+"""A loaded model: takes tensors on the device and returns the logits."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a model is to run.
+    """The device and threads that a model is loaded for.
 
     Args:
         device: The device.
-        threads: CPU threads of an operator; None where the device is no CPU.
+        threads: The number of CPU threads of an operator; ``None`` on other devices.
     """
 
     device: torch.device
@@ -34,18 +34,18 @@ class Target:
 
 
 class Backend(abc.ABC):
-    """A way of running a model.
+    """A compiler or runtime that runs models.
 
     Attributes:
-        name: As in ``--backends`` and in :class:`~composer_kd.bench.Setting`.
-        precisions: Those that it is made for.
-        devices: Those that it is made for.
-        suffix: Of the file that it loads.
-        packages: What must be installed for it.
-        extra: The extra of composer_kd that brings these packages.
-        slow_start: Whether it takes minutes before its first answer on a CPU, so that there one must ask for it.
-        of_torch: Whether torch allocates what it takes on a GPU.
-        per_device: Whether what it saves is made for one device; ``save`` then gets module and examples there.
+        name: Its name in ``--backends`` and in :class:`~composer_kd.bench.Setting`.
+        precisions: The precisions that it supports.
+        devices: The names of the devices that it supports.
+        suffix: The suffix of the file that it loads.
+        packages: The packages that it needs.
+        extra: The extra of composer_kd that installs these packages.
+        slow_start: Whether its first forward pass on a CPU takes minutes; it then runs there only on request.
+        of_torch: Whether torch allocates its memory on a GPU.
+        per_device: Whether its files are specific to a device; ``save`` then gets module and inputs on that device.
     """
 
     name: str
@@ -63,52 +63,52 @@ class Backend(abc.ABC):
         """Writes a model in the form that ``load`` reads.
 
         Args:
-            module: Tensors in, logits out: in eval mode, in its precision, on the CPU unless ``per_device``. It may be
-                changed.
-            inputs: Examples of its inputs: two samples or more, where the module is.
-            file: Where to.
+            module: Takes tensors and returns logits: in eval mode, in the precision of the setting, on the CPU unless
+                ``per_device``. It may be modified.
+            inputs: Example inputs with two samples or more, on the module's device.
+            file: The file to write.
         """
 
     @abc.abstractmethod
     def load(self, file: pathlib.Path, module: nn.Module, target: Target) -> Call:
-        """Makes what was written run.
+        """Loads a model that ``save`` wrote.
 
         Args:
-            file: As ``save`` wrote it.
-            module: A model of the same kind to put weights into, where the file holds nothing else. It may be changed.
-            target: Where it is to run.
+            file: The file that ``save`` wrote.
+            module: A module of the same structure, for backends whose file contains weights only. It may be modified.
+            target: The device and threads to run on.
 
         Returns:
-            What answers.
+            The loaded model.
         """
 
     def notes(self, module: nn.Module) -> list[str]:
-        """What a reader must know of this model run so."""
+        """Remarks on this model in this backend, shown with the results."""
         return []
 
     def forgetful(self, call: Call) -> Call:
-        """The same model, run so that it keeps no memory from one call to the next: what an answer takes shows then."""
+        """Returns the model in a form that frees its memory after each call, to measure the memory of one call."""
         return call
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
-        """What must hold while models of this backend are loaded and run."""
+        """A context in which models of this backend are loaded and run."""
         yield
 
     def loading(self, target: Target, folder: pathlib.Path) -> contextlib.AbstractContextManager[object]:
-        """What must hold while one model is loaded and answers for the first time, which is timed.
+        """A context for loading one model and running its first forward pass, which are timed.
 
         Args:
-            target: Where it is to run.
-            folder: For files of its own, which go when the benchmark ends.
+            target: The device and threads to run on.
+            folder: A folder for temporary files, deleted when the benchmark ends.
         """
         return contextlib.nullcontext()
 
     def require(self) -> None:
-        """Makes sure that it is installed.
+        """Checks that the required packages are installed.
 
         Raises:
-            ConfigError: Names the extra.
+            ConfigError: If a package is missing; the message names the extra to install.
         """
         missing = [package for package in self.packages if importlib.util.find_spec(package) is None]
         if missing:

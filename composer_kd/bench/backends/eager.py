@@ -1,4 +1,4 @@
-"""torch as it is, and ``torch.compile``: both load a state dict."""
+"""Eager mode and ``torch.compile``; both load a state dict."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from composer_kd.bench.backends.base import Backend, Call, Target
 from composer_kd.errors import ConfigError
@@ -22,51 +23,54 @@ RECOMPILATIONS = 64
 
 
 class Eager(Backend):
-    """The module itself."""
+    """Runs the module in eager mode."""
 
     name = 'eager'
     devices: tuple[str, ...] = ('cpu', 'cuda', 'mps', 'xla')
 
+    @override
     def save(self, module: nn.Module, inputs: tuple[Tensor, ...], file: pathlib.Path) -> None:
-        """Writes the state dict."""
         torch.save(module.state_dict(), file)
 
+    @override
     def load(self, file: pathlib.Path, module: nn.Module, target: Target) -> Call:
-        """Reads the state dict into the module."""
-        # Written a moment ago by `save`, and it may hold more than tensors: extra states.
+        # A trusted file, just written by `save`; it may contain objects other than tensors (extra states).
         weights = torch.load(file, map_location='cpu', weights_only=False)
         module.load_state_dict(weights)
         return module.to(target.device)
 
 
 class Compile(Eager):
-    """``torch.compile`` with its own compiler, Inductor."""
+    """Runs ``torch.compile`` with its default compiler, Inductor."""
 
     name = 'compile'
     devices = ('cpu', 'cuda', 'mps')
     slow_start = True
 
+    @override
     def load(self, file: pathlib.Path, module: nn.Module, target: Target) -> Call:
-        """Reads the state dict; the first answer compiles. Other batch sizes compile once or twice more."""
+        """Reads the state dict. The first forward pass compiles; other batch sizes compile once or twice more."""
         if not hasattr(torch, 'compile'):
             raise ConfigError(f'torch {torch.__version__} has no torch.compile')
         return torch.compile(_own_code(super().load(file, module, target)))
 
+    @override
     def loading(self, target: Target, folder: pathlib.Path) -> contextlib.AbstractContextManager[object]:
-        """Compiles anew: what is in the caches of other models and of earlier days would shorten the load time."""
+        """Uses an empty cache, because entries of other models and earlier runs would shorten the load time."""
         _start_compiler(target.device)
         from torch._inductor import utils
 
         name = next((name for name in ('fresh_cache', 'fresh_inductor_cache') if hasattr(utils, name)), None)
         return contextlib.nullcontext() if name is None else getattr(utils, name)(dir=str(folder), delete=False)
 
+    @override
     def notes(self, module: nn.Module) -> list[str]:
-        """What the load time holds."""
         return ['load time includes compiling for batch 1']
 
     @contextlib.contextmanager
+    @override
     def session(self) -> Iterator[None]:
-        """Begins without compiled code, and never goes back to eager in silence after many batch sizes."""
+        """Clears compiled code, and raises the limit on recompilations, after which torch falls back to eager."""
         config: Any = torch._dynamo.config
         wanted = {'recompile_limit': RECOMPILATIONS, 'cache_size_limit': RECOMPILATIONS}  # the new name, the old one
         changes: dict[str, int] = {}
@@ -83,15 +87,15 @@ class Compile(Eager):
 
 @functools.cache
 def _start_compiler(device: torch.device) -> None:
-    """Loads and probes what the first one to compile would wait for: seconds that are no model's."""
-    with contextlib.redirect_stderr(io.StringIO()):  # it remarks on CUDA_HOME where there is no GPU
+    """Initialises the compiler, which takes seconds that would count as load time of the first model."""
+    with contextlib.redirect_stderr(io.StringIO()):  # it warns about CUDA_HOME on machines without a GPU
         torch.compile(lambda tensor: 2 * tensor)(torch.ones(3, device=device))
 
 
 def _own_code(module: Any) -> Call:
-    """A function around the module whose code is its own: what is compiled belongs to a code object.
+    """Wraps the module in a function with its own code object, to which compiled code belongs.
 
-    Models of one class would share what the first of them compiled, and its limit.
+    Otherwise models of one class would share compiled code and the limit on recompilations.
     """
 
     def call(*tensors: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Graphs that need no Python code of the model: TorchScript and ``torch.export``."""
+"""Backends that run a graph without the Python code of the model: TorchScript and ``torch.export``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from composer_kd.bench.backends.base import Backend, Call, Target
 from composer_kd.errors import ConfigError
@@ -16,34 +17,36 @@ __all__ = ['Export', 'TorchScript']
 
 
 class TorchScript(Backend):
-    """``torch.jit``: traced and frozen, as C++ programs load it."""
+    """Runs a traced and frozen TorchScript graph, which C++ programs can load."""
 
     name = 'torchscript'
-    per_device = True  # a trace fixes where tensors are made, such as the first state of an LSTM
+    per_device = True  # a trace fixes the device of new tensors, such as the initial state of an LSTM
 
+    @override
     def save(self, module: nn.Module, inputs: tuple[Tensor, ...], file: pathlib.Path) -> None:
-        """Traces the module and folds its weights into the graph."""
+        """Traces the module, and folds its weights into the graph."""
         _quietly(_trace, module, inputs, file)
 
+    @override
     def load(self, file: pathlib.Path, module: nn.Module, target: Target) -> Call:
-        """Reads the graph."""
         return _quietly(torch.jit.load, str(file), map_location=target.device)
 
 
 class Export(Backend):
-    """``torch.export``: the graph of PyTorch 2, run operator by operator."""
+    """Runs a ``torch.export`` graph operator by operator."""
 
     name = 'export'
     suffix = '.pt2'
 
+    @override
     def save(self, module: nn.Module, inputs: tuple[Tensor, ...], file: pathlib.Path) -> None:
-        """Exports the module with a free batch size."""
+        """Exports the module with a dynamic batch size."""
         from composer_kd.deploy.formats import to_torch_export
 
         to_torch_export(module, inputs, file)
 
+    @override
     def load(self, file: pathlib.Path, module: nn.Module, target: Target) -> Call:
-        """Reads the program."""
         if not hasattr(torch, 'export') or not hasattr(torch.export, 'load'):
             raise ConfigError(f'torch {torch.__version__} has no torch.export.load')
         program = torch.export.load(file)
@@ -61,7 +64,7 @@ def _trace(module: nn.Module, inputs: tuple[Tensor, ...], file: pathlib.Path) ->
 
 
 def _quietly(call: Any, *arguments: Any, **options: Any) -> Any:
-    """The tracer warns of its age, and of graphs fixed to the examples: wrong answers show in the output match."""
+    """Calls without warnings: of deprecation, and of constants in the trace, whose effects the output match shows."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         return call(*arguments, **options)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from composer_kd.bench.backends.base import Backend, Call, Target
 from composer_kd.errors import ConfigError
@@ -18,42 +19,44 @@ _KINDS = {nn.Linear, nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell, nn.RNNCell}
 
 
 class Int8Dynamic(Backend):
-    """Weights of linear and recurrent layers as int8, activations quantised at each call; convolutions stay.
+    """Quantises weights of linear and recurrent layers to int8, and their activations at each call.
 
-    No data is needed for it, which is why it can be tried on any model.
+    Convolutions stay in floating point. No calibration data is needed, so any model can be tried.
     """
 
     name = 'int8-dynamic'
     precisions = ('int8',)
     devices = ('cpu',)
 
+    @override
     def save(self, module: nn.Module, inputs: tuple[Tensor, ...], file: pathlib.Path) -> None:
         """Writes the state dict of the quantised model."""
         torch.save(_quantised(module).state_dict(), file)
 
+    @override
     def load(self, file: pathlib.Path, module: nn.Module, target: Target) -> Call:
         """Quantises the module, and reads the state dict into it."""
         quantised = _quantised(module)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            # Written a moment ago by `save`; packed weights are more than tensors.
+            # A trusted file, just written by `save`; packed weights are objects other than tensors.
             quantised.load_state_dict(torch.load(file, weights_only=False))
         return quantised
 
+    @override
     def notes(self, module: nn.Module) -> list[str]:
-        """How many of its layers with weights are quantised."""
+        """The number of layers that are quantised."""
         return [f'{_count(_quantised(module))} of {_layers(module)} layers with weights in int8']
 
 
 def _quantised(module: nn.Module) -> nn.Module:
-    """A quantised copy."""
     quantization: Any = getattr(torch.ao, 'quantization', None)
     if not hasattr(quantization, 'quantize_dynamic'):
         raise ConfigError(f'torch {torch.__version__} has no torch.ao.quantization.quantize_dynamic')
     if torch.backends.quantized.engine in (None, 'none'):
         raise ConfigError('torch was built without an engine for int8 on this processor')
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # that newer tools are on their way
+        warnings.simplefilter('ignore')  # of its deprecation
         quantised = quantization.quantize_dynamic(module, _KINDS, dtype=torch.qint8)
     if not _count(quantised):
         raise ConfigError('nothing to quantise: no linear or recurrent layer, and dynamic quantisation knows no others')
@@ -65,5 +68,5 @@ def _count(module: nn.Module) -> int:
 
 
 def _layers(module: nn.Module) -> int:
-    """Layers that multiply by weights: those with a parameter of two dimensions or more."""
+    """Counts the layers that multiply by weights: those with a parameter of two dimensions or more."""
     return sum(any(one.ndim > 1 for one in layer.parameters(recurse=False)) for layer in module.modules())

@@ -1,4 +1,4 @@
-"""ONNX Runtime."""
+"""The backend ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from composer_kd.bench.backends.base import Backend, Call, Target
 from composer_kd.errors import ConfigError
@@ -15,7 +16,7 @@ __all__ = ['OnnxRuntime']
 
 
 class OnnxRuntime(Backend):
-    """ONNX Runtime with all its graph optimisations, on the CPU or through CUDA."""
+    """Runs ONNX Runtime with all graph optimisations, on the CPU or on CUDA."""
 
     name = 'onnxruntime'
     precisions = ('fp32', 'fp16')
@@ -25,14 +26,14 @@ class OnnxRuntime(Backend):
     extra = 'onnx'
     of_torch = False
 
+    @override
     def save(self, module: nn.Module, inputs: tuple[Tensor, ...], file: pathlib.Path) -> None:
-        """Writes the ONNX file."""
         from composer_kd.deploy.formats import to_onnx
 
         to_onnx(module, inputs, file, [_name(index) for index in range(len(inputs))])
 
+    @override
     def load(self, file: pathlib.Path, module: nn.Module, target: Target) -> Call:
-        """Opens a session."""
         import onnxruntime
 
         wanted = {'cpu': 'CPUExecutionProvider', 'cuda': 'CUDAExecutionProvider'}[target.device.type]
@@ -41,17 +42,18 @@ class OnnxRuntime(Backend):
         if target.device.type == 'cpu':
             return _OnCpu(str(file), target.threads)
         session = onnxruntime.InferenceSession(str(file), _options(), providers=[wanted])
-        if wanted not in session.get_providers():  # it goes on without a word
+        if wanted not in session.get_providers():  # it falls back without an error
             raise ConfigError(f'onnxruntime fell back to the CPU: {wanted} does not find its CUDA or cuDNN')
         return _OnCuda(session)
 
+    @override
     def forgetful(self, call: Call) -> Call:
-        """A session without an arena, which would never shrink below its first megabyte."""
+        """Opens a session without a memory arena, which keeps at least a megabyte between calls."""
         return call.without_arena() if isinstance(call, _OnCpu) else call
 
 
 class _OnCpu:
-    """Shares memory with torch in both directions."""
+    """A session on the CPU, which shares the memory of inputs and outputs with torch."""
 
     def __init__(self, file: str, threads: int | None, arena: bool = True) -> None:
         import onnxruntime
@@ -62,7 +64,7 @@ class _OnCpu:
         if threads is not None:
             options.intra_op_num_threads = threads
         self.session = onnxruntime.InferenceSession(file, options, providers=['CPUExecutionProvider'])
-        # An input that the model makes no use of may be missing in the graph.
+        # The graph may omit inputs that the model does not use.
         self.inputs = [(one.name, _index(one.name)) for one in self.session.get_inputs()]
 
     def __call__(self, *tensors: Tensor) -> Tensor:
@@ -70,12 +72,12 @@ class _OnCpu:
         return torch.from_numpy(self.session.run(None, given)[0])
 
     def without_arena(self) -> _OnCpu:
-        """The same, with memory that is given back after each call."""
+        """The same model in a session that frees its memory after each call."""
         return _OnCpu(self.file, self.threads, arena=False)
 
 
 class _OnCuda:
-    """Reads the inputs where they lie; the logits come back to main memory, as a server needs them."""
+    """A session on CUDA, which reads inputs on the GPU and returns logits in main memory, as a server needs them."""
 
     def __init__(self, session: Any) -> None:
         self.session = session
@@ -92,7 +94,7 @@ class _OnCuda:
             place = tensor.device.index or 0
             binding.bind_input(name, 'cuda', place, kind, tuple(tensor.shape), tensor.data_ptr())
         binding.bind_output(self.output, 'cpu')
-        torch.cuda.current_stream().synchronize()  # the session has a stream of its own
+        torch.cuda.current_stream().synchronize()  # the session uses its own stream
         self.session.run_with_iobinding(binding)
         return torch.from_numpy(binding.copy_outputs_to_cpu()[0])
 
@@ -101,7 +103,7 @@ def _options() -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors alone
+    options.log_severity_level = 3  # errors only
     return options
 
 
