@@ -25,7 +25,7 @@ from composer_kd.bench.saved_forms import Loaded
 from composer_kd.bench.timing import Rounds, Run, as_latency, speed_up, time_calls, warm_up
 from composer_kd.presentation.roles import TEACHER
 
-__all__ = ['Limits', 'Trial']
+__all__ = ['Limits', 'SettingRun']
 
 LATENCY_SHARE, THROUGHPUT_SHARE = 0.3, 0.7
 WARM_UP_SHARE = 0.1
@@ -47,7 +47,7 @@ class Limits:
     max_batch: int = 4096
 
 
-class Trial:
+class SettingRun:
     """Runs all models in one setting.
 
     Args:

@@ -20,7 +20,7 @@ from composer_kd.bench.precision import PRECISIONS
 from composer_kd.bench.predictions import first_samples, size_of
 from composer_kd.bench.references import references
 from composer_kd.bench.results import BenchResults, Row, Setting
-from composer_kd.bench.setting_run import Limits, Trial
+from composer_kd.bench.setting_run import Limits, SettingRun
 from composer_kd.errors import ConfigError, nearest
 
 __all__ = ['Watcher', 'bench']
@@ -106,7 +106,7 @@ def bench(
         for number, setting in enumerate(settings, 1):
             watcher.start(setting, number, len(settings))
             backend, device = backends[setting.backend], DEVICES[setting.device]
-            rows = Trial(setting, backend, device, models, known, limits, rng, watcher.say).run()
+            rows = SettingRun(setting, backend, device, models, known, limits, rng, watcher.say).run()
             results.rows += rows
             results.warnings += doubts(rows)
             results.seconds = time.perf_counter() - began

@@ -7,7 +7,7 @@ from torch import nn
 
 from composer_kd.bench import Candidate, Limits, Setting, bench, plan, write
 from composer_kd.bench.backends import Eager
-from composer_kd.bench.setting_run import Trial
+from composer_kd.bench.setting_run import SettingRun
 from composer_kd.errors import ConfigError
 from tests.bench.test_bench import EAGER, QUICK, candidates
 from tests.helpers import mlp, pairs
@@ -121,14 +121,14 @@ def test_teachers_that_choose_between_other_classes_end_nothing():
 
 
 def test_no_memory_for_the_inputs_is_a_reason_of_one_row(monkeypatch):
-    at = Trial._at
+    at = SettingRun._at
 
     def refuse(self, model, *rest):
         if model.name == 'large':
             raise torch.OutOfMemoryError('CUDA out of memory')
         return at(self, model, *rest)
 
-    monkeypatch.setattr(Trial, '_at', refuse)
+    monkeypatch.setattr(SettingRun, '_at', refuse)
     large, small = bench(candidates(), [pairs(8)], EAGER, limits=QUICK).rows
     assert large.failed == 'out of memory'
     assert small.failed is None
