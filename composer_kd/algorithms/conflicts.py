@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from composer.core import State
 from torch import Tensor
 
+from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.errors import ConfigError, TeacherError
-from composer_kd.teachers import TeacherPool, module_of
+from composer_kd.teachers import TeacherPool, module_of, moves
 
 __all__ = ['refuse_algorithms', 'refuse_shared']
 
@@ -22,6 +23,7 @@ def refuse_algorithms(state: State) -> None:
     Raises:
         ConfigError: If an algorithm has ``interpolate_loss=True``.
     """
+    _refuse_shared_moving(state)
     for algorithm in state.algorithms:
         if getattr(algorithm, 'interpolate_loss', False):
             name = type(algorithm).__name__
@@ -29,6 +31,18 @@ def refuse_algorithms(state: State) -> None:
                 f'{name}(interpolate_loss=True) replaces the loss after Distillation has set it, so the two cannot '
                 f'be combined. Use {name}(interpolate_loss=False), which mixes the labels instead.'
             )
+
+
+def _refuse_shared_moving(state: State) -> None:
+    """Refuses a teacher that changes during training in two algorithms: each step would change it twice."""
+    owners: dict[int, int] = {}
+    for number, algorithm in enumerate(state.algorithms):
+        for teacher in algorithm.teachers if isinstance(algorithm, DistillationAlgorithm) else ():
+            if moves(teacher) and owners.setdefault(id(teacher), number) != number:
+                raise ConfigError(
+                    f'The teacher {teacher.name!r} changes with each step of the student, and two algorithms have it: '
+                    'each step would count twice. Give each algorithm a teacher of its own.'
+                )
 
 
 def refuse_shared(pool: TeacherPool, parameters: Iterable[Tensor], owner: str) -> None:

@@ -6,6 +6,7 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from composer.core import Event, State, get_precision_context
@@ -16,6 +17,7 @@ from typing_extensions import override
 
 from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.algorithms.conflicts import refuse_algorithms, refuse_shared
+from composer_kd.algorithms.moving_teachers import MovingTeachers
 from composer_kd.algorithms.teacher_evaluation import TeacherEvaluation
 from composer_kd.batches.counts import BatchCount, plus_zero, weighed
 from composer_kd.batches.microbatch import BatchFormat, Microbatch
@@ -122,8 +124,11 @@ class Distillation(DistillationAlgorithm):
         self.criterion = Criterion(kd_loss_fn, self.pool)
         self.evaluation = TeacherEvaluation(self.pool, self.criterion.classes_dim)
         wanted = [*_OCCASIONAL, *(_EVALUATION if run_teacher_on_eval else ())]
-        if any(term.remembers for term in self.criterion.terms) or not self.pool.are_frozen:
+        if any(term.remembers for term in self.criterion.terms) or self.pool.moving:
             wanted.append(Event.BATCH_END)
+        self._moving = MovingTeachers(self.pool.moving)
+        if self.pool.moving:
+            wanted.append(Event.AFTER_LOAD)
         self._events = {id(event) for event in wanted}
         self._fits = False  # whether the shapes of the teachers' logits have been checked
         self._count = BatchCount()
@@ -136,6 +141,10 @@ class Distillation(DistillationAlgorithm):
     def window(self) -> Window:
         return self._window
 
+    @window.setter
+    def window(self, window: Window) -> None:
+        self._window = window
+
     @property
     @override
     def teachers(self) -> Sequence[Teacher]:
@@ -144,6 +153,14 @@ class Distillation(DistillationAlgorithm):
     @override
     def final_metrics(self) -> Mapping[str, float]:
         return self.evaluation.latest
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return self._moving.state_dict()
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._moving.load_state_dict(state)
 
     # Composer's interface ---------------------------------------------------------------------------------------------
 
@@ -175,6 +192,8 @@ class Distillation(DistillationAlgorithm):
             self._prepare(state)
         elif event is Event.BEFORE_LOAD:
             self.criterion.build(state)
+        elif event is Event.AFTER_LOAD:
+            self._moving.after_load(state)
         elif event is Event.FIT_START:
             refuse_shared(self.pool, _optimized(state), 'the optimizer')
             self._window.check(state)
@@ -200,6 +219,7 @@ class Distillation(DistillationAlgorithm):
         refuse_algorithms(state)
         refuse_shared(self.pool, state.model.parameters(), 'the student')
         self.pool.prepare(state)
+        self._moving.prepared(state)
         self._form = self.evaluation.form = BatchFormat.of(state.model)
         self._count = BatchCount(dist.get_world_size(), self._form.shift_labels, self.criterion.needs_features)
         self._model = state.model

@@ -85,8 +85,8 @@ class TeacherEvaluation:
                 metric.reset()
         student = logits_of(state.outputs, 'the student')
         with torch.no_grad(), get_precision_context(state.precision, state.precision_config):
-            batch, index = self.form.split(state.batch)
-            teacher = self.pool(batch, index=index)
+            # Without the index, which counts samples of another data set than in training.
+            teacher = self.pool(self.form.split(state.batch)[0])
         if teacher.shape != student.shape and teacher.shape != (*student.shape, 1):
             raise TeacherError(
                 f'In evaluation the teachers {self.pool} answer in the shape {tuple(teacher.shape)}, the student in '

@@ -141,6 +141,11 @@ class Row:
     speed_up: SpeedUp | None = None
 
     @property
+    def fidelity(self) -> float | None:
+        """The former name of ``output_match``."""
+        return self.output_match
+
+    @property
     def best_throughput(self) -> Throughput | None:
         """The throughput at the batch size with the most samples per second; ``None`` if there is none."""
         done = [one for one in self.throughput if one.samples_per_second is not None]

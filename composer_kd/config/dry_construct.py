@@ -107,7 +107,7 @@ def _refusal(component: Component) -> str | None:
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter('ignore')  # shown when it is constructed for the run
         try:
-            made = construct(component, stand_in=_stand_in, **supplied)
+            made = construct(_without_unknown_bindings(component), stand_in=_stand_in, **supplied)
             return _not_a_loss(component.name, made) if component.scope == 'loss' else None
         except _REFUSALS as error:
             return ' '.join(str(error).split()) or type(error).__name__
@@ -139,13 +139,27 @@ def _takes(signature: inspect.Signature, filled_in: dict[str, Any]) -> bool:
     return True
 
 
+def _without_unknown_bindings(algorithm: Component) -> Component:
+    """Takes out which teacher each match is bound to, if there are teachers whose names only the objects have."""
+    if not any(one.scope == 'teacher' for one in algorithm.holding(Component)):
+        return algorithm
+
+    def unbound(value: Any) -> Any:
+        if isinstance(value, list):
+            return [unbound(one) for one in value]
+        if isinstance(value, Component) and value.scope == 'match':
+            return value.with_options({key: one for key, one in value.options.items() if key != 'teacher'})
+        return value
+
+    return algorithm.with_options({key: unbound(value) for key, value in algorithm.options.items()})
+
+
 def _stand_in(value: Any) -> Any:
     # Building a teacher loads its weights; the dry run of an algorithm only needs a module with the teacher's name.
     if isinstance(value, TeacherConfig):
         return FrozenTeacher(torch.nn.Identity(), name=value.name or value.checkpoint or value.model.name)
     if isinstance(value, Component) and value.scope == 'teacher':
-        name = getattr(value.target, 'name', getattr(value.target, '__name__', value.name))
-        return FrozenTeacher(torch.nn.Identity(), name=name)
+        return FrozenTeacher(torch.nn.Identity(), name=value.name)
     if isinstance(value, Component) and not SCOPES[value.scope].cheap:
         return torch.nn.Identity()
     return None

@@ -5,6 +5,7 @@ Used wherever the settings of two runs are compared: to resume a run or a sweep,
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import typing
 from collections.abc import Iterator, Mapping
@@ -73,7 +74,8 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any], *apart_from: Ef
         apart_from: Effects to ignore, as in ``changes_result``.
 
     Returns:
-        The dotted keys. Fields that only one of the two has come from another version of the schema and are left out.
+        The dotted keys. A field that only one of the two has comes from another version of the schema; it counts if
+        its value is not the default.
 
     Example:
         >>> differing({'seed': 1, 'run_name': 'a', 'of_old': 1}, {'seed': 2, 'run_name': 'b'})
@@ -84,7 +86,8 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any], *apart_from: Ef
         for key in dict.fromkeys((*before, *now))
         if before.get(key) != now.get(key)
         and changes_result(key, *apart_from)
-        and not (_is_unknown(key, before) or _is_unknown(key, now))
+        and not (_is_unknown(key, before) and _is_default(key, now[key]))
+        and not (_is_unknown(key, now) and _is_default(key, before[key]))
     ]
 
 
@@ -95,6 +98,21 @@ def _is_unknown(key: str, settings: Mapping[str, Any]) -> bool:
     field = section + key.removeprefix(section).partition('.')[0]
     fields = {section + name.removeprefix(section).partition('.')[0] for name in settings if name.startswith(section)}
     return bool(fields) and field not in fields
+
+
+def _is_default(key: str, value: Any) -> bool:
+    """Whether a value is the default of its key's field; true for a key that this version's schema does not have."""
+    section: Any = RunConfig
+    default: Any = None
+    for name in key.split('.'):
+        if section is None:
+            break
+        field = {one.name: one for one in dataclasses.fields(section)}.get(name)
+        if field is None:
+            return True
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        section = _fields(section)[name].section
+    return bool(value == default)
 
 
 def _along(key: str) -> Iterator[tuple[str, Annotation]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import difflib
+import functools
 import typing
 from typing import Annotated, Any, Literal
 
@@ -50,15 +51,33 @@ def nested_hints(scope: str, target: Any, known: dict[str, Parameter]) -> dict[s
         return {'loss': Loss, 'weight': Weight, 'temperature': Temperature, 'project': AnyProjector}
     if scope == 'loss':  # a loss that wraps another loss
         return {name: Loss for name, parameter in known.items() if name == 'loss' or _is_callable(parameter.annotation)}
-    read = {name: _written_as(parameter.annotation) for name, parameter in known.items()}
+    read = {name: _written_as(parameter.annotation) or _inherited(target, name) for name, parameter in known.items()}
     return {name: hint for name, hint in read.items() if hint is not None}
 
 
 def _written_as(annotation: Any) -> Any:
     """Returns the annotation for the YAML form of an annotation for objects; None for other annotations."""
-    for kind in (annotation, *typing.get_args(annotation)):  # also inside an optional type
-        for objects, written in _WRITTEN:
-            if kind == objects:
+    kinds = typing.get_args(annotation)
+    for objects, written in _WRITTEN:
+        if annotation == objects:
+            return written
+        if objects in kinds and type(None) in kinds:
+            which = functools.partial(_or_null, written=written)
+            return Annotated[Any, Either('null, or the same as without it', which)]
+    return None
+
+
+def _or_null(value: Any, written: Any) -> Any:
+    return None if value is None else written
+
+
+def _inherited(target: Any, name: str) -> Any:
+    """The YAML form of a parameter of the same name in a base class, for subclasses that repeat it unannotated."""
+    for base in target.__mro__[1:] if isinstance(target, type) else ():
+        if '__init__' in vars(base):
+            parameter = parameters(base)[0].get(name)
+            written = None if parameter is None else _written_as(parameter.annotation)
+            if written is not None:
                 return written
     return None
 
@@ -110,7 +129,8 @@ def _is_kind_of_teacher(value: Any) -> bool:
     """Whether a mapping names a class of teachers; with a key `model` it is a frozen teacher, and `name` is a label."""
     if not isinstance(value, dict) or 'model' in value or not isinstance(value.get('name'), str):
         return False
-    return '.' in value['name'] or value['name'] in known_names('teacher')
+    parts = value['name'].split('.')
+    return (len(parts) > 1 and all(map(str.isidentifier, parts))) or value['name'] in known_names('teacher')
 
 
 def _means_auto(value: Any) -> bool:

@@ -87,7 +87,8 @@ class Effect(enum.Enum):
     """
 
     OUTPUT = 'what a run is called, logs, prints and keeps'
-    EXECUTION = 'how the work is done: workers that load samples, sizes of the parts that a batch is cut into'
+    MICROBATCH = 'the size of the parts of a batch, on which BatchNorm and relations between samples depend'
+    EXECUTION = 'how the work is done: workers that load samples, batch sizes in evaluation'
     REFERENCE = 'values that other keys refer to, and that count there'
     SEED = 'the random numbers: runs that differ in it alone are repetitions'
     LENGTH = 'how long a run trains'

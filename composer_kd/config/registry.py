@@ -20,7 +20,10 @@ from composer_kd.errors import ConfigError, nearest
 __all__ = ['SCOPES', 'Scope', 'import_path', 'known_names', 'resolve']
 
 MOST_NAMES = 60  # the longest list of valid names in a message
-EXPORTING = ('composer_kd', *(f'composer_kd.{room}' for room in ('losses', 'models', 'data', 'teachers', 'algorithms')))
+EXPORTING = (
+    'composer_kd',
+    *(f'composer_kd.{room}' for room in ('losses', 'models', 'data', 'teachers', 'algorithms', 'callbacks')),
+)
 """Packages whose public names are searched for a path from an older version."""
 
 

@@ -104,7 +104,7 @@ class RunConfig:
     run_name: Annotated[str | None, RunName, Effect.OUTPUT] = None  # None: load_config sets <folder>-<file> of the YAML
     seed: Annotated[int, Seed, Effect.SEED] = 17
     precision: Precision | None = None  # None: Composer's default for the device
-    device_train_microbatch_size: Annotated[int | Literal['auto'] | None, Positive, Effect.EXECUTION] = None
+    device_train_microbatch_size: Annotated[int | Literal['auto'] | None, Positive, Effect.MICROBATCH] = None
     device_eval_batch_size: Annotated[int, Positive, Effect.EXECUTION] = 256
     eval_interval: Annotated[Regularly, Effect.EVALUATION] = 1
     train_subset_num_batches: Annotated[int, PositiveOrAll] = -1

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from composer.models import ComposerModel
 from torch import Tensor, nn
 
 from composer_kd.batches.contents import without_labels
@@ -47,7 +48,8 @@ class Inference(nn.Module):
         self.model = unwrapped(model)
         self.adapt = adapt or as_it_is
         self.calling = calling_of(self.model, batch)
-        self.of_tensors = isinstance(batch, Tensor)
+        # A ComposerModel takes pairs, also where the data has no labels.
+        self.is_bare = isinstance(batch, Tensor) and not isinstance(self.model, ComposerModel)
         self.keys: list[str] = []
         if isinstance(batch, Mapping):
             wide = adapt is not None and self.calling.by_name  # an adapter may use entries that the model does not take
@@ -70,9 +72,11 @@ class Inference(nn.Module):
         """Whether position ``i`` predicts label ``i + 1``, as in causal language models of the transformers library."""
         if 'transformers' not in sys.modules:
             return False
-        from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+        # By name: to look classes up in the mapping itself would import every model of the library.
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-        return type(self.model) in MODEL_FOR_CAUSAL_LM_MAPPING.values()
+        kind, known = type(self.model), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+        return kind.__module__.startswith('transformers.') and kind.__name__ in known
 
     @property
     def arguments(self) -> str:
@@ -87,7 +91,7 @@ class Inference(nn.Module):
         if self.keys:
             batch = f'{{{", ".join(f"{key!r}: {name}" for key, name in zip(self.keys, names))}}}'
         else:
-            batch = names[0] if self.of_tensors else f'({names[0]}, None)'
+            batch = names[0] if self.is_bare else f'({names[0]}, None)'
         return self.calling.arguments(batch, names)
 
     def inputs_of(self, batch: Any) -> tuple[Tensor, ...]:
@@ -129,4 +133,4 @@ class Inference(nn.Module):
         """Rebuilds a batch without labels, of the same structure as the one passed to the constructor."""
         if self.keys:
             return dict(zip(self.keys, tensors))
-        return tensors[0] if self.of_tensors else (tensors[0], None)
+        return tensors[0] if self.is_bare else (tensors[0], None)

@@ -135,7 +135,9 @@ def as_markdown(table: Table, missing: str = '') -> str:
 
 def _texts(cell: Cell, missing: str) -> list[str]:
     """Returns the text of a cell in one line, and empty texts for the other columns that it covers."""
-    whole = cell.text if isinstance(cell.text, Markdown) and not cell.note and not cell.wrong else cell.whole
+    whole = cell.whole
+    if isinstance(cell.text, Markdown):
+        whole = Markdown(dataclasses.replace(cell, note=markdown_text(cell.note)).whole)
     return [whole or missing, *[''] * (cell.span - 1)]
 
 

@@ -28,24 +28,31 @@ MINUS, TIMES = '\N{MINUS SIGN}', '\N{MULTIPLICATION SIGN}'
 _PREFIXES = {4: 'T', 3: 'G', 2: 'M', 1: 'k', 0: '', -1: 'm', -2: 'µ', -3: 'n'}
 """The prefix of each power of a thousand."""
 _MINUTE = 59.95  # seconds; three digits round it up to 60.0
+MOST_DECIMALS = 6  # of a number with a small error
 _SMALLEST = -6  # the lowest power of ten that is written without an exponent
 
 
 def number_text(value: float | None, error: float | None = None) -> str:
     """Formats a number with three significant digits, and its error with as many decimals; ``''`` for None.
 
-    All digits before the decimal point are kept. Integers have no decimals.
+    All digits before the decimal point are kept. Integers have no decimals. A small error adds decimals to both, up to
+    its first digit.
 
     Example:
         >>> number_text(0.0471), number_text(8640.2), number_text(3), number_text(98.7654, 0.5)
         ('0.0471', '8,640', '3', '98.8 ± 0.5')
+        >>> number_text(12.34, 0.0004)
+        '12.3400 ± 0.0004'
     """
     if value is None:
         return ''
     if not math.isfinite(value):
         return str(value)
     power = 2 if isinstance(value, numbers.Integral) or value == 0 else _power(value)
-    form = f',.{max(0, 2 - power)}f' if power >= _SMALLEST else '.2e'
+    decimals = max(0, 2 - power)
+    if error and math.isfinite(error):
+        decimals = max(decimals, min(-_power(error), MOST_DECIMALS))
+    form = f',.{decimals}f' if power >= _SMALLEST else '.2e'
     return f'{value:{form}}' + ('' if error is None else f' ± {error:{form}}')
 
 

@@ -16,7 +16,7 @@ from composer_kd.runs.files import CONFIG_FILE
 
 __all__ = ['check_resumable']
 
-MAY_CHANGE = (Effect.LENGTH, Effect.START, Effect.EVALUATION, Effect.CALLBACKS)
+MAY_CHANGE = (Effect.MICROBATCH, Effect.LENGTH, Effect.START, Effect.EVALUATION, Effect.CALLBACKS)
 """Effects of the keys that may change on a resume: the run may become longer, and starts from its own checkpoint."""
 
 

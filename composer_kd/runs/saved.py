@@ -50,11 +50,16 @@ class SavedConfig(EvaluationConfig):
 
     @property
     def distilling(self) -> list[str]:
-        """The keys of the algorithms that are a :class:`.DistillationAlgorithm`."""
-        targets = {key: algorithm.target for key, algorithm in self.algorithms.items()}
-        return [
-            key for key, kind in targets.items() if isinstance(kind, type) and issubclass(kind, DistillationAlgorithm)
-        ]
+        """The keys of the algorithms that distil: each :class:`.DistillationAlgorithm`, and what else has teachers."""
+        return [key for key, algorithm in self.algorithms.items() if _distils(algorithm)]
+
+
+def _distils(algorithm: Component) -> bool:
+    kind = algorithm.target
+    if isinstance(kind, type) and issubclass(kind, DistillationAlgorithm):
+        return True
+    teachers = [one for one in algorithm.holding(Component) if one.scope == 'teacher']
+    return bool(teachers or algorithm.holding(TeacherConfig))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from composer_kd.teachers.adapters import NormalizationAdapter, ResizeAdapter
 from composer_kd.teachers.base import Teacher, Teachers, module_of, teacher_logits
 from composer_kd.teachers.checkpoints import load_weights, read_weights
 from composer_kd.teachers.frozen import FrozenTeacher
-from composer_kd.teachers.pool import TeacherPool
+from composer_kd.teachers.pool import TeacherPool, moves
 from composer_kd.teachers.shapes import feature_shapes, logits_shape
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     'load_weights',
     'logits_shape',
     'module_of',
+    'moves',
     'read_weights',
     'teacher_logits',
 ]

@@ -17,9 +17,13 @@ __all__ = ['Teacher', 'Teachers', 'missing_of', 'module_of', 'teacher_logits']
 class Teacher(Protocol):
     """A source of logits or features for each batch. :class:`.FrozenTeacher` is one; write your own as a plain class.
 
-    A teacher leaves the batch unchanged, gives equal results on all ranks (its random draws included), and stays out of
-    the student's ``state_dict`` and optimizer. It runs without gradients, in the run's precision. A teacher whose
-    layers can be matched has its module in the attribute ``model``.
+    A teacher leaves the batch unchanged, gives equal results on all ranks (its random draws included), stays out of the
+    student's ``state_dict`` and optimizer, and keeps its own modules frozen and in eval mode. It runs without
+    gradients, in the run's precision. A teacher whose layers can be matched has its module in the attribute ``model``.
+
+    A teacher that changes during training, such as an average of the student, should have ``state_dict()`` and
+    ``load_state_dict(state)``: :class:`.Distillation` then saves its state with the run and restores it in a resume.
+    Without them it is prepared anew in a resume, with a warning.
 
     Attributes:
         name: Its name in messages, and in ``Match(..., teacher=name)``.
@@ -40,8 +44,12 @@ class Teacher(Protocol):
     def prepare(self, state: State) -> None:
         """Prepares the teacher on ``state.device``; called before the first batch, and again for each run.
 
+        A run from a YAML calls it once more before that, in the dry run. For a teacher that changes during training it
+        is called again after a checkpoint was loaded into the student. Random draws leave the run's random state alone.
+
         Args:
-            state: The state of the run; it has a model and a device already, but no data or optimizer yet.
+            state: The state of the run; it has a model and a device already, but no data or optimizer yet. Later
+                events may see the model wrapped (``DistributedDataParallel``).
         """
 
     def outputs(self, batch: Any, index: Tensor | None = None) -> Any:
@@ -49,7 +57,7 @@ class Teacher(Protocol):
 
         Args:
             batch: The microbatch as models take it: ``(inputs, labels)`` or a mapping.
-            index: ``(B,)`` The samples' numbers in the data set; ``None`` if unknown.
+            index: ``(B,)`` The samples' numbers in the training set; ``None`` if unknown, and in evaluation.
 
         Returns:
             Logits in the student's shape, or any output of a model with logits: an object or mapping with ``logits``.
@@ -83,8 +91,8 @@ def teacher_logits(teacher: Teacher, batch: Any, index: Tensor | None = None) ->
 
 def module_of(teacher: Teacher) -> nn.Module | None:
     """The module of a teacher, whose layers can be matched; ``None`` if it has none."""
-    module = getattr(teacher, 'model', teacher)
-    return module if isinstance(module, nn.Module) else None
+    candidates = (getattr(teacher, 'model', None), teacher)  # a module may be a teacher itself
+    return next((module for module in candidates if isinstance(module, nn.Module)), None)
 
 
 def missing_of(thing: Any) -> list[str]:

@@ -82,6 +82,8 @@ class FrozenTeacher:
 
         How the model is called is decided again at the next batch.
         """
+        if not hasattr(state, 'device'):
+            raise TeacherError(f"prepare expects the run's State, got {type(state).__name__}")
         self.forget_call()
         for module in (self.model, self.input_adapter):
             if isinstance(module, nn.Module):

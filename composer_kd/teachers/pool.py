@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
 import os
@@ -9,15 +10,16 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from composer.core import State
 from torch import Tensor, nn
 
 from composer_kd.errors import ConfigError, TeacherError
-from composer_kd.teachers.base import Teacher, Teachers, missing_of, teacher_logits
+from composer_kd.teachers.base import Teacher, Teachers, missing_of, module_of, teacher_logits
 from composer_kd.teachers.checkpoints import load_weights
 from composer_kd.teachers.frozen import FrozenTeacher
 
-__all__ = ['TeacherPool']
+__all__ = ['TeacherPool', 'moves']
 
 
 class TeacherPool:
@@ -69,16 +71,17 @@ class TeacherPool:
         self.weights = [1.0] * count if weights is None else [float(weight) for weight in weights]
         self._everyone = tuple(range(count))
         self._drawn: tuple[tuple[int, int], tuple[int, ...]] | None = None
-        self.are_frozen = all(isinstance(teacher, FrozenTeacher) for teacher in self.teachers)
+        self.moving = [teacher for teacher in self.teachers if moves(teacher)]
 
     def prepare(self, state: State) -> None:
-        """Prepares every teacher for a run."""
-        for teacher in self.teachers:
-            teacher.prepare(state)
+        """Prepares every teacher for a run; the global random state stays unchanged."""
+        with torch.random.fork_rng(devices=[]):
+            for teacher in self.teachers:
+                teacher.prepare(state)
 
     def end_batch(self, state: State) -> None:
-        """Tells every teacher that the student has made an optimizer step."""
-        for teacher in self.teachers:
+        """Tells the teachers that may change that the student has made an optimizer step."""
+        for teacher in self.moving:
             teacher.end_batch(state)
 
     def draw(self, seed: int, batch: int) -> tuple[int, ...]:
@@ -173,6 +176,17 @@ class RunningMean:
         self._mean.add_(logits, alpha=weight)
 
 
+def moves(teacher: Teacher) -> bool:
+    """Whether a teacher may change during training: its ``end_batch`` is not that of :class:`.FrozenTeacher`.
+
+    Example:
+        >>> import torch
+        >>> moves(FrozenTeacher(torch.nn.Linear(2, 3)))
+        False
+    """
+    return type(teacher).end_batch is not FrozenTeacher.end_batch
+
+
 def _as_teachers(given: Any) -> list[Teacher]:
     """The argument ``teachers`` as a list of teachers; a ``ModuleList`` is treated as a list."""
     if isinstance(given, Mapping):
@@ -200,8 +214,9 @@ def _as_teacher(given: Any) -> Teacher:
     if isinstance(given, type) and found:
         raise TeacherError(f'A teacher must be an object, got the class {given.__name__}: make one, {given.__name__}()')
     if not missing:
+        _check_outputs(given)
         return given
-    if found and not isinstance(given, nn.Module):
+    if found and (not isinstance(given, nn.Module) or len(found) == 3):
         raise TeacherError(
             f'{type(given).__name__} is no teacher yet: it has {" and ".join(found)}, and lacks '
             f'{" and ".join(missing)}. composer_kd.teachers.Teacher says what a teacher has.'
@@ -209,16 +224,41 @@ def _as_teacher(given: Any) -> Teacher:
     return FrozenTeacher(given)
 
 
+def _check_outputs(teacher: Teacher) -> None:
+    """Refuses overrides that would never be called, or not as they are written."""
+    kind = type(teacher)
+    try:
+        inspect.signature(teacher.outputs).bind(None, None)
+    except TypeError:
+        raise TeacherError(
+            f'{kind.__name__}.outputs must take the batch and the index: outputs(self, batch, index=None)'
+        ) from None
+    if isinstance(teacher, FrozenTeacher) and kind.__call__ is not FrozenTeacher.__call__:
+        raise TeacherError(
+            f'{kind.__name__} overrides __call__, which is not used in training. Override '
+            'outputs(self, batch, index=None): logits and features are both taken from it.'
+        )
+
+
 def _parts_of_a_teacher(thing: Any) -> list[str]:
     """The names of a teacher's methods that an object has."""
     return [name for name in ('prepare', 'outputs', 'end_batch') if hasattr(thing, name)]
 
 
-def _with_checkpoint(model: Any, checkpoint: Any) -> FrozenTeacher:
+def _with_checkpoint(model: Any, checkpoint: Any) -> Teacher:
     if not isinstance(checkpoint, (str, os.PathLike)):
         raise TeacherError(f'The keys of {{checkpoint: module}} must be paths or URIs, got {checkpoint!r}')
     if not isinstance(model, FrozenTeacher):
-        return FrozenTeacher(model, checkpoint=checkpoint)
+        teacher = _as_teacher(model)
+        if isinstance(teacher, FrozenTeacher):
+            return FrozenTeacher(model, checkpoint=checkpoint)
+        module = module_of(teacher)
+        if module is None:
+            raise TeacherError(
+                f'The teacher {teacher.name!r} has no module under the attribute `model` to load {checkpoint!r} into'
+            )
+        load_weights(module, checkpoint)
+        return teacher
     load_weights(model.model, checkpoint)
     if model.name == type(model.model).__name__:
         model.name = os.fspath(checkpoint)

@@ -84,9 +84,10 @@ def feature_shapes(
 def _look_for_real(
     model: nn.Module | Teacher, batch: Any, wanted: list[Key], whose: str, index: Tensor | None
 ) -> dict[Key, torch.Size]:
-    inner, run = _parts(model, index)
+    inner, _ = _parts(model, index)
     try:
         with as_in_evaluation(inner) as device:
+            _, run = _parts(model, to_device(index, device))
             return _look(inner, run, to_device(batch, device), wanted, whose)
     except ConfigError:
         raise

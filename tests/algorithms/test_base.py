@@ -9,8 +9,10 @@ from composer_kd.algorithms import Distillation
 from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.config.load import as_mapping, load_config
 from composer_kd.config.markers import Component
+from composer_kd.matches.match import Losses
 from composer_kd.runs.saved import open_run
 from composer_kd.runs.train import train as run
+from composer_kd.teachers import Teachers
 from composer_kd.workflows.profile.run import profile
 from tests.helpers import Recorder, loader, mlp, pairs, student, train
 from tests.outside import AverageTeacher, MatchTeachers
@@ -64,7 +66,7 @@ def test_options_of_a_kind_of_teacher_are_checked():
         load_config('yamls/digits/student.yaml', [*QUICK, wrong])
 
 
-def test_a_match_may_be_bound_to_a_kind_of_teacher_by_its_class_s_name():
+def test_a_match_may_be_bound_to_a_kind_of_teacher_by_its_name():
     bound = OURS.replace('kd_loss_fn: KLDivergence', 'kd_loss_fn: [{loss: KLDivergence, teacher: average}]')
     assert isinstance(load_config('yamls/digits/student.yaml', [*QUICK, bound]).algorithms['distillation'], Component)
 
@@ -80,3 +82,53 @@ def test_distillation_is_one():
     assert isinstance(algorithm, DistillationAlgorithm)
     assert [teacher.name for teacher in algorithm.teachers] == ['Sequential']
     assert str(algorithm.window) == "Window(start='0.0dur', end='0.5dur')"
+
+
+def test_a_match_may_be_bound_to_a_name_that_only_the_object_has():
+    named = ', '.join(f'{{name: tests.algorithms.test_base.Named, called: {name}}}' for name in ('big', 'small'))
+    algorithm = OURS.replace('kd_loss_fn: KLDivergence', 'kd_loss_fn: [{loss: KLDivergence, teacher: small}]')
+    algorithm = algorithm.replace('{name: tests.outside.AverageTeacher}', named)
+    config = load_config('yamls/digits/student.yaml', [*QUICK, algorithm, 'save_folder=null'])
+    assert run(config, quiet=True)['time/batch'] == 1
+    wrong = algorithm.replace('teacher: small', 'teacher: tiny')
+    with pytest.raises(ConfigError, match="no teacher of that name, 'tiny'"):
+        run(load_config('yamls/digits/student.yaml', [*QUICK, wrong, 'save_folder=null']), quiet=True)
+
+
+class Named(AverageTeacher):
+    def __init__(self, called):
+        super().__init__()
+        self.name = called
+
+
+class Unannotated(Distillation):
+    def __init__(self, teachers, kd_loss_fn, strength=0.5):
+        super().__init__(teachers, kd_loss_fn, kd_loss_weight=strength)
+
+
+class Optional(MatchTeachers):
+    def __init__(self, teachers: Teachers | None = None):
+        super().__init__(teachers or [])
+
+
+def make(teachers: Teachers, kd_loss_fn: Losses):
+    return Distillation(teachers, kd_loss_fn)
+
+
+@pytest.mark.parametrize('written', ['Unannotated', 'make'])
+def test_subclasses_and_factories_are_read_alike(tmp_path, written):
+    algorithm = OURS.replace('distillation', f'tests.algorithms.test_base.{written}')
+    run(load_config('yamls/digits/student.yaml', [*QUICK, algorithm, f'save_folder={tmp_path}']), quiet=True)
+    assert open_run(tmp_path).is_distilled
+
+
+@pytest.mark.parametrize('teachers', ['null', f'[{AVERAGE}]'])
+def test_teachers_may_be_optional(teachers):
+    algorithm = f'algorithms={{tests.algorithms.test_base.Optional: {{teachers: {teachers}}}}}'
+    load_config('yamls/digits/student.yaml', [*QUICK, algorithm])
+
+
+def test_a_frozen_model_without_its_model_is_told_so():
+    algorithm = OURS.replace('tests.outside.AverageTeacher', 'resnet-1.5')
+    with pytest.raises(ConfigError, match=r'teachers\.0\.model: required key is missing'):
+        load_config('yamls/digits/student.yaml', [*QUICK, algorithm])

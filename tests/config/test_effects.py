@@ -26,7 +26,7 @@ def test_what_changes_no_result_is_output_loading_and_what_counts_elsewhere():
     assert top == {
         *('run_name', 'loggers', 'variables', 'profiler', 'autoresume', 'progress_bar', 'log_to_console'),
         *('console_log_interval', 'save_folder', 'save_interval', 'save_overwrite', 'save_weights_only'),
-        *('save_num_checkpoints_to_keep', 'device_train_microbatch_size', 'device_eval_batch_size'),
+        *('save_num_checkpoints_to_keep', 'device_eval_batch_size'),
     }
     loaders = {key for key in free if key.startswith(('train_loader', 'eval_loader'))}
     assert loaders == {f'{loader}.{name}' for loader in ('train_loader', 'eval_loader') for name in LOADING}
@@ -36,6 +36,7 @@ def test_what_changes_no_result_is_output_loading_and_what_counts_elsewhere():
     ('key', 'effect'),
     [
         ('seed', Effect.SEED),
+        ('device_train_microbatch_size', Effect.MICROBATCH),
         ('max_duration', Effect.LENGTH),
         ('load_path', Effect.START),
         ('eval_interval', Effect.EVALUATION),
@@ -59,6 +60,17 @@ def test_settings_of_two_versions_differ_in_what_both_know():
     before = {'seed': 1, 'train_loader.dataset.name': 'digits', 'optimizer.name': 'SGD', 'train_loader.gone': 3}
     assert differing({**before, 'gone': 4, 'section.gone': 5}, now) == []
     assert differing(before, {**now, 'optimizer.lr': 0.1, 'seed': 2}) == ['seed', 'optimizer.lr']
+
+
+@pytest.mark.parametrize(
+    ('key', 'default', 'other'),
+    [('train_loader.hold_out', None, 0.1), ('train_subset_num_batches', -1, 4), ('fsdp_config', None, {'a': 1})],
+)
+def test_a_key_that_an_older_version_lacks_counts_unless_it_has_its_default(key, default, other):
+    before = {'seed': 1, 'train_loader.dataset.name': 'digits'}
+    assert differing(before, {**before, key: default}) == []
+    assert differing(before, {**before, key: other}) == [key]
+    assert differing({**before, key: other}, before) == [key]
 
 
 def test_an_evaluation_that_one_run_lacks_is_a_difference():

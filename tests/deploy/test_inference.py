@@ -1,6 +1,9 @@
+import subprocess
+import sys
+
 import pytest
 import torch
-from composer.models import ComposerClassifier
+from composer.models import ComposerClassifier, ComposerModel
 from torch import nn
 
 from composer_kd import NormalizationAdapter
@@ -134,3 +137,40 @@ def test_a_composer_model_of_ones_own_takes_the_whole_mapping():
     inference = Inference(model, batch)
     assert inference.input_names == ['input_ids']
     assert torch.equal(inference(*inference.inputs_of(batch)), model(batch))
+
+
+def test_a_composer_model_gets_a_pair_also_of_data_without_labels():
+    class Pairs(ComposerModel):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(3, 5)
+
+        def forward(self, batch):
+            inputs, _ = batch
+            return self.net(inputs)
+
+        def loss(self, outputs, batch):
+            raise NotImplementedError
+
+    model, inputs = Pairs(), torch.randn(2, 3)
+    inference = Inference(model, inputs)
+    torch.testing.assert_close(inference(*inference.inputs_of(inputs)), model.net(inputs))
+    assert inference.arguments == '(inputs, None)'
+
+
+def test_to_ask_for_the_next_token_imports_no_models():
+    code = (
+        'import sys, torch, transformers; from composer_kd.deploy import Inference; '
+        'assert not Inference(torch.nn.Linear(2, 3), torch.zeros(1, 2)).predicts_next_token; '
+        'print(len([name for name in sys.modules if name.startswith("transformers.models.")]))'
+    )
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True)
+    assert int(done.stdout.split()[-1]) < 20
+
+
+def test_a_causal_language_model_predicts_the_next_token():
+    transformers = pytest.importorskip('transformers')
+    config = transformers.GPT2Config(vocab_size=11, n_embd=4, n_layer=1, n_head=1, n_positions=8)
+    batch = {'input_ids': torch.zeros(1, 3, dtype=torch.long)}
+    assert Inference(transformers.GPT2LMHeadModel(config), batch).predicts_next_token
+    assert not Inference(transformers.GPT2ForSequenceClassification(config), batch).predicts_next_token

@@ -22,10 +22,3 @@ def test_a_value_that_is_not_there_is_an_error():
 def test_markdown_is_written_as_it_is():
     card = Card('a & b', 'It is <i>small</i>.', 'onnx', sections=[('Use', '\n`x < y`\n\n'), ('Empty', ' \n')])
     assert card.markdown().endswith('---\n\n# a & b\n\nIt is <i>small</i>.\n\n## Use\n\n`x < y`\n')
-
-
-def test_no_template_is_left_out_of_the_package():
-    setup = (ROOT.parent / 'setup.py').read_text(encoding='utf-8')
-    endings = {file.suffix for file in ROOT.rglob('*') if file.is_file() and '__pycache__' not in file.parts}
-    for ending in endings - {'.py', '.typed'}:
-        assert f"'*{ending}'" in setup or 'package-data' in (ROOT.parent / 'pyproject.toml').read_text(encoding='utf-8')

@@ -130,3 +130,133 @@ def test_the_student_learns_nothing_of_it_in_a_checkpoint(tmp_path):
     train(student(), loader(*pairs()), [Distillation(AverageTeacher(), mse)], save_folder=str(tmp_path))
     saved = torch.load(tmp_path / 'latest-rank0.pt', weights_only=False)['state']['model']
     assert saved.keys() == student().state_dict().keys()
+
+
+class Doubled(FrozenTeacher):
+    """Moves, as a subclass of a frozen teacher."""
+
+    def end_batch(self, state):
+        with torch.no_grad():
+            self.model[0].weight.mul_(2)
+
+
+def test_a_subclass_of_a_frozen_teacher_may_move():
+    teacher = Doubled(mlp())
+    before = teacher.model[0].weight.clone()
+    train(student(), loader(*pairs()), [Distillation(teacher, mse)])
+    torch.testing.assert_close(teacher.model[0].weight, 8 * before)
+
+
+def test_overrides_that_training_would_not_use_are_refused():
+    class Scaled(FrozenTeacher):
+        def __call__(self, batch):
+            return super().__call__(batch) * 10
+
+    class WithoutIndex(FrozenTeacher):
+        def outputs(self, batch):
+            return super().outputs(batch)
+
+    with pytest.raises(TeacherError, match=r'Scaled overrides __call__.*Override outputs\(self, batch, index=None\)'):
+        Distillation(Scaled(mlp()), mse)
+    with pytest.raises(TeacherError, match=r'WithoutIndex.outputs must take the batch and the index'):
+        Distillation([mlp(), WithoutIndex(mlp())], mse)
+
+
+def test_a_module_that_lacks_the_name_alone_is_no_frozen_model():
+    class Nameless(nn.Linear):
+        def prepare(self, state): ...
+
+        def outputs(self, batch, index=None): ...
+
+        def end_batch(self, state): ...
+
+    with pytest.raises(TeacherError, match=r'Nameless is no teacher yet: .* lacks name'):
+        TeacherPool(Nameless(2, 3))
+
+
+def test_a_checkpoint_may_be_loaded_into_the_module_of_a_teacher(tmp_path):
+    torch.save(mlp(seed=9).state_dict(), tmp_path / 'weights.pt')
+    teacher = LayeredTeacher(mlp(seed=3))
+    assert TeacherPool({str(tmp_path / 'weights.pt'): teacher}).teachers == [teacher]
+    torch.testing.assert_close(teacher.model[0].weight, mlp(seed=9)[0].weight)
+    with pytest.raises(TeacherError, match="'average' has no module under the attribute `model`"):
+        TeacherPool({str(tmp_path / 'weights.pt'): AverageTeacher()})
+
+
+class Remembered(AverageTeacher):
+    def state_dict(self):
+        return {'average': self.average}
+
+    def load_state_dict(self, state):
+        self.average = state['average']
+
+
+def test_one_with_a_state_is_resumed(tmp_path):
+    def run(duration, teacher, **options):
+        model = student()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        done = train(model, loader(*pairs()), [Distillation(teacher, mse)], max_duration=duration, optimizer=optimizer,
+                     save_folder=str(tmp_path / duration), **options)  # fmt: skip
+        return torch.cat([parameter.detach().flatten() for parameter in done.state.model.parameters()])
+
+    straight, resumed = Remembered(), Remembered()
+    run('1ep', Remembered())
+    expected = run('2ep', straight)
+    found = run('2ep', resumed, load_path=str(tmp_path / '1ep' / 'latest-rank0.pt'), save_overwrite=True)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(resumed.average['module.0.weight'], straight.average['module.0.weight'])
+
+
+def test_one_without_a_state_begins_at_the_weights_loaded_and_a_resume_says_so(tmp_path):
+    train(student(), loader(*pairs()), [Distillation(AverageTeacher(), mse)], save_folder=str(tmp_path))
+    latest, recorder, teacher = str(tmp_path / 'latest-rank0.pt'), Recorder(), AverageTeacher()
+    with pytest.warns(UserWarning, match="The teacher 'average' changes during training, and the checkpoint does not"):
+        train(
+            student(), loader(*pairs()), [Distillation(teacher, mse)], [recorder], max_duration='2ep', load_path=latest
+        )
+    assert recorder.batches[0]['kd'] == pytest.approx(0, abs=1e-7)
+    assert teacher.prepared == 2
+
+
+def test_weights_alone_are_loaded_before_it_copies_the_student(tmp_path):
+    train(student(), loader(*pairs()), [], save_folder=str(tmp_path))
+    recorder = Recorder()
+    options = {'load_path': str(tmp_path / 'latest-rank0.pt'), 'load_weights_only': True}
+    train(student(), loader(*pairs()), [Distillation(AverageTeacher(), mse)], [recorder], **options)
+    assert recorder.batches[0]['kd'] == pytest.approx(0, abs=1e-7)
+
+
+def test_one_that_moves_is_refused_in_two_algorithms_and_a_frozen_one_is_not():
+    teacher, frozen = AverageTeacher(), FrozenTeacher(mlp())
+
+    def both(teacher):
+        return [Distillation(teacher, mse, end_dur=0.5), Distillation(teacher, mse, start_dur=0.5)]
+
+    with pytest.raises(
+        ConfigError, match="'average' changes with each step of the student, and two algorithms have it"
+    ):
+        train(student(), loader(*pairs()), both(teacher))
+    train(student(), loader(*pairs()), both(frozen), max_duration='2ba')
+
+
+def test_random_draws_of_its_preparation_leave_the_run_as_it_is():
+    class Draws(AverageTeacher):
+        def prepare(self, state):
+            super().prepare(state)
+            torch.rand(7)
+
+    runs = []
+    for teacher in (AverageTeacher(), Draws()):
+        recorder = Recorder()
+        data = loader(*pairs(), shuffle=True)
+        train(student(mlp(seed=1, dropout=0.5)), data, [Distillation(teacher, mse)], [recorder])
+        runs.append(recorder.batches)
+    assert runs[0] == runs[1]
+
+
+def test_the_numbers_of_evaluation_samples_are_not_taken_for_those_of_training():
+    teacher = AverageTeacher()
+    model = IndexedClassifier(mlp(seed=1), num_classes=4)
+    data = torch.utils.data.DataLoader(Indexed(torch.utils.data.TensorDataset(*pairs(4))), batch_size=4)
+    train(model, data, [Distillation(teacher, mse, run_teacher_on_eval=True)], eval_dataloader=data)
+    assert [None if index is None else index.tolist() for index in teacher.indices] == [[0, 1, 2, 3], None]

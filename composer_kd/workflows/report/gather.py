@@ -29,7 +29,7 @@ from composer_kd.workflows.report.wandb import destination, send
 
 __all__ = ['ReportOptions', 'gather', 'report']
 
-SET_ASIDE = (Effect.SEED, Effect.EVALUATION)
+SET_ASIDE = (Effect.MICROBATCH, Effect.SEED, Effect.EVALUATION)
 """The settings in which the runs of one row may differ; a row is a mean over runs with different seeds."""
 
 

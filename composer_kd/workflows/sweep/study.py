@@ -250,6 +250,7 @@ def _identity(plan: Plan) -> Iterator[tuple[str, Any]]:
 
 
 def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yields dotted keys and values; lists stay whole, as they are in the databases of earlier sweeps."""
     if isinstance(node, dict) and node:
         for key, value in node.items():
             yield from _leaves(value, f'{prefix}.{key}' if prefix else str(key))

@@ -1,0 +1,78 @@
+"""Teachers that change during training, and the checkpoints of their run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from composer.core import State
+
+from composer_kd.teachers import Teacher
+
+__all__ = ['MovingTeachers']
+
+
+class MovingTeachers:
+    """Saves and restores the teachers of a run that change with the student.
+
+    Args:
+        teachers: Those that change; each is saved if it has ``state_dict`` and ``load_state_dict``.
+
+    Example:
+        >>> MovingTeachers([]).state_dict()
+        {}
+    """
+
+    def __init__(self, teachers: Sequence[Teacher]) -> None:
+        self._teachers = {f'{number}: {teacher.name}': teacher for number, teacher in enumerate(teachers)}
+        self._restored: set[str] = set()
+        self._versions: list[tuple[int, int]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of each teacher that has one, under ``'teachers'``; empty without any."""
+        states = {
+            key: teacher.state_dict()
+            for key, teacher in self._teachers.items()
+            if hasattr(teacher, 'state_dict') and hasattr(teacher, 'load_state_dict')
+        }
+        return {'teachers': states} if states else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores the teachers that the state contains.
+
+        Args:
+            state: From :meth:`state_dict`, or from a run without such teachers.
+        """
+        for key, saved in state.get('teachers', {}).items():
+            if key in self._teachers:
+                self._teachers[key].load_state_dict(saved)  # type: ignore[attr-defined]
+                self._restored.add(key)
+
+    def prepared(self, state: State) -> None:
+        """Records the student's weights with which the teachers were prepared."""
+        self._restored.clear()
+        self._versions = _versions(state)
+
+    def after_load(self, state: State) -> None:
+        """Prepares the teachers again that were prepared with other weights of the student than those just loaded.
+
+        A teacher whose own state was restored is left as it is.
+        """
+        if self._versions == _versions(state):
+            return
+        for key, teacher in self._teachers.items():
+            if key in self._restored:
+                continue
+            if state.timestamp.batch.value:
+                warnings.warn(
+                    f'The teacher {teacher.name!r} changes during training, and the checkpoint does not contain it: it '
+                    'starts anew from the weights loaded. With state_dict() and load_state_dict(state) it is saved.',
+                    stacklevel=2,
+                )
+            teacher.prepare(state)
+
+
+def _versions(state: State) -> list[tuple[int, int]]:
+    """Changes whenever a parameter of the student is replaced, or written in place as by loading a checkpoint."""
+    return [(id(parameter), parameter._version) for parameter in state.model.parameters()]
