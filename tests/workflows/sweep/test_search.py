@@ -142,9 +142,11 @@ def test_the_same_again_does_nothing_but_write_the_results(tmp_path):
 
 def test_a_sweep_goes_on_under_settings_that_change_no_result(tmp_path):
     before = run(plan(tmp_path, *ONE_EPOCH), tmp_path / 'out', trials=1).records()
-    same = ['train_loader.num_workers=1', 'eval_loader.pin_memory=false', 'device_train_microbatch_size=20']
+    same = ['train_loader.num_workers=1', 'eval_loader.pin_memory=false']
     more = ['device_eval_batch_size=50', 'console_log_interval=2ba', 'callbacks={lr_monitor: {}}']
     assert run(plan(tmp_path, *ONE_EPOCH, *same, *more), tmp_path / 'out', trials=1).records() == before
+    with pytest.raises(ConfigError, match='device_train_microbatch_size: null → 20'):  # BatchNorm depends on it
+        run(plan(tmp_path, *ONE_EPOCH, 'device_train_microbatch_size=20'), tmp_path / 'out', trials=1)
 
 
 def test_another_search_in_the_same_folder_is_refused(tmp_path):
