@@ -12,6 +12,7 @@ from composer_kd.losses._common import (
     check_tensors,
     full_precision,
     joins_any_shape,
+    length,
     pooled,
     reads,
     ready,
@@ -71,15 +72,16 @@ def rkd(student: Tensor, teacher: Tensor, distance: float = 25.0, angle: float =
               \frac{\lVert t_i - t_j \rVert}{\mu_t}\right) + w_a \cdot \ell\left(
               \cos\angle s_j s_i s_k, \cos\angle t_j t_i t_k\right)
 
-    :math:`\ell` is the smooth L1 loss (Huber, 1) and :math:`\mu` the mean of the positive distances of that model. As
-    in the published code, each part is a mean over all :math:`B^2` pairs or :math:`B^3` triplets, including those with
+    :math:`\ell` is the smooth L1 loss (Huber, 1) and :math:`\mu` the mean distance of that model over all pairs of
+    distinct samples :math:`i \ne j`, as in equation 6; equal samples (a repeated image) count with distance 0. As in
+    the published code, each part is a mean over all :math:`B^2` pairs or :math:`B^3` triplets, including those with
     equal members (which are 0 or constant); the paper sums. The paper's weights are the defaults of ``distance`` and
     ``angle``, so the usual weight of the loss is 1. With two samples, the angle part is 0. Angles at (nearly) identical
     samples, closer than 1e-6 of the largest distance, are set to cosine 0 without a gradient; the gradient of the
     published code is up to 1e12 times too large there.
 
     Memory grows as :math:`B^3 + B^2 D` for the angles, and :math:`B^2` for the distances. Computed in float32 (float64
-    for float64 inputs), also under autocast.
+    for float64 inputs), also under autocast. The angles have a second derivative; that of the distances is refused.
 
     Args:
         student: Embeddings ``(B, D)`` of at least two samples; tokens and feature maps are averaged over positions. Any
@@ -251,9 +253,10 @@ def _check_weights(owner: str, distance: float, angle: float) -> None:
 
 def _unit(vectors: Tensor) -> Tensor:
     """Scales vectors ``(..., D)`` to length 1; vectors too short to have a direction become 0, with gradient 0."""
-    lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-    directed = lengths > NO_DIRECTION * lengths.detach().amax()
-    return vectors * torch.where(directed, 1.0 / torch.where(directed, lengths, 1.0), 0.0)
+    with torch.no_grad():
+        lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+        directed = lengths > NO_DIRECTION * lengths.amax()
+    return torch.where(directed, vectors, 0.0) / length(vectors, directed)
 
 
 def _gram_rows(features: Tensor) -> Tensor:
@@ -267,9 +270,10 @@ def _gram_rows(features: Tensor) -> Tensor:
 
 
 def _distances(embeddings: Tensor) -> Tensor:
-    """Distances ``(B, B)`` divided by the mean of the positive ones; exactly 0 between duplicates."""
+    """Distances ``(B, B)`` divided by their mean over all pairs of distinct samples; exactly 0 between duplicates."""
     distances = torch.cdist(embeddings, embeddings, compute_mode='donot_use_mm_for_euclid_dist')
-    mean = distances.sum() / (distances > 0).sum().clamp(min=1)
+    samples = embeddings.shape[0]
+    mean = distances.sum() / (samples * (samples - 1))
     return distances / torch.where(mean > 0, mean, 1.0)
 
 

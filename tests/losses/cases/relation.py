@@ -63,8 +63,8 @@ def rkd(student, teacher, distance=25.0, angles=50.0):
 
     def distances(side):
         found = {(i, j): math.dist(a, b) for (i, a), (j, b) in itertools.product(enumerate(side), repeat=2)}
-        positive = [value for value in found.values() if value > 0]
-        return {pair: value * len(positive) / math.fsum(positive) for pair, value in found.items()}
+        distinct = [value for (i, j), value in found.items() if i != j]  # equation 6: all pairs of two samples
+        return {pair: value * len(distinct) / math.fsum(distinct) for pair, value in found.items()}
 
     n, ours, theirs = len(student), distances(student), distances(teacher)
     first = sum(huber(ours[pair] - theirs[pair]) for pair in ours) / n**2
@@ -167,11 +167,11 @@ def crd(student, teacher, index):
 
 CASES = {
     'CRD': Case(CRD, indexed, crd, zero_at_equality=False, minimum_at_equality=False),
-    'RKD': Case(losses.RKD()),
+    'RKD': Case(losses.RKD(), reference=rkd, repeats=False),
     'correlation_congruence': Case(losses.correlation_congruence, reference=correlation_congruence, repeats=False),
     'fsp': Case(losses.fsp, pairs_of_layers, fsp),
     # these two halve: a row is shared among twice as many samples (test_relation.py)
     'pkt': Case(losses.pkt, tokens, pkt, repeats=False),
     'similarity_preserving': Case(losses.similarity_preserving, maps, similarity_preserving, repeats=False),
-    'rkd': Case(losses.rkd, tokens, rkd),
+    'rkd': Case(losses.rkd, tokens, rkd, repeats=False),  # a repeated sample is a pair of distance 0
 }
