@@ -6,10 +6,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from composer_kd.losses._common import (
+    bounded,
     channels_dim,
     check_number,
     check_temperature,
     check_tensors,
+    mean,
+    mean_squared,
     pooled_to_smaller,
     ready,
     unit,
@@ -47,7 +50,7 @@ def hint(student: Tensor, teacher: Tensor) -> Tensor:
         >>> hint(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 5.0]])).item()  # (0 + 9) / 2
         4.5
     """
-    return F.mse_loss(*ready('hint', student, teacher))
+    return mean_squared('hint', student, teacher)
 
 
 def attention_transfer(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -95,7 +98,7 @@ def attention_transfer(student: Tensor, teacher: Tensor, mask: Tensor | None = N
     )
     if mask is None:
         student, teacher = (unit(x.flatten(1)) for x in pooled_to_smaller(student, teacher))
-        return F.mse_loss(student, teacher)
+        return mean((student - teacher).square())
     student, teacher = student.flatten(1), teacher.flatten(1)
     if student.shape != teacher.shape:
         raise ValueError(
@@ -144,9 +147,11 @@ def channel_wise_kl(student: Tensor, teacher: Tensor, temperature: float = 4.0) 
     check_temperature('channel_wise_kl', temperature)
     if student.ndim < 4:
         raise ValueError(f'channel_wise_kl: expected feature maps (B, C, H, W), got {tuple(student.shape)}')
-    student, teacher = (F.log_softmax(x.flatten(2) / temperature, dim=-1) for x in (student, teacher))
+    student, teacher = (
+        F.log_softmax(bounded(x.flatten(2), temperature) / temperature, dim=-1) for x in (student, teacher)
+    )
     total = F.kl_div(student, teacher, reduction='sum', log_target=True)
-    return total * (temperature * temperature / (student.shape[0] * student.shape[1]))
+    return total * (temperature * temperature / max(1, student.shape[0] * student.shape[1]))
 
 
 class ChannelWiseKL(nn.Module):
@@ -212,4 +217,4 @@ def normalized_mse(student: Tensor, teacher: Tensor) -> Tensor:
     """
     student, teacher = ready('normalized_mse', student, teacher)
     dim = channels_dim(student)
-    return (unit(student, dim) - unit(teacher, dim)).square().sum(dim).mean()
+    return mean((unit(student, dim) - unit(teacher, dim)).square().sum(dim))
