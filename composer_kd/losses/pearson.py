@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composer_kd.losses._common import bounded, check_number, check_samples, check_temperature, ready
+from composer_kd.losses._common import bounded, check_number, check_samples, check_temperature, length, ready
 
 __all__ = ['DIST', 'dist']
 
@@ -81,9 +81,9 @@ def _correlation(one: Tensor, other: Tensor, dim: int) -> Tensor:
 def _direction(values: Tensor, dim: int) -> Tensor:
     """Subtracts the mean and divides by the norm; where the result is only rounding error, it is not divided."""
     centred = values - values.mean(dim, keepdim=True)
-    norm, size = (torch.linalg.vector_norm(x, dim=dim, keepdim=True) for x in (centred, values.detach()))
+    norm, size = (torch.linalg.vector_norm(x.detach(), dim=dim, keepdim=True) for x in (centred, values))
     noise = NOISE * torch.finfo(values.dtype).eps * size
-    return centred / torch.where(norm > noise, norm.clamp(min=LEAST), 1.0)
+    return centred / length(centred, norm > noise, dim).clamp(min=LEAST)
 
 
 class DIST(nn.Module):

@@ -9,7 +9,7 @@ import torch
 
 from composer_kd import losses
 from composer_kd.losses._common import pooled, ready, valid
-from composer_kd.testing.tools import drawn, each, to_float32, value_of
+from composer_kd.testing.tools import as_list, drawn, each, leaves, second_along, to_float32, value_of
 from tests.losses.test_laws import CASES
 
 SEVERAL = {'ReviewKD', 'fsp'}  # lists of features
@@ -32,6 +32,19 @@ def test_one_side_may_be_of_higher_precision(name):
     value = value_of(CASES[name], each(student, to_float32), teacher, extra)
     exact = value_of(CASES[name], student, teacher, extra)
     assert value.item() == pytest.approx(exact.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize('height', [0.0, 1.0])
+def test_second_derivatives_of_constant_features_are_numbers(name, height):
+    student, teacher, extra = (each(part, to_float32) for part in drawn(CASES[name]))
+    constant = leaves(each(student, lambda x: torch.full_like(x, height)))
+    try:
+        found = second_along(value_of(CASES[name], constant, teacher, extra), constant, as_list(student))
+    except RuntimeError as error:
+        assert 'derivative' in str(error)  # noqa: PT017 - refused, in words
+    else:
+        assert all(second.isfinite().all() for second in found)
 
 
 def test_ready_promotes_both():
