@@ -340,13 +340,13 @@ def test_a_second_derivative_that_is_0_without_a_word():
 
 
 def test_an_empty_batch_is_checked_on_request():
-    with pytest.raises(AssertionError, match='^empty batch: the loss of an empty batch is nan'):
+    with pytest.raises(AssertionError, match=r'^empty batch: the loss of an empty batch is nan'):
         check_loss(squared_error, empty=True)
-    with pytest.raises(AssertionError, match='^empty batch: .*ZeroDivisionError'):
+    with pytest.raises(AssertionError, match=r'^empty batch: .*ZeroDivisionError'):
         check_loss(lambda s, t: (s - t.detach()).square().sum() * (1 / len(s)), empty=True)
-    with pytest.raises(AssertionError, match='^empty batch: .*does not depend on the student'):
+    with pytest.raises(AssertionError, match=r'^empty batch: .*does not depend on the student'):
         check_loss(lambda s, t: squared_error(s, t) if len(s) else torch.zeros(()), empty=True)
-    with pytest.raises(AssertionError, match='^empty batch: .*neither 0 nor'):
+    with pytest.raises(AssertionError, match=r'^empty batch: .*neither 0 nor'):
         check_loss(lambda s, t: squared_error(s, t) if len(s) else 1.0 + s.sum(), empty=True)
     check_loss(lambda s, t: squared_error(s, t) if len(s) else s.sum(), empty=True)
     check_loss(at_least_one, empty=True)
@@ -367,11 +367,11 @@ def careful_kl(student, teacher):
 
 
 def test_excluded_classes_are_checked_on_request():
-    with pytest.raises(AssertionError, match='^excluded classes: the loss is nan for a class of logit -inf in'):
+    with pytest.raises(AssertionError, match=r'^excluded classes: the loss is nan for a class of logit -inf in'):
         check_loss(plain_kl, classes=True)
-    with pytest.raises(AssertionError, match='^excluded classes: the loss is .* for a class of -inf'):
+    with pytest.raises(AssertionError, match=r'^excluded classes: the loss is .* for a class of -inf'):
         check_loss(lambda s, t: careful_kl(s, t) * (1 + 1e-5 * bool((s == -math.inf).any())), classes=True)
-    with pytest.raises(AssertionError, match='^excluded classes: another gradient for a class of -3.4'):
+    with pytest.raises(AssertionError, match=r'^excluded classes: another gradient for a class of -3.4'):
         check_loss(lambda s, t: careful_kl(s, t) + slope(s[:, :1]) * bool((s < -1e38).any()), classes=True)
     check_loss(careful_kl, classes=True)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 Loss = TypeVar('Loss', bound=Callable[..., Any])
 
 LEAST_LOGIT = -1e30  # a logit whose probability is 0 beside any other, and which stays finite in all computations
+NO_DIRECTION = 1e-6  # relative to the longest vector; shorter vectors count as rounding errors without a direction
 MOST_SCALED = 1e37  # bound of the least logit divided by the temperature
 
 
@@ -117,6 +118,18 @@ def check_samples(loss: str, tensor: Tensor, least: int = 2) -> None:
         )
 
 
+def same_samples(loss: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Checks that both have the same number of samples, at least two, and prepares them with :func:`ready`."""
+    check_tensors(loss, student, teacher)
+    if student.shape[:1] != teacher.shape[:1] or student.ndim < 2 or teacher.ndim < 2:
+        raise ValueError(
+            f'{loss}: expected features (B, ...) of the same samples, got student {tuple(student.shape)} and '
+            f'teacher {tuple(teacher.shape)}'
+        )
+    check_samples(loss, student)
+    return ready(loss, student, teacher, same_shape=False)
+
+
 def check_number(owner: str, name: str, value: Any, least: float = 0.0, strict: bool = True) -> float:
     """Checks a numeric setting and returns it as a float.
 
@@ -175,6 +188,14 @@ def unit(vectors: Tensor, dim: int = -1) -> Tensor:
     This keeps the gradient of a zero vector moderate; with ``F.normalize`` it is ``1e12`` times as large.
     """
     return vectors / length(vectors, torch.linalg.vector_norm(vectors.detach(), dim=dim, keepdim=True) > 1e-12, dim)
+
+
+def directions(vectors: Tensor) -> Tensor:
+    """Scales vectors ``(..., D)`` to length 1; vectors too short to have a direction become 0, with gradient 0."""
+    with torch.no_grad():
+        lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+        directed = lengths > NO_DIRECTION * lengths.amax()
+    return torch.where(directed, vectors, 0.0) / length(vectors, directed)
 
 
 def length(vectors: Tensor, directed: Tensor, dim: int = -1) -> Tensor:

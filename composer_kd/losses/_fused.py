@@ -165,7 +165,10 @@ def _tempered(logits: Tensor, temperature: float, z: Tensor, e: Tensor, target: 
     """Fills the buffers ``z`` and ``e``, and returns them with their sums."""
     scale = 1.0 / (temperature * _LN2)
     least = least_logit(temperature)
-    z.copy_(logits).clamp_(min=least)
+    if logits.dtype == z.dtype:
+        torch.clamp(logits, min=least, out=z)
+    else:
+        z.copy_(logits).clamp_(min=least)
     own = None
     if target is not None:
         own = z.gather(-1, target)

@@ -11,6 +11,7 @@ from composer_kd.losses._common import (
     check_number,
     check_temperature,
     check_tensors,
+    full_precision,
     mean,
     mean_squared,
     pooled_to_smaller,
@@ -19,7 +20,7 @@ from composer_kd.losses._common import (
     valid,
 )
 
-__all__ = ['ChannelWiseKL', 'attention_transfer', 'channel_wise_kl', 'hint', 'normalized_mse']
+__all__ = ['ChannelWiseKL', 'attention_transfer', 'channel_wise_kl', 'hint', 'normalized_mse', 'nst']
 
 
 def hint(student: Tensor, teacher: Tensor) -> Tensor:
@@ -184,6 +185,56 @@ class ChannelWiseKL(nn.Module):
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""
         return f'temperature={self.temperature}'
+
+
+def nst(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""Squared maximum mean discrepancy of the channels' activation patterns: neuron selectivity transfer.
+
+    Huang and Wang, *Like What You Like: Knowledge Distill via Neuron Selectivity Transfer* (arXiv 1707.01219) with
+    the polynomial kernel :math:`k(x, y) = (x^\top y + c)^d` of degree :math:`d = 2` and :math:`c = 0`. The
+    pattern :math:`f^c` of a channel is its map over the :math:`P` positions, divided by its L2 norm:
+
+    .. math:: \frac{1}{B} \sum_b \left[ \frac{1}{C_t^2} \sum_{c,d} k(t^c_b, t^d_b)
+              + \frac{1}{C_s^2} \sum_{c,d} k(s^c_b, s^d_b)
+              - \frac{2}{C_t C_s} \sum_{c,d} k(t^c_b, s^d_b) \right]
+
+    This equals the squared Frobenius distance of the mean outer products :math:`\frac{1}{C} \sum_c f^c f^{c\top}`, so
+    it is 0 where the patterns of both models are distributed alike, in any order. Student and teacher may differ in
+    channels and need no projector. Where they differ in height or width, the larger map is average-pooled to the
+    smaller size. Usual weight: 50 for each layer, as in RepDistiller; the paper writes its weight as :math:`\lambda /
+    2`. A channel of zeros has no pattern: it counts as a vector of zeros. Computed in float32 (float64 for float64
+    inputs), also under autocast; near equality, rounding can make the value negative by about 1e-7.
+
+    Args:
+        student: Feature maps ``(B, C, H, W)``, or volumes ``(B, C, D, H, W)``; any floating dtype.
+        teacher: Maps of the same samples and number of dimensions. No gradient reaches them.
+
+    Returns:
+        A float32 scalar (float64 for float64 inputs) from 0 to 2, the mean over samples; 0 for equal inputs.
+
+    Raises:
+        ValueError: If the features are not maps, or differ in batch size or number of dimensions.
+
+    Example:
+        >>> import torch
+        >>> left, right = torch.tensor([[[[2.0, 0.0]]]]), torch.tensor([[[[0.0, 3.0]]]])  # one channel, two positions
+        >>> nst(left, torch.cat([left, right], dim=1)).item()  # k: 1, half of the teacher's pairs, half of the shared
+        0.5
+    """
+    check_tensors('nst', student, teacher)
+    if student.ndim < 4 or student.ndim != teacher.ndim or student.shape[0] != teacher.shape[0]:
+        raise ValueError(
+            f'nst: expected two feature maps (B, C, H, W) of the same samples, got student {tuple(student.shape)} and '
+            f'teacher {tuple(teacher.shape)}'
+        )
+    student, teacher = pooled_to_smaller(*ready('nst', student, teacher, same_shape=False))
+    student, teacher = unit(student.flatten(2)), unit(teacher.flatten(2))
+    with full_precision(student):
+        of_teacher, of_student, shared = (
+            mean((one @ other.transpose(1, 2)).square())
+            for one, other in ((teacher, teacher), (student, student), (teacher, student))
+        )
+    return of_teacher + of_student - 2.0 * shared
 
 
 def normalized_mse(student: Tensor, teacher: Tensor) -> Tensor:

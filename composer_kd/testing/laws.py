@@ -244,7 +244,9 @@ def _excluded(case: Case) -> None:
         for logit in (torch.finfo(dtype).min, -math.inf):
             value, grad = of(logit, dtype)
             hold_close(float(value), float(expected), 1e-6, f'the loss is {float(value)!r} for a class of {logit!r}')
-            hold(torch.allclose(grad, expected_grad, rtol=1e-5, atol=1e-7), f'another gradient for a class of {logit!r}')
+            hold(
+                torch.allclose(grad, expected_grad, rtol=1e-5, atol=1e-7), f'another gradient for a class of {logit!r}'
+            )
 
 
 LAWS: dict[str, Callable[[Case], None]] = {

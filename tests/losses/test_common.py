@@ -121,7 +121,7 @@ def defaults(thing):
 
 
 def test_twins_have_the_defaults_of_their_functions():
-    assert len(TWINS) == 11
+    assert len(TWINS) == 12
     for twin, function in TWINS.items():
         assert defaults(getattr(losses, twin)) == defaults(getattr(losses, function)), twin
         made = getattr(losses, twin)()
@@ -139,6 +139,7 @@ def test_defaults_are_those_published():
         'nkd': {'gamma': 1.5, 'temperature': 1.0},
         'dist': {'beta': 1.0, 'gamma': 1.0, 'temperature': 1.0, 'scaled': True},
         'rkd': {'distance': 25.0, 'angle': 50.0},
+        'kernel_congruence': {'gamma': 0.4, 'order': 2},
         'channel_wise_kl': {'temperature': 4.0},
         'value_relation_kl': {'heads': 12},
         'VID': {'init_var': 5.0, 'eps': 1e-5},

@@ -83,6 +83,20 @@ def correlation_congruence(student, teacher):
     return total / (len(student) - 1)
 
 
+def kernel_congruence(student, teacher, gamma=0.4, order=2):
+    """The Taylor series of exp(2 gamma x.y), pair by pair, with cosines for the products of unit vectors."""
+    student, teacher = (side.mean(1) if side.ndim == 3 else side for side in (student, teacher))
+
+    def kernel(x, y):
+        product = x @ y / math.sqrt(x @ x) / math.sqrt(y @ y)
+        terms = [(2 * gamma * product) ** p / math.factorial(p) for p in range(order + 1)]
+        return math.exp(-gamma) ** 2 * math.fsum(terms)
+
+    batch = range(len(student))
+    apart = [kernel(student[i], student[j]) - kernel(teacher[i], teacher[j]) for i in batch for j in batch]
+    return sum(d * d for d in apart) / len(apart)
+
+
 def pkt(student, teacher):
     student, teacher = (side.mean(1) if side.ndim == 3 else side for side in (student, teacher))
 
@@ -168,6 +182,8 @@ def crd(student, teacher, index):
 CASES = {
     'CRD': Case(CRD, indexed, crd, zero_at_equality=False, minimum_at_equality=False),
     'RKD': Case(losses.RKD(), reference=rkd, repeats=False),
+    'KernelCongruence': Case(losses.KernelCongruence(1.5, 4), tokens, lambda s, t: kernel_congruence(s, t, 1.5, 4)),
+    'kernel_congruence': Case(losses.kernel_congruence, tokens, kernel_congruence),
     'correlation_congruence': Case(losses.correlation_congruence, reference=correlation_congruence, repeats=False),
     'fsp': Case(losses.fsp, pairs_of_layers, fsp),
     # these two halve: a row is shared among twice as many samples (test_relation.py)
