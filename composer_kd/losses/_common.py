@@ -81,9 +81,33 @@ def bounded(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Raises the logits of excluded classes to at least :func:`least_logit`.
 
     Classes are excluded (padded vocabularies, classes of other tasks) by ``torch.finfo(dtype).min`` or minus infinity,
-    which overflow or become NaN when they are scaled or subtracted. Expects float32 or float64.
+    which overflow or become NaN when they are scaled or subtracted. The gradient passes, as if the logits had been at
+    that bound. Expects float32 or float64.
     """
-    return logits.clamp(min=least_logit(temperature))
+    bound: Tensor = _Bounded.apply(logits, least_logit(temperature))
+    return bound
+
+
+class _Bounded(torch.autograd.Function):
+    """A lower bound through which the gradient passes."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(logits: Tensor, least: float) -> Tensor:
+        return logits.clamp(min=least)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Keeps nothing."""
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0], None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return tangents[0]
 
 
 def mean(values: Tensor, dim: int | None = None) -> Tensor:

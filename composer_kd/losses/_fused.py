@@ -174,7 +174,7 @@ def _tempered(logits: Tensor, temperature: float, z: Tensor, e: Tensor, target: 
         own = z.gather(-1, target)
         z.scatter_(-1, target, _HIDDEN * least)
     top = z.amax(-1, keepdim=True)
-    torch.add(top * -scale, z, alpha=scale, out=z)
+    z.sub_(top).mul_(scale)  # in this order: exactly 0 at the top, also in a row of excluded classes alone
     total = torch.exp2(z, out=e).sum(-1, keepdim=True)
     if target is None or own is None:
         return Tempered(z, e, total, top, top)
