@@ -108,6 +108,33 @@ def test_pooled_is_the_mean_over_the_positions_that_count():
         pooled(tokens, mask[:1])
 
 
+def test_the_mean_over_no_positions_is_zero():
+    for nothing in (torch.zeros(2, 0, 4), torch.zeros(2, 4, 0, 3), torch.zeros(2, 4, 0, 0, 0)):
+        assert torch.equal(pooled(nothing), torch.zeros(2, 4))
+
+
+COMPARE_SAMPLES = {'dist', 'rkd', 'correlation_congruence', 'kernel_congruence', 'pkt', 'similarity_preserving'}
+
+
+@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_an_empty_batch_gives_zero_or_an_error_that_says_so(name, dtype):
+    """The law says more; here it is certain which losses refuse."""
+    student, teacher, extra = (each(part, lambda x: x[:0]) for part in drawn(CASES[name]))
+    student, teacher = (each(side, lambda x: x.to(dtype)) for side in (student, teacher))
+    refuses = name.replace('_', '').lower() in {loss.replace('_', '') for loss in COMPARE_SAMPLES} | {'reviewkd'}
+    if refuses:
+        with pytest.raises(ValueError, match=r'batch of at least 2, got 0|BatchNorm .* got features \(0, '):
+            value_of(CASES[name], student, teacher, extra)
+        return
+    student = leaves(student)
+    value = value_of(CASES[name], student, teacher, extra)
+    value.backward()
+    assert value == 0
+    assert value.dtype == torch.float32
+    assert all(x.grad is not None for x in as_list(student))
+
+
 def in_snake_case(twin):
     return [name for name in losses.__all__ if name.replace('_', '') == twin.lower() and name != twin]
 
