@@ -1,6 +1,6 @@
 """Distillation losses: pure functions of ``(student, teacher)``, and modules that hold settings or parameters."""
 
-from composer_kd.losses.congruence import KernelCongruence, correlation_congruence, kernel_congruence
+from composer_kd.losses.congruence import KernelCongruence, kernel_congruence
 from composer_kd.losses.contrastive import CRD
 from composer_kd.losses.decoupled import DKD, NKD, dkd, nkd
 from composer_kd.losses.divergences import (
@@ -23,7 +23,7 @@ from composer_kd.losses.flow import fsp
 from composer_kd.losses.kl import KLDivergence, kl_divergence
 from composer_kd.losses.pearson import DIST, dist
 from composer_kd.losses.pointwise import UniversalLogit, cosine, hard_label, mse, universal_logit
-from composer_kd.losses.relation import RKD, pkt, rkd, similarity_preserving
+from composer_kd.losses.relation import RKD, correlation_congruence, pkt, rkd, similarity_preserving
 from composer_kd.losses.review import ReviewKD
 from composer_kd.losses.standardization import LogitStandardization, standardize
 from composer_kd.losses.transformer import ValueRelationKL, attention_kl, attention_mse, value_relation_kl

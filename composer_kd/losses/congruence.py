@@ -1,4 +1,4 @@
-"""Correlation congruence: in the form of published code, and with the paper's kernel between all samples."""
+"""Correlation congruence as its paper defines it: kernels between all samples of a batch."""
 
 from __future__ import annotations
 
@@ -12,52 +12,10 @@ from composer_kd.losses._common import (
     full_precision,
     pooled,
     reads,
-    ready,
     same_samples,
 )
 
-__all__ = ['KernelCongruence', 'correlation_congruence', 'kernel_congruence']
-
-
-@reads(pooled)
-def correlation_congruence(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Product of the absolute errors of consecutive samples in the batch: correlation congruence.
-
-    Peng et al., *Correlation Congruence for Knowledge Distillation* (arXiv 1904.01802), in the form of the code that
-    its authors shared (``Correlation`` in RepDistiller), on which published results are based, with
-    :math:`d_i = t_i - s_i`:
-
-    .. math:: \frac{1}{B - 1} \sum_{i=1}^{B-1} \sum_{c=1}^{D} |d_{i,c}| \cdot |d_{i+1,c}|
-
-    The loss is a sum over the elements of an embedding and a mean over pairs of consecutive samples. Equation 7 of the
-    paper is different: it compares kernels between all samples; that is :func:`kernel_congruence`. Usual weight: 0.02,
-    with student and teacher embedded in 128 dimensions. The value depends on the order of the samples, so the batch
-    should be shuffled, and it is 0 as soon as every other sample is equal in student and teacher. Where a difference is
-    0, its gradient is defined as 0.
-
-    Args:
-        student: Embeddings ``(B, D)`` of at least two samples; tokens and feature maps are averaged over positions. Any
-            floating dtype.
-        teacher: Embeddings with the same ``D`` (use a projector if the student's differs). No gradient reaches them.
-
-    Returns:
-        A float32 scalar (float64 for float64 inputs); 0 for equal inputs.
-
-    Raises:
-        ValueError: If the embeddings differ in shape, or there is only one sample.
-
-    Example:
-        >>> import torch
-        >>> teacher = torch.zeros(3, 2)
-        >>> student = torch.tensor([[1.0, 0.0], [-2.0, 5.0], [3.0, 1.0]])
-        >>> correlation_congruence(student, teacher).item()  # (1 * 2 + 0 * 5 + 2 * 3 + 5 * 1) / 2
-        6.5
-    """
-    loss = 'correlation_congruence'
-    student, teacher = (pooled(side) for side in same_samples(loss, student, teacher))
-    student, teacher = ready(f'{loss} (project the student, if need be)', student, teacher)
-    apart = (teacher - student).abs()
-    return (apart[:-1] * apart[1:]).sum(-1).mean()
+__all__ = ['KernelCongruence', 'kernel_congruence']
 
 
 @reads(pooled)
@@ -72,9 +30,9 @@ def kernel_congruence(student: Tensor, teacher: Tensor, gamma: float = 0.4, orde
               k(x, y) = e^{-2 \gamma} \sum_{p=0}^{P} \frac{(2 \gamma)^p}{p!} (x^\top y)^p
 
     The defaults are those of the paper. Weights differ: published re-implementations use 100, on the logits. The form
-    of its authors' shared code, :func:`correlation_congruence`, is a different loss. An embedding of zeros, or one
-    shorter than 1e-6 of the longest in the batch, counts as a rounding error: its product with all others is 0, without
-    a gradient. Computed in float32 (float64 for float64 inputs), also under autocast.
+    of its authors' shared code, :func:`~composer_kd.losses.correlation_congruence`, is a different loss. An embedding
+    of zeros, or one shorter than 1e-6 of the longest in the batch, counts as a rounding error: its product with all
+    others is 0, without a gradient. Computed in float32 (float64 for float64 inputs), also under autocast.
 
     Args:
         student: Embeddings or logits ``(B, D)`` of at least two samples; tokens and feature maps are averaged over

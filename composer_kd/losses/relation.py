@@ -13,10 +13,11 @@ from composer_kd.losses._common import (
     joins_any_shape,
     pooled,
     reads,
+    ready,
     same_samples,
 )
 
-__all__ = ['RKD', 'pkt', 'rkd', 'similarity_preserving']
+__all__ = ['RKD', 'correlation_congruence', 'pkt', 'rkd', 'similarity_preserving']
 
 PKT_EPS = 1e-7
 
@@ -147,6 +148,47 @@ class RKD(nn.Module):
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""
         return f'distance={self.distance}, angle={self.angle}'
+
+
+@reads(pooled)
+def correlation_congruence(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""Product of the absolute errors of consecutive samples in the batch: correlation congruence.
+
+    Peng et al., *Correlation Congruence for Knowledge Distillation* (arXiv 1904.01802), in the form of the code that
+    its authors shared (``Correlation`` in RepDistiller), on which published results are based, with
+    :math:`d_i = t_i - s_i`:
+
+    .. math:: \frac{1}{B - 1} \sum_{i=1}^{B-1} \sum_{c=1}^{D} |d_{i,c}| \cdot |d_{i+1,c}|
+
+    The loss is a sum over the elements of an embedding and a mean over pairs of consecutive samples. Equation 7 of the
+    paper is different: it compares kernels between all samples; that is :func:`~composer_kd.losses.kernel_congruence`.
+    Usual weight: 0.02, with student and teacher embedded in 128 dimensions. The value depends on the order of the
+    samples, so the batch should be shuffled, and it is 0 as soon as every other sample is equal in student and teacher.
+    Where a difference is 0, its gradient is defined as 0.
+
+    Args:
+        student: Embeddings ``(B, D)`` of at least two samples; tokens and feature maps are averaged over positions. Any
+            floating dtype.
+        teacher: Embeddings with the same ``D`` (use a projector if the student's differs). No gradient reaches them.
+
+    Returns:
+        A float32 scalar (float64 for float64 inputs); 0 for equal inputs.
+
+    Raises:
+        ValueError: If the embeddings differ in shape, or there is only one sample.
+
+    Example:
+        >>> import torch
+        >>> teacher = torch.zeros(3, 2)
+        >>> student = torch.tensor([[1.0, 0.0], [-2.0, 5.0], [3.0, 1.0]])
+        >>> correlation_congruence(student, teacher).item()  # (1 * 2 + 0 * 5 + 2 * 3 + 5 * 1) / 2
+        6.5
+    """
+    loss = 'correlation_congruence'
+    student, teacher = (pooled(side) for side in same_samples(loss, student, teacher))
+    student, teacher = ready(f'{loss} (project the student, if need be)', student, teacher)
+    apart = (teacher - student).abs()
+    return (apart[:-1] * apart[1:]).sum(-1).mean()
 
 
 @reads(pooled)
