@@ -1,5 +1,7 @@
 """A loss of your own is held to the laws by one line; each law names itself to the loss that breaks it."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -294,6 +296,84 @@ def test_each_clause_of_the_law_of_masks(message, broken, inputs):
         check_loss(
             broken, inputs, zero_at_equality=False, minimum_at_equality=False, repeats=False, gradcheck=False, steep=1e9
         )
+
+
+class Flat(torch.autograd.Function):
+    """The mean square with a right gradient that forgets the inputs it depends on."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.x = x.detach()
+        return x.square().mean()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * 2 * ctx.x / ctx.x.numel()
+
+
+class Refusing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return 2 * x / x.numel()
+
+    @staticmethod
+    def backward(ctx, grad):
+        raise RuntimeError('no second derivative')
+
+
+class Refused(Flat):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square().mean()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * Refusing.apply(ctx.saved_tensors[0])
+
+
+def test_a_second_derivative_that_is_0_without_a_word():
+    with pytest.raises(AssertionError, match=r'^second derivative: .* is off by up to .*raise a RuntimeError'):
+        check_loss(lambda s, t: Flat.apply(s - t.detach()))
+    check_loss(lambda s, t: Refused.apply(s - t.detach()))
+
+
+def test_an_empty_batch_is_checked_on_request():
+    with pytest.raises(AssertionError, match=r'^empty batch: the loss of an empty batch is nan'):
+        check_loss(squared_error, empty=True)
+    with pytest.raises(AssertionError, match=r'^empty batch: .*ZeroDivisionError'):
+        check_loss(lambda s, t: (s - t.detach()).square().sum() * (1 / len(s)), empty=True)
+    with pytest.raises(AssertionError, match=r'^empty batch: .*does not depend on the student'):
+        check_loss(lambda s, t: squared_error(s, t) if len(s) else torch.zeros(()), empty=True)
+    with pytest.raises(AssertionError, match=r'^empty batch: .*neither 0 nor'):
+        check_loss(lambda s, t: squared_error(s, t) if len(s) else 1.0 + s.sum(), empty=True)
+    check_loss(lambda s, t: squared_error(s, t) if len(s) else s.sum(), empty=True)
+    check_loss(at_least_one, empty=True)
+
+
+def at_least_one(student, teacher):
+    if not len(student):
+        raise ValueError('expected a batch of at least 1')
+    return squared_error(student, teacher)
+
+
+def plain_kl(student, teacher):
+    return F.kl_div(student.log_softmax(-1), teacher.detach().log_softmax(-1), log_target=True, reduction='batchmean')
+
+
+def careful_kl(student, teacher):
+    return plain_kl(*(x.float().clamp(min=-1e30) if x.dtype != torch.float64 else x for x in (student, teacher)))
+
+
+def test_excluded_classes_are_checked_on_request():
+    with pytest.raises(AssertionError, match=r'^excluded classes: the loss is nan for a class of logit -inf in'):
+        check_loss(plain_kl, classes=True)
+    with pytest.raises(AssertionError, match=r'^excluded classes: the loss is .* for a class of -inf'):
+        check_loss(lambda s, t: careful_kl(s, t) * (1 + 1e-5 * bool((s == -math.inf).any())), classes=True)
+    with pytest.raises(AssertionError, match=r'^excluded classes: another gradient for a class of -3.4'):
+        check_loss(lambda s, t: careful_kl(s, t) + slope(s[:, :1]) * bool((s < -1e38).any()), classes=True)
+    check_loss(careful_kl, classes=True)
 
 
 def test_a_steep_loss_may_say_so():

@@ -1,5 +1,6 @@
 """Distillation losses: pure functions of ``(student, teacher)``, and modules that hold settings or parameters."""
 
+from composer_kd.losses.congruence import KernelCongruence, kernel_congruence
 from composer_kd.losses.contrastive import CRD
 from composer_kd.losses.decoupled import DKD, NKD, dkd, nkd
 from composer_kd.losses.divergences import (
@@ -10,7 +11,14 @@ from composer_kd.losses.divergences import (
     reverse_kl,
     soft_cross_entropy,
 )
-from composer_kd.losses.feature_maps import ChannelWiseKL, attention_transfer, channel_wise_kl, hint, normalized_mse
+from composer_kd.losses.feature_maps import (
+    ChannelWiseKL,
+    attention_transfer,
+    channel_wise_kl,
+    hint,
+    normalized_mse,
+    nst,
+)
 from composer_kd.losses.flow import fsp
 from composer_kd.losses.kl import KLDivergence, kl_divergence
 from composer_kd.losses.pearson import DIST, dist
@@ -28,6 +36,7 @@ __all__ = [
     'DKD',
     'GeneralizedJSD',
     'KLDivergence',
+    'KernelCongruence',
     'LogitStandardization',
     'NKD',
     'RKD',
@@ -49,10 +58,12 @@ __all__ = [
     'generalized_jsd',
     'hard_label',
     'hint',
+    'kernel_congruence',
     'kl_divergence',
     'mse',
     'nkd',
     'normalized_mse',
+    'nst',
     'pkt',
     'reverse_kl',
     'rkd',

@@ -13,6 +13,10 @@ from torch import Tensor, nn
 
 Loss = TypeVar('Loss', bound=Callable[..., Any])
 
+LEAST_LOGIT = -1e30  # a logit whose probability is 0 beside any other, and which stays finite in all computations
+NO_DIRECTION = 1e-6  # relative to the longest vector; shorter vectors count as rounding errors without a direction
+MOST_SCALED = 1e37  # bound of the least logit divided by the temperature
+
 
 def ready(loss: str, student: Tensor, teacher: Tensor, same_shape: bool = True) -> tuple[Tensor, Tensor]:
     """Converts student and teacher to one dtype, at least float32, and detaches the teacher.
@@ -68,6 +72,57 @@ def check_temperature(loss: str, temperature: float) -> None:
         raise ValueError(f'{loss}: temperature must be a positive finite number, got {temperature!r}')
 
 
+def least_logit(temperature: float) -> float:
+    """The smallest logit that a softmax at this temperature is given: -1e30, or less in size for tiny temperatures."""
+    return -min(-LEAST_LOGIT, MOST_SCALED * temperature)
+
+
+def bounded(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Raises the logits of excluded classes to at least :func:`least_logit`.
+
+    Classes are excluded (padded vocabularies, classes of other tasks) by ``torch.finfo(dtype).min`` or minus infinity,
+    which overflow or become NaN when they are scaled or subtracted. The gradient passes, as if the logits had been at
+    that bound. Expects float32 or float64.
+    """
+    bound: Tensor = _Bounded.apply(logits, least_logit(temperature))
+    return bound
+
+
+class _Bounded(torch.autograd.Function):
+    """A lower bound through which the gradient passes."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(logits: Tensor, least: float) -> Tensor:
+        return logits.clamp(min=least)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Keeps nothing."""
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0], None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return tangents[0]
+
+
+def mean(values: Tensor, dim: int | None = None) -> Tensor:
+    """Averages values, over a dimension if given; the mean of nothing is 0, with a graph, instead of NaN."""
+    if dim is None:
+        return values.mean() if values.numel() else values.sum()
+    return values.mean(dim) if values.shape[dim] else values.sum(dim)
+
+
+def mean_squared(loss: str, student: Tensor, teacher: Tensor) -> Tensor:
+    """The mean squared error of tensors of one shape; 0 for tensors without elements."""
+    student, teacher = ready(loss, student, teacher)
+    return F.mse_loss(student, teacher) if student.numel() else student.sum()
+
+
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Converts half-precision tensors to float32 and returns other tensors unchanged."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
@@ -85,6 +140,18 @@ def check_samples(loss: str, tensor: Tensor, least: int = 2) -> None:
             f'{loss} compares samples with one another: expected a batch of at least {least}, got {tensor.shape[0]}. '
             'Use drop_last=True, or a larger device_train_microbatch_size.'
         )
+
+
+def same_samples(loss: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Checks that both have the same number of samples, at least two, and prepares them with :func:`ready`."""
+    check_tensors(loss, student, teacher)
+    if student.shape[:1] != teacher.shape[:1] or student.ndim < 2 or teacher.ndim < 2:
+        raise ValueError(
+            f'{loss}: expected features (B, ...) of the same samples, got student {tuple(student.shape)} and '
+            f'teacher {tuple(teacher.shape)}'
+        )
+    check_samples(loss, student)
+    return ready(loss, student, teacher, same_shape=False)
 
 
 def check_number(owner: str, name: str, value: Any, least: float = 0.0, strict: bool = True) -> float:
@@ -116,9 +183,9 @@ def pooled(features: Tensor, mask: Tensor | None = None) -> Tensor:
     if features.ndim <= 2:
         return features
     if features.ndim > 3:
-        return features.flatten(2).mean(-1)
+        return mean(features.flatten(2), -1)
     if mask is None:
-        return features.mean(1)
+        return mean(features, 1)
     kept = valid('pooled', mask, features.shape[:2]).unsqueeze(-1)
     return features.where(kept, 0.0).sum(1) / kept.sum(1).clamp(min=1)
 
@@ -144,8 +211,23 @@ def unit(vectors: Tensor, dim: int = -1) -> Tensor:
 
     This keeps the gradient of a zero vector moderate; with ``F.normalize`` it is ``1e12`` times as large.
     """
-    norm = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True)
-    return vectors / torch.where(norm > 1e-12, norm, 1.0)
+    return vectors / length(vectors, torch.linalg.vector_norm(vectors.detach(), dim=dim, keepdim=True) > 1e-12, dim)
+
+
+def directions(vectors: Tensor) -> Tensor:
+    """Scales vectors ``(..., D)`` to length 1; vectors too short to have a direction become 0, with gradient 0."""
+    with torch.no_grad():
+        lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+        directed = lengths > NO_DIRECTION * lengths.amax()
+    return torch.where(directed, vectors, 0.0) / length(vectors, directed)
+
+
+def length(vectors: Tensor, directed: Tensor, dim: int = -1) -> Tensor:
+    """The L2 norm where ``directed`` is true, else 1, with first and second derivatives that are finite everywhere.
+
+    The derivatives of ``vector_norm`` at a zero vector are NaN from the second on, also behind a ``where``.
+    """
+    return torch.where(directed, vectors.square().sum(dim, keepdim=True), 1.0).sqrt()
 
 
 def pooled_to_smaller(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

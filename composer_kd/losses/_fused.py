@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from composer_kd.losses._common import least_logit
+from composer_kd.losses._once import once_only
 
 FUSED_FROM = 2**16
 """Number of elements from which the fused pass is faster than the plain expression (see benchmarks/losses.py)."""
@@ -18,7 +20,7 @@ _CHUNK_ELSEWHERE = 2**27  # accelerators are fastest with few large kernels
 _LN2 = math.log(2.0)
 _BELOW_1 = 1.0 - 2.0**-20  # upper bound of a share x that keeps log(1 - x) finite, also in float32
 _LEAST = 1e-30  # lower bound of a probability: negligible in a sum, and safe to divide by
-_HIDDEN = -1e20  # logit of an excluded class: its exponential is 0, and 0 times it is 0 (with -inf it would be NaN)
+_HIDDEN = 4.0  # the logit of the target is set to this multiple of the least logit: its exponential is 0 in any row
 
 
 class Tempered(NamedTuple):
@@ -55,7 +57,7 @@ def fused(
 ) -> Tensor:
     """Computes ``T^2`` times the mean of a row loss, and its gradient in the same pass.
 
-    Second derivatives are not supported.
+    A second derivative is refused.
 
     Args:
         loss: A row loss of this module.
@@ -97,7 +99,11 @@ class _Fused(torch.autograd.Function):
         return value
 
     @staticmethod
-    @once_differentiable
+    @once_only(
+        'The fused pass of this loss',
+        f'kl_divergence, reverse_kl and soft_cross_entropy have one for fewer than {FUSED_FROM} logits; otherwise '
+        'write the loss in plain torch.',
+    )
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         student, teacher, weights, target = ctx.saved_tensors
         # The stored direction is scaled in place and returned; a second backward pass through a retained graph
@@ -158,12 +164,21 @@ def _walk(
 def _tempered(logits: Tensor, temperature: float, z: Tensor, e: Tensor, target: Tensor | None) -> Tempered:
     """Fills the buffers ``z`` and ``e``, and returns them with their sums."""
     scale = 1.0 / (temperature * _LN2)
-    others = logits if target is None else z.copy_(logits).scatter_(-1, target, _HIDDEN)
-    top = others.amax(-1, keepdim=True).to(z.dtype)
-    own = top if target is None else (logits.gather(-1, target).to(z.dtype) - top) * scale
-    torch.add(top * -scale, others, alpha=scale, out=z)
+    least = least_logit(temperature)
+    if logits.dtype == z.dtype:
+        torch.clamp(logits, min=least, out=z)
+    else:
+        z.copy_(logits).clamp_(min=least)
+    own = None
+    if target is not None:
+        own = z.gather(-1, target)
+        z.scatter_(-1, target, _HIDDEN * least)
+    top = z.amax(-1, keepdim=True)
+    z.sub_(top).mul_(scale)  # in this order: exactly 0 at the top, also in a row of excluded classes alone
     total = torch.exp2(z, out=e).sum(-1, keepdim=True)
-    return Tempered(z, e, total, top if target is None else target, own)
+    if target is None or own is None:
+        return Tempered(z, e, total, top, top)
+    return Tempered(z, e, total, target, (own - top) * scale)
 
 
 def forward_kl(s: Tempered, t: Tempered, out: Tensor, needs_grad: bool) -> Tensor:

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from composer_kd.losses._once import once_only
 
 SEED = 0x5EED
 ALL_UP_TO = 16  # score the whole memory if it has at most this many times the requested rows
@@ -82,7 +83,7 @@ class _Gathered(torch.autograd.Function):
         return torch.cat([torch.bmm(rows, column).squeeze(2) for rows in _parts(memory, index)[1]], dim=1)
 
     @staticmethod
-    @once_differentiable
+    @once_only('CRD with a large memory', 'It has one if n_samples is at most 16 times negatives + 1.')
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         memory, index = ctx.saved_tensors
         total = memory.new_zeros(index.shape[0], 1, memory.shape[1])

@@ -17,6 +17,7 @@ from composer_kd.losses._common import (
     check_number,
     full_precision,
     in_dtype_of_inputs,
+    mean,
     pooled,
     ready,
     unit,
@@ -244,7 +245,7 @@ class CRD(nn.Module):
         """Computes one estimate: ``log(p / (K / n))`` is ``m.f / T - 1 / (2 d T^2) - log K``, and ``h`` its sigmoid."""
         shift = 0.5 / (self.dim * self.temperature**2) + math.log(self.negatives)
         logits = scores(anchors, memory, drawn) / self.temperature - shift
-        return (F.softplus(-logits[:, 0]) + F.softplus(logits[:, 1:]).sum(1)).mean()
+        return mean(F.softplus(-logits[:, 0]) + F.softplus(logits[:, 1:]).sum(1))
 
     def _keep(self, *seen: Tensor) -> None:
         self._pending.append(seen)  # type: ignore[arg-type]

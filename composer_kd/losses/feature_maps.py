@@ -6,17 +6,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from composer_kd.losses._common import (
+    bounded,
     channels_dim,
     check_number,
     check_temperature,
     check_tensors,
+    full_precision,
+    mean,
+    mean_squared,
     pooled_to_smaller,
     ready,
     unit,
     valid,
 )
 
-__all__ = ['ChannelWiseKL', 'attention_transfer', 'channel_wise_kl', 'hint', 'normalized_mse']
+__all__ = ['ChannelWiseKL', 'attention_transfer', 'channel_wise_kl', 'hint', 'normalized_mse', 'nst']
 
 
 def hint(student: Tensor, teacher: Tensor) -> Tensor:
@@ -47,7 +51,7 @@ def hint(student: Tensor, teacher: Tensor) -> Tensor:
         >>> hint(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 5.0]])).item()  # (0 + 9) / 2
         4.5
     """
-    return F.mse_loss(*ready('hint', student, teacher))
+    return mean_squared('hint', student, teacher)
 
 
 def attention_transfer(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -95,7 +99,7 @@ def attention_transfer(student: Tensor, teacher: Tensor, mask: Tensor | None = N
     )
     if mask is None:
         student, teacher = (unit(x.flatten(1)) for x in pooled_to_smaller(student, teacher))
-        return F.mse_loss(student, teacher)
+        return mean((student - teacher).square())
     student, teacher = student.flatten(1), teacher.flatten(1)
     if student.shape != teacher.shape:
         raise ValueError(
@@ -144,9 +148,11 @@ def channel_wise_kl(student: Tensor, teacher: Tensor, temperature: float = 4.0) 
     check_temperature('channel_wise_kl', temperature)
     if student.ndim < 4:
         raise ValueError(f'channel_wise_kl: expected feature maps (B, C, H, W), got {tuple(student.shape)}')
-    student, teacher = (F.log_softmax(x.flatten(2) / temperature, dim=-1) for x in (student, teacher))
+    student, teacher = (
+        F.log_softmax(bounded(x.flatten(2), temperature) / temperature, dim=-1) for x in (student, teacher)
+    )
     total = F.kl_div(student, teacher, reduction='sum', log_target=True)
-    return total * (temperature * temperature / (student.shape[0] * student.shape[1]))
+    return total * (temperature * temperature / max(1, student.shape[0] * student.shape[1]))
 
 
 class ChannelWiseKL(nn.Module):
@@ -181,6 +187,56 @@ class ChannelWiseKL(nn.Module):
         return f'temperature={self.temperature}'
 
 
+def nst(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""Squared maximum mean discrepancy of the channels' activation patterns: neuron selectivity transfer.
+
+    Huang and Wang, *Like What You Like: Knowledge Distill via Neuron Selectivity Transfer* (arXiv 1707.01219) with
+    the polynomial kernel :math:`k(x, y) = (x^\top y + c)^d` of degree :math:`d = 2` and :math:`c = 0`. The
+    pattern :math:`f^c` of a channel is its map over the :math:`P` positions, divided by its L2 norm:
+
+    .. math:: \frac{1}{B} \sum_b \left[ \frac{1}{C_t^2} \sum_{c,d} k(t^c_b, t^d_b)
+              + \frac{1}{C_s^2} \sum_{c,d} k(s^c_b, s^d_b)
+              - \frac{2}{C_t C_s} \sum_{c,d} k(t^c_b, s^d_b) \right]
+
+    This equals the squared Frobenius distance of the mean outer products :math:`\frac{1}{C} \sum_c f^c f^{c\top}`, so
+    it is 0 where the patterns of both models are distributed alike, in any order. Student and teacher may differ in
+    channels and need no projector. Where they differ in height or width, the larger map is average-pooled to the
+    smaller size. Usual weight: 50 for each layer, as in RepDistiller; the paper writes its weight as :math:`\lambda /
+    2`. A channel of zeros has no pattern: it counts as a vector of zeros. Computed in float32 (float64 for float64
+    inputs), also under autocast; near equality, rounding can make the value negative by about 1e-7.
+
+    Args:
+        student: Feature maps ``(B, C, H, W)``, or volumes ``(B, C, D, H, W)``; any floating dtype.
+        teacher: Maps of the same samples and number of dimensions. No gradient reaches them.
+
+    Returns:
+        A float32 scalar (float64 for float64 inputs) from 0 to 2, the mean over samples; 0 for equal inputs.
+
+    Raises:
+        ValueError: If the features are not maps, or differ in batch size or number of dimensions.
+
+    Example:
+        >>> import torch
+        >>> left, right = torch.tensor([[[[2.0, 0.0]]]]), torch.tensor([[[[0.0, 3.0]]]])  # one channel, two positions
+        >>> nst(left, torch.cat([left, right], dim=1)).item()  # k: 1, half of the teacher's pairs, half of the shared
+        0.5
+    """
+    check_tensors('nst', student, teacher)
+    if student.ndim < 4 or student.ndim != teacher.ndim or student.shape[0] != teacher.shape[0]:
+        raise ValueError(
+            f'nst: expected two feature maps (B, C, H, W) of the same samples, got student {tuple(student.shape)} and '
+            f'teacher {tuple(teacher.shape)}'
+        )
+    student, teacher = pooled_to_smaller(*ready('nst', student, teacher, same_shape=False))
+    student, teacher = unit(student.flatten(2)), unit(teacher.flatten(2))
+    with full_precision(student):
+        of_teacher, of_student, shared = (
+            mean((one @ other.transpose(1, 2)).square())
+            for one, other in ((teacher, teacher), (student, student), (teacher, student))
+        )
+    return of_teacher + of_student - 2.0 * shared
+
+
 def normalized_mse(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Squared distance between normalised hidden vectors: the patient loss of PKD.
 
@@ -212,4 +268,4 @@ def normalized_mse(student: Tensor, teacher: Tensor) -> Tensor:
     """
     student, teacher = ready('normalized_mse', student, teacher)
     dim = channels_dim(student)
-    return (unit(student, dim) - unit(teacher, dim)).square().sum(dim).mean()
+    return mean((unit(student, dim) - unit(teacher, dim)).square().sum(dim))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from composer_kd.losses._common import described, full_precision, ready
+from composer_kd.losses._common import described, full_precision, mean, ready
 
 __all__ = ['fsp']
 
@@ -58,7 +58,7 @@ def fsp(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     ready_pairs = [ready('fsp', one, other, same_shape=False) for one, other in zip(student, teacher)]
     with full_precision(student[0]):
         losses = [
-            (_flow(before[0], after[0]) - _flow(before[1], after[1])).square().mean()
+            mean((_flow(before[0], after[0]) - _flow(before[1], after[1])).square())
             for before, after in pairwise(ready_pairs)
         ]
     return torch.stack(losses).mean()

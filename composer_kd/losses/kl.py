@@ -6,7 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composer_kd.losses._common import at_least_float32, check_number, check_temperature, check_tensors, valid
+from composer_kd.losses._common import (
+    at_least_float32,
+    bounded,
+    check_number,
+    check_temperature,
+    check_tensors,
+    valid,
+)
 from composer_kd.losses._fused import FUSED_FROM, forward_kl, fused
 
 __all__ = ['KLDivergence', 'kl_divergence']
@@ -30,7 +37,11 @@ def kl_divergence(
     The divergence is a sum over classes and a mean over samples or positions (all dimensions except ``softmax_dim``),
     so its scale depends on neither the number of classes nor the length of a sequence. It is computed in float32
     (float64 for float64 inputs) for any dtype of the logits. From 2 :sup:`16` elements on, a fused pass over chunks of
-    rows replaces the plain expression; the two agree to 1e-6. The fused pass supports first derivatives only.
+    rows replaces the plain expression; the two agree to 1e-6. The fused pass supports first derivatives only, and
+    raises an error if a second derivative is computed.
+
+    Classes may be excluded, in one or both models, by logits of minus infinity or ``torch.finfo(dtype).min``, as for
+    padded vocabularies: they count as -1e30. A class that only one model excludes can make the loss about as large.
 
     Args:
         student: Logits, ``(..., V, ...)`` with the classes in ``softmax_dim``; any floating dtype.
@@ -107,7 +118,7 @@ def _rows(logits: Tensor, softmax_dim: int) -> Tensor:
 def log_probabilities(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Computes the log-probabilities ``(N, V)`` of both models at a temperature, in float32 at least."""
     dtype = torch.promote_types(student.dtype, torch.float32)
-    student, teacher = student.to(dtype), teacher.to(dtype)
+    student, teacher = bounded(student.to(dtype), temperature), bounded(teacher.to(dtype), temperature)
     scale = 1.0 / temperature
     if scale != 1.0:
         student, teacher = student * scale, teacher * scale

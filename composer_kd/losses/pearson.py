@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composer_kd.losses._common import check_number, check_samples, check_temperature, ready
+from composer_kd.losses._common import bounded, check_number, check_samples, check_temperature, length, ready
 
 __all__ = ['DIST', 'dist']
 
@@ -31,8 +31,13 @@ def dist(
               + \gamma \left(1 - \frac{1}{V} \sum_c \rho(P^s_{\cdot c}, P^t_{\cdot c})\right) \right]
 
     The paper's equation has no factor :math:`\tau^2`; one of the authors' two implementations has it, the other does
-    not. Usual weight: 1, since ``beta`` and ``gamma`` are weights already. A row or column that is constant up to
-    rounding has correlation 0 and a moderate gradient. The authors add 1e-8 to the product of the two norms, which
+    not. Usual weight: 1, since ``beta`` and ``gamma`` are weights already.
+
+    A row or column that is constant up to rounding, in student or teacher, has no correlation: it counts as 0, as in
+    the authors' code, and has a moderate gradient. Each such column adds :math:`\gamma \tau^2 / V` to the loss, each
+    such row :math:`\beta \tau^2 / B`, even for equal inputs. Columns are constant where a class is excluded (by a logit
+    of minus infinity or ``torch.finfo(dtype).min``, as in a padded vocabulary) or has the same probability in the whole
+    batch: slice excluded classes off to leave them out. The authors add 1e-8 to the product of the two norms, which
     makes columns of small values (many classes) look uncorrelated; here each norm is at least 1e-8.
 
     Args:
@@ -44,8 +49,8 @@ def dist(
         scaled: Whether to multiply by :math:`\tau^2`.
 
     Returns:
-        A float32 scalar (float64 for float64 inputs) without unit, from the mean over rows and the mean over columns;
-        0 for equal inputs.
+        A float32 scalar (float64 for float64 inputs) without unit, from the mean over rows and the mean over columns,
+        from 0 to :math:`2 \tau^2 (\beta + \gamma)`; 0 for equal inputs without constant rows or columns.
 
     Raises:
         ValueError: If the shapes differ, there are fewer than two rows or two classes, or the temperature is not a
@@ -63,7 +68,7 @@ def dist(
         raise ValueError(f'dist: expected logits (..., V) of at least 2 classes, got {tuple(student.shape)}')
     student, teacher = student.flatten(0, -2), teacher.flatten(0, -2)
     check_samples('dist', student)
-    p_s, p_t = F.softmax(student / temperature, dim=-1), F.softmax(teacher / temperature, dim=-1)
+    p_s, p_t = (F.softmax(bounded(x, temperature) / temperature, dim=-1) for x in (student, teacher))
     value = beta * (1.0 - _correlation(p_s, p_t, 1)) + gamma * (1.0 - _correlation(p_s, p_t, 0))
     return value * temperature**2 if scaled else value
 
@@ -76,9 +81,9 @@ def _correlation(one: Tensor, other: Tensor, dim: int) -> Tensor:
 def _direction(values: Tensor, dim: int) -> Tensor:
     """Subtracts the mean and divides by the norm; where the result is only rounding error, it is not divided."""
     centred = values - values.mean(dim, keepdim=True)
-    norm, size = (torch.linalg.vector_norm(x, dim=dim, keepdim=True) for x in (centred, values.detach()))
+    norm, size = (torch.linalg.vector_norm(x.detach(), dim=dim, keepdim=True) for x in (centred, values))
     noise = NOISE * torch.finfo(values.dtype).eps * size
-    return centred / torch.where(norm > noise, norm.clamp(min=LEAST), 1.0)
+    return centred / length(centred, norm > noise, dim).clamp(min=LEAST)
 
 
 class DIST(nn.Module):

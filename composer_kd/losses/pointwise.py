@@ -5,7 +5,17 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composer_kd.losses._common import check_number, check_temperature, check_tensors, ready, unit
+from composer_kd.losses._common import (
+    bounded,
+    check_number,
+    check_temperature,
+    check_tensors,
+    mean,
+    mean_squared,
+    ready,
+    unit,
+    valid,
+)
 
 __all__ = ['UniversalLogit', 'cosine', 'hard_label', 'mse', 'universal_logit']
 
@@ -32,7 +42,8 @@ def hard_label(student: Tensor, teacher: Tensor) -> Tensor:
         0.2877
     """
     student, teacher = ready('hard_label', student, teacher)
-    return F.cross_entropy(student.flatten(0, -2), teacher.flatten(0, -2).argmax(-1))
+    student, teacher = bounded(student).flatten(0, -2), teacher.flatten(0, -2)
+    return mean(F.cross_entropy(student, teacher.argmax(-1), reduction='none'))
 
 
 def mse(student: Tensor, teacher: Tensor) -> Tensor:
@@ -55,7 +66,7 @@ def mse(student: Tensor, teacher: Tensor) -> Tensor:
         >>> mse(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 5.0]])).item()
         4.5
     """
-    return F.mse_loss(*ready('mse', student, teacher))
+    return mean_squared('mse', student, teacher)
 
 
 def cosine(student: Tensor, teacher: Tensor) -> Tensor:
@@ -93,10 +104,10 @@ def cosine(student: Tensor, teacher: Tensor) -> Tensor:
     student, teacher = ready('cosine', student, teacher)
     if student.ndim > 3:
         student, teacher = student.flatten(1), teacher.flatten(1)
-    return 1.0 - (unit(student) * unit(teacher)).sum(-1).mean()
+    return mean(1.0 - (unit(student) * unit(teacher)).sum(-1))
 
 
-def universal_logit(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+def universal_logit(student: Tensor, teacher: Tensor, temperature: float = 1.0, mask: Tensor | None = None) -> Tensor:
     r"""L1 distance between sorted probabilities, for models with different vocabularies.
 
     Boizard et al., *Towards Cross-Tokenizer Distillation: the Universal Logit Distillation Loss for LLMs*
@@ -109,18 +120,23 @@ def universal_logit(student: Tensor, teacher: Tensor, temperature: float = 1.0) 
     ignored: a permutation of the student's classes leaves the loss unchanged. There is no factor :math:`T^2`. A weight
     to start with: 1, in addition to the cross-entropy.
 
+    Positions are compared one with one. Where the two tokenizers split a text differently, slice both logits to the
+    positions of the answer and cut the longer answer to the length of the shorter, as the paper does.
+
     Args:
         student: Logits ``(..., V_s)``; any floating dtype.
         teacher: Logits ``(..., V_t)`` with the same other dimensions. No gradient reaches them.
         temperature: :math:`T > 0`.
+        mask: Booleans (or integers 0 and 1) of the logits' shape without ``V``, or flat. The mean includes only the
+            positions that are ``True``. If all are ``False``, the loss is 0.
 
     Returns:
         A float32 scalar (float64 for float64 inputs) from 0 to 2, the sum over classes and the mean over all other
         dimensions; 0 for equal inputs.
 
     Raises:
-        ValueError: If the shapes differ in another dimension than the last, or the temperature is not a positive
-            finite number.
+        ValueError: If the shapes differ in another dimension than the last, the mask does not fit, or the temperature
+            is not a positive finite number.
 
     Example:
         >>> import torch
@@ -133,13 +149,22 @@ def universal_logit(student: Tensor, teacher: Tensor, temperature: float = 1.0) 
     if student.shape[:-1] != teacher.shape[:-1]:
         raise ValueError(
             f'universal_logit: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must differ in the '
-            'last dimension only'
+            'last dimension only (the classes), because it compares them position by position. If their tokenizers '
+            'split the text differently, give both the logits of the answer alone, the longer one cut to the length '
+            'of the shorter: logits[:, start:start + length] of each model, each with its own start.'
         )
     student, teacher = ready('universal_logit', student, teacher, same_shape=False)
-    p_s, p_t = (F.softmax(x / temperature, -1).sort(-1, descending=True).values for x in (student, teacher))
+    if mask is not None:
+        kept = valid('universal_logit', mask, student.shape[:-1])
+        student, teacher = student[kept], teacher[kept]
+    p_s, p_t = (_sorted_probabilities(x, temperature) for x in (student, teacher))
     shared = min(p_s.shape[-1], p_t.shape[-1])
     distance = (p_s[..., :shared] - p_t[..., :shared]).abs().sum(-1)
-    return (distance + p_s[..., shared:].sum(-1) + p_t[..., shared:].sum(-1)).mean()
+    return mean(distance + p_s[..., shared:].sum(-1) + p_t[..., shared:].sum(-1))
+
+
+def _sorted_probabilities(logits: Tensor, temperature: float) -> Tensor:
+    return F.softmax(bounded(logits, temperature) / temperature, -1).sort(-1, descending=True).values
 
 
 universal_logit.any_classes = True  # type: ignore[attr-defined]
@@ -162,9 +187,9 @@ class UniversalLogit(nn.Module):
         super().__init__()
         self.temperature = check_number('UniversalLogit', 'temperature', temperature)
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
         """See :func:`universal_logit`."""
-        return universal_logit(student, teacher, self.temperature)
+        return universal_logit(student, teacher, self.temperature, mask)
 
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""

@@ -8,18 +8,17 @@ from torch import Tensor, nn
 
 from composer_kd.losses._common import (
     check_number,
-    check_samples,
-    check_tensors,
+    directions,
     full_precision,
     joins_any_shape,
     pooled,
     reads,
     ready,
+    same_samples,
 )
 
 __all__ = ['RKD', 'correlation_congruence', 'pkt', 'rkd', 'similarity_preserving']
 
-NO_DIRECTION = 1e-6  # relative to the longest vector; shorter vectors count as rounding errors without a direction
 PKT_EPS = 1e-7
 
 
@@ -56,7 +55,7 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
         >>> round(similarity_preserving(student, teacher).item(), 4)  # 2 * ((1 - .7071)^2 + .7071^2) / 4
         0.2929
     """
-    student, teacher = _batches('similarity_preserving', student, teacher)
+    student, teacher = same_samples('similarity_preserving', student, teacher)
     with full_precision(student):
         return (_gram_rows(student) - _gram_rows(teacher)).square().mean()
 
@@ -71,15 +70,16 @@ def rkd(student: Tensor, teacher: Tensor, distance: float = 25.0, angle: float =
               \frac{\lVert t_i - t_j \rVert}{\mu_t}\right) + w_a \cdot \ell\left(
               \cos\angle s_j s_i s_k, \cos\angle t_j t_i t_k\right)
 
-    :math:`\ell` is the smooth L1 loss (Huber, 1) and :math:`\mu` the mean of the positive distances of that model. As
-    in the published code, each part is a mean over all :math:`B^2` pairs or :math:`B^3` triplets, including those with
+    :math:`\ell` is the smooth L1 loss (Huber, 1) and :math:`\mu` the mean distance of that model over all pairs of
+    distinct samples :math:`i \ne j`, as in equation 6; equal samples (a repeated image) count with distance 0. As in
+    the published code, each part is a mean over all :math:`B^2` pairs or :math:`B^3` triplets, including those with
     equal members (which are 0 or constant); the paper sums. The paper's weights are the defaults of ``distance`` and
     ``angle``, so the usual weight of the loss is 1. With two samples, the angle part is 0. Angles at (nearly) identical
     samples, closer than 1e-6 of the largest distance, are set to cosine 0 without a gradient; the gradient of the
     published code is up to 1e12 times too large there.
 
     Memory grows as :math:`B^3 + B^2 D` for the angles, and :math:`B^2` for the distances. Computed in float32 (float64
-    for float64 inputs), also under autocast.
+    for float64 inputs), also under autocast. The angles have a second derivative; that of the distances is refused.
 
     Args:
         student: Embeddings ``(B, D)`` of at least two samples; tokens and feature maps are averaged over positions. Any
@@ -104,7 +104,7 @@ def rkd(student: Tensor, teacher: Tensor, distance: float = 25.0, angle: float =
         0.0
     """
     _check_weights('rkd', distance, angle)
-    student, teacher = (pooled(side) for side in _batches('rkd', student, teacher))
+    student, teacher = (pooled(side) for side in same_samples('rkd', student, teacher))
     loss = student.new_zeros(())
     with full_precision(student):
         if distance:
@@ -161,10 +161,10 @@ def correlation_congruence(student: Tensor, teacher: Tensor) -> Tensor:
     .. math:: \frac{1}{B - 1} \sum_{i=1}^{B-1} \sum_{c=1}^{D} |d_{i,c}| \cdot |d_{i+1,c}|
 
     The loss is a sum over the elements of an embedding and a mean over pairs of consecutive samples. Equation 7 of the
-    paper is different: :math:`\frac{1}{B^2} \lVert C_s - C_t \rVert^2` of the B x B kernels (bilinear, or Gaussian by a
-    Taylor series) between all samples. Usual weight: 0.02, with student and teacher embedded in 128 dimensions. The
-    value depends on the order of the samples, so the batch should be shuffled, and it is 0 as soon as every other
-    sample is equal in student and teacher. Where a difference is 0, its gradient is defined as 0.
+    paper is different: it compares kernels between all samples; that is :func:`~composer_kd.losses.kernel_congruence`.
+    Usual weight: 0.02, with student and teacher embedded in 128 dimensions. The value depends on the order of the
+    samples, so the batch should be shuffled, and it is 0 as soon as every other sample is equal in student and teacher.
+    Where a difference is 0, its gradient is defined as 0.
 
     Args:
         student: Embeddings ``(B, D)`` of at least two samples; tokens and feature maps are averaged over positions. Any
@@ -185,7 +185,7 @@ def correlation_congruence(student: Tensor, teacher: Tensor) -> Tensor:
         6.5
     """
     loss = 'correlation_congruence'
-    student, teacher = (pooled(side) for side in _batches(loss, student, teacher))
+    student, teacher = (pooled(side) for side in same_samples(loss, student, teacher))
     student, teacher = ready(f'{loss} (project the student, if need be)', student, teacher)
     apart = (teacher - student).abs()
     return (apart[:-1] * apart[1:]).sum(-1).mean()
@@ -226,34 +226,15 @@ def pkt(student: Tensor, teacher: Tensor) -> Tensor:
         >>> round(pkt(student, teacher).item(), 4)  # (2/3 log 4/3 + 1/3 log 2/3) / 2
         0.0283
     """
-    student, teacher = (pooled(side) for side in _batches('pkt', student, teacher))
+    student, teacher = (pooled(side) for side in same_samples('pkt', student, teacher))
     with full_precision(student):
         student, teacher = _affinities(student), _affinities(teacher)
     return (teacher * ((teacher + PKT_EPS) / (student + PKT_EPS)).log()).mean()
 
 
-def _batches(loss: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Checks that both have the same number of samples, at least two, and prepares them with :func:`ready`."""
-    check_tensors(loss, student, teacher)
-    if student.shape[:1] != teacher.shape[:1] or student.ndim < 2 or teacher.ndim < 2:
-        raise ValueError(
-            f'{loss}: expected features (B, ...) of the same samples, got student {tuple(student.shape)} and '
-            f'teacher {tuple(teacher.shape)}'
-        )
-    check_samples(loss, student)
-    return ready(loss, student, teacher, same_shape=False)
-
-
 def _check_weights(owner: str, distance: float, angle: float) -> None:
     if not distance and not angle:
         raise ValueError(f'{owner}: distance and angle are both 0, so nothing is compared')
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    """Scales vectors ``(..., D)`` to length 1; vectors too short to have a direction become 0, with gradient 0."""
-    lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-    directed = lengths > NO_DIRECTION * lengths.detach().amax()
-    return vectors * torch.where(directed, 1.0 / torch.where(directed, lengths, 1.0), 0.0)
 
 
 def _gram_rows(features: Tensor) -> Tensor:
@@ -263,24 +244,25 @@ def _gram_rows(features: Tensor) -> Tensor:
     that ``NO_DIRECTION`` applies to is then linear in the length of the sample instead of quadratic.
     """
     features = features.flatten(1)
-    return _unit(_unit(features) @ features.T)
+    return directions(directions(features) @ features.T)
 
 
 def _distances(embeddings: Tensor) -> Tensor:
-    """Distances ``(B, B)`` divided by the mean of the positive ones; exactly 0 between duplicates."""
+    """Distances ``(B, B)`` divided by their mean over all pairs of distinct samples; exactly 0 between duplicates."""
     distances = torch.cdist(embeddings, embeddings, compute_mode='donot_use_mm_for_euclid_dist')
-    mean = distances.sum() / (distances > 0).sum().clamp(min=1)
+    samples = embeddings.shape[0]
+    mean = distances.sum() / (samples * (samples - 1))
     return distances / torch.where(mean > 0, mean, 1.0)
 
 
 def _angles(embeddings: Tensor) -> Tensor:
     """Cosines ``(B, B, B)`` of the angles at the first sample, between the directions to the second and the third."""
-    sights = _unit(embeddings.unsqueeze(0) - embeddings.unsqueeze(1))
+    sights = directions(embeddings.unsqueeze(0) - embeddings.unsqueeze(1))
     return sights @ sights.transpose(1, 2)
 
 
 def _affinities(embeddings: Tensor) -> Tensor:
     """Cosines ``(B, B)`` mapped to [0, 1] (clamped at 0 against rounding errors), each row divided by its sum."""
-    embeddings = _unit(embeddings)
+    embeddings = directions(embeddings)
     affinities = ((embeddings @ embeddings.T + 1.0) / 2.0).clamp(min=0.0)
     return affinities / affinities.sum(1, keepdim=True)

@@ -169,9 +169,10 @@ class ReviewKD(nn.Module):
         losses = []
         for fusion, own, target in reversed(list(zip(self.fusions, student, teacher))):
             own, target = (_as_map(x) for x in ready('ReviewKD', own, target, same_shape=False))
-            if own.shape[0] * min(math.prod(own.shape[2:]), math.prod(target.shape[2:])) == 1:
+            if own.shape[0] * min(math.prod(own.shape[2:]), math.prod(target.shape[2:])) < 2:
                 raise ValueError(
-                    'ReviewKD: BatchNorm needs more than one value per channel, got a batch of 1 with a map of 1x1. '
+                    'ReviewKD: BatchNorm needs more than one value per channel, got features '
+                    f'{tuple(own.shape)} of the student and {tuple(target.shape)} of the teacher. '
                     'Use drop_last=True, or a larger device_train_microbatch_size.'
                 )
             inputs = (own, target) if deeper is None else (own, target, deeper)

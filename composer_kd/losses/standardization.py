@@ -8,14 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from composer_kd.losses._common import at_least_float32, check_tensors
+from composer_kd.losses._common import LEAST_LOGIT, at_least_float32, bounded, check_tensors
+from composer_kd.losses._once import once_only
 from composer_kd.losses.kl import KLDivergence
 
 __all__ = ['LogitStandardization', 'standardize']
 
 EPS = 1e-7
+EXCLUDED = torch.finfo(torch.float16).min  # -65504; logits up to here exclude a class, in any dtype
 NOISE = 8.0  # times the dtype's epsilon and the mean: largest deviation that rounding causes in a constant row
 
 
@@ -27,14 +28,17 @@ def standardize(logits: Tensor, dim: int = -1) -> Tensor:
 
     .. math:: \frac{z - \mathrm{mean}(z)}{\mathrm{std}(z) + 10^{-7}}
 
+    Classes may be excluded by logits of at most -65504 (``torch.finfo(dtype).min`` of any dtype, minus infinity). They
+    count neither in the mean nor in the deviation, and become -1e30 without a gradient, so that the loss on
+    standardised logits leaves them out too.
+
     Args:
         logits: ``(..., V, ...)``, at least two classes; any floating dtype, computed in float32 at least.
         dim: The dimension of the classes.
 
     Returns:
         A float32 tensor (float64 for float64 logits) of the same shape. A row whose deviation is at most 1e-7, or at
-        most the rounding error of a constant row, becomes zeros without a gradient. Only first derivatives are
-        supported.
+        most the rounding error of a constant row, becomes zeros without a gradient. A second derivative is refused.
 
     Raises:
         ValueError: If there is only one class.
@@ -46,7 +50,7 @@ def standardize(logits: Tensor, dim: int = -1) -> Tensor:
     """
     if logits.shape[dim] < 2:
         raise ValueError(f'standardize: expected at least 2 classes in dimension {dim}, got {tuple(logits.shape)}')
-    return _ZScores.apply(at_least_float32(logits), dim)
+    return _ZScores.apply(bounded(at_least_float32(logits)), dim)
 
 
 class _ZScores(torch.autograd.Function):
@@ -54,23 +58,33 @@ class _ZScores(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, dim: int) -> Tensor:
-        mean = logits.mean(dim, keepdim=True)
-        scores = logits - mean
-        deviation = torch.linalg.vector_norm(scores, dim=dim, keepdim=True).div_(math.sqrt(logits.shape[dim] - 1))
+        exists = _exists(logits, dim)
+        number = exists.sum(dim, keepdim=True, dtype=logits.dtype)
+        mean = logits.where(exists, 0.0).sum(dim, keepdim=True).div_(number)
+        scores = (logits - mean).masked_fill_(~exists, 0.0)
+        deviation = torch.linalg.vector_norm(scores, dim=dim, keepdim=True).div_((number - 1.0).clamp_(min=1.0).sqrt_())
         constant = deviation <= mean.abs_().mul_(NOISE * torch.finfo(scores.dtype).eps).clamp_(min=EPS)
         deviation.masked_fill_(constant, math.inf)  # makes scores and gradient 0
-        scores.div_(deviation + EPS)
-        ctx.save_for_backward(scores, deviation)
+        scores.div_(deviation + EPS).masked_fill_(~exists, LEAST_LOGIT)
+        ctx.save_for_backward(scores, deviation, number)
         ctx.dim = dim
         return scores
 
     @staticmethod
-    @once_differentiable
+    @once_only('standardize', 'Compute the mean and the deviation of the logits in plain torch.')
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        scores, deviation = ctx.saved_tensors
-        along = (grad * scores).sum(ctx.dim, keepdim=True).div_(deviation * (scores.shape[ctx.dim] - 1))
-        centred = grad - grad.mean(ctx.dim, keepdim=True)
-        return centred.div_(deviation + EPS).addcmul_(scores, along, value=-1.0), None
+        scores, deviation, number = ctx.saved_tensors
+        exists = scores > LEAST_LOGIT
+        grad, scores = (x.where(exists, 0.0) for x in (grad, scores))
+        along = (grad * scores).sum(ctx.dim, keepdim=True).div_(deviation * (number - 1.0).clamp_(min=1.0))
+        centred = grad - grad.sum(ctx.dim, keepdim=True).div_(number)
+        return centred.div_(deviation + EPS).addcmul_(scores, along, value=-1.0).masked_fill_(~exists, 0.0), None
+
+
+def _exists(logits: Tensor, dim: int) -> Tensor:
+    """Which classes count; all of them in a row of excluded classes alone, which then is constant."""
+    exists = logits > EXCLUDED
+    return exists | ~exists.any(dim, keepdim=True)
 
 
 class LogitStandardization(nn.Module):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composer_kd.losses._common import check_tensors, full_precision, ready, valid
+from composer_kd.losses._common import check_tensors, full_precision, mean_squared, ready, valid
 
 __all__ = ['ValueRelationKL', 'attention_kl', 'attention_mse', 'value_relation_kl']
 
@@ -49,7 +49,7 @@ def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
     """
     student, teacher = _maps('attention_mse', student, teacher)
     if mask is None:
-        return F.mse_loss(student, teacher)
+        return mean_squared('attention_mse', student, teacher)
     mask = _positions('attention_mse', mask, student.shape[0], student.shape[2], student.shape[3])
     pairs = mask[:, None, :, None] & mask[:, None, None, :]
     by_sample = (student - teacher).where(pairs, 0.0).square().sum((1, 2, 3)) / mask.sum(1).clamp(min=1)
@@ -67,7 +67,8 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -
 
     The mean runs over heads and valid queries. Rows are rescaled to a sum of 1 over the valid keys; after a softmax
     with the same mask, this only corrects rounding in half precision. Probabilities below 1e-12, including the exact
-    zeros of padded or future keys, count as 1e-12.
+    zeros of padded or future keys, count as 1e-12. Below that, the gradient is still the one of the logarithm, so that
+    a key which the student has lost can rise again; exact zeros have none.
 
     Note:
         Some models (BERT, for example) return their attention after dropout. A probability that dropout sets to 0 in
@@ -97,7 +98,7 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -
     batch, heads, queries, keys = student.shape
     if mask is None:
         student, teacher = (_log_probabilities(x) for x in (student, teacher))
-        return F.kl_div(student, teacher, reduction='sum', log_target=True) / (batch * heads * queries)
+        return F.kl_div(student, teacher, reduction='sum', log_target=True) / max(1, batch * heads * queries)
     mask = _positions('attention_kl', mask, batch, queries, keys)
     pairs = mask[:, None, :, None] & mask[:, None, None, :]
     # Masked pairs have the same constant in student and teacher, and add 0 to the divergence.
@@ -153,7 +154,7 @@ def value_relation_kl(student: Tensor, teacher: Tensor, heads: int = 12, mask: T
     batch, length, _ = student.shape
     if mask is None:
         student, teacher = (F.log_softmax(_relation(x, heads), dim=-1) for x in (student, teacher))
-        return F.kl_div(student, teacher, reduction='sum', log_target=True) / (batch * heads * length)
+        return F.kl_div(student, teacher, reduction='sum', log_target=True) / max(1, batch * heads * length)
     mask = _positions('value_relation_kl', mask, batch, length, length)
     pairs = mask[:, None, :, None] & mask[:, None, None, :]
     student, teacher = (
@@ -220,9 +221,15 @@ def _positions(loss: str, mask: Tensor, batch: int, queries: int, keys: int) -> 
 
 
 def _log_probabilities(rows: Tensor) -> Tensor:
-    """Clamps probabilities at ``EPS``, rescales rows to a sum of 1, and returns the logarithms."""
-    rows = rows.clamp(min=EPS)
-    return rows.log() - rows.sum(-1, keepdim=True).log()
+    """Clamps probabilities at ``EPS``, rescales rows to a sum of 1, and returns the logarithms.
+
+    The gradient is that of the probabilities before they are clamped: otherwise a key whose probability once fell below
+    ``EPS`` would never rise again. Only exact zeros, as of masked keys, have none.
+    """
+    clamped = rows.detach().clamp(min=EPS)
+    logarithms = rows.clamp(min=torch.finfo(rows.dtype).tiny).log()
+    total = torch.where(rows > 0, rows + (clamped - rows).detach(), clamped).sum(-1, keepdim=True)
+    return logarithms + (clamped.log() - logarithms.detach()) - total.log()
 
 
 def _relation(values: Tensor, heads: int) -> Tensor:

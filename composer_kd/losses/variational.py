@@ -15,6 +15,7 @@ from composer_kd.losses._common import (
     check_tensors,
     full_precision,
     in_dtype_of_inputs,
+    mean,
     pooled_to_smaller,
     ready,
 )
@@ -150,9 +151,9 @@ class VID(nn.Module):
             student, teacher = pooled_to_smaller(student, teacher)
             student, teacher = student.movedim(1, -1), teacher.movedim(1, -1)
         with full_precision(student):
-            mean = in_dtype_of_inputs(self.regressor, student)
-        variance = F.softplus(self.raw.to(mean.dtype)) + self.eps
-        return 0.5 * ((mean - teacher).square() / variance + variance.log()).mean()
+            predicted = in_dtype_of_inputs(self.regressor, student)
+        variance = F.softplus(self.raw.to(predicted.dtype)) + self.eps
+        return 0.5 * mean((predicted - teacher).square() / variance + variance.log())
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Creates missing parameters with the numbers of channels in the state dict."""

@@ -22,6 +22,8 @@ def check_loss(
     gradcheck: bool = True,
     extreme: float = 1e4,
     steep: float = 1e3,
+    classes: bool = False,
+    empty: bool = False,
 ) -> None:
     """Checks that a loss of your own has the properties (laws) of the losses of this package.
 
@@ -36,10 +38,14 @@ def check_loss(
         zero_at_equality: Whether the loss is a divergence: 0 where the student equals the teacher, and never negative.
         minimum_at_equality: Whether the loss has its minimum, with gradient 0, where the student equals the teacher.
         repeats: Whether the loss stays the same if the batch is repeated twice, as a mean does and a sum does not.
-        gradcheck: Whether the loss is smooth at the inputs, so that its gradient is compared with finite differences.
+        gradcheck: Whether the loss is smooth at the inputs, so that its gradient is compared with finite differences;
+            so is its second derivative, unless the loss refuses it by a ``RuntimeError``.
         extreme: The factor by which the inputs are multiplied to check that value and gradient stay finite.
         steep: The largest allowed gradient for degenerate inputs (zeros, constants, equal samples), as a multiple of
             the gradient for ordinary inputs.
+        classes: Whether the inputs are logits with the classes in the last dimension, so that a class of logit
+            ``torch.finfo(dtype).min`` or minus infinity is checked to count like one of -1e30, which is excluded.
+        empty: Whether a batch of no samples is checked to give 0 or a ``ValueError``.
 
     Raises:
         AssertionError: If a law is broken; the message gives the law and the numbers.
@@ -53,7 +59,17 @@ def check_loss(
         >>> check_loss(lambda student, teacher: (student - teacher.detach()).square().mean())
     """
     case = Case(
-        loss, inputs or logits, reference, zero_at_equality, minimum_at_equality, repeats, gradcheck, extreme, steep
+        loss,
+        inputs or logits,
+        reference,
+        zero_at_equality,
+        minimum_at_equality,
+        repeats,
+        gradcheck,
+        extreme,
+        steep,
+        classes,
+        empty,
     )
     for name, law in laws_of(case).items():
         try:

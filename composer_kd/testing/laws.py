@@ -21,6 +21,7 @@ from composer_kd.testing.tools import (
     hold_close,
     hold_finite,
     leaves,
+    second_along,
     steepest,
     to_float32,
     twice,
@@ -46,6 +47,9 @@ def laws_of(case: Case) -> dict[str, Callable[[Case], None]]:
         'same for a repeated batch': case.repeats,
         'gradcheck': case.gradcheck,
         'masked positions never count': drawn(case)[2].get('mask') is not None,
+        'second derivative': case.gradcheck,
+        'empty batch': case.empty,
+        'excluded classes': case.classes,
     }
     return {name: law for name, law in LAWS.items() if obeyed.get(name, True)}
 
@@ -186,6 +190,65 @@ def _masked(case: Case) -> None:
         hold(torch.allclose(before, after, rtol=1e-7), 'the gradient elsewhere changes by garbage there')
 
 
+def _second(case: Case) -> None:
+    student, teacher, extra = drawn(case)
+    student = leaves(student)
+    generator = torch.Generator().manual_seed(7)
+    along = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in as_list(student)]
+    try:
+        found = second_along(value_of(case, student, teacher, extra), student, along)
+    except RuntimeError:
+        return  # refused
+    step = 1e-5
+
+    def slopes(sign: int) -> list[Tensor]:
+        moved = [(x.detach() + sign * step * way).requires_grad_() for x, way in zip(as_list(student), along)]
+        inputs = moved[0] if isinstance(student, Tensor) else moved
+        return gradients(value_of(case, inputs, teacher, extra), inputs)
+
+    for one, after, before in zip(found, slopes(1), slopes(-1)):
+        expected = (after - before) / (2 * step)
+        size = float(expected.abs().max())
+        hold(
+            torch.allclose(one, expected, rtol=1e-4, atol=1e-4 * size + 1e-8),
+            f'the second derivative is off by up to {float((one - expected).abs().max()):.3g}, where it is up to '
+            f'{size:.3g}; raise a RuntimeError if the loss has none',
+        )
+
+
+def _empty(case: Case) -> None:
+    student, teacher, extra = (each(part, lambda x: x[:0]) for part in drawn(case))
+    student = leaves(student)
+    try:
+        value = value_of(case, student, teacher, extra)
+    except ValueError:
+        return  # refused
+    except ZeroDivisionError as error:
+        raise AssertionError('an empty batch ends in a ZeroDivisionError, neither 0 nor a ValueError') from error
+    hold(float(value) == 0, f'the loss of an empty batch is {float(value)!r}, neither 0 nor a ValueError')
+    hold(value.requires_grad, 'the loss of an empty batch does not depend on the student')
+
+
+def _excluded(case: Case) -> None:
+    student, teacher, extra = (each(part, to_float32) for part in drawn(case))
+
+    def of(logit: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        one, other = (x.to(dtype).clone() for x in (student, teacher))
+        one[..., -1] = other[..., -1] = logit
+        one.requires_grad_()
+        value = hold_finite(case, one, other, extra, f'a class of logit {logit!r} in {dtype}')
+        return value.double(), gradients(value, one)[0].double()
+
+    for dtype in (torch.float32, torch.bfloat16):
+        expected, expected_grad = of(-1e30, dtype)
+        for logit in (torch.finfo(dtype).min, -math.inf):
+            value, grad = of(logit, dtype)
+            hold_close(float(value), float(expected), 1e-6, f'the loss is {float(value)!r} for a class of {logit!r}')
+            hold(
+                torch.allclose(grad, expected_grad, rtol=1e-5, atol=1e-7), f'another gradient for a class of {logit!r}'
+            )
+
+
 LAWS: dict[str, Callable[[Case], None]] = {
     'scalar of the student': _scalar,
     'reference': _reference,
@@ -198,5 +261,8 @@ LAWS: dict[str, Callable[[Case], None]] = {
     'half precision': _half,
     'gradcheck': _gradcheck,
     'masked positions never count': _masked,
+    'second derivative': _second,
+    'empty batch': _empty,
+    'excluded classes': _excluded,
 }
 """The laws by name: functions of a :class:`Case` that raise ``AssertionError``."""

@@ -41,6 +41,8 @@ class Case:
     gradcheck: bool = True
     extreme: float = 1e4
     steep: float = 1e3
+    classes: bool = False
+    empty: bool = False
 
 
 def drawn(case: Case, seed: int = 0) -> tuple[Any, Any, dict[str, Any]]:
@@ -82,6 +84,15 @@ def hold_close(value: float, expected: float, tolerance: float, message: str) ->
 def gradients(value: Tensor, inputs: Any) -> list[Tensor]:
     grads = torch.autograd.grad(value, as_list(inputs), allow_unused=True, retain_graph=True)
     return [torch.zeros_like(x) if grad is None else grad for x, grad in zip(as_list(inputs), grads)]
+
+
+def second_along(value: Tensor, inputs: Any, along: list[Tensor]) -> list[Tensor]:
+    """The derivative of the gradient along a direction (the product of the Hessian and that direction)."""
+    slopes = torch.autograd.grad(value, as_list(inputs), create_graph=True, allow_unused=True)
+    parts = [(slope * way).sum() for slope, way in zip(slopes, along) if slope is not None and slope.requires_grad]
+    if not parts:
+        return [torch.zeros_like(x) for x in as_list(inputs)]
+    return gradients(torch.stack(parts).sum(), inputs)
 
 
 def steepest(value: Tensor, inputs: Any) -> float:

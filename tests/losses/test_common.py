@@ -9,7 +9,7 @@ import torch
 
 from composer_kd import losses
 from composer_kd.losses._common import pooled, ready, valid
-from composer_kd.testing.tools import drawn, each, to_float32, value_of
+from composer_kd.testing.tools import as_list, drawn, each, leaves, second_along, to_float32, value_of
 from tests.losses.test_laws import CASES
 
 SEVERAL = {'ReviewKD', 'fsp'}  # lists of features
@@ -32,6 +32,19 @@ def test_one_side_may_be_of_higher_precision(name):
     value = value_of(CASES[name], each(student, to_float32), teacher, extra)
     exact = value_of(CASES[name], student, teacher, extra)
     assert value.item() == pytest.approx(exact.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize('height', [0.0, 1.0])
+def test_second_derivatives_of_constant_features_are_numbers(name, height):
+    student, teacher, extra = (each(part, to_float32) for part in drawn(CASES[name]))
+    constant = leaves(each(student, lambda x: torch.full_like(x, height)))
+    try:
+        found = second_along(value_of(CASES[name], constant, teacher, extra), constant, as_list(student))
+    except RuntimeError as error:
+        assert 'derivative' in str(error)  # noqa: PT017 - refused, in words
+    else:
+        assert all(second.isfinite().all() for second in found)
 
 
 def test_ready_promotes_both():
@@ -95,6 +108,33 @@ def test_pooled_is_the_mean_over_the_positions_that_count():
         pooled(tokens, mask[:1])
 
 
+def test_the_mean_over_no_positions_is_zero():
+    for nothing in (torch.zeros(2, 0, 4), torch.zeros(2, 4, 0, 3), torch.zeros(2, 4, 0, 0, 0)):
+        assert torch.equal(pooled(nothing), torch.zeros(2, 4))
+
+
+COMPARE_SAMPLES = {'dist', 'rkd', 'correlation_congruence', 'kernel_congruence', 'pkt', 'similarity_preserving'}
+
+
+@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_an_empty_batch_gives_zero_or_an_error_that_says_so(name, dtype):
+    """The law says more; here it is certain which losses refuse."""
+    student, teacher, extra = (each(part, lambda x: x[:0]) for part in drawn(CASES[name]))
+    student, teacher = (each(side, lambda x: x.to(dtype)) for side in (student, teacher))
+    refuses = name.replace('_', '').lower() in {loss.replace('_', '') for loss in COMPARE_SAMPLES} | {'reviewkd'}
+    if refuses:
+        with pytest.raises(ValueError, match=r'batch of at least 2, got 0|BatchNorm .* got features \(0, '):
+            value_of(CASES[name], student, teacher, extra)
+        return
+    student = leaves(student)
+    value = value_of(CASES[name], student, teacher, extra)
+    value.backward()
+    assert value == 0
+    assert value.dtype == torch.float32
+    assert all(x.grad is not None for x in as_list(student))
+
+
 def in_snake_case(twin):
     return [name for name in losses.__all__ if name.replace('_', '') == twin.lower() and name != twin]
 
@@ -108,7 +148,7 @@ def defaults(thing):
 
 
 def test_twins_have_the_defaults_of_their_functions():
-    assert len(TWINS) == 11
+    assert len(TWINS) == 12
     for twin, function in TWINS.items():
         assert defaults(getattr(losses, twin)) == defaults(getattr(losses, function)), twin
         made = getattr(losses, twin)()
@@ -126,6 +166,7 @@ def test_defaults_are_those_published():
         'nkd': {'gamma': 1.5, 'temperature': 1.0},
         'dist': {'beta': 1.0, 'gamma': 1.0, 'temperature': 1.0, 'scaled': True},
         'rkd': {'distance': 25.0, 'angle': 50.0},
+        'kernel_congruence': {'gamma': 0.4, 'order': 2},
         'channel_wise_kl': {'temperature': 4.0},
         'value_relation_kl': {'heads': 12},
         'VID': {'init_var': 5.0, 'eps': 1e-5},

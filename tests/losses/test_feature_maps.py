@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from composer_kd.losses import ChannelWiseKL, attention_transfer, channel_wise_kl, hint, normalized_mse
+from composer_kd.losses import ChannelWiseKL, attention_transfer, channel_wise_kl, hint, normalized_mse, nst
 from tests.losses.cases import feature as reference
 
 
@@ -157,3 +157,34 @@ def test_normalized_mse_of_a_zero_vector_does_not_drown_the_others():
 def test_normalized_mse_of_bad_shapes():
     with pytest.raises(ValueError, match=r'student \(2, 3\) and teacher \(2, 4\)'):
         normalized_mse(torch.zeros(2, 3), torch.zeros(2, 4))
+
+
+def test_nst_by_hand():
+    # patterns (3, 4)/5 and (1, 0) of the student, (0, 1) of the teacher; k is the square of the inner product
+    student = torch.tensor([[3.0, 4.0], [2.0, 0.0]]).reshape(1, 2, 1, 2)
+    teacher = torch.tensor([[0.0, 7.0]]).reshape(1, 1, 1, 2)
+    by_hand = 1.0 + (1 + 1 + 2 * 0.6**2) / 4 - 2 * (0.8**2 + 0.0) / 2
+    assert nst(student, teacher).item() == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_nst_compares_patterns_of_any_size_and_order():
+    student, teacher = (torch.randn(3, 4, 5, 5, dtype=torch.float64) for _ in range(2))
+    value = nst(student, teacher).item()
+    factors = torch.rand(3, 4, 1, 1, dtype=torch.float64) + 0.5
+    assert nst(factors * student, teacher[:, [2, 0, 3, 1]]).item() == pytest.approx(value, rel=1e-9)
+    assert nst(torch.cat([teacher, teacher], 1), teacher).item() == pytest.approx(0.0, abs=1e-12)
+    each = [nst(s[None], t[None]).item() for s, t in zip(student, teacher)]
+    assert value == pytest.approx(sum(each) / 3, rel=1e-9)
+
+
+def test_nst_pools_the_larger_map():
+    student, teacher = torch.randn(2, 3, 4, 4), torch.randn(2, 5, 2, 4)
+    small = torch.nn.functional.avg_pool2d(student, (2, 1))
+    assert nst(student, teacher).item() == pytest.approx(nst(small, teacher).item(), rel=1e-5)
+    assert nst(torch.randn(2, 3, 2, 2, 2), torch.randn(2, 4, 2, 2, 2)) > 0
+
+
+def test_nst_of_bad_shapes():
+    for student, teacher in (((2, 3), (2, 3)), ((2, 3, 4), (2, 3, 4)), ((2, 3, 4, 4), (1, 3, 4, 4))):
+        with pytest.raises(ValueError, match=r'nst: expected two feature maps \(B, C, H, W\) .*student \(2, 3'):
+            nst(torch.zeros(student), torch.zeros(teacher))

@@ -4,7 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from composer_kd import LossError
+from composer_kd.batches.masks import valid_of
+from composer_kd.batches.microbatch import Microbatch
 from composer_kd.losses import UniversalLogit, cosine, hard_label, mse, universal_logit
+from composer_kd.matches.loss_adapter import LossAdapter
 
 
 def test_hard_label_is_cross_entropy_with_the_top_class():
@@ -70,6 +74,36 @@ def test_universal_logit_is_the_mean_over_rows_of_any_shape():
     assert universal_logit(student, teacher).item() == pytest.approx(rows.item())
     with pytest.raises(ValueError, match=r'\(2, 3, 5\) and teacher \(3, 2, 4\) must differ in the last dimension only'):
         universal_logit(student, teacher.reshape(3, 2, 4))
+
+
+def test_universal_logit_of_masked_positions_is_that_of_the_others():
+    student, teacher = torch.randn(2, 3, 5), torch.randn(2, 3, 4)
+    mask = torch.tensor([[True, False, True], [False, False, True]])
+    expected = universal_logit(student[mask], teacher[mask])
+    for given in (mask, mask.flatten(), mask.long()):
+        assert universal_logit(student, teacher, mask=given) == expected
+        assert UniversalLogit()(student, teacher, given) == expected
+    student[~mask] = math.nan  # what does not count may be anything
+    assert universal_logit(student, teacher, mask=mask) == expected
+    nothing = universal_logit(student.requires_grad_(), teacher, mask=torch.zeros_like(mask))
+    assert nothing == 0
+    assert nothing.requires_grad
+
+
+def test_universal_logit_of_other_lengths_says_how():
+    """Answers of two tokenizers: the mask of the student's labels fits the student alone."""
+    student, teacher = torch.randn(1, 5, 11), torch.randn(1, 7, 17)
+    mask = torch.tensor([[False, False, True, True, True]])
+    message = r'\(1, 5, 11\) and teacher \(1, 7, 17\) .*position by position.*logits of the answer.*cut to the length'
+    with pytest.raises(ValueError, match=message):
+        universal_logit(student, teacher, mask=mask)
+    with pytest.raises(ValueError, match=message):
+        universal_logit(student, teacher)
+    labels = torch.tensor([[-100, -100, 3, 4, 5]])
+    batch = {'input_ids': labels.clamp(min=0), 'labels': labels}
+    micro = Microbatch(batch, 3, valid_of(batch))
+    with pytest.raises(LossError, match=r"The match 'UniversalLogit' fails at batch 3.*" + message):
+        LossAdapter(UniversalLogit()).of_logits(student, teacher, micro)
 
 
 def test_universal_logit_says_that_any_classes_do():

@@ -58,7 +58,7 @@ def test_rkd_by_hand():
 
 def test_rkd_is_linear_far_away():
     """Smooth L1, not squares: doubling a large difference of distances doubles it."""
-    student = torch.tensor([[0.0], [0.0], [0.0], [0.0], [0.0], [0.0], [0.0], [1.0]])  # one positive distance from each
+    student = torch.tensor([[0.0], [0.0], [0.0], [0.0], [0.0], [0.0], [0.0], [1.0]])  # 14 of 56 distances are 1
     teacher = torch.arange(8.0).unsqueeze(1)
     value = rkd(student, teacher, distance=1.0, angle=0.0).item()
     distances = [abs(i - j) for i in range(8) for j in range(8)]
@@ -66,10 +66,39 @@ def test_rkd_is_linear_far_away():
     total = 0.0
     for i in range(8):
         for j in range(8):
-            apart = abs((7 in (i, j) and i != j) * 1.0 - abs(i - j) / mean)
+            apart = abs((7 in (i, j) and i != j) * 4.0 - abs(i - j) / mean)
             total += apart**2 / 2 if apart < 1 else apart - 0.5
     assert value == pytest.approx(total / 64, rel=1e-6)
     assert any(d / mean > 2 for d in distances)  # far enough to tell
+
+
+@pytest.mark.parametrize('equal', [1, 3])
+def test_rkd_averages_the_distances_of_all_pairs_of_samples(equal):
+    """A repeated image is a pair of samples too: nothing jumps where two samples become equal."""
+    student, teacher = (side.double() for side in sides(batch=6))
+    student[1 : 1 + equal] = student[0]
+
+    def reference(side):
+        pairs = [(i, j) for i in range(6) for j in range(6) if i != j]
+        mean = sum(math.dist(side[i], side[j]) for i, j in pairs) / 30
+        return {(i, j): math.dist(side[i], side[j]) / mean for i, j in pairs}
+
+    ours, theirs = reference(student.tolist()), reference(teacher.tolist())
+    apart = [abs(ours[pair] - theirs[pair]) for pair in ours]
+    expected = sum(d * d / 2 if d < 1 else d - 0.5 for d in apart) / 36
+    assert rkd(student, teacher, distance=1.0, angle=0.0).item() == pytest.approx(expected, rel=1e-12)
+    near = student.clone()
+    near[1 : 1 + equal] += 1e-9
+    assert rkd(near, teacher, distance=1.0, angle=0.0).item() == pytest.approx(expected, rel=1e-7)
+
+
+def test_rkd_of_equal_samples_alone():
+    student, teacher = torch.ones(4, 3, requires_grad=True), torch.randn(4, 3)
+    value = rkd(student, teacher)
+    value.backward()
+    assert value.isfinite()
+    assert student.grad.isfinite().all()
+    assert rkd(teacher, torch.ones(4, 3)).isfinite()
 
 
 def test_rkd_distances_of_duplicates_are_exactly_zero_in_large_batches():

@@ -186,3 +186,30 @@ def test_value_relation_of_bad_input():
 def test_bad_heads(heads):
     with pytest.raises(ValueError, match='heads must be a positive int'):
         ValueRelationKL(heads=heads)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('logit', [-20.0, -27.0, -28.0, -40.0, -80.0])
+def test_attention_that_the_student_has_lost_can_rise_again(dtype, logit):
+    """Through the softmax, the gradient is p_s - p_t at any size of p_s, also where the value is capped at 1e-12."""
+    scores = torch.tensor([0.0, 1.0, logit], dtype=dtype).expand(1, 1, 3, 3).clone().requires_grad_()
+    teacher = torch.tensor([0.2, 0.3, 0.5], dtype=dtype).expand(1, 1, 3, 3)
+    attention_kl(scores.softmax(-1), teacher).backward()
+    expected = (scores.detach().double().softmax(-1) - teacher.double()) / 3
+    torch.testing.assert_close(scores.grad.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_probabilities_below_the_cap_count_as_the_cap():
+    teacher = torch.tensor([0.5, 0.5]).expand(1, 1, 2, 2)
+    for least in (1e-12, 1e-13, 1e-30, 1e-40, 0.0):
+        student = torch.tensor([1.0, least]).expand(1, 1, 2, 2)
+        expected = 0.5 * math.log(0.5) + 0.5 * math.log(0.5e12)
+        assert attention_kl(student, teacher).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_exact_zeros_of_attention_have_no_gradient():
+    student = torch.tensor([0.75, 0.25, 0.0]).expand(1, 1, 3, 3).clone().requires_grad_()
+    teacher = torch.tensor([0.5, 0.25, 0.25]).expand(1, 1, 3, 3)
+    attention_kl(student, teacher).backward()
+    assert not student.grad[..., 2].any()
+    assert student.grad[..., :2].any()

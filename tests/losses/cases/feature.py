@@ -228,6 +228,17 @@ def review(module):
     return reference
 
 
+def nst(student, teacher):
+    """As the distance of mean outer products, a form without the three sums of kernels; pooled by loops."""
+    height, width = (min(student.shape[d], teacher.shape[d]) for d in (2, 3))
+
+    def mean_product(maps):
+        patterns = [pool(channel, height, width).flatten() for channel in maps]
+        return np.mean([np.outer(p, p) / (p @ p) for p in patterns], axis=0)
+
+    return np.mean([((mean_product(s) - mean_product(t)) ** 2).sum() for s, t in zip(student, teacher)])
+
+
 def seeded(build):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -243,6 +254,7 @@ CASES: dict[str, Case] = {
     'attention_transfer': Case(losses.attention_transfer, normal((3, 2, 5, 4), (3, 3, 3, 5)), attention_transfer),
     'channel_wise_kl': Case(losses.channel_wise_kl, normal((3, 2, 3, 4)), channel_wise_kl),
     'ChannelWiseKL': Case(losses.ChannelWiseKL(2.0), normal((3, 2, 3, 4)), partial(channel_wise_kl, temperature=2.0)),
+    'nst': Case(losses.nst, normal((3, 2, 4, 3), (3, 4, 3, 5)), nst),
     'normalized_mse': Case(losses.normalized_mse, normal((3, 4, 5)), normalized_mse),
     'attention_mse': Case(losses.attention_mse, attention, attention_mse),
     'attention_kl': Case(losses.attention_kl, attention, attention_kl),

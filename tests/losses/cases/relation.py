@@ -63,8 +63,8 @@ def rkd(student, teacher, distance=25.0, angles=50.0):
 
     def distances(side):
         found = {(i, j): math.dist(a, b) for (i, a), (j, b) in itertools.product(enumerate(side), repeat=2)}
-        positive = [value for value in found.values() if value > 0]
-        return {pair: value * len(positive) / math.fsum(positive) for pair, value in found.items()}
+        distinct = [value for (i, j), value in found.items() if i != j]  # equation 6: all pairs of two samples
+        return {pair: value * len(distinct) / math.fsum(distinct) for pair, value in found.items()}
 
     n, ours, theirs = len(student), distances(student), distances(teacher)
     first = sum(huber(ours[pair] - theirs[pair]) for pair in ours) / n**2
@@ -81,6 +81,20 @@ def correlation_congruence(student, teacher):
         for c in range(student.shape[1]):
             total += abs(student[i, c] - teacher[i, c]) * abs(student[i + 1, c] - teacher[i + 1, c])
     return total / (len(student) - 1)
+
+
+def kernel_congruence(student, teacher, gamma=0.4, order=2):
+    """The Taylor series of exp(2 gamma x.y), pair by pair, with cosines for the products of unit vectors."""
+    student, teacher = (side.mean(1) if side.ndim == 3 else side for side in (student, teacher))
+
+    def kernel(x, y):
+        product = x @ y / math.sqrt(x @ x) / math.sqrt(y @ y)
+        terms = [(2 * gamma * product) ** p / math.factorial(p) for p in range(order + 1)]
+        return math.exp(-gamma) ** 2 * math.fsum(terms)
+
+    batch = range(len(student))
+    apart = [kernel(student[i], student[j]) - kernel(teacher[i], teacher[j]) for i in batch for j in batch]
+    return sum(d * d for d in apart) / len(apart)
 
 
 def pkt(student, teacher):
@@ -167,11 +181,13 @@ def crd(student, teacher, index):
 
 CASES = {
     'CRD': Case(CRD, indexed, crd, zero_at_equality=False, minimum_at_equality=False),
-    'RKD': Case(losses.RKD()),
+    'RKD': Case(losses.RKD(), reference=rkd, repeats=False),
+    'KernelCongruence': Case(losses.KernelCongruence(1.5, 4), tokens, lambda s, t: kernel_congruence(s, t, 1.5, 4)),
+    'kernel_congruence': Case(losses.kernel_congruence, tokens, kernel_congruence),
     'correlation_congruence': Case(losses.correlation_congruence, reference=correlation_congruence, repeats=False),
     'fsp': Case(losses.fsp, pairs_of_layers, fsp),
     # these two halve: a row is shared among twice as many samples (test_relation.py)
     'pkt': Case(losses.pkt, tokens, pkt, repeats=False),
     'similarity_preserving': Case(losses.similarity_preserving, maps, similarity_preserving, repeats=False),
-    'rkd': Case(losses.rkd, tokens, rkd),
+    'rkd': Case(losses.rkd, tokens, rkd, repeats=False),  # a repeated sample is a pair of distance 0
 }
