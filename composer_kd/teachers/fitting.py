@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +69,7 @@ def choose(entries: Entries, module: nn.Module, entry: str | None, name: str) ->
     fitting = [fit for fit in fits if not fit.problems]
     fitting = [fit for fit in fitting if fit.prefix == entry] or fitting
     if not fitting:
-        best = max(fits, key=lambda fit: (len(fit.paths), -len(fit.unused)), default=None)
+        best = max(fits, key=lambda fit: (len(fit.paths), -len(fit.problems), -len(fit.unused)), default=None)
         raise _misfit(best or _fit(entries, module, target, scope, {}, scope), module, name)
     if any(not _same(entries, fitting[0], other) for other in fitting[1:]):
         prefixes = [fit.prefix for fit in fitting]
@@ -97,16 +96,17 @@ def _candidates(entries: Entries, target: Mapping[str, Any], scope: str) -> Iter
 
 
 def _spellings(target: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    """Yields the module's names as a file may spell them: without wrappers, then without what all begin with."""
+    """Yields the module's names as a file may spell them: without wrappers, then without what most begin with."""
     names = {_plain(key): key for key in target}
     if len(names) < len(target):
         names = {key: key for key in target}
     while names:
         yield names
-        first = {key.partition('.')[0] for key in names}
-        if len(first) > 1 or any('.' not in key for key in names) or first.pop().isdigit():
+        ((first, count),) = Counter(key.partition('.')[0] for key in names).most_common(1)
+        shorter = {key.removeprefix(f'{first}.'): original for key, original in names.items()}
+        if first.isdigit() or 2 * count <= len(names) or len(shorter) < len(names) or shorter.keys() == names.keys():
             return
-        names = {key.partition('.')[2]: original for key, original in names.items()}
+        names = shorter
 
 
 def _plain(name: str) -> str:
@@ -117,14 +117,12 @@ def _fit(
     entries: Entries, module: nn.Module, target: Mapping[str, Any], prefix: str, paths: dict[str, str], scope: str
 ) -> Fit:
     weights = {key: entries.tensors[path] for key, path in paths.items()}
-    leftovers = Leftovers.beside(entries, prefix, paths.values(), scope)
-    problems = dict(_misfits(weights, target))
-    refused = leftovers.of_another_architecture(_ignored_by(module))
-    if refused or problems:
-        problems['unexpected'] = refused if not problems else leftovers.paths
-    unused = [path for path in leftovers.paths if not _matches(path, _ignored_by(module))]
-    lines = [f'  {what}: {_some(names)}' for what, names in problems.items() if names]
-    return Fit(prefix, paths, lines, unused)
+    leftovers = Leftovers.beside(entries, prefix, paths.values(), scope, _ignored_by(module))
+    problems = {what: names for what, names in _misfits(weights, target) if names}
+    unexpected = leftovers.paths if problems else leftovers.of_another_architecture()
+    if unexpected:
+        problems['unexpected'] = unexpected
+    return Fit(prefix, paths, [f'  {what}: {_some(names)}' for what, names in problems.items()], leftovers.paths)
 
 
 def _misfits(weights: Mapping[str, Tensor], target: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
@@ -199,10 +197,6 @@ def _ignored_by(module: nn.Module) -> list[str]:
     """Patterns of names that a model's class knows to be left over in older files (transformers)."""
     found = (getattr(part, '_keys_to_ignore_on_load_unexpected', None) for part in module.modules())
     return [pattern for patterns in found if isinstance(patterns, (list, tuple, set)) for pattern in patterns]
-
-
-def _matches(path: str, patterns: Iterable[str]) -> bool:
-    return any(re.search(pattern, path) for pattern in patterns)
 
 
 def _same(entries: Entries, one: Fit, other: Fit) -> bool:

@@ -29,7 +29,9 @@ class Leftovers:
     children: dict[str, set[str]]
 
     @classmethod
-    def beside(cls, entries: Entries, prefix: str, used: Iterable[str], scope: str) -> Leftovers:
+    def beside(
+        cls, entries: Entries, prefix: str, used: Iterable[str], scope: str, ignored: Iterable[str] = ()
+    ) -> Leftovers:
         """Finds what is left over.
 
         Args:
@@ -37,6 +39,7 @@ class Leftovers:
             prefix: The path below which the module's weights are.
             used: The paths of its weights.
             scope: The path within which to look.
+            ignored: Patterns of paths that are not to be mentioned.
         """
         used = set(used)
         places = {entries.places[path] for path in used}
@@ -45,10 +48,14 @@ class Leftovers:
             parts = path.split('.')
             for end in range(len(parts)):
                 children['.'.join(parts[:end])].add(parts[end])
+        patterns = [re.compile(pattern) for pattern in ignored]
         left = {
             path: tensor
             for path, tensor in entries.tensors.items()
-            if path not in used and is_within(path, scope) and (entries.places[path] in places or not used)
+            if path not in used
+            and is_within(path, scope)
+            and (entries.places[path] in places or not used)
+            and not any(pattern.search(path) for pattern in patterns)
         }
         return cls(left, prefix, dict(children))
 
@@ -57,22 +64,14 @@ class Leftovers:
         """The paths of all of them."""
         return list(self.tensors)
 
-    def of_another_architecture(self, ignored: Iterable[str] = ()) -> list[str]:
+    def of_another_architecture(self) -> list[str]:
         """Lists those without which the module computes something other than the model that was saved.
 
         These are further blocks in a numbered row (``layer1.3`` beside ``layer1.2``), parts inside such blocks, and
         tensors of a layer that the module has (a bias). Whole parts of other names (a head, an auxiliary classifier, a
         projector) may be left out; so may whole numbers and single numbers (counters, positions).
-
-        Args:
-            ignored: Patterns of paths that may be left out in any case.
         """
-        patterns = [re.compile(pattern) for pattern in ignored]
-        return [
-            path
-            for path, tensor in self.tensors.items()
-            if not _is_bookkeeping(tensor) and self._changes(path) and not any(one.search(path) for one in patterns)
-        ]
+        return [path for path, tensor in self.tensors.items() if not _is_bookkeeping(tensor) and self._changes(path)]
 
     def _changes(self, path: str) -> bool:
         parts = path.split('.')

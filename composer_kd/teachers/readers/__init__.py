@@ -8,6 +8,7 @@ from typing import Any
 
 from composer_kd.errors import CheckpointError, CheckpointNotFoundError
 from composer_kd.teachers.readers import folders, safetensors_files, torch_files
+from composer_kd.teachers.readers.damage import not_a_file
 
 __all__ = ['read_content']
 
@@ -46,8 +47,8 @@ def read_content(path: str, name: str) -> Any:
         raise CheckpointError(f'{name} cannot be read: {error.strerror}.') from error
     if stat.S_ISDIR(mode):
         return folders.read(path, name, read_content)
-    if not stat.S_ISREG(mode):  # a pipe or a device would block, or never end
-        raise CheckpointError(f'{name} is a pipe, a socket or a device: expected a file. Copy it into a file first.')
+    if not stat.S_ISREG(mode):
+        raise not_a_file(name)
     try:
         with open(path, 'rb') as file:
             start = file.read(16)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from composer_kd.errors import CheckpointError
 
-__all__ = ['damaged', 'first_line']
+__all__ = ['damaged', 'first_line', 'not_a_file']
 
 
 def damaged(name: str, reason: Exception | str) -> CheckpointError:
@@ -24,6 +24,11 @@ def damaged(name: str, reason: Exception | str) -> CheckpointError:
         f'{name} is truncated or not a checkpoint: expected a file of Composer, torch.save or safetensors. '
         f'Copy or write it again.\n{said}'
     )
+
+
+def not_a_file(name: str) -> CheckpointError:
+    """Returns the error for what would block, or never end, when it is read."""
+    return CheckpointError(f'{name} is a pipe, a socket or a device: expected a file. Copy it into a file first.')
 
 
 def first_line(error: Exception) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from composer_kd.errors import CheckpointError
-from composer_kd.teachers.readers.damage import damaged
+from composer_kd.teachers.readers.damage import damaged, not_a_file
 
 __all__ = ['read']
 
@@ -57,7 +57,7 @@ def _read_shards(index: str, name: str, read_file: Callable[[str, str], Any]) ->
 
 def _weight_map(index: str, name: str) -> dict[str, str]:
     if not os.path.isfile(index):
-        raise CheckpointError(f'{name} is not a file.')
+        raise not_a_file(name)
     try:
         content = json.loads(Path(index).read_bytes())
         weight_map = content['weight_map']
