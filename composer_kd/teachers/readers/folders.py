@@ -13,12 +13,26 @@ from torch import Tensor
 from composer_kd.errors import CheckpointError
 from composer_kd.teachers.readers.damage import damaged, not_a_file
 
-__all__ = ['read']
+__all__ = ['holds_weights', 'read']
 
 # In the order in which from_pretrained looks for them.
 _FILES = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin', 'pytorch_model.bin.index.json')
 _INDEX = '.index.json'
 _SUFFIXES = ('.safetensors', '.bin', '.pt', '.pth', '.ckpt', '.th', '.tar')
+
+
+def holds_weights(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder is one of ``save_pretrained``.
+
+    Example:
+        >>> holds_weights('/')
+        False
+    """
+    return _weights_in(path) is not None
+
+
+def _weights_in(path: str | os.PathLike[str]) -> str | None:
+    return next((file for file in _FILES if os.path.lexists(os.path.join(path, file))), None)
 
 
 def read(path: str, name: str, read_file: Callable[[str, str], Any]) -> Any:
@@ -32,7 +46,7 @@ def read(path: str, name: str, read_file: Callable[[str, str], Any]) -> Any:
     Raises:
         CheckpointError: If the folder holds no weights that are known, or a part of them is missing.
     """
-    found = next((file for file in _FILES if os.path.lexists(os.path.join(path, file))), None)
+    found = _weights_in(path)
     if found is None:
         raise _no_weights(Path(path), name)
     place, called = os.path.join(path, found), f'{name.rstrip("/")}/{found}'
