@@ -64,7 +64,8 @@ def choose(entries: Entries, module: nn.Module, entry: str | None, name: str) ->
     """
     target = module.state_dict()
     scope = entries.scope(entry, name)
-    found = {tuple(sorted(paths.items())): (prefix, paths) for prefix, paths in _candidates(entries, target, scope)}
+    names = {**target, **_unsaved(module, target)}
+    found = {tuple(sorted(paths.items())): (prefix, paths) for prefix, paths in _candidates(entries, names, scope)}
     fits = [_fit(entries, module, target, prefix, paths, scope) for prefix, paths in found.values()]
     fitting = [fit for fit in fits if not fit.problems]
     fitting = [fit for fit in fitting if fit.prefix == entry] or fitting
@@ -116,8 +117,9 @@ def _plain(name: str) -> str:
 def _fit(
     entries: Entries, module: nn.Module, target: Mapping[str, Any], prefix: str, paths: dict[str, str], scope: str
 ) -> Fit:
-    weights = {key: entries.tensors[path] for key, path in paths.items()}
     leftovers = Leftovers.beside(entries, prefix, paths.values(), scope, _ignored_by(module))
+    paths = {key: path for key, path in paths.items() if key in target}
+    weights = {key: entries.tensors[path] for key, path in paths.items()}
     problems = {what: names for what, names in _misfits(weights, target) if names}
     unexpected = leftovers.paths if problems else leftovers.of_another_architecture()
     if unexpected:
@@ -191,6 +193,11 @@ def _place(value: Any) -> int | None:
 def _may_be_missing(key: str, value: Any) -> bool:
     """Whether it is BatchNorm's counter, missing in old files and unused in eval mode, or extra state, not a tensor."""
     return key.endswith('num_batches_tracked') or not isinstance(value, Tensor)
+
+
+def _unsaved(module: nn.Module, target: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Buffers that a module computes itself; older versions saved them (masks, positions, frequencies)."""
+    return {key: buffer for key, buffer in module.named_buffers(remove_duplicate=False) if key not in target}
 
 
 def _ignored_by(module: nn.Module) -> list[str]:

@@ -175,6 +175,20 @@ def test_other_parts_are_left_out_with_a_warning(tmp_path, left_over, prefix):
     assert torch.equal(weights(target), weights(source))
 
 
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+def test_buffers_that_older_versions_saved(tmp_path, prefix):
+    source = Blocks(seed=1)
+    left_over = {'stem.mask': torch.ones(3, 3)}
+    torch.save(prefixed(prefix, {**source.state_dict(), **left_over}), tmp_path / 'w.pt')
+    target = Blocks(seed=2)
+    with pytest.raises(CheckpointError, match=rf'unexpected: {prefix}stem\.mask'):
+        load_weights(target, tmp_path / 'w.pt')
+    target.stem.register_buffer('mask', torch.zeros(3, 3), persistent=False)
+    load_weights(target, tmp_path / 'w.pt')
+    assert torch.equal(weights(target), weights(source))
+    assert target.stem.mask.sum() == 0
+
+
 def test_the_head_of_a_backbone_is_left_out(tmp_path):
     source = Blocks(seed=1)
     torch.save(

@@ -22,6 +22,7 @@ __all__ = ['Archive', 'check']
 
 _MAGIC = b'PK\x03\x04'  # by which torch.load knows an archive
 _READABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_IS_FOLDER = 0x10  # among the attributes of DOS
 _CHUNK = 1 << 20
 # Weights seldom shrink to a half. Entries that expand beyond both bounds are taken for an attempt to fill the memory.
 _LARGEST_RATIO, _LARGEST_SIZE = 100, 1 << 28
@@ -67,6 +68,8 @@ def check(path: str, name: str) -> Archive:
 def _check_directory(entries: list[zipfile.ZipInfo], size: int, name: str) -> None:
     """Checks what the archive says of its records, before anything is read."""
     names = [entry.filename for entry in entries]
+    if any(entry.external_attr & _IS_FOLDER for entry in entries):  # torch.load reads nothing of these
+        raise damaged(name, 'a record is marked as a folder')
     if len(set(names)) < len(names) or sum(entry.compress_size for entry in entries) > size:
         raise damaged(name, 'its records overlap')
     if any(PurePosixPath(record).name == 'constants.pkl' for record in names):
