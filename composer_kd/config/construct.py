@@ -102,7 +102,7 @@ def build_teacher(config: TeacherConfig) -> FrozenTeacher:
     """Builds a teacher and loads its weights.
 
     Args:
-        config: Its model, checkpoint, input adapter and name.
+        config: Its model, checkpoint and entry, input adapter and name.
 
     Returns:
         The frozen teacher.
@@ -119,4 +119,6 @@ def build_teacher(config: TeacherConfig) -> FrozenTeacher:
             stacklevel=2,
         )
     model = construct_or_say(config.model)
-    return FrozenTeacher(model, checkpoint=config.checkpoint, input_adapter=adapter, name=config.name)
+    return FrozenTeacher(
+        model, checkpoint=config.checkpoint, entry=config.entry, input_adapter=adapter, name=config.name
+    )

@@ -69,6 +69,7 @@ class TeacherConfig:
 
     model: Annotated[Component, Part('model')]
     checkpoint: str | None = None
+    entry: str | None = None  # which weights of the checkpoint, if several fit: 'ema', 'state_dict.teacher'
     input_adapter: Annotated[Component | None, Part('adapter')] = None
     name: str | None = None
 
@@ -84,6 +85,8 @@ class TeacherConfig:
                 f'checkpoint: the teacher {self.model.name} has no checkpoint: its weights would be random; '
                 'give the checkpoint of a trained one'
             )
+        if self.entry is not None and self.checkpoint is None:
+            yield f'entry: names weights in a checkpoint, and there is none; got {self.entry!r}'
 
 
 @dataclass

@@ -22,8 +22,9 @@ from composer_kd.errors import CheckpointError, ConfigError
 from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
 from composer_kd.runs.files import CONFIG_FILE, checkpoint_file
 from composer_kd.runs.saved import SavedRun
+from composer_kd.teachers.readers.folders import holds_weights
 
-__all__ = ['ComparedModel', 'compared_models', 'data_in_words', 'evaluation_run']
+__all__ = ['ComparedModel', 'compared_models', 'data_in_words', 'evaluation_run', 'teacher_weights']
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _name_among(
     """The name of a teacher: that of the run that trained it, or a new one; None if its checkpoint is missing."""
     if config.checkpoint is not None and '://' not in config.checkpoint:
         try:
-            file = checkpoint_file(config.checkpoint).resolve()
+            file = teacher_weights(config.checkpoint).resolve()
         except CheckpointError as error:
             moved = _ends_like(config.checkpoint, of_checkpoint)
             if moved is not None:
@@ -134,6 +135,22 @@ def _name_among(
     name = next(name for name in _names_for(config) if name not in named and name not in taken)
     named[name] = config
     return name
+
+
+def teacher_weights(written: str) -> pathlib.Path:
+    """Finds the weights of a teacher.
+
+    Args:
+        written: A file, a run folder, or a folder of ``save_pretrained``.
+
+    Returns:
+        The file, for a run folder its latest checkpoint, or the folder of ``save_pretrained``.
+
+    Raises:
+        CheckpointNotFoundError: If there is none.
+        ConfigError: If it is a URI.
+    """
+    return pathlib.Path(written) if holds_weights(written) else checkpoint_file(written)
 
 
 def _ends_like(checkpoint: str, of_checkpoint: dict[pathlib.Path, str]) -> str | None:

@@ -3,49 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
+import copy
 import os
-import pickle
 import tempfile
-import zipfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
 from composer.utils import get_file
 from torch import Tensor, nn
-from torch.torch_version import TorchVersion
 
 from composer_kd.errors import CheckpointError, CheckpointNotFoundError
-from composer_kd.students import without_extras
+from composer_kd.teachers.entries import Entries, listed
+from composer_kd.teachers.fitting import choose
+from composer_kd.teachers.readers import read_content
 
 __all__ = ['Checkpoint', 'load_weights', 'read_checkpoint', 'read_weights']
-
-# Composer checkpoints contain, besides tensors and plain containers, versions, times and numpy's random state.
-_multiarray: Any = np._core.multiarray  # type: ignore[attr-defined]
-_SAFE_GLOBALS: list[Any] = [
-    TorchVersion,
-    datetime.timedelta,
-    np.ndarray,
-    np.dtype,
-    _multiarray._reconstruct,
-    _multiarray.scalar,
-    *{type(np.dtype(code)) for code in 'bBhHiIlLqQefd?'},
-]
-
-# The prefixes of wrappers: DistributedDataParallel and ComposerClassifier, HuggingFaceModel, torch.compile.
-_PREFIXES = ('module.', 'model.', '_orig_mod.')
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The contents of a checkpoint file.
+    """The contents of a checkpoint.
 
     Args:
-        weights: The model's weights on the CPU, by their names in the file.
+        weights: The model's weights on the CPU, by their names in the file; they may be mapped from it.
         from_composer: Whether the file has Composer's layout, so that a Trainer can resume from it.
     """
 
@@ -53,72 +35,86 @@ class Checkpoint:
     from_composer: bool
 
 
-def load_weights(module: nn.Module, checkpoint: str | os.PathLike[str]) -> None:
-    """Loads a checkpoint's model weights into a module, strictly.
+def load_weights(module: nn.Module, checkpoint: str | os.PathLike[str], entry: str | None = None) -> None:
+    """Loads a checkpoint's model weights into a module; every weight of the module must be in it.
 
-    It takes Composer checkpoints (full or weights-only), a plain ``state_dict`` and ``{'state_dict': ...}``. Prefixes
-    that wrappers leave on every key (``module.``, ``model.``, ``_orig_mod.``) are added or removed as the module needs
-    it.
+    It takes Composer checkpoints (full or weights-only), files of ``torch.save`` with a state dict at any depth
+    (``{'model': ...}``, ``{'net': ...}``), safetensors, and folders of ``save_pretrained``, sharded ones too. The
+    weights are found by the module's names and shapes: what precedes the names in the file, such as the key of the
+    state dict or a wrapper's ``module.``, need not be given, unless several weights fit. A part of the file that the
+    module has no place for (another head) is left out with a warning, unless the module would then compute something
+    else.
 
     Args:
         module: The module, which gets the weights in place; it stays unchanged if they do not fit.
-        checkpoint: A local path, or any URI that Composer's ``get_file`` reads (``s3://``, ``https://``, ...).
+        checkpoint: A local path, or the URI of a file that Composer's ``get_file`` reads (``s3://``, ``https://``).
+        entry: The dotted path of the weights in the file, such as ``'ema'`` or ``'state_dict.teacher'``; ``''`` for
+            the outermost names. ``None`` to find it.
 
     Raises:
         CheckpointNotFoundError: If the file does not exist.
         CheckpointError: If the file is truncated, contains more than tensors and plain data (none of it is executed),
-            or the weights do not fit; the message lists the keys.
+            or the weights do not fit; the message lists the keys. If several weights fit; the message lists them.
 
     Example:
         >>> import tempfile, torch
         >>> path = tempfile.mkdtemp() + '/weights.pt'
-        >>> torch.save({'module.weight': torch.ones(1, 2), 'module.bias': torch.zeros(1)}, path)
+        >>> ones, twos = ({'module.weight': torch.ones(1, 2) * n, 'module.bias': torch.zeros(1)} for n in (1, 2))
+        >>> torch.save({'model': ones, 'ema': twos}, path)
         >>> linear = torch.nn.Linear(2, 1)
-        >>> load_weights(linear, path)
+        >>> load_weights(linear, path, entry='ema')
         >>> linear.weight.tolist()
-        [[1.0, 1.0]]
+        [[2.0, 2.0]]
     """
-    weights = read_weights(checkpoint)
-    target = module.state_dict()
-    fitting = _rename(weights, target)
-    problems = _misfits(fitting, target)
-    if problems:
-        raise CheckpointError(
-            f'The weights in {checkpoint} do not fit {type(module).__name__}:\n'
-            + '\n'.join(problems)
-            + '\nBuild the module as it was when the checkpoint was written.'
+    name = os.fspath(checkpoint)
+    with _opened(name) as entries:
+        fit = choose(entries, module, entry, name)
+        weights = {key: entries.tensors[path] for key, path in fit.paths.items()}
+        try:
+            module.load_state_dict(weights, strict=False)  # missing keys were checked above
+        except RuntimeError as error:
+            raise CheckpointError(f'The weights in {name} do not fit {type(module).__name__}: {error}') from error
+    if fit.unused:
+        warnings.warn(
+            f'{name}: {type(module).__name__} has no place for {listed(fit.unused)}; they are left out. If this is not '
+            'another head or a counter, build the module as it was when the checkpoint was written.',
+            stacklevel=3,
         )
-    module.load_state_dict(fitting, strict=False)  # missing keys were checked above
 
 
-def read_weights(checkpoint: str | os.PathLike[str]) -> dict[str, Tensor]:
+def read_weights(checkpoint: str | os.PathLike[str], entry: str | None = None) -> dict[str, Tensor]:
     """Reads the model's state dict from a checkpoint; see :func:`load_weights`.
 
     Args:
         checkpoint: A local path or a URI.
+        entry: The dotted path of the state dict, or of a part of it; ``None`` if there is only one.
 
     Returns:
-        The weights on the CPU, by their names in the file.
+        The weights on the CPU, by their names in the file, with their strides and shared storages.
 
     Raises:
         CheckpointNotFoundError: If the file does not exist.
-        CheckpointError: If it is truncated or unsafe, or contains no weights.
+        CheckpointError: If it is truncated or unsafe, contains no weights, or several sets of weights.
     """
-    return read_checkpoint(checkpoint).weights
+    weights = read_checkpoint(checkpoint, entry).weights
+    # Copied, because the file may be overwritten; in this form, because torch copies neither the conjugate bit nor the
+    # shared storage of a Parameter.
+    return copy.deepcopy({key: tensor.detach().resolve_conj().resolve_neg() for key, tensor in weights.items()})
 
 
-def read_checkpoint(checkpoint: str | os.PathLike[str]) -> Checkpoint:
+def read_checkpoint(checkpoint: str | os.PathLike[str], entry: str | None = None) -> Checkpoint:
     """Reads a checkpoint safely; see :func:`load_weights`.
 
     Args:
         checkpoint: A local path or a URI.
+        entry: The dotted path of the state dict, or of a part of it; ``None`` if there is only one.
 
     Returns:
         Its weights, and whether it has Composer's layout.
 
     Raises:
         CheckpointNotFoundError: If the file does not exist.
-        CheckpointError: If it is truncated or unsafe, or contains no weights.
+        CheckpointError: If it is truncated or unsafe, contains no weights, or several sets of weights.
 
     Example:
         >>> import tempfile, torch
@@ -128,11 +124,15 @@ def read_checkpoint(checkpoint: str | os.PathLike[str]) -> Checkpoint:
         Checkpoint(weights={'weight': tensor([1., 1.])}, from_composer=True)
     """
     name = os.fspath(checkpoint)
+    with _opened(name) as entries:
+        return Checkpoint(entries.state_dict(entry, name), entries.from_composer)
+
+
+@contextlib.contextmanager
+def _opened(name: str) -> Iterator[Entries]:
     with contextlib.ExitStack() as stack:
         path = name if '://' not in name else _fetch(name, stack.enter_context(tempfile.TemporaryDirectory()))
-        content = _load(path, name)
-    state = content.get('state') if isinstance(content, Mapping) else None
-    return Checkpoint(_weights_in(content, name), isinstance(state, Mapping) and 'model' in state)
+        yield Entries.of(read_content(path, name), name)
 
 
 def _fetch(uri: str, folder: str) -> str:
@@ -144,111 +144,3 @@ def _fetch(uri: str, folder: str) -> str:
     except Exception as error:  # each object store has its own errors
         raise CheckpointError(f'Could not fetch the checkpoint {uri}: {type(error).__name__}: {error}') from error
     return destination
-
-
-def _load(path: str, name: str) -> Any:
-    if not os.path.exists(path):
-        raise CheckpointNotFoundError(
-            f'No checkpoint at {name} (looked in {os.path.abspath(path)}). Train that model first, or correct the path.'
-        )
-    if os.path.isdir(path):
-        raise CheckpointError(
-            f'{name} is a folder: expected one file. A sharded checkpoint has to be merged into one first '
-            '(torch.distributed.checkpoint.format_utils.dcp_to_torch_save).'
-        )
-    try:
-        with torch.serialization.safe_globals(_SAFE_GLOBALS):
-            # with mmap, the optimizer state of a full checkpoint is not read
-            return torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path) or None)
-    except pickle.UnpicklingError as error:
-        if not zipfile.is_zipfile(path) and 'unsupported' not in str(error).lower():
-            raise _damaged(name, error) from error
-        raise CheckpointError(
-            f'Refused to load {name}: it holds more than tensors and plain data, and loading that could run code. '
-            f'Nothing in it was run. Save the state_dict alone and pass that file.{_asked_for(error)}'
-        ) from None  # torch's message recommends unsafe loading
-    except (Exception, MemoryError) as error:  # a damaged pickle may raise anything
-        raise _damaged(name, error) from error
-
-
-def _damaged(name: str, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f'{name} is truncated or not a checkpoint: expected a file written by Composer or torch.save. '
-        f'Copy or write it again.\n{type(error).__name__}: {_first_line(error)}'
-    )
-
-
-def _asked_for(error: Exception) -> str:
-    """The line of the message that names what the refused file wanted to import."""
-    line = next((line for line in str(error).split('\n') if 'unsupported' in line.lower()), '')
-    return f'\n{line.strip()[:300]}' if line else ''
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split('\n')[0][:300]
-
-
-def _weights_in(content: Any, name: str) -> dict[str, Tensor]:
-    """The state dict of a Composer checkpoint, of ``{'state_dict': ...}``, or the content itself."""
-    state = content.get('state') if isinstance(content, Mapping) else None
-    for candidate in (
-        state.get('model') if isinstance(state, Mapping) else None,
-        content.get('state_dict') if isinstance(content, Mapping) else None,
-        content,
-    ):
-        if isinstance(candidate, Mapping) and candidate:
-            # A distilled student may become a teacher, without its auxiliary modules.
-            weights = without_extras({str(k): v for k, v in candidate.items() if isinstance(v, Tensor)})
-            if weights:
-                return weights
-    found = f'the keys {sorted(map(str, content))[:10]}' if isinstance(content, Mapping) else type(content).__name__
-    raise CheckpointError(
-        f"{name} holds no weights: expected a Composer checkpoint ('state' with 'model'), 'state_dict', or a mapping "
-        f'from names to tensors, got {found}.'
-    )
-
-
-def _rename(weights: dict[str, Tensor], target: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Adds or removes wrappers' prefixes; takes the variant that shares the most names with the module."""
-    variants = [weights]
-    for _ in range(2):  # a wrapper around a wrapper
-        variants += [
-            {key.removeprefix(prefix): value for key, value in variant.items()}
-            for variant in variants
-            for prefix in _PREFIXES
-            if all(key.startswith(prefix) for key in variant)
-        ]
-    variants += [{prefix + key: value for key, value in weights.items()} for prefix in _PREFIXES]
-    return max(variants, key=lambda variant: len(variant.keys() & target.keys()))
-
-
-def _place(value: Any) -> int | None:
-    """The memory address of a tensor, by which tied weights are recognised: a file may contain them once."""
-    return value.data_ptr() or None if isinstance(value, Tensor) else None
-
-
-def _may_be_missing(key: str, value: Any) -> bool:
-    """Whether it is BatchNorm's counter, missing in old files and unused in eval mode, or extra state, not a tensor."""
-    return key.endswith('num_batches_tracked') or not isinstance(value, Tensor)
-
-
-def _misfits(weights: Mapping[str, Tensor], target: Mapping[str, Any]) -> list[str]:
-    """The reasons why the weights do not fit, one line each."""
-    problems = []
-    given = {_place(target[key]) for key in weights if key in target}
-    missing = [
-        key
-        for key, value in target.items()
-        if key not in weights and not _may_be_missing(key, value) and (_place(value) or key) not in given
-    ]
-    unexpected = [key for key in weights if key not in target]
-    shapes = [
-        f'{key} (checkpoint {tuple(weights[key].shape)}, module {tuple(target[key].shape)})'
-        for key in weights
-        if key in target and weights[key].shape != target[key].shape
-    ]
-    for what, keys in (('missing', missing), ('unexpected', unexpected), ('of another shape', shapes)):
-        if keys:
-            more = f' and {len(keys) - 20} more' if len(keys) > 20 else ''
-            problems.append(f'  {what}: {", ".join(keys[:20])}{more}')
-    return problems

@@ -32,15 +32,17 @@ class FrozenTeacher:
 
     Args:
         model: The module. It is not copied.
-        checkpoint: The source of its weights: the path or URI of a Composer checkpoint or a state dict
-            (:func:`composer_kd.teachers.load_weights`).
+        checkpoint: The source of its weights: the path or URI of a Composer checkpoint, a file of ``torch.save`` or
+            safetensors, or a folder of ``save_pretrained`` (:func:`composer_kd.teachers.load_weights`).
         input_adapter: Changes the inputs for this teacher only, e.g. a :class:`NormalizationAdapter`. Any callable that
             takes the inputs (the tensor of a pair; for mappings a dict without the labels) and returns a new object.
         forward: A function ``forward(model, batch)`` that returns logits, for models that the rules above do not fit.
         name: Its name in messages; ``None`` for the checkpoint's path or, without a checkpoint, the model's class.
+        entry: Which weights of the checkpoint, if several fit: their dotted path, such as ``'ema'``.
 
     Raises:
-        TeacherError: If ``model`` is not a module, or its outputs contain no logits.
+        TeacherError: If ``model`` is not a module, its outputs contain no logits, or there is an ``entry`` of no
+            checkpoint.
         CheckpointError: If the weights cannot be loaded.
 
     Example:
@@ -59,6 +61,7 @@ class FrozenTeacher:
         input_adapter: Callable[[Any], Any] | None = None,
         forward: Callable[[nn.Module, Any], Any] | None = None,
         name: str | None = None,
+        entry: str | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TeacherError(
@@ -67,13 +70,15 @@ class FrozenTeacher:
             )
         if input_adapter is not None and not callable(input_adapter):
             raise TeacherError(f'input_adapter must be a callable of the inputs, got {type(input_adapter).__name__}')
+        if entry is not None and checkpoint is None:
+            raise TeacherError(f'entry={entry!r} names weights in a checkpoint: give FrozenTeacher its checkpoint too')
         self.model = model
         self.input_adapter = input_adapter
         self.name = name or (os.fspath(checkpoint) if checkpoint is not None else type(model).__name__)
         self._forward = forward
         self._call: Callable[[Any], Any] | None = None
         if checkpoint is not None:
-            load_weights(model, checkpoint)
+            load_weights(model, checkpoint, entry)
         self.model.eval()
         self._parts = list(model.modules())
 

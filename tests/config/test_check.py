@@ -238,6 +238,16 @@ def test_a_teacher_with_pretrained_weights_or_of_ones_own_needs_no_checkpoint():
         load_config(KD, [f'algorithms.distillation.teachers={{model: {model}}}'])
 
 
+def test_which_weights_of_a_checkpoint_teach():
+    path = 'algorithms.distillation.teachers'
+    config = load_config(KD, [f'{path}.0.checkpoint=x.pt', f'{path}.0.entry=ema'])
+    assert config.algorithms['distillation'].options['teachers'][0].entry == 'ema'
+    model = f'{{model: {__name__}.Other, entry: ema}}'
+    assert f"{path}.entry: names weights in a checkpoint, and there is none; got 'ema'" in refusal(
+        KD, f'{path}={model}'
+    )
+
+
 class Other(Algorithm):
     def __init__(self, teachers: list[float] = ()):
         self.teachers = teachers

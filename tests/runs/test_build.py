@@ -16,7 +16,7 @@ from composer_kd.config.markers import Component
 from composer_kd.config.registry import SCOPES, import_path, known_names, resolve
 from composer_kd.config.schema import LoaderConfig
 from composer_kd.config.typecheck import describe, parameters
-from composer_kd.errors import CheckpointNotFoundError, ConfigError
+from composer_kd.errors import CheckpointNotFoundError, ComposerKDError, ConfigError
 from composer_kd.models import DeepCNN, ImageRNN
 from composer_kd.runs.build import build_model, build_trainer
 from composer_kd.runs.loaders import build_loader
@@ -172,6 +172,21 @@ def test_one_yaml_distils_with_two_teachers_a_checkpoint_and_an_adapter(tmp_path
     assert isinstance(second.input_adapter, NormalizationAdapter)
     assert 'KLDivergence' in repr(distillation)
     assert torch.equal(next(first.model.parameters()), next(teacher.module.parameters()))
+
+
+def test_a_yaml_chooses_among_the_weights_of_a_checkpoint(tmp_path):
+    one, other = ({key: value + n for key, value in DeepCNN(**SMALL).state_dict().items()} for n in (0, 1))
+    torch.save({'model': one, 'ema': other}, tmp_path / 'both.pt')
+    settings = [f'variables.teacher={tmp_path}/both.pt', 'save_folder=null']
+    with pytest.raises(ComposerKDError, match=r"under 'model', 'ema': choose one.*entry: 'model' in a YAML"):
+        build_trainer(load_config('yamls/digits/kd.yaml', settings))
+    trainer = build_trainer(
+        load_config('yamls/digits/kd.yaml', [*settings, 'algorithms.distillation.teachers.0.entry=ema'])
+    )
+    (distillation,) = [a for a in trainer.state.algorithms if isinstance(a, Distillation)]
+    trainer.close()
+    found = distillation.pool.teachers[0].model.state_dict()
+    assert all(any(torch.equal(value, mine) for mine in found.values()) for value in other.values())
 
 
 def test_missing_checkpoints_and_data_show_before_training(tmp_path):

@@ -92,6 +92,20 @@ def test_a_teacher_whose_weights_are_gone_is_left_out_with_a_warning(runs, tmp_p
     assert found == [('digits-kd', DISTILLED, ())]
 
 
+def test_a_teacher_in_a_folder_of_weights(runs, tmp_path):
+    shutil.copytree(runs / 'kd', tmp_path / 'kd')
+    (tmp_path / 'pretrained').mkdir()
+    weights = open_run(runs / 'teacher').model().state_dict()
+    torch.save(weights, tmp_path / 'pretrained' / 'pytorch_model.bin')
+    content = OmegaConf.load(tmp_path / 'kd' / 'config.yaml')
+    content.algorithms.distillation.teachers[0].update(checkpoint=str(tmp_path / 'pretrained'), name='folder')
+    OmegaConf.save(content, tmp_path / 'kd' / 'config.yaml')
+    teacher, _ = compared_models([open_run(tmp_path / 'kd')])
+    assert (teacher.name, teacher.role) == ('folder', TEACHER)
+    found = teacher.make().state_dict().values()
+    assert all(any(torch.equal(value, mine) for mine in found) for value in weights.values())
+
+
 def test_a_compared_model_answers_as_its_run(runs):
     (student,) = compared_models([open_run(runs / 'student')])
     run = open_run(runs / 'student')

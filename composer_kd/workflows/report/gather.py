@@ -20,8 +20,8 @@ from composer_kd.config.markers import Effect
 from composer_kd.errors import Attempts, CheckpointNotFoundError, ConfigError
 from composer_kd.presentation.settings import leaves
 from composer_kd.reports import Curve, Evidence, ModelEvidence, Report, write_report
-from composer_kd.runs.compared import ComparedModel, compared_models, evaluation_run
-from composer_kd.runs.files import LATEST, METRICS_FILE, checkpoint_file, make_folder
+from composer_kd.runs.compared import ComparedModel, compared_models, evaluation_run, teacher_weights
+from composer_kd.runs.files import LATEST, METRICS_FILE, make_folder
 from composer_kd.runs.saved import SavedRun, open_runs
 from composer_kd.workflows.report.predict import Answering
 from composer_kd.workflows.report.timings import found_beside, given, measured_now
@@ -192,7 +192,7 @@ def _checkpoint(compared: ComparedModel) -> str | None:
     if compared.run is not None:
         return str(compared.run.checkpoint)
     written = compared.teacher.checkpoint if compared.teacher is not None else None
-    return written if written is None or '://' in written else str(checkpoint_file(written))
+    return written if written is None or '://' in written else str(teacher_weights(written))
 
 
 def _command(run: SavedRun) -> str | None:
