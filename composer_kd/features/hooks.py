@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from composer.models import HuggingFaceModel
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from composer_kd.batches.masks import token_mask
@@ -69,17 +70,22 @@ class LayerPath:
             path, keys = '', (*path.split('.')[1:], *keys)
         return cls(text, path, match['side'] == ':input', keys)
 
-    def select(self, value: Any, whose: str) -> Tensor:
+    def select(self, value: Any, whose: str, samples: int | None = None) -> Tensor:
         """Returns the tensor that the keys name in a module's input or output.
 
         Args:
             value: The module's input or output.
             whose: The model's name, for the error.
+            samples: The number of samples in the batch; ``None`` if unknown.
 
         Raises:
-            ConfigError: If a key does not exist, or its value is not a tensor.
+            ConfigError: If a key does not exist, its value is not a tensor, or it would take one sample of the batch
+                from a tensor. An entry of a tensor is had where another dimension comes first, as in the last states
+                of an RNN, ``(layers, B, D)``.
         """
-        for key in self.keys:
+        for number, key in enumerate(self.keys):
+            if isinstance(value, Tensor) and (isinstance(key, str) or _is_of_samples(value, samples)):
+                raise self._of_tensor(value, number, whose)
             entry = self._entry(value, key, whose)
             if entry is None:  # a Hugging Face output that was not asked for
                 raise self._missing(value, key, whose)
@@ -100,6 +106,15 @@ class LayerPath:
             return getattr(value, key) if isinstance(key, str) and hasattr(value, key) else value[key]
         except (KeyError, IndexError, TypeError) as error:
             raise self._missing(value, key, whose) from error
+
+    def _of_tensor(self, value: Tensor, number: int, whose: str) -> ConfigError:
+        whole = self.text
+        for _ in self.keys[number:]:
+            whole = re.sub(r'(\[[^\[\]]+\]|\.[^.\[\]]+)$', '', whole)
+        return ConfigError(
+            f'{self.text!r} of {whose}: {whole!r} is a tensor of the shape {tuple(value.shape)} already, of which '
+            f'[{self.keys[number]!r}] would be a single sample of the batch or no feature at all. Name {whole!r}'
+        )
 
     def _missing(self, value: Any, key: int | str, whose: str) -> ConfigError:
         hint = ''
@@ -149,11 +164,15 @@ class FeatureHooks:
         self._found: dict[tuple[str, Summary | None], tuple[Tensor, int]] = {}
         self._handles: list[RemovableHandle] = []
         self._mask: Tensor | None = None
+        self._samples: int | None = None
 
     def attach(self) -> None:
         """Registers the hooks, closed; they stay registered until :meth:`remove`."""
         if self._handles:
             return
+        if any(place.keys for place, _ in self._wanted):
+            root = _module_at(self._model, LayerPath.parse('outputs'), self.whose)
+            self._handles.append(root.register_forward_pre_hook(self._count, with_kwargs=True))
         for place, summary in self._wanted:
             # Looked up again, because other algorithms may have replaced layers since.
             module, keep = _module_at(self._model, place, self.whose), self._keep(place, summary)
@@ -202,12 +221,17 @@ class FeatureHooks:
                 )
         return found
 
+    def _count(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Notes the number of samples that the model is called with."""
+        sizes = (leaf.shape[0] for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.ndim)
+        self._samples = next(sizes, None)
+
     def _keep(self, place: LayerPath, summary: Summary | None) -> Callable[[Any], None]:
         key, whose = (place.text, summary), self.whose
 
         def keep(shown: Any) -> None:
             if self.is_open:
-                value = place.select(shown, whose)
+                value = place.select(shown, whose, self._samples)
                 if summary is not None:
                     value = summary(value, token_mask(value, self._mask))
                 uncounted = torch.compiler.is_compiling() or value.is_inference()
@@ -255,6 +279,13 @@ def _nearest(path: str, known: Iterable[str]) -> str:
     if 'did you mean' in clause or len(clause) < 400:
         return clause
     return clause[:400].rpartition(',')[0] + ', ...'
+
+
+def _is_of_samples(value: Tensor, samples: int | None) -> bool:
+    """Whether the first dimension is the batch; with equal sizes ``(n, n, D)`` a later batch of another size decides."""
+    if samples is None or value.ndim < 2:
+        return True
+    return value.shape[0] == samples and not (value.ndim > 2 and value.shape[1] == samples)
 
 
 def _key(text: str) -> int | str:
