@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError
 from composer_kd.features.hooks import FeatureHooks
-from composer_kd.features.outputs import logits_of
 from composer_kd.matches.auxiliary import AuxiliaryModules
 from composer_kd.matches.binding import bind, layers_of, refuse_shared_modules
 from composer_kd.matches.dry_run import dry_run, measure
@@ -21,7 +20,7 @@ from composer_kd.matches.match import Match, as_matches
 from composer_kd.matches.term import Key, LossTerm
 from composer_kd.schedules import value_at
 from composer_kd.spans import TEACHER_FORWARD, labelled
-from composer_kd.teachers import TeacherPool, teacher_logits
+from composer_kd.teachers import TeacherPool, answered_logits, teacher_logits
 
 __all__ = ['Criterion']
 
@@ -255,7 +254,7 @@ class Criterion:
         hooks.open(None if micro.tokens is None else micro.tokens.mask)
         try:
             outputs = teacher.outputs(micro.batch, micro.index)
-            return hooks.take(), logits_of(outputs, f'the teacher {teacher.name!r}') if answers else None
+            return hooks.take(), answered_logits(teacher, outputs) if answers else None
         finally:
             hooks.close()
 

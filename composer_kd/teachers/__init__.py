@@ -1,7 +1,7 @@
 """Teachers: the models from whose outputs a student learns, their input adapters, and their checkpoints."""
 
 from composer_kd.teachers.adapters import NormalizationAdapter, ResizeAdapter
-from composer_kd.teachers.base import Teacher, Teachers, module_of, teacher_logits
+from composer_kd.teachers.base import Teacher, Teachers, answered_logits, module_of, teacher_logits
 from composer_kd.teachers.checkpoints import load_weights, read_weights
 from composer_kd.teachers.frozen import FrozenTeacher
 from composer_kd.teachers.pool import TeacherPool, moves
@@ -14,6 +14,7 @@ __all__ = [
     'Teacher',
     'TeacherPool',
     'Teachers',
+    'answered_logits',
     'feature_shapes',
     'load_weights',
     'logits_shape',
