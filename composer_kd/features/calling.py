@@ -6,7 +6,7 @@ import abc
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from composer.models import ComposerClassifier, ComposerModel, HuggingFaceModel
@@ -24,6 +24,7 @@ __all__ = [
     'as_it_is',
     'calling_of',
     'choose_call',
+    'settings_of',
     'unwrapped',
     'with_inputs',
 ]
@@ -97,11 +98,14 @@ class WithKeywords(Calling):
         names: The keywords that the model has.
         any_name: Whether it takes all others too, as ``forward(self, **inputs)`` does.
         needs_labels: Whether labels are inputs as well: encoder-decoders make their decoder's inputs of them.
+        settings: What it is told besides, where it has such keywords and the batch says nothing of them: by default to
+            build no cache of keys and values, which is useful in generation only.
     """
 
     names: frozenset[str]
     any_name: bool = False
     needs_labels: bool = False
+    settings: tuple[tuple[str, Any], ...] = (('use_cache', False),)
     by_name = True
 
     @override
@@ -109,8 +113,9 @@ class WithKeywords(Calling):
         given = {
             key: value for key, value in adapt(without_labels(batch, self.needs_labels)).items() if self.takes(key)
         }
-        if 'use_cache' in self.names:
-            given.setdefault('use_cache', False)  # a cache of keys and values is useful in generation only
+        for key, value in self.settings:
+            if key in self.names:
+                given.setdefault(key, value)
         return (model.model if isinstance(model, HuggingFaceModel) else model)(**given)
 
     @override
@@ -148,13 +153,16 @@ class WithInputs(Calling):
         return names[0]
 
 
-def calling_of(model: nn.Module, batch: Any, whose: str = 'the model') -> Calling:
+def calling_of(
+    model: nn.Module, batch: Any, whose: str = 'the model', settings: Mapping[str, Any] | None = None
+) -> Calling:
     """Finds out how a model takes batches of this kind.
 
     Args:
         model: The model.
         batch: One batch of the kind: a tensor, an ``(inputs, labels)`` pair, or a mapping.
         whose: The model's name, for the error.
+        settings: What it is told besides the batch, if it has such keywords; ``None`` for the default.
 
     Returns:
         How to call it.
@@ -173,10 +181,11 @@ def calling_of(model: nn.Module, batch: Any, whose: str = 'the model') -> Callin
     of_hugging_face = isinstance(model, HuggingFaceModel)
     if isinstance(model, ComposerModel) and not (of_hugging_face and isinstance(batch, Mapping)):
         return WithBatch()
-    parameters = inspect.signature(_plain_forward(model)).parameters
+    parameters = _parameters(model)
     takes_batch = next(iter(parameters), None) == 'batch'
     if isinstance(batch, Mapping):
         keywords = _keywords(model, parameters)
+        keywords = keywords if settings is None else replace(keywords, settings=tuple(settings.items()))
         keys = list(without_labels(batch))
         if any(key in keywords.names for key in keys):
             return keywords
@@ -195,6 +204,9 @@ def _keywords(model: nn.Module, parameters: Mapping[str, inspect.Parameter]) -> 
     named = of_hugging_face or hasattr(model, 'config')
     any_name = not named and any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     needs_labels = bool(getattr(getattr(model, 'config', None), 'is_encoder_decoder', False))
+    base: Any = getattr(model, 'get_base_model', None)
+    if callable(base):  # an adapter of PEFT hands on what its own forward does not name
+        names = {*names, *inspect.signature(base().forward).parameters}
     return WithKeywords(frozenset(names), any_name, needs_labels)
 
 
@@ -211,7 +223,11 @@ def _only_tensor(batch: Mapping[str, Any], parameters: Mapping[str, Any], whose:
 
 
 def choose_call(
-    model: nn.Module, batch: Any, adapt: Callable[[Any], Any] | None = None, whose: str = 'the model'
+    model: nn.Module,
+    batch: Any,
+    adapt: Callable[[Any], Any] | None = None,
+    whose: str = 'the model',
+    settings: Mapping[str, Any] | None = None,
 ) -> Callable[[Any], Any]:
     """Chooses how a model is called with batches of one form.
 
@@ -220,6 +236,7 @@ def choose_call(
         batch: One batch of this form.
         adapt: A function that changes the inputs before the model gets them; ``None`` for no change.
         whose: The model's name, for the error.
+        settings: What it is told besides the batch, if it has such keywords; ``None`` for the default.
 
     Returns:
         A function from a batch to the model's outputs.
@@ -234,7 +251,7 @@ def choose_call(
         torch.Size([4, 3])
     """
     try:
-        calling = calling_of(model, batch, whose)
+        calling = calling_of(model, batch, whose, settings)
     except ConfigError as error:
         raise TeacherError(
             f'{error}. Say how to call it: FrozenTeacher(model, forward=lambda model, batch: ...).'
@@ -249,9 +266,39 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model.model if isinstance(model, HuggingFaceModel) else model
 
 
-def _plain_forward(model: nn.Module) -> Callable[..., Any]:
-    """The original ``forward`` with its named parameters, which torch.compile hides behind ``(*args, **kwargs)``."""
-    return getattr(model, '_orig_mod', model).forward
+def settings_of(student: nn.Module) -> dict[str, Any]:
+    """What a student's wrapper leaves to its config and changes its answers: its teachers must be told the same.
+
+    Transformers tells packed samples apart (position ids that restart, no attention mask) only without a cache of keys
+    and values. ``HuggingFaceModel`` calls its model without a word about the cache, as ``config.use_cache`` says;
+    gradient checkpointing turns it off.
+
+    Args:
+        student: The student.
+
+    Returns:
+        The settings by their keywords; empty if the student's config does not speak of a cache.
+
+    Example:
+        >>> settings_of(nn.Linear(2, 3))
+        {}
+    """
+    parts = list(student.modules())
+    said = (getattr(getattr(part, 'config', None), 'use_cache', None) for part in parts)
+    caches = next((value for value in said if value is not None), None)
+    if caches is None:
+        return {}
+    return {'use_cache': bool(caches) and not any(getattr(part, 'is_gradient_checkpointing', False) for part in parts)}
+
+
+def _parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
+    """The parameters of ``forward``: of the original that ``torch.compile`` hides, or of TorchScript's own schema."""
+    forward = getattr(model, '_orig_mod', model).forward
+    schema = getattr(forward, 'schema', None)
+    if schema is None:
+        return inspect.signature(forward).parameters
+    names = [argument.name for argument in schema.arguments[1:]]
+    return {name: inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names}
 
 
 def with_inputs(batch: Any, adapt: Callable[[Any], Any]) -> Any:

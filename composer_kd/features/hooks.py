@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from composer_kd.batches.masks import token_mask
 from composer_kd.errors import ConfigError, nearest
 
-__all__ = ['LayerPath', 'Summary', 'FeatureHooks']
+__all__ = ['LayerNotRun', 'LayerPath', 'Summary', 'FeatureHooks']
 
 Summary: TypeAlias = Callable[..., Tensor]
 
@@ -123,6 +123,10 @@ class LayerPath:
         return ConfigError(f'{self.text!r} of {whose}: no {key!r} in {_described(value)}{hint}')
 
 
+class LayerNotRun(ConfigError):
+    """A layer did not run in a forward pass."""
+
+
 class FeatureHooks:
     """Forward hooks on named layers of a model, which store features only while they are open.
 
@@ -209,15 +213,18 @@ class FeatureHooks:
         """Returns the features stored since :meth:`open`, by layer path and summary, and closes the hooks.
 
         Raises:
-            ConfigError: If a layer did not run, or a later layer changed its output in place.
+            LayerNotRun: If a layer did not run.
+            ConfigError: If a later layer changed the output in place.
         """
         found = {key: self._unchanged(key[0], *seen) for key, seen in self._found.items()}
         self.close()
         for place, summary in self._wanted:
             if (place.text, summary) not in found:
-                raise ConfigError(
+                raise LayerNotRun(
                     f'The layer {place.text!r} of {self.whose} did not run in this forward pass: name one that does. '
-                    '(A model that ran compiled before does not see new hooks: call torch.compiler.reset() first.)'
+                    '(Of TorchScript, exported and '
+                    'frozen modules the outputs alone are seen; a model that ran compiled before does not see new '
+                    'hooks: call torch.compiler.reset() first.)'
                 )
         return found
 

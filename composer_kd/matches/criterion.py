@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError
-from composer_kd.features.hooks import FeatureHooks
+from composer_kd.features.hooks import FeatureHooks, LayerNotRun
 from composer_kd.matches.auxiliary import AuxiliaryModules
 from composer_kd.matches.binding import bind, layers_of, refuse_shared_modules
 from composer_kd.matches.dry_run import dry_run, measure
@@ -20,7 +20,7 @@ from composer_kd.matches.match import Match, as_matches
 from composer_kd.matches.term import Key, LossTerm
 from composer_kd.schedules import value_at
 from composer_kd.spans import TEACHER_FORWARD, labelled
-from composer_kd.teachers import TeacherPool, answered_logits, teacher_logits
+from composer_kd.teachers import NotMeasured, TeacherPool, answered_logits, teacher_logits
 
 __all__ = ['Criterion']
 
@@ -130,7 +130,7 @@ class Criterion:
             return  # an evaluation needs no modules; `attach` checks again at FIT_START
         try:
             samples = measure(state, self.pool, self.terms)
-        except ConfigError:
+        except (NotMeasured, LayerNotRun):
             if waiting:
                 raise
             return  # features that cannot be measured now are checked at the first batch

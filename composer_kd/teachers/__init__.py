@@ -5,11 +5,12 @@ from composer_kd.teachers.base import Teacher, Teachers, answered_logits, module
 from composer_kd.teachers.checkpoints import load_weights, read_weights
 from composer_kd.teachers.frozen import FrozenTeacher
 from composer_kd.teachers.pool import TeacherPool, moves
-from composer_kd.teachers.shapes import feature_shapes, logits_shape
+from composer_kd.teachers.shapes import NotMeasured, feature_shapes, logits_shape
 
 __all__ = [
     'FrozenTeacher',
     'NormalizationAdapter',
+    'NotMeasured',
     'ResizeAdapter',
     'Teacher',
     'TeacherPool',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,9 +11,11 @@ from composer.core import State
 from torch import Tensor, nn
 
 from composer_kd.errors import TeacherError, is_of_device
-from composer_kd.features.calling import as_it_is, choose_call, with_inputs
+from composer_kd.features.calling import as_it_is, choose_call, settings_of, unwrapped, with_inputs
+from composer_kd.features.meta import to_evaluation
 from composer_kd.teachers.base import teacher_logits
 from composer_kd.teachers.checkpoints import load_weights
+from composer_kd.teachers.placement import place
 
 __all__ = ['FrozenTeacher']
 
@@ -21,7 +24,9 @@ class FrozenTeacher:
     """A model whose weights never change, as a teacher.
 
     Its parameters require no gradient, it stays in eval mode when the student is in train mode, and no other module's
-    ``state_dict`` contains it. The kind of model decides how it is called:
+    ``state_dict`` contains it. Modules that accelerate, bitsandbytes or a sharding placed stay where they are. What the
+    student's config says of a cache (``use_cache``) is what the teacher is told. The kind of model decides how it is
+    called:
 
     * a ``ComposerModel`` gets the batch (a ``HuggingFaceModel`` without the labels, to save the computation of its
       loss);
@@ -36,7 +41,9 @@ class FrozenTeacher:
             (:func:`composer_kd.teachers.load_weights`).
         input_adapter: Changes the inputs for this teacher only, e.g. a :class:`NormalizationAdapter`. Any callable that
             takes the inputs (the tensor of a pair; for mappings a dict without the labels) and returns a new object.
-        forward: A function ``forward(model, batch)`` that returns logits, for models that the rules above do not fit.
+        forward: A function ``forward(model, batch)`` that returns logits, for models that the rules above do not fit. A
+            parameter ``index`` gets ``(B,)`` the samples' numbers in the training set, by which stored answers are
+            found; ``None`` in evaluation.
         name: Its name in messages; ``None`` for the checkpoint's path or, without a checkpoint, the model's class.
 
     Raises:
@@ -71,26 +78,27 @@ class FrozenTeacher:
         self.input_adapter = input_adapter
         self.name = name or (os.fspath(checkpoint) if checkpoint is not None else type(model).__name__)
         self._forward = forward
-        self._call: Callable[[Any], Any] | None = None
+        self._by_index = forward is not None and _has_index(forward)
+        self._settings: dict[str, Any] | None = None
+        self._call: Callable[[Any, Tensor | None], Any] | None = None
         if checkpoint is not None:
             load_weights(model, checkpoint)
-        self.model.eval()
+        to_evaluation(model)
         self._parts = list(model.modules())
 
     def prepare(self, state: State) -> None:
         """Moves the teacher and its adapter to the run's device, in eval mode and frozen.
 
-        How the model is called is decided again at the next batch.
+        How the model is called is decided again at the next batch. A model that accelerate, bitsandbytes or a sharding
+        has placed stays where it is.
         """
         if not hasattr(state, 'device'):
             raise TeacherError(f"prepare expects the run's State, got {type(state).__name__}")
         self.forget_call()
+        self._settings = settings_of(unwrapped(state.model)) or None
         for module in (self.model, self.input_adapter):
             if isinstance(module, nn.Module):
-                state.device.module_to_device(module)
-                module.eval()
-                for parameter in module.parameters():  # one by one, because a ScriptModule has no requires_grad_
-                    parameter.requires_grad_(False)
+                place(module, state.device, self.name)
 
     def __call__(self, batch: Any) -> Tensor:
         """Returns the teacher's logits for a batch, which stays unchanged.
@@ -105,16 +113,16 @@ class FrozenTeacher:
 
         Args:
             batch: A microbatch as models take it; stays unchanged.
-            index: The samples' numbers in the data set; unused.
+            index: ``(B,)`` The samples' numbers in the data set, for a ``forward`` that takes them.
 
         Raises:
             TeacherError: If the model cannot take the batch, or changes it in place.
         """
         if any(part.training for part in self._parts):  # train() was called on it or on a submodule
-            self.model.eval()
+            to_evaluation(self.model)
         inputs = _tensors(batch)
         versions = [tensor._version for tensor in inputs]
-        outputs = self._first_call(batch) if self._call is None else self._call(batch)
+        outputs = self._answer(batch, index)
         if versions != [tensor._version for tensor in inputs]:
             raise TeacherError(
                 f'The teacher {self.name!r} or its input_adapter changes the batch in place, which others need. '
@@ -122,11 +130,11 @@ class FrozenTeacher:
             )
         return outputs
 
-    def _first_call(self, batch: Any) -> Any:
-        """Decides how the model is called; if the first call fails, the error says what to change."""
+    def _answer(self, batch: Any, index: Tensor | None) -> Any:
+        """Calls the model; how is decided at the first batch. If a call fails, the error says what to change."""
         try:
-            call = self._choose_call(batch)
-            outputs = call(batch)
+            call = self._choose_call(batch) if self._call is None else self._call
+            outputs = call(batch, index)
         except TeacherError:
             raise
         except Exception as error:
@@ -135,11 +143,15 @@ class FrozenTeacher:
             raise TeacherError(
                 f'The teacher {self.name!r} cannot answer for this batch of {_described(batch)}: '
                 f'{type(error).__name__}: {error}. Does it need other inputs or another dtype '
-                '(FrozenTeacher(model, input_adapter=...)), or to be called otherwise '
-                '(FrozenTeacher(model, forward=lambda model, batch: ...))?'
+                f'(FrozenTeacher(model, input_adapter=...)), or to be called otherwise {self._otherwise()}?'
             ) from error
         self._call = call
         return outputs
+
+    def _otherwise(self) -> str:
+        if self._forward is None or self._by_index:
+            return '(FrozenTeacher(model, forward=lambda model, batch: ...))'
+        return "(its forward gets the batch as models take it; a parameter named index gets the samples' numbers)"
 
     def forget_call(self) -> None:
         """Makes the next batch decide again how the model is called, after a copy or for another form of batch."""
@@ -149,14 +161,26 @@ class FrozenTeacher:
     def end_batch(self, state: State) -> None:
         """Does nothing, because a frozen teacher never changes."""
 
-    def _choose_call(self, batch: Any) -> Callable[[Any], Any]:
+    def _choose_call(self, batch: Any) -> Callable[[Any, Tensor | None], Any]:
         if self._forward is None:
-            return choose_call(self.model, batch, self.input_adapter, f'The teacher {self.name!r}')
+            call = choose_call(self.model, batch, self.input_adapter, f'The teacher {self.name!r}', self._settings)
+            return lambda batch, index: call(batch)
         model, forward, adapt = self.model, self._forward, self.input_adapter or as_it_is
-        return lambda batch: forward(model, with_inputs(batch, adapt))
+        if self._by_index:
+            by_index: Callable[..., Any] = forward
+            return lambda batch, index: by_index(model, with_inputs(batch, adapt), index=index)
+        return lambda batch, index: forward(model, with_inputs(batch, adapt))
 
     def __repr__(self) -> str:
         return f'FrozenTeacher({self.name})'
+
+
+def _has_index(forward: Callable[..., Any]) -> bool:
+    """Whether a function has a parameter ``index``."""
+    try:
+        return 'index' in inspect.signature(forward).parameters
+    except (TypeError, ValueError):  # functions written in C tell nothing
+        return False
 
 
 def _tensors(batch: Any) -> list[Tensor]:
