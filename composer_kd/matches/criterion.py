@@ -20,7 +20,7 @@ from composer_kd.matches.match import Match, as_matches
 from composer_kd.matches.term import Key, LossTerm
 from composer_kd.schedules import value_at
 from composer_kd.spans import TEACHER_FORWARD, labelled
-from composer_kd.teachers import NotMeasured, TeacherPool, answered_logits, teacher_logits
+from composer_kd.teachers import NotMeasured, TeacherPool, answered_logits, check_classes, teacher_logits
 
 __all__ = ['Criterion']
 
@@ -96,6 +96,8 @@ class Criterion:
                 raise ConfigError(f'Match {term.match.name!r}: give the loss its sizes; only features are measured')
             if isinstance(term.adapter.loss, nn.Module):
                 state.device.module_to_device(term.adapter.loss)
+        for number in self.same_logits:
+            check_classes(state.model, self.pool.teachers[number])
         self._find_layers(state)
         for match in self.matches:
             self._reserve(state, match)

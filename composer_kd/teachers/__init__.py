@@ -4,6 +4,7 @@ from composer_kd.teachers.adapters import NormalizationAdapter, ResizeAdapter
 from composer_kd.teachers.base import Teacher, Teachers, answered_logits, module_of, teacher_logits
 from composer_kd.teachers.checkpoints import load_weights, read_weights
 from composer_kd.teachers.frozen import FrozenTeacher
+from composer_kd.teachers.meanings import check_classes
 from composer_kd.teachers.pool import TeacherPool, moves
 from composer_kd.teachers.shapes import NotMeasured, feature_shapes, logits_shape
 
@@ -16,6 +17,7 @@ __all__ = [
     'TeacherPool',
     'Teachers',
     'answered_logits',
+    'check_classes',
     'feature_shapes',
     'load_weights',
     'logits_shape',

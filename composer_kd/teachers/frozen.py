@@ -86,6 +86,11 @@ class FrozenTeacher:
         to_evaluation(model)
         self._parts = list(model.modules())
 
+    @property
+    def has_own_forward(self) -> bool:
+        """Whether a function of the user's calls the model."""
+        return self._forward is not None
+
     def prepare(self, state: State) -> None:
         """Moves the teacher and its adapter to the run's device, in eval mode and frozen.
 
