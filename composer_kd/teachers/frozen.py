@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from composer.core import State
@@ -167,17 +168,27 @@ class FrozenTeacher:
         """Does nothing, because a frozen teacher never changes."""
 
     def _choose_call(self, batch: Any) -> Callable[[Any, Tensor | None], Any]:
+        # Partial functions, because a copy of them refers to the copy of the model.
         if self._forward is None:
             call = choose_call(self.model, batch, self.input_adapter, f'The teacher {self.name!r}', self._settings)
-            return lambda batch, index: call(batch)
-        model, forward, adapt = self.model, self._forward, self.input_adapter or as_it_is
-        if self._by_index:
-            by_index: Callable[..., Any] = forward
-            return lambda batch, index: by_index(model, with_inputs(batch, adapt), index=index)
-        return lambda batch, index: forward(model, with_inputs(batch, adapt))
+            return partial(_without_index, call)
+        way = _with_index if self._by_index else _without_index
+        return partial(way, partial(_of_inputs, partial(self._forward, self.model), self.input_adapter or as_it_is))
 
     def __repr__(self) -> str:
         return f'FrozenTeacher({self.name})'
+
+
+def _without_index(call: Callable[..., Any], batch: Any, index: Tensor | None) -> Any:
+    return call(batch)
+
+
+def _with_index(call: Callable[..., Any], batch: Any, index: Tensor | None) -> Any:
+    return call(batch, index=index)
+
+
+def _of_inputs(forward: Callable[..., Any], adapt: Callable[[Any], Any], batch: Any, **index: Any) -> Any:
+    return forward(with_inputs(batch, adapt), **index)
 
 
 def _has_index(forward: Callable[..., Any]) -> bool:
