@@ -18,6 +18,7 @@ from composer_kd.errors import ConfigError, TeacherError
 
 __all__ = [
     'Calling',
+    'InOrder',
     'WithBatch',
     'WithInputs',
     'WithKeywords',
@@ -128,6 +129,34 @@ class WithKeywords(Calling):
 
 
 @dataclass(frozen=True)
+class InOrder(Calling):
+    """Entries of a mapping are arguments in the order in which ``torch.export`` recorded them.
+
+    Args:
+        names: The names of all arguments.
+        positional: How many of them have no keyword.
+    """
+
+    names: tuple[str, ...]
+    positional: int
+    by_name = True
+
+    @override
+    def __call__(self, model: nn.Module, batch: Any, adapt: Callable[[Any], Any] = as_it_is) -> Any:
+        given = adapt(without_labels(batch))
+        first, others = self.names[: self.positional], self.names[self.positional :]
+        return model(*(given[name] for name in first), **{name: given[name] for name in others})
+
+    @override
+    def takes(self, key: str) -> bool:
+        return key in self.names
+
+    @override
+    def arguments(self, batch: str, names: Sequence[str]) -> str:
+        return ', '.join(names)
+
+
+@dataclass(frozen=True)
 class WithInputs(Calling):
     """The inputs alone are the argument.
 
@@ -188,7 +217,7 @@ def calling_of(
         keywords = keywords if settings is None else replace(keywords, settings=tuple(settings.items()))
         keys = list(without_labels(batch))
         if any(key in keywords.names for key in keys):
-            return keywords
+            return _as_recorded(model, parameters) or keywords
         if takes_batch:
             return WithBatch()
         return keywords if keywords.any_name and keys else WithInputs(_only_tensor(batch, parameters, whose))
@@ -208,6 +237,14 @@ def _keywords(model: nn.Module, parameters: Mapping[str, inspect.Parameter]) -> 
     if callable(base):  # an adapter of PEFT hands on what its own forward does not name
         names = {*names, *inspect.signature(base().forward).parameters}
     return WithKeywords(frozenset(names), any_name, needs_labels)
+
+
+def _as_recorded(model: nn.Module, parameters: Mapping[str, Any]) -> InOrder | None:
+    """How a module of ``torch.export`` is called, which takes its arguments exactly as in the recorded call."""
+    recorded = getattr(getattr(getattr(model, 'graph', None), '_codegen', None), 'pytree_info', None)
+    if recorded is None or recorded.in_spec.num_children != 2:
+        return None
+    return InOrder(tuple(parameters), recorded.in_spec.children_specs[0].num_children)
 
 
 def _only_tensor(batch: Mapping[str, Any], parameters: Mapping[str, Any], whose: str) -> str:

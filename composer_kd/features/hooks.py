@@ -222,8 +222,8 @@ class FeatureHooks:
             if (place.text, summary) not in found:
                 raise LayerNotRun(
                     f'The layer {place.text!r} of {self.whose} did not run in this forward pass: name one that does. '
-                    '(Of TorchScript, exported and '
-                    'frozen modules the outputs alone are seen; a model that ran compiled before does not see new '
+                    '(Of exported modules the outputs '
+                    'alone are seen; a model that ran compiled before does not see new '
                     'hooks: call torch.compiler.reset() first.)'
                 )
         return found
@@ -257,6 +257,16 @@ class FeatureHooks:
 
 
 def _module_at(model: nn.Module, place: LayerPath, whose: str) -> nn.Module:
+    found = _found_at(model, place, whose)
+    if isinstance(found, torch.jit.ScriptModule):
+        raise ConfigError(
+            f'{place.text!r} of {whose} is TorchScript, which shows its layers to nobody. Compare the logits; or compare '
+            "'outputs', with the module in another: torch.nn.Sequential(module)"
+        )
+    return found
+
+
+def _found_at(model: nn.Module, place: LayerPath, whose: str) -> nn.Module:
     modules = dict(model.named_modules())
     if not place.path:
         # Composer's wrapper of Hugging Face models may be bypassed; it returns the outputs of the model inside.
@@ -273,7 +283,7 @@ def _module_at(model: nn.Module, place: LayerPath, whose: str) -> nn.Module:
             if name and 'metrics' not in name.split('.')[0]
         }
         raise ConfigError(f'{whose} has no layer {place.path!r}{_nearest(place.path, known)}')
-    if type(found).forward is nn.Module.forward:
+    if getattr(type(found), 'forward', None) is nn.Module.forward:  # the classes of TorchScript have none
         raise ConfigError(
             f'{place.path!r} of {whose} is a {type(found).__name__}, which does not run itself; name one of its '
             f'entries{_nearest(place.path, (f"{place.path}.{name}" for name, _ in found.named_children()))}'
