@@ -118,7 +118,7 @@ def _is_of_samples(value: Tensor, samples: int | None) -> bool:
     """Whether the batch comes first; of equal sizes ``(n, n, D)`` a later batch of another size decides."""
     if samples is None or value.ndim < 2:
         return True
-    return value.shape[0] == samples and not (value.ndim > 2 and value.shape[1] == samples)
+    return value.shape[0] == samples and not (value.ndim == 3 and value.shape[1] == samples)
 
 
 def _key(text: str) -> int | str:

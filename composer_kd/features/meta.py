@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 __all__ = [
+    'Mode',
     'as_in_evaluation',
     'as_in_training',
     'on_meta',
@@ -22,6 +23,9 @@ __all__ = [
     'to_evaluation',
     'without_draws',
 ]
+
+Mode: TypeAlias = Callable[[nn.Module], contextlib.AbstractContextManager[torch.device]]
+"""Puts a model in a mode, yields its device, and restores it: :func:`as_in_training`, :func:`as_in_evaluation`."""
 
 
 def on_meta(module: nn.Module) -> nn.Module:

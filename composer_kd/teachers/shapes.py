@@ -15,6 +15,7 @@ from composer_kd.errors import ConfigError
 from composer_kd.features.calling import choose_call
 from composer_kd.features.hooks import FeatureHooks, Summary
 from composer_kd.features.meta import (
+    Mode,
     as_in_evaluation,
     as_in_training,
     on_meta,
@@ -28,7 +29,6 @@ from composer_kd.teachers.frozen import FrozenTeacher
 __all__ = ['NotMeasured', 'feature_shapes', 'logits_shape']
 
 Key = tuple[str, Summary | None]
-_Mode = Callable[[nn.Module], contextlib.AbstractContextManager[torch.device]]
 
 
 class NotMeasured(ConfigError):
@@ -103,7 +103,7 @@ def feature_shapes(
 
 
 def _look_for_real(
-    model: nn.Module | Teacher, batch: Any, wanted: list[Key], whose: str, index: Tensor | None, mode: _Mode
+    model: nn.Module | Teacher, batch: Any, wanted: list[Key], whose: str, index: Tensor | None, mode: Mode
 ) -> dict[Key, torch.Size]:
     inner, _ = _parts(model, index)
     try:
