@@ -17,6 +17,7 @@ from composer_kd.features.meta import to_evaluation
 from composer_kd.teachers.base import teacher_logits
 from composer_kd.teachers.checkpoints import load_weights
 from composer_kd.teachers.placement import place
+from composer_kd.teachers.recorded import answer_of_recorded, is_recorded
 
 __all__ = ['FrozenTeacher']
 
@@ -140,7 +141,10 @@ class FrozenTeacher:
         """Calls the model; how is decided at the first batch. If a call fails, the error says what to change."""
         try:
             call = self._choose_call(batch) if self._call is None else self._call
-            outputs = call(batch, index)
+            if self._call is None and is_recorded(self.model):
+                outputs = answer_of_recorded(self.model, partial(call, batch, index), self.name)
+            else:
+                outputs = call(batch, index)
         except TeacherError:
             raise
         except Exception as error:

@@ -348,6 +348,16 @@ def test_an_exported_module_gets_keywords_where_it_was_called_with_them():
         assert torch.equal(FrozenTeacher(module)(batch), net(*inputs))
 
 
+@pytest.mark.parametrize('options', [{'dropout': 0.5}, {'norm': True}], ids=['dropout', 'norm'])
+@pytest.mark.parametrize('key', ['traced', 'exported'])
+def test_what_was_recorded_in_train_mode_is_refused(key, options):
+    (x, y), record = pairs(8), RECORDED[key]
+    record = (lambda net, x: torch.jit.trace(net, x, check_trace=False)) if key == 'traced' else record
+    with pytest.raises(TeacherError, match=r'was recorded in train mode.*Record it again after model.eval\(\)'):
+        FrozenTeacher(record(mlp(**options).train(), (x,)))((x, y))
+    FrozenTeacher(record(mlp(**options).eval(), (x,)))((x, y))
+
+
 @pytest.mark.parametrize('place', ['0', 'outputs'])
 def test_layers_of_torchscript_are_refused(place):
     scripted = from_file(torch.jit.script(mlp().eval()))
