@@ -121,7 +121,7 @@ def choose_call(
     adapt: Callable[[Any], Any] | None = None,
     whose: str = 'the model',
     settings: Mapping[str, Any] | None = None,
-) -> Callable[[Any], Any]:
+) -> functools.partial[Any]:
     """Chooses how a model is called with batches of one form.
 
     Args:
@@ -132,7 +132,7 @@ def choose_call(
         settings: What it is told besides the batch, if it has such keywords; ``None`` for the default.
 
     Returns:
-        A function from a batch to the model's outputs.
+        A function from a batch to the model's outputs: a :class:`.Calling` with the model as its first argument.
 
     Raises:
         TeacherError: If the model's parameters match no entry of the batch.

@@ -74,7 +74,7 @@ def as_in_training(model: nn.Module) -> Iterator[torch.device]:
     parts = [(part, dict(vars(part)), dict(part._buffers)) for part in model.modules()]
     values = [value for _, attributes, _ in parts for value in attributes.values()]
     held = (*(value for value in values if isinstance(value, Tensor)), *model.parameters(), *model.buffers())
-    tensors = [(tensor, tensor.detach().clone()) for tensor in held]
+    tensors = [(tensor, tensor._version, tensor.detach().clone()) for tensor in held if not tensor.is_inference()]
     generators = [(value, value.get_state()) for value in values if isinstance(value, torch.Generator)]
     model.train()
     try:
@@ -86,8 +86,8 @@ def as_in_training(model: nn.Module) -> Iterator[torch.device]:
             part._buffers.clear()
             part._buffers.update(buffers)
         with torch.no_grad():
-            for tensor, before in tensors:
-                if not torch.equal(tensor, before):
+            for tensor, version, before in tensors:
+                if tensor._version != version:
                     tensor.copy_(before)
         for generator, state in generators:
             generator.set_state(state)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from composer.core import State
 from torch import Tensor, nn
 
+from composer_kd.batches.contents import without_labels
 from composer_kd.errors import TeacherError, is_of_device
 from composer_kd.features.calling import as_it_is, choose_call, settings_of, unwrapped, with_inputs
 from composer_kd.features.meta import to_evaluation
@@ -82,6 +84,7 @@ class FrozenTeacher:
         self._forward = forward
         self._by_index = forward is not None and _has_index(forward)
         self._settings: dict[str, Any] | None = None
+        self._student_takes: Collection[str] = ()
         self._call: Callable[[Any, Tensor | None], Any] | None = None
         if checkpoint is not None:
             load_weights(model, checkpoint)
@@ -103,6 +106,7 @@ class FrozenTeacher:
             raise TeacherError(f"prepare expects the run's State, got {type(state).__name__}")
         self.forget_call()
         self._settings = settings_of(unwrapped(state.model)) or None
+        self._student_takes = getattr(state.model, 'model_forward_args', ())  # of a HuggingFaceModel
         for module in (self.model, self.input_adapter):
             if isinstance(module, nn.Module):
                 place(module, state.device, self.name)
@@ -175,9 +179,22 @@ class FrozenTeacher:
         # Partial functions, because a copy of them refers to the copy of the model.
         if self._forward is None:
             call = choose_call(self.model, batch, self.input_adapter, f'The teacher {self.name!r}', self._settings)
+            if isinstance(batch, Mapping) and self.input_adapter is None:
+                self._say_unseen(batch, call.func)
             return partial(_without_index, call)
         way = _with_index if self._by_index else _without_index
         return partial(way, partial(_of_inputs, partial(self._forward, self.model), self.input_adapter or as_it_is))
+
+    def _say_unseen(self, batch: Mapping[str, Any], calling: Any) -> None:
+        """Warns of inputs that the student gets and the teacher does not."""
+        unseen = [key for key in without_labels(batch) if key in self._student_takes and not calling.takes(key)]
+        if unseen:
+            warnings.warn(
+                f'The teacher {self.name!r} does not take {", ".join(map(repr, unseen))} of the batch, which the '
+                'student takes: it may answer for other inputs. If that is right, say how to call it: FrozenTeacher(model, '
+                'forward=lambda model, batch: ...).',
+                stacklevel=2,
+            )
 
     def __repr__(self) -> str:
         return f'FrozenTeacher({self.name})'

@@ -1,4 +1,5 @@
 import io
+import warnings
 from copy import deepcopy
 
 import pytest
@@ -290,6 +291,28 @@ def test_an_adapter_hands_on_what_its_forward_does_not_name():
     adapter = Adapter()
     batch = {'input_ids': torch.randint(20, (2, 5)), 'position_ids': torch.arange(5).flip(0)[None].repeat(2, 1)}
     assert torch.equal(FrozenTeacher(adapter)({**batch, 'other': torch.zeros(2)}), adapter.inner(**batch).logits)
+
+
+class WithoutMask(nn.Module):
+    def forward(self, input_ids):
+        return input_ids.float()[..., None] + torch.arange(3.0)
+
+
+def test_what_the_student_gets_and_the_teacher_does_not_is_said():
+    batch = {'input_ids': torch.randint(20, (2, 5)), 'attention_mask': torch.ones(2, 5), 'other': torch.zeros(2)}
+    state = State(composer(bert()), 0, 'run', DeviceCPU())
+    teacher = FrozenTeacher(WithoutMask())
+    teacher.prepare(state)
+    with pytest.warns(UserWarning, match=r"does not take 'attention_mask' of the batch, which the student takes"):
+        teacher(batch)
+    for other in (
+        FrozenTeacher(bert()),
+        FrozenTeacher(WithoutMask(), forward=lambda model, batch: model(batch['input_ids'])),
+    ):
+        other.prepare(state)
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            other(batch | {'attention_mask': torch.ones(2, 5, dtype=torch.long)})
 
 
 class TwoInputs(nn.Module):
