@@ -15,6 +15,7 @@ from composer.utils import dist
 from torch import Tensor, nn
 from typing_extensions import override
 
+from composer_kd.algorithms.absent_loss import reads_loss, supply_loss
 from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.algorithms.conflicts import refuse_algorithms, refuse_shared
 from composer_kd.algorithms.moving_teachers import MovingTeachers
@@ -80,7 +81,8 @@ class Distillation(DistillationAlgorithm):
             the host waits for the accelerator). A loss with a parameter ``mask`` gets all logits and the flat mask of
             valid positions instead, or ``None`` if all positions are valid.
         kd_loss_weight: The weight of the distillation loss, :math:`w_{kd} \ge 0`.
-        org_loss_weight: The weight of the model's own loss, :math:`w_{org} \ge 0`.
+        org_loss_weight: The weight of the model's own loss, :math:`w_{org} \ge 0`. With 0 a model needs no loss of its
+            own: a ``HuggingFaceModel`` may be an encoder, or get no labels; ``loss`` of your own may return 0.0.
         start_dur: The start of the window: a fraction of the run (``0.25``, ``'0.25dur'``) or a time (``'10ep'``,
             ``'500ba'``, ``'1000sp'``, ``'1e6tok'``).
         end_dur: The end of the window, in the same forms; a batch that starts at this time is outside.
@@ -188,6 +190,8 @@ class Distillation(DistillationAlgorithm):
         elif event is Event.BATCH_END:
             self.criterion.end_batch()
             self.pool.end_batch(state)
+        elif event is Event.BEFORE_LOSS:
+            self._supply_loss(state)
         elif event is Event.INIT:
             self._prepare(state)
         elif event is Event.BEFORE_LOAD:
@@ -223,9 +227,17 @@ class Distillation(DistillationAlgorithm):
         self._form = self.evaluation.form = BatchFormat.of(state.model)
         self._count = BatchCount(dist.get_world_size(), self._form.shift_labels, self.criterion.needs_features)
         self._model = state.model
+        if reads_loss(state.model):
+            self._events.add(id(Event.BEFORE_LOSS))
         self.criterion.prepare(state)
 
     # One batch --------------------------------------------------------------------------------------------------------
+
+    def _supply_loss(self, state: State) -> None:
+        is_open = self._window.is_open(state)
+        others = [a for a in state.algorithms if isinstance(a, DistillationAlgorithm) and a is not self]
+        if is_open or not others:  # outside the window another one may distil
+            supply_loss(state, self.org_loss_weight > 0 or not is_open)
 
     def _distil(self, state: State) -> None:
         micro = Microbatch.read(state, self._form, self._count, self.criterion.needs_features)
@@ -240,7 +252,7 @@ class Distillation(DistillationAlgorithm):
         kd, values = self.criterion(state, micro, student, drawn, precision)
         if not self._fits:
             self._check_fit(state, drawn)
-        task = scalar_loss(state.loss)
+        task = scalar_loss(state.loss).to(kd.device)  # a model without a loss of its own may return 0.0
         if micro.valid is not None:
             task = weighed(task, state.outputs, micro.valid, micro.share)
         # A new 0-d tensor, because Composer scales it in place.

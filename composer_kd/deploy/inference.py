@@ -116,7 +116,7 @@ class Inference(nn.Module):
         Returns:
             The logits, in the model's dtype.
         """
-        return logits_of(self.call(*tensors), 'the model')
+        return logits_of(self.call(*tensors), 'the model', 'Let its forward return the logits alone')
 
     def call(self, *tensors: Tensor) -> Any:
         """Computes the model's complete output.

@@ -2,159 +2,52 @@
 
 from __future__ import annotations
 
-import abc
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any
 
 from composer.models import ComposerClassifier, ComposerModel, HuggingFaceModel
 from torch import Tensor, nn
-from typing_extensions import override
 
 from composer_kd.batches.contents import without_labels
 from composer_kd.errors import ConfigError, TeacherError
+from composer_kd.features.ways import (
+    Calling,
+    InOrder,
+    WithBatch,
+    WithInputs,
+    WithKeywords,
+    as_it_is,
+    with_inputs,
+)
 
 __all__ = [
     'Calling',
+    'InOrder',
     'WithBatch',
     'WithInputs',
     'WithKeywords',
     'as_it_is',
     'calling_of',
     'choose_call',
+    'settings_of',
     'unwrapped',
     'with_inputs',
 ]
 
 
-def as_it_is(inputs: Any) -> Any:
-    """The adapter that returns the inputs unchanged."""
-    return inputs
-
-
-class Calling(abc.ABC):
-    """One way of calling a model with batches of one kind.
-
-    It holds no model, so that it fits every copy of one: quantised, in another precision, on another device.
-    """
-
-    by_name: ClassVar[bool]
-    """Whether the model is given the entries of a mapping under their names."""
-
-    @abc.abstractmethod
-    def __call__(self, model: nn.Module, batch: Any, adapt: Callable[[Any], Any] = as_it_is) -> Any:
-        """Calls a model.
-
-        Args:
-            model: The model that this way was found for, or a copy.
-            batch: A batch of the kind that it was found for; left as it is.
-            adapt: Changes the inputs first.
-
-        Returns:
-            What the model returns.
-        """
-
-    @abc.abstractmethod
-    def takes(self, key: str) -> bool:
-        """Whether the model is given this entry of a mapping; labels aside."""
-
-    @abc.abstractmethod
-    def arguments(self, batch: str, names: Sequence[str]) -> str:
-        """The arguments of such a call as Python text.
-
-        Args:
-            batch: Python that makes a batch of the variables.
-            names: A variable for each of the inputs.
-        """
-
-
-@dataclass(frozen=True)
-class WithBatch(Calling):
-    """The whole batch is the argument, as of a ``ComposerModel``."""
-
-    by_name = True
-
-    @override
-    def __call__(self, model: nn.Module, batch: Any, adapt: Callable[[Any], Any] = as_it_is) -> Any:
-        return model(with_inputs(batch, adapt))
-
-    @override
-    def takes(self, key: str) -> bool:
-        return True
-
-    @override
-    def arguments(self, batch: str, names: Sequence[str]) -> str:
-        return batch
-
-
-@dataclass(frozen=True)
-class WithKeywords(Calling):
-    """Entries of a mapping are keyword arguments.
-
-    Args:
-        names: The keywords that the model has.
-        any_name: Whether it takes all others too, as ``forward(self, **inputs)`` does.
-        needs_labels: Whether labels are inputs as well: encoder-decoders make their decoder's inputs of them.
-    """
-
-    names: frozenset[str]
-    any_name: bool = False
-    needs_labels: bool = False
-    by_name = True
-
-    @override
-    def __call__(self, model: nn.Module, batch: Any, adapt: Callable[[Any], Any] = as_it_is) -> Any:
-        given = {
-            key: value for key, value in adapt(without_labels(batch, self.needs_labels)).items() if self.takes(key)
-        }
-        if 'use_cache' in self.names:
-            given.setdefault('use_cache', False)  # a cache of keys and values is useful in generation only
-        return (model.model if isinstance(model, HuggingFaceModel) else model)(**given)
-
-    @override
-    def takes(self, key: str) -> bool:
-        return self.any_name or key in self.names
-
-    @override
-    def arguments(self, batch: str, names: Sequence[str]) -> str:
-        return ', '.join(f'{name}={name}' for name in names)
-
-
-@dataclass(frozen=True)
-class WithInputs(Calling):
-    """The inputs alone are the argument.
-
-    Args:
-        key: Where they are: a key of a mapping, the first place of a sequence; None where they are the batch itself.
-    """
-
-    key: str | int | None
-    by_name = False
-
-    @override
-    def __call__(self, model: nn.Module, batch: Any, adapt: Callable[[Any], Any] = as_it_is) -> Any:
-        if isinstance(self.key, str):
-            return model(adapt(without_labels(batch))[self.key])
-        return model(adapt(batch if self.key is None else batch[self.key]))
-
-    @override
-    def takes(self, key: str) -> bool:
-        return key == self.key
-
-    @override
-    def arguments(self, batch: str, names: Sequence[str]) -> str:
-        return names[0]
-
-
-def calling_of(model: nn.Module, batch: Any, whose: str = 'the model') -> Calling:
+def calling_of(
+    model: nn.Module, batch: Any, whose: str = 'the model', settings: Mapping[str, Any] | None = None
+) -> Calling:
     """Finds out how a model takes batches of this kind.
 
     Args:
         model: The model.
         batch: One batch of the kind: a tensor, an ``(inputs, labels)`` pair, or a mapping.
         whose: The model's name, for the error.
+        settings: What it is told besides the batch, if it has such keywords; ``None`` for the default.
 
     Returns:
         How to call it.
@@ -173,13 +66,14 @@ def calling_of(model: nn.Module, batch: Any, whose: str = 'the model') -> Callin
     of_hugging_face = isinstance(model, HuggingFaceModel)
     if isinstance(model, ComposerModel) and not (of_hugging_face and isinstance(batch, Mapping)):
         return WithBatch()
-    parameters = inspect.signature(_plain_forward(model)).parameters
+    parameters = _parameters(model)
     takes_batch = next(iter(parameters), None) == 'batch'
     if isinstance(batch, Mapping):
         keywords = _keywords(model, parameters)
+        keywords = keywords if settings is None else replace(keywords, settings=tuple(settings.items()))
         keys = list(without_labels(batch))
         if any(key in keywords.names for key in keys):
-            return keywords
+            return _as_recorded(model, parameters) or keywords
         if takes_batch:
             return WithBatch()
         return keywords if keywords.any_name and keys else WithInputs(_only_tensor(batch, parameters, whose))
@@ -195,7 +89,18 @@ def _keywords(model: nn.Module, parameters: Mapping[str, inspect.Parameter]) -> 
     named = of_hugging_face or hasattr(model, 'config')
     any_name = not named and any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     needs_labels = bool(getattr(getattr(model, 'config', None), 'is_encoder_decoder', False))
+    base: Any = getattr(model, 'get_base_model', None)
+    if callable(base):  # an adapter of PEFT hands on what its own forward does not name
+        names = {*names, *inspect.signature(base().forward).parameters}
     return WithKeywords(frozenset(names), any_name, needs_labels)
+
+
+def _as_recorded(model: nn.Module, parameters: Mapping[str, Any]) -> InOrder | None:
+    """How a module of ``torch.export`` is called, which takes its arguments exactly as in the recorded call."""
+    recorded = getattr(getattr(getattr(model, 'graph', None), '_codegen', None), 'pytree_info', None)
+    if recorded is None or recorded.in_spec.num_children != 2:
+        return None
+    return InOrder(tuple(parameters), recorded.in_spec.children_specs[0].num_children)
 
 
 def _only_tensor(batch: Mapping[str, Any], parameters: Mapping[str, Any], whose: str) -> str:
@@ -211,8 +116,12 @@ def _only_tensor(batch: Mapping[str, Any], parameters: Mapping[str, Any], whose:
 
 
 def choose_call(
-    model: nn.Module, batch: Any, adapt: Callable[[Any], Any] | None = None, whose: str = 'the model'
-) -> Callable[[Any], Any]:
+    model: nn.Module,
+    batch: Any,
+    adapt: Callable[[Any], Any] | None = None,
+    whose: str = 'the model',
+    settings: Mapping[str, Any] | None = None,
+) -> functools.partial[Any]:
     """Chooses how a model is called with batches of one form.
 
     Args:
@@ -220,9 +129,10 @@ def choose_call(
         batch: One batch of this form.
         adapt: A function that changes the inputs before the model gets them; ``None`` for no change.
         whose: The model's name, for the error.
+        settings: What it is told besides the batch, if it has such keywords; ``None`` for the default.
 
     Returns:
-        A function from a batch to the model's outputs.
+        A function from a batch to the model's outputs: a :class:`.Calling` with the model as its first argument.
 
     Raises:
         TeacherError: If the model's parameters match no entry of the batch.
@@ -234,7 +144,7 @@ def choose_call(
         torch.Size([4, 3])
     """
     try:
-        calling = calling_of(model, batch, whose)
+        calling = calling_of(model, batch, whose, settings)
     except ConfigError as error:
         raise TeacherError(
             f'{error}. Say how to call it: FrozenTeacher(model, forward=lambda model, batch: ...).'
@@ -249,15 +159,36 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model.model if isinstance(model, HuggingFaceModel) else model
 
 
-def _plain_forward(model: nn.Module) -> Callable[..., Any]:
-    """The original ``forward`` with its named parameters, which torch.compile hides behind ``(*args, **kwargs)``."""
-    return getattr(model, '_orig_mod', model).forward
+def settings_of(student: nn.Module) -> dict[str, Any]:
+    """What a student's wrapper leaves to its config and changes its answers: its teachers must be told the same.
+
+    Transformers tells packed samples apart (position ids that restart, no attention mask) only without a cache of keys
+    and values. ``HuggingFaceModel`` calls its model without a word about the cache, as ``config.use_cache`` says;
+    gradient checkpointing turns it off.
+
+    Args:
+        student: The student.
+
+    Returns:
+        The settings by their keywords; empty if the student's config does not speak of a cache.
+
+    Example:
+        >>> settings_of(nn.Linear(2, 3))
+        {}
+    """
+    parts = list(student.modules())
+    said = (getattr(getattr(part, 'config', None), 'use_cache', None) for part in parts)
+    caches = next((value for value in said if value is not None), None)
+    if caches is None:
+        return {}
+    return {'use_cache': bool(caches) and not any(getattr(part, 'is_gradient_checkpointing', False) for part in parts)}
 
 
-def with_inputs(batch: Any, adapt: Callable[[Any], Any]) -> Any:
-    """Returns the batch with adapted inputs in a new container; the given batch stays unchanged."""
-    if isinstance(batch, Mapping):
-        return dict(batch) if adapt is as_it_is else {**batch, **adapt(without_labels(batch))}
-    if isinstance(batch, Sequence):
-        return (adapt(batch[0]), *batch[1:])
-    return adapt(batch)
+def _parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
+    """The parameters of ``forward``: of the original that ``torch.compile`` hides, or of TorchScript's own schema."""
+    forward = getattr(model, '_orig_mod', model).forward
+    schema = getattr(forward, 'schema', None)
+    if schema is None:
+        return inspect.signature(forward).parameters
+    names = [argument.name for argument in schema.arguments[1:]]
+    return {name: inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names}

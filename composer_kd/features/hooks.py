@@ -2,110 +2,29 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import torch
 from composer.models import HuggingFaceModel
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from composer_kd.batches.masks import token_mask
 from composer_kd.errors import ConfigError, nearest
+from composer_kd.features.layer_path import LayerPath
 
-__all__ = ['LayerPath', 'Summary', 'FeatureHooks']
+__all__ = ['LayerNotRun', 'LayerPath', 'Summary', 'FeatureHooks']
 
 Summary: TypeAlias = Callable[..., Tensor]
 
-_LAYER_PATH = re.compile(r"""(?P<path>[^:\[\]\s]*)(?P<side>:input|:output)?(?P<keys>(?:\[[^\[\]]+\])*)""")
 # The attributes in which wrappers hold a net: one path names a layer with and without the wrapper.
 _WRAPPERS = ('module', 'model', '_orig_mod')
 
 
-@dataclass(frozen=True)
-class LayerPath:
-    """The path of a feature in a model.
-
-    It is a module's name as in ``named_modules()``; then optionally ``':input'``, for the module's input instead of its
-    output; then optionally ``[i]`` or ``['key']``, for an entry of a tuple or mapping: ``'layer2'``,
-    ``'bert.encoder.layer.3[0]'``, ``'layer4:input'``. ``'outputs'`` names the outputs of the model itself:
-    ``'outputs.hidden_states[3]'``.
-
-    Attributes:
-        text: The path as written.
-        path: The module's name; empty for the model itself.
-        of_input: Whether it is the module's input.
-        keys: The keys of the entry in the module's input or output, from the outermost to the innermost.
-
-    Example:
-        >>> LayerPath.parse('rnn[0]')
-        LayerPath(text='rnn[0]', path='rnn', of_input=False, keys=(0,))
-        >>> LayerPath.parse('outputs.attentions[-1]')
-        LayerPath(text='outputs.attentions[-1]', path='', of_input=False, keys=('attentions', -1))
-    """
-
-    text: str
-    path: str
-    of_input: bool
-    keys: tuple[int | str, ...]
-
-    @classmethod
-    def parse(cls, text: str) -> LayerPath:
-        """Parses a path.
-
-        Raises:
-            ConfigError: If it is not written as described above.
-        """
-        match = _LAYER_PATH.fullmatch(text) if isinstance(text, str) and text else None
-        if match is None:
-            raise ConfigError(
-                f"A layer is named by its path, as 'layer2', 'layer2:input', 'rnn[0]' or 'outputs.hidden_states[3]', "
-                f'got {text!r}'
-            )
-        path, keys = match['path'], tuple(_key(key) for key in re.findall(r'\[([^\]]+)\]', match['keys']))
-        if path == 'outputs' or path.startswith('outputs.'):
-            path, keys = '', (*path.split('.')[1:], *keys)
-        return cls(text, path, match['side'] == ':input', keys)
-
-    def select(self, value: Any, whose: str) -> Tensor:
-        """Returns the tensor that the keys name in a module's input or output.
-
-        Args:
-            value: The module's input or output.
-            whose: The model's name, for the error.
-
-        Raises:
-            ConfigError: If a key does not exist, or its value is not a tensor.
-        """
-        for key in self.keys:
-            entry = self._entry(value, key, whose)
-            if entry is None:  # a Hugging Face output that was not asked for
-                raise self._missing(value, key, whose)
-            value = entry
-        if self.of_input and not self.keys and isinstance(value, tuple) and len(value) == 1:
-            value = value[0]
-        if isinstance(value, Tensor):
-            return value
-        raise ConfigError(
-            f'{self.text!r} of {whose} is no tensor but {_described(value)}: name an entry of it, '
-            f'as {self.text + _first_key(value)!r}'
-        )
-
-    def _entry(self, value: Any, key: int | str, whose: str) -> Any:
-        try:
-            if isinstance(value, Mapping) and key in value:
-                return value[key]
-            return getattr(value, key) if isinstance(key, str) and hasattr(value, key) else value[key]
-        except (KeyError, IndexError, TypeError) as error:
-            raise self._missing(value, key, whose) from error
-
-    def _missing(self, value: Any, key: int | str, whose: str) -> ConfigError:
-        hint = ''
-        if key in ('hidden_states', 'attentions'):
-            hint = f'; set config.output_{key}=True (attentions need attn_implementation="eager")'
-        return ConfigError(f'{self.text!r} of {whose}: no {key!r} in {_described(value)}{hint}')
+class LayerNotRun(ConfigError):
+    """A layer did not run in a forward pass."""
 
 
 class FeatureHooks:
@@ -149,11 +68,15 @@ class FeatureHooks:
         self._found: dict[tuple[str, Summary | None], tuple[Tensor, int]] = {}
         self._handles: list[RemovableHandle] = []
         self._mask: Tensor | None = None
+        self._samples: int | None = None
 
     def attach(self) -> None:
         """Registers the hooks, closed; they stay registered until :meth:`remove`."""
         if self._handles:
             return
+        if any(place.keys for place, _ in self._wanted):
+            root = _module_at(self._model, LayerPath.parse('outputs'), self.whose)
+            self._handles.append(root.register_forward_pre_hook(self._count, with_kwargs=True))
         for place, summary in self._wanted:
             # Looked up again, because other algorithms may have replaced layers since.
             module, keep = _module_at(self._model, place, self.whose), self._keep(place, summary)
@@ -190,24 +113,32 @@ class FeatureHooks:
         """Returns the features stored since :meth:`open`, by layer path and summary, and closes the hooks.
 
         Raises:
-            ConfigError: If a layer did not run, or a later layer changed its output in place.
+            LayerNotRun: If a layer did not run.
+            ConfigError: If a later layer changed the output in place.
         """
         found = {key: self._unchanged(key[0], *seen) for key, seen in self._found.items()}
         self.close()
         for place, summary in self._wanted:
             if (place.text, summary) not in found:
-                raise ConfigError(
+                raise LayerNotRun(
                     f'The layer {place.text!r} of {self.whose} did not run in this forward pass: name one that does. '
-                    '(A model that ran compiled before does not see new hooks: call torch.compiler.reset() first.)'
+                    '(Of exported modules the outputs '
+                    'alone are seen; a model that ran compiled before does not see new '
+                    'hooks: call torch.compiler.reset() first.)'
                 )
         return found
+
+    def _count(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Notes the number of samples that the model is called with."""
+        sizes = (leaf.shape[0] for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.ndim)
+        self._samples = next(sizes, None)
 
     def _keep(self, place: LayerPath, summary: Summary | None) -> Callable[[Any], None]:
         key, whose = (place.text, summary), self.whose
 
         def keep(shown: Any) -> None:
             if self.is_open:
-                value = place.select(shown, whose)
+                value = place.select(shown, whose, self._samples)
                 if summary is not None:
                     value = summary(value, token_mask(value, self._mask))
                 uncounted = torch.compiler.is_compiling() or value.is_inference()
@@ -226,6 +157,16 @@ class FeatureHooks:
 
 
 def _module_at(model: nn.Module, place: LayerPath, whose: str) -> nn.Module:
+    found = _found_at(model, place, whose)
+    if isinstance(found, torch.jit.ScriptModule):
+        raise ConfigError(
+            f'{place.text!r} of {whose} is TorchScript, which shows its layers to nobody. Compare the logits; or '
+            "compare 'outputs', with the module in another: torch.nn.Sequential(module)"
+        )
+    return found
+
+
+def _found_at(model: nn.Module, place: LayerPath, whose: str) -> nn.Module:
     modules = dict(model.named_modules())
     if not place.path:
         # Composer's wrapper of Hugging Face models may be bypassed; it returns the outputs of the model inside.
@@ -242,7 +183,7 @@ def _module_at(model: nn.Module, place: LayerPath, whose: str) -> nn.Module:
             if name and 'metrics' not in name.split('.')[0]
         }
         raise ConfigError(f'{whose} has no layer {place.path!r}{_nearest(place.path, known)}')
-    if type(found).forward is nn.Module.forward:
+    if getattr(type(found), 'forward', None) is nn.Module.forward:  # the classes of TorchScript have none
         raise ConfigError(
             f'{place.path!r} of {whose} is a {type(found).__name__}, which does not run itself; name one of its '
             f'entries{_nearest(place.path, (f"{place.path}.{name}" for name, _ in found.named_children()))}'
@@ -255,21 +196,3 @@ def _nearest(path: str, known: Iterable[str]) -> str:
     if 'did you mean' in clause or len(clause) < 400:
         return clause
     return clause[:400].rpartition(',')[0] + ', ...'
-
-
-def _key(text: str) -> int | str:
-    return int(text) if re.fullmatch(r'-?\d+', text) else text.strip('\'"')
-
-
-def _described(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f'a mapping with the keys {sorted(map(str, value))}'
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return f'a {type(value).__name__} of {len(value)}'
-    return f'a {type(value).__name__}'
-
-
-def _first_key(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f'[{next(iter(value), "key")}]'
-    return '[0]'

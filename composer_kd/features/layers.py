@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,16 @@ from torch import Tensor, nn
 
 from composer_kd.errors import ConfigError
 from composer_kd.features.calling import choose_call, unwrapped
-from composer_kd.features.meta import as_in_evaluation, on_meta, to_device
+from composer_kd.features.meta import (
+    Mode,
+    as_in_evaluation,
+    as_in_training,
+    on_meta,
+    runs_original,
+    to_device,
+    to_evaluation,
+    without_draws,
+)
 
 __all__ = ['Layer', 'layer_shapes']
 
@@ -36,16 +46,20 @@ class Layer:
     in_place: bool = False
 
 
-def layer_shapes(model: nn.Module, batch: Any, adapt: Callable[[Any], Any] | None = None) -> list[Layer]:
+def layer_shapes(
+    model: nn.Module, batch: Any, adapt: Callable[[Any], Any] | None = None, training: bool = False
+) -> list[Layer]:
     """Finds the shapes of the features of all layers of a model.
 
     The model is copied to torch's meta device, where shapes are propagated without computation. A model that cannot run
-    there is run itself, in eval mode, without gradients, and is then put back in its former mode.
+    there is run itself, without gradients, and is then as it was before.
 
     Args:
         model: Any model: a ComposerModel, a Hugging Face, torchvision or timm model, or your own.
         batch: A batch as its DataLoader makes them.
         adapt: A function that changes the inputs first, such as a teacher's ``input_adapter``.
+        training: Whether it is run in train mode, as a student is: some outputs and layers exist in training alone. A
+            model that refuses the batch there (a BatchNorm that gets a single sample) is run in eval mode.
 
     Returns:
         A layer for each tensor that a module returns, in the order of ``named_modules()``, then ``outputs`` for those
@@ -67,23 +81,33 @@ def layer_shapes(model: nn.Module, batch: Any, adapt: Callable[[Any], Any] | Non
         outputs[0] Sequential (5, 4) 117
         outputs[1] Sequential (1, 4) 0
     """
-    with torch.no_grad(), torch.random.fork_rng():
-        if 'forward' not in vars(model):  # else the copy would still call the original's
+    with torch.no_grad(), without_draws():
+        if not runs_original(model):
             try:
                 adapter = on_meta(adapt) if isinstance(adapt, nn.Module) else adapt
-                return _look(on_meta(model).eval(), to_device(batch, 'meta'), adapter)
+                return _look(_in_mode(on_meta(model), training), to_device(batch, 'meta'), adapter)
             except Exception:  # models written without the meta device in mind fail in many ways
                 pass
-        return _look_for_real(model, batch, adapt)
+        if training:
+            with contextlib.suppress(ConfigError):
+                return _look_for_real(model, batch, adapt, as_in_training)
+        return _look_for_real(model, batch, adapt, as_in_evaluation)
 
 
-def _look_for_real(model: nn.Module, batch: Any, adapt: Callable[[Any], Any] | None) -> list[Layer]:
+def _look_for_real(model: nn.Module, batch: Any, adapt: Callable[[Any], Any] | None, mode: Mode) -> list[Layer]:
     try:
-        with as_in_evaluation(model) as device:
+        with mode(model) as device:
             return _look(model, to_device(batch, device), adapt)
     except Exception as error:  # a model may raise anything
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise ConfigError(f'{type(model).__name__} cannot take {_described(batch)}: {reason}') from error
+
+
+def _in_mode(model: nn.Module, training: bool) -> nn.Module:
+    if training:
+        return model.train()
+    to_evaluation(model)
+    return model
 
 
 def _look(model: nn.Module, batch: Any, adapt: Callable[[Any], Any] | None) -> list[Layer]:

@@ -50,5 +50,5 @@ def observe(model: nn.Module, batch: Any, layers: Iterable[str] = ()) -> Observa
     finally:
         hooks.remove()
     with contextlib.suppress(TeacherError):
-        return Observation(logits_of(outputs, 'the model'), features)
+        return Observation(logits_of(outputs, 'the model', "Ask for it: observe(model, batch, ['{place}'])"), features)
     return Observation(None, features)

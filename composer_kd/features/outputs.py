@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from composer_kd.errors import TeacherError
 
-__all__ = ['Observation', 'logits_of', 'scalar_loss']
+__all__ = ['BY_FORWARD', 'BY_MATCH', 'Observation', 'logits_of', 'scalar_loss']
+
+BY_MATCH = "Name it in the match: Match(loss, on='{place}')"
+"""How an output of a student is named."""
+
+BY_FORWARD = (
+    'Return it from a function: FrozenTeacher(model, forward=lambda model, batch: ...); or name it in the match, after '
+    "the student's: Match(loss, on=(..., '{place}'))"
+)
+"""How an output of a teacher is named."""
 
 
 @dataclass(frozen=True)
@@ -31,52 +43,84 @@ class Observation:
     features: dict[str, Tensor]
 
 
-def logits_of(outputs: Any, whose: str) -> Tensor:
+def logits_of(outputs: Any, whose: str, remedy: str = BY_MATCH) -> Tensor:
     """Finds the logits in a model's outputs.
 
     Args:
-        outputs: A tensor; an object or mapping with ``logits``; a mapping with exactly one tensor of two or more
-            dimensions; or a tuple, of which the first tensor with two or more dimensions is taken.
-        whose: The model's name, for the error.
+        outputs: A tensor; an object or mapping with ``logits``; or a sequence or mapping of several things, of which
+            exactly one is a tensor of two or more dimensions. Of a sequence with several such tensors the first is
+            taken, with a warning that says so.
+        whose: The model's name, for messages.
+        remedy: How to name another output, for messages: :data:`BY_MATCH`, :data:`BY_FORWARD`.
 
     Returns:
         The logits, unchanged.
 
     Raises:
-        TeacherError: If the outputs contain no logits.
+        TeacherError: If the outputs contain no logits, or it cannot be known which they are.
 
     Example:
         >>> import torch
         >>> logits_of({'loss': torch.tensor(0.0), 'logits': torch.ones(2, 3)}, 'the student').shape
         torch.Size([2, 3])
+        >>> logits_of({'out': torch.ones(2, 3), 'aux': torch.ones(2, 3)}, 'the student')
+        Traceback (most recent call last):
+        ...
+        composer_kd.errors.TeacherError: No logits in the output of the student: expected a tensor, or something with \
+`logits`, got dict with the keys ['aux', 'out']; which is meant of outputs.out (B, 3), outputs.aux (B, 3)? Name it in \
+the match: Match(loss, on='outputs.out').
     """
     if isinstance(outputs, Tensor):
         return outputs
     logits = outputs.get('logits') if isinstance(outputs, Mapping) else getattr(outputs, 'logits', None)
     if isinstance(logits, Tensor):
         return logits
-    found: Any = ()
+    found = _candidates(outputs)
+    if len(found) == 1:
+        return next(iter(found.values()))
+    listed = ', '.join(f'{place} {_shape(value)}' for place, value in found.items())
+    if not found or not isinstance(outputs, Sequence):
+        keys = f' with the keys {sorted(map(str, outputs))}' if isinstance(outputs, Mapping) else ''
+        which = f'; which is meant of {listed}?' if found else '.'
+        raise TeacherError(
+            f'No logits in the output of {whose}: expected a tensor, or something with `logits`, got '
+            f'{type(outputs).__name__}{keys}{which} {remedy.format(place=next(iter(found), "outputs[0]"))}.'
+        )
+    first, second, *_ = found
+    if not torch.compiler.is_compiling():
+        warnings.warn(
+            f'The output of {whose} has several tensors, {listed}: the first is taken for the logits. '
+            f'{remedy.format(place=second)}.',
+            stacklevel=3,
+        )
+    return found[first]
+
+
+def _candidates(outputs: Any) -> dict[str, Tensor]:
+    """The tensors of two or more dimensions in a mapping or sequence, by their paths."""
+    named: Iterable[tuple[str, Any]] = ()
     if isinstance(outputs, Mapping):
-        found = [value for value in outputs.values() if isinstance(value, Tensor) and value.ndim >= 2]
-        found = found if len(found) == 1 else ()
+        named = (
+            (f'outputs.{key}' if str(key).isidentifier() else f'outputs[{key!r}]', outputs[key]) for key in outputs
+        )
     elif isinstance(outputs, Sequence):
-        found = [value for value in outputs if isinstance(value, Tensor) and value.ndim >= 2]
-    if found:
-        return found[0]
-    keys = f' with the keys {sorted(map(str, outputs))}' if isinstance(outputs, Mapping) else ''
-    raise TeacherError(
-        f'No logits in the output of {whose}: expected a tensor, or something with `logits`, got '
-        f'{type(outputs).__name__}{keys}. '
-        'For a teacher pass FrozenTeacher(model, forward=...) with a function that returns its logits.'
-    )
+        named = ((f'outputs[{number}]', value) for number, value in enumerate(outputs))
+    elif dataclasses.is_dataclass(outputs):
+        named = ((f'outputs.{key}', value) for key, value in vars(outputs).items())
+    return {place: value for place, value in named if isinstance(value, Tensor) and value.ndim >= 2}
+
+
+def _shape(value: Tensor) -> str:
+    """A shape without the sizes that change from batch to batch, so that a warning is given once."""
+    return f'(B, {"..., " * (value.ndim > 2)}{value.shape[-1]})'
 
 
 def scalar_loss(loss: Any) -> Tensor:
     """Reduces a model's own loss to the scalar that Composer would backpropagate.
 
     Args:
-        loss: A tensor; a mapping, of which ``total`` is taken, else the sum of all entries; or a sequence, of which the
-            sum is taken. Tensors that are not scalars are averaged, as Composer does.
+        loss: A tensor or a number; a mapping, of which ``total`` is taken, else the sum of all entries; or a sequence,
+            of which the sum is taken. Tensors that are not scalars are averaged, as Composer does.
 
     Returns:
         A scalar tensor.
@@ -90,6 +134,8 @@ def scalar_loss(loss: Any) -> Tensor:
     """
     if isinstance(loss, Tensor):
         return loss if loss.ndim == 0 else loss.mean()
+    if isinstance(loss, (int, float)):  # a model without a loss of its own may return 0.0
+        return torch.tensor(float(loss))
     if isinstance(loss, Mapping):
         loss = [loss['total']] if 'total' in loss else list(loss.values())
     first, *others = (part.mean() for part in loss)

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError
-from composer_kd.features.hooks import FeatureHooks
-from composer_kd.features.outputs import logits_of
+from composer_kd.features.hooks import FeatureHooks, LayerNotRun
 from composer_kd.matches.auxiliary import AuxiliaryModules
 from composer_kd.matches.binding import bind, layers_of, refuse_shared_modules
 from composer_kd.matches.dry_run import dry_run, measure
@@ -21,7 +20,7 @@ from composer_kd.matches.match import Match, as_matches
 from composer_kd.matches.term import Key, LossTerm
 from composer_kd.schedules import value_at
 from composer_kd.spans import TEACHER_FORWARD, labelled
-from composer_kd.teachers import TeacherPool, teacher_logits
+from composer_kd.teachers import NotMeasured, TeacherPool, answered_logits, check_classes, teacher_logits
 
 __all__ = ['Criterion']
 
@@ -97,6 +96,8 @@ class Criterion:
                 raise ConfigError(f'Match {term.match.name!r}: give the loss its sizes; only features are measured')
             if isinstance(term.adapter.loss, nn.Module):
                 state.device.module_to_device(term.adapter.loss)
+        for number in self.same_logits:
+            check_classes(state.model, self.pool.teachers[number])
         self._find_layers(state)
         for match in self.matches:
             self._reserve(state, match)
@@ -131,7 +132,7 @@ class Criterion:
             return  # an evaluation needs no modules; `attach` checks again at FIT_START
         try:
             samples = measure(state, self.pool, self.terms)
-        except ConfigError:
+        except (NotMeasured, LayerNotRun):
             if waiting:
                 raise
             return  # features that cannot be measured now are checked at the first batch
@@ -255,7 +256,7 @@ class Criterion:
         hooks.open(None if micro.tokens is None else micro.tokens.mask)
         try:
             outputs = teacher.outputs(micro.batch, micro.index)
-            return hooks.take(), logits_of(outputs, f'the teacher {teacher.name!r}') if answers else None
+            return hooks.take(), answered_logits(teacher, outputs) if answers else None
         finally:
             hooks.close()
 

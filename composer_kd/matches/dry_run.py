@@ -12,9 +12,8 @@ from torch import Tensor
 
 from composer_kd.batches.masks import tokens_of
 from composer_kd.batches.microbatch import BatchFormat, Microbatch
-from composer_kd.errors import ConfigError
 from composer_kd.matches.term import Key, LossTerm
-from composer_kd.teachers import TeacherPool, feature_shapes
+from composer_kd.teachers import NotMeasured, TeacherPool, feature_shapes
 
 __all__ = ['Samples', 'measure', 'dry_run']
 
@@ -37,8 +36,8 @@ class Samples:
 def measure(state: State, pool: TeacherPool, terms: Sequence[LossTerm]) -> Samples:
     """Measures the shapes of all features that the loss terms compare.
 
-    The run stays unchanged: copies of the models run on torch's meta device where possible, else the models themselves
-    in eval mode, and the dataloader is not started.
+    The run stays unchanged: copies of the models run on torch's meta device where possible, else the models themselves,
+    the student in train mode and the teachers in eval mode; the dataloader is not started.
 
     Args:
         state: The state of the run.
@@ -46,7 +45,8 @@ def measure(state: State, pool: TeacherPool, terms: Sequence[LossTerm]) -> Sampl
         terms: The loss terms.
 
     Raises:
-        ConfigError: If the data set gives no samples, or a model cannot take them.
+        NotMeasured: If the data set gives no samples, or a model cannot take them.
+        ConfigError: If a layer path names nothing that could be compared.
     """
     batch, index = BatchFormat.of(state.model).split(_first_samples(state))
     ours = [key for term in terms for key in term.student_keys]
@@ -87,7 +87,7 @@ def _first_samples(state: State) -> Any:
     try:
         return loader.collate_fn([loader.dataset[index] for index in range(min(4, len(loader.dataset)))])
     except Exception as error:
-        raise ConfigError(
+        raise NotMeasured(
             "For project='auto', and for losses without sizes, shapes are measured on the first samples of the "
             f"train_dataloader's data set, which cannot be had: {type(error).__name__}: {error}. "
             'Give modules, and losses their sizes.'

@@ -191,4 +191,24 @@ def misfit(student: torch.Size, teacher: torch.Size, name: str) -> TeacherError:
         f'The teacher {name!r} answers in the shape {tuple(teacher)}, the student in {tuple(student)}. Their '
         'logits must agree in shape, and mean the same classes in the same order. Was the teacher built for '
         'another number of classes, or does it need other inputs (FrozenTeacher(model, input_adapter=...))?'
+        + _other_classes(student, teacher)
+    )
+
+
+def _other_classes(student: torch.Size, teacher: torch.Size) -> str:
+    """The way out where the number of classes alone differs, as with vocabularies padded to a round number."""
+    if student[:-1] != teacher[:-1] or not student:
+        return ''
+    fewer, more = sorted((student[-1], teacher[-1]))
+    if teacher[-1] == more:
+        way = f'cut the others off: FrozenTeacher(model, forward=lambda model, batch: ...logits[..., :{fewer}])'
+    else:
+        way = (
+            f'give the student that many, model.resize_token_embeddings({fewer}), or let the teacher give the others '
+            f'no probability: FrozenTeacher(model, forward=lambda model, batch: torch.nn.functional.pad(...logits, '
+            f'(0, {more - fewer}), value=-1e4))'
+        )
+    return (
+        f' If the first {fewer} classes are the same in both, as where one vocabulary is padded to a round number, '
+        f'{way}. Losses for other classes: UniversalLogit.'
     )

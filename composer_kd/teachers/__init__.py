@@ -1,19 +1,23 @@
 """Teachers: the models from whose outputs a student learns, their input adapters, and their checkpoints."""
 
 from composer_kd.teachers.adapters import NormalizationAdapter, ResizeAdapter
-from composer_kd.teachers.base import Teacher, Teachers, module_of, teacher_logits
+from composer_kd.teachers.base import Teacher, Teachers, answered_logits, module_of, teacher_logits
 from composer_kd.teachers.checkpoints import load_weights, read_weights
 from composer_kd.teachers.frozen import FrozenTeacher
+from composer_kd.teachers.meanings import check_classes
 from composer_kd.teachers.pool import TeacherPool, moves
-from composer_kd.teachers.shapes import feature_shapes, logits_shape
+from composer_kd.teachers.shapes import NotMeasured, feature_shapes, logits_shape
 
 __all__ = [
     'FrozenTeacher',
     'NormalizationAdapter',
+    'NotMeasured',
     'ResizeAdapter',
     'Teacher',
     'TeacherPool',
     'Teachers',
+    'answered_logits',
+    'check_classes',
     'feature_shapes',
     'load_weights',
     'logits_shape',

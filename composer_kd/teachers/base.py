@@ -8,9 +8,9 @@ from typing import Annotated, Any, Protocol, TypeAlias, runtime_checkable
 from composer.core import State
 from torch import Tensor, nn
 
-from composer_kd.features.outputs import logits_of
+from composer_kd.features.outputs import BY_FORWARD, logits_of
 
-__all__ = ['Teacher', 'Teachers', 'missing_of', 'module_of', 'teacher_logits']
+__all__ = ['Teacher', 'Teachers', 'answered_logits', 'missing_of', 'module_of', 'teacher_logits']
 
 
 @runtime_checkable
@@ -86,7 +86,20 @@ def teacher_logits(teacher: Teacher, batch: Any, index: Tensor | None = None) ->
     Raises:
         TeacherError: If its outputs contain no logits.
     """
-    return logits_of(teacher.outputs(batch, index), f'the teacher {teacher.name!r}')
+    return answered_logits(teacher, teacher.outputs(batch, index))
+
+
+def answered_logits(teacher: Teacher, outputs: Any) -> Tensor:
+    """Finds the logits in what a teacher returned.
+
+    Args:
+        teacher: The teacher.
+        outputs: Its outputs.
+
+    Raises:
+        TeacherError: If they contain no logits, or it cannot be known which they are.
+    """
+    return logits_of(outputs, f'the teacher {teacher.name!r}', BY_FORWARD)
 
 
 def module_of(teacher: Teacher) -> nn.Module | None:

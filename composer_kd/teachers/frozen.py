@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from composer.core import State
 from torch import Tensor, nn
 
+from composer_kd.batches.contents import without_labels
 from composer_kd.errors import TeacherError, is_of_device
-from composer_kd.features.calling import as_it_is, choose_call, with_inputs
+from composer_kd.features.calling import as_it_is, choose_call, settings_of, unwrapped, with_inputs
+from composer_kd.features.meta import to_evaluation
 from composer_kd.teachers.base import teacher_logits
 from composer_kd.teachers.checkpoints import load_weights
+from composer_kd.teachers.placement import place
+from composer_kd.teachers.recorded import answer_of_recorded, is_recorded
 
 __all__ = ['FrozenTeacher']
 
@@ -21,7 +28,9 @@ class FrozenTeacher:
     """A model whose weights never change, as a teacher.
 
     Its parameters require no gradient, it stays in eval mode when the student is in train mode, and no other module's
-    ``state_dict`` contains it. The kind of model decides how it is called:
+    ``state_dict`` contains it. Modules that accelerate, bitsandbytes or a sharding placed stay where they are. What the
+    student's config says of a cache (``use_cache``) is what the teacher is told. The kind of model decides how it is
+    called:
 
     * a ``ComposerModel`` gets the batch (a ``HuggingFaceModel`` without the labels, to save the computation of its
       loss);
@@ -36,7 +45,9 @@ class FrozenTeacher:
             safetensors, or a folder of ``save_pretrained`` (:func:`composer_kd.teachers.load_weights`).
         input_adapter: Changes the inputs for this teacher only, e.g. a :class:`NormalizationAdapter`. Any callable that
             takes the inputs (the tensor of a pair; for mappings a dict without the labels) and returns a new object.
-        forward: A function ``forward(model, batch)`` that returns logits, for models that the rules above do not fit.
+        forward: A function ``forward(model, batch)`` that returns logits, for models that the rules above do not fit. A
+            parameter ``index`` gets ``(B,)`` the samples' numbers in the training set, by which stored answers are
+            found; ``None`` in evaluation.
         name: Its name in messages; ``None`` for the checkpoint's path or, without a checkpoint, the model's class.
         entry: Which weights of the checkpoint, if several fit: their dotted path, such as ``'ema'``.
 
@@ -76,26 +87,34 @@ class FrozenTeacher:
         self.input_adapter = input_adapter
         self.name = name or (os.fspath(checkpoint) if checkpoint is not None else type(model).__name__)
         self._forward = forward
-        self._call: Callable[[Any], Any] | None = None
+        self._by_index = forward is not None and _has_index(forward)
+        self._settings: dict[str, Any] | None = None
+        self._student_takes: Collection[str] = ()
+        self._call: Callable[[Any, Tensor | None], Any] | None = None
         if checkpoint is not None:
             load_weights(model, checkpoint, entry)
-        self.model.eval()
+        to_evaluation(model)
         self._parts = list(model.modules())
+
+    @property
+    def has_own_forward(self) -> bool:
+        """Whether a function of the user's calls the model."""
+        return self._forward is not None
 
     def prepare(self, state: State) -> None:
         """Moves the teacher and its adapter to the run's device, in eval mode and frozen.
 
-        How the model is called is decided again at the next batch.
+        How the model is called is decided again at the next batch. A model that accelerate, bitsandbytes or a sharding
+        has placed stays where it is.
         """
         if not hasattr(state, 'device'):
             raise TeacherError(f"prepare expects the run's State, got {type(state).__name__}")
         self.forget_call()
+        self._settings = settings_of(unwrapped(state.model)) or None
+        self._student_takes = getattr(state.model, 'model_forward_args', ())  # of a HuggingFaceModel
         for module in (self.model, self.input_adapter):
             if isinstance(module, nn.Module):
-                state.device.module_to_device(module)
-                module.eval()
-                for parameter in module.parameters():  # one by one, because a ScriptModule has no requires_grad_
-                    parameter.requires_grad_(False)
+                place(module, state.device, self.name)
 
     def __call__(self, batch: Any) -> Tensor:
         """Returns the teacher's logits for a batch, which stays unchanged.
@@ -110,16 +129,16 @@ class FrozenTeacher:
 
         Args:
             batch: A microbatch as models take it; stays unchanged.
-            index: The samples' numbers in the data set; unused.
+            index: ``(B,)`` The samples' numbers in the data set, for a ``forward`` that takes them.
 
         Raises:
             TeacherError: If the model cannot take the batch, or changes it in place.
         """
         if any(part.training for part in self._parts):  # train() was called on it or on a submodule
-            self.model.eval()
+            to_evaluation(self.model)
         inputs = _tensors(batch)
         versions = [tensor._version for tensor in inputs]
-        outputs = self._first_call(batch) if self._call is None else self._call(batch)
+        outputs = self._answer(batch, index)
         if versions != [tensor._version for tensor in inputs]:
             raise TeacherError(
                 f'The teacher {self.name!r} or its input_adapter changes the batch in place, which others need. '
@@ -127,11 +146,14 @@ class FrozenTeacher:
             )
         return outputs
 
-    def _first_call(self, batch: Any) -> Any:
-        """Decides how the model is called; if the first call fails, the error says what to change."""
+    def _answer(self, batch: Any, index: Tensor | None) -> Any:
+        """Calls the model; how is decided at the first batch. If a call fails, the error says what to change."""
         try:
-            call = self._choose_call(batch)
-            outputs = call(batch)
+            call = self._choose_call(batch) if self._call is None else self._call
+            if self._call is None and is_recorded(self.model):
+                outputs = answer_of_recorded(self.model, partial(call, batch, index), self.name)
+            else:
+                outputs = call(batch, index)
         except TeacherError:
             raise
         except Exception as error:
@@ -140,11 +162,15 @@ class FrozenTeacher:
             raise TeacherError(
                 f'The teacher {self.name!r} cannot answer for this batch of {_described(batch)}: '
                 f'{type(error).__name__}: {error}. Does it need other inputs or another dtype '
-                '(FrozenTeacher(model, input_adapter=...)), or to be called otherwise '
-                '(FrozenTeacher(model, forward=lambda model, batch: ...))?'
+                f'(FrozenTeacher(model, input_adapter=...)), or to be called otherwise {self._otherwise()}?'
             ) from error
         self._call = call
         return outputs
+
+    def _otherwise(self) -> str:
+        if self._forward is None or self._by_index:
+            return '(FrozenTeacher(model, forward=lambda model, batch: ...))'
+        return "(its forward gets the batch as models take it; a parameter named index gets the samples' numbers)"
 
     def forget_call(self) -> None:
         """Makes the next batch decide again how the model is called, after a copy or for another form of batch."""
@@ -154,14 +180,49 @@ class FrozenTeacher:
     def end_batch(self, state: State) -> None:
         """Does nothing, because a frozen teacher never changes."""
 
-    def _choose_call(self, batch: Any) -> Callable[[Any], Any]:
+    def _choose_call(self, batch: Any) -> Callable[[Any, Tensor | None], Any]:
+        # Partial functions, because a copy of them refers to the copy of the model.
         if self._forward is None:
-            return choose_call(self.model, batch, self.input_adapter, f'The teacher {self.name!r}')
-        model, forward, adapt = self.model, self._forward, self.input_adapter or as_it_is
-        return lambda batch: forward(model, with_inputs(batch, adapt))
+            call = choose_call(self.model, batch, self.input_adapter, f'The teacher {self.name!r}', self._settings)
+            if isinstance(batch, Mapping) and self.input_adapter is None:
+                self._say_unseen(batch, call.func)
+            return partial(_without_index, call)
+        way = _with_index if self._by_index else _without_index
+        return partial(way, partial(_of_inputs, partial(self._forward, self.model), self.input_adapter or as_it_is))
+
+    def _say_unseen(self, batch: Mapping[str, Any], calling: Any) -> None:
+        """Warns of inputs that the student gets and the teacher does not."""
+        unseen = [key for key in without_labels(batch) if key in self._student_takes and not calling.takes(key)]
+        if unseen:
+            warnings.warn(
+                f'The teacher {self.name!r} does not take {", ".join(map(repr, unseen))} of the batch, which the '
+                'student takes: it may answer for other inputs. If that is right, say how to call it: FrozenTeacher(model, '
+                'forward=lambda model, batch: ...).',
+                stacklevel=2,
+            )
 
     def __repr__(self) -> str:
         return f'FrozenTeacher({self.name})'
+
+
+def _without_index(call: Callable[..., Any], batch: Any, index: Tensor | None) -> Any:
+    return call(batch)
+
+
+def _with_index(call: Callable[..., Any], batch: Any, index: Tensor | None) -> Any:
+    return call(batch, index=index)
+
+
+def _of_inputs(forward: Callable[..., Any], adapt: Callable[[Any], Any], batch: Any, **index: Any) -> Any:
+    return forward(with_inputs(batch, adapt), **index)
+
+
+def _has_index(forward: Callable[..., Any]) -> bool:
+    """Whether a function has a parameter ``index``."""
+    try:
+        return 'index' in inspect.signature(forward).parameters
+    except (TypeError, ValueError):  # functions written in C tell nothing
+        return False
 
 
 def _tensors(batch: Any) -> list[Tensor]:

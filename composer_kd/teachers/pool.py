@@ -18,6 +18,7 @@ from composer_kd.errors import ConfigError, TeacherError
 from composer_kd.teachers.base import Teacher, Teachers, missing_of, module_of, teacher_logits
 from composer_kd.teachers.checkpoints import load_weights
 from composer_kd.teachers.frozen import FrozenTeacher
+from composer_kd.teachers.meanings import check_tokens
 
 __all__ = ['TeacherPool', 'moves']
 
@@ -74,9 +75,14 @@ class TeacherPool:
         self.moving = [teacher for teacher in self.teachers if moves(teacher)]
 
     def prepare(self, state: State) -> None:
-        """Prepares every teacher for a run; the global random state stays unchanged."""
+        """Prepares every teacher for a run; the global random state stays unchanged.
+
+        Raises:
+            TeacherError: If a teacher reads tokens by other numbers than the student.
+        """
         with torch.random.fork_rng(devices=[]):
             for teacher in self.teachers:
+                check_tokens(state.model, teacher)
                 teacher.prepare(state)
 
     def end_batch(self, state: State) -> None:

@@ -8,18 +8,31 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from composer.models import ComposerModel
 from torch import Tensor, nn
 
 from composer_kd.errors import ConfigError
 from composer_kd.features.calling import choose_call
 from composer_kd.features.hooks import FeatureHooks, Summary
-from composer_kd.features.meta import as_in_evaluation, on_meta, to_device
+from composer_kd.features.meta import (
+    Mode,
+    as_in_evaluation,
+    as_in_training,
+    on_meta,
+    runs_original,
+    to_device,
+    without_draws,
+)
 from composer_kd.teachers.base import Teacher, module_of
 from composer_kd.teachers.frozen import FrozenTeacher
 
-__all__ = ['feature_shapes', 'logits_shape']
+__all__ = ['NotMeasured', 'feature_shapes', 'logits_shape']
 
 Key = tuple[str, Summary | None]
+
+
+class NotMeasured(ConfigError):
+    """The shapes of features cannot be measured before training."""
 
 
 def logits_shape(teacher: Teacher, batch: Any) -> torch.Size | None:
@@ -42,7 +55,7 @@ def logits_shape(teacher: Teacher, batch: Any) -> torch.Size | None:
         torch.Size([4, 3])
     """
     # A model written without the meta device in mind may raise anything. Its shape is then checked when it first runs.
-    with contextlib.suppress(Exception), torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with contextlib.suppress(Exception), torch.no_grad(), without_draws():
         twin = _twin(teacher) if isinstance(teacher, FrozenTeacher) else None
         return None if twin is None else twin(to_device(batch, 'meta')).shape
     return None
@@ -52,6 +65,9 @@ def feature_shapes(
     model: nn.Module | Teacher, batch: Any, wanted: Iterable[Key], whose: str, index: Tensor | None = None
 ) -> dict[Key, torch.Size]:
     """Finds the shapes of features for a batch, on the meta device or, if the model cannot run there, on its own.
+
+    A student is looked at in train mode, because some outputs and layers exist in training alone; its statistics and
+    counters are then as before, and so are the random states. A teacher is looked at in eval mode, in which it runs.
 
     Args:
         model: A student or a teacher; stays unchanged.
@@ -64,35 +80,40 @@ def feature_shapes(
         The shapes by layer path and summary, the batch first.
 
     Raises:
-        ConfigError: If a layer does not exist or does not run, or the model cannot take the batch.
+        ConfigError: If a layer does not exist or does not run.
+        NotMeasured: If the model cannot take the batch.
 
     Example:
         >>> feature_shapes(nn.Sequential(nn.Linear(2, 3)), torch.zeros(4, 2), [('0', None)], 'the student')
         {('0', None): torch.Size([4, 3])}
     """
     wanted = list(wanted)
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), without_draws():
         try:
             inner, run = _runner(model)
             return _look(inner, run, to_device(batch, 'meta'), wanted, whose)
         except ConfigError:
             raise
         except Exception:
-            return _look_for_real(model, batch, wanted, whose, index)
+            if not isinstance(model, Teacher):
+                # A BatchNorm refuses a single sample in training: such a student is looked at in eval mode.
+                with contextlib.suppress(NotMeasured):
+                    return _look_for_real(model, batch, wanted, whose, index, as_in_training)
+            return _look_for_real(model, batch, wanted, whose, index, as_in_evaluation)
 
 
 def _look_for_real(
-    model: nn.Module | Teacher, batch: Any, wanted: list[Key], whose: str, index: Tensor | None
+    model: nn.Module | Teacher, batch: Any, wanted: list[Key], whose: str, index: Tensor | None, mode: Mode
 ) -> dict[Key, torch.Size]:
     inner, _ = _parts(model, index)
     try:
-        with as_in_evaluation(inner) as device:
+        with mode(inner) as device:
             _, run = _parts(model, to_device(index, device))
             return _look(inner, run, to_device(batch, device), wanted, whose)
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(
+        raise NotMeasured(
             f"The shapes of {whose}'s features cannot be measured on the train dataloader's first samples (what a "
             f'DataSpec would transform comes as it is): {type(error).__name__}: {error}. '
             "Give modules instead of project='auto', and losses their sizes."
@@ -115,7 +136,9 @@ def _look(
 def _runner(model: nn.Module | Teacher) -> tuple[nn.Module, Callable[[Any], Any]]:
     """A copy on the meta device, and a function that runs it with a batch."""
     if not isinstance(model, Teacher):
-        return _parts(on_meta(model).eval(), None)
+        if runs_original(model):
+            raise NotImplementedError('the copy would run the original')
+        return _parts(on_meta(model).train(), None)
     twin = _twin(model) if isinstance(model, FrozenTeacher) else None
     if twin is None:
         raise NotImplementedError('it cannot be copied without its weights')
@@ -125,7 +148,8 @@ def _runner(model: nn.Module | Teacher) -> tuple[nn.Module, Callable[[Any], Any]
 def _parts(model: nn.Module | Teacher, index: Tensor | None) -> tuple[nn.Module, Callable[[Any], Any]]:
     """The module whose layers are read, and a function that runs it with a batch."""
     if not isinstance(model, Teacher):
-        return model, lambda batch: choose_call(model, batch)(batch)
+        # A ComposerModel as a Trainer calls it, with labels, of which some models make more outputs.
+        return model, model if isinstance(model, ComposerModel) else lambda batch: choose_call(model, batch)(batch)
     module = module_of(model)
     assert module is not None  # the criterion has put hooks on its layers before
     return module, lambda batch: model.outputs(batch, index)
@@ -133,7 +157,7 @@ def _parts(model: nn.Module | Teacher, index: Tensor | None) -> tuple[nn.Module,
 
 def _twin(teacher: FrozenTeacher) -> FrozenTeacher | None:
     """A copy of a teacher without weights; ``None`` if the copy would run the original."""
-    if 'forward' in vars(teacher.model):  # set on the instance: the copy would call the original's
+    if runs_original(teacher.model):
         return None
     twin = copy.copy(teacher)
     twin.model = on_meta(teacher.model)

@@ -73,7 +73,9 @@ def _of_a_run(config: RunConfig, shape: Sequence[int] | None) -> Iterator[Table]
         samples = [loader.dataset[i] for i in range(min(SAMPLES, len(loader.dataset)))]  # type: ignore[arg-type]
         batch, _ = split_index(loader.collate_fn(samples), config.train_loader.with_index)
     student = _build(config.model)
-    yield _table(f'the student, {config.model.name}', student, _of_shape(student, shape) if shape else batch)
+    yield _table(
+        f'the student, {config.model.name}', student, _of_shape(student, shape) if shape else batch, training=True
+    )
     for algorithm in config.algorithms.values():
         for teacher in algorithm.holding(TeacherConfig):
             built = _build(teacher.model)
@@ -137,10 +139,15 @@ def _input(component: Component, model: nn.Module) -> Any:
 
 
 def _table(
-    title: str, model: nn.Module, batch: Any, adapt: Callable[[Any], Any] | None = None, hint: str = ''
+    title: str,
+    model: nn.Module,
+    batch: Any,
+    adapt: Callable[[Any], Any] | None = None,
+    hint: str = '',
+    training: bool = False,
 ) -> Table:
     try:
-        layers = layer_shapes(model, batch, adapt)
+        layers = layer_shapes(model, batch, adapt, training)
     except ConfigError as error:
         raise ConfigError(f'{title}: {error}{hint}') from error
     hidden = sum(layer.in_place for layer in layers)

@@ -103,6 +103,12 @@ def test_refuses_a_wrong_path(place, message):
     [
         ('rnn', r"'rnn' of the student is no tensor but a tuple of 2: name an entry of it, as 'rnn\[0\]'"),
         ('rnn[7]', 'no 7 in a tuple of 2'),
+        ('stem[0]', r"'stem\[0\]' of the student: 'stem' is a tensor of the shape \(6, 4\).*\[0\].*Name 'stem'"),
+        ('stem:input[0][1]', r"'stem:input\[0\]' is a tensor of the shape \(6, 3\)"),
+        ('outputs.logits[1]', r"'outputs.logits' is a tensor of the shape \(6, 2\)"),
+        ("outputs['logits'][0][1]", r"outputs\['logits'\].* is a tensor of the shape \(6, 2\)"),
+        ('outputs.logits.data', "'outputs.logits' is a tensor"),
+        ('rnn[1][0][2]', r"'rnn\[1\]\[0\]' is a tensor of the shape \(6, 5\).*\[2\]"),
         ('outputs.attentions[0]', "no 'attentions' in a mapping.*set config.output_attentions=True"),
         ('unused', "'unused' of the student did not run"),
     ],
@@ -110,6 +116,15 @@ def test_refuses_a_wrong_path(place, message):
 def test_says_what_it_saw_instead_of_a_feature(place, message):
     with pytest.raises(ConfigError, match=message):
         seen(Net(), place)
+
+
+@pytest.mark.parametrize('size', [1, 2, 3])
+def test_the_states_of_an_rnn_have_their_layers_first(size):
+    rnn = nn.GRU(3, 5, num_layers=2, batch_first=True)
+    x = torch.randn(size, 7, 3)
+    net = nn.Sequential(rnn)
+    (found,) = seen(net, '0[1][1]', x=x)
+    torch.testing.assert_close(found, rnn(x)[0][:, -1])
 
 
 def test_an_output_that_is_changed_in_place_is_not_what_was_asked_for():

@@ -1,10 +1,12 @@
-from collections import namedtuple
+import warnings
+from collections import OrderedDict, namedtuple
+from dataclasses import dataclass
 
 import pytest
 import torch
 
 from composer_kd import TeacherError
-from composer_kd.features.outputs import logits_of, scalar_loss
+from composer_kd.features.outputs import BY_FORWARD, logits_of, scalar_loss
 
 LOGITS = torch.randn(2, 3)
 
@@ -16,16 +18,49 @@ LOGITS = torch.randn(2, 3)
         {'loss': torch.tensor(1.0), 'logits': LOGITS},
         {'out': LOGITS, 'loss': torch.tensor(1.0)},
         (torch.tensor(1.0), LOGITS),
-        [LOGITS, torch.zeros(2, 3)],
         namedtuple('Outputs', 'logits aux')(LOGITS, torch.zeros(2, 3)),
     ],
-    ids=['tensor', 'logits', 'only', 'tuple', 'list', 'named'],
+    ids=['tensor', 'logits', 'only', 'tuple', 'named'],
 )
 def test_finds_logits(outputs):
     assert logits_of(outputs, 'x') is LOGITS
 
 
-@pytest.mark.parametrize('outputs', [{'a': LOGITS, 'b': LOGITS}, None, (torch.tensor(1.0),), 'text'])
+def test_of_several_the_first_is_taken_and_said():
+    said = r'the student has several tensors, outputs\[0\] \(B, 3\), outputs\[2\] \(B, \.\.\., 5\): the first is taken'
+    with pytest.warns(UserWarning, match=said + r".*on='outputs\[2\]'"):
+        assert logits_of([LOGITS, torch.zeros(2), torch.zeros(2, 4, 5)], 'the student') is LOGITS
+
+
+def test_once_for_batches_of_all_sizes():
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('default')
+        for size in (4, 4, 3):
+            logits_of((torch.zeros(size, size, 5), torch.zeros(size, 2)), 'the student')
+    assert len(said) == 1
+
+
+@dataclass
+class Heads:
+    left: torch.Tensor
+    right: torch.Tensor
+
+
+@pytest.mark.parametrize(
+    'outputs', [{'left': LOGITS, 'right': LOGITS}, OrderedDict(left=LOGITS, right=LOGITS), Heads(LOGITS, LOGITS)]
+)
+def test_of_named_outputs_none_is_taken(outputs):
+    with pytest.raises(
+        TeacherError, match=r"output of the student.*which is meant of outputs.left \(B, 3\).*on='outputs.left'"
+    ):
+        logits_of(outputs, 'the student')
+    with pytest.raises(TeacherError, match=r"output of the teacher 'x'.*forward=.*on=\(..., 'outputs.left'\)"):
+        logits_of(outputs, "the teacher 'x'", BY_FORWARD)
+
+
+@pytest.mark.parametrize(
+    'outputs', [{'a': LOGITS, 'b': LOGITS}, {'a': torch.zeros(2)}, None, (torch.tensor(1.0),), 'text']
+)
 def test_says_where_there_are_no_logits(outputs):
     with pytest.raises(TeacherError, match="No logits in the output of the teacher 'x'"):
         logits_of(outputs, "the teacher 'x'")
@@ -36,5 +71,6 @@ def test_scalar_loss_is_what_composer_backpropagates():
     assert scalar_loss(one) is one
     assert scalar_loss(two).item() == 2.0
     assert scalar_loss([one, two]).item() == 3.0
+    assert scalar_loss(0).item() == 0.0
     assert scalar_loss({'a': one, 'b': two}).item() == 3.0
     assert scalar_loss({'total': one, 'b': two}).item() == 1.0

@@ -1,9 +1,14 @@
 """What does not fit shows before the first step, and says what to do."""
 
 import copy
+import random
+import warnings
 
+import numpy as np
 import pytest
 import torch
+from composer import Callback
+from composer.models import ComposerModel
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -15,6 +20,7 @@ from tests.helpers import (
     TokenDataset,
     TokenModel,
     loader,
+    mlp,
     mse,
     pairs,
     sgd,
@@ -41,6 +47,106 @@ def test_errors_come_before_the_first_step(match, error, message):
     with pytest.raises(error, match=message):
         distil([match()], model=model)
     assert all(torch.equal(before[key], model.state_dict()[key]) for key in before)
+
+
+class TwoHeads(nn.Module):
+    """As a distilled DeiT: two answers in training, their mean in evaluation."""
+
+    def __init__(self, looks=False):
+        super().__init__()
+        self.norm, self.looks, self.calls = nn.BatchNorm1d(6), looks, 0
+        self.drop = nn.Dropout(0.5)
+        self.head, self.distilled = nn.Linear(6, 4), nn.Linear(6, 3)
+
+    def forward(self, x):
+        self.calls += 1
+        if self.looks:  # cannot run without values
+            x = x * (1.0 if float(x.sum()) < 1e9 else 2.0)
+        x = self.drop(self.norm(x))
+        noise = random.random() * 0 + float(np.random.rand()) * 0
+        if self.training:
+            return self.head(x) + noise, self.distilled(x)
+        return self.head(x)
+
+
+class TwoHeaded(ComposerModel):
+    def __init__(self, looks=False):
+        super().__init__()
+        torch.manual_seed(5)
+        self.net = TwoHeads(looks)
+
+    def forward(self, batch):
+        return self.net(batch[0])
+
+    def loss(self, outputs, batch):
+        return nn.functional.cross_entropy(outputs[0], batch[1])
+
+
+@pytest.mark.parametrize('looks', [False, True], ids=['on meta', 'for real'])
+@pytest.mark.parametrize('place', ['outputs[1]', 'net.distilled'])
+def test_what_exists_in_training_alone_is_measured(looks, place):
+    """The projector is made to measure of an output that the model has in train mode alone; nothing else moves."""
+    seen = []
+
+    class Look(Callback):
+        def fit_start(self, state, logger):
+            net = state.model.net
+            states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1:3]
+            seen.append(({k: v.clone() for k, v in net.state_dict().items()}, net.calls, states))
+
+    def run(matches):
+        model = TwoHeaded(looks)
+        algorithms = [Distillation(mlp(), matches)] if matches else []
+        train(model, loader(*pairs()), algorithms, [Look()], optimizer=sgd(model))
+        return model
+
+    trained = run([Match(mse, on=(place, '4'), project='auto')])
+    run([])
+    (ours, calls, states), (theirs, none, plain) = seen
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert calls == none == 0
+    assert torch.equal(states[0], plain[0])
+    assert states[1] == plain[1]
+    assert (states[2][0] == plain[2][0]).all() and states[2][1] == plain[2][1]  # noqa: PT018
+    assert not torch.equal(trained.net.distilled.weight, theirs['distilled.weight'])
+
+
+def test_an_index_into_a_tensor_is_refused_before_the_first_step():
+    model = image_student()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ConfigError, match=r"'2\[0\]' of the student: '2' is a tensor of the shape \(4, 4, 8, 8\)"):
+        trainer(model, images(), [Distillation(cnn(8, 2), [Match(mse, on='2[0]')])])
+    assert all(torch.equal(before[key], model.state_dict()[key]) for key in before)
+
+
+class Ssd(ComposerModel):
+    """As SSD: offsets of boxes, and confidences of classes."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(5)
+        self.offsets, self.classes = nn.Linear(6, 4), nn.Linear(6, 4)
+
+    def forward(self, batch):
+        return self.offsets(batch[0]), self.classes(batch[0])
+
+    def loss(self, outputs, batch):
+        return nn.functional.cross_entropy(outputs[1], batch[1])
+
+
+def test_which_of_several_outputs_is_distilled_is_said_and_can_be_named():
+    def moved(*on):
+        model = Ssd()
+        before = copy.deepcopy(model.state_dict())
+        loss = Match(KLDivergence(2.0), *on)
+        train(model, loader(*pairs()), [Distillation(mlp(), loss, 1.0, 0.0)])
+        return {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+
+    with pytest.warns(UserWarning, match=r"output of the student has several.*the first.*on='outputs\[1\]'"):
+        assert moved() == {'offsets.weight', 'offsets.bias'}
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', message='The output of')
+        assert moved(('outputs[1]', 'outputs')) == {'classes.weight', 'classes.bias'}
 
 
 def test_names_the_match_of_a_nan():

@@ -1,11 +1,18 @@
+import io
+import warnings
+from copy import deepcopy
+
 import pytest
 import torch
 from composer.core import State
 from composer.devices import DeviceCPU
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from composer_kd import FrozenTeacher, TeacherError
-from tests.helpers import TokenModel, mlp, pairs, student
+from composer_kd import ConfigError, Distillation, FrozenTeacher, KLDivergence, Match, TeacherError
+from composer_kd.data import Indexed
+from composer_kd.models import IndexedClassifier
+from tests.helpers import Recorder, TokenModel, loader, mlp, mse, pairs, student, train
 
 transformers = pytest.importorskip('transformers')
 
@@ -227,6 +234,243 @@ def test_scripted_models():
     teacher = FrozenTeacher(torch.jit.script(mlp()))
     teacher.prepare(State(nn.Identity(), 0, 'run', DeviceCPU()))
     assert torch.equal(teacher(pairs(3)), mlp()(pairs(3)[0]))
+
+
+def gpt2(seed=0, **settings):
+    config = transformers.GPT2Config(
+        vocab_size=20, n_embd=8, n_layer=2, n_head=2, n_positions=16, initializer_range=0.5, attn_pdrop=0.0,
+        resid_pdrop=0.0, embd_pdrop=0.0, **settings,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return transformers.GPT2LMHeadModel(config)
+
+
+def llama(**settings):
+    config = transformers.LlamaConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+        intermediate_size=8, initializer_range=0.5, **settings,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return transformers.LlamaForCausalLM(config)
+
+
+@pytest.mark.parametrize('ours', [True, False])
+@pytest.mark.parametrize('theirs', [True, False])
+@pytest.mark.parametrize('wrap', [lambda m: m, composer], ids=['transformers', 'HuggingFaceModel'])
+def test_of_packed_samples_a_copy_sees_what_the_student_sees(ours, theirs, wrap):
+    ids, restarts = torch.randint(20, (1, 9)), torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4]])
+    batch = {'input_ids': ids, 'position_ids': restarts, 'labels': ids}
+    model = composer(llama(use_cache=ours))
+    teacher = FrozenTeacher(wrap(llama(use_cache=theirs)))
+    teacher.prepare(State(model, 0, 'run', DeviceCPU()))
+    torch.testing.assert_close(teacher(batch), model(batch).logits)
+    # A student that checkpoints its activations builds no cache, whatever its config says.
+    model.model.gradient_checkpointing_enable({'use_reentrant': False})
+    model.train()
+    teacher.prepare(State(model, 0, 'run', DeviceCPU()))
+    torch.testing.assert_close(teacher(batch), model(batch).logits)
+
+
+def test_an_adapter_hands_on_what_its_forward_does_not_name():
+    """As PeftModelForCausalLM, which names no position_ids."""
+
+    class Adapter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = gpt2().eval()
+            self.config = self.inner.config
+
+        def get_base_model(self):
+            return self.inner
+
+        def forward(self, input_ids, attention_mask=None, **others):
+            return self.inner(input_ids=input_ids, attention_mask=attention_mask, **others)
+
+    adapter = Adapter()
+    batch = {'input_ids': torch.randint(20, (2, 5)), 'position_ids': torch.arange(5).flip(0)[None].repeat(2, 1)}
+    assert torch.equal(FrozenTeacher(adapter)({**batch, 'other': torch.zeros(2)}), adapter.inner(**batch).logits)
+
+
+class WithoutMask(nn.Module):
+    def forward(self, input_ids):
+        return input_ids.float()[..., None] + torch.arange(3.0)
+
+
+def test_what_the_student_gets_and_the_teacher_does_not_is_said():
+    batch = {'input_ids': torch.randint(20, (2, 5)), 'attention_mask': torch.ones(2, 5), 'other': torch.zeros(2)}
+    state = State(composer(bert()), 0, 'run', DeviceCPU())
+    teacher = FrozenTeacher(WithoutMask())
+    teacher.prepare(state)
+    with pytest.warns(UserWarning, match=r"does not take 'attention_mask' of the batch, which the student takes"):
+        teacher(batch)
+    for other in (
+        FrozenTeacher(bert()),
+        FrozenTeacher(WithoutMask(), forward=lambda model, batch: model(batch['input_ids'])),
+    ):
+        other.prepare(state)
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            other(batch | {'attention_mask': torch.ones(2, 5, dtype=torch.long)})
+
+
+class TwoInputs(nn.Module):
+    def forward(self, input_ids, attention_mask):
+        return input_ids.float()[..., None] * attention_mask[..., None] + torch.arange(3.0)
+
+
+def from_file(script):
+    file = io.BytesIO()
+    torch.jit.save(script, file)
+    file.seek(0)
+    return torch.jit.load(file)
+
+
+def exported(module, inputs):
+    batch = torch.export.Dim('batch')
+    return torch.export.export(module, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs)).module()
+
+
+RECORDED = {
+    'scripted': lambda net, x: torch.jit.script(net),
+    'from a file': lambda net, x: from_file(torch.jit.script(net)),
+    'traced': lambda net, x: torch.jit.trace(net, x),
+    'traced, from a file': lambda net, x: from_file(torch.jit.trace(net, x)),
+    'frozen': lambda net, x: torch.jit.freeze(torch.jit.trace(net, x)),
+    'exported': exported,
+    'inside another': lambda net, x: nn.Sequential(exported(net, x)),
+}
+
+
+@pytest.mark.parametrize('record', RECORDED.values(), ids=RECORDED)
+def test_recorded_modules_teach(record):
+    net, (x, y) = mlp().eval(), pairs(24)
+    teacher = FrozenTeacher(record(net, (x[:8],)))
+    torch.testing.assert_close(teacher((x, y)), net(x))
+    other = student(seed=1)
+    recorder = Recorder()
+    train(other, loader(x, y, 8), [Distillation(teacher, KLDivergence(), 1.0, 0.0)], [recorder])
+    expected = KLDivergence()(student(seed=1).module.train()(x[:8]), net(x[:8]))
+    assert recorder.microbatches[0]['kd'] == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize('key', ['scripted', 'from a file', 'traced', 'frozen', 'exported'])
+def test_recorded_modules_get_the_entries_that_they_name(key):
+    net, inputs = TwoInputs().eval(), (torch.randint(20, (4, 5)), torch.ones(4, 5, dtype=torch.long))
+    batch = {'attention_mask': inputs[1], 'input_ids': inputs[0], 'labels': torch.zeros(4)}
+    assert torch.equal(FrozenTeacher(RECORDED[key](net, inputs))(batch), net(*inputs))
+
+
+def test_an_exported_module_gets_keywords_where_it_was_called_with_them():
+    net, inputs = TwoInputs().eval(), (torch.randint(20, (4, 5)), torch.ones(4, 5, dtype=torch.long))
+    batch = {'attention_mask': inputs[1], 'input_ids': inputs[0], 'labels': torch.zeros(4)}
+    for given, named in (((), batch), (inputs[:1], {'attention_mask': inputs[1]})):
+        named = {key: value for key, value in named.items() if key != 'labels'}
+        module = torch.export.export(net, given, named).module()
+        assert torch.equal(FrozenTeacher(module)(batch), net(*inputs))
+
+
+@pytest.mark.parametrize('options', [{'dropout': 0.5}, {'norm': True}], ids=['dropout', 'norm'])
+@pytest.mark.parametrize('key', ['traced', 'exported'])
+def test_what_was_recorded_in_train_mode_is_refused(key, options):
+    (x, y), record = pairs(8), RECORDED[key]
+    record = (lambda net, x: torch.jit.trace(net, x, check_trace=False)) if key == 'traced' else record
+    with pytest.raises(TeacherError, match=r'was recorded in train mode.*Record it again after model.eval\(\)'):
+        FrozenTeacher(record(mlp(**options).train(), (x,)))((x, y))
+    FrozenTeacher(record(mlp(**options).eval(), (x,)))((x, y))
+
+
+@pytest.mark.parametrize('place', ['0', 'outputs'])
+def test_layers_of_torchscript_are_refused(place):
+    scripted = from_file(torch.jit.script(mlp().eval()))
+    with pytest.raises(ConfigError, match=rf"'{place}' of the teacher .* is TorchScript.*nn.Sequential"):
+        train(student(), loader(*pairs()), [Distillation(scripted, Match(mse, on=('4', place)))])
+
+
+def test_outputs_of_recorded_modules_are_seen_in_another():
+    matches = lambda: Match(mse, on=('4', 'outputs'))  # noqa: E731
+    recorders = []
+    for teacher in (nn.Sequential(from_file(torch.jit.script(mlp().eval()))), mlp()):
+        recorders.append(Recorder())
+        train(student(), loader(*pairs()), [Distillation(teacher, matches())], recorders[-1:])
+    assert recorders[0].microbatches[0] == pytest.approx(recorders[1].microbatches[0], rel=1e-5)
+
+
+class Placed(nn.Module):
+    """A stand-in for what accelerate and bitsandbytes leave: it cannot be moved."""
+
+    def __init__(self, mark):
+        super().__init__()
+        self.inner, self.moved = mlp(), []
+        setattr(self.inner, mark, True)
+
+    def forward(self, x):
+        return self.inner(x)
+
+    def _apply(self, *arguments, **options):
+        raise ValueError('it cannot be moved')
+
+
+@pytest.mark.parametrize('mark', ['_hf_hook', 'is_loaded_in_8bit', 'is_loaded_in_4bit'])
+def test_what_others_placed_stays_there(mark):
+    recorder = Recorder()
+    train(student(), loader(*pairs()), [Distillation(Placed(mark), KLDivergence())], [recorder])
+    reference = Recorder()
+    train(student(), loader(*pairs()), [Distillation(mlp(), KLDivergence())], [reference])
+    assert recorder.microbatches == reference.microbatches
+    with pytest.raises(ValueError, match='it cannot be moved'):
+        train(student(), loader(*pairs()), [Distillation(Placed('anything_else'), KLDivergence())])
+
+
+def test_an_offloaded_teacher_answers_from_where_it_lies(tmp_path):
+    accelerate = pytest.importorskip('accelerate')
+    teacher, copy = mlp().eval(), mlp().eval()
+    accelerate.disk_offload(teacher, tmp_path, execution_device='cpu')
+    recorder, reference = Recorder(), Recorder()
+    matches = lambda: [KLDivergence(), Match(mse, on='0')]  # noqa: E731
+    train(student(), loader(*pairs()), [Distillation(teacher, matches())], [recorder])
+    train(student(), loader(*pairs()), [Distillation(copy, matches())], [reference])
+    assert recorder.microbatches == reference.microbatches
+    assert all(parameter.device.type == 'meta' for parameter in teacher.parameters())
+
+
+def test_weights_without_data_are_said():
+    with pytest.raises(TeacherError, match=r"has no weights: '0.weight' is on the meta device"):
+        train(student(), loader(*pairs()), [Distillation(mlp().to('meta'), KLDivergence())])
+
+
+def test_stored_answers_are_found_by_the_number_of_the_sample():
+    x, y = pairs(24)
+    table = nn.Embedding.from_pretrained(mlp()(x).detach())
+    stored = FrozenTeacher(table, forward=lambda table, batch, index: table(index))
+
+    def distil(teacher):
+        recorder, model = Recorder(), IndexedClassifier(mlp(seed=1), num_classes=4)
+        data = DataLoader(Indexed(TensorDataset(x, y)), 8, shuffle=True)
+        with torch.random.fork_rng():
+            train(model, data, [Distillation(teacher, KLDivergence())], [recorder], max_duration='2ep')
+        return [step['kd'] for step in recorder.microbatches]
+
+    assert distil(stored) == pytest.approx(distil(mlp()), rel=1e-4)
+    assert torch.equal(stored.outputs((x, y), torch.tensor([3, 1])), table(torch.tensor([3, 1])))
+
+
+def test_a_forward_that_looks_for_the_number_in_the_batch_is_told_where_it_is():
+    table = nn.Embedding(24, 4)
+    teacher = FrozenTeacher(table, forward=lambda table, batch: table(batch[2]))
+    with pytest.raises(TeacherError, match=r'a parameter named index gets the samples. numbers'):
+        train(student(), loader(*pairs()), [Distillation(teacher, KLDivergence())])
+
+
+def test_a_copy_is_called_itself_with_forward_too():
+    teacher, (x, y) = FrozenTeacher(mlp(), forward=lambda model, batch: model(batch[0])), pairs()
+    teacher((x, y))
+    twin = deepcopy(teacher)
+    with torch.no_grad():
+        for parameter in twin.model.parameters():
+            parameter.zero_()
+    assert not twin((x, y)).any()
 
 
 def test_names_the_teacher_that_cannot_answer():

@@ -71,6 +71,17 @@ def test_the_paths_are_those_that_a_match_takes_and_the_shapes_are_true(make, ba
     assert {path: tuple(feature.shape) for (path, _), feature in hooks.take().items()} == expected
 
 
+def test_what_exists_in_training_alone_is_listed_for_students():
+    net = torchvision.models.googlenet(num_classes=3, aux_logits=True, init_weights=False)
+    images = torch.zeros(2, 3, 96, 96)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    paths = {layer.path for layer in layer_shapes(net.train(False), images, training=True)}
+    assert {'aux1', 'aux2', 'outputs[0]', 'outputs[1]', 'outputs[2]'} <= paths
+    assert not net.training
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert 'aux1' not in {layer.path for layer in layer_shapes(net, images)}
+
+
 def test_entries_of_outputs_are_named():
     rnn = found(ImageRNN(image_size=8), torch.zeros(2, 3, 8, 8))
     assert rnn == {'rnn[0]': (2, 8, 128), 'rnn[1][0]': (1, 2, 128), 'rnn[1][1]': (1, 2, 128),
