@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from composer.models import ComposerModel
 from torch import Tensor, nn
 
 from composer_kd.batches.contents import without_labels
+from composer_kd.batches.format import predicts_next_token
 from composer_kd.features.calling import as_it_is, calling_of, unwrapped
 from composer_kd.features.outputs import logits_of
 
@@ -70,13 +70,7 @@ class Inference(nn.Module):
     @property
     def predicts_next_token(self) -> bool:
         """Whether position ``i`` predicts label ``i + 1``, as in causal language models of the transformers library."""
-        if 'transformers' not in sys.modules:
-            return False
-        # By name: to look classes up in the mapping itself would import every model of the library.
-        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-        kind, known = type(self.model), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-        return kind.__module__.startswith('transformers.') and kind.__name__ in known
+        return predicts_next_token(self.model)
 
     @property
     def arguments(self) -> str:

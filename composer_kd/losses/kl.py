@@ -6,12 +6,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composer_kd.losses._common import at_least_float32, check_number, check_temperature, check_tensors, valid
+from composer_kd.losses._common import (
+    at_least_float32,
+    check_number,
+    check_temperature,
+    check_tensors,
+    over_classes,
+    valid,
+)
 from composer_kd.losses._fused import FUSED_FROM, forward_kl, fused
 
 __all__ = ['KLDivergence', 'kl_divergence']
 
 
+@over_classes
 def kl_divergence(
     student: Tensor,
     teacher: Tensor,

@@ -5,11 +5,19 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composer_kd.losses._common import check_number, check_temperature, check_tensors, ready, unit
+from composer_kd.losses._common import (
+    check_number,
+    check_temperature,
+    check_tensors,
+    over_classes,
+    ready,
+    unit,
+)
 
 __all__ = ['UniversalLogit', 'cosine', 'hard_label', 'mse', 'universal_logit']
 
 
+@over_classes
 def hard_label(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Cross-entropy with the teacher's top class as the label (pseudo-labels), as torch defines it.
 
@@ -96,6 +104,7 @@ def cosine(student: Tensor, teacher: Tensor) -> Tensor:
     return 1.0 - (unit(student) * unit(teacher)).sum(-1).mean()
 
 
+@over_classes
 def universal_logit(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     r"""L1 distance between sorted probabilities, for models with different vocabularies.
 
@@ -145,6 +154,7 @@ def universal_logit(student: Tensor, teacher: Tensor, temperature: float = 1.0) 
 universal_logit.any_classes = True  # type: ignore[attr-defined]
 
 
+@over_classes
 class UniversalLogit(nn.Module):
     """Module version of :func:`universal_logit`.
 

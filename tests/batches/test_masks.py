@@ -1,9 +1,16 @@
 import pytest
 import torch
 
-from composer_kd.batches.masks import all_valid, answers_per_position, valid_of
+from composer_kd.batches.format import BatchFormat
+from composer_kd.batches.layout import layout_of
+from composer_kd.batches.masks import all_valid, valid_of
 
 LOGITS = torch.randn(2, 3)
+NEXT = BatchFormat(shift_labels=True)
+
+
+def answers_per_position(batch, logits):
+    return layout_of(logits, batch).per_position
 
 
 def test_labels_say_what_counts_before_attention_does():
@@ -18,11 +25,11 @@ def test_labels_say_what_counts_before_attention_does():
 def test_a_model_of_the_next_token_answers_for_the_next_label():
     # prompt, prompt, answer, end: position 1 predicts the answer, position 2 the end, position 3 nothing
     batch = {'labels': torch.tensor([[-100, -100, 7, 2]])}
-    assert valid_of(batch, shift=True).mask.tolist() == [[False, True, True, False]]
+    assert valid_of(batch, NEXT).mask.tolist() == [[False, True, True, False]]
 
 
 def test_padding_before_a_token_answers_for_nothing():
-    assert valid_of({'attention_mask': torch.tensor([[0, 0, 1, 1]])}, shift=True).mask.tolist() == [
+    assert valid_of({'attention_mask': torch.tensor([[0, 0, 1, 1]])}, NEXT).mask.tolist() == [
         [False, False, True, False]
     ]
 
@@ -44,8 +51,8 @@ def test_what_is_known_to_count_as_a_whole(batch, expected):
 
 
 def test_the_last_position_of_a_model_of_the_next_token_never_counts():
-    assert not all_valid({'labels': torch.tensor([[5, 7]])}, shift=True)
-    assert all_valid((LOGITS, torch.tensor([1, 0])), shift=True)
+    assert not all_valid({'labels': torch.tensor([[5, 7]])}, NEXT)
+    assert all_valid((LOGITS, torch.tensor([1, 0])), NEXT)
 
 
 def test_dense_labels_count_their_probability():
@@ -63,5 +70,5 @@ def test_labels_per_sample_do_not_mask_positions():
     tokens = torch.zeros(2, 4, 9)
     assert answers_per_position({'labels': torch.zeros(2, 4, dtype=torch.long)}, tokens)
     assert answers_per_position({'labels': torch.zeros(2, 4, dtype=torch.long)}, tokens.flatten(0, 1))
-    assert not answers_per_position({'labels': torch.zeros(2, 7, 7, dtype=torch.long)}, torch.zeros(2, 5, 7, 7))
+    assert answers_per_position({'labels': torch.zeros(2, 7, 7, dtype=torch.long)}, torch.zeros(2, 5, 7, 7))
     assert not answers_per_position(LOGITS, LOGITS)
