@@ -90,10 +90,18 @@ class Microbatch:
             return self.source, self.source_share
         return self.tokens, self.token_share
 
+    def keys(self, layer: str) -> Valid | None:
+        """The valid keys of a cross-attention, of which :meth:`side` gives the queries; ``None`` for other layers."""
+        crosses = any(word in layer.lower() for word in _CROSS)
+        return self.source if self.form.encoder_decoder and crosses else None
+
     def tokens_at(self, layer: str) -> Tensor | None:
         """The mask of the valid tokens ``(B, S)`` of a layer; ``None`` if all are valid."""
         valid, _ = self.side(layer)
         return None if valid is None else valid.mask
+
+
+_CROSS = ('cross_attention', 'crossattention', 'encoder_attn', 'encdecattention')
 
 
 def _share(valid: Valid | None, per_sample: Tensor | None) -> Tensor | None:

@@ -63,6 +63,7 @@ class LossAdapter:
         self._any_dtype = bool(attribute_of(loss, 'any_dtype', False))
         parameters = parameters_of(loss)
         self._masks_itself = 'mask' in parameters
+        self._masks_keys = 'key_mask' in parameters
         self._wants = [name for name in ('labels', 'index') if name in parameters]
         self._temperature: float | None = None
         self._sets_temperature = hasattr(loss, 'temperature')
@@ -151,7 +152,7 @@ class LossAdapter:
         self._one_output_is_fine = True
 
     def of_features(
-        self, student: Feature, teacher: Feature, micro: Microbatch, tokens: Valid | None
+        self, student: Feature, teacher: Feature, micro: Microbatch, tokens: Valid | None, keys: Valid | None = None
     ) -> tuple[Tensor, bool]:
         """Computes the loss on features of a microbatch: a mean over samples or, for hidden states, over valid tokens.
 
@@ -160,6 +161,7 @@ class LossAdapter:
             teacher: The teacher's, likewise; already reduced if the loss has a ``summary``.
             micro: The microbatch, with its labels and index.
             tokens: The valid tokens of these layers; ``None`` if all are valid.
+            keys: The valid keys of a cross-attention, of which ``tokens`` are the queries.
 
         Returns:
             The loss, a scalar; and whether it is a mean over valid tokens (else over samples).
@@ -171,6 +173,8 @@ class LossAdapter:
         mask = None if tokens is None else tokens.mask
         if isinstance(student, list) or isinstance(teacher, list):
             return self._of_several(list(student), list(teacher), mask, extra, micro.number)
+        if keys is not None and self._masks_keys:
+            extra = {**extra, 'key_mask': keys.mask}  # type: ignore[dict-item]
         return self._of_feature(student, teacher, mask, extra, micro.number)
 
     def _of_several(
@@ -196,8 +200,10 @@ class LossAdapter:
             student, teacher = (self.summary(x, token_mask(x, mask)) for x in (student, teacher))
         per_token = False
         if self._masks_itself:
-            per_token = token_mask(student, mask) is not None or _is_attention(student, mask)
-            value = self._call(student, teacher, extra | {'mask': mask if per_token else None}, number)
+            masks = {'mask': mask} | {name: value for name, value in extra.items() if name == 'key_mask'}
+            per_token = token_mask(student, mask) is not None or _is_attention(student, mask, masks.get('key_mask'))
+            masks = {name: value if per_token else None for name, value in masks.items()}
+            value = self._call(student, teacher, extra | masks, number)
         elif mask is not None and all(token_mask(x, mask) is not None for x in (student, teacher)):
             per_token = True
             if 'labels' in extra:  # one label per token
@@ -301,8 +307,11 @@ def _with_classes_at(dim: int, rows: Tensor) -> Tensor:
     return rows.reshape(len(rows), *[1] * before, rows.shape[1], *[1] * after)
 
 
-def _is_attention(feature: Tensor, mask: Tensor | None) -> bool:
-    return mask is not None and feature.ndim == 4 and feature.shape[2:] == (mask.shape[1], mask.shape[1])
+def _is_attention(feature: Tensor, mask: Tensor | None, keys: Tensor | None) -> bool:
+    """Whether a feature ``(B, H, Q, K)`` is the attention of the masked queries to the masked keys."""
+    if mask is None or feature.ndim != 4:
+        return False
+    return feature.shape[2:] == (mask.shape[1], mask.shape[1] if keys is None else keys.shape[1])
 
 
 def _hint(error: Exception) -> str:

@@ -150,7 +150,9 @@ class LossTerm:
         theirs: Feature = [teacher[key] for key in self.teacher_keys]
         if not self.match.several:
             ours, theirs = self._project(ours[0], theirs[0], tokens)
-        value, per_token = self.adapter.of_features(ours, theirs, micro, tokens)
+        value, per_token = self.adapter.of_features(
+            ours, theirs, micro, tokens, micro.keys(self.match.student_layers[0])
+        )
         return value if share is None or not per_token else value * share
 
     def _project(self, student: Tensor, teacher: Tensor, tokens: Valid | None) -> tuple[Tensor, Tensor]:
