@@ -64,14 +64,15 @@ class BatchFormat:
             BatchFormat(takes_index=False, shift_labels=False)
         """
         said = getattr(model, 'shift_labels', None)
-        shifts = any(map(predicts_next_token, model.modules()))
-        configs = (getattr(module, 'config', None) for module in model.modules())
+        encoder_decoder = _has_encoder_and_decoder(model)
+        # A causal model that serves as a decoder gets its labels as they are.
+        shifts = not encoder_decoder and any(map(predicts_next_token, model.modules()))
         speech = next((module for module in model.modules() if _named_in('CTC', module)), None)
         return cls(
             takes_index=bool(getattr(model, 'takes_index', False)),
             shift_labels=shifts if said is None else bool(said),
             knows_shift=shifts or (said is not None and not _assumed(model)),
-            encoder_decoder=any(bool(getattr(config, 'is_encoder_decoder', False)) for config in configs),
+            encoder_decoder=encoder_decoder,
             ctc=speech is not None or any(isinstance(module, nn.CTCLoss) for module in model.modules()),
             frame_lengths=getattr(speech, '_get_feat_extract_output_lengths', None),
             ignore_index=_ignored(model),
@@ -112,6 +113,13 @@ def _known(task: str) -> frozenset[str]:
 
     names: Iterable[Any] = getattr(modeling_auto, f'MODEL_FOR_{task}_MAPPING_NAMES').values()
     return frozenset(name for entry in names for name in ([entry] if isinstance(entry, str) else entry))
+
+
+def _has_encoder_and_decoder(model: nn.Module) -> bool:
+    configs = [getattr(module, 'config', None) for module in model.modules()]
+    named = any(getattr(config, 'is_encoder_decoder', False) is True for config in configs)
+    # The encoder of such a model, used alone, has its configuration.
+    return named and any(name.rpartition('.')[2] == 'decoder' for name, _ in model.named_modules())
 
 
 def _assumed(model: nn.Module) -> bool:

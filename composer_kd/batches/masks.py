@@ -136,7 +136,8 @@ def tokens_of(batch: Any, form: BatchFormat = _PLAIN) -> Valid | None:
     labels = labels_of(batch)
     # The hidden state at a token is not moved by one, as its prediction is.
     valid = None if labels is None else labelled(batch, BatchFormat(ctc=form.ctc, ignore_index=form.ignore_index))
-    return valid if valid is not None and valid.mask is not None and valid.mask.ndim == 2 else None
+    of_tokens = valid is not None and valid.mask is not None and valid.mask.ndim == 2 and valid.mask.shape[1] > 1
+    return valid if of_tokens else None
 
 
 def source_of(batch: Any, form: BatchFormat) -> Valid | None:
@@ -238,7 +239,7 @@ def _frames(batch: Any, form: BatchFormat) -> Tensor | None:
     attention = _attention(batch, False)
     if attention is None or form.frame_lengths is None:
         return attention
-    whole = torch.tensor(attention.shape[1], device=attention.device)
+    whole = torch.tensor(attention.shape[1])  # on the CPU, since its frames are counted there
     lengths = torch.as_tensor(form.frame_lengths((attention != 0).sum(1)))
     frames = torch.arange(int(form.frame_lengths(whole)), device=attention.device)
     return frames < lengths[:, None]

@@ -1,9 +1,10 @@
 import pytest
 import torch
+from torch import nn
 
 from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.layout import layout_of
-from composer_kd.batches.masks import all_valid, valid_of
+from composer_kd.batches.masks import aligned_labels, all_valid, tokens_of, valid_of
 
 LOGITS = torch.randn(2, 3)
 NEXT = BatchFormat(shift_labels=True)
@@ -58,6 +59,56 @@ def test_the_last_position_of_a_model_of_the_next_token_never_counts():
 def test_dense_labels_count_their_probability():
     valid = valid_of((LOGITS, torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]])))
     assert (valid.mask, valid.count.item(), valid.size) == (None, 1.0, 2)
+
+
+@pytest.mark.parametrize('dtype', [torch.int64, torch.int16, torch.uint8])
+def test_a_class_is_not_taken_for_no_label_in_any_dtype(dtype):
+    labels = torch.tensor([[7, 156], [100, 3]], dtype=dtype)
+    assert valid_of((None, labels)).mask.all()
+    assert aligned_labels((None, labels)).tolist() == [[7, 156], [100, 3]]
+
+
+def test_labels_per_sample_in_a_column_mask_no_token():
+    assert tokens_of((LOGITS, torch.tensor([[1], [-100]]))) is None
+
+
+@pytest.mark.parametrize(
+    ('logits', 'labels', 'dim', 'per_position'),
+    [
+        ((4, 3), (4,), 1, False),
+        ((4, 3), (4, 1), 1, False),
+        ((4, 1), (4, 1), 1, False),
+        ((4, 5, 9), (4, 5), 2, True),
+        ((4, 9, 5), (4, 5), 1, True),
+        ((4, 1, 9), (4, 1), 2, True),
+        ((20, 9), (4, 5), 1, True),
+        ((4, 7, 5, 6), (4, 5, 6), 1, True),
+        ((4, 5, 6, 7), (4, 5, 6), 3, True),
+        ((4, 7, 5, 6), (4, 1, 5, 6), 1, True),
+        ((4, 1, 5, 6), (4, 1, 5, 6), 1, True),
+        ((4, 6, 6, 6), (4, 6, 6), 1, True),
+        ((4, 7, 2, 5, 6), (4, 2, 5, 6), 1, True),
+        ((4, 7, 5, 6), (4,), 1, False),
+        ((4, 7, 5, 6), None, 1, False),
+    ],
+)
+@pytest.mark.filterwarnings('ignore:The logits')
+def test_shapes_of_labels_and_logits_tell_the_classes(logits, labels, dim, per_position):
+    batch = None if labels is None else (None, torch.zeros(labels, dtype=torch.long))
+    layout = layout_of(torch.zeros(logits), batch)
+    assert (layout.dim, layout.per_position) == (dim, per_position)
+
+
+def test_a_causal_model_as_decoder_does_not_shift():
+    transformers = pytest.importorskip('transformers')
+    sizes = {'hidden_size': 8, 'num_hidden_layers': 1, 'num_attention_heads': 1, 'intermediate_size': 8}
+    config = transformers.BertConfig(vocab_size=9, **sizes)
+    both = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(config, config)
+    form = BatchFormat.of(nn.Sequential(transformers.EncoderDecoderModel(both)))
+    assert (form.encoder_decoder, form.shift_labels) == (True, False)
+    bart = transformers.BartConfig(9, 8, 1, 8, 1, 1, 8, 1, d_model=8)
+    assert BatchFormat.of(transformers.BartModel(bart)).encoder_decoder
+    assert not BatchFormat.of(transformers.BartModel(bart).encoder).encoder_decoder
 
 
 def test_share_is_one_for_the_whole_batch():
