@@ -1,6 +1,7 @@
 """Which positions count, and which dimension holds the classes: in real runs, against what is computed by hand."""
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -14,7 +15,18 @@ from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
 from composer_kd import ConfigError, Distillation, KLDivergence, LossError, Match
-from composer_kd.losses import DIST, ReverseKL, attention_kl, hard_label, mse
+from composer_kd.losses import (
+    DIST,
+    DKD,
+    ChannelWiseKL,
+    LogitStandardization,
+    ReverseKL,
+    attention_kl,
+    hard_label,
+    kl_divergence,
+    mse,
+    similarity_preserving,
+)
 from tests.helpers import TokenDataset, TokenModel, train
 
 transformers = pytest.importorskip('transformers')
@@ -93,6 +105,31 @@ def test_classes_of_pixels_are_found_and_ignored_pixels_left_out(loss, dim, one,
     rows = x.movedim(dim, -1)[labels.reshape(4, 2, 5) != -100]
     assert found['kd'] == pytest.approx(float(loss(rows, rows.flip(-1))), rel=1e-5)
     assert found['task'] == pytest.approx(F.cross_entropy(x.movedim(dim, 1), labels.reshape(4, 2, 5)).item(), rel=1e-5)
+
+
+def test_labels_of_pixels_reach_the_losses_that_ask_for_them():
+    x, labels = pixels(one=True)
+    rows, known = x.movedim(1, -1)[labels[:, 0] != -100], labels[labels != -100]
+    for micro in (4, 1):
+        found = logged(Dense(), columns(x=x, labels=labels), Distillation(Flat(), DKD()), micro)
+        assert found['kd'] == pytest.approx(DKD()(rows, rows.flip(-1), known).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    'loss', [LogitStandardization(), LogitStandardization(mse), partial(kl_divergence, temperature=3.0)]
+)
+def test_losses_that_hold_others_find_the_classes_too(loss):
+    x, labels = pixels()
+    rows = x.movedim(1, -1)[labels != -100]
+    found = logged(Dense(), columns(x=x, labels=labels), Distillation(Flat(), loss))
+    assert found['kd'] == pytest.approx(loss(rows, rows.flip(-1)).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize('loss', [ChannelWiseKL(), similarity_preserving])
+def test_losses_of_whole_maps_get_them_as_they_are(loss):
+    x, labels = pixels()
+    found = logged(Dense(), columns(x=x, labels=labels), Distillation(Flat(), loss))
+    assert found['kd'] == pytest.approx(loss(x, x.flip(1)).item(), rel=1e-5)
 
 
 def test_a_loss_of_ones_own_gets_the_rows_of_pixels():
