@@ -5,13 +5,14 @@ import os
 import sys
 
 import torch
-from composer.models import HuggingFaceModel  # noqa: F401  (import cost is the same on both sides)
+import transformers
+from composer.models import ComposerModel, HuggingFaceModel
 from composer.utils import dist
 from composer.utils.parallelism import FSDP2Config
 
 from composer_kd import ConfigError, Distillation, KLDivergence, Match
 from composer_kd.data.indexed import Indexed
-from composer_kd.losses import CRD, VID, hint
+from composer_kd.losses import CRD, VID, ReverseKL, hint
 from composer_kd.models.classifier import IndexedClassifier
 from tests.helpers import (
     EventSpy,
@@ -87,7 +88,55 @@ def no_tokens_on_one_rank():
     return TokenModel(seed=1), data, Distillation(TokenModel(seed=0), [Match(VID(), on='embed', name='hidden')])
 
 
+class Pixels(ComposerModel):
+    """Segmentation of the smallest kind: logits (B, 4, H, W)."""
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.net = torch.nn.Conv2d(2, 4, 1)
+
+    def forward(self, batch):
+        return self.net(batch[0])
+
+    def loss(self, outputs, batch):
+        return torch.nn.functional.cross_entropy(outputs, batch[1][:, 0])
+
+
+def pixels():
+    """Maps (B, 1, H, W), most of them ignored; every other sample, and so one of two ranks, has no label at all."""
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.randint(4, (32, 1, 3, 5), generator=generator)
+    labels[torch.rand(32, 1, 3, 5, generator=generator) < 0.6] = -100
+    labels[::2] = -100
+    data = loader(torch.utils.data.TensorDataset(torch.randn(32, 2, 3, 5, generator=generator), labels))
+    return Pixels(1), data, Distillation(Pixels(2).net, [ReverseKL(), mse])
+
+
+def hugging_face_without_labels_on_one_rank():
+    rates = dict.fromkeys(('hidden_dropout_prob', 'attention_probs_dropout_prob'), 0.0)
+    sizes = {'hidden_size': 16, 'num_hidden_layers': 1, 'num_attention_heads': 2, 'intermediate_size': 32}
+    config = transformers.BertConfig(vocab_size=11, **sizes, **rates)
+    torch.manual_seed(1)
+    net, teacher = (transformers.BertForSequenceClassification(config) for _ in range(2))
+    labels = (torch.arange(32) // 2 % 2).where(torch.arange(32) % 2 == 1, -100)
+    data = loader(TokenDataset(input_ids=torch.randint(11, (32, 6)), labels=labels))
+    return HuggingFaceModel(net, use_logits=True, metrics=[]), data, Distillation(teacher, KLDivergence())
+
+
+def attended():
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(11, (32, 6), generator=generator)
+    lengths = torch.tensor([2, 6]).repeat(16).unsqueeze(-1)
+    labels = torch.where(torch.rand(32, 6, generator=generator) < 0.3, ids, -100)
+    data = loader(TokenDataset(input_ids=ids, labels=labels, attention_mask=(torch.arange(6) < lengths).long()))
+    return TokenModel(seed=1), data, Distillation(TokenModel(seed=0), mse, positions='attended')
+
+
 CASES = {
+    'pixels': pixels,
+    'hugging face without labels on one rank': hugging_face_without_labels_on_one_rank,
+    'attended': attended,
     'no tokens on one rank': no_tokens_on_one_rank,
     'pairs': classifier,
     'sampled teachers': lambda: classifier(n_teachers_to_sample=1),

@@ -6,7 +6,7 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from composer.core import Event, State, get_precision_context
@@ -20,8 +20,10 @@ from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.algorithms.conflicts import refuse_algorithms, refuse_shared
 from composer_kd.algorithms.moving_teachers import MovingTeachers
 from composer_kd.algorithms.teacher_evaluation import TeacherEvaluation
+from composer_kd.batches.checks import check_alignment, labels_fit
 from composer_kd.batches.counts import BatchCount, plus_zero, weighed
-from composer_kd.batches.microbatch import BatchFormat, Microbatch
+from composer_kd.batches.format import ATTENDED, LABELLED, BatchFormat
+from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError
 from composer_kd.features.outputs import logits_of, scalar_loss
 from composer_kd.matches.criterion import Criterion
@@ -92,6 +94,9 @@ class Distillation(DistillationAlgorithm):
         run_teacher_on_eval: Also log, for each evaluator, the teachers' own metrics as
             ``metrics/<evaluator>/teacher/<metric>``, and the student's agreement with them as
             ``metrics/<evaluator>/agreement/top1`` and ``/kl``.
+        positions: Where logits are compared: ``'labelled'`` for the positions with a label (of a masked language model,
+            the masked tokens), ``'attended'`` for all that the attention mask includes. The model's own loss keeps its
+            positions.
 
     Raises:
         ConfigError: If a setting is out of range, or another algorithm of the run is incompatible with this one.
@@ -118,7 +123,11 @@ class Distillation(DistillationAlgorithm):
         *,
         teacher_weights: Sequence[float] | None = None,
         run_teacher_on_eval: bool = False,
+        positions: Literal['labelled', 'attended'] = LABELLED,
     ) -> None:
+        if positions not in (LABELLED, ATTENDED):
+            raise ConfigError(f'positions must be {LABELLED!r} or {ATTENDED!r}, got {positions!r}')
+        self._positions = positions
         self.kd_loss_weight = _weight('kd_loss_weight', kd_loss_weight)
         self.org_loss_weight = _weight('org_loss_weight', org_loss_weight)
         self._window = Window(start_dur, end_dur)
@@ -133,6 +142,7 @@ class Distillation(DistillationAlgorithm):
             wanted.append(Event.AFTER_LOAD)
         self._events = {id(event) for event in wanted}
         self._fits = False  # whether the shapes of the teachers' logits have been checked
+        self._aligned = False  # whether the labels have been found to be those of the logits' positions
         self._count = BatchCount()
         self._model: nn.Module | None = None
         self._form = BatchFormat()
@@ -224,8 +234,8 @@ class Distillation(DistillationAlgorithm):
         refuse_shared(self.pool, state.model.parameters(), 'the student')
         self.pool.prepare(state)
         self._moving.prepared(state)
-        self._form = self.evaluation.form = BatchFormat.of(state.model)
-        self._count = BatchCount(dist.get_world_size(), self._form.shift_labels, self.criterion.needs_features)
+        self._form = self.evaluation.form = BatchFormat.of(state.model, self._positions)
+        self._count = BatchCount(dist.get_world_size(), self._form, self.criterion.needs_features)
         self._model = state.model
         if reads_loss(state.model):
             self._events.add(id(Event.BEFORE_LOSS))
@@ -253,8 +263,10 @@ class Distillation(DistillationAlgorithm):
         if not self._fits:
             self._check_fit(state, drawn)
         task = scalar_loss(state.loss).to(kd.device)  # a model without a loss of its own may return 0.0
-        if micro.valid is not None:
-            task = weighed(task, state.outputs, micro.valid, micro.share)
+        if not self._aligned and student is not None:
+            self._aligned = check_alignment(micro.batch, self._form, student, task)
+        if micro.task is not None and labels_fit(micro.batch, self._form, student):
+            task = weighed(task, state.outputs, micro.task, micro.task_share)
         # A new 0-d tensor, because Composer scales it in place.
         total = torch.add(task * self.org_loss_weight, kd, alpha=self.kd_loss_weight)
         idle = self.criterion.auxiliary.idle([None, *drawn])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,14 +14,17 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import MeanMetric, Metric
 
-from composer_kd.batches.masks import answers_per_position, valid_of
-from composer_kd.batches.microbatch import BatchFormat
+from composer_kd.batches.format import BatchFormat
+from composer_kd.batches.layout import Layout, layout_of, several_labels
+from composer_kd.batches.masks import valid_of
 from composer_kd.errors import TeacherError
 from composer_kd.features.outputs import logits_of
 from composer_kd.losses import kl_divergence
 from composer_kd.teachers import TeacherPool
 
 __all__ = ['TeacherEvaluation']
+
+_SEVERAL = 'several labels at once'
 
 
 class TeacherEvaluation:
@@ -35,11 +39,14 @@ class TeacherEvaluation:
     * ``metrics/<evaluator>/agreement/kl``: the mean of KL(teacher || student) over valid positions at temperature 1, in
       nats.
 
+    Agreement is left out for models with one output, and for labels of several classes at once, where no class is the
+    predicted one.
+
     The attribute ``latest`` holds the last value logged under each name.
 
     Args:
         pool: The teachers; all of them run, whatever ``n_teachers_to_sample`` is.
-        classes_dim: The dimension of the classes in the logits.
+        classes_dim: The dimension of the classes in the logits as a loss says it; -1 to find it.
     """
 
     def __init__(self, pool: TeacherPool, classes_dim: int = -1) -> None:
@@ -48,7 +55,7 @@ class TeacherEvaluation:
         self.form = BatchFormat()
         self.latest: dict[str, float] = {}
         self._metrics: dict[str, Metric] | None = None
-        self._agreement = {'top1': MeanMetric(), 'kl': MeanMetric()}
+        self._agreement = {'top1': MeanMetric(), 'kl': MeanMetric(), _SEVERAL: MeanMetric()}
         self._comparable = False
         self._waiting: tuple[Tensor, Tensor, Any, int] | None = None
 
@@ -92,7 +99,7 @@ class TeacherEvaluation:
                 f'In evaluation the teachers {self.pool} answer in the shape {tuple(teacher.shape)}, the student in '
                 f'{tuple(student.shape)}: they must agree.'
             )
-        self._comparable = student.ndim > 1 and student.shape[self.classes_dim] > 1
+        self._comparable = self._layout(state, student, state.batch)[0].classes > 1
         # A HuggingFaceModel with a single output drops its dimension in evaluation.
         self._waiting = student, teacher.reshape(student.shape), state.batch, _updates(state)
 
@@ -107,18 +114,23 @@ class TeacherEvaluation:
             for metric in (self._metrics or {}).values():
                 model.update_metric(batch, teacher, metric)
         if self._comparable:
-            self._agree(
-                student,
-                teacher,
-                _mask(self.form.split(batch)[0], model, student) if self.classes_dim == -1 else None,
-            )
+            layout, mask, several = self._layout(state, student, batch)
+            self._agreement[_SEVERAL].update(float(several))
+            self._agree(layout.rows(student).flatten(0, -2), layout.rows(teacher).flatten(0, -2), mask)
+
+    def _layout(self, state: State, student: Tensor, batch: Any) -> tuple[Layout, Tensor | None, bool]:
+        """Where the classes are, which positions count, and whether there are several labels at once."""
+        batch, form = _as_trained(self.form.split(batch)[0], state.model, self.form, student.device)
+        valid = valid_of(batch, form)
+        layout = layout_of(student, batch, form, self.classes_dim, valid)
+        return layout, layout.mask(valid), several_labels(batch, student)
 
     def _agree(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> None:
-        same = (student.argmax(self.classes_dim) == teacher.argmax(self.classes_dim)).float()
+        same = (student.argmax(-1) == teacher.argmax(-1)).float()
         if mask is not None:
             same = same[mask]
         if same.numel():
-            divergence = kl_divergence(student, teacher, 1.0, self.classes_dim, mask)
+            divergence = kl_divergence(student, teacher, 1.0, mask=mask)
             self._agreement['top1'].update(same.mean(), weight=same.numel())
             self._agreement['kl'].update(divergence, weight=same.numel())
 
@@ -127,9 +139,10 @@ class TeacherEvaluation:
             return
         label = state.dataloader_label
         found = {f'metrics/{label}/teacher/{name}': metric.compute() for name, metric in self._metrics.items()}
-        for name, metric in self._agreement.items():
-            if self._comparable:  # equal on all ranks, as compute() is a collective call
-                found[f'metrics/{label}/agreement/{name}'] = metric.compute()
+        if self._comparable:  # equal on all ranks, as compute() is a collective call
+            agreement = {name: metric.compute() for name, metric in self._agreement.items()}
+            if not agreement.pop(_SEVERAL) > 0:
+                found.update({f'metrics/{label}/agreement/{name}': value for name, value in agreement.items()})
         logger.log_metrics(found)
         self.latest.update({name: float(v) for name, v in found.items() if isinstance(v, Tensor) and v.numel() == 1})
 
@@ -139,13 +152,10 @@ def _updates(state: State) -> int:
     return sum(metric.update_count for metric in state.eval_metrics[state.dataloader_label].values())
 
 
-def _mask(batch: Any, model: Any, logits: Tensor) -> Tensor | None:
-    """The mask of valid positions. ``HuggingFaceModel`` may move the labels out of the batch; they are then shifted."""
-    shift = bool(getattr(model, 'shift_labels', False))
+def _as_trained(batch: Any, model: Any, form: BatchFormat, device: torch.device) -> tuple[Any, BatchFormat]:
+    """The batch with its labels: ``HuggingFaceModel`` may move them out of the batch; they are then shifted."""
+    model = model.module if isinstance(model, DistributedDataParallel) else model
     labels = getattr(model, 'labels', None)
     if isinstance(batch, Mapping) and 'labels' not in batch and isinstance(labels, Tensor):
-        batch, shift = {'labels': labels.to(logits.device)}, False
-    if not answers_per_position(batch, logits):
-        return None
-    valid = valid_of(batch, shift)
-    return None if valid is None or valid.mask is None else valid.mask.reshape(logits.shape[:-1])
+        return {**batch, 'labels': labels.to(device)}, dataclasses.replace(form, shift_labels=False)
+    return batch, form

@@ -12,7 +12,8 @@ from composer.utils import dist
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from composer_kd.batches.masks import Valid, all_valid, samples_of, tokens_of, valid_of
+from composer_kd.batches.format import BatchFormat
+from composer_kd.batches.masks import Valid, all_valid, labelled, samples_of, source_of, tokens_of, valid_of
 
 __all__ = ['BatchCount', 'plus_zero', 'weighed']
 
@@ -22,19 +23,26 @@ class BatchCount:
 
     Args:
         world_size: The number of ranks.
-        shift: Whether the model predicts the next token, so that position ``i`` has the label ``i + 1``.
+        form: The format of the batches.
         of_tokens: Whether to count the valid tokens of hidden states too.
 
     Attributes:
         answers: Valid positions of logits per sample, a float32 scalar tensor; ``None`` if no correction is needed.
+        task: Positions with a label per sample, likewise.
         tokens: Valid tokens of hidden states per sample, likewise.
+        source: Valid tokens of an encoder-decoder's encoder per sample, likewise.
     """
 
-    def __init__(self, world_size: int = 1, shift: bool = False, of_tokens: bool = False) -> None:
-        self.answers: Tensor | None = None
-        self.tokens: Tensor | None = None
+    def __init__(self, world_size: int = 1, form: BatchFormat | None = None, of_tokens: bool = False) -> None:
         self._number = -1
-        self._world_size, self._shift, self._of_tokens = world_size, shift, of_tokens
+        self._world_size, self._form, self._of_tokens = world_size, form or BatchFormat(), of_tokens
+        self._clear()
+
+    def _clear(self) -> None:
+        self.answers: Tensor | None = None
+        self.task: Tensor | None = None
+        self.tokens: Tensor | None = None
+        self.source: Tensor | None = None
 
     def is_needed(self, state: State, batch: Any) -> bool:
         """Whether the batch is split between ranks or microbatches, so that its valid positions must be counted."""
@@ -51,12 +59,12 @@ class BatchCount:
             batch: This rank's whole batch, as models take it.
         """
         self._number = state.timestamp.batch.value
-        self.answers = self.tokens = None
-        found = {}
-        if self._world_size > 1 or not all_valid(batch, self._shift):
-            found['answers'] = valid_of(batch, self._shift)
+        self._clear()
+        found: dict[str, Valid | None] = {}
+        if self._world_size > 1 or not all_valid(batch, self._form):
+            found.update(answers=valid_of(batch, self._form), task=labelled(batch, self._form))
         if self._of_tokens:
-            found['tokens'] = tokens_of(batch)
+            found.update(tokens=tokens_of(batch, self._form), source=source_of(batch, self._form))
         found = {name: valid for name, valid in found.items() if valid is not None and valid.mask is not None}
         if not found:
             return
@@ -73,7 +81,7 @@ class BatchCount:
     def forget(self, number: int) -> None:
         """Discards the counts unless they belong to the batch with this number."""
         if number != self._number:
-            self.answers = self.tokens = None
+            self._clear()
 
 
 def weighed(task: Tensor, outputs: Any, valid: Valid, share: Tensor | None) -> Tensor:
@@ -82,7 +90,7 @@ def weighed(task: Tensor, outputs: Any, valid: Valid, share: Tensor | None) -> T
     Args:
         task: The model's own loss of the microbatch, a scalar.
         outputs: The outputs of the model.
-        valid: The valid positions of the microbatch.
+        valid: The positions with a label in the microbatch.
         share: Their factor, from :meth:`.Valid.share`; ``None`` if no correction is needed.
 
     Returns:
@@ -92,8 +100,10 @@ def weighed(task: Tensor, outputs: Any, valid: Valid, share: Tensor | None) -> T
         return task  # no class labels to count: multi-label or regression targets, or none
     # A mean over zero labels is NaN, and its gradient may stay NaN when multiplied by 0.
     if task.device.type == 'cpu' and not valid.count:
-        # This zero keeps the graph of all outputs: DDP expects a gradient for each parameter on every rank.
-        return sum((x.sum() * 0.0 for x in tree_leaves(outputs) if isinstance(x, Tensor)), start=torch.zeros(()))
+        # Sums over nothing: they keep the graph of all outputs, for DDP expects a gradient for each parameter on every
+        # rank. The model's own loss, which Hugging Face models return as well, is left out: it is that NaN.
+        leaves = (x for x in tree_leaves(outputs) if isinstance(x, Tensor) and x.ndim and x.is_floating_point())
+        return sum((x[:0].sum() for x in leaves), start=torch.zeros(()))
     task = task if share is None else task * share
     # On an accelerator the host would wait for the count. There the gradient of cross-entropy is 0, not NaN.
     return task if task.device.type == 'cpu' else torch.where(valid.count > 0, task, torch.zeros_like(task))

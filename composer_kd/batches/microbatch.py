@@ -3,49 +3,18 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from composer.core import State
-from torch import Tensor, nn
+from torch import Tensor
 
-from composer_kd.batches.contents import split_index
 from composer_kd.batches.counts import BatchCount
-from composer_kd.batches.masks import Valid, aligned_labels, all_valid, tokens_of, valid_of
+from composer_kd.batches.format import BatchFormat
+from composer_kd.batches.layout import Layout, layout_of
+from composer_kd.batches.masks import Valid, aligned_labels, all_valid, labelled, source_of, tokens_of, valid_of
 
 __all__ = ['BatchFormat', 'Microbatch']
-
-
-@dataclass(frozen=True)
-class BatchFormat:
-    """The format of a run's batches, which its model determines.
-
-    Attributes:
-        takes_index: Whether batches are triples ``(inputs, labels, index)``
-            (:class:`composer_kd.models.IndexedClassifier`).
-        shift_labels: Whether the model predicts the next token, so that position ``i`` has the label ``i + 1`` (a
-            ``HuggingFaceModel`` for causal language modelling).
-
-    Example:
-        >>> BatchFormat.of(nn.Linear(2, 3))
-        BatchFormat(takes_index=False, shift_labels=False)
-    """
-
-    takes_index: bool = False
-    shift_labels: bool = False
-
-    @classmethod
-    def of(cls, model: nn.Module) -> BatchFormat:
-        """The format that a model expects."""
-        return cls(bool(getattr(model, 'takes_index', False)), bool(getattr(model, 'shift_labels', False)))
-
-    def split(self, batch: Any) -> tuple[Any, Tensor | None]:
-        """Separates the index from a batch.
-
-        Returns:
-            The batch as teachers take it; and the index ``(B,)``, or ``None`` if the batch has none.
-        """
-        return split_index(batch, self.takes_index)
 
 
 @dataclass
@@ -60,7 +29,11 @@ class Microbatch:
         share: The factor for means over ``valid``, from :meth:`.Valid.share`; ``None`` if no correction is needed.
         token_share: The factor for means over ``tokens``, likewise.
         index: ``(B,)`` The samples' numbers in the data set; ``None`` if unknown.
-        shift_labels: Whether position ``i`` has the label ``i + 1``.
+        form: The format of the batches.
+        task: The positions that the model's own loss averages over; ``None`` if all, or if that is unknown.
+        task_share: The factor for means over ``task``.
+        source: The valid tokens of an encoder-decoder's encoder; ``None`` if all are valid, and for other models.
+        source_share: The factor for means over ``source``.
     """
 
     batch: Any
@@ -70,7 +43,11 @@ class Microbatch:
     share: Tensor | None = None
     token_share: Tensor | None = None
     index: Tensor | None = None
-    shift_labels: bool = False
+    form: BatchFormat = field(default_factory=BatchFormat)
+    task: Valid | None = None
+    task_share: Tensor | None = None
+    source: Valid | None = None
+    source_share: Tensor | None = None
 
     @classmethod
     def read(cls, state: State, form: BatchFormat, count: BatchCount, with_tokens: bool = False) -> Microbatch:
@@ -86,20 +63,52 @@ class Microbatch:
             The microbatch.
         """
         batch, index = form.split(state.batch)
-        number, shift = state.timestamp.batch.value, form.shift_labels
-        count.forget(number)
+        micro = cls(batch, state.timestamp.batch.value, index=index, form=form)
+        count.forget(micro.number)
         # If the whole batch is valid, so is every part of it.
-        valid = None if count.answers is None and all_valid(batch, shift) else valid_of(batch, shift)
-        micro = cls(batch, number, valid, index=index, shift_labels=shift)
-        if valid is not None and count.answers is not None:
-            micro.share = valid.share(count.answers)
+        if count.answers is not None or count.task is not None or not all_valid(batch, form):
+            micro.valid, micro.task = valid_of(batch, form), labelled(batch, form)
+            micro.share, micro.task_share = _share(micro.valid, count.answers), _share(micro.task, count.task)
         if with_tokens:
-            micro.tokens = tokens_of(batch)
-            if micro.tokens is not None and count.tokens is not None:
-                micro.token_share = micro.tokens.share(count.tokens)
+            micro.tokens, micro.source = tokens_of(batch, form), source_of(batch, form)
+            micro.token_share = _share(micro.tokens, count.tokens)
+            micro.source_share = _share(micro.source, count.source)
         return micro
 
     @functools.cached_property
     def labels(self) -> Tensor | None:
-        """The class label of each sample or position, ``(B,)`` or ``(B, S)`` integers; ``None`` if there are none."""
-        return aligned_labels(self.batch, self.shift_labels)
+        """The class label of each sample or position, integers; ``None`` if there are none."""
+        return aligned_labels(self.batch, self.form)
+
+    def layout(self, logits: Tensor, said: int = -1) -> Layout:
+        """Where the classes of logits are; ``said`` is the dimension that a loss says, -1 to find it."""
+        return layout_of(logits, self.batch, self.form, said, self.valid)
+
+    def side(self, layer: str) -> tuple[Valid | None, Tensor | None]:
+        """The valid tokens of a layer and their factor: those of the encoder for a layer that is in one."""
+        if self.form.encoder_decoder and _is_in_encoder(layer):
+            return self.source, self.source_share
+        return self.tokens, self.token_share
+
+    def keys(self, layer: str) -> Valid | None:
+        """The valid keys of a cross-attention, of which :meth:`side` gives the queries; ``None`` for other layers."""
+        crosses = any(word in layer.lower() for word in _CROSS)
+        return self.source if self.form.encoder_decoder and crosses else None
+
+    def tokens_at(self, layer: str) -> Tensor | None:
+        """The mask of the valid tokens ``(B, S)`` of a layer; ``None`` if all are valid."""
+        valid, _ = self.side(layer)
+        return None if valid is None else valid.mask
+
+
+_CROSS = ('cross_attention', 'crossattention', 'encoder_attn', 'encdecattention')
+
+
+def _share(valid: Valid | None, per_sample: Tensor | None) -> Tensor | None:
+    return None if valid is None or per_sample is None else valid.share(per_sample)
+
+
+def _is_in_encoder(layer: str) -> bool:
+    """Whether the first part of a layer's path that names a side names the encoder."""
+    sides = [part for part in layer.replace('[', '.').split('.') if 'encoder' in part or 'decoder' in part]
+    return bool(sides) and 'decoder' not in sides[0]

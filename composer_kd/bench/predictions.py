@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composer_kd.batches.contents import IGNORE, labels_of
+from composer_kd.batches.contents import IGNORE
+from composer_kd.batches.format import BatchFormat
+from composer_kd.batches.layout import layout_of, several_labels
 from composer_kd.batches.masks import aligned_labels, valid_of
 from composer_kd.bench.failures import is_out_of_memory
 
@@ -31,11 +33,13 @@ class TopClasses:
         top: The predicted classes of each batch: a tensor over samples, or over samples and positions.
         classes: The number of classes.
         finite: Whether all logits are finite.
+        several: Whether samples have several labels at once, so that the largest logit is no prediction.
     """
 
     top: list[Tensor]
     classes: int
     finite: bool
+    several: bool = False
 
 
 def answer(
@@ -72,7 +76,7 @@ def merged(
     Returns:
         The predictions, on the CPU.
     """
-    top, classes, finite = [], 0, True
+    top, classes, finite, several = [], 0, True, False
     for batch, *tensors in zip(batches, *inputs):
         parts = []
         for start in range(0, size_of(batch), AT_ONCE):
@@ -82,11 +86,13 @@ def merged(
                     for call, own in zip(calls, tensors)
                 ]
             )
-            dim = _classes_dim(logits, labels_of(batch))
-            classes, finite = logits.shape[dim] if logits.ndim > 1 else 1, finite and bool(logits.isfinite().all())
-            parts.append(logits.argmax(dim).cpu() if logits.ndim > 1 else logits.new_zeros(len(logits)).long().cpu())
+            layout = layout_of(logits, _cut(batch, size_of(batch), len(logits)))
+            classes, finite = layout.classes, finite and bool(logits.isfinite().all())
+            parts.append(layout.rows(logits).argmax(-1).cpu())
+            shape = logits.shape[1:]
         top.append(torch.cat(parts))
-    return TopClasses(top, classes, finite)
+        several = several or several_labels(batch, torch.empty(len(top[-1]), *shape, device='meta'))
+    return TopClasses(top, classes, finite, several)
 
 
 def _mean(logits: Sequence[Tensor]) -> Tensor:
@@ -105,13 +111,6 @@ def _logits(call: Callable[..., Tensor], inputs: tuple[Tensor, ...], device: tor
     return torch.cat([_logits(call, part, device) for part in parts])
 
 
-def _classes_dim(logits: Tensor, labels: Tensor | None) -> int:
-    """Dimension 1 if the labels have the shape of the map that follows it (segmentation), else the last dimension."""
-    if labels is None or labels.is_floating_point() or labels.ndim < 2 or logits.ndim != labels.ndim + 1:
-        return -1
-    return 1 if labels.shape[1:] == logits.shape[2:] and labels.shape[1:] != logits.shape[1:-1] else -1
-
-
 def accuracy(answers: TopClasses, batches: Sequence[Any], shift: bool = False) -> float | None:
     """Computes the share of correct predictions.
 
@@ -121,18 +120,18 @@ def accuracy(answers: TopClasses, batches: Sequence[Any], shift: bool = False) -
         shift: Whether position ``i`` predicts label ``i + 1``.
 
     Returns:
-        The share among all samples or positions with a label other than -100; ``None`` if there are none, or if the
-        model has a single class.
+        The share among all samples or positions with a label other than -100; ``None`` if there are none, if the
+        model has a single class, or if samples have several labels at once.
     """
-    right = total = 0
+    right, total, form = 0, 0, BatchFormat(shift_labels=shift)
     for top, batch in zip(answers.top, batches):
-        labels = aligned_labels(batch, shift)
+        labels = aligned_labels(batch, form)
         if labels is None or labels.numel() != top.numel():
             continue
         labels = labels.reshape(top.shape)
         known = labels != IGNORE
         right, total = right + int((top == labels)[known].sum()), total + int(known.sum())
-    return right / total if total and answers.classes > 1 else None
+    return right / total if total and answers.classes > 1 and not answers.several else None
 
 
 def same(answers: TopClasses, others: TopClasses, batches: Sequence[Any], shift: bool = False) -> float | None:
@@ -146,11 +145,12 @@ def same(answers: TopClasses, others: TopClasses, batches: Sequence[Any], shift:
         shift: Whether position ``i`` predicts label ``i + 1``.
 
     Returns:
-        The share; ``None`` if the models differ in the number of classes, have a single class, or no position counts.
+        The share; ``None`` if the models differ in the number of classes, have a single class, if samples have several
+        labels at once, or no position counts.
     """
     agreed = total = 0
     for top, other, batch in zip(answers.top, others.top, batches):
-        if top.shape != other.shape or answers.classes != others.classes or answers.classes < 2:
+        if top.shape != other.shape or answers.classes != others.classes or answers.classes < 2 or answers.several:
             return None
         counts = _counting(top, batch, shift)
         agreed, total = agreed + int((top == other)[counts].sum()), total + int(counts.sum())
@@ -158,10 +158,11 @@ def same(answers: TopClasses, others: TopClasses, batches: Sequence[Any], shift:
 
 
 def _counting(top: Tensor, batch: Any, shift: bool) -> Tensor:
-    valid = valid_of(batch, shift)
-    if valid is None or valid.mask is None or valid.mask.ndim < 2 or valid.mask.shape != top.shape:
+    valid = valid_of(batch, BatchFormat(shift_labels=shift))
+    mask = None if valid is None else valid.mask
+    if mask is None or top.ndim < 2 or mask.numel() != top.numel():
         return torch.ones_like(top, dtype=torch.bool)
-    return valid.mask
+    return mask.reshape(top.shape)
 
 
 def first_samples(batches: Iterable[Any], samples: int | None) -> list[Any]:

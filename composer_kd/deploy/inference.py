@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from composer.models import ComposerModel
 from torch import Tensor, nn
 
 from composer_kd.batches.contents import without_labels
+from composer_kd.batches.format import BatchFormat
 from composer_kd.features.calling import as_it_is, calling_of, unwrapped
 from composer_kd.features.outputs import logits_of
 
@@ -30,6 +30,9 @@ class Inference(nn.Module):
         adapt: Applied to the inputs first, like a teacher's ``input_adapter``. For a mapping it gets all tensors except
             the labels.
 
+    Attributes:
+        predicts_next_token: Whether position ``i`` predicts label ``i + 1``, as in causal language models.
+
     Raises:
         ConfigError: If the batch contains no input of the model.
 
@@ -46,6 +49,7 @@ class Inference(nn.Module):
     def __init__(self, model: nn.Module, batch: Any, adapt: Callable[[Any], Any] | None = None) -> None:
         super().__init__()
         self.model = unwrapped(model)
+        self.predicts_next_token = BatchFormat.of(model).shift_labels
         self.adapt = adapt or as_it_is
         self.calling = calling_of(self.model, batch)
         # A ComposerModel takes pairs, also where the data has no labels.
@@ -66,17 +70,6 @@ class Inference(nn.Module):
     def input_names(self) -> list[str]:
         """The names of the tensors that ``inputs_of`` returns."""
         return self.names or ['inputs']
-
-    @property
-    def predicts_next_token(self) -> bool:
-        """Whether position ``i`` predicts label ``i + 1``, as in causal language models of the transformers library."""
-        if 'transformers' not in sys.modules:
-            return False
-        # By name: to look classes up in the mapping itself would import every model of the library.
-        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-        kind, known = type(self.model), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-        return kind.__module__.startswith('transformers.') and kind.__name__ in known
 
     @property
     def arguments(self) -> str:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from composer_kd.batches.format import BatchFormat
+from composer_kd.batches.layout import layout_of
 from composer_kd.errors import ConfigError
 
 __all__ = ['TOLERANCE', 'Verification', 'in_pieces', 'verify']
@@ -29,7 +31,7 @@ class Verification:
         batch_sizes: The batch sizes that were used.
         difference: The largest absolute difference of two logits.
         largest: The largest absolute logit of the model in PyTorch.
-        answers: The number of predictions compared: one per sample, or one per token.
+        answers: The number of predictions compared: one per sample, token or pixel.
         agreeing: The number of equal predictions.
     """
 
@@ -118,6 +120,7 @@ def verify(
     """
     samples = answers = agreeing = 0
     difference = largest = 0.0
+    form = BatchFormat()
     with torch.no_grad():
         for piece in pieces:
             expected, found = model(*piece).float().cpu(), _answer(written, piece).float().cpu()
@@ -126,7 +129,9 @@ def verify(
                     f'the written model answers {len(piece[0])} samples in the shape {tuple(found.shape)}, the model '
                     f'in PyTorch in {tuple(expected.shape)}'
                 )
-            same = expected.argmax(-1) == found.argmax(-1)
+            # Without labels: dimension 1 holds the classes of logits with four dimensions or more, else the last.
+            layout = layout_of(expected, dict(enumerate(piece)), form)
+            same = layout.rows(expected).argmax(-1) == layout.rows(found).argmax(-1)
             samples, answers, agreeing = samples + len(piece[0]), answers + same.numel(), agreeing + int(same.sum())
             difference = _larger(difference, (expected - found).abs().max().item())
             largest = _larger(largest, expected.abs().max().item())

@@ -67,7 +67,7 @@ class FeatureHooks:
             _module_at(model, place, whose)
         self._found: dict[tuple[str, Summary | None], tuple[Tensor, int]] = {}
         self._handles: list[RemovableHandle] = []
-        self._mask: Tensor | None = None
+        self._mask: Callable[[str], Tensor | None] | None = None
         self._samples: int | None = None
 
     def attach(self) -> None:
@@ -95,11 +95,11 @@ class FeatureHooks:
         self._handles = []
         self.close()
 
-    def open(self, mask: Tensor | None = None) -> None:
+    def open(self, mask: Callable[[str], Tensor | None] | None = None) -> None:
         """Starts to store features, and frees those of an earlier forward pass.
 
         Args:
-            mask: ``(B, S)`` booleans, the valid tokens for summaries; ``None`` if all are valid.
+            mask: Gives the valid tokens of a layer for summaries, ``(B, S)`` booleans, or ``None`` if all are valid.
         """
         self._found.clear()
         self._mask, self.is_open = mask, True
@@ -140,7 +140,8 @@ class FeatureHooks:
             if self.is_open:
                 value = place.select(shown, whose, self._samples)
                 if summary is not None:
-                    value = summary(value, token_mask(value, self._mask))
+                    mask = None if self._mask is None else self._mask(place.text)
+                    value = summary(value, token_mask(value, mask))
                 uncounted = torch.compiler.is_compiling() or value.is_inference()
                 self._found[key] = value, -1 if uncounted else value._version
 

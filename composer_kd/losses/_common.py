@@ -200,6 +200,18 @@ def reads(summary: Callable[..., Tensor]) -> Callable[[Loss], Loss]:
     return mark
 
 
+def over_classes(loss: Loss) -> Loss:
+    """Marks a loss over the classes of logits, which takes them in the last dimension wherever a model has them."""
+    loss.softmax_dim = -1  # type: ignore[attr-defined]
+    return loss
+
+
+def takes_maps(loss: Loss) -> Loss:
+    """Marks a loss that compares whole maps ``(B, C, H, W)``, also of logits, not position by position."""
+    loss.of_maps = True  # type: ignore[attr-defined]
+    return loss
+
+
 def channels_dim(features: Tensor | torch.Size) -> int:
     """Returns the dimension of the channels: 1 in maps ``(B, C, H, W)``, the last in ``(B, D)`` and ``(B, S, D)``."""
     ndim = features.ndim if isinstance(features, Tensor) else len(features)

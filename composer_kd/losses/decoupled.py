@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from composer_kd.losses._common import check_number
+from composer_kd.losses._common import check_number, over_classes
 from composer_kd.losses._fused import fused, parted_cross_entropy, parted_kl
 from composer_kd.losses.kl import rows_of
 
@@ -18,6 +18,7 @@ NO_LABEL = -100
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
+@over_classes
 def dkd(
     student: Tensor,
     teacher: Tensor,
@@ -67,6 +68,7 @@ def dkd(
     return fused(parted_kl(alpha, beta), student, teacher, temperature, target=target)
 
 
+@over_classes
 class DKD(nn.Module):
     """Module version of :func:`dkd`.
 
@@ -97,6 +99,7 @@ class DKD(nn.Module):
         return f'alpha={self.alpha}, beta={self.beta}, temperature={self.temperature}'
 
 
+@over_classes
 def nkd(
     student: Tensor,
     teacher: Tensor,
@@ -146,6 +149,7 @@ def nkd(
     return of_target + fused(parted_cross_entropy(0.0, gamma), student, teacher, temperature, target=target)
 
 
+@over_classes
 class NKD(nn.Module):
     r"""Module version of :func:`nkd`.
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from composer_kd.losses import _fused
-from composer_kd.losses._common import check_number, full_precision
+from composer_kd.losses._common import check_number, full_precision, over_classes
 from composer_kd.losses._fused import FUSED_FROM, fused
 from composer_kd.losses.kl import kl_divergence, log_probabilities, rows_of
 
@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 
+@over_classes
 def reverse_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     r"""Reverse Kullback-Leibler divergence KL(student || teacher) of the softened probabilities (mode-seeking).
 
@@ -63,6 +64,7 @@ def reverse_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Te
     return F.kl_div(log_t, log_s, reduction='sum', log_target=True) * (temperature**2 / max(1, len(student)))
 
 
+@over_classes
 class ReverseKL(nn.Module):
     """Module version of :func:`reverse_kl`.
 
@@ -89,6 +91,7 @@ class ReverseKL(nn.Module):
         return f'temperature={self.temperature}'
 
 
+@over_classes
 def generalized_jsd(student: Tensor, teacher: Tensor, beta: float = 0.5, temperature: float = 1.0) -> Tensor:
     r"""Generalised Jensen-Shannon divergence, which interpolates between forward and reverse KL.
 
@@ -138,6 +141,7 @@ def generalized_jsd(student: Tensor, teacher: Tensor, beta: float = 0.5, tempera
     return fused(_fused.mixture(beta), student, teacher, temperature)
 
 
+@over_classes
 class GeneralizedJSD(nn.Module):
     """Module version of :func:`generalized_jsd`.
 
@@ -168,6 +172,7 @@ class GeneralizedJSD(nn.Module):
         return f'beta={self.beta}, temperature={self.temperature}'
 
 
+@over_classes
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     r"""Cross-entropy with the teacher's softened probabilities as soft targets, as torch defines it.
 
@@ -203,6 +208,7 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.
     return total * (-(temperature**2) / max(1, len(student)))
 
 
+@over_classes
 class SoftCrossEntropy(nn.Module):
     """Module version of :func:`soft_cross_entropy`.
 

@@ -16,6 +16,7 @@ from composer_kd.losses._common import (
     mean_squared,
     pooled_to_smaller,
     ready,
+    takes_maps,
     unit,
     valid,
 )
@@ -54,6 +55,7 @@ def hint(student: Tensor, teacher: Tensor) -> Tensor:
     return mean_squared('hint', student, teacher)
 
 
+@takes_maps
 def attention_transfer(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""Mean squared difference of the normalised spatial attention maps: attention transfer.
 
@@ -111,6 +113,7 @@ def attention_transfer(student: Tensor, teacher: Tensor, mask: Tensor | None = N
     return (student - teacher).square().sum() / mask.sum().clamp(min=1)
 
 
+@takes_maps
 def channel_wise_kl(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
     r"""Kullback-Leibler divergence between the spatial distributions of each channel.
 
@@ -155,6 +158,7 @@ def channel_wise_kl(student: Tensor, teacher: Tensor, temperature: float = 4.0) 
     return total * (temperature * temperature / max(1, student.shape[0] * student.shape[1]))
 
 
+@takes_maps
 class ChannelWiseKL(nn.Module):
     r"""Module version of :func:`channel_wise_kl`.
 

@@ -12,6 +12,7 @@ from composer_kd.losses._common import (
     check_number,
     check_temperature,
     check_tensors,
+    over_classes,
     valid,
 )
 from composer_kd.losses._fused import FUSED_FROM, forward_kl, fused
@@ -19,6 +20,7 @@ from composer_kd.losses._fused import FUSED_FROM, forward_kl, fused
 __all__ = ['KLDivergence', 'kl_divergence']
 
 
+@over_classes
 def kl_divergence(
     student: Tensor,
     teacher: Tensor,

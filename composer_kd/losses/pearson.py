@@ -6,7 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composer_kd.losses._common import bounded, check_number, check_samples, check_temperature, length, ready
+from composer_kd.losses._common import (
+    bounded,
+    check_number,
+    check_samples,
+    check_temperature,
+    length,
+    over_classes,
+    ready,
+)
 
 __all__ = ['DIST', 'dist']
 
@@ -14,6 +22,7 @@ LEAST = 1e-8  # smallest norm that a vector is divided by
 NOISE = 8.0  # times the dtype's epsilon and the norm of the values: rounding error of a constant vector, at most
 
 
+@over_classes
 def dist(
     student: Tensor,
     teacher: Tensor,
@@ -86,6 +95,7 @@ def _direction(values: Tensor, dim: int) -> Tensor:
     return centred / length(centred, norm > noise, dim).clamp(min=LEAST)
 
 
+@over_classes
 class DIST(nn.Module):
     r"""Module version of :func:`dist`.
 

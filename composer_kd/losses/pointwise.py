@@ -12,6 +12,7 @@ from composer_kd.losses._common import (
     check_tensors,
     mean,
     mean_squared,
+    over_classes,
     ready,
     unit,
     valid,
@@ -20,6 +21,7 @@ from composer_kd.losses._common import (
 __all__ = ['UniversalLogit', 'cosine', 'hard_label', 'mse', 'universal_logit']
 
 
+@over_classes
 def hard_label(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Cross-entropy with the teacher's top class as the label (pseudo-labels), as torch defines it.
 
@@ -107,6 +109,7 @@ def cosine(student: Tensor, teacher: Tensor) -> Tensor:
     return mean(1.0 - (unit(student) * unit(teacher)).sum(-1))
 
 
+@over_classes
 def universal_logit(student: Tensor, teacher: Tensor, temperature: float = 1.0, mask: Tensor | None = None) -> Tensor:
     r"""L1 distance between sorted probabilities, for models with different vocabularies.
 
@@ -170,6 +173,7 @@ def _sorted_probabilities(logits: Tensor, temperature: float) -> Tensor:
 universal_logit.any_classes = True  # type: ignore[attr-defined]
 
 
+@over_classes
 class UniversalLogit(nn.Module):
     """Module version of :func:`universal_logit`.
 

@@ -15,6 +15,7 @@ from composer_kd.losses._common import (
     reads,
     ready,
     same_samples,
+    takes_maps,
 )
 
 __all__ = ['RKD', 'correlation_congruence', 'pkt', 'rkd', 'similarity_preserving']
@@ -23,6 +24,7 @@ PKT_EPS = 1e-7
 
 
 @joins_any_shape
+@takes_maps
 def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Mean squared difference of the row-normalised Gram matrices of a batch: similarity-preserving distillation.
 

@@ -14,7 +14,9 @@ EPS = 1e-12
 """Lower bound of the probabilities in :func:`attention_kl`; negligible in a sum over keys."""
 
 
-def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+def attention_mse(
+    student: Tensor, teacher: Tensor, mask: Tensor | None = None, key_mask: Tensor | None = None
+) -> Tensor:
     r"""Mean squared error of attention matrices.
 
     Jiao et al., *TinyBERT* (arXiv 1909.10351), equation 7, with :math:`A_h` the matrix of head :math:`h`:
@@ -32,6 +34,8 @@ def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
         teacher: Attention of the same shape. No gradient reaches it.
         mask: Booleans (or integers 0 and 1), ``(B, S)`` or flat: the positions that count, as queries and as keys.
             Required where padded or future keys have scores of minus infinity. If all are ``False``, the loss is 0.
+        key_mask: The keys that count, if they are other positions than the queries (cross-attention, ``(B, H, Q, K)``):
+            ``(B, K)`` or flat. The mask is then that of the queries, ``(B, Q)``.
 
     Returns:
         A float32 scalar (float64 for float64 inputs); 0 for equal inputs.
@@ -48,15 +52,17 @@ def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
         1.0
     """
     student, teacher = _maps('attention_mse', student, teacher)
-    if mask is None:
+    if mask is None and key_mask is None:
         return mean_squared('attention_mse', student, teacher)
-    mask = _positions('attention_mse', mask, student.shape[0], student.shape[2], student.shape[3])
-    pairs = mask[:, None, :, None] & mask[:, None, None, :]
-    by_sample = (student - teacher).where(pairs, 0.0).square().sum((1, 2, 3)) / mask.sum(1).clamp(min=1)
+    mask, keys = _positions('attention_mse', mask, key_mask, student)
+    pairs = mask[:, None, :, None] & keys[:, None, None, :]
+    by_sample = (student - teacher).where(pairs, 0.0).square().sum((1, 2, 3)) / keys.sum(1).clamp(min=1)
     return by_sample.sum() / (mask.sum() * student.shape[1]).clamp(min=1)
 
 
-def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+def attention_kl(
+    student: Tensor, teacher: Tensor, mask: Tensor | None = None, key_mask: Tensor | None = None
+) -> Tensor:
     r"""Kullback-Leibler divergence KL(teacher || student) of attention distributions, as in MiniLM.
 
     Wang et al., *MiniLM* (arXiv 2002.10957), equation 6, on the last layer, with :math:`A_{h,q}` the attention
@@ -80,6 +86,8 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -
         teacher: Probabilities of the same shape. No gradient reaches them.
         mask: Booleans (or integers 0 and 1), ``(B, S)`` or flat: the positions that count, as queries and as keys.
             If all are ``False``, the loss is 0.
+        key_mask: The keys that count, if they are other positions than the queries (cross-attention, ``(B, H, Q, K)``):
+            ``(B, K)`` or flat. The mask is then that of the queries, ``(B, Q)``.
 
     Returns:
         A float32 scalar (float64 for float64 inputs) in nats; 0 for equal inputs.
@@ -95,12 +103,12 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -
         0.1308
     """
     student, teacher = _maps('attention_kl', student, teacher)
-    batch, heads, queries, keys = student.shape
-    if mask is None:
+    batch, heads, queries, _ = student.shape
+    if mask is None and key_mask is None:
         student, teacher = (_log_probabilities(x) for x in (student, teacher))
         return F.kl_div(student, teacher, reduction='sum', log_target=True) / max(1, batch * heads * queries)
-    mask = _positions('attention_kl', mask, batch, queries, keys)
-    pairs = mask[:, None, :, None] & mask[:, None, None, :]
+    mask, keys = _positions('attention_kl', mask, key_mask, student)
+    pairs = mask[:, None, :, None] & keys[:, None, None, :]
     # Masked pairs have the same constant in student and teacher, and add 0 to the divergence.
     student, teacher = (_log_probabilities(x.where(pairs, 0.0)) for x in (student, teacher))
     total = F.kl_div(student, teacher, reduction='sum', log_target=True)
@@ -155,7 +163,7 @@ def value_relation_kl(student: Tensor, teacher: Tensor, heads: int = 12, mask: T
     if mask is None:
         student, teacher = (F.log_softmax(_relation(x, heads), dim=-1) for x in (student, teacher))
         return F.kl_div(student, teacher, reduction='sum', log_target=True) / max(1, batch * heads * length)
-    mask = _positions('value_relation_kl', mask, batch, length, length)
+    mask = valid('value_relation_kl', mask, (batch, length))
     pairs = mask[:, None, :, None] & mask[:, None, None, :]
     student, teacher = (
         F.log_softmax(_relation(x.where(mask[:, :, None], 0.0), heads).where(pairs, torch.finfo(x.dtype).min), dim=-1)
@@ -211,13 +219,18 @@ def _maps(loss: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return ready(loss, student, teacher)
 
 
-def _positions(loss: str, mask: Tensor, batch: int, queries: int, keys: int) -> Tensor:
-    """Returns the mask as booleans ``(B, S)``."""
-    if queries != keys:
+def _positions(loss: str, mask: Tensor | None, key_mask: Tensor | None, attention: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the queries and the keys that count, as booleans; they are the same without a key mask."""
+    batch, _, queries, keys = attention.shape
+    if key_mask is None and queries != keys:
         raise ValueError(
-            f'{loss}: expected a mask only for as many queries as keys, got {queries} queries and {keys} keys'
+            f'{loss}: expected a mask only for as many queries as keys, got {queries} queries and {keys} keys; '
+            'for cross-attention give a key_mask too'
         )
-    return valid(loss, mask, (batch, queries))
+    if mask is None:
+        mask = torch.ones(batch, queries, dtype=torch.bool, device=attention.device)
+    of_queries = valid(loss, mask, (batch, queries))
+    return of_queries, of_queries if key_mask is None else valid(loss, key_mask, (batch, keys))
 
 
 def _log_probabilities(rows: Tensor) -> Tensor:

@@ -253,7 +253,7 @@ class Criterion:
         answers = self._needs_logits_of(index)
         if hooks is None:
             return {}, teacher_logits(teacher, micro.batch, micro.index) if answers else None
-        hooks.open(None if micro.tokens is None else micro.tokens.mask)
+        hooks.open(micro.tokens_at)
         try:
             outputs = teacher.outputs(micro.batch, micro.index)
             return hooks.take(), answered_logits(teacher, outputs) if answers else None

@@ -10,8 +10,9 @@ import torch
 from composer.core import State
 from torch import Tensor
 
-from composer_kd.batches.masks import tokens_of
-from composer_kd.batches.microbatch import BatchFormat, Microbatch
+from composer_kd.batches.format import BatchFormat
+from composer_kd.batches.masks import source_of, tokens_of
+from composer_kd.batches.microbatch import Microbatch
 from composer_kd.matches.term import Key, LossTerm
 from composer_kd.teachers import NotMeasured, TeacherPool, feature_shapes
 
@@ -72,8 +73,9 @@ def dry_run(state: State, terms: Sequence[LossTerm], samples: Samples) -> None:
     to_device = state.device.tensor_to_device
     index = None if samples.index is None else to_device(samples.index)
     batch = state.device.batch_to_device(samples.batch)
-    shift = BatchFormat.of(state.model).shift_labels
-    micro = Microbatch(batch, state.timestamp.batch.value, tokens=tokens_of(batch), index=index, shift_labels=shift)
+    form = BatchFormat.of(state.model)
+    micro = Microbatch(batch, state.timestamp.batch.value, index=index, form=form)
+    micro.tokens, micro.source = tokens_of(batch, form), source_of(batch, form)
     with torch.random.fork_rng(devices=[]):
         for term in terms:
             if term.student_keys:

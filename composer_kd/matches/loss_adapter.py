@@ -9,7 +9,9 @@ import torch
 from composer.core import State
 from torch import Tensor, nn
 
-from composer_kd.batches.masks import answers_per_position, token_mask
+from composer_kd.batches.checks import check_marks
+from composer_kd.batches.layout import Layout
+from composer_kd.batches.masks import Valid, aligned_labels, token_mask
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import LossError, is_of_device
 from composer_kd.losses._common import at_least_float32
@@ -27,8 +29,11 @@ class LossAdapter:
 
     * The loss gets ``labels``, ``mask`` and ``index`` if it has parameters of these names.
     * Without a parameter ``mask``, it gets valid positions only, as rows: ``(N, V)`` for logits of models with one
-      prediction per position (language models), ``(N, D)`` for hidden states ``(B, S, D)``. With it, it gets all
-      positions and the mask (``None`` if all are valid), so the host need not wait to learn their number.
+      prediction per position (language models, segmentation), ``(N, D)`` for hidden states ``(B, S, D)``. With it, it
+      gets all positions and the mask (``None`` if all are valid), so the host need not wait to learn their number.
+    * The classes of logits are found from the labels, and come last. A loss with an attribute ``softmax_dim`` other
+      than -1 says where they are. A loss with a true attribute ``of_maps``, or one that reads a summary, gets maps of
+      logits ``(B, C, H, W)`` as they are.
     * Half precision is converted to float32, unless the loss has a true attribute ``any_dtype``.
     * The result must be a finite scalar that depends on the student.
 
@@ -48,13 +53,17 @@ class LossAdapter:
         self.loss = checked_loss(loss)
         self.name = name or name_of(loss)
         self.classes_dim = int(attribute_of(loss, 'softmax_dim', -1))
+        self._over_classes = attribute_of(loss, 'softmax_dim', None) is not None
         self.summary = attribute_of(loss, 'summary', None)
         self.any_classes = bool(attribute_of(loss, 'any_classes', False))
         self.finite_check = FiniteCheck(self.name)
+        self._of_maps = bool(attribute_of(loss, 'of_maps', False)) or self.summary is not None
+        self._one_output_is_fine = False
         self._any_shape = bool(attribute_of(loss, 'any_shape', False))
         self._any_dtype = bool(attribute_of(loss, 'any_dtype', False))
         parameters = parameters_of(loss)
         self._masks_itself = 'mask' in parameters
+        self._masks_keys = 'key_mask' in parameters
         self._wants = [name for name in ('labels', 'index') if name in parameters]
         self._temperature: float | None = None
         self._sets_temperature = hasattr(loss, 'temperature')
@@ -82,7 +91,7 @@ class LossAdapter:
         """Computes the loss on the logits of a microbatch: a mean over its valid positions.
 
         Args:
-            student: The student's logits, with the classes in the last dimension or in the loss's ``softmax_dim``.
+            student: The student's logits; :func:`.layout_of` finds the dimension of the classes.
             teacher: The teacher's logits, of the same shape unless the loss has a true attribute ``any_classes``.
             micro: The microbatch, with its valid positions, labels and index.
 
@@ -90,33 +99,69 @@ class LossAdapter:
             The loss, a scalar; and whether it is a mean over valid positions of sequences (else over samples).
 
         Raises:
-            LossError: If the loss is not a finite scalar that depends on the student.
+            LossError: If the loss is not a finite scalar that depends on the student, or compares classes although the
+                model has one output.
         """
         if not self._any_dtype:
             student, teacher = at_least_float32(student), at_least_float32(teacher)
-        last = self.classes_dim in (-1, student.ndim - 1)
-        positions = student if last else student.movedim(self.classes_dim, -1)
-        valid, number = micro.valid, micro.number
-        per_position = (last or self._masks_itself) and answers_per_position(micro.batch, positions)
-        mask = valid.mask.reshape(-1) if per_position and valid is not None and valid.mask is not None else None
-        extra = self._extras(micro) if self._wants else {}
-        if self._masks_itself:
-            value = self._call(student, teacher, extra | {'mask': mask}, number)
-        elif not per_position:
-            value = self._call(student, teacher, extra, number)
-        else:
-            if 'labels' in extra:
-                extra['labels'] = extra['labels'].reshape(-1)
-            value = self._of_rows(student.flatten(0, -2), teacher.flatten(0, -2), mask, extra, number)
-        return self._checked(value, student.requires_grad, number), per_position
+        layout, number = micro.layout(student, self.classes_dim), micro.number
+        check_marks(micro.batch, micro.form, layout, micro.valid)
+        extra, has_graph = self._extras(micro, layout) if self._wants else {}, student.requires_grad
+        if not self._is_given_as_it_is(student, layout):
+            student, teacher = layout.rows(student), layout.rows(teacher)
+        mask = layout.mask(micro.valid)
+        if layout.classes == 1 and not self._one_output_is_fine:
+            self._check_one_output(student, teacher, layout, mask, extra, number)
+        return self._checked(self._at(student, teacher, layout, mask, extra, number), has_graph, number), (
+            layout.per_position
+        )
 
-    def of_features(self, student: Feature, teacher: Feature, micro: Microbatch) -> tuple[Tensor, bool]:
+    def _is_given_as_it_is(self, logits: Tensor, layout: Layout) -> bool:
+        """Whether the loss gets logits in the shape in which the model returns them."""
+        if self.classes_dim != -1:  # the loss says itself where it takes the classes
+            return self._masks_itself or not layout.per_position
+        return logits.ndim > 3 and (self._of_maps or not (self._over_classes or layout.per_position))
+
+    def _at(
+        self, student: Tensor, teacher: Tensor, layout: Layout, mask: Tensor | None, extra: dict[str, Any], number: int
+    ) -> Tensor:
+        """Calls the loss at the valid positions."""
+        if self._masks_itself:
+            return self._call(student, teacher, extra | {'mask': mask}, number)
+        if self._is_given_as_it_is(student, layout) or not (layout.per_position or student.ndim > 3):
+            return self._call(student, teacher, extra, number)
+        student, teacher = (_with_classes_at(self.classes_dim, x.flatten(0, -2)) for x in (student, teacher))
+        return self._of_rows(student, teacher, mask, extra, number)
+
+    def _check_one_output(
+        self, student: Tensor, teacher: Tensor, layout: Layout, mask: Tensor | None, extra: dict[str, Any], number: int
+    ) -> None:
+        """Refuses a loss that has no gradient for a model with one output, as any softmax over one class has none."""
+        if not student.numel() or (mask is not None and not mask.any()):
+            return
+        advice = f'The loss {self.name!r} compares classes, and the model has one output: use composer_kd.losses.mse'
+        with torch.enable_grad():
+            probe = (teacher.detach() + 1.0).requires_grad_()
+            try:
+                value = self.detached_copy()._at(probe, teacher, layout, mask, dict(extra), number)
+                (gradient,) = torch.autograd.grad(value, probe, allow_unused=True)
+            except (LossError, RuntimeError) as error:
+                raise LossError(f'{error}. {advice}.') from error
+        if gradient is None or not gradient.any():
+            raise LossError(f'{advice}. A divergence of one class is constant, so nothing would be learned.')
+        self._one_output_is_fine = True
+
+    def of_features(
+        self, student: Feature, teacher: Feature, micro: Microbatch, tokens: Valid | None, keys: Valid | None = None
+    ) -> tuple[Tensor, bool]:
         """Computes the loss on features of a microbatch: a mean over samples or, for hidden states, over valid tokens.
 
         Args:
             student: The feature of the student's layer, the batch first; a list for several layers.
             teacher: The teacher's, likewise; already reduced if the loss has a ``summary``.
-            micro: The microbatch, with its valid tokens, labels and index.
+            micro: The microbatch, with its labels and index.
+            tokens: The valid tokens of these layers; ``None`` if all are valid.
+            keys: The valid keys of a cross-attention, of which ``tokens`` are the queries.
 
         Returns:
             The loss, a scalar; and whether it is a mean over valid tokens (else over samples).
@@ -125,9 +170,11 @@ class LossAdapter:
             LossError: If the loss is not a finite scalar that depends on the student.
         """
         extra = self._extras(micro) if self._wants else {}
-        mask = None if micro.tokens is None else micro.tokens.mask
+        mask = None if tokens is None else tokens.mask
         if isinstance(student, list) or isinstance(teacher, list):
             return self._of_several(list(student), list(teacher), mask, extra, micro.number)
+        if keys is not None and self._masks_keys:
+            extra = {**extra, 'key_mask': keys.mask}  # type: ignore[dict-item]
         return self._of_feature(student, teacher, mask, extra, micro.number)
 
     def _of_several(
@@ -153,8 +200,10 @@ class LossAdapter:
             student, teacher = (self.summary(x, token_mask(x, mask)) for x in (student, teacher))
         per_token = False
         if self._masks_itself:
-            per_token = token_mask(student, mask) is not None or _is_attention(student, mask)
-            value = self._call(student, teacher, extra | {'mask': mask if per_token else None}, number)
+            masks = {'mask': mask} | {name: value for name, value in extra.items() if name == 'key_mask'}
+            per_token = token_mask(student, mask) is not None or _is_attention(student, mask, masks.get('key_mask'))
+            masks = {name: value if per_token else None for name, value in masks.items()}
+            value = self._call(student, teacher, extra | masks, number)
         elif mask is not None and all(token_mask(x, mask) is not None for x in (student, teacher)):
             per_token = True
             if 'labels' in extra:  # one label per token
@@ -186,7 +235,7 @@ class LossAdapter:
             return self._call(student, teacher, extra, number)
         student, teacher = student[mask], teacher[mask]
         if 'labels' in extra:
-            extra['labels'] = extra['labels'][mask]
+            extra = {**extra, 'labels': extra['labels'][mask]}
         return self._call(student, teacher, extra, number) if student.shape[0] else self._nothing(student)
 
     def _nothing(self, *student: Tensor) -> Tensor:
@@ -214,8 +263,13 @@ class LossAdapter:
             if before is not None:
                 self.loss.temperature = before  # type: ignore[attr-defined]
 
-    def _extras(self, micro: Microbatch) -> dict[str, Tensor]:
-        found = {'labels': micro.labels, 'index': micro.index}
+    def _extras(self, micro: Microbatch, layout: Layout | None = None) -> dict[str, Tensor]:
+        """The labels and the index, as far as the loss asks for them; of logits, one label per row."""
+        labels = micro.labels
+        if labels is not None and layout is not None:
+            labels = aligned_labels(micro.batch, micro.form, layout.dim or 1)
+            labels = labels.reshape(-1)  # type: ignore[union-attr]
+        found = {'labels': labels, 'index': micro.index}
         remedies = {
             'labels': 'labels, one class per row, as the second of an (inputs, labels) pair or `labels` of a mapping',
             'index': "the samples' indices, as `index` of a mapping or the third of a triple "
@@ -245,8 +299,19 @@ class LossAdapter:
         )
 
 
-def _is_attention(feature: Tensor, mask: Tensor | None) -> bool:
-    return mask is not None and feature.ndim == 4 and feature.shape[2:] == (mask.shape[1], mask.shape[1])
+def _with_classes_at(dim: int, rows: Tensor) -> Tensor:
+    """Rows ``(N, C)`` for a loss that takes the classes in another dimension than the last."""
+    if dim in (-1, 1):
+        return rows
+    before, after = (dim - 1, 0) if dim > 0 else (0, -dim - 1)
+    return rows.reshape(len(rows), *[1] * before, rows.shape[1], *[1] * after)
+
+
+def _is_attention(feature: Tensor, mask: Tensor | None, keys: Tensor | None) -> bool:
+    """Whether a feature ``(B, H, Q, K)`` is the attention of the masked queries to the masked keys."""
+    if mask is None or feature.ndim != 4:
+        return False
+    return feature.shape[2:] == (mask.shape[1], mask.shape[1] if keys is None else keys.shape[1])
 
 
 def _hint(error: Exception) -> str:

@@ -25,6 +25,8 @@ def attribute_of(loss: Any, name: str, default: Any) -> Any:
         default: The value if none of them has it.
     """
     while not hasattr(loss, name):
+        if isinstance(loss, functools.partial) and name in loss.keywords:
+            return loss.keywords[name]
         inner = getattr(loss, 'wrapped', None) or (loss.func if isinstance(loss, functools.partial) else None)
         if inner is None:
             return default

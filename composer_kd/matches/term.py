@@ -145,12 +145,15 @@ class LossTerm:
         """
         if self.match.temperature is not None:
             self.adapter.set_temperature(self.match.temperature, state)
+        tokens, share = micro.side(self.match.student_layers[0])
         ours: Feature = [student[key] for key in self.student_keys]
         theirs: Feature = [teacher[key] for key in self.teacher_keys]
         if not self.match.several:
-            ours, theirs = self._project(ours[0], theirs[0], micro.tokens)
-        value, per_token = self.adapter.of_features(ours, theirs, micro)
-        return value if micro.token_share is None or not per_token else value * micro.token_share
+            ours, theirs = self._project(ours[0], theirs[0], tokens)
+        value, per_token = self.adapter.of_features(
+            ours, theirs, micro, tokens, micro.keys(self.match.student_layers[0])
+        )
+        return value if share is None or not per_token else value * share
 
     def _project(self, student: Tensor, teacher: Tensor, tokens: Valid | None) -> tuple[Tensor, Tensor]:
         if self.projector is None:

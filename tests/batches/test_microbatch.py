@@ -34,7 +34,7 @@ def test_shares_of_microbatches_make_the_mean_over_the_whole(labels, size, shift
         counts = torch.cat([counts[:, 1:], torch.zeros(len(labels), 1, dtype=torch.bool)], 1)
     if not counts.any():
         return
-    form, count = BatchFormat(shift_labels=shift), BatchCount(shift=shift)
+    form, count = BatchFormat(shift_labels=shift), BatchCount(form=BatchFormat(shift_labels=shift))
     count.count(state_of({'labels': labels}), {'labels': labels})
     total = torch.zeros(())
     for part, value in zip(labels.split(size), values.split(size)):
@@ -81,7 +81,7 @@ def test_the_index_is_split_off_where_it_is_known(form, batch, index):
 
 def test_labels_are_those_that_positions_answer_for():
     batch = {'labels': torch.tensor([[5, 7, 2]])}
-    micro = Microbatch.read(state_of(batch), BatchFormat(shift_labels=True), BatchCount(shift=True))
+    micro = Microbatch.read(state_of(batch), BatchFormat(shift_labels=True), BatchCount())
     assert micro.labels.tolist() == [[7, 2, IGNORED]]
 
 

@@ -70,3 +70,9 @@ def test_language_models_are_compared_at_every_token():
     logits = torch.randn(2, 5, 7)
     found = verify(lambda x: logits, lambda x: logits, [(torch.zeros(2, 5, dtype=torch.long),)])
     assert (found.samples, found.answers, found.agreeing) == (2, 10, 10)
+
+
+def test_maps_are_compared_at_every_pixel():
+    model = nn.Conv2d(1, 11, 1)
+    found = verify(model, model, [(torch.randn(2, 1, 6, 5),), (torch.randn(1, 1, 6, 5),)])
+    assert (found.answers, found.agreeing) == (90, 90)

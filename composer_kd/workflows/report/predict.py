@@ -80,7 +80,7 @@ class Answering:
         parts: list[tuple[np.ndarray, ...]] = []
         unlabelled = 0
         for batch in self.batches():
-            labels = labels_of(batch)
+            labels = _of_samples(labels_of(batch))
             with torch.no_grad():
                 logits = inference(*(tensor.to(self.device) for tensor in inference.inputs_of(batch))).float().cpu()
             self.left_out = why_not(logits, labels)
@@ -142,6 +142,14 @@ def why_not(logits: Tensor, labels: Tensor | None) -> str | None:
     if labels.ndim != 1 or labels.is_floating_point():
         return 'the labels are no class numbers (several labels at once, or soft ones)'
     return None
+
+
+def _of_samples(labels: Tensor | None) -> Tensor | None:
+    """Labels ``(B, 1)`` as ``(B,)``; unsigned ones in a dtype that holds -100, the label of samples without one."""
+    if labels is None:
+        return None
+    labels = labels if labels.dtype.is_signed else labels.long()
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
 def _read(logits: Tensor, labels: Tensor) -> tuple[np.ndarray, ...]:
