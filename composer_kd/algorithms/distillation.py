@@ -184,7 +184,7 @@ class Distillation(DistillationAlgorithm):
         elif event is _BATCH_START:
             self._count.count(state, self._form.split(state.batch)[0])
         elif event is _BEFORE_FORWARD:
-            self.criterion.hooks.open()  # type: ignore[union-attr]
+            self.criterion.hooks.open(once=True)  # type: ignore[union-attr]
         elif event is Event.BATCH_END:
             self.criterion.end_batch()
             self.pool.end_batch(state)

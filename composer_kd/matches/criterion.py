@@ -80,11 +80,11 @@ class Criterion:
     # Before training --------------------------------------------------------------------------------------------------
 
     def prepare(self, state: State) -> None:
-        """At ``INIT``: finds the layers, reserves parameter groups, and registers the modules that need no shapes.
+        """At ``INIT``: reserves parameter groups, and removes what an earlier run left in the student.
 
         Raises:
-            ConfigError: If a layer does not exist (the message lists the nearest names), if the setting ``lr`` or the
-                sizes of a loss on logits are wrong, or if this object was used in an earlier run.
+            ConfigError: If the setting ``lr`` or the sizes of a loss on logits are wrong, or if this object was used in
+                an earlier run.
         """
         self.detach()
         if self.auxiliary.taken:
@@ -97,12 +97,9 @@ class Criterion:
                 raise ConfigError(f'Match {term.match.name!r}: give the loss its sizes; only features are measured')
             if isinstance(term.adapter.loss, nn.Module):
                 state.device.module_to_device(term.adapter.loss)
-        self._find_layers(state)
+        self.auxiliary.drop_leftovers(state)
         for match in self.matches:
             self._reserve(state, match)
-        for term in self.terms:
-            if not term.waits:
-                self.auxiliary.take_in(state, term)
 
     def _find_layers(self, state: State) -> None:
         keys = [key for term in self.terms for key in term.student_keys]
@@ -120,13 +117,21 @@ class Criterion:
             raise ConfigError(f'Match {match.name!r} learns nothing: its lr has no effect, leave it out')
 
     def build(self, state: State) -> None:
-        """At ``BEFORE_LOAD``: measures shapes, builds the modules that need them, and makes a dry run of every match.
+        """At ``BEFORE_LOAD``: finds the layers, builds and registers all modules, and makes a dry run of every match.
+
+        By now every algorithm of the run has made its changes to the student, whatever their order in the list; none
+        makes them in a projector.
 
         Raises:
-            ConfigError: If shapes cannot be measured, or no projector fits them.
+            ConfigError: If a layer does not exist (the message lists the nearest names), shapes cannot be measured, or
+                no projector fits them.
             LossError: If a loss cannot compare features of these shapes.
         """
+        self._find_layers(state)
         waiting = [(number, term) for number, term in enumerate(self.terms) if term.waits]
+        for term in self.terms:
+            if not term.waits:
+                self.auxiliary.take_in(state, term)
         if not self.needs_features or state.train_dataloader is None:
             return  # an evaluation needs no modules; `attach` checks again at FIT_START
         try:
@@ -144,7 +149,7 @@ class Criterion:
         dry_run(state, self.terms, samples)
 
     def attach(self, state: State) -> None:
-        """At ``FIT_START``: attaches the hooks.
+        """At ``FIT_START``: attaches the hooks of compiled models; other models have theirs while they run.
 
         Raises:
             ConfigError: If a module still needs shapes, or a layer no longer exists.
@@ -157,7 +162,7 @@ class Criterion:
             )
         self.auxiliary.follow_schedulers(state)
         for hooks in self._all_hooks():
-            hooks.attach()
+            hooks.attach_if_compiled()
 
     def detach(self) -> None:
         """At ``FIT_END``: removes the hooks."""
@@ -252,12 +257,9 @@ class Criterion:
         answers = self._needs_logits_of(index)
         if hooks is None:
             return {}, teacher_logits(teacher, micro.batch, micro.index) if answers else None
-        hooks.open(None if micro.tokens is None else micro.tokens.mask)
-        try:
+        with hooks.recording(None if micro.tokens is None else micro.tokens.mask):
             outputs = teacher.outputs(micro.batch, micro.index)
             return hooks.take(), logits_of(outputs, f'the teacher {teacher.name!r}') if answers else None
-        finally:
-            hooks.close()
 
     def end_batch(self) -> None:
         """At ``BATCH_END``: updates the losses that keep a memory."""
