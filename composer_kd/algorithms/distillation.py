@@ -23,6 +23,7 @@ from composer_kd.batches.counts import BatchCount, plus_zero, weighed
 from composer_kd.batches.microbatch import BatchFormat, Microbatch
 from composer_kd.errors import ConfigError
 from composer_kd.features.outputs import logits_of, scalar_loss
+from composer_kd.matches.auxiliary_state import AuxiliaryState
 from composer_kd.matches.criterion import Criterion
 from composer_kd.matches.match import Losses
 from composer_kd.matches.term import misfit
@@ -34,7 +35,7 @@ __all__ = ['Distillation']
 
 # Constants of the module, because `match` runs about fourteen times a step.
 _AFTER_LOSS, _BATCH_START, _BEFORE_FORWARD = Event.AFTER_LOSS, Event.BATCH_START, Event.BEFORE_FORWARD
-_OCCASIONAL = (Event.INIT, Event.BEFORE_LOAD, Event.FIT_START, Event.FIT_END)
+_OCCASIONAL = (Event.INIT, Event.BEFORE_LOAD, Event.AFTER_LOAD, Event.FIT_START, Event.FIT_END)
 _EVALUATION = (
     Event.EVAL_START,
     Event.EVAL_BEFORE_FORWARD,
@@ -127,8 +128,7 @@ class Distillation(DistillationAlgorithm):
         if any(term.remembers for term in self.criterion.terms) or self.pool.moving:
             wanted.append(Event.BATCH_END)
         self._moving = MovingTeachers(self.pool.moving)
-        if self.pool.moving:
-            wanted.append(Event.AFTER_LOAD)
+        self._auxiliary = AuxiliaryState()
         self._events = {id(event) for event in wanted}
         self._fits = False  # whether the shapes of the teachers' logits have been checked
         self._count = BatchCount()
@@ -156,11 +156,12 @@ class Distillation(DistillationAlgorithm):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return self._moving.state_dict()
+        return {**self._moving.state_dict(), **self._auxiliary.state_dict()}
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._moving.load_state_dict(state)
+        self._auxiliary.load_state_dict(state)
 
     # Composer's interface ---------------------------------------------------------------------------------------------
 
@@ -192,8 +193,10 @@ class Distillation(DistillationAlgorithm):
             self._prepare(state)
         elif event is Event.BEFORE_LOAD:
             self.criterion.build(state)
+            self._auxiliary.before_load(state.model)
         elif event is Event.AFTER_LOAD:
             self._moving.after_load(state)
+            self._auxiliary.after_load()
         elif event is Event.FIT_START:
             refuse_shared(self.pool, _optimized(state), 'the optimizer')
             self._window.check(state)

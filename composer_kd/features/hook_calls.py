@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import nn
+from typing_extensions import override
 
 __all__ = ['InputHook', 'OutputHook', 'is_compiled']
 
@@ -16,6 +16,10 @@ class _Hook:
 
     def __init__(self, keep: Callable[[Any], None]) -> None:
         self.keep = keep
+
+    def __call__(self, *shown: Any) -> None:
+        """Called by torch with the module and what the hook is shown."""
+        raise NotImplementedError
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (_ignore,)
@@ -28,7 +32,9 @@ class InputHook(_Hook):
         keep: Takes the tuple of inputs.
     """
 
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+    @override
+    def __call__(self, *shown: Any) -> None:
+        _, args, kwargs = shown
         self.keep(args or tuple(kwargs.values()))
 
 
@@ -40,6 +46,7 @@ class OutputHook(_Hook):
 
     Example:
         >>> import pickle
+        >>> import torch
         >>> net = nn.Linear(2, 3)
         >>> _ = net.register_forward_hook(OutputHook(lambda output: print(tuple(output.shape))))
         >>> _ = net(torch.zeros(4, 2))
@@ -47,8 +54,9 @@ class OutputHook(_Hook):
         >>> _ = pickle.loads(pickle.dumps(net))(torch.zeros(4, 2))
     """
 
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.keep(output)
+    @override
+    def __call__(self, *shown: Any) -> None:
+        self.keep(shown[-1])
 
 
 def _ignore(value: Any) -> None:

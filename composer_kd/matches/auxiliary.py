@@ -30,6 +30,7 @@ class AuxiliaryModules:
     def __init__(self) -> None:
         self._groups: dict[str, dict[str, Any]] = {}
         self._taken: dict[str, tuple[LossTerm, list[nn.Parameter]]] = {}
+        self._homes: dict[str, nn.ModuleDict] = {}  # the modules of each, in the student
         self._optimizer: torch.optim.Optimizer | None = None
         self._only_group: dict[str, Any] | None = None
 
@@ -56,7 +57,7 @@ class AuxiliaryModules:
             return
         names = ', '.join(left.keys())
         warnings.warn(
-            f'The student still holds what was trained with it in an earlier run ({names}): this run starts without it. '
+            f'The student still holds what was trained with it in an earlier run ({names}), and starts without it. '
             'close() of the Distillation of that run removes it.',
             stacklevel=2,
         )
@@ -149,6 +150,14 @@ class AuxiliaryModules:
             memory = [f'{EXTRAS}.{name}.{buffer}' for buffer, _ in extras[name].named_buffers()]
             setattr(state.model, _NOT_SENT, [*getattr(state.model, _NOT_SENT, ()), *memory])
         self._taken[name] = term, own
+        self._homes[name] = extras[name]
+
+    def follow_replacements(self) -> None:
+        """Makes the loss terms use what stands in the student now: other algorithms may have replaced modules there."""
+        for name, (term, _) in self._taken.items():
+            parts = dict(self._homes[name].items())
+            term.use(parts)
+            self._taken[name] = term, list(dict.fromkeys(p for part in parts.values() for p in part.parameters()))
 
     def release(self, model: nn.Module) -> None:
         """Removes all auxiliary modules from the student, and their parameters from the optimizer."""
@@ -159,6 +168,7 @@ class AuxiliaryModules:
         _remove_from(model, list(self._taken))
         self._groups.clear()
         self._taken.clear()
+        self._homes.clear()
 
     def idle(self, used: Iterable[int | None]) -> Tensor | None:
         """Zero-valued sum over the parameters this batch leaves unused; ``None`` if every parameter is used.

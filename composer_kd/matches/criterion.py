@@ -160,6 +160,7 @@ class Criterion:
                 f'Match {waiting[0]!r}: shapes are measured on the first samples of the train_dataloader given to the '
                 'Trainer, and none was. Give it there, or give modules, and losses their sizes.'
             )
+        self.auxiliary.follow_replacements()
         self.auxiliary.follow_schedulers(state)
         for hooks in self._all_hooks():
             hooks.attach_if_compiled()
