@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from composer_kd.algorithms.base import DistillationAlgorithm
-from composer_kd.algorithms.conflicts import refuse_algorithms, refuse_shared
+from composer_kd.algorithms.conflicts import refuse_algorithms, refuse_dropped_layers, refuse_shared
 from composer_kd.algorithms.moving_teachers import MovingTeachers
 from composer_kd.algorithms.teacher_evaluation import TeacherEvaluation
 from composer_kd.batches.counts import BatchCount, plus_zero, weighed
@@ -193,6 +193,7 @@ class Distillation(DistillationAlgorithm):
             self._prepare(state)
         elif event is Event.BEFORE_LOAD:
             self.criterion.build(state)
+            refuse_dropped_layers(state, self.criterion)
             self._auxiliary.before_load(state.model)
         elif event is Event.AFTER_LOAD:
             self._moving.after_load(state)
@@ -219,7 +220,7 @@ class Distillation(DistillationAlgorithm):
             self.criterion.auxiliary.release(self._model)
 
     def _prepare(self, state: State) -> None:
-        refuse_algorithms(state)
+        refuse_algorithms(state, self.criterion)
         refuse_shared(self.pool, state.model.parameters(), 'the student')
         self.pool.prepare(state)
         self._moving.prepared(state)

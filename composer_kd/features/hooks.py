@@ -154,6 +154,12 @@ class FeatureHooks:
         self._once = self._running = False
         self._modules: list[nn.Module] = []
 
+    def module_names(self) -> dict[str, str]:
+        """The full name of each layer's module in the model, by its path as written."""
+        names = {id(module): name for name, module in self._model.named_modules()}
+        places = [place for place, _ in self._wanted]
+        return {place.text: names[id(_module_at(self._model, place, self.whose))] for place in places}
+
     def attach(self) -> None:
         """Registers the hooks, closed; they stay registered until :meth:`remove`."""
         if self._handles:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -60,12 +61,29 @@ class Criterion:
         )
         self.hooks: FeatureHooks | None = None  # the student's
         self._teacher_hooks: dict[int, FeatureHooks] = {}
+        self._taught: set[str] = set()  # layers of the student that have had a gradient
+        self._frozen: set[str] = set()  # those that have lost it
         self.auxiliary = AuxiliaryModules()
 
     @property
     def classes_dim(self) -> int:
         """The dimension of the classes in the logits."""
         return next((term.adapter.classes_dim for term in self.terms if term.match.on_logits), -1)
+
+    @property
+    def learning(self) -> list[str]:
+        """The names of the matches that learn something."""
+        return list(dict.fromkeys(term.match.name for term in self.terms if term.waits or term.learned()))
+
+    @property
+    def indexed(self) -> list[str]:
+        """The names of the matches whose loss needs the samples' numbers."""
+        return list(dict.fromkeys(term.match.name for term in self.terms if term.adapter.needs_index))
+
+    @property
+    def student_layers(self) -> dict[str, str]:
+        """The layers of the student that are compared: the full name of the module, by the path as written."""
+        return {} if self.hooks is None else self.hooks.module_names()
 
     @property
     def same_logits(self) -> set[int]:
@@ -220,10 +238,18 @@ class Criterion:
     def _student_features(self) -> dict[Key, Tensor]:
         features = self.hooks.take() if self.hooks is not None else {}
         for (text, _), feature in features.items():
-            if not feature.requires_grad:
+            if feature.requires_grad:
+                self._taught.add(text)
+            elif text not in self._taught:
                 raise ConfigError(
                     f'The layer {text!r} of the student has no gradient, so nothing could be learned there: it is '
                     'frozen, or inside an activation checkpoint, which must then be one with use_reentrant=False'
+                )
+            elif text not in self._frozen:
+                self._frozen.add(text)
+                warnings.warn(
+                    f'The layer {text!r} of the student was frozen during training: nothing is learned there any more.',
+                    stacklevel=2,
                 )
         return features
 

@@ -56,6 +56,7 @@ class LossAdapter:
         parameters = parameters_of(loss)
         self._masks_itself = 'mask' in parameters
         self._wants = [name for name in ('labels', 'index') if name in parameters]
+        self.needs_index = 'index' in self._wants
         self._temperature: float | None = None
         self._sets_temperature = hasattr(loss, 'temperature')
 
