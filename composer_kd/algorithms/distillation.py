@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.algorithms.conflicts import refuse_algorithms, refuse_dropped_layers, refuse_shared
+from composer_kd.algorithms.loss_parts import LossParts, parts_of
 from composer_kd.algorithms.moving_teachers import MovingTeachers
 from composer_kd.algorithms.teacher_evaluation import TeacherEvaluation
 from composer_kd.batches.counts import BatchCount, plus_zero, weighed
@@ -234,7 +235,7 @@ class Distillation(DistillationAlgorithm):
     def _distil(self, state: State) -> None:
         micro = Microbatch.read(state, self._form, self._count, self.criterion.needs_features)
         drawn = self.pool.draw(state.rank_zero_seed, micro.number)
-        if isinstance(state.loss, Mapping) and state.loss.keys() >= {'total', 'task', 'kd'}:
+        if isinstance(state.loss, LossParts):
             raise ConfigError(
                 'Two Distillation objects are active in the same batch. Give all teachers to one of them, or let one '
                 'end (end_dur) before the other starts (start_dur).'
@@ -244,17 +245,16 @@ class Distillation(DistillationAlgorithm):
         kd, values = self.criterion(state, micro, student, drawn, precision)
         if not self._fits:
             self._check_fit(state, drawn)
-        task = scalar_loss(state.loss)
+        task, own = scalar_loss(state.loss), parts_of(state.loss)
         if micro.valid is not None:
             task = weighed(task, state.outputs, micro.valid, micro.share)
+            own = {name: weighed(part, state.outputs, micro.valid, micro.share) for name, part in own.items()}
         # A new 0-d tensor, because Composer scales it in place.
         total = torch.add(task * self.org_loss_weight, kd, alpha=self.kd_loss_weight)
         idle = self.criterion.auxiliary.idle([None, *drawn])
         if idle is not None:
             total = total + idle
-        state.loss = {'total': total, 'task': task, 'kd': kd}
-        if self.criterion.named:
-            state.loss.update(values)
+        state.loss = LossParts(total, task, kd, values if self.criterion.named else {}, own)
 
     def _rest(self, state: State) -> None:
         """Handles a batch outside the window: checks shapes, and keeps the auxiliary modules in the graph."""
