@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from composer_kd.algorithms.moving_teachers import MovingTeachers
 from composer_kd.algorithms.teacher_evaluation import TeacherEvaluation
 from composer_kd.batches.counts import BatchCount, plus_zero, weighed
 from composer_kd.batches.microbatch import BatchFormat, Microbatch
-from composer_kd.errors import ConfigError
+from composer_kd.errors import ConfigError, TeacherError
 from composer_kd.features.outputs import logits_of, scalar_loss
 from composer_kd.matches.auxiliary_state import AuxiliaryState
 from composer_kd.matches.criterion import Criterion
@@ -124,7 +125,9 @@ class Distillation(DistillationAlgorithm):
         self._window = Window(start_dur, end_dur)
         self.pool = TeacherPool(teachers, n_teachers_to_sample, teacher_weights)
         self.criterion = Criterion(kd_loss_fn, self.pool)
-        self.evaluation = TeacherEvaluation(self.pool, self.criterion.classes_dim)
+        must_agree = len(self.criterion.same_logits) == len(self.pool.teachers)
+        self.evaluation = TeacherEvaluation(self.pool, self.criterion.classes_dim, must_agree)
+        self._evaluates = run_teacher_on_eval
         wanted = [*_OCCASIONAL, *(_EVALUATION if run_teacher_on_eval else ())]
         if any(term.remembers for term in self.criterion.terms) or self.pool.moving:
             wanted.append(Event.BATCH_END)
@@ -275,7 +278,17 @@ class Distillation(DistillationAlgorithm):
                 shape = logits_shape(teacher, self._form.split(state.batch)[0])
                 if shape is not None and shape != student.shape:
                     raise misfit(student.shape, shape, teacher.name)
+        others = [t for index, t in enumerate(self.pool.teachers) if index not in self.criterion.same_logits]
+        if self._evaluates and others:
+            self._expect(state, others)
         self._fits = True
+
+    def _expect(self, state: State, teachers: Sequence[Teacher]) -> None:
+        """Tells the evaluation the shapes of logits that training does not compare."""
+        with contextlib.suppress(TeacherError):  # a student without logits
+            student = logits_of(state.outputs, 'the student')
+            shapes = {teacher.name: logits_shape(teacher, self._form.split(state.batch)[0]) for teacher in teachers}
+            self.evaluation.expect(student.shape, {name: s for name, s in shapes.items() if s is not None})
 
     def __str__(self) -> str:
         return self._text  # built once: Composer asks for it twice per event

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from composer.core import Event, State, get_precision_context
 from composer.loggers import Logger
+from composer.utils import dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import MeanMetric, Metric
 
 from composer_kd.batches.masks import answers_per_position, valid_of
 from composer_kd.batches.microbatch import BatchFormat
-from composer_kd.errors import TeacherError
+from composer_kd.errors import TeacherError, is_of_device
 from composer_kd.features.outputs import logits_of
 from composer_kd.losses import kl_divergence
 from composer_kd.teachers import TeacherPool
@@ -35,14 +37,19 @@ class TeacherEvaluation:
     * ``metrics/<evaluator>/agreement/kl``: the mean of KL(teacher || student) over valid positions at temperature 1, in
       nats.
 
+    What cannot be served is left alone, and said once for each evaluator: everything, where the student's outputs hold
+    no logits (text that was generated) or the teachers cannot answer in their shape; a metric, if it cannot take logits
+    in place of what the student returns.
+
     The attribute ``latest`` holds the last value logged under each name.
 
     Args:
         pool: The teachers; all of them run, whatever ``n_teachers_to_sample`` is.
         classes_dim: The dimension of the classes in the logits.
+        must_agree: Whether other shapes of the teachers' logits are an error, because training compares them too.
     """
 
-    def __init__(self, pool: TeacherPool, classes_dim: int = -1) -> None:
+    def __init__(self, pool: TeacherPool, classes_dim: int = -1, must_agree: bool = True) -> None:
         self.pool = pool
         self.classes_dim = classes_dim
         self.form = BatchFormat()
@@ -51,6 +58,25 @@ class TeacherEvaluation:
         self._agreement = {'top1': MeanMetric(), 'kl': MeanMetric()}
         self._comparable = False
         self._waiting: tuple[Tensor, Tensor, Any, int] | None = None
+        self._must_agree = must_agree
+        self._left_alone = False  # whether the evaluator that runs now is
+        self._failed: set[str] = set()  # its metrics that cannot be computed from logits
+        self._said: set[tuple[str, str]] = set()
+
+    def expect(self, shape: torch.Size, teachers: Mapping[str, torch.Size]) -> None:
+        """Says before the first step what no evaluation will be able to compare.
+
+        Args:
+            shape: The shape of the student's logits in training.
+            teachers: The shapes of the teachers' logits for the same batch, as far as known, by the teacher's name.
+        """
+        for name, other in teachers.items():
+            if other != shape:
+                self._say(
+                    'all evaluators',
+                    f'the teacher {name!r} answers in the shape {tuple(other)}, the student in {tuple(shape)}. '
+                    'Evaluations beside the student will leave the teachers out: set run_teacher_on_eval=False.',
+                )
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         """Handles one event of an evaluator.
@@ -62,11 +88,14 @@ class TeacherEvaluation:
         """
         if event is Event.EVAL_START:
             self._metrics = self._waiting = None
+            self._left_alone = self._comparable = False
+            self._failed = set()
             self._agreement = {name: state.device.module_to_device(metric) for name, metric in self._agreement.items()}
             for metric in self._agreement.values():
                 metric.reset()
         elif event is Event.EVAL_AFTER_FORWARD:
-            self._observe(state)
+            if not self._left_alone:
+                self._observe(state)
         elif event is Event.EVAL_END:
             self._log(state, logger)
         else:  # the next microbatch begins, or the batch ends
@@ -83,18 +112,37 @@ class TeacherEvaluation:
             self._metrics = copy.deepcopy(dict(state.eval_metrics[state.dataloader_label]))
             for metric in self._metrics.values():
                 metric.reset()
-        student = logits_of(state.outputs, 'the student')
-        with torch.no_grad(), get_precision_context(state.precision, state.precision_config):
-            # Without the index, which counts samples of another data set than in training.
-            teacher = self.pool(self.form.split(state.batch)[0])
+        try:
+            student, teacher = self._answers(state)
+        except Exception as error:
+            if is_of_device(error):
+                raise
+            self._left_alone = True
+            self._say(f'evaluator {state.dataloader_label!r}', f'the teachers are left out: {error}')
+            return
         if teacher.shape != student.shape and teacher.shape != (*student.shape, 1):
-            raise TeacherError(
-                f'In evaluation the teachers {self.pool} answer in the shape {tuple(teacher.shape)}, the student in '
-                f'{tuple(student.shape)}: they must agree.'
-            )
+            self._misfit(student, teacher, state.dataloader_label)
+            return
         self._comparable = student.ndim > 1 and student.shape[self.classes_dim] > 1
         # A HuggingFaceModel with a single output drops its dimension in evaluation.
         self._waiting = student, teacher.reshape(student.shape), state.batch, _updates(state)
+
+    def _answers(self, state: State) -> tuple[Tensor, Tensor]:
+        student = logits_of(state.outputs, 'the student')
+        with torch.no_grad(), get_precision_context(state.precision, state.precision_config):
+            # Without the index, which counts samples of another data set than in training.
+            return student, self.pool(self.form.split(state.batch)[0])
+
+    def _misfit(self, student: Tensor, teacher: Tensor, label: str) -> None:
+        """Logits of two shapes: an error if they are compared in training, else there is nothing to evaluate."""
+        text = (
+            f'In evaluation the teachers {self.pool} answer in the shape {tuple(teacher.shape)}, the student in '
+            f'{tuple(student.shape)}: they must agree.'
+        )
+        if self._must_agree:
+            raise TeacherError(text)
+        self._left_alone = True
+        self._say(f'evaluator {label!r}', f'the teachers are left out: {text}')
 
     def _update(self, state: State) -> None:
         if self._waiting is None:
@@ -104,14 +152,41 @@ class TeacherEvaluation:
             return
         model = state.model.module if isinstance(state.model, DistributedDataParallel) else state.model
         with torch.no_grad(), get_precision_context(state.precision, state.precision_config):
-            for metric in (self._metrics or {}).values():
-                model.update_metric(batch, teacher, metric)
+            for name, metric in (self._metrics or {}).items():
+                if name not in self._failed:
+                    self._update_metric(model, batch, teacher, name, metric, state.dataloader_label)
         if self._comparable:
             self._agree(
                 student,
                 teacher,
                 _mask(self.form.split(batch)[0], model, student) if self.classes_dim == -1 else None,
             )
+
+    def _update_metric(self, model: Any, batch: Any, teacher: Tensor, name: str, metric: Metric, label: str) -> None:
+        """Updates a metric with the teachers' logits; it may be made for whole outputs of the student instead."""
+        try:
+            model.update_metric(batch, teacher, metric)
+        except Exception as error:
+            if is_of_device(error):
+                raise
+            self._failed.add(name)
+            self._say(
+                f'evaluator {label!r}',
+                f'{name} of the teachers is left out: it cannot be computed from their logits '
+                f'({type(error).__name__}: {error})',
+            )
+
+    def _say(self, where: str, text: str) -> None:
+        if (where, text[:30]) not in self._said:
+            self._said.add((where, text[:30]))
+            warnings.warn(f'run_teacher_on_eval, {where}: {text}', stacklevel=2)
+
+    def _settle(self) -> None:
+        """Makes all ranks leave out what one of them does, because metrics are computed together."""
+        if dist.get_world_size() > 1:
+            every = dist.all_gather_object((self._left_alone, self._failed))
+            self._left_alone = any(alone for alone, _ in every)
+            self._failed = set().union(*(failed for _, failed in every))
 
     def _agree(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> None:
         same = (student.argmax(self.classes_dim) == teacher.argmax(self.classes_dim)).float()
@@ -123,10 +198,12 @@ class TeacherEvaluation:
             self._agreement['kl'].update(divergence, weight=same.numel())
 
     def _log(self, state: State, logger: Logger) -> None:
-        if self._metrics is None:
+        self._settle()
+        if self._metrics is None or self._left_alone:
             return
         label = state.dataloader_label
-        found = {f'metrics/{label}/teacher/{name}': metric.compute() for name, metric in self._metrics.items()}
+        served = {name: metric for name, metric in self._metrics.items() if name not in self._failed}
+        found = {f'metrics/{label}/teacher/{name}': metric.compute() for name, metric in served.items()}
         for name, metric in self._agreement.items():
             if self._comparable:  # equal on all ranks, as compute() is a collective call
                 found[f'metrics/{label}/agreement/{name}'] = metric.compute()
