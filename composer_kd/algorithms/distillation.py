@@ -215,9 +215,9 @@ class Distillation(DistillationAlgorithm):
     def close(self) -> None:
         """Removes hooks, projectors and learned losses from the student, which then has its original structure.
 
-        The hooks are removed automatically when training ends. Call this method before you use the student for anything
-        other than more training, or take :func:`composer_kd.students.student_state_dict`, which leaves the auxiliary
-        modules out.
+        Hooks are on the student only while it runs (of a compiled student: until training ends). Call this method before
+        you use a student with projectors or learned losses for anything other than more training, or take
+        :func:`composer_kd.students.student_state_dict`, which leaves them out.
         """
         if self._model is not None:
             self.criterion.detach()

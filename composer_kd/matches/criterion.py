@@ -146,6 +146,13 @@ class Criterion:
             LossError: If a loss cannot compare features of these shapes.
         """
         self._find_layers(state)
+        try:
+            self._build(state)
+        except Exception:  # a run that is refused leaves the student as it was
+            self.auxiliary.release(state.model)
+            raise
+
+    def _build(self, state: State) -> None:
         waiting = [(number, term) for number, term in enumerate(self.terms) if term.waits]
         for term in self.terms:
             if not term.waits:

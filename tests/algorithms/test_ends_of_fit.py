@@ -159,3 +159,14 @@ def test_what_an_interrupted_run_learned_is_taken_out_by_the_next():
     assert losses == alone
     assert torch.equal(weights(model), weights(expected.state.model))
     assert len(run.state.optimizers[0].param_groups[0]['params']) == len(list(model.parameters()))
+
+
+def test_a_run_that_is_refused_leaves_nothing():
+    model = image_student()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    keys, count = list(model.state_dict()), len(list(model.parameters()))
+    matches = [Match(hint, on='4', project='auto', lr=0.5), Match(hint, on=('2', '4'), project=nn.Conv2d(3, 16, 1))]
+    with pytest.raises(ValueError, match='hint_2'):
+        trainer(model, images(), [Distillation(cnn(8, 2), matches)], optimizer=optimizer)
+    assert list(model.state_dict()) == keys
+    assert [len(group['params']) for group in optimizer.param_groups] == [count]
