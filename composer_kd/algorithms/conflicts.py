@@ -2,28 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
+from composer.algorithms import CutMix, LayerFreezing, MixUp, SelectiveBackprop, StochasticDepth
+from composer.callbacks import ExportForInferenceCallback
 from composer.core import State
 from torch import Tensor
 
 from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.errors import ConfigError, TeacherError
-from composer_kd.teachers import TeacherPool, module_of, moves
+from composer_kd.matches.criterion import Criterion
+from composer_kd.teachers import FrozenTeacher, TeacherPool, module_of, moves
 
-__all__ = ['refuse_algorithms', 'refuse_shared']
+__all__ = ['refuse_algorithms', 'refuse_dropped_layers', 'refuse_shared']
+
+_MIXERS = (MixUp, CutMix)
+_OTHER_SAMPLES = (*_MIXERS, SelectiveBackprop)
 
 
-def refuse_algorithms(state: State) -> None:
-    """Checks that no other algorithm of the run replaces the loss.
+class _Conflict(NamedTuple):
+    """Algorithms or callbacks that a criterion cannot be combined with.
+
+    Attributes:
+        kinds: Their classes.
+        matches: The names of the matches that are in conflict.
+        reason: Why, and the way out, after ``'<class> and Match <name>: '``.
+    """
+
+    kinds: tuple[type, ...]
+    matches: Callable[[Criterion], list[str]]
+    reason: str
+
+
+_CONFLICTS = (
+    _Conflict(
+        (LayerFreezing,),
+        lambda criterion: criterion.learning,
+        'it freezes layers in the order in which they stand in the model, and would count what the match learns among '
+        'them. Use matches without projector and learned loss, or freeze layers before the run with requires_grad_.',
+    ),
+    _Conflict(
+        (ExportForInferenceCallback,),
+        lambda criterion: criterion.learning,
+        'it exports the model when training ends, with what the match learns in it. Leave the callback out, and export '
+        'after fit(): call close() of the Distillation, then composer.utils.export_for_inference(model.eval(), ...).',
+    ),
+    _Conflict(
+        _OTHER_SAMPLES,
+        lambda criterion: criterion.indexed,
+        'the loss keeps something for each sample under its number, and the samples of such a batch are not those of '
+        'the numbers any more (mixtures, or a part of the batch). Use one of the two.',
+    ),
+)
+
+
+def refuse_algorithms(state: State, criterion: Criterion) -> None:
+    """Checks that no other algorithm or callback of the run is in conflict with the distillation.
 
     Args:
         state: The state of the run.
+        criterion: The distillation loss, before anything is measured.
 
     Raises:
-        ConfigError: If an algorithm has ``interpolate_loss=True``.
+        ConfigError: If an algorithm replaces the loss (``interpolate_loss=True``), or takes the samples, layers or
+            modules that a match needs.
     """
     _refuse_shared_moving(state)
+    for conflict in _CONFLICTS:
+        names = conflict.matches(criterion)
+        for other in (*state.algorithms, *state.callbacks) if names else ():
+            if isinstance(other, conflict.kinds):
+                raise ConfigError(f'{type(other).__name__} and Match {names[0]!r}: {conflict.reason}')
+    _warn_of_numbers(state, criterion.pool)
     for algorithm in state.algorithms:
         if getattr(algorithm, 'interpolate_loss', False):
             name = type(algorithm).__name__
@@ -31,6 +83,40 @@ def refuse_algorithms(state: State) -> None:
                 f'{name}(interpolate_loss=True) replaces the loss after Distillation has set it, so the two cannot '
                 f'be combined. Use {name}(interpolate_loss=False), which mixes the labels instead.'
             )
+
+
+def refuse_dropped_layers(state: State, criterion: Criterion) -> None:
+    """Checks, when all layers are replaced, that no match is inside a block that is dropped at random.
+
+    Args:
+        state: The state of the run.
+        criterion: The distillation loss, with its layers found.
+
+    Raises:
+        ConfigError: If one is: it would fail in the first batch that drops the block.
+    """
+    for other in state.algorithms:
+        if isinstance(other, StochasticDepth) and other.stochastic_method == 'block':
+            blocks = {name for name, module in state.model.named_modules() if hasattr(module, 'drop_rate')}
+            for path, module in criterion.student_layers.items():
+                block = next((block for block in blocks if module.startswith(f'{block}.')), None)
+                if block is not None:
+                    raise ConfigError(
+                        f'StochasticDepth drops the block {block!r} at random, and the layer {path!r} in it does not '
+                        "run then: match the block itself, or use stochastic_method='sample'."
+                    )
+
+
+def _warn_of_numbers(state: State, pool: TeacherPool) -> None:
+    """Warns if teachers of one's own may look up answers under the numbers of samples that are mixed or left out."""
+    others = [teacher.name for teacher in pool.teachers if not isinstance(teacher, FrozenTeacher)]
+    mixers = [type(other).__name__ for other in state.algorithms if isinstance(other, _OTHER_SAMPLES)]
+    if others and mixers and getattr(state.model, 'takes_index', False):
+        warnings.warn(
+            f'{mixers[0]} changes the samples of a batch, not their numbers: the teacher {others[0]!r} must not look '
+            'up answers by number. Use one of the two if it does.',
+            stacklevel=2,
+        )
 
 
 def _refuse_shared_moving(state: State) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
 from collections.abc import Mapping, Sequence
@@ -17,15 +18,17 @@ from typing_extensions import override
 
 from composer_kd.algorithms.absent_loss import reads_loss, supply_loss
 from composer_kd.algorithms.base import DistillationAlgorithm
-from composer_kd.algorithms.conflicts import refuse_algorithms, refuse_shared
+from composer_kd.algorithms.conflicts import refuse_algorithms, refuse_dropped_layers, refuse_shared
+from composer_kd.algorithms.loss_parts import LossParts, parts_of
 from composer_kd.algorithms.moving_teachers import MovingTeachers
 from composer_kd.algorithms.teacher_evaluation import TeacherEvaluation
 from composer_kd.batches.checks import check_alignment, labels_fit
 from composer_kd.batches.counts import BatchCount, plus_zero, weighed
 from composer_kd.batches.format import ATTENDED, LABELLED, BatchFormat
 from composer_kd.batches.microbatch import Microbatch
-from composer_kd.errors import ConfigError
+from composer_kd.errors import ConfigError, TeacherError
 from composer_kd.features.outputs import logits_of, scalar_loss
+from composer_kd.matches.auxiliary_state import AuxiliaryState
 from composer_kd.matches.criterion import Criterion
 from composer_kd.matches.match import Losses
 from composer_kd.matches.term import misfit
@@ -37,7 +40,7 @@ __all__ = ['Distillation']
 
 # Constants of the module, because `match` runs about fourteen times a step.
 _AFTER_LOSS, _BATCH_START, _BEFORE_FORWARD = Event.AFTER_LOSS, Event.BATCH_START, Event.BEFORE_FORWARD
-_OCCASIONAL = (Event.INIT, Event.BEFORE_LOAD, Event.FIT_START, Event.FIT_END)
+_OCCASIONAL = (Event.INIT, Event.BEFORE_LOAD, Event.AFTER_LOAD, Event.FIT_START, Event.FIT_END)
 _EVALUATION = (
     Event.EVAL_START,
     Event.EVAL_BEFORE_FORWARD,
@@ -133,13 +136,14 @@ class Distillation(DistillationAlgorithm):
         self._window = Window(start_dur, end_dur)
         self.pool = TeacherPool(teachers, n_teachers_to_sample, teacher_weights)
         self.criterion = Criterion(kd_loss_fn, self.pool)
-        self.evaluation = TeacherEvaluation(self.pool, self.criterion.classes_dim)
+        must_agree = len(self.criterion.same_logits) == len(self.pool.teachers)
+        self.evaluation = TeacherEvaluation(self.pool, self.criterion.classes_dim, must_agree)
+        self._evaluates = run_teacher_on_eval
         wanted = [*_OCCASIONAL, *(_EVALUATION if run_teacher_on_eval else ())]
         if any(term.remembers for term in self.criterion.terms) or self.pool.moving:
             wanted.append(Event.BATCH_END)
         self._moving = MovingTeachers(self.pool.moving)
-        if self.pool.moving:
-            wanted.append(Event.AFTER_LOAD)
+        self._auxiliary = AuxiliaryState()
         self._events = {id(event) for event in wanted}
         self._fits = False  # whether the shapes of the teachers' logits have been checked
         self._aligned = False  # whether the labels have been found to be those of the logits' positions
@@ -168,11 +172,12 @@ class Distillation(DistillationAlgorithm):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return self._moving.state_dict()
+        return {**self._moving.state_dict(), **self._auxiliary.state_dict()}
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._moving.load_state_dict(state)
+        self._auxiliary.load_state_dict(state)
 
     # Composer's interface ---------------------------------------------------------------------------------------------
 
@@ -196,7 +201,7 @@ class Distillation(DistillationAlgorithm):
         elif event is _BATCH_START:
             self._count.count(state, self._form.split(state.batch)[0])
         elif event is _BEFORE_FORWARD:
-            self.criterion.hooks.open()  # type: ignore[union-attr]
+            self.criterion.hooks.open(once=True)  # type: ignore[union-attr]
         elif event is Event.BATCH_END:
             self.criterion.end_batch()
             self.pool.end_batch(state)
@@ -206,8 +211,11 @@ class Distillation(DistillationAlgorithm):
             self._prepare(state)
         elif event is Event.BEFORE_LOAD:
             self.criterion.build(state)
+            refuse_dropped_layers(state, self.criterion)
+            self._auxiliary.before_load(state.model)
         elif event is Event.AFTER_LOAD:
             self._moving.after_load(state)
+            self._auxiliary.after_load()
         elif event is Event.FIT_START:
             refuse_shared(self.pool, _optimized(state), 'the optimizer')
             self._window.check(state)
@@ -221,16 +229,16 @@ class Distillation(DistillationAlgorithm):
     def close(self) -> None:
         """Removes hooks, projectors and learned losses from the student, which then has its original structure.
 
-        The hooks are removed automatically when training ends. Call this method before you use the student for anything
-        other than more training, or take :func:`composer_kd.students.student_state_dict`, which leaves the auxiliary
-        modules out.
+        Hooks are on the student only while it runs (of a compiled student: until training ends). Call this method
+        before you use a student with projectors or learned losses for anything other than more training, or take
+        :func:`composer_kd.students.student_state_dict`, which leaves them out.
         """
         if self._model is not None:
             self.criterion.detach()
             self.criterion.auxiliary.release(self._model)
 
     def _prepare(self, state: State) -> None:
-        refuse_algorithms(state)
+        refuse_algorithms(state, self.criterion)
         refuse_shared(self.pool, state.model.parameters(), 'the student')
         self.pool.prepare(state)
         self._moving.prepared(state)
@@ -252,7 +260,7 @@ class Distillation(DistillationAlgorithm):
     def _distil(self, state: State) -> None:
         micro = Microbatch.read(state, self._form, self._count, self.criterion.needs_features)
         drawn = self.pool.draw(state.rank_zero_seed, micro.number)
-        if isinstance(state.loss, Mapping) and state.loss.keys() >= {'total', 'task', 'kd'}:
+        if isinstance(state.loss, LossParts):
             raise ConfigError(
                 'Two Distillation objects are active in the same batch. Give all teachers to one of them, or let one '
                 'end (end_dur) before the other starts (start_dur).'
@@ -262,19 +270,18 @@ class Distillation(DistillationAlgorithm):
         kd, values = self.criterion(state, micro, student, drawn, precision)
         if not self._fits:
             self._check_fit(state, drawn)
-        task = scalar_loss(state.loss).to(kd.device)  # a model without a loss of its own may return 0.0
+        task, own = scalar_loss(state.loss).to(kd.device), parts_of(state.loss)  # a loss may be the number 0.0
         if not self._aligned and student is not None:
             self._aligned = check_alignment(micro.batch, self._form, student, task)
         if micro.task is not None and labels_fit(micro.batch, self._form, student):
             task = weighed(task, state.outputs, micro.task, micro.task_share)
+            own = {name: weighed(part, state.outputs, micro.task, micro.task_share) for name, part in own.items()}
         # A new 0-d tensor, because Composer scales it in place.
         total = torch.add(task * self.org_loss_weight, kd, alpha=self.kd_loss_weight)
         idle = self.criterion.auxiliary.idle([None, *drawn])
         if idle is not None:
             total = total + idle
-        state.loss = {'total': total, 'task': task, 'kd': kd}
-        if self.criterion.named:
-            state.loss.update(values)
+        state.loss = LossParts(total, task, kd, values if self.criterion.named else {}, own)
 
     def _rest(self, state: State) -> None:
         """Handles a batch outside the window: checks shapes, and keeps the auxiliary modules in the graph."""
@@ -295,7 +302,17 @@ class Distillation(DistillationAlgorithm):
                 shape = logits_shape(teacher, self._form.split(state.batch)[0])
                 if shape is not None and shape != student.shape:
                     raise misfit(student.shape, shape, teacher.name)
+        others = [t for index, t in enumerate(self.pool.teachers) if index not in self.criterion.same_logits]
+        if self._evaluates and others:
+            self._expect(state, others)
         self._fits = True
+
+    def _expect(self, state: State, teachers: Sequence[Teacher]) -> None:
+        """Tells the evaluation the shapes of logits that training does not compare."""
+        with contextlib.suppress(TeacherError):  # a student without logits
+            student = logits_of(state.outputs, 'the student')
+            shapes = {teacher.name: logits_shape(teacher, self._form.split(state.batch)[0]) for teacher in teachers}
+            self.evaluation.expect(student.shape, {name: s for name, s in shapes.items() if s is not None})
 
     def __str__(self) -> str:
         return self._text  # built once: Composer asks for it twice per event

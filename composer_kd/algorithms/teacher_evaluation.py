@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from composer.core import Event, State, get_precision_context
 from composer.loggers import Logger
+from composer.utils import dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import MeanMetric, Metric
@@ -17,7 +19,7 @@ from torchmetrics import MeanMetric, Metric
 from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.layout import Layout, layout_of, several_labels
 from composer_kd.batches.masks import valid_of
-from composer_kd.errors import TeacherError
+from composer_kd.errors import TeacherError, is_of_device
 from composer_kd.features.outputs import logits_of
 from composer_kd.losses import kl_divergence
 from composer_kd.teachers import TeacherPool
@@ -41,15 +43,19 @@ class TeacherEvaluation:
 
     Agreement is left out for models with one output, and for labels of several classes at once, where no class is the
     predicted one.
+    What cannot be served is left alone, and said once for each evaluator: everything, where the student's outputs hold
+    no logits (text that was generated) or the teachers cannot answer in their shape; a metric, if it cannot take logits
+    in place of what the student returns.
 
     The attribute ``latest`` holds the last value logged under each name.
 
     Args:
         pool: The teachers; all of them run, whatever ``n_teachers_to_sample`` is.
         classes_dim: The dimension of the classes in the logits as a loss says it; -1 to find it.
+        must_agree: Whether other shapes of the teachers' logits are an error, because training compares them too.
     """
 
-    def __init__(self, pool: TeacherPool, classes_dim: int = -1) -> None:
+    def __init__(self, pool: TeacherPool, classes_dim: int = -1, must_agree: bool = True) -> None:
         self.pool = pool
         self.classes_dim = classes_dim
         self.form = BatchFormat()
@@ -58,6 +64,25 @@ class TeacherEvaluation:
         self._agreement = {'top1': MeanMetric(), 'kl': MeanMetric(), _SEVERAL: MeanMetric()}
         self._comparable = False
         self._waiting: tuple[Tensor, Tensor, Any, int] | None = None
+        self._must_agree = must_agree
+        self._left_alone = False  # whether the evaluator that runs now is
+        self._failed: set[str] = set()  # its metrics that cannot be computed from logits
+        self._said: set[tuple[str, str]] = set()
+
+    def expect(self, shape: torch.Size, teachers: Mapping[str, torch.Size]) -> None:
+        """Says before the first step what no evaluation will be able to compare.
+
+        Args:
+            shape: The shape of the student's logits in training.
+            teachers: The shapes of the teachers' logits for the same batch, as far as known, by the teacher's name.
+        """
+        for name, other in teachers.items():
+            if other != shape:
+                self._say(
+                    'all evaluators',
+                    f'the teacher {name!r} answers in the shape {tuple(other)}, the student in {tuple(shape)}. '
+                    'Evaluations beside the student will leave the teachers out: set run_teacher_on_eval=False.',
+                )
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         """Handles one event of an evaluator.
@@ -69,11 +94,14 @@ class TeacherEvaluation:
         """
         if event is Event.EVAL_START:
             self._metrics = self._waiting = None
+            self._left_alone = self._comparable = False
+            self._failed = set()
             self._agreement = {name: state.device.module_to_device(metric) for name, metric in self._agreement.items()}
             for metric in self._agreement.values():
                 metric.reset()
         elif event is Event.EVAL_AFTER_FORWARD:
-            self._observe(state)
+            if not self._left_alone:
+                self._observe(state)
         elif event is Event.EVAL_END:
             self._log(state, logger)
         else:  # the next microbatch begins, or the batch ends
@@ -90,18 +118,37 @@ class TeacherEvaluation:
             self._metrics = copy.deepcopy(dict(state.eval_metrics[state.dataloader_label]))
             for metric in self._metrics.values():
                 metric.reset()
-        student = logits_of(state.outputs, 'the student')
-        with torch.no_grad(), get_precision_context(state.precision, state.precision_config):
-            # Without the index, which counts samples of another data set than in training.
-            teacher = self.pool(self.form.split(state.batch)[0])
+        try:
+            student, teacher = self._answers(state)
+        except Exception as error:
+            if is_of_device(error):
+                raise
+            self._left_alone = True
+            self._say(f'evaluator {state.dataloader_label!r}', f'the teachers are left out: {error}')
+            return
         if teacher.shape != student.shape and teacher.shape != (*student.shape, 1):
-            raise TeacherError(
-                f'In evaluation the teachers {self.pool} answer in the shape {tuple(teacher.shape)}, the student in '
-                f'{tuple(student.shape)}: they must agree.'
-            )
+            self._misfit(student, teacher, state.dataloader_label)
+            return
         self._comparable = self._layout(state, student, state.batch)[0].classes > 1
         # A HuggingFaceModel with a single output drops its dimension in evaluation.
         self._waiting = student, teacher.reshape(student.shape), state.batch, _updates(state)
+
+    def _answers(self, state: State) -> tuple[Tensor, Tensor]:
+        student = logits_of(state.outputs, 'the student')
+        with torch.no_grad(), get_precision_context(state.precision, state.precision_config):
+            # Without the index, which counts samples of another data set than in training.
+            return student, self.pool(self.form.split(state.batch)[0])
+
+    def _misfit(self, student: Tensor, teacher: Tensor, label: str) -> None:
+        """Logits of two shapes: an error if they are compared in training, else there is nothing to evaluate."""
+        text = (
+            f'In evaluation the teachers {self.pool} answer in the shape {tuple(teacher.shape)}, the student in '
+            f'{tuple(student.shape)}: they must agree.'
+        )
+        if self._must_agree:
+            raise TeacherError(text)
+        self._left_alone = True
+        self._say(f'evaluator {label!r}', f'the teachers are left out: {text}')
 
     def _update(self, state: State) -> None:
         if self._waiting is None:
@@ -111,8 +158,9 @@ class TeacherEvaluation:
             return
         model = state.model.module if isinstance(state.model, DistributedDataParallel) else state.model
         with torch.no_grad(), get_precision_context(state.precision, state.precision_config):
-            for metric in (self._metrics or {}).values():
-                model.update_metric(batch, teacher, metric)
+            for name, metric in (self._metrics or {}).items():
+                if name not in self._failed:
+                    self._update_metric(model, batch, teacher, name, metric, state.dataloader_label)
         if self._comparable:
             layout, mask, several = self._layout(state, student, batch)
             self._agreement[_SEVERAL].update(float(several))
@@ -125,6 +173,32 @@ class TeacherEvaluation:
         layout = layout_of(student, batch, form, self.classes_dim, valid)
         return layout, layout.mask(valid), several_labels(batch, student)
 
+    def _update_metric(self, model: Any, batch: Any, teacher: Tensor, name: str, metric: Metric, label: str) -> None:
+        """Updates a metric with the teachers' logits; it may be made for whole outputs of the student instead."""
+        try:
+            model.update_metric(batch, teacher, metric)
+        except Exception as error:
+            if is_of_device(error):
+                raise
+            self._failed.add(name)
+            self._say(
+                f'evaluator {label!r}',
+                f'{name} of the teachers is left out: it cannot be computed from their logits '
+                f'({type(error).__name__}: {error})',
+            )
+
+    def _say(self, where: str, text: str) -> None:
+        if (where, text[:30]) not in self._said:
+            self._said.add((where, text[:30]))
+            warnings.warn(f'run_teacher_on_eval, {where}: {text}', stacklevel=2)
+
+    def _settle(self) -> None:
+        """Makes all ranks leave out what one of them does, because metrics are computed together."""
+        if dist.get_world_size() > 1:
+            every = dist.all_gather_object((self._left_alone, self._failed))
+            self._left_alone = any(alone for alone, _ in every)
+            self._failed = set().union(*(failed for _, failed in every))
+
     def _agree(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> None:
         same = (student.argmax(-1) == teacher.argmax(-1)).float()
         if mask is not None:
@@ -135,10 +209,12 @@ class TeacherEvaluation:
             self._agreement['kl'].update(divergence, weight=same.numel())
 
     def _log(self, state: State, logger: Logger) -> None:
-        if self._metrics is None:
+        self._settle()
+        if self._metrics is None or self._left_alone:
             return
         label = state.dataloader_label
-        found = {f'metrics/{label}/teacher/{name}': metric.compute() for name, metric in self._metrics.items()}
+        served = {name: metric for name, metric in self._metrics.items() if name not in self._failed}
+        found = {f'metrics/{label}/teacher/{name}': metric.compute() for name, metric in served.items()}
         if self._comparable:  # equal on all ranks, as compute() is a collective call
             agreement = {name: metric.compute() for name, metric in self._agreement.items()}
             if not agreement.pop(_SEVERAL) > 0:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from composer_kd.batches.masks import token_mask
 from composer_kd.errors import ConfigError, nearest
+from composer_kd.features.hook_calls import InputHook, OutputHook, is_compiled
 from composer_kd.features.layer_path import LayerPath
 
 __all__ = ['LayerNotRun', 'LayerPath', 'Summary', 'FeatureHooks']
@@ -65,10 +67,18 @@ class FeatureHooks:
         self._model = model
         for place, _ in self._wanted:
             _module_at(model, place, whose)
-        self._found: dict[tuple[str, Summary | None], tuple[Tensor, int]] = {}
+        self._found: dict[tuple[str, Summary | None], tuple[Tensor, int] | ConfigError] = {}
         self._handles: list[RemovableHandle] = []
         self._mask: Callable[[str], Tensor | None] | None = None
         self._samples: int | None = None
+        self._once = self._running = False
+        self._modules: list[nn.Module] = []
+
+    def module_names(self) -> dict[str, str]:
+        """The full name of each layer's module in the model, by its path as written."""
+        names = {id(module): name for name, module in self._model.named_modules()}
+        places = [place for place, _ in self._wanted]
+        return {place.text: names[id(_module_at(self._model, place, self.whose))] for place in places}
 
     def attach(self) -> None:
         """Registers the hooks, closed; they stay registered until :meth:`remove`."""
@@ -77,32 +87,76 @@ class FeatureHooks:
         if any(place.keys for place, _ in self._wanted):
             root = _module_at(self._model, LayerPath.parse('outputs'), self.whose)
             self._handles.append(root.register_forward_pre_hook(self._count, with_kwargs=True))
-        for place, summary in self._wanted:
-            # Looked up again, because other algorithms may have replaced layers since.
-            module, keep = _module_at(self._model, place, self.whose), self._keep(place, summary)
+        if not self._modules:  # looked up again after each removal, because other algorithms may have replaced layers
+            self._modules = [_module_at(self._model, place, self.whose) for place, _ in self._wanted]
+        for module, (place, summary) in zip(self._modules, self._wanted):
+            keep = self._keep(place, summary)
             if place.of_input:  # before the layer runs, because it may work in place
-                hook = module.register_forward_pre_hook(
-                    lambda module, args, kwargs, keep=keep: keep(args or tuple(kwargs.values())), with_kwargs=True
-                )
+                hook = module.register_forward_pre_hook(InputHook(keep), with_kwargs=True)
             else:
-                hook = module.register_forward_hook(lambda module, args, output, keep=keep: keep(output))
+                hook = module.register_forward_hook(OutputHook(keep))
             self._handles.append(hook)
+
+    def attach_if_compiled(self) -> None:
+        """Registers the hooks of a compiled model, whose code sees only those that it had when it first ran."""
+        if is_compiled(self._model):
+            self.attach()
 
     def remove(self) -> None:
         """Removes the hooks and frees the stored features."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._take_off()
+        self._modules = []
         self.close()
 
-    def open(self, mask: Callable[[str], Tensor | None] | None = None) -> None:
+    def _take_off(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._once, self._running = [], False, False
+
+    def open(self, mask: Callable[[str], Tensor | None] | None = None, once: bool = False) -> None:
         """Starts to store features, and frees those of an earlier forward pass.
 
         Args:
             mask: Gives the valid tokens of a layer for summaries, ``(B, S)`` booleans, or ``None`` if all are valid.
+            once: Whether to register the hooks now, and to remove them as soon as the model has run or has failed to,
+                so that nothing is left on it whatever ends the run. Hooks that :meth:`attach` registered stay.
         """
         self._found.clear()
         self._mask, self.is_open = mask, True
+        if self._once:  # a forward pass was interrupted
+            self._take_off()
+        if once and not self._handles:
+            self.attach()
+            self._once = True
+            self._handles.append(self._model.register_forward_pre_hook(InputHook(self._begin), with_kwargs=True))
+            # The last hook of the model, because it removes itself while torch goes through them.
+            self._handles.append(self._model.register_forward_hook(OutputHook(self._end), always_call=True))
+
+    def _begin(self, args: Any) -> None:
+        """The model starts to run. If an earlier run of it never ended, the hooks are left over and come off."""
+        if self._running:
+            self.remove()
+        self._running = self._once
+
+    def _end(self, output: Any) -> None:
+        self._take_off()
+
+    @contextlib.contextmanager
+    def recording(self, mask: Callable[[str], Tensor | None] | None = None) -> Iterator[FeatureHooks]:
+        """Stores features inside a ``with`` block; the hooks are on the model only there, unless they were before.
+
+        Args:
+            mask: As for :meth:`open`.
+        """
+        stay = bool(self._handles)
+        self.open(mask)
+        try:
+            self.attach()
+            yield self
+        finally:
+            self.close()
+            if not stay:
+                self._take_off()
 
     def close(self) -> None:
         """Stops storing features, and frees those stored."""
@@ -114,16 +168,17 @@ class FeatureHooks:
 
         Raises:
             LayerNotRun: If a layer did not run.
-            ConfigError: If a later layer changed the output in place.
+            ConfigError: If a key of a path does not exist, or a later layer changed the output in place.
         """
-        found = {key: self._unchanged(key[0], *seen) for key, seen in self._found.items()}
+        seen = dict(self._found)
         self.close()
+        found = {key: self._unchanged(key[0], value) for key, value in seen.items()}
         for place, summary in self._wanted:
             if (place.text, summary) not in found:
                 raise LayerNotRun(
-                    f'The layer {place.text!r} of {self.whose} did not run in this forward pass: name one that does. '
-                    '(Of exported modules the outputs '
-                    'alone are seen; a model that ran compiled before does not see new '
+                    f'The layer {place.text!r} of {self.whose} did not run in this forward pass: name one that always '
+                    'runs, such as the block around a layer that is dropped at random (LayerDrop, stochastic depth). '
+                    '(Exported modules show their outputs alone; a model that ran compiled before does not see new '
                     'hooks: call torch.compiler.reset() first.)'
                 )
         return found
@@ -138,7 +193,11 @@ class FeatureHooks:
 
         def keep(shown: Any) -> None:
             if self.is_open:
-                value = place.select(shown, whose, self._samples)
+                try:
+                    value = place.select(shown, whose, self._samples)
+                except ConfigError as error:  # raised by `take`: a hook never makes the model itself fail
+                    self._found[key] = error.with_traceback(None)
+                    return
                 if summary is not None:
                     mask = None if self._mask is None else self._mask(place.text)
                     value = summary(value, token_mask(value, mask))
@@ -147,7 +206,10 @@ class FeatureHooks:
 
         return keep
 
-    def _unchanged(self, text: str, value: Tensor, version: int) -> Tensor:
+    def _unchanged(self, text: str, seen: tuple[Tensor, int] | ConfigError) -> Tensor:
+        if isinstance(seen, ConfigError):
+            raise seen
+        value, version = seen
         if version != -1 and version != value._version:
             raise ConfigError(
                 f'The output of {text!r} of {self.whose} is changed in place by a layer that follows (a ReLU with '

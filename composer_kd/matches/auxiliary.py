@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,6 +30,7 @@ class AuxiliaryModules:
     def __init__(self) -> None:
         self._groups: dict[str, dict[str, Any]] = {}
         self._taken: dict[str, tuple[LossTerm, list[nn.Parameter]]] = {}
+        self._homes: dict[str, nn.ModuleDict] = {}  # the modules of each, in the student
         self._optimizer: torch.optim.Optimizer | None = None
         self._only_group: dict[str, Any] | None = None
 
@@ -41,6 +43,26 @@ class AuxiliaryModules:
     def are_trained(self) -> bool:
         """Whether any auxiliary module has parameters."""
         return any(own for _, own in self._taken.values())
+
+    def drop_leftovers(self, state: State) -> None:
+        """Removes what an earlier run left in the student: at ``INIT`` no run has registered its own yet.
+
+        Their parameters leave the optimizer too, which was often made from all of the student's parameters.
+
+        Args:
+            state: The state of the run.
+        """
+        left = getattr(state.model, EXTRAS, None)
+        if left is None:
+            return
+        names = ', '.join(left.keys())
+        warnings.warn(
+            f'The student still holds what was trained with it in an earlier run ({names}), and starts without it. '
+            'close() of the Distillation of that run removes it.',
+            stacklevel=2,
+        )
+        _remove_parameters(state.optimizers, left.parameters())
+        _remove_from(state.model, list(left.keys()))
 
     def reserve(self, state: State, match: Match) -> None:
         """Reserves a parameter group of the optimizer for the auxiliary modules of a match.
@@ -119,8 +141,7 @@ class AuxiliaryModules:
         name = term.match.key + ('_mean' if term.teacher is None else f'_{term.teacher}')
         if name in extras:
             raise ConfigError(
-                f'The student is already taught by something called {term.match.name!r}: rename the match, or call '
-                'close() of the Distillation of an earlier run'
+                f'The student is already taught by something called {term.match.name!r} in this run: rename the match'
             )
         extras[name] = state.device.module_to_device(nn.ModuleDict(parts))
         self._groups[term.match.name]['params'].extend(own)
@@ -129,25 +150,25 @@ class AuxiliaryModules:
             memory = [f'{EXTRAS}.{name}.{buffer}' for buffer, _ in extras[name].named_buffers()]
             setattr(state.model, _NOT_SENT, [*getattr(state.model, _NOT_SENT, ()), *memory])
         self._taken[name] = term, own
+        self._homes[name] = extras[name]
+
+    def follow_replacements(self) -> None:
+        """Makes the loss terms use what stands in the student now: other algorithms may have replaced modules there."""
+        for name, (term, _) in self._taken.items():
+            parts = dict(self._homes[name].items())
+            term.use(parts)
+            self._taken[name] = term, list(dict.fromkeys(p for part in parts.values() for p in part.parameters()))
 
     def release(self, model: nn.Module) -> None:
         """Removes all auxiliary modules from the student, and their parameters from the optimizer."""
-        extras = getattr(model, EXTRAS, {})
-        for name, (_, own) in self._taken.items():
-            if name in extras:
-                del extras[name]
-            for parameter in own:
-                self._optimizer.state.pop(parameter, None)  # type: ignore[union-attr]
-        if hasattr(model, EXTRAS) and not len(extras):
-            delattr(model, EXTRAS)
         if self._optimizer is not None:
-            gone = {id(parameter) for _, own in self._taken.values() for parameter in own}
             new = {id(group) for group in self._groups.values() if group is not self._only_group}
             self._optimizer.param_groups[:] = [g for g in self._optimizer.param_groups if id(g) not in new]
-            for group in self._optimizer.param_groups:
-                group['params'] = [parameter for parameter in group['params'] if id(parameter) not in gone]
+            _remove_parameters([self._optimizer], [parameter for _, own in self._taken.values() for parameter in own])
+        _remove_from(model, list(self._taken))
         self._groups.clear()
         self._taken.clear()
+        self._homes.clear()
 
     def idle(self, used: Iterable[int | None]) -> Tensor | None:
         """Zero-valued sum over the parameters this batch leaves unused; ``None`` if every parameter is used.
@@ -168,3 +189,36 @@ class AuxiliaryModules:
         used = set(used)
         unused = [p.sum() for term, own in self._taken.values() if term.teacher not in used for p in own]
         return torch.stack(unused).sum() * 0.0 if unused else None
+
+
+def _remove_parameters(optimizers: Iterable[torch.optim.Optimizer], parameters: Iterable[Tensor]) -> None:
+    """Removes parameters and their state from optimizers."""
+    gone = {id(parameter): parameter for parameter in parameters}
+    for optimizer in optimizers:
+        for parameter in gone.values():
+            optimizer.state.pop(parameter, None)
+        for group in optimizer.param_groups:
+            group['params'] = [parameter for parameter in group['params'] if id(parameter) not in gone]
+
+
+def _remove_from(model: nn.Module, names: Iterable[str]) -> None:
+    """Removes auxiliary modules from a student, with every trace of them once none is left."""
+    extras = getattr(model, EXTRAS, None)
+    if extras is None:
+        return
+    for name in names:
+        if name in extras:
+            del extras[name]
+    if not len(extras):
+        delattr(model, EXTRAS)
+    unsent = [name for name in getattr(model, _NOT_SENT, ()) if not _is_gone(extras, name)]
+    if unsent:
+        setattr(model, _NOT_SENT, unsent)
+    elif hasattr(model, _NOT_SENT):
+        delattr(model, _NOT_SENT)
+
+
+def _is_gone(extras: nn.ModuleDict, path: str) -> bool:
+    """Whether a path of the student led to an auxiliary module that was removed."""
+    first, _, rest = path.partition('.')
+    return first == EXTRAS and rest.partition('.')[0] not in extras

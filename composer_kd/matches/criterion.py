@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -59,12 +60,29 @@ class Criterion:
         )
         self.hooks: FeatureHooks | None = None  # the student's
         self._teacher_hooks: dict[int, FeatureHooks] = {}
+        self._taught: set[str] = set()  # layers of the student that have had a gradient
+        self._frozen: set[str] = set()  # those that have lost it
         self.auxiliary = AuxiliaryModules()
 
     @property
     def classes_dim(self) -> int:
         """The dimension of the classes in the logits."""
         return next((term.adapter.classes_dim for term in self.terms if term.match.on_logits), -1)
+
+    @property
+    def learning(self) -> list[str]:
+        """The names of the matches that learn something."""
+        return list(dict.fromkeys(term.match.name for term in self.terms if term.waits or term.learned()))
+
+    @property
+    def indexed(self) -> list[str]:
+        """The names of the matches whose loss needs the samples' numbers."""
+        return list(dict.fromkeys(term.match.name for term in self.terms if term.adapter.needs_index))
+
+    @property
+    def student_layers(self) -> dict[str, str]:
+        """The layers of the student that are compared: the full name of the module, by the path as written."""
+        return {} if self.hooks is None else self.hooks.module_names()
 
     @property
     def same_logits(self) -> set[int]:
@@ -79,11 +97,11 @@ class Criterion:
     # Before training --------------------------------------------------------------------------------------------------
 
     def prepare(self, state: State) -> None:
-        """At ``INIT``: finds the layers, reserves parameter groups, and registers the modules that need no shapes.
+        """At ``INIT``: reserves parameter groups, and removes what an earlier run left in the student.
 
         Raises:
-            ConfigError: If a layer does not exist (the message lists the nearest names), if the setting ``lr`` or the
-                sizes of a loss on logits are wrong, or if this object was used in an earlier run.
+            ConfigError: If the setting ``lr`` or the sizes of a loss on logits are wrong, or if this object was used in
+                an earlier run.
         """
         self.detach()
         if self.auxiliary.taken:
@@ -99,11 +117,9 @@ class Criterion:
         for number in self.same_logits:
             check_classes(state.model, self.pool.teachers[number])
         self._find_layers(state)
+        self.auxiliary.drop_leftovers(state)
         for match in self.matches:
             self._reserve(state, match)
-        for term in self.terms:
-            if not term.waits:
-                self.auxiliary.take_in(state, term)
 
     def _find_layers(self, state: State) -> None:
         keys = [key for term in self.terms for key in term.student_keys]
@@ -121,13 +137,28 @@ class Criterion:
             raise ConfigError(f'Match {match.name!r} learns nothing: its lr has no effect, leave it out')
 
     def build(self, state: State) -> None:
-        """At ``BEFORE_LOAD``: measures shapes, builds the modules that need them, and makes a dry run of every match.
+        """At ``BEFORE_LOAD``: finds the layers, builds and registers all modules, and makes a dry run of every match.
+
+        By now every algorithm of the run has made its changes to the student, whatever their order in the list; none
+        makes them in a projector.
 
         Raises:
-            ConfigError: If shapes cannot be measured, or no projector fits them.
+            ConfigError: If a layer does not exist (the message lists the nearest names), shapes cannot be measured, or
+                no projector fits them.
             LossError: If a loss cannot compare features of these shapes.
         """
+        self._find_layers(state)
+        try:
+            self._build(state)
+        except Exception:  # a run that is refused leaves the student as it was
+            self.auxiliary.release(state.model)
+            raise
+
+    def _build(self, state: State) -> None:
         waiting = [(number, term) for number, term in enumerate(self.terms) if term.waits]
+        for term in self.terms:
+            if not term.waits:
+                self.auxiliary.take_in(state, term)
         if not self.needs_features or state.train_dataloader is None:
             return  # an evaluation needs no modules; `attach` checks again at FIT_START
         try:
@@ -145,7 +176,7 @@ class Criterion:
         dry_run(state, self.terms, samples)
 
     def attach(self, state: State) -> None:
-        """At ``FIT_START``: attaches the hooks.
+        """At ``FIT_START``: attaches the hooks of compiled models; other models have theirs while they run.
 
         Raises:
             ConfigError: If a module still needs shapes, or a layer no longer exists.
@@ -156,9 +187,10 @@ class Criterion:
                 f'Match {waiting[0]!r}: shapes are measured on the first samples of the train_dataloader given to the '
                 'Trainer, and none was. Give it there, or give modules, and losses their sizes.'
             )
+        self.auxiliary.follow_replacements()
         self.auxiliary.follow_schedulers(state)
         for hooks in self._all_hooks():
-            hooks.attach()
+            hooks.attach_if_compiled()
 
     def detach(self) -> None:
         """At ``FIT_END``: removes the hooks."""
@@ -215,10 +247,18 @@ class Criterion:
     def _student_features(self) -> dict[Key, Tensor]:
         features = self.hooks.take() if self.hooks is not None else {}
         for (text, _), feature in features.items():
-            if not feature.requires_grad:
+            if feature.requires_grad:
+                self._taught.add(text)
+            elif text not in self._taught:
                 raise ConfigError(
                     f'The layer {text!r} of the student has no gradient, so nothing could be learned there: it is '
                     'frozen, or inside an activation checkpoint, which must then be one with use_reentrant=False'
+                )
+            elif text not in self._frozen:
+                self._frozen.add(text)
+                warnings.warn(
+                    f'The layer {text!r} of the student was frozen during training: nothing is learned there any more.',
+                    stacklevel=2,
                 )
         return features
 
@@ -253,12 +293,9 @@ class Criterion:
         answers = self._needs_logits_of(index)
         if hooks is None:
             return {}, teacher_logits(teacher, micro.batch, micro.index) if answers else None
-        hooks.open(micro.tokens_at)
-        try:
+        with hooks.recording(micro.tokens_at):
             outputs = teacher.outputs(micro.batch, micro.index)
             return hooks.take(), answered_logits(teacher, outputs) if answers else None
-        finally:
-            hooks.close()
 
     def end_batch(self) -> None:
         """At ``BATCH_END``: updates the losses that keep a memory."""

@@ -19,6 +19,8 @@ Where: TypeAlias = str | Sequence[str]
 
 LOGITS = 'logits'
 _TAKEN = ('total', 'task', 'kd')
+# What every logger takes in a metric's name; MLflow drops all metrics of a batch for one name with other characters.
+_NOT_LOGGABLE = re.compile(r'[^\w./ :-]')
 
 
 class Match:
@@ -35,7 +37,8 @@ class Match:
         project: ``'auto'`` for the smallest projector that fits the two shapes (:class:`.AutoProjector`; the shapes are
             measured before training, on the first samples of the train dataloader), or a module that maps the student's
             feature to the shape of the teacher's. The student's optimizer trains its parameters.
-        name: The name in the log, ``loss/train/<name>``; ``None`` for a name made of the loss and the layers.
+        name: The name in the log, ``loss/train/<name>``, of letters, digits and ``_ . / : -`` and spaces; ``None`` for
+            a name made of the loss and the layers (``hint_rnn.0`` for ``hint`` on ``'rnn[0]'``).
         teacher: The name of the only teacher to compare with; ``None`` for all teachers: the mean of their logits, or
             the weighted mean of the losses on each teacher's layers, with one projector per teacher.
         temperature: The loss's temperature, set anew for each batch: a positive number, or a schedule.
@@ -66,9 +69,15 @@ class Match:
         self.student_layers, self.teacher_layers = _sides(on)
         self.several = not all(isinstance(side, str) for side in _pair(on))
         self.weight = number_or_schedule('weight', weight, 0.0)
-        self.name = name if name is not None else self._default_name()
-        if not isinstance(self.name, str) or not self.name or self.name in _TAKEN:
+        written = name if name is not None else self._written_name()
+        if not isinstance(written, str) or not written or written in _TAKEN:
             raise ConfigError(f'name must be a string other than {", ".join(map(repr, _TAKEN))}, got {name!r}')
+        self.name = _loggable(written)
+        if name is not None and self.name != name:
+            raise ConfigError(
+                f'name: not every logger takes {name!r}; use letters, digits, spaces and _ . / : -, as in {self.name!r}'
+            )
+        self._written = written
         if project not in (None, 'auto') and not isinstance(project, nn.Module):
             raise ConfigError(f"project must be None, 'auto' or a torch.nn.Module, got {project!r}")
         if project is not None and (self.on_logits or self.several):
@@ -93,10 +102,10 @@ class Match:
 
     @property
     def key(self) -> str:
-        """Its name as a valid name of a module."""
-        return re.sub(r'\W', '_', self.name)
+        """Its name as a valid name of a module; of a default name as written, which checkpoints contain."""
+        return re.sub(r'\W', '_', self._written)
 
-    def _default_name(self) -> str:
+    def _written_name(self) -> str:
         if self.on_logits:
             return name_of(self.loss)
         return f'{name_of(self.loss)}_{"_".join(self.student_layers)}'
@@ -135,6 +144,12 @@ def _sides(on: Any) -> tuple[list[str], list[str]]:
     return student, teacher
 
 
+def _loggable(name: str) -> str:
+    """A name with the characters alone that every logger takes; an index ``[i]`` becomes ``.i``."""
+    cleaned = _NOT_LOGGABLE.sub('', re.sub(r'\[([^\]]*)\]', r'.\1', name))
+    return '/'.join(part for part in cleaned.split('/') if part not in ('', '.', '..')) or 'match'
+
+
 def as_matches(given: Losses) -> tuple[list[Match], bool]:
     """Converts the argument ``kd_loss_fn`` to matches.
 
@@ -154,8 +169,8 @@ def as_matches(given: Losses) -> tuple[list[Match], bool]:
     if not given:
         raise ConfigError('kd_loss_fn: expected a loss, a Match, or a list of them, got an empty list')
     matches = [item if isinstance(item, Match) else Match(item) for item in given]
-    keys = [match.key for match in matches]
-    twice = sorted({match.name for match in matches if keys.count(match.key) > 1})
+    keys, names = [match.key for match in matches], [match.name for match in matches]
+    twice = sorted({one.name for one in matches if keys.count(one.key) > 1 or names.count(one.name) > 1})
     if twice:
         raise ConfigError(
             f'Two matches are called {twice[0]!r}, under which each is logged. Tell them apart: Match(..., name=...)'

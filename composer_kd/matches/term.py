@@ -90,6 +90,15 @@ class LossTerm:
             if part is not None and (any(True for _ in part.parameters()) or any(True for _ in part.buffers()))
         }
 
+    def use(self, parts: Mapping[str, nn.Module]) -> None:
+        """Takes other modules in place of those that :meth:`learned` returned.
+
+        Args:
+            parts: The modules, under the same names.
+        """
+        self.projector = parts.get('projector', self.projector)
+        self.adapter.loss = parts.get('loss', self.adapter.loss)
+
     @property
     def remembers(self) -> bool:
         """Whether its loss keeps a memory that is updated at the end of each batch."""

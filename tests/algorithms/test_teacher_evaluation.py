@@ -1,11 +1,17 @@
+import re
+
 import pytest
 import torch
 from composer import Evaluator
+from composer.core import DataSpec
 from composer.loggers import InMemoryLogger
+from composer.models import ComposerClassifier
+from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from composer_kd import Distillation, KLDivergence, TeacherError
-from tests.helpers import TokenDataset, TokenModel, loader, mlp, pairs, sgd, student, trainer
+from composer_kd import Distillation, KLDivergence, Match, TeacherError
+from composer_kd.losses import mse
+from tests.helpers import EventSpy, TokenDataset, TokenModel, loader, mlp, pairs, sgd, student, trainer
 
 METRICS = ['MulticlassAccuracy']
 
@@ -208,3 +214,109 @@ def test_a_teacher_of_another_shape_is_named():
     with pytest.raises(TeacherError, match=r'answer in the shape \(8, 7\), the student in \(8, 4\)'):
         run.eval()
     run.close()
+
+
+def evaluated(model, teacher, loss, data, *evaluators, **options):
+    """Trains for one batch, evaluates, and returns what was logged."""
+    algorithm = Distillation(teacher, loss, run_teacher_on_eval=True)
+    run = trainer(model, data, [algorithm], eval_dataloader=list(evaluators), loggers=[InMemoryLogger()],
+                  max_duration='1ba', **options)  # fmt: skip
+    run.fit()
+    run.eval()  # what was said before is not said again
+    run.close()
+    return logged(run)
+
+
+def once(record, pattern):
+    (message,) = [str(one.message) for one in record if 'run_teacher_on_eval' in str(one.message)]
+    assert re.search(pattern, message), message
+
+
+class Words(SumMetric):
+    """Of what was generated: a list of strings."""
+
+    def update(self, outputs, labels):
+        super().update(float(sum(len(text.split()) for text in outputs)))
+
+
+class Writes(ComposerClassifier):
+    """A classifier that generates text in one of its evaluators."""
+
+    def eval_forward(self, batch, outputs=None):
+        return ['two words'] * len(batch['ask']) if isinstance(batch, dict) else super().eval_forward(batch, outputs)
+
+    def get_metrics(self, is_train=False):
+        return {} if is_train else {'MulticlassAccuracy': MulticlassAccuracy(4, average='micro'), 'Words': Words()}
+
+    def update_metric(self, batch, outputs, metric):
+        if isinstance(metric, Words):
+            metric.update(outputs, None)
+        else:
+            metric.update(outputs, batch[1])
+
+
+def test_an_evaluator_without_logits_is_left_alone():
+    spec = DataSpec(torch.utils.data.DataLoader(list(pairs(8)[0]), batch_size=4, collate_fn=lambda rows: {'ask': rows}),
+                    get_num_samples_in_batch=lambda batch: len(batch['ask']))  # fmt: skip
+    written = Evaluator(label='written', dataloader=spec, metric_names=['Words'])
+    model = Writes(mlp(seed=1), num_classes=4)
+    with pytest.warns(UserWarning, match='run_teacher_on_eval') as record:
+        values = evaluated(model, mlp(seed=3), KLDivergence(), loader(*pairs()), evaluator('classes', 5), written)
+    once(record, "evaluator 'written': the teachers are left out: No logits in the output of the student")
+    assert values['metrics/written/Words'] == 16.0
+    assert {key for key in values if 'teacher' in key or 'agreement' in key} == {
+        'metrics/classes/teacher/MulticlassAccuracy', 'metrics/classes/agreement/top1', 'metrics/classes/agreement/kl',
+    }  # fmt: skip
+    alone = evaluated(Writes(mlp(seed=1), num_classes=4), mlp(seed=3), KLDivergence(), loader(*pairs()),
+                      evaluator('classes', 5))  # fmt: skip
+    assert alone.items() <= values.items()
+
+
+def test_a_metric_that_takes_more_than_logits_is_left_out():
+    class Whole(Writes):
+        def forward(self, batch):
+            return {'logits': self.module(batch[0])}
+
+        def loss(self, outputs, batch):
+            return torch.nn.functional.cross_entropy(outputs['logits'], batch[1])
+
+        def eval_forward(self, batch, outputs=None):
+            return self.forward(batch)
+
+        def update_metric(self, batch, outputs, metric):
+            metric.update(outputs['logits'], batch[1])
+
+    with pytest.warns(UserWarning, match='run_teacher_on_eval') as record:
+        values = evaluated(Whole(mlp(seed=1), num_classes=4), mlp(seed=3), KLDivergence(), loader(*pairs()),
+                           evaluator('eval', 5))  # fmt: skip
+    once(record, "evaluator 'eval': MulticlassAccuracy of the teachers is left out")
+    assert {'metrics/eval/MulticlassAccuracy', 'metrics/eval/agreement/top1'} <= values.keys()
+    assert not any('teacher' in key for key in values)
+
+
+def test_teachers_of_features_alone_may_have_other_classes():
+    """Said at the first batch, not only when the first evaluation comes."""
+    said = []
+    algorithm = Distillation(mlp(classes=9), Match(mse, on='0'), run_teacher_on_eval=True)
+    look = EventSpy('batch_end', lambda state: said.append(len(record)))
+    run = trainer(student(), loader(*pairs()), [algorithm], [look], eval_dataloader=evaluator('eval', 5),
+                  loggers=[InMemoryLogger()])  # fmt: skip
+    with pytest.warns(UserWarning, match='run_teacher_on_eval') as record:
+        run.fit()
+    run.close()
+    assert said[0]
+    first, second = [str(one.message) for one in record if 'run_teacher_on_eval' in str(one.message)]
+    assert re.search(r'all evaluators: .*the shape \(8, 9\), the student in \(8, 4\).*run_teacher_on_eval=False', first)
+    assert "evaluator 'eval': the teachers are left out" in second
+    assert [key for key in logged(run) if 'eval' in key] == ['metrics/eval/MulticlassAccuracy']
+
+
+def test_an_error_of_the_device_is_raised():
+    class Full(torch.nn.Module):
+        def forward(self, x):
+            raise torch.OutOfMemoryError('CUDA out of memory')
+
+    run = trainer(student(), loader(*pairs()), [Distillation(Full(), KLDivergence(), run_teacher_on_eval=True)],
+                  eval_dataloader=evaluator('eval', 5))  # fmt: skip
+    with pytest.raises(torch.OutOfMemoryError):
+        run.eval()

@@ -1,4 +1,6 @@
 import functools
+import posixpath
+import re
 
 import pytest
 import torch
@@ -15,6 +17,30 @@ def test_says_what_it_is():
     assert repr(match) == "Match(hint, on=('layer2', 'layer3'), weight=100.0, name='hint_layer2')"
     assert Match(KLDivergence()).name == 'KLDivergence'
     assert Match(functools.partial(rkd, angle=1.0), on='a.b').name == 'rkd_a.b'
+
+
+@pytest.mark.parametrize(
+    ('loss', 'on', 'name', 'key'),
+    [
+        (hint, 'rnn[0]', 'hint_rnn.0', 'hint_rnn_0_'),
+        (rkd, 'outputs.hidden_states[-1]', 'rkd_outputs.hidden_states.-1', 'rkd_outputs_hidden_states__1_'),
+        (mse, "fpn['a b'][0]", 'mse_fpn.a b.0', 'mse_fpn__a_b___0_'),
+        (mse, ('layer4:input', 'x[1]'), 'mse_layer4:input', 'mse_layer4_input'),
+        (lambda student, teacher: student.sum(), 'a', 'lambda_a', '_lambda__a'),
+    ],
+)
+def test_default_names_are_such_that_every_logger_takes_them(loss, on, name, key):
+    """The names of their modules stay as checkpoints have them."""
+    match = Match(loss, on=on)
+    assert (match.name, match.key) == (name, key)
+    full = f'loss/train/{match.name}'
+    assert re.fullmatch(r'[/\w.\- :]*', full)  # as mlflow.utils.validation has it
+    assert posixpath.normpath(full) == full
+
+
+def test_names_that_differ_in_brackets_alone():
+    with pytest.raises(ConfigError, match=r"Two matches are called 'mse_rnn\.0'"):
+        Distillation(mlp(), [Match(mse, on='rnn[0]'), Match(mse, on='rnn.0')])
 
 
 def test_one_layer_a_pair_and_several():
@@ -38,6 +64,8 @@ def test_one_layer_a_pair_and_several():
         ({'project': 'linear', 'on': 'a'}, "project must be None, 'auto' or a torch.nn.Module"),
         ({'project': 'auto', 'on': (['a'], ['b'])}, 'or several layers; leave it out'),
         ({'name': 'total'}, "name must be a string other than 'total', 'task', 'kd'"),
+        ({'name': 'kd[T=4]'}, r"not every logger takes 'kd\[T=4\]'.*as in 'kd\.T4'"),
+        ({'name': 'a//b'}, "as in 'a/b'"),
         ({'temperature': 2.0}, 'the loss mse has no temperature'),
         ({'loss': kl_divergence, 'temperature': 0.0}, 'temperature must be a finite number above 0'),
         ({'lr': 0.0}, 'lr must be a finite number above 0'),
