@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from composer.core import Precision, Time
-from composer.utils import dist
+from composer.utils import dist, parse_uri
 
 from composer_kd.config.markers import (
     Component,
@@ -112,7 +112,7 @@ class RunConfig:
     fsdp_config: Annotated[dict[str, Any] | None, OptionsOf('fsdp')] = None
     save_folder: Annotated[str | None, Folder, Effect.OUTPUT] = 'runs/{run_name}'
     save_interval: Annotated[Regularly, Effect.OUTPUT] = '1ep'
-    # None: true, so that a YAML can be run again; false with autoresume
+    # Whether a run that lies in save_folder may be replaced; None: no. With autoresume it is gone on with.
     save_overwrite: Annotated[bool | None, Effect.OUTPUT] = None
     save_weights_only: Annotated[bool, Effect.OUTPUT] = False
     save_num_checkpoints_to_keep: Annotated[int, PositiveOrAll, Effect.OUTPUT] = -1
@@ -178,8 +178,21 @@ def _evaluation(run: RunConfig) -> Iterator[str]:
 
 
 def _files(run: RunConfig) -> Iterator[str]:
+    if run.folder is not None and not _is_plain_path(str(run.folder)):
+        yield (
+            f'save_folder: Composer reads {str(run.folder)!r} as a URI, and would save checkpoints elsewhere; leave #, '
+            '?, ; and a leading word with a colon out of run_name and save_folder'
+        )
     if run.profiler is not None and run.folder is None and '{save_folder}' in run.profiler.folder:
         yield 'profiler.folder: needs a save_folder on this machine for {save_folder}; give a folder of its own'
+
+
+def _is_plain_path(folder: str) -> bool:
+    """Whether Composer, which parses a save folder as a URI, finds all of it to be a path."""
+    try:
+        return parse_uri(folder) == ('', '', folder)
+    except ValueError:
+        return False
 
 
 def _resuming(run: RunConfig) -> Iterator[str]:
