@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
+from typing import Any
 
 from composer import Trainer
 from composer.core import Time
@@ -36,8 +37,13 @@ def is_finished(trainer: Trainer, config: RunConfig) -> bool:
     if not noted or config.folder is None or end is None:
         return False
     before = (saved_settings(config.folder) or {}).get('max_duration')
-    same_length = before is not None and Time.from_input(before, 'ep') == Time.from_input(config.max_duration, 'ep')
-    return same_length or noted.get(f'time/{_UNITS[end.unit.value]}', 0) >= end.value
+    return (
+        _length(before) == _length(config.max_duration) or noted.get(f'time/{_UNITS[end.unit.value]}', 0) >= end.value
+    )
+
+
+def _length(duration: Any) -> str | None:
+    return None if duration is None else Time.from_input(duration, 'ep').to_timestring()
 
 
 _UNITS = {'ep': 'epoch', 'ba': 'batch', 'sp': 'sample'}

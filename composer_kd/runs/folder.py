@@ -52,7 +52,7 @@ def check_unused(config: RunConfig) -> None:
         ConfigError: If its folder holds a run, and neither ``autoresume`` nor ``save_overwrite`` says what to do.
     """
     folder = config.folder
-    if dist.get_global_rank() == 0 and folder is not None and not _is_asked(config) and holds_run(folder):
+    if folder is not None and not _is_asked(config) and holds_run(folder):
         raise _occupied(str(folder), (folder / METRICS_FILE).is_file())
 
 

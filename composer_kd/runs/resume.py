@@ -44,12 +44,13 @@ def check_resumable(config: RunConfig) -> None:
             is damaged, or the checkpoint cannot be gone on from.
     """
     folder = config.folder
-    if not config.autoresume or folder is None or dist.get_global_rank() != 0 or not holds_run(folder):
+    if not config.autoresume or folder is None or not holds_run(folder):
         return
     before = saved_settings(folder)
     if before is not None:
         _check_settings(before, config, folder)
-    mend_latest(folder)
+    if dist.get_global_rank() == 0:
+        mend_latest(folder)
 
 
 def _check_settings(before: dict[str, Any], config: RunConfig, folder: pathlib.Path) -> None:
