@@ -191,20 +191,10 @@ RunLength = Annotated[Time | str | int, PositiveTime, Length]
 Regularly = Annotated[Time | str | int, PositiveTime, Interval]
 
 
-RunName = Must(
-    "not empty, without braces, control characters and '..' as a folder",
-    lambda value: value.strip() and _is_name(value) and not {'.', '..'} & set(value.split('/')),
-)
+RunName = Must('not empty and without braces', lambda value: value.strip() and not set(value) & set('{}'))
 
 
-Folder = Must(
-    'without braces but {run_name}, and without control characters',
-    lambda value: _is_name(value.replace('{run_name}', '')),
-)
-
-
-def _is_name(value: str) -> bool:
-    return value.isprintable() and not set(value) & set('{}')
+Folder = Must('without braces but {run_name}', lambda value: not set(value.replace('{run_name}', '')) & set('{}'))
 
 
 def _unit(value: Any) -> str:
