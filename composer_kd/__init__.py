@@ -3,6 +3,7 @@
 The names below are imported when they are first used, so that ``composer-kd --help`` need not wait for torch.
 """
 
+import pkgutil
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,8 @@ _HOMES = (
     'algorithms',
 )
 
+_ROOMS = frozenset(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith('_'))
+
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
@@ -65,8 +68,10 @@ def __getattr__(name: str) -> Any:
             module = import_module(f'{__name__}.{home}')
             if name in module.__all__:
                 return getattr(module, name)
+    if name in _ROOMS:  # so that `import composer_kd` is enough for `composer_kd.losses.hint`
+        return import_module(f'{__name__}.{name}')
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__, *_ROOMS})

@@ -16,6 +16,7 @@ __all__ = [
     'ComposerKDError',
     'ConfigError',
     'LossError',
+    'StorageError',
     'TeacherError',
 ]
 
@@ -42,6 +43,10 @@ class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
 
 class LossError(ComposerKDError, ValueError):
     """A distillation loss failed, or returned something other than a finite scalar that depends on the student."""
+
+
+class StorageError(ComposerKDError, OSError):
+    """A file of a run cannot be written, because the disk is full or a quota is used up."""
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:

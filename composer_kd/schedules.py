@@ -85,10 +85,12 @@ class Window:
         """Checks the window against a run that starts.
 
         Warns:
-            UserWarning: If the run ends before the window starts.
+            UserWarning: If the run ends before the window starts, or is too short to have a batch in a window whose
+                end is a fraction of it.
 
         Raises:
-            ConfigError: If an end cannot be resolved in this run, or ``start >= end`` in batches.
+            ConfigError: If an end cannot be resolved in this run, or ``start >= end`` in batches in a run of any
+                length.
         """
         self.resolve(state)
         start, end = _in_batches(self.start, state), _in_batches(self.end, state)
@@ -101,6 +103,14 @@ class Window:
         elif start is None or end is None or state.timestamp.batch.value:
             return
         elif math.ceil(start) >= math.ceil(end):
+            if self.end.unit == TimeUnit.DURATION:
+                warnings.warn(
+                    f'Distillation never starts: from start_dur={self.start.to_timestring()} to '
+                    f'end_dur={self.end.to_timestring()} there is no batch in a run of '
+                    f'{state.max_duration.to_timestring()}. A longer run has some; or set the two further apart.',
+                    stacklevel=2,
+                )
+                return
             raise self._reversed(f', which are batch {math.ceil(start)} and batch {math.ceil(end)} of this run')
 
     def _begins_after(self, state: State) -> bool:

@@ -107,6 +107,13 @@ def test_warns_when_it_never_opens():
             opened_at(start, '9ep' if start == 1.0 else 1.0, run)
 
 
+@pytest.mark.parametrize(('start', 'end', 'run'), [(0.9, 1.0, '5ba'), (0.51, 0.55, '1ep'), ('8ba', 0.25, '2ep')])
+def test_warns_when_a_short_run_has_no_batch_in_it(start, end, run):
+    with pytest.warns(UserWarning, match='Distillation never starts: from start_dur=.* there is no batch in a run of'):
+        assert opened_at(start, end, run) == []
+    assert opened_at(start, end, '10ep')
+
+
 @pytest.mark.parametrize('value', [-0.1, 1.5, 2, 'soon', '3sec', '1h', None, float('nan'), True, '-1ep'])
 def test_refuses_what_is_no_time(value):
     with pytest.raises(ConfigError, match='start_dur: expected a fraction in'):
@@ -115,7 +122,7 @@ def test_refuses_what_is_no_time(value):
 
 @pytest.mark.parametrize(
     ('start', 'end', 'batches'),
-    [(0.5, '1ep', '10 and batch 10'), ('1ep', '4ba', '10 and batch 4'), ('8ba', 0.25, '8 and batch 5')],
+    [(0.5, '1ep', '10 and batch 10'), ('1ep', '4ba', '10 and batch 4')],
 )
 def test_ends_in_different_units_are_compared_when_the_run_starts(start, end, batches):
     with pytest.raises(ConfigError, match=f'start_dur must come before end_dur.*batch {batches}'):

@@ -26,6 +26,8 @@ _SECONDS_BETWEEN_FLUSHES = 1.0
 _RUN = 'run_id'
 # Left out, because each record has batch, epoch and sample already.
 _KNOWN = frozenset(f'time/{unit}' for unit in ('batch', 'epoch', 'sample', 'batch_in_epoch', 'sample_in_epoch'))
+# A run that goes on from the last batch of an epoch ends that epoch without a batch, and logs these as 0.
+_OF_A_BATCH = 'metrics/train/'
 # JSON cannot represent these numbers, but a diverged loss must be recorded too.
 _NOT_FINITE = {'NaN': math.nan, 'Infinity': math.inf, '-Infinity': -math.inf}
 _encode = json.JSONEncoder(allow_nan=False).encode
@@ -58,6 +60,7 @@ class HistoryLogger(LoggerDestination):
         self._record: dict[str, Any] = {}  # numbers logged at _batch that are not written yet
         self._batch = self._epoch = self._sample = 0
         self._flushed = 0.0
+        self._has_trained = False  # since fit() began
 
     @override
     def init(self, state: State, logger: Logger) -> None:
@@ -65,7 +68,13 @@ class HistoryLogger(LoggerDestination):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Returns the id of the run, by which a resumed run recognises its file."""
+        """Returns the id of the run, by which a resumed run recognises its file.
+
+        What is logged so far is written first: a checkpoint that can be gone on from needs the lines before it, and
+        Composer saves checkpoints before it runs the other events of its loggers.
+        """
+        if self._stream is not None:
+            self.flush()
         return {_RUN: self.run_id}
 
     @override
@@ -85,7 +94,7 @@ class HistoryLogger(LoggerDestination):
             self._batch = batch
         self._epoch, self._sample = timestamp.epoch.value, timestamp.sample.value
         for key, value in metrics.items():
-            if key not in _KNOWN:
+            if key not in _KNOWN and (self._has_trained or not key.startswith(_OF_A_BATCH)):
                 number = value if type(value) is float else _number(value)
                 if number is not None:
                     self._record[key] = number
@@ -93,13 +102,14 @@ class HistoryLogger(LoggerDestination):
     @override
     def fit_start(self, state: State, logger: Logger) -> None:
         """Opens the file, so that a folder without write permission causes an error before the first batch."""
+        if dist.get_global_rank() == 0:
+            self._opened()
         self.flush()
+        self._has_trained = False
 
     @override
-    def batch_checkpoint(self, state: State, logger: Logger) -> None:
-        """Flushes if a checkpoint was saved, since a killed run resumes from it."""
-        if any(getattr(one, 'last_checkpoint_batch', None) == state.timestamp.batch for one in state.callbacks):
-            self.flush()
+    def batch_start(self, state: State, logger: Logger) -> None:
+        self._has_trained = True
 
     @override
     def epoch_checkpoint(self, state: State, logger: Logger) -> None:
@@ -123,10 +133,14 @@ class HistoryLogger(LoggerDestination):
 
     def flush(self) -> None:
         """Writes all numbers logged so far; later numbers of the same batch go into a further line."""
-        if dist.get_global_rank() == 0:
-            self._write()
-            self._opened().flush()
+        self._write()
+        if self._stream is not None:
+            self._stream.flush()
             self._flushed = time.monotonic()
+
+    def mute(self) -> None:
+        """Ignores what is logged from now on, so that a finished run that is evaluated again keeps its file."""
+        self._state, self._record = None, {}
 
     def _write(self) -> None:
         record, self._record = self._record, {}

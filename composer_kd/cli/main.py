@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The arguments after the name of the command; default: those of the process.
 
     Returns:
-        The exit status: 0 on success, 2 for wrong input, which is reported in one message without a traceback.
+        The exit status: 0 on success, 2 for wrong input, which is reported in one message without a traceback, and 130
+        after Ctrl-C.
 
     Example:
         >>> main(['train', 'no_such.yaml', '--debug'])
@@ -57,6 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f'composer-kd: {error}', file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        if options.debug:
+            raise
+        print('composer-kd: stopped by Ctrl-C', file=sys.stderr)
+        return 130  # as the shell has it for SIGINT
     return 0
 
 

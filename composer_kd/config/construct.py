@@ -9,11 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 from composer_kd.config.markers import Component
+from composer_kd.config.registry import import_path
 from composer_kd.config.schema import TeacherConfig
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError
 from composer_kd.teachers import FrozenTeacher
+from composer_kd.teachers.adapters import InputAdapters
 
-__all__ = ['build_teacher', 'construct', 'construct_or_say', 'is_function_itself']
+__all__ = ['build_adapter', 'build_teacher', 'construct', 'construct_or_say', 'is_function_itself']
 
 
 def is_function_itself(scope: str, target: Any) -> bool:
@@ -98,11 +100,30 @@ def construct_or_say(component: Component, **supplied: Any) -> Any:
         raise ConfigError(f'{component.path}: {component.name}({written}) cannot be built: {error}') from error
 
 
+def build_adapter(written: Component | list[Component] | None) -> Any:
+    """Builds a teacher's input adapter.
+
+    Args:
+        written: The adapter, several of them, or None.
+
+    Returns:
+        A callable of the inputs; None for none.
+
+    Raises:
+        ConfigError: If one cannot be built from its options.
+    """
+    if written is None:
+        return None
+    if isinstance(written, list):
+        return InputAdapters([construct_or_say(one) for one in written])
+    return construct_or_say(written)
+
+
 def build_teacher(config: TeacherConfig) -> FrozenTeacher:
     """Builds a teacher and loads its weights.
 
     Args:
-        config: Its model, checkpoint and entry, input adapter and name.
+        config: Its model, checkpoint and entry, input adapters, forward and name.
 
     Returns:
         The frozen teacher.
@@ -111,7 +132,6 @@ def build_teacher(config: TeacherConfig) -> FrozenTeacher:
         CheckpointNotFoundError: If the checkpoint does not exist.
         CheckpointError: If it is damaged, unsafe, or does not fit the model.
     """
-    adapter = construct(config.input_adapter) if config.input_adapter is not None else None
     if config.is_random and '.' in config.model.name:
         warnings.warn(
             f'{config.model.path}: no checkpoint is given, so the teacher {config.model.name} teaches with the weights '
@@ -119,6 +139,6 @@ def build_teacher(config: TeacherConfig) -> FrozenTeacher:
             stacklevel=2,
         )
     model = construct_or_say(config.model)
-    return FrozenTeacher(
-        model, checkpoint=config.checkpoint, entry=config.entry, input_adapter=adapter, name=config.name
-    )
+    adapter = build_adapter(config.input_adapter)
+    forward = import_path(config.forward) if config.forward is not None else None
+    return FrozenTeacher(model, config.checkpoint, adapter, forward, config.name, config.entry)

@@ -13,12 +13,13 @@ from typing import Annotated, Any, Literal
 
 import torch
 from composer.core import Precision, Time
-from composer.utils import dist
+from composer.utils import dist, parse_uri
 
 from composer_kd.config.markers import (
     Component,
     ConsoleInterval,
     Effect,
+    Either,
     Folder,
     NotNegative,
     OptionsOf,
@@ -33,8 +34,30 @@ from composer_kd.config.markers import (
     Share,
 )
 from composer_kd.config.profiler import ProfilerConfig
+from composer_kd.config.registry import import_path
+from composer_kd.errors import ConfigError
 
 __all__ = ['EvaluationConfig', 'LoaderConfig', 'RunConfig', 'TeacherConfig', 'local_folder']
+
+
+_Adapter = Annotated[Component, Part('adapter')]
+_ONE_OR_SEVERAL = Either(
+    'an input adapter: {name: ..., its options}, or a list of these',
+    lambda value: list[_Adapter] if isinstance(value, list) else Annotated[Component | None, Part('adapter')],
+)
+
+
+def _functions(section: Any, *keys: str) -> Iterator[str]:
+    """Yields a fault for each key whose dotted path leads to no function."""
+    for key in keys:
+        path = getattr(section, key)
+        try:
+            found = None if path is None else import_path(path)
+        except ConfigError as error:
+            yield f'{key}: {error}'
+        else:
+            if path is not None and not callable(found):
+                yield f'{key}: expected the dotted path of a function, got {path!r}'
 
 
 @dataclass
@@ -53,11 +76,14 @@ class LoaderConfig:
     shuffle: bool | None = None  # None: true for training, false for evaluation
     num_workers: Annotated[int, NotNegative, Effect.EXECUTION] = 0
     pin_memory: Annotated[bool | None, Effect.EXECUTION] = None  # None: true if there is a GPU
+    # Dotted path of a function that makes a batch of a list of samples; None: torch's default_collate.
+    collate_fn: str | None = None
     persistent_workers: Annotated[bool | None, Effect.EXECUTION] = None  # None: true if there are workers
     prefetch_factor: Annotated[int | None, Positive, Effect.EXECUTION] = None
 
     def conflicts(self) -> Iterator[str]:
         """Yields conflicts between settings that are valid on their own."""
+        yield from _functions(self, 'collate_fn')
         for name in ('prefetch_factor', 'persistent_workers'):
             if self.num_workers == 0 and getattr(self, name):
                 yield f'{name}: needs num_workers of at least 1, got {getattr(self, name)!r} with 0 workers'
@@ -65,12 +91,13 @@ class LoaderConfig:
 
 @dataclass
 class TeacherConfig:
-    """One teacher: its model, the checkpoint with its weights, and the adapter for its inputs."""
+    """One teacher: its model, the checkpoint with its weights, the adapters for its inputs, and how it is called."""
 
     model: Annotated[Component, Part('model')]
     checkpoint: str | None = None
     entry: str | None = None  # which weights of the checkpoint, if several fit: 'ema', 'state_dict.teacher'
-    input_adapter: Annotated[Component | None, Part('adapter')] = None
+    input_adapter: Annotated[Any, _ONE_OR_SEVERAL] = None  # several are applied in this order
+    forward: str | None = None  # dotted path of a function (model, batch) that returns logits
     name: str | None = None
 
     @property
@@ -80,6 +107,7 @@ class TeacherConfig:
 
     def conflicts(self) -> Iterator[str]:
         """Yields conflicts between settings that are valid on their own."""
+        yield from _functions(self, 'forward')
         if self.is_random and '.' not in self.model.name:  # the user's own model may load its weights itself
             yield (
                 f'checkpoint: the teacher {self.model.name} has no checkpoint: its weights would be random; '
@@ -115,7 +143,7 @@ class RunConfig:
     fsdp_config: Annotated[dict[str, Any] | None, OptionsOf('fsdp')] = None
     save_folder: Annotated[str | None, Folder, Effect.OUTPUT] = 'runs/{run_name}'
     save_interval: Annotated[Regularly, Effect.OUTPUT] = '1ep'
-    # None: true, so that a YAML can be run again; false with autoresume
+    # Whether a run that lies in save_folder may be replaced; None: no. With autoresume it is gone on with.
     save_overwrite: Annotated[bool | None, Effect.OUTPUT] = None
     save_weights_only: Annotated[bool, Effect.OUTPUT] = False
     save_num_checkpoints_to_keep: Annotated[int, PositiveOrAll, Effect.OUTPUT] = -1
@@ -181,8 +209,24 @@ def _evaluation(run: RunConfig) -> Iterator[str]:
 
 
 def _files(run: RunConfig) -> Iterator[str]:
+    name, folder = str(run.run_name), run.folder
+    if not name.isprintable() or {'.', '..'} & set(name.split('/')):
+        yield f"run_name: expected a name without control characters and without '..' as a folder, got {name!r}"
+    elif folder is not None and not _is_plain_path(str(folder)):
+        yield (
+            f'save_folder: Composer reads {str(folder)!r} as a URI, and would save checkpoints elsewhere; leave #, ?, ; '
+            'and a leading word with a colon out of run_name and save_folder'
+        )
     if run.profiler is not None and run.folder is None and '{save_folder}' in run.profiler.folder:
         yield 'profiler.folder: needs a save_folder on this machine for {save_folder}; give a folder of its own'
+
+
+def _is_plain_path(folder: str) -> bool:
+    """Whether Composer, which parses a save folder as a URI, finds all of it to be a path."""
+    try:
+        return parse_uri(folder) == ('', '', folder)
+    except ValueError:
+        return False
 
 
 def _resuming(run: RunConfig) -> Iterator[str]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from composer import Callback, Trainer
-from composer.loggers import LoggerDestination
+from composer.core import State
+from composer.loggers import Logger, LoggerDestination
 from composer.metrics import CrossEntropy
 from composer.models import ComposerModel
-from composer.utils import reproducibility
+from composer.utils import is_notebook, reproducibility
 from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
+from typing_extensions import override
 
 from composer_kd.batches.contents import IGNORE
 from composer_kd.callbacks.phases import PhaseLabels
@@ -23,9 +26,10 @@ from composer_kd.config.construct import construct, construct_or_say
 from composer_kd.config.markers import Component
 from composer_kd.config.profiler import build_profiler
 from composer_kd.config.schema import RunConfig
-from composer_kd.errors import Attempts, ConfigError
+from composer_kd.errors import Attempts, ComposerKDError, ConfigError
 from composer_kd.models import IndexedClassifier
 from composer_kd.runs.files import make_folder
+from composer_kd.runs.folder import check_remote, check_unused
 from composer_kd.runs.loaders import build_loader, check_held_out, evaluation_data
 from composer_kd.runs.preflight import check_load_path, dry_run
 from composer_kd.runs.resume import check_resumable
@@ -92,7 +96,8 @@ def build_trainer(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trai
         callbacks = [*callbacks, PhaseLabels()]
     if config.fsdp_config is None:  # a sharded model may not fit on one GPU
         dry_run(parts.model, parts.algorithms, parts.train_loader, config.precision)
-    with _load_errors_said(config):
+    loading = _Loading()
+    with _load_errors_said(config, loading):
         return Trainer(
             model=parts.model,
             train_dataloader=parts.train_loader,
@@ -100,7 +105,11 @@ def build_trainer(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trai
             optimizers=construct_or_say(config.optimizer, params=parts.model.parameters()),
             schedulers=construct(config.scheduler) if config.scheduler is not None else None,
             algorithms=list(parts.algorithms.values()),
-            callbacks=[*(one for one in callbacks if not isinstance(one, LoggerDestination)), *parts.callbacks],
+            callbacks=[
+                *(one for one in callbacks if not isinstance(one, LoggerDestination)),
+                *parts.callbacks,
+                loading,
+            ],
             profiler=profiler,
             loggers=[*parts.loggers, *(one for one in callbacks if isinstance(one, LoggerDestination))],
             **_trainer_settings(config),
@@ -125,7 +134,8 @@ def _build_parts(config: RunConfig) -> _Parts:
     attempt(make_folder, config.folder, 'save_folder')
     if config.load_path is not None:
         attempt(check_load_path, config.load_path)
-    attempt(check_resumable, config)
+    for check in (check_unused, check_remote, check_resumable):
+        attempt(check, config)
     train_loader, eval_loader = _build_loaders(config, attempt)
     # Built first after seeding, so that the initial weights of the student depend on the seed and not on a teacher.
     reproducibility.seed_all(config.seed)
@@ -150,17 +160,40 @@ def _build_loaders(config: RunConfig, attempt: Attempts) -> tuple[DataLoader[Any
     return train, evaluation
 
 
+class _Loading(Callback):
+    """Tells whether Composer is loading a checkpoint, between the last callback before it and the first after it."""
+
+    def __init__(self) -> None:
+        self.is_running = False
+
+    @override
+    def before_load(self, state: State, logger: Logger) -> None:
+        self.is_running = True
+
+    @override
+    def after_load(self, state: State, logger: Logger) -> None:
+        self.is_running = False
+
+
 @contextlib.contextmanager
-def _load_errors_said(config: RunConfig) -> Iterator[None]:
-    """Explains what to do if a checkpoint contains other auxiliary modules than this run has."""
+def _load_errors_said(config: RunConfig, loading: _Loading) -> Iterator[None]:
+    """Explains what to do if a checkpoint is not one of this run's model, optimizer or auxiliary modules."""
     try:
         yield
-    except (RuntimeError, KeyError) as error:
-        if config.load_path is None or f'{EXTRAS}.' not in str(error):
+    except ComposerKDError:
+        raise
+    except Exception as error:  # a foreign checkpoint may fail in any part of Composer
+        if not loading.is_running:
             raise
+        key, path = ('autoresume', config.folder) if config.load_path is None else ('load_path', config.load_path)
+        if key == 'load_path' and f'{EXTRAS}.' in str(error):
+            raise ConfigError(
+                f'load_path: what the matches learn in this run is not what they learned in that of {path}. '
+                "Load the student's weights alone: load_weights_only=true load_strict_model_weights=false"
+            ) from error
         raise ConfigError(
-            f'load_path: what the matches learn in this run is not what they learned in that of {config.load_path}. '
-            "Load the student's weights alone: load_weights_only=true load_strict_model_weights=false"
+            f'{key}: the checkpoint of {path} does not fit this run: {" ".join(str(error).split())[:400]}. Give one of '
+            'the same model and optimizer, or start anew with another run_name'
         ) from error
 
 
@@ -173,13 +206,19 @@ def _trainer_settings(config: RunConfig) -> dict[str, Any]:
     same = [
         *('run_name', 'seed', 'max_duration', 'precision', 'device_train_microbatch_size', 'eval_interval'),
         *('train_subset_num_batches', 'eval_subset_num_batches', 'save_interval', 'save_weights_only'),
-        *('save_num_checkpoints_to_keep', 'load_path', 'load_weights_only', 'autoresume', 'progress_bar'),
+        *('save_num_checkpoints_to_keep', 'load_path', 'load_weights_only', 'autoresume'),
         *('log_to_console', 'console_log_interval', 'load_strict_model_weights'),
     ]
-    overwrite = not config.autoresume if config.save_overwrite is None else config.save_overwrite
     return {
         **{name: getattr(config, name) for name in same},
         'save_folder': str(config.folder) if config.folder is not None else config.save_folder,
-        'save_overwrite': overwrite,
+        # The folder was checked: what lies there is this run's, and a damaged checkpoint is written anew.
+        'save_overwrite': True,
+        'progress_bar': config.progress_bar and _is_watched(),
         'parallelism_config': None if config.fsdp_config is None else {'fsdp': config.fsdp_config},
     }
+
+
+def _is_watched() -> bool:
+    """Whether a bar can be redrawn in place; in a log file it would be thousands of lines."""
+    return sys.stderr.isatty() or is_notebook()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 
 from composer_kd.errors import CheckpointNotFoundError, ConfigError
 
-__all__ = ['CONFIG_FILE', 'LATEST', 'METRICS_FILE', 'checkpoint_file', 'make_folder']
+__all__ = ['CONFIG_FILE', 'LATEST', 'LOCK_FILE', 'METRICS_FILE', 'checkpoint_file', 'checkpoints', 'make_folder']
 
 
 def make_folder(folder: pathlib.Path | None, key: str) -> None:
@@ -25,7 +26,7 @@ def make_folder(folder: pathlib.Path | None, key: str) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             if not os.access(folder, os.W_OK):
                 raise PermissionError(f'no permission to write into {str(folder)!r}')
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a null byte
         raise ConfigError(f'{key}: the folder {str(folder)!r} cannot be used: {error}') from error
 
 
@@ -36,6 +37,26 @@ METRICS_FILE = 'metrics.json'
 
 
 LATEST = 'latest-rank0.pt'
+
+
+LOCK_FILE = '.lock'
+
+
+_SAVED = re.compile(r'ep(\d+)-ba(\d+)-rank\d+\.pt')
+
+
+def checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Lists the checkpoints that a run saved, whole or not, the latest first.
+
+    Args:
+        folder: The run folder.
+
+    Returns:
+        The files ``ep<epoch>-ba<batch>-rank<rank>.pt``; empty if there are none, or no folder.
+    """
+    found = ((_SAVED.fullmatch(file.name), file) for file in folder.glob('ep*-ba*-rank*.pt'))
+    named = [((int(match[2]), int(match[1])), file) for match, file in found if match is not None and file.is_file()]
+    return [file for _, file in sorted(named, reverse=True)]
 
 
 def checkpoint_file(written: str) -> pathlib.Path:

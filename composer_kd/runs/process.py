@@ -1,4 +1,4 @@
-"""Process-wide settings of a run: hides expected warnings, and keeps freed memory for reuse."""
+"""Process-wide settings and output of a run: hides expected warnings, and keeps freed memory for reuse."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from composer.utils import dist
+from rich.console import Console
 
-__all__ = ['keep_freed_memory', 'without_remarks']
+__all__ = ['keep_freed_memory', 'say', 'without_remarks']
 
 # The beginnings of expected warnings; all other warnings are shown.
 _REMARKS = (
@@ -67,3 +70,14 @@ def keep_freed_memory() -> bool:
         # Old versions reject the first parameter; the others without it would be harmful.
         return all(mallopt(name, value) == 1 for name, value in _SETTINGS.items())
     return False
+
+
+def say(what: Any) -> None:
+    """Prints a line or a table on the console of rank 0.
+
+    Example:
+        >>> say('trained')
+        trained
+    """
+    if dist.get_global_rank() == 0:
+        Console().print(what, highlight=False, markup=False, soft_wrap=isinstance(what, str))

@@ -1,27 +1,38 @@
-"""Checks before a resume that the settings match those of the saved run."""
+"""Checks and mends a run folder before a resume: the settings are those of the saved run, the checkpoint is whole."""
 
 from __future__ import annotations
 
+import os
+import pathlib
+import warnings
+import zipfile
+import zlib
+from collections.abc import Mapping
 from typing import Any
 
+import yaml
+from composer.utils import dist
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from composer_kd.config.effects import differing
 from composer_kd.config.load import as_mapping
 from composer_kd.config.markers import Effect
 from composer_kd.config.schema import RunConfig
-from composer_kd.errors import ConfigError
+from composer_kd.errors import CheckpointError, ConfigError
 from composer_kd.presentation.settings import leaves
-from composer_kd.runs.files import CONFIG_FILE
+from composer_kd.runs.files import CONFIG_FILE, LATEST, checkpoints
+from composer_kd.runs.folder import holds_run
+from composer_kd.teachers.checkpoints import read_checkpoint
 
-__all__ = ['check_resumable']
+__all__ = ['check_resumable', 'mend_latest', 'saved_settings']
 
 MAY_CHANGE = (Effect.MICROBATCH, Effect.LENGTH, Effect.START, Effect.EVALUATION, Effect.CALLBACKS)
 """Effects of the keys that may change on a resume: the run may become longer, and starts from its own checkpoint."""
 
 
 def check_resumable(config: RunConfig) -> None:
-    """Checks before a resume that the settings match those of the saved run.
+    """Checks before a resume that the settings match those of the saved run, and mends its latest checkpoint.
 
     With other settings, ``config.yaml`` in the run folder would not describe how the checkpoint was trained.
 
@@ -29,14 +40,20 @@ def check_resumable(config: RunConfig) -> None:
         config: The run that is about to start.
 
     Raises:
-        ConfigError: If settings differ from ``config.yaml`` in the run folder; lists them.
+        ConfigError: If settings differ from ``config.yaml`` in the run folder, and lists them; or if ``config.yaml``
+            is damaged, or the checkpoint cannot be gone on from.
     """
     folder = config.folder
-    if not config.autoresume or folder is None or not (folder / CONFIG_FILE).is_file():
+    if not config.autoresume or folder is None or not holds_run(folder):
         return
-    if not any(folder.glob('latest-rank*')):
-        return  # no checkpoint: the run starts from the beginning
-    before: Any = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE))
+    before = saved_settings(folder)
+    if before is not None:
+        _check_settings(before, config, folder)
+    if dist.get_global_rank() == 0:
+        mend_latest(folder)
+
+
+def _check_settings(before: dict[str, Any], config: RunConfig, folder: pathlib.Path) -> None:
     old, new = leaves(before), leaves(as_mapping(config))
     changed = differing(old, new, *MAY_CHANGE)
     if changed:
@@ -44,5 +61,107 @@ def check_resumable(config: RunConfig) -> None:
         raise ConfigError(
             f'autoresume: {folder} holds a run with other settings, and going on would make its record false:\n'
             + '\n'.join(lines)
-            + '\nTake another run_name (or save_folder), or start anew with autoresume=false.'
+            + '\nTake another run_name (or save_folder), or start anew with autoresume=false save_overwrite=true.'
         )
+    if before.get('save_weights_only'):
+        raise ConfigError(
+            f'autoresume: the run in {folder} saved weights alone (save_weights_only), without the optimizer, and '
+            'cannot be gone on from. Start anew with autoresume=false save_overwrite=true, or take another run_name'
+        )
+
+
+def saved_settings(folder: pathlib.Path) -> dict[str, Any] | None:
+    """Reads the settings of the run in a folder.
+
+    Args:
+        folder: The run folder.
+
+    Returns:
+        The content of its ``config.yaml``; None if there is none.
+
+    Raises:
+        ConfigError: If the file is damaged.
+    """
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        return None
+    try:
+        content: Any = OmegaConf.to_container(OmegaConf.load(file))
+        if not isinstance(content, Mapping):
+            raise ValueError('expected a mapping')
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, AssertionError) as error:
+        reason = ' '.join(str(error).split())[:200]
+        raise ConfigError(
+            f'autoresume: {file} is damaged, so nothing tells whether the settings are the same ({reason}). Delete it '
+            'to go on with the settings given now, or take another run_name'
+        ) from error
+    return dict(content)
+
+
+def mend_latest(folder: pathlib.Path) -> None:
+    """Points ``latest-rank0.pt`` to the newest whole checkpoint, which a kill or a full disk may have prevented.
+
+    A checkpoint that is cut short is left where it is: the run writes it anew when it gets there. Sharded checkpoints
+    are folders, and are left to Composer.
+
+    Args:
+        folder: The run folder.
+
+    Warns:
+        UserWarning: If checkpoints are damaged; says where the run goes on.
+
+    Raises:
+        ConfigError: If a whole checkpoint cannot be read safely.
+    """
+    latest = folder / LATEST
+    files = [file for file in checkpoints(folder) if file.name.endswith('-rank0.pt')]
+    if latest.is_file() and not latest.is_symlink():  # a copy of the folder, by a tool that follows links
+        files = [latest, *files]
+    if not files and (latest.is_dir() or not latest.is_symlink()):
+        return
+    damaged = []
+    for file in files:
+        if _is_whole(file):
+            break
+        damaged.append(file.name)
+    else:
+        file = None
+    if damaged:
+        where = f'goes on from {file.name}' if file is not None else 'starts from the beginning'
+        warnings.warn(f'autoresume: in {folder}, damaged: {", ".join(damaged)}. The run {where}.', stacklevel=2)
+    if file is None:
+        if latest.is_symlink():
+            latest.unlink()
+        elif latest.is_file():
+            os.replace(latest, latest.with_name(f'{LATEST}.damaged'))
+        return
+    _check_readable(file)
+    if file != latest:
+        _link(latest, file.name)
+
+
+def _is_whole(file: pathlib.Path) -> bool:
+    """Whether every part of a checkpoint is there with the checksum that was written with it."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.testzip() is None
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        return False
+
+
+def _check_readable(file: pathlib.Path) -> None:
+    try:
+        checkpoint = read_checkpoint(file)
+    except CheckpointError as error:
+        raise ConfigError(f'autoresume: {file} cannot be gone on from. {error}') from error
+    if not checkpoint.from_composer:
+        raise ConfigError(f'autoresume: {file} holds weights alone, and cannot be gone on from; take another run_name')
+
+
+def _link(latest: pathlib.Path, target: str) -> None:
+    if latest.is_symlink() and os.readlink(latest) == target:
+        return
+    part = latest.with_name(f'{latest.name}.part')
+    part.unlink(missing_ok=True)
+    part.symlink_to(target)
+    os.replace(part, latest)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import pathlib
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from composer import Callback, Trainer
 from composer.utils import dist
 from omegaconf import OmegaConf
-from rich.console import Console
 from rich.table import Table
 
 from composer_kd.algorithms.base import DistillationAlgorithm
@@ -21,11 +20,15 @@ from composer_kd.callbacks.history import HISTORY_FILE, HistoryLogger
 from composer_kd.config.load import as_mapping
 from composer_kd.config.schema import RunConfig
 from composer_kd.presentation.files import write_file
+from composer_kd.presentation.settings import leaves
 from composer_kd.presentation.units import cost_text, metric_text
 from composer_kd.runs.build import build_trainer
+from composer_kd.runs.ending import full_disk_said, where_it_stands
 from composer_kd.runs.files import CONFIG_FILE, METRICS_FILE
+from composer_kd.runs.finished import is_finished, last_losses, noted_metrics
+from composer_kd.runs.folder import alone_in, clear, holds_run
 from composer_kd.runs.loaders import evaluation_data
-from composer_kd.runs.process import keep_freed_memory, without_remarks
+from composer_kd.runs.process import keep_freed_memory, say, without_remarks
 
 __all__ = ['CONFIG_FILE', 'final_metrics', 'train']
 
@@ -60,29 +63,44 @@ def train(config: RunConfig, callbacks: Sequence[Callback] = (), quiet: bool = F
         1
     """
     keep_freed_memory()
-    with without_remarks():
+    with without_remarks(), alone_in(_folder(config)), full_disk_said(config.folder):
         trainer = build_trainer(config, [*_recorders(config), *callbacks])
         try:
-            noted = _noted(trainer, config)
-            _write_config(config)
-            _fit_or_evaluate(trainer, config)
-            metrics = {**final_metrics(trainer), **noted}
+            with where_it_stands(trainer, config):
+                metrics = _fit_or_evaluate(trainer, config)
         finally:
             trainer.close()
-    _write_metrics(config, metrics)
     if not quiet:
         _summarise(config, metrics)
     return metrics
 
 
-def _fit_or_evaluate(trainer: Trainer, config: RunConfig) -> None:
-    if not _is_done(trainer):
-        trainer.fit()
-        return
-    # Composer raises an error if no time is left to train; restarting the job of a finished run should succeed.
-    _say(f'{config.run_name} had already reached {config.max_duration}: it is evaluated, not trained')
+def _fit_or_evaluate(trainer: Trainer, config: RunConfig) -> dict[str, float]:
+    found = [(is_finished(trainer, config), noted_metrics(trainer, config))]
+    dist.broadcast_object_list(found)  # other nodes may not see the folder; also waits until all ranks have loaded
+    finished, noted = found[0]
+    if finished:
+        return _evaluate_again(trainer, config, noted)
+    _begin_record(config)
+    _log_settings(trainer, config)
+    trainer.fit()
+    return _write_metrics(trainer, config)
+
+
+def _evaluate_again(trainer: Trainer, config: RunConfig, noted: dict[str, float]) -> dict[str, float]:
+    """Evaluates a finished run, and leaves its record as it is. Composer would raise an error: no time is left."""
+    say(f'{config.run_name} had already reached {config.max_duration}: it is evaluated, not trained')
+    for destination in trainer.logger.destinations:
+        if isinstance(destination, HistoryLogger):
+            destination.mute()
     if evaluation_data(config.train_loader, config.eval_loader) is not None:
         trainer.eval(subset_num_batches=config.eval_subset_num_batches)
+    if noted:
+        return noted
+    folder = _folder(config)
+    if folder is not None and not holds_run(folder):  # the checkpoint is that of load_path
+        _write_config(config, folder)
+    return _write_metrics(trainer, config)
 
 
 def _recorders(config: RunConfig) -> list[Callback]:
@@ -119,43 +137,47 @@ def final_metrics(trainer: Trainer) -> dict[str, float]:
     return metrics
 
 
-def _is_done(trainer: Trainer) -> bool:
-    end = trainer.state.max_duration
-    return bool(end is not None and trainer.state.timestamp.get(end.unit) >= end)
-
-
 def _folder(config: RunConfig) -> pathlib.Path | None:
     return config.folder if dist.get_global_rank() == 0 else None
 
 
-def _noted(trainer: Trainer, config: RunConfig) -> dict[str, float]:
-    """The losses and costs of an already finished run, whose checkpoint contains no losses and only some of the costs.
-
-    Deletes the ``metrics.json`` of an unfinished run, which comes from other settings or an earlier training.
-    """
-    file = config.folder / METRICS_FILE if config.folder is not None else None
-    if file is None or not file.is_file():
-        return {}
-    if _is_done(trainer):
-        with contextlib.suppress(ValueError):  # a damaged file
-            noted = json.loads(file.read_text(encoding='utf-8'))
-            if noted.get('time/batch') == int(trainer.state.timestamp.batch):
-                return {name: value for name, value in noted.items() if name.startswith(('loss/', COST))}
-    elif dist.get_global_rank() == 0:
-        file.unlink(missing_ok=True)
-    return {}
-
-
-def _write_config(config: RunConfig) -> None:
+def _begin_record(config: RunConfig) -> None:
+    """Writes the settings, and deletes what would be taken for this run's: of one that is replaced, or was shorter."""
     folder = _folder(config)
     if folder is not None:
-        write_file(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(as_mapping(config))))
+        if config.autoresume:
+            (folder / METRICS_FILE).unlink(missing_ok=True)
+        else:
+            clear(folder)
+        _write_config(config, folder)
 
 
-def _write_metrics(config: RunConfig, metrics: dict[str, float]) -> None:
+def _write_config(config: RunConfig, folder: pathlib.Path) -> None:
+    write_file(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(as_mapping(config))))
+
+
+def _log_settings(trainer: Trainer, config: RunConfig) -> None:
+    """Gives all settings to every logger, as numbers and words by dotted key, which is what all of them take."""
+    settings = {
+        key: value if isinstance(value, (bool, int, float, str)) else str(value)
+        for key, value in leaves(as_mapping(config)).items()
+    }
+    for destination in trainer.logger.destinations:
+        try:
+            destination.log_hyperparameters(dict(settings))
+        except Exception as error:  # a service may refuse, for example a value that differs from before a resume
+            reason = ' '.join(str(error).split())[:300]
+            warnings.warn(f'{type(destination).__name__} did not take the settings of the run: {reason}', stacklevel=2)
+
+
+def _write_metrics(trainer: Trainer, config: RunConfig) -> dict[str, float]:
+    metrics = final_metrics(trainer)
+    if not any(name.startswith('loss/') for name in metrics):  # the last batch was trained before the run was killed
+        metrics = {**metrics, **last_losses(config.folder)}
     folder = _folder(config)
     if folder is not None:
         write_file(folder / METRICS_FILE, json.dumps(metrics, indent=2) + '\n')
+    return metrics
 
 
 def _summarise(config: RunConfig, metrics: dict[str, float]) -> None:
@@ -165,11 +187,6 @@ def _summarise(config: RunConfig, metrics: dict[str, float]) -> None:
     for name, value in metrics.items():
         if not name.startswith('time/'):
             table.add_row(name, cost_text(name, value) if name.startswith(COST) else metric_text(value))
-    _say(table)
+    say(table)
     if config.folder is not None:
-        _say(f'checkpoints, {CONFIG_FILE}, {METRICS_FILE} and {HISTORY_FILE} are in {config.folder}')
-
-
-def _say(what: Any) -> None:
-    if dist.get_global_rank() == 0:
-        Console().print(what, highlight=False, markup=False, soft_wrap=isinstance(what, str))
+        say(f'checkpoints, {CONFIG_FILE}, {METRICS_FILE} and {HISTORY_FILE} are in {config.folder}')

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from composer_kd.errors import ConfigError
 
-__all__ = ['NormalizationAdapter', 'ResizeAdapter']
+__all__ = ['InputAdapters', 'NormalizationAdapter', 'ResizeAdapter']
 
 
 class NormalizationAdapter(nn.Module):
@@ -101,3 +102,27 @@ class ResizeAdapter(nn.Module):
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""
         return f'size={self.size}, mode={self.mode!r}'
+
+
+class InputAdapters(nn.Module):
+    """Applies several input adapters, one after the other.
+
+    Args:
+        adapters: Callables of the inputs, in this order.
+
+    Example:
+        >>> import torch
+        >>> InputAdapters([torch.neg, torch.exp])(torch.zeros(2)).tolist()
+        [1.0, 1.0]
+    """
+
+    def __init__(self, adapters: Sequence[Callable[[Any], Any]]) -> None:
+        super().__init__()
+        self._modules_among = nn.ModuleList(one for one in adapters if isinstance(one, nn.Module))
+        self._all = tuple(adapters)
+
+    def forward(self, inputs: Any) -> Any:
+        """Applies the adapters to the inputs."""
+        for adapter in self._all:
+            inputs = adapter(inputs)
+        return inputs

@@ -14,7 +14,7 @@ from torch import nn
 
 from composer_kd.batches.contents import split_index
 from composer_kd.config.check import check
-from composer_kd.config.construct import construct_or_say
+from composer_kd.config.construct import build_adapter, construct_or_say
 from composer_kd.config.load import load_config
 from composer_kd.config.markers import Component, Part
 from composer_kd.config.registry import resolve
@@ -79,7 +79,7 @@ def _of_a_run(config: RunConfig, shape: Sequence[int] | None) -> Iterator[Table]
     for algorithm in config.algorithms.values():
         for teacher in algorithm.holding(TeacherConfig):
             built = _build(teacher.model)
-            adapt = None if teacher.input_adapter is None else construct_or_say(teacher.input_adapter)
+            adapt = build_adapter(teacher.input_adapter)
             name = f'the teacher {teacher.name or ""}'.strip()
             inputs = _of_shape(built, shape) if shape else batch
             yield _table(f'{name}, {teacher.model.name}', built, inputs, adapt)

@@ -108,6 +108,7 @@ def _checked(
         'save_folder': str(out / name),
         'save_interval': f'{epochs}ep',
         'save_num_checkpoints_to_keep': 1,
+        'save_overwrite': True,  # a demo may be run again
         'progress_bar': False,
     }
     return check(Source(pathlib.Path('demo'), {**written, **common}), RunConfig)

@@ -1,0 +1,142 @@
+"""A run folder belongs to one run: what lies there is not replaced unasked, and two processes do not share it."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import warnings
+from collections.abc import Iterator
+
+from composer.utils import dist, maybe_create_object_store_from_uri, parse_uri
+from filelock import FileLock, Timeout
+
+from composer_kd.callbacks.history import HISTORY_FILE
+from composer_kd.config.schema import RunConfig
+from composer_kd.errors import ConfigError
+from composer_kd.runs.files import LATEST, LOCK_FILE, METRICS_FILE, checkpoints, make_folder
+
+__all__ = ['alone_in', 'check_remote', 'check_unused', 'clear', 'holds_run']
+
+SECONDS_TO_WAIT = 8.0
+"""The workers of a killed run keep its lock until they notice, which takes them 5 seconds."""
+
+
+def holds_run(folder: pathlib.Path) -> bool:
+    """Tells whether a folder holds what a run found: a checkpoint, final metrics, or numbers of a batch.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        False for a run that ended before its first batch, whose settings alone may lie there.
+    """
+    return bool(checkpoints(folder)) or any(folder.glob('latest-rank*')) or _has_numbers(folder)
+
+
+def _has_numbers(folder: pathlib.Path) -> bool:
+    history = folder / HISTORY_FILE
+    if (folder / METRICS_FILE).is_file():
+        return True
+    with contextlib.suppress(OSError), open(history, 'rb') as lines:
+        return sum(1 for _ in zip(lines, range(2))) == 2  # the first line holds the run's id alone
+    return False
+
+
+def check_unused(config: RunConfig) -> None:
+    """Checks that a run does not replace another one unasked.
+
+    Args:
+        config: The run that is about to start.
+
+    Raises:
+        ConfigError: If its folder holds a run, and neither ``autoresume`` nor ``save_overwrite`` says what to do.
+    """
+    folder = config.folder
+    if folder is not None and not _is_asked(config) and holds_run(folder):
+        raise _occupied(str(folder), (folder / METRICS_FILE).is_file())
+
+
+def check_remote(config: RunConfig) -> None:
+    """Checks before a run that checkpoints can be saved behind a URI, and that none lies there.
+
+    Args:
+        config: The run that is about to start.
+
+    Raises:
+        ConfigError: If ``save_folder`` is a URI of an unknown kind, its packages or credentials are missing, or it
+            holds a run.
+    """
+    if config.save_folder is None or config.folder is not None or dist.get_global_rank() != 0:
+        return
+    uri = config.save_folder.replace('{run_name}', str(config.run_name))
+    backend, _, path = parse_uri(uri)
+    if backend == 'dbfs':  # to connect starts a run of MLflow
+        return
+    try:
+        store = maybe_create_object_store_from_uri(uri)
+        assert store is not None
+        with contextlib.suppress(FileNotFoundError):
+            store.get_object_size(f'{path.rstrip("/")}/{LATEST}.symlink')
+            if not _is_asked(config):
+                raise _occupied(uri, finished=False)
+    except ConfigError:
+        raise
+    except Exception as error:  # each object store has its own errors
+        reason = ' '.join(str(error).split())[:300]
+        raise ConfigError(
+            f'save_folder: {uri} cannot be used: {type(error).__name__}: {reason}. Give a folder on this machine, or '
+            'an s3://, gs://, oci:// or azure:// that this machine can reach'
+        ) from error
+
+
+def _is_asked(config: RunConfig) -> bool:
+    return config.autoresume or config.save_overwrite is True
+
+
+def _occupied(place: str, finished: bool) -> ConfigError:
+    return ConfigError(
+        f'{place} holds a run{" that has finished" if finished else ""}, and training there would replace it. Go on '
+        'with it: autoresume=true. Replace it: save_overwrite=true. Keep it: give this run another run_name=... or '
+        'save_folder=...'
+    )
+
+
+def clear(folder: pathlib.Path) -> None:
+    """Removes what an earlier run left, so that nothing in the folder is taken for the new run's.
+
+    Args:
+        folder: The folder, of which checkpoints, metrics and history are deleted.
+    """
+    for file in (*checkpoints(folder), *folder.glob('latest-rank*.pt'), folder / METRICS_FILE, folder / HISTORY_FILE):
+        if file.is_symlink() or not file.is_dir():
+            file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone_in(folder: pathlib.Path | None) -> Iterator[None]:
+    """Keeps other processes from training in a folder while the block runs; the system frees it if this one is killed.
+
+    Args:
+        folder: The folder; created if it does not exist. None locks nothing.
+
+    Raises:
+        ConfigError: If a run is training there, or the folder cannot be used.
+    """
+    if folder is None:
+        yield
+        return
+    make_folder(folder, 'save_folder')
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(timeout=SECONDS_TO_WAIT)
+    except Timeout as error:
+        raise ConfigError(
+            f'{folder} is in use: another process trains there. Wait for it, or give this run another run_name=... or '
+            'save_folder=...'
+        ) from error
+    except (OSError, NotImplementedError) as error:  # some network file systems have no locks
+        warnings.warn(f'{folder} cannot be locked ({error}): see to it that one run at a time uses it', stacklevel=3)
+    try:
+        yield
+    finally:
+        lock.release()
