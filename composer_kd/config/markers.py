@@ -25,6 +25,7 @@ __all__ = [
     'Must',
     'NotNegative',
     'OptionsOf',
+    'PackageNames',
     'Part',
     'Positive',
     'PositiveOrAll',
@@ -195,6 +196,9 @@ RunName = Must('not empty and without braces', lambda value: value.strip() and n
 
 
 Folder = Must('without braces but {run_name}', lambda value: not set(value.replace('{run_name}', '')) & set('{}'))
+
+
+PackageNames = Must('of names of packages, without dots', lambda value: all(map(str.isidentifier, value)))
 
 
 def _unit(value: Any) -> str:

@@ -22,6 +22,7 @@ from composer_kd.config.markers import (
     Folder,
     NotNegative,
     OptionsOf,
+    PackageNames,
     Part,
     Positive,
     PositiveOrAll,
@@ -101,6 +102,8 @@ class RunConfig:
     callbacks: Annotated[dict[str, Component], Part('callback'), Effect.CALLBACKS] = field(default_factory=dict)
     loggers: Annotated[dict[str, Component], Part('logger'), Effect.OUTPUT] = field(default_factory=dict)
     variables: Annotated[dict[str, Any], Effect.REFERENCE] = field(default_factory=dict)
+    # Packages that dotted names may be imported from, besides composer_kd.config.trust.PACKAGES and your own modules
+    allow_imports: Annotated[list[str], PackageNames, Effect.EXECUTION] = field(default_factory=list)
     run_name: Annotated[str | None, RunName, Effect.OUTPUT] = None  # None: load_config sets <folder>-<file> of the YAML
     seed: Annotated[int, Seed, Effect.SEED] = 17
     precision: Precision | None = None  # None: Composer's default for the device

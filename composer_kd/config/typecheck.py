@@ -13,7 +13,7 @@ from typing import Any
 
 from composer.core import Callback, Time
 
-__all__ = ['Parameter', 'describe', 'fits', 'parameters']
+__all__ = ['Parameter', 'describe', 'fits', 'parameters', 'returned']
 
 _UNIONS = (typing.Union, types.UnionType)
 _WORDS = {bool: 'true or false', int: 'an integer', float: 'a number', str: 'a string', type(None): 'null'}
@@ -136,6 +136,26 @@ def parameters(target: Any) -> tuple[dict[str, Parameter], bool]:
             required = parameter.default is parameter.empty or _is_required_sentinel(parameter.default)
             found[name] = Parameter(annotation, required)
     return found, open_ended
+
+
+def returned(function: Any) -> Any:
+    """Returns the class that a function is annotated to return; None if it says nothing that is a class.
+
+    Args:
+        function: A function.
+
+    Example:
+        >>> from composer_kd.models import resnet20
+        >>> returned(resnet20).__name__
+        'CifarResNet'
+    """
+    try:
+        annotation = inspect.signature(function).return_annotation
+    except (ValueError, TypeError):
+        return None  # a builtin without a signature
+    evaluated = _evaluate(annotation, getattr(inspect.unwrap(function), '__globals__', {}))
+    kind = typing.get_origin(evaluated) or evaluated
+    return kind if isinstance(kind, type) and kind is not Any else None  # Any is a class since Python 3.11
 
 
 def _is_required_sentinel(default: Any) -> bool:
