@@ -162,7 +162,8 @@ def _without_unknown_bindings(algorithm: Component) -> Component:
 def _stand_in(value: Any) -> Any:
     # Building a teacher loads its weights; the dry run of an algorithm only needs a module with the teacher's name.
     if isinstance(value, TeacherConfig):
-        return FrozenTeacher(torch.nn.Identity(), name=value.name or value.checkpoint or value.model.name)
+        model = '' if value.model is None else value.model.name  # None: it is among the faults
+        return FrozenTeacher(torch.nn.Identity(), name=value.name or value.checkpoint or model or None)
     if isinstance(value, Component) and value.scope == 'teacher':
         return FrozenTeacher(torch.nn.Identity(), name=value.name)
     if isinstance(value, Component) and not _is_tried(value):

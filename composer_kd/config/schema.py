@@ -24,6 +24,7 @@ from composer_kd.config.markers import (
     OptionsOf,
     PackageNames,
     Part,
+    Place,
     Positive,
     PositiveOrAll,
     PositiveTime,
@@ -69,7 +70,7 @@ class TeacherConfig:
     """One teacher: its model, the checkpoint with its weights, and the adapter for its inputs."""
 
     model: Annotated[Component, Part('model')]
-    checkpoint: str | None = None
+    checkpoint: Annotated[str | None, Place] = None
     input_adapter: Annotated[Component | None, Part('adapter')] = None
     name: str | None = None
 
@@ -113,13 +114,13 @@ class RunConfig:
     train_subset_num_batches: Annotated[int, PositiveOrAll] = -1
     eval_subset_num_batches: Annotated[int, PositiveOrAll] = -1
     fsdp_config: Annotated[dict[str, Any] | None, OptionsOf('fsdp')] = None
-    save_folder: Annotated[str | None, Folder, Effect.OUTPUT] = 'runs/{run_name}'
+    save_folder: Annotated[str | None, Folder, Place, Effect.OUTPUT] = 'runs/{run_name}'
     save_interval: Annotated[Regularly, Effect.OUTPUT] = '1ep'
     # None: true, so that a YAML can be run again; false with autoresume
     save_overwrite: Annotated[bool | None, Effect.OUTPUT] = None
     save_weights_only: Annotated[bool, Effect.OUTPUT] = False
     save_num_checkpoints_to_keep: Annotated[int, PositiveOrAll, Effect.OUTPUT] = -1
-    load_path: Annotated[str | None, Effect.START] = None
+    load_path: Annotated[str | None, Place, Effect.START] = None
     load_weights_only: Annotated[bool, Effect.START] = False
     load_strict_model_weights: Annotated[bool, Effect.START] = True
     autoresume: Annotated[bool, Effect.OUTPUT] = False

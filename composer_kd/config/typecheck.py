@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import enum
 import inspect
+import math
 import os
 import types
 import typing
@@ -211,10 +212,10 @@ def _is_time(value: Any) -> bool:
     if not isinstance(value, str):
         return False
     try:
-        Time.from_timestring(value)
-    except (ValueError, KeyError):
+        amount = Time.from_timestring(value).value
+    except (ValueError, KeyError, TypeError, OverflowError):  # '10xp', '1.5ep', '1e400ba'
         return False
-    return True
+    return math.isfinite(amount) and abs(amount) < 2**63
 
 
 def _is_member(value: Any, kind: Any) -> bool:

@@ -27,8 +27,10 @@ class _Unresolved:
 
 
 UNRESOLVED = _Unresolved()
+_UNWRITABLE = re.compile('[\0\ud800-\udfff]')
 MOST_LEVELS = 40  # of mappings and lists in each other
 MOST_VALUES = 100_000
+MOST_BITS = 2000  # of a number; Python cannot print much longer ones
 MOST_BYTES = 10_000_000
 MOST_WHOLE = 2**63  # larger numbers overflow in torch, in tables and in files
 
@@ -113,10 +115,17 @@ def require_file(path: str | pathlib.Path) -> None:
         ConfigError: If the file does not exist; lists the nearest files.
     """
     path = pathlib.Path(path)
-    if path.is_dir():
-        raise ConfigError(f'{str(path)!r} is a folder: expected a YAML file{_nearest_files(path / "*")}')
-    if not path.is_file():
-        raise ConfigError(f'no configuration file {str(path)!r}{_nearest_files(path)}')
+    try:
+        if path.is_dir():
+            raise ConfigError(f'{str(path)!r} is a folder: expected a YAML file{_nearest_files(path / "*")}')
+        if path.exists() and not path.is_file():  # a FIFO would be waited for, a device never ends
+            raise ConfigError(f'{str(path)!r} is no regular file: expected a YAML file')
+        if not path.is_file():
+            raise ConfigError(f'no configuration file {str(path)!r}{_nearest_files(path)}')
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f'no configuration file {str(path)[:200]!r}: {error}') from error
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
@@ -160,6 +169,11 @@ def _measure(content: Any, path: pathlib.Path) -> None:
     level, seen = [content], 0
     for _ in range(MOST_LEVELS):
         level = [one for node in level for one in _inside(node)]
+        strange = next((one for one in level if isinstance(one, bytes | set | tuple)), None)
+        if strange is not None:
+            raise ConfigError(f'{path} is no configuration: it holds {type(strange).__name__}, {strange!r:.80}')
+        if any(isinstance(one, int) and one.bit_length() > MOST_BITS for one in level):
+            raise ConfigError(f'{path} is no configuration: it holds a number of more than {MOST_BITS} bits')
         seen += len(level)
         if not level:
             return
@@ -214,7 +228,7 @@ def _put(source: Source, key: str, value: Any, override: str) -> None:
         last = depth == len(parts) - 1
         where = '.'.join(parts[:depth]) or 'the file'
         if isinstance(node, list):
-            if not part.isdigit() or int(part) >= len(node):
+            if not part.isdecimal() or int(part) >= len(node):
                 source.faults.append(f'{override!r}: {where} is a list, got {part!r} for an index below {len(node)}')
                 return
             index: Any = int(part)
@@ -284,8 +298,8 @@ def _unusable(value: Any) -> str | None:
         return f'expected a finite number, got {value}'
     if isinstance(value, int) and abs(value) >= MOST_WHOLE:
         return 'expected a whole number below 2**63'
-    if isinstance(value, str) and '\0' in value:
-        return 'expected text without NUL characters'
+    if isinstance(value, str) and _UNWRITABLE.search(value):
+        return 'expected text without NUL characters and lone surrogates'
     return None
 
 
