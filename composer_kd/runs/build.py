@@ -27,7 +27,7 @@ from composer_kd.errors import Attempts, ConfigError
 from composer_kd.models import IndexedClassifier
 from composer_kd.runs.files import make_folder
 from composer_kd.runs.loaders import build_loader, check_held_out, evaluation_data
-from composer_kd.runs.preflight import check_load_path, dry_run
+from composer_kd.runs.preflight import check_autoresume, check_load_path, dry_run
 from composer_kd.runs.resume import check_resumable
 from composer_kd.students import EXTRAS
 
@@ -126,6 +126,7 @@ def _build_parts(config: RunConfig) -> _Parts:
     if config.load_path is not None:
         attempt(check_load_path, config.load_path)
     attempt(check_resumable, config)
+    attempt(check_autoresume, config)
     train_loader, eval_loader = _build_loaders(config, attempt)
     # Built first after seeding, so that the initial weights of the student depend on the seed and not on a teacher.
     reproducibility.seed_all(config.seed)

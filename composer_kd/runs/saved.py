@@ -93,14 +93,28 @@ class SavedRun:
 
     @functools.cached_property
     def metrics(self) -> dict[str, float]:
-        """The final metrics from ``metrics.json``; empty if the run did not finish."""
+        """The final metrics from ``metrics.json``; empty if the run did not finish.
+
+        Raises:
+            ConfigError: If the file is cut short, or is not what this package writes.
+        """
         file = None if self.folder is None else self.folder / METRICS_FILE
         if file is None or not file.is_file():
             return {}
         try:
-            return json.loads(file.read_text(encoding='utf-8'))
-        except ValueError as error:
+            content = json.loads(file.read_text(encoding='utf-8'))
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f'{file} is damaged: {error}. Delete it; what needs its numbers measures anew') from error
+        if not isinstance(content, dict):
+            raise ConfigError(f'{file} is damaged: expected metrics by name, got a {type(content).__name__}. Delete it')
+        wrong = [
+            name for name, value in content.items() if isinstance(value, bool) or not isinstance(value, int | float)
+        ]
+        if wrong:
+            raise ConfigError(
+                f'{file} is damaged: expected a number for {wrong[0]}, got {content[wrong[0]]!r:.80}. Delete it'
+            )
+        return content
 
     def loader(self) -> DataLoader[Any]:
         """Builds the DataLoader of its evaluation data.

