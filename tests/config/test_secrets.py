@@ -32,10 +32,6 @@ WAYS = {
 }
 
 
-def written(way):
-    return ['loggers={wandb: {init_kwargs: {settings: {}}}}', f'loggers.wandb.project={way}']
-
-
 @pytest.mark.parametrize('way', WAYS)
 def test_a_secret_is_used_and_written_as_its_interpolation(way, tmp_path):
     content = OmegaConf.load(STUDENT)
@@ -67,8 +63,11 @@ def test_no_file_of_a_run_holds_a_secret(tmp_path, monkeypatch):
         'eval_loader.dataset.subset=64',
         'progress_bar=false',
     ]
-    own = ['variables={key: "${oc.env:KD_SECRET}"}', 'eval_loader.dataset.split=${oc.env:KD_SPLIT}']
-    config = load_config(STUDENT, [*short, *own, f'save_folder={folder}'])
+    content = OmegaConf.load(STUDENT)
+    content.variables.key = '${oc.env:KD_SECRET}'
+    OmegaConf.save(content, tmp_path / 'run.yaml')
+    own = ['eval_loader.dataset.split=${oc.env:KD_SPLIT}', f'save_folder={folder}']
+    config = load_config(tmp_path / 'run.yaml', [*short, *own])
     train(config, quiet=True)
     for file in folder.rglob('*'):
         assert not file.is_file() or SECRET.encode() not in file.read_bytes(), file
