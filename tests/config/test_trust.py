@@ -43,11 +43,7 @@ ANYWHERE = {
 CODE = (
     *('subprocess.run', 'subprocess.Popen', 'os.system', 'builtins.exec', 'torch.os.system', 'functools.partial'),
     *('torch.utils.data.dataloader.os.system', 'composer_kd.config.registry.importlib.import_module', 'torch.hub.load'),
-    *(
-        'composer_kd.__main__.main',
-        'torch.load',
-        'torch.ops.load_library',
-        'torch.nn.Module.__init__',
+    *('composer_kd.__main__.main', 'torch.load', 'torch.ops.load_library', 'torch.nn.Module.__init__'),
 )
 
 

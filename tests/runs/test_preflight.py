@@ -48,6 +48,6 @@ def test_autoresume_runs_no_code_in_a_checkpoint(tmp_path):
     run.mkdir()
     torch.save({'state': {'model': {}}, 'bomb': Bomb(tmp_path / 'ran')}, run / 'latest-rank0.pt')
     config = load_config('yamls/digits/student.yaml', [f'save_folder={run}', 'autoresume=true', 'max_duration=1ba'])
-    with pytest.raises(ConfigError, match='autoresume: .*latest-rank0.pt'):
+    with pytest.raises(ConfigError, match=r'autoresume: .*latest-rank0\.pt'):
         build_trainer(config)
     assert not (tmp_path / 'ran').exists()
