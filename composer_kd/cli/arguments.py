@@ -4,7 +4,25 @@ from __future__ import annotations
 
 import argparse
 
-__all__ = ['positive', 'shape']
+__all__ = ['add_allow_imports', 'positive', 'shape']
+
+
+def add_allow_imports(parser: argparse.ArgumentParser) -> None:
+    """Adds the option of commands that open saved runs, whose own ``allow_imports`` is not believed."""
+    parser.add_argument(
+        '--allow-imports',
+        type=_packages,
+        default=(),
+        metavar='PACKAGE,PACKAGE',
+        help='further packages that the config.yaml of a run may name; importing them runs their code',
+    )
+
+
+def _packages(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.strip('[]').split(','))
+    if not all(map(str.isidentifier, names)):
+        raise argparse.ArgumentTypeError(f'expected names of packages with commas between them, got {text!r}')
+    return names
 
 
 def positive(text: str) -> int:

@@ -7,7 +7,7 @@ import pathlib
 import shlex
 import sys
 
-from composer_kd.cli.arguments import positive
+from composer_kd.cli.arguments import add_allow_imports, positive
 
 __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
 
@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--samples', type=positive, default=1000, metavar='N', help='number of evaluation samples, default: %(default)s'
     )
+    add_allow_imports(parser)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from composer_kd.cli.arguments import add_allow_imports
+
 __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
 
 HELP = 'measure accuracy, loss, parameters and size of checkpoints'
@@ -14,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to a parser."""
     parser.add_argument('checkpoints', nargs='+', metavar='CHECKPOINT', help='a checkpoint, or a run folder')
     parser.add_argument('--config', metavar='YAML', help='default: the config.yaml beside each checkpoint')
+    add_allow_imports(parser)
 
 
 def run(options: argparse.Namespace) -> None:

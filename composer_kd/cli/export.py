@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from composer_kd.cli.arguments import add_allow_imports
+
 __all__ = ['ABOUT', 'FORMATS', 'HELP', 'add_arguments', 'run']
 
 FORMATS = ('onnx', 'torch-export', 'huggingface', 'state-dict')
@@ -27,7 +29,8 @@ student, its training and results, and how to load it. An earlier export is repl
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to a parser."""
     # RUN comes first in the usage: after --to, argparse would read it as a format.
-    parser.usage = '%(prog)s RUN --to FORMAT [FORMAT ...] [--out DIR] [--bench FILE] [--config YAML]'
+    options = '[--out DIR] [--bench FILE] [--config YAML] [--allow-imports PACKAGE,PACKAGE]'
+    parser.usage = f'%(prog)s RUN --to FORMAT [FORMAT ...] {options}'
     parser.add_argument('run_', metavar='RUN', help='a run folder, a checkpoint, or the YAML of a run')
     parser.add_argument('--to', nargs='+', metavar='FORMAT', required=True, help=', '.join(FORMATS))
     parser.add_argument('--out', metavar='DIR', help='the folder for the formats; default: RUN/export')
@@ -35,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--bench', metavar='FILE', help='results of `composer-kd bench`, for the speed in the model card'
     )
     parser.add_argument('--config', metavar='YAML', help='default: the config.yaml beside the checkpoint')
+    add_allow_imports(parser)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from composer_kd.config.trust import trusting
 from composer_kd.errors import ComposerKDError
 
 __all__ = ['COMMANDS', 'main']
@@ -52,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        options.run(options)
+        with trusting(getattr(options, 'allow_imports', ())):
+            options.run(options)
     except ComposerKDError as error:
         if options.debug:
             raise

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import pathlib
 
+from composer_kd.cli.arguments import add_allow_imports
+
 __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
 
 HELP = 'write a page with tables and plots that compares runs'
@@ -29,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--out', type=pathlib.Path, default=pathlib.Path('runs/report'), help='folder, default: %(default)s'
     )
     parser.add_argument('--config', metavar='YAML', help='default: the config.yaml beside each checkpoint')
+    add_allow_imports(parser)
     speed = parser.add_mutually_exclusive_group()
     speed.add_argument(
         '--bench',

@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 from composer_kd.config.markers import Component
-from composer_kd.config.registry import import_path
+from composer_kd.config.registry import function_at, is_function_itself
 from composer_kd.config.schema import TeacherConfig
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError
 from composer_kd.teachers import FrozenTeacher
 from composer_kd.teachers.adapters import InputAdapters
 
-__all__ = ['build_adapter', 'build_teacher', 'construct', 'construct_or_say', 'is_function_itself']
-
-
-def is_function_itself(scope: str, target: Any) -> bool:
-    """Tells whether a name means the function itself, not its return value: ``kd_loss_fn: my.module.my_loss``.
-
-    Args:
-        scope: A key of ``SCOPES``.
-        target: The class or function that the name resolves to.
-
-    Returns:
-        True for a loss, adapter, scheduler or schedule that is a function; all others are called to build an object.
-
-    Example:
-        >>> import torch
-        >>> is_function_itself('loss', torch.nn.functional.mse_loss), is_function_itself('loss', torch.nn.MSELoss)
-        (True, False)
-    """
-    return scope in ('loss', 'adapter', 'scheduler', 'schedule') and not inspect.isclass(target)
+__all__ = ['build_adapter', 'build_teacher', 'construct', 'construct_or_say']
 
 
 def construct(component: Component, stand_in: Callable[[Any], Any] | None = None, **supplied: Any) -> Any:
@@ -140,5 +121,5 @@ def build_teacher(config: TeacherConfig) -> FrozenTeacher:
         )
     model = construct_or_say(config.model)
     adapter = build_adapter(config.input_adapter)
-    forward = import_path(config.forward) if config.forward is not None else None
+    forward = function_at(config.forward) if config.forward is not None else None
     return FrozenTeacher(model, config.checkpoint, adapter, forward, config.name, config.entry)

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from composer.utils.parallelism import FSDP2Config, FSDPConfig
 
-from composer_kd.config.construct import construct, is_function_itself
+from composer_kd.config.construct import construct
 from composer_kd.config.markers import Component
-from composer_kd.config.registry import SCOPES
+from composer_kd.config.registry import SCOPES, is_function_itself, is_shown
 from composer_kd.config.schema import TeacherConfig
 from composer_kd.config.typecheck import Parameter, parameters
 from composer_kd.teachers import FrozenTeacher
@@ -26,8 +26,8 @@ STAND_IN = Component('model', 'stand-in')
 # Arguments that a loss gets besides the student's and the teacher's outputs, if it has parameters of these names.
 _FILLED_IN = ('labels', 'mask', 'index')
 
-# Errors that constructors raise for a wrong value; any other error is a bug and keeps its traceback.
-_REFUSALS = (ValueError, TypeError, RuntimeError, AssertionError, ImportError)
+# Constructors raise all kinds of errors for a wrong value, and those of a user's own class may end the process.
+_REFUSALS = (Exception, SystemExit)
 
 
 def supplied_names(scope: str, target: Any) -> frozenset[str]:
@@ -83,7 +83,7 @@ def try_component(component: Component) -> list[str]:
         >>> try_component(Component('optimizer', 'Adam', {'lr': -1.0}, 'optimizer'))
         ['optimizer.lr: Invalid learning rate: -1.0']
     """
-    if not SCOPES[component.scope].cheap:
+    if not _is_tried(component):
         return []
     if _refusal(component) is None:
         return []
@@ -100,6 +100,11 @@ def try_component(component: Component) -> list[str]:
     rest = {key: value for key, value in component.options.items() if alone.get(key) is None}
     together = _refusal(component.with_options(rest))
     return faults if faults and together is None else [*faults, f'{component.path}: {together or _refusal(component)}']
+
+
+def _is_tried(component: Component) -> bool:
+    """Whether a component is cheap, and known to be of its kind before it is called."""
+    return SCOPES[component.scope].cheap and is_shown(component.scope, component.target)
 
 
 def _refusal(component: Component) -> str | None:
@@ -157,9 +162,10 @@ def _without_unknown_bindings(algorithm: Component) -> Component:
 def _stand_in(value: Any) -> Any:
     # Building a teacher loads its weights; the dry run of an algorithm only needs a module with the teacher's name.
     if isinstance(value, TeacherConfig):
-        return FrozenTeacher(torch.nn.Identity(), name=value.name or value.checkpoint or value.model.name)
+        model = '' if value.model is None else value.model.name  # None: it is among the faults
+        return FrozenTeacher(torch.nn.Identity(), name=value.name or value.checkpoint or model or None)
     if isinstance(value, Component) and value.scope == 'teacher':
         return FrozenTeacher(torch.nn.Identity(), name=value.name)
-    if isinstance(value, Component) and not SCOPES[value.scope].cheap:
+    if isinstance(value, Component) and not _is_tried(value):
         return torch.nn.Identity()
     return None

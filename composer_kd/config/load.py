@@ -12,11 +12,14 @@ from composer_kd.config.check import check
 from composer_kd.config.markers import Component
 from composer_kd.config.registry import SCOPES
 from composer_kd.config.schema import RunConfig
+from composer_kd.config.secrets import hidden
+from composer_kd.config.trust import packages_in, trusting
 from composer_kd.config.yaml_source import read_source
 
 __all__ = ['as_mapping', 'default_run_name', 'load_config', 'load_part']
 
 T = TypeVar('T')
+RECORD = 'config.yaml'  # as composer_kd.runs.files.CONFIG_FILE, which this room cannot import
 
 
 def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -39,7 +42,11 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
     source = read_source(path, overrides)
     if source.data.get('run_name') is None:
         source.data['run_name'] = default_run_name(source.path)
-    return check(source, RunConfig)
+    if isinstance(source.data['run_name'], str):
+        source.data['run_name'] = str(source.data['run_name'])  # a name is shown everywhere, whatever it was read from
+    record = source.path.parent if source.path.name == RECORD else None
+    with trusting(packages_in(source.data.get('allow_imports')), record):
+        return check(source, RunConfig)
 
 
 def default_run_name(path: pathlib.Path) -> str:
@@ -47,12 +54,14 @@ def default_run_name(path: pathlib.Path) -> str:
     return f'{path.resolve().parent.name}-{path.stem}'
 
 
-def load_part(path: str | pathlib.Path, schema: type[T]) -> T:
+def load_part(path: str | pathlib.Path, schema: type[T], believed: bool = True) -> T:
     """Reads and checks the keys of a run's YAML that a dataclass has, and ignores the other keys.
 
     Args:
         path: The YAML file.
         schema: The dataclass, such as ``EvaluationConfig``.
+        believed: Whether its ``allow_imports`` counts: false for the record of a saved run, which somebody else may
+            have sent; what it names from other packages is then refused unless ``trusting(...)`` allows these.
 
     Returns:
         The checked part of the configuration.
@@ -66,10 +75,15 @@ def load_part(path: str | pathlib.Path, schema: type[T]) -> T:
         'ShallowCNN'
     """
     source = read_source(path)
+    allowed = packages_in(source.data.get('allow_imports'))
     wanted = {field.name for field in dataclasses.fields(schema)}  # type: ignore[arg-type]
     source.data = {key: value for key, value in source.data.items() if key in wanted}
     source.faults = [fault for fault in source.faults if re.split(r'[.:]', fault)[0] in wanted]
-    return check(source, schema)
+    if not believed:
+        with trusting(record=source.path.parent, remedy='--allow-imports {package} on the command line'):
+            return check(source, schema)
+    with trusting(allowed):
+        return check(source, schema)
 
 
 def as_mapping(config: Any) -> Any:
@@ -79,27 +93,32 @@ def as_mapping(config: Any) -> Any:
         config: A configuration, or a part of one.
 
     Returns:
-        Mappings, lists and scalars, which ``load_config`` reads back as an equal configuration.
+        Mappings, lists and scalars, which ``load_config`` reads back as an equal configuration. Values that came from
+        outside the file (``${oc.env:KEY}``) are interpolations again, so that no secret is saved or logged.
 
     Example:
         >>> as_mapping(Component('loss', 'KLDivergence', {'temperature': 2.0}))
         {'name': 'KLDivergence', 'temperature': 2.0}
     """
+    return hidden(_as_mapping(config))
+
+
+def _as_mapping(config: Any) -> Any:
     if isinstance(config, Component):
         name = {} if SCOPES[config.scope].only else {'name': config.name}
         return {**name, **_mapping_of(config.options)}
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return {f.name: _mapping_of_section(getattr(config, f.name)) for f in dataclasses.fields(config)}
     if isinstance(config, list):
-        return [as_mapping(item) for item in config]
+        return [_as_mapping(item) for item in config]
     return _mapping_of(config) if isinstance(config, dict) else config
 
 
 def _mapping_of(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: as_mapping(value) for key, value in options.items()}
+    return {key: _as_mapping(value) for key, value in options.items()}
 
 
 def _mapping_of_section(value: Any) -> Any:
     if isinstance(value, dict):  # {snake_name: options}, where the key is the name
-        return {k: _mapping_of(v.options) if isinstance(v, Component) else as_mapping(v) for k, v in value.items()}
-    return as_mapping(value)
+        return {k: _mapping_of(v.options) if isinstance(v, Component) else _as_mapping(v) for k, v in value.items()}
+    return _as_mapping(value)

@@ -25,7 +25,9 @@ __all__ = [
     'Must',
     'NotNegative',
     'OptionsOf',
+    'PackageNames',
     'Part',
+    'Place',
     'Positive',
     'PositiveOrAll',
     'PositiveTime',
@@ -191,10 +193,28 @@ RunLength = Annotated[Time | str | int, PositiveTime, Length]
 Regularly = Annotated[Time | str | int, PositiveTime, Interval]
 
 
-RunName = Must('not empty and without braces', lambda value: value.strip() and not set(value) & set('{}'))
+RunName = Must('not empty, without braces, and the name of a folder', lambda value: _is_name(value))
 
 
-Folder = Must('without braces but {run_name}', lambda value: not set(value.replace('{run_name}', '')) & set('{}'))
+Folder = Must(
+    'without braces but {run_name}',
+    lambda value: bool(value.strip()) and not set(value.replace('{run_name}', '')) & set('{}'),
+)
+
+
+PackageNames = Must('of names of packages, without dots', lambda value: all(map(str.isidentifier, value)))
+
+
+# A name of more bytes than this is no file in any of the usual file systems.
+Place = Must(
+    'a path that can exist', lambda value: '://' in value or all(len(p.encode()) < 256 for p in value.split('/'))
+)
+
+
+def _is_name(value: str) -> bool:
+    parts = value.replace('\\', '/').split('/')
+    tame = value.isprintable() and not set(value) & set('{}') and not value.startswith('/')
+    return bool(tame and value.strip() and '..' not in parts and all(len(part.encode()) < 200 for part in parts))
 
 
 def _unit(value: Any) -> str:

@@ -6,18 +6,21 @@ registered: every class that these modules export has a bare name, and your own 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import re
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
+from composer_kd.config import trust
+from composer_kd.config.scopes import SCOPES, Scope
+from composer_kd.config.typecheck import returned
 from composer_kd.errors import ConfigError, nearest
 
-__all__ = ['SCOPES', 'Scope', 'import_path', 'known_names', 'resolve']
+__all__ = ['SCOPES', 'Scope', 'function_at', 'import_path', 'is_function_itself', 'is_shown', 'known_names', 'resolve']
 
 MOST_NAMES = 60  # the longest list of valid names in a message
 EXPORTING = (
@@ -25,73 +28,6 @@ EXPORTING = (
     *(f'composer_kd.{room}' for room in ('losses', 'models', 'data', 'teachers', 'algorithms', 'callbacks')),
 )
 """Packages whose public names are searched for a path from an older version."""
-
-
-@dataclass(frozen=True)
-class Scope:
-    """The source of the names of one kind of component.
-
-    Args:
-        what: The kind of component, for messages.
-        modules: Modules whose ``__all__`` is searched, in this order.
-        base: Dotted path of the base class of all named classes; None accepts any callable.
-        suffix: An ending that can be omitted: ``wandb`` names ``WandBLogger``.
-        cheap: Whether construction is fast and free of side effects, so that the check does it as a dry run.
-        also: Dotted paths of further classes that have a bare name.
-        without: Names to leave out, because a YAML file cannot contain their arguments.
-    """
-
-    what: str
-    modules: tuple[str, ...]
-    base: str | None = None
-    suffix: str = ''
-    cheap: bool = True
-    also: tuple[str, ...] = ()
-    without: tuple[str, ...] = ()
-
-    @property
-    def only(self) -> str | None:
-        """The only name of the scope, which is not written in a YAML file; None if there are several names."""
-        return None if self.modules else self.also[0].rpartition('.')[2]
-
-    @property
-    def a(self) -> str:
-        """The kind of component with its article."""
-        return f'{"an" if self.what[0] in "aeiou" else "a"} {self.what}'
-
-
-SCOPES: dict[str, Scope] = {
-    'model': Scope('model', ('composer_kd.models',), cheap=False, without=('IndexedClassifier',)),
-    'dataset': Scope(
-        'data set',
-        ('composer_kd.data',),
-        cheap=False,
-        without=('HeldOut', 'ImageTensors', 'Indexed', 'PartlyLabelled', 'RepeatingSampler'),
-    ),
-    'loss': Scope('distillation loss', ('composer_kd.losses',)),
-    'match': Scope('match', (), also=('composer_kd.matches.match.Match',)),
-    'schedule': Scope(
-        'schedule',
-        ('composer.optim',),
-        'composer.optim.ComposerScheduler',
-        suffix='Scheduler',
-        also=('composer_kd.schedules.Ramp',),
-    ),
-    'projector': Scope('projector', ('torch.nn',), 'torch.nn.Module'),
-    'teacher': Scope(
-        'kind of teacher',
-        ('composer_kd.teachers',),
-        suffix='Teacher',
-        cheap=False,
-        without=('Teacher',),
-    ),
-    'adapter': Scope('input adapter', ('composer_kd.teachers',), suffix='Adapter'),
-    'optimizer': Scope('optimizer', ('composer.optim', 'torch.optim'), 'torch.optim.Optimizer'),
-    'scheduler': Scope('scheduler', ('composer.optim',), 'composer.optim.ComposerScheduler', suffix='Scheduler'),
-    'algorithm': Scope('algorithm', ('composer_kd.algorithms', 'composer.algorithms'), 'composer.core.Algorithm'),
-    'callback': Scope('callback', ('composer.callbacks',), 'composer.core.Callback'),
-    'logger': Scope('logger', ('composer.loggers',), 'composer.loggers.LoggerDestination', 'Logger', cheap=False),
-}
 
 
 def import_path(path: str) -> Any:
@@ -113,8 +49,9 @@ def import_path(path: str) -> Any:
         'MSELoss'
     """
     parts = path.split('.')
-    if not all(part.isidentifier() for part in parts):
+    if not all(part.isidentifier() for part in parts) or any(part.startswith('__') for part in parts):
         raise ConfigError(f'{path!r} is no dotted path: expected names with dots between them, as my_package.MyClass')
+    trust.current().require(path, parts[0])
     for length in range(len(parts), 0, -1):
         module_name = '.'.join(parts[:length])
         try:
@@ -124,21 +61,58 @@ def import_path(path: str) -> Any:
             if error.name is None or not (module_name == error.name or module_name.startswith(f'{error.name}.')):
                 raise ConfigError(f'{module_name!r} cannot be imported: {error}') from error
             continue
+        except (Exception, SystemExit) as error:  # the user's module may raise any error, or end the process
+            raise ConfigError(f'{module_name!r} cannot be imported: {type(error).__name__}: {error}') from error
         return _follow(found, parts[length:], path)
     raise ConfigError(f'no module named {parts[0]!r} can be imported')
 
 
+@cache
+def function_at(path: str) -> Callable[..., Any]:
+    """Imports a function for a key that holds a dotted path; the check does so first, and the run gets what it found.
+
+    Raises:
+        ConfigError: If the path leads to nothing that can be called, or may not be imported.
+
+    Example:
+        >>> function_at('torch.nn.functional.mse_loss').__name__
+        'mse_loss'
+    """
+    found = import_path(path)
+    if not callable(found):
+        raise ConfigError(f'expected the dotted path of a function, got {path!r}')
+    return cast(Callable[..., Any], found)
+
+
 def _follow(found: Any, names: list[str], path: str) -> Any:
-    """Follows attribute names, starting at a module."""
+    """Follows attribute names, starting at a module; every step must stay in packages that may be named."""
     for depth, name in enumerate(names, 1):
-        if not hasattr(found, name):
+        try:
+            following = getattr(found, name)
+        except AttributeError as error:
             is_gone = inspect.ismodule(found) and depth < len(names)  # a removed module, followed by a name in it
             exported = _exported_as(path) if is_gone else None
             if exported is not None:
                 return import_path(exported)
-            raise ConfigError(f'{found.__name__!r} has no {name!r}{nearest(name, _public(found))}')
-        found = getattr(found, name)
+            label = getattr(found, '__name__', type(found).__name__)
+            raise ConfigError(f'{label!r} has no {name!r}{nearest(name, _public(found))}') from error
+        except Exception as error:  # packages that import lazily raise errors of their own
+            raise ConfigError(f'{path!r} cannot be imported: {type(error).__name__}: {error}') from error
+        found = following
+        origin = _origin(found)
+        if origin is not None:
+            trust.current().require(path, origin)
     return found
+
+
+def _origin(thing: Any) -> str | None:
+    """The package that a module, class or function comes from; None for other objects, which a module made itself."""
+    while isinstance(thing, functools.partial):
+        thing = thing.func
+    if not (inspect.ismodule(thing) or inspect.isclass(thing) or inspect.isroutine(thing)):
+        return None
+    name = thing.__name__ if inspect.ismodule(thing) else getattr(thing, '__module__', None)
+    return name.partition('.')[0] if isinstance(name, str) else None
 
 
 @cache
@@ -199,10 +173,7 @@ def resolve(scope: str, name: str) -> Callable[..., Any]:
         composer_kd.errors.ConfigError: unknown optimizer 'SDG'; did you mean 'SGD'?
     """
     if '.' in name:
-        thing = import_path(name)
-        if not callable(thing):
-            raise ConfigError(f'{name!r} is no {SCOPES[scope].what}: expected a class or function, got {thing!r}')
-        return thing
+        return _of_kind(scope, import_path(name), name)
     known = known_names(scope)
     if name in known:
         return known[name]
@@ -212,6 +183,111 @@ def resolve(scope: str, name: str) -> Callable[..., Any]:
         if candidate in loose:
             return loose[candidate]
     raise ConfigError(f'unknown {SCOPES[scope].what} {name!r}{_nearest(name, known, suffix)}')
+
+
+def is_function_itself(scope: str, target: Any) -> bool:
+    """Tells whether a name means the function itself, not its return value: ``kd_loss_fn: my.module.my_loss``.
+
+    Args:
+        scope: A key of ``SCOPES``.
+        target: The class or function that the name resolves to.
+
+    Returns:
+        True for a loss, adapter, scheduler or schedule that is a function; all others are called to build an object.
+
+    Example:
+        >>> import torch
+        >>> is_function_itself('loss', torch.nn.functional.mse_loss), is_function_itself('loss', torch.nn.MSELoss)
+        (True, False)
+    """
+    return SCOPES[scope].itself is not None and not inspect.isclass(target)
+
+
+def is_shown(scope: str, target: Any) -> bool:
+    """Tells whether calling a thing is known to give a component of its scope, before it is called.
+
+    Args:
+        scope: A key of ``SCOPES``.
+        target: The class or function that a name resolves to.
+
+    Returns:
+        True for classes of the kind, functions that are the component themselves, bare names, and functions annotated
+        to return the kind; False for functions that say nothing, which are called only to build a run.
+
+    Example:
+        >>> import torch
+        >>> is_shown('optimizer', torch.optim.SGD), is_shown('callback', lambda: None)
+        (True, False)
+    """
+    if inspect.isclass(target):
+        return _is_class_of(scope, target)
+    if is_function_itself(scope, target) or any(target is known for known in known_names(scope).values()):
+        return True
+    kind = returned(target)
+    owner = getattr(target, '__self__', None)
+    return _is_class_of(scope, kind if kind is not None else owner)
+
+
+def _of_kind(scope: str, thing: Any, name: str) -> Callable[..., Any]:
+    """Refuses what cannot be a component of a scope, before anything calls it."""
+    rule = SCOPES[scope]
+    if not callable(thing):
+        raise ConfigError(f'{name!r} is no {rule.what}: expected a class or function, got {thing!r}')
+    if inspect.isclass(thing):
+        if not _is_class_of(scope, thing):
+            expected = ' or '.join(rule.kind) or f'one with {" and ".join(rule.methods)}'
+            raise ConfigError(f'{name!r} is no {rule.what}: expected a class derived from {expected}')
+        return thing
+    package = name.partition('.')[0]
+    if rule.itself is not None:
+        if not _takes(thing, rule.itself):
+            said = 'student, teacher' if rule.itself > 1 else 'one argument'
+            raise ConfigError(f'{name!r} is no {rule.what}: expected a function of ({said})')
+        known = any(thing is one for one in known_names(scope).values()) or not (
+            inspect.isfunction(thing) or inspect.ismethod(thing)
+        )
+        if not known and not trust.current().vouches_for(package) and returned(thing) is not import_path(rule.gives):
+            raise _not_called(rule, name, thing)
+        return thing
+    constructs = inspect.ismethod(thing) and inspect.isclass(thing.__self__)  # such as AutoModel.from_pretrained
+    returns = returned(thing)
+    contradicts = returns is not None and returns is not object and not _may_be(scope, returns)
+    if contradicts or not (constructs or is_shown(scope, thing) or trust.current().vouches_for(package)):
+        raise _not_called(rule, name, thing)
+    return thing
+
+
+def _not_called(rule: Scope, name: str, thing: Any) -> ConfigError:
+    returns = returned(thing)
+    does = f'it returns {returns.__name__}' if returns is not None else 'it does not say what it returns'
+    return ConfigError(
+        f'{name!r} is not called as {rule.a}: {does}. Write a function of your own around it, or trust all of it: '
+        f'{trust.current().remedy.format(package=name.partition(".")[0])}'
+    )
+
+
+def _is_class_of(scope: str, thing: Any) -> bool:
+    rule = SCOPES[scope]
+    if not inspect.isclass(thing):
+        return False
+    own = {name for each in thing.__mro__[:-1] for name in vars(each)}  # every class has __call__ by its metaclass
+    return any(import_path(base) in thing.__mro__ for base in rule.kind) or own.issuperset(rule.methods or ('',))
+
+
+def _may_be(scope: str, returns: type) -> bool:
+    """Whether a function that returns this class, or one derived from it, may return a component of a scope."""
+    if _is_class_of(scope, returns):
+        return True
+    return inspect.isabstract(returns) or getattr(returns, '_is_protocol', False) or not SCOPES[scope].kind
+
+
+def _takes(function: Any, arguments: int) -> bool:
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError):
+        return True  # a builtin without a signature
+    slots = [p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(slots) >= arguments or any(p.kind is p.VAR_POSITIONAL for p in signature.parameters.values())
 
 
 def _public(module: Any) -> list[str]:

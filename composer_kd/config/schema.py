@@ -23,7 +23,9 @@ from composer_kd.config.markers import (
     Folder,
     NotNegative,
     OptionsOf,
+    PackageNames,
     Part,
+    Place,
     Positive,
     PositiveOrAll,
     PositiveTime,
@@ -34,7 +36,7 @@ from composer_kd.config.markers import (
     Share,
 )
 from composer_kd.config.profiler import ProfilerConfig
-from composer_kd.config.registry import import_path
+from composer_kd.config.registry import function_at
 from composer_kd.errors import ConfigError
 
 __all__ = ['EvaluationConfig', 'LoaderConfig', 'RunConfig', 'TeacherConfig', 'local_folder']
@@ -52,12 +54,9 @@ def _functions(section: Any, *keys: str) -> Iterator[str]:
     for key in keys:
         path = getattr(section, key)
         try:
-            found = None if path is None else import_path(path)
+            _ = None if path is None else function_at(path)
         except ConfigError as error:
             yield f'{key}: {error}'
-        else:
-            if path is not None and not callable(found):
-                yield f'{key}: expected the dotted path of a function, got {path!r}'
 
 
 @dataclass
@@ -94,7 +93,7 @@ class TeacherConfig:
     """One teacher: its model, the checkpoint with its weights, the adapters for its inputs, and how it is called."""
 
     model: Annotated[Component, Part('model')]
-    checkpoint: str | None = None
+    checkpoint: Annotated[str | None, Place] = None
     entry: str | None = None  # which weights of the checkpoint, if several fit: 'ema', 'state_dict.teacher'
     input_adapter: Annotated[Any, _ONE_OR_SEVERAL] = None  # several are applied in this order
     forward: str | None = None  # dotted path of a function (model, batch) that returns logits
@@ -132,6 +131,8 @@ class RunConfig:
     callbacks: Annotated[dict[str, Component], Part('callback'), Effect.CALLBACKS] = field(default_factory=dict)
     loggers: Annotated[dict[str, Component], Part('logger'), Effect.OUTPUT] = field(default_factory=dict)
     variables: Annotated[dict[str, Any], Effect.REFERENCE] = field(default_factory=dict)
+    # Packages that dotted names may be imported from, besides composer_kd.config.trust.PACKAGES and your own modules
+    allow_imports: Annotated[list[str], PackageNames, Effect.EXECUTION] = field(default_factory=list)
     run_name: Annotated[str | None, RunName, Effect.OUTPUT] = None  # None: load_config sets <folder>-<file> of the YAML
     seed: Annotated[int, Seed, Effect.SEED] = 17
     precision: Precision | None = None  # None: Composer's default for the device
@@ -141,13 +142,13 @@ class RunConfig:
     train_subset_num_batches: Annotated[int, PositiveOrAll] = -1
     eval_subset_num_batches: Annotated[int, PositiveOrAll] = -1
     fsdp_config: Annotated[dict[str, Any] | None, OptionsOf('fsdp')] = None
-    save_folder: Annotated[str | None, Folder, Effect.OUTPUT] = 'runs/{run_name}'
+    save_folder: Annotated[str | None, Folder, Place, Effect.OUTPUT] = 'runs/{run_name}'
     save_interval: Annotated[Regularly, Effect.OUTPUT] = '1ep'
     # Whether a run that lies in save_folder may be replaced; None: no. With autoresume it is gone on with.
     save_overwrite: Annotated[bool | None, Effect.OUTPUT] = None
     save_weights_only: Annotated[bool, Effect.OUTPUT] = False
     save_num_checkpoints_to_keep: Annotated[int, PositiveOrAll, Effect.OUTPUT] = -1
-    load_path: Annotated[str | None, Effect.START] = None
+    load_path: Annotated[str | None, Place, Effect.START] = None
     load_weights_only: Annotated[bool, Effect.START] = False
     load_strict_model_weights: Annotated[bool, Effect.START] = True
     autoresume: Annotated[bool, Effect.OUTPUT] = False
@@ -214,8 +215,8 @@ def _files(run: RunConfig) -> Iterator[str]:
         yield f"run_name: expected a name without control characters and without '..' as a folder, got {name!r}"
     elif folder is not None and not _is_plain_path(str(folder)):
         yield (
-            f'save_folder: Composer reads {str(folder)!r} as a URI, and would save checkpoints elsewhere; leave #, ?, ; '
-            'and a leading word with a colon out of run_name and save_folder'
+            f'save_folder: Composer reads {str(folder)!r} as a URI, and would save checkpoints elsewhere; leave #, ?, '
+            '; and a leading word with a colon out of run_name and save_folder'
         )
     if run.profiler is not None and run.folder is None and '{save_folder}' in run.profiler.folder:
         yield 'profiler.folder: needs a save_folder on this machine for {save_folder}; give a folder of its own'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import enum
 import inspect
+import math
 import os
 import types
 import typing
@@ -13,7 +14,7 @@ from typing import Any
 
 from composer.core import Callback, Time
 
-__all__ = ['Parameter', 'describe', 'fits', 'parameters']
+__all__ = ['Parameter', 'describe', 'fits', 'parameters', 'returned']
 
 _UNIONS = (typing.Union, types.UnionType)
 _WORDS = {bool: 'true or false', int: 'an integer', float: 'a number', str: 'a string', type(None): 'null'}
@@ -138,6 +139,26 @@ def parameters(target: Any) -> tuple[dict[str, Parameter], bool]:
     return found, open_ended
 
 
+def returned(function: Any) -> Any:
+    """Returns the class that a function is annotated to return; None if it says nothing that is a class.
+
+    Args:
+        function: A function.
+
+    Example:
+        >>> from composer_kd.models import resnet20
+        >>> returned(resnet20).__name__
+        'CifarResNet'
+    """
+    try:
+        annotation = inspect.signature(function).return_annotation
+    except (ValueError, TypeError):
+        return None  # a builtin without a signature
+    evaluated = _evaluate(annotation, getattr(inspect.unwrap(function), '__globals__', {}))
+    kind = typing.get_origin(evaluated) or evaluated
+    return kind if isinstance(kind, type) and kind is not Any else None  # Any is a class since Python 3.11
+
+
 def _is_required_sentinel(default: Any) -> bool:
     return repr(default) == '<required parameter>'  # torch.optim.optimizer.required, which is private and untyped
 
@@ -191,10 +212,10 @@ def _is_time(value: Any) -> bool:
     if not isinstance(value, str):
         return False
     try:
-        Time.from_timestring(value)
-    except (ValueError, KeyError):
+        amount = Time.from_timestring(value).value
+    except (ValueError, KeyError, TypeError, OverflowError):  # '10xp', '1.5ep', '1e400ba'
         return False
-    return True
+    return math.isfinite(amount) and abs(amount) < 2**63
 
 
 def _is_member(value: Any, kind: Any) -> bool:

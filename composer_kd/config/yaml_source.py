@@ -13,9 +13,10 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
+from composer_kd.config.secrets import Secret, Secrets, concealed
 from composer_kd.errors import ConfigError, nearest
 
-__all__ = ['UNRESOLVED', 'Source', 'read_settings', 'read_source', 'require_file']
+__all__ = ['UNRESOLVED', 'Source', 'load_yaml', 'read_settings', 'read_source', 'require_file']
 
 
 class _Unresolved:
@@ -26,6 +27,15 @@ class _Unresolved:
 
 
 UNRESOLVED = _Unresolved()
+_UNWRITABLE = re.compile('[\0\ud800-\udfff]')
+MOST_LEVELS = 40  # of mappings and lists in each other
+MOST_VALUES = 100_000
+MOST_BITS = 2000  # of a number; Python cannot print much longer ones
+MOST_BYTES = 10_000_000
+MOST_WHOLE = 2**63  # larger numbers overflow in torch, in tables and in files
+
+# What YAML and OmegaConf raise for a file that is wrong: ValueError for numbers and dates, RecursionError for depth.
+_NOT_YAML = (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError, TypeError, AttributeError)
 
 
 @dataclass
@@ -72,7 +82,7 @@ def read_source(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Sour
     source = Source(path, raw)
     for override in overrides:
         _override(source, override)
-    source.data = _resolve(OmegaConf.create(source.data), '', source)
+    source.data = _resolved(source)
     return source
 
 
@@ -92,7 +102,7 @@ def read_settings(settings: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     source = Source(pathlib.Path(), {})
     for setting in settings:
         _override(source, setting)
-    return _resolve(OmegaConf.create(source.data), '', source), source.faults
+    return _resolved(source), source.faults
 
 
 def require_file(path: str | pathlib.Path) -> None:
@@ -105,24 +115,77 @@ def require_file(path: str | pathlib.Path) -> None:
         ConfigError: If the file does not exist; lists the nearest files.
     """
     path = pathlib.Path(path)
-    if path.is_dir():
-        raise ConfigError(f'{str(path)!r} is a folder: expected a YAML file{_nearest_files(path / "*")}')
-    if not path.is_file():
-        raise ConfigError(f'no configuration file {str(path)!r}{_nearest_files(path)}')
+    try:
+        if path.is_dir():
+            raise ConfigError(f'{str(path)!r} is a folder: expected a YAML file{_nearest_files(path / "*")}')
+        if path.exists() and not path.is_file():  # a FIFO would be waited for, a device never ends
+            raise ConfigError(f'{str(path)!r} is no regular file: expected a YAML file')
+        if not path.is_file():
+            raise ConfigError(f'no configuration file {str(path)!r}{_nearest_files(path)}')
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f'no configuration file {str(path)[:200]!r}: {error}') from error
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
     require_file(path)
     try:
-        written = yaml.safe_load(path.read_text(encoding='utf-8'))
+        written = load_yaml(path)
         if not written:
             raise ConfigError(f'{path} is empty: expected keys such as model, optimizer, train_loader')
         if not isinstance(written, dict):
             raise ConfigError(f'{path}: expected keys such as model, optimizer, train_loader; got {written!r}')
         content = cast('dict[Any, Any]', OmegaConf.to_container(OmegaConf.load(path), resolve=False))
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f'{path} is not valid YAML: {error}') from error
+    except _NOT_YAML as error:
+        raise ConfigError(f'{path} is not valid YAML: {error or type(error).__name__}') from error
     return _with_names(content)
+
+
+def load_yaml(path: pathlib.Path) -> Any:
+    """Reads a YAML file as it stands, without interpolations.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        ConfigError: If it is no YAML, larger than any configuration, or nested too deeply.
+    """
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ConfigError(f'{path} is no configuration: it has {path.stat().st_size:,} bytes')
+        content = yaml.safe_load(path.read_text(encoding='utf-8'))
+        _measure(content, path)
+        return content
+    except _NOT_YAML as error:
+        raise ConfigError(f'{path} is not valid YAML: {error or type(error).__name__}') from error
+
+
+def _measure(content: Any, path: pathlib.Path) -> None:
+    """Refuses content that is nested too deeply, or that aliases would blow up, before anything expands it."""
+    level, seen = [content], 0
+    for _ in range(MOST_LEVELS):
+        level = [one for node in level for one in _inside(node)]
+        strange = next((one for one in level if isinstance(one, bytes | set | tuple)), None)
+        if strange is not None:
+            raise ConfigError(f'{path} is no configuration: it holds {type(strange).__name__}, {strange!r:.80}')
+        if any(isinstance(one, int) and one.bit_length() > MOST_BITS for one in level):
+            raise ConfigError(f'{path} is no configuration: it holds a number of more than {MOST_BITS} bits')
+        seen += len(level)
+        if not level:
+            return
+        if seen > MOST_VALUES:
+            raise ConfigError(f'{path} is no configuration: it has more than {MOST_VALUES:,} values')
+    raise ConfigError(f'{path} is no configuration: it is nested more than {MOST_LEVELS} levels deep')
+
+
+def _inside(node: Any) -> list[Any]:
+    if isinstance(node, dict):
+        return list(node.values())
+    return node if isinstance(node, list) else []
 
 
 def _with_names(node: Any) -> Any:
@@ -149,7 +212,7 @@ def _override(source: Source, override: str) -> None:
         return
     try:
         value = OmegaConf.to_container(OmegaConf.from_dotlist([f'value={text}']), resolve=False)['value']  # type: ignore
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except _NOT_YAML as error:
         source.faults.append(f'{override!r}: the value is not valid YAML ({_first_line(error)})')
         return
     if not text.strip():
@@ -165,7 +228,7 @@ def _put(source: Source, key: str, value: Any, override: str) -> None:
         last = depth == len(parts) - 1
         where = '.'.join(parts[:depth]) or 'the file'
         if isinstance(node, list):
-            if not part.isdigit() or int(part) >= len(node):
+            if not part.isdecimal() or int(part) >= len(node):
                 source.faults.append(f'{override!r}: {where} is a list, got {part!r} for an index below {len(node)}')
                 return
             index: Any = int(part)
@@ -186,30 +249,58 @@ def _put(source: Source, key: str, value: Any, override: str) -> None:
         node = node[index]
 
 
-def _resolve(node: Any, prefix: str, source: Source) -> Any:
+def _resolved(source: Source) -> dict[str, Any]:
+    try:
+        return _resolve(OmegaConf.create(source.data), source.data, '', source, Secrets(source.data))
+    except _NOT_YAML as error:
+        raise ConfigError(f'{source.path}: {_first_line(error)}') from error
+
+
+def _resolve(node: Any, written: Any, prefix: str, source: Source, secrets: Secrets) -> Any:
+    """Returns plain values; ``written`` is the same content with its interpolations."""
     if isinstance(node, DictConfig):
-        return {str(key): _value(node, key, prefix, source) for key in list(node.keys())}
+        keys = list(node.keys())
+        return {str(key): _value(node, key, written[key], prefix, source, secrets) for key in keys}
     if isinstance(node, ListConfig):
-        items = [_value(node, index, prefix, source) for index in range(len(node))]
-        return UNRESOLVED if UNRESOLVED in items else items
+        items = [_value(node, i, written[i], prefix, source, secrets) for i in range(len(node))]
+        return UNRESOLVED if any(item is UNRESOLVED for item in items) else items
     return node
 
 
-def _value(node: DictConfig | ListConfig, key: Any, prefix: str, source: Source) -> Any:
+def _value(node: DictConfig | ListConfig, key: Any, written: Any, prefix: str, source: Source, secrets: Secrets) -> Any:
     path = f'{prefix}{key}'
+    if path.count('.') > 2 * MOST_LEVELS:
+        source.faults.append(f'{path[:80]}...: is nested more than {2 * MOST_LEVELS} levels deep')
+        return UNRESOLVED
     if OmegaConf.is_missing(node, key):
         source.faults.append(f"{path}: is '???', so it must be given: {path}=... on the command line or in the file")
         return UNRESOLVED
     try:
         value = node[key]
-    except (OmegaConfBaseException, ValueError) as error:
-        written = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore
+    except Exception as error:  # resolvers of the user's own may raise any error
         source.faults.append(f'{path}: {written!r} cannot be resolved: {_reason(error, source)}')
         return UNRESOLVED
-    if isinstance(value, float) and not math.isfinite(value):
-        source.faults.append(f'{path}: expected a finite number, got {value}')
+    fault = _unusable(value)
+    if fault is not None:
+        source.faults.append(f'{path}: {fault}')
         return UNRESOLVED
-    return _resolve(value, f'{path}.', source)
+    is_secret = isinstance(written, str) and secrets.reads(written)
+    if isinstance(value, str):
+        return Secret(value, written) if is_secret else value
+    if isinstance(written, str) and isinstance(value, (DictConfig, ListConfig)):  # it stands elsewhere in the file
+        written = OmegaConf.to_container(value, resolve=False)
+    resolved = _resolve(value, written, f'{path}.', source, secrets)
+    return concealed(resolved) if is_secret and not isinstance(value, (int, float)) else resolved
+
+
+def _unusable(value: Any) -> str | None:
+    if isinstance(value, float) and not math.isfinite(value):
+        return f'expected a finite number, got {value}'
+    if isinstance(value, int) and abs(value) >= MOST_WHOLE:
+        return 'expected a whole number below 2**63'
+    if isinstance(value, str) and _UNWRITABLE.search(value):
+        return 'expected text without NUL characters and lone surrogates'
+    return None
 
 
 def _reason(error: Exception, source: Source) -> str:
@@ -228,4 +319,4 @@ def _leaves(node: Any, prefix: str = '') -> Iterator[str]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

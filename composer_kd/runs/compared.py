@@ -17,6 +17,7 @@ from composer_kd.bench import Candidate
 from composer_kd.config.construct import build_teacher
 from composer_kd.config.load import as_mapping
 from composer_kd.config.schema import TeacherConfig
+from composer_kd.config.secrets import hidden
 from composer_kd.deploy import Inference
 from composer_kd.errors import CheckpointError, ConfigError
 from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
@@ -220,7 +221,7 @@ def data_in_words(run: SavedRun) -> str:
     """
     loader = run.config.evaluation
     assert loader is not None
-    options = {**loader.dataset.options, **({} if loader.hold_out is None else {'hold_out': loader.hold_out})}
+    options = {**hidden(loader.dataset.options), **({} if loader.hold_out is None else {'hold_out': loader.hold_out})}
     listed = ', '.join(f'{key}={_last_name(value)}' for key, value in options.items() if value is not None)
     return f'{loader.dataset.name}({listed})' if listed else loader.dataset.name
 

@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from composer.core import Precision, State, get_precision_context
 from composer.models import ComposerModel
-from composer.utils import get_device
+from composer.utils import dist, get_device
 from torch.utils.data import DataLoader
 
 from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.batches.microbatch import BatchFormat
+from composer_kd.config.schema import RunConfig
 from composer_kd.errors import Attempts, CheckpointError, ConfigError
 from composer_kd.teachers import Teacher, teacher_logits
 from composer_kd.teachers.checkpoints import read_checkpoint
 
-__all__ = ['check_load_path', 'dry_run']
+__all__ = ['check_autoresume', 'check_load_path', 'dry_run']
 
 
 def check_load_path(path: str) -> None:
@@ -40,6 +41,27 @@ def check_load_path(path: str) -> None:
             f'load_path: expected a Composer checkpoint, and {path} holds weights alone; save one with the Trainer, or '
             'load the weights in your own script with composer_kd.teachers.load_weights'
         )
+
+
+def check_autoresume(config: RunConfig) -> None:
+    """Checks that the latest checkpoint in a run folder is safe to load with Composer, which would execute code in it.
+
+    Args:
+        config: The run that is about to start.
+
+    Raises:
+        ConfigError: If it is unsafe or damaged, with ``autoresume``.
+    """
+    if not config.autoresume or config.folder is None or dist.get_global_rank() != 0:
+        return
+    for file in sorted(config.folder.glob('latest-rank*')):
+        if file.is_file():  # a sharded checkpoint is a folder
+            try:
+                read_checkpoint(file)
+            except CheckpointError as error:
+                raise ConfigError(
+                    f'autoresume: cannot go on from {file}. {error}\nTake another run_name, or remove that file.'
+                ) from error
 
 
 def dry_run(

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from composer.models import ComposerModel
-from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
 from composer_kd.algorithms.base import DistillationAlgorithm
@@ -19,6 +18,8 @@ from composer_kd.batches.contents import split_index
 from composer_kd.config.load import default_run_name, load_part
 from composer_kd.config.markers import Component, Part
 from composer_kd.config.schema import EvaluationConfig, LoaderConfig, RunConfig, TeacherConfig, local_folder
+from composer_kd.config.secrets import hidden
+from composer_kd.config.yaml_source import read_source
 from composer_kd.errors import Attempts, ConfigError
 from composer_kd.runs.build import build_model
 from composer_kd.runs.files import CONFIG_FILE, LATEST, METRICS_FILE, checkpoint_file
@@ -92,14 +93,28 @@ class SavedRun:
 
     @functools.cached_property
     def metrics(self) -> dict[str, float]:
-        """The final metrics from ``metrics.json``; empty if the run did not finish."""
+        """The final metrics from ``metrics.json``; empty if the run did not finish.
+
+        Raises:
+            ConfigError: If the file is cut short, or is not what this package writes.
+        """
         file = None if self.folder is None else self.folder / METRICS_FILE
         if file is None or not file.is_file():
             return {}
         try:
-            return json.loads(file.read_text(encoding='utf-8'))
-        except ValueError as error:
+            content = json.loads(file.read_text(encoding='utf-8'))
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f'{file} is damaged: {error}. Delete it; what needs its numbers measures anew') from error
+        if not isinstance(content, dict):
+            raise ConfigError(f'{file} is damaged: expected metrics by name, got a {type(content).__name__}. Delete it')
+        wrong = [
+            name for name, value in content.items() if isinstance(value, bool) or not isinstance(value, int | float)
+        ]
+        if wrong:
+            raise ConfigError(
+                f'{file} is damaged: expected a number for {wrong[0]}, got {content[wrong[0]]!r:.80}. Delete it'
+            )
+        return content
 
     def loader(self) -> DataLoader[Any]:
         """Builds the DataLoader of its evaluation data.
@@ -175,7 +190,7 @@ def open_run(written: str | pathlib.Path, config: str | pathlib.Path | None = No
         return _described(path)
     checkpoint = checkpoint_file(str(written))
     file = pathlib.Path(config) if config is not None else find_config(checkpoint)
-    settings, content = _read(file)
+    settings, content = _read(file, believed=config is not None)
     return SavedRun(content.get('run_name') or file.absolute().parent.name, settings, content, checkpoint, file.parent)
 
 
@@ -194,10 +209,12 @@ def _described(path: pathlib.Path) -> SavedRun:
     return SavedRun(name, settings, content, checkpoint, folder)
 
 
-def _read(file: pathlib.Path) -> tuple[SavedConfig, dict[str, Any]]:
-    settings = load_part(file, SavedConfig)
-    content: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
-    return settings, content
+def _read(file: pathlib.Path, believed: bool = True) -> tuple[SavedConfig, dict[str, Any]]:
+    """Reads settings; the record of a saved run is not believed, a YAML that the user named is."""
+    settings = load_part(file, SavedConfig, believed)
+    content: Any = read_source(file).data
+    name = content.get('run_name')
+    return settings, {**hidden(content), **({} if name is None else {'run_name': str(name)})}
 
 
 def open_runs(written: Sequence[str | pathlib.Path], config: str | pathlib.Path | None = None) -> list[SavedRun]:

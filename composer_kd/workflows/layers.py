@@ -19,6 +19,7 @@ from composer_kd.config.load import load_config
 from composer_kd.config.markers import Component, Part
 from composer_kd.config.registry import resolve
 from composer_kd.config.schema import RunConfig, TeacherConfig
+from composer_kd.config.trust import packages_in, trusting
 from composer_kd.config.yaml_source import Source, read_settings
 from composer_kd.errors import ConfigError, nearest
 from composer_kd.features.layers import layer_shapes
@@ -88,6 +89,11 @@ def _of_a_run(config: RunConfig, shape: Sequence[int] | None) -> Iterator[Table]
 def _component(model: str, settings: Sequence[str]) -> Component:
     """Checks the options against the signature of the model, or against the configuration of a Hugging Face model."""
     options, faults = read_settings(settings)
+    with trusting(packages_in(options.pop('allow_imports', None))):
+        return _checked(model, options, faults)
+
+
+def _checked(model: str, options: dict[str, Any], faults: list[str]) -> Component:
     source = Source(pathlib.Path(model), {'model': {'name': model, **options}}, faults=faults)
     target = resolve('model', model)
     hugging_face = getattr(target, 'config_class', None)

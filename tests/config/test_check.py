@@ -6,6 +6,7 @@ import pathlib
 import shlex
 
 import pytest
+import torch
 from composer import Algorithm
 from omegaconf import OmegaConf
 
@@ -234,15 +235,20 @@ def test_only_distillation_has_teachers_of_its_own_yaml():
 
 
 def test_a_teacher_with_pretrained_weights_or_of_ones_own_needs_no_checkpoint():
-    for model in ('{name: torchvision_model, architecture: resnet18, weights: DEFAULT}', f'{__name__}.Other'):
+    for model in ('{name: torchvision_model, architecture: resnet18, weights: DEFAULT}', f'{__name__}.OwnModel'):
         load_config(KD, [f'algorithms.distillation.teachers={{model: {model}}}'])
+
+
+class OwnModel(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(64, 10)
 
 
 def test_which_weights_of_a_checkpoint_teach():
     path = 'algorithms.distillation.teachers'
     config = load_config(KD, [f'{path}.0.checkpoint=x.pt', f'{path}.0.entry=ema'])
     assert config.algorithms['distillation'].options['teachers'][0].entry == 'ema'
-    model = f'{{model: {__name__}.Other, entry: ema}}'
+    model = f'{{model: {__name__}.OwnModel, entry: ema}}'
     assert f"{path}.entry: names weights in a checkpoint, and there is none; got 'ema'" in refusal(
         KD, f'{path}={model}'
     )

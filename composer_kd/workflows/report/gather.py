@@ -8,6 +8,7 @@ import pathlib
 import shlex
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -105,6 +106,7 @@ def gather(runs: Sequence[SavedRun], options: ReportOptions, console: Console) -
         ComposerKDError: As in ``report``.
     """
     _require_checkpoints(runs)
+    _require_metrics(runs)
     evaluated = evaluation_run(runs)
     answering = Answering(evaluated)
     listed, left_out = _compared_models(runs, answering.num_classes)
@@ -169,6 +171,14 @@ def _require_checkpoints(runs: Sequence[SavedRun]) -> None:
     attempt.finish()
 
 
+def _require_metrics(runs: Sequence[SavedRun]) -> None:
+    """Reads the final metrics of all runs before any model is evaluated; raises one error for all that are damaged."""
+    attempt = Attempts()
+    for run in runs:
+        attempt(lambda run: run.metrics, run)
+    attempt.finish()
+
+
 def _with_records(found: ModelEvidence, compared: ComparedModel) -> ModelEvidence:
     """Adds the settings, metrics, curves and checkpoint of the model's run."""
     found = dataclasses.replace(found, checkpoint=_checkpoint(compared))
@@ -203,7 +213,7 @@ def _curves(run: SavedRun) -> dict[str, Curve]:
     if run.folder is None or not (run.folder / HISTORY_FILE).is_file():
         return {}
     try:
-        history = read_history(run.folder)
+        history = _history(run.folder)
     except ConfigError:
         return {}  # _missing makes a note of it
     names = {key for record in history for key in record}
@@ -218,6 +228,21 @@ def _curves(run: SavedRun) -> dict[str, Curve]:
     return {
         name: Curve(np.asarray(batches), np.asarray(values)) for name, (batches, values) in found.items() if batches
     }
+
+
+def _history(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """Reads a history of which all values are numbers; raises ``ConfigError`` for any other file."""
+    try:
+        history = read_history(folder)
+    except (OSError, OverflowError, RecursionError) as error:
+        raise ConfigError(f'{folder / HISTORY_FILE} cannot be read: {error}') from error
+    for record in history:
+        for key, value in record.items():
+            if key != 'run_id' and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise ConfigError(
+                    f'{folder / HISTORY_FILE}, batch {record["batch"]}: {key} is no number, {value!r:.80}'
+                )
+    return history
 
 
 def _missing(run: SavedRun) -> list[str]:
@@ -238,7 +263,7 @@ def _missing(run: SavedRun) -> list[str]:
         found.append(f'{run.name} did not note what its training cost: an older version trained it.')
     if run.folder is not None:
         try:
-            read_history(run.folder)
+            _history(run.folder)
         except ConfigError as error:
             found.append(f'{run.name} has no training curves: {error}.')
     return found

@@ -46,7 +46,8 @@ def _project(run: SavedRun) -> str | None:
     loggers = run.written.get('loggers') or {}
     for name, options in loggers.items():
         if str(name).lower().replace('_', '').rpartition('.')[2] in _NAMES:
-            return str((options or {}).get('project') or '')
+            project = str((options or {}).get('project') or '')
+            return '' if '${' in project else project  # that of the environment of the run is not known here
     return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import pathlib
@@ -268,7 +267,7 @@ def _dry_run_one(config: RunConfig, metric: str | None) -> int:
     model = build_model(config.model, getattr(train.dataset, 'num_classes', None))
     if metric is not None:
         _check_metric(metric, [f'metrics/eval/{name}' for name in model.get_metrics(is_train=False)], config)
-    algorithms = {part.path: construct_or_say(dataclasses.replace(part)) for part in config.algorithms.values()}
+    algorithms = {part.path: construct_or_say(part.with_options(part.options)) for part in config.algorithms.values()}
     dry_run(model, algorithms, train, config.precision)
     return len(evaluation.dataset)  # type: ignore[arg-type]
 

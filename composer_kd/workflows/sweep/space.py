@@ -11,11 +11,13 @@ from typing import Any, Protocol
 
 from composer_kd.errors import nearest
 
-__all__ = ['Choice', 'Parameter', 'Range', 'read_parameters']
+__all__ = ['Choice', 'Parameter', 'Range', 'is_number', 'read_parameters']
 
 NAME = re.compile(r'[A-Za-z_][A-Za-z0-9_.-]*')  # the names of parameters that W&B accepts
 MOST_EXPONENT = 700  # of e; a little more overflows a float
 MOST_STEPS = 1000  # of one parameter in a grid
+MOST = 2**63
+MOST_MULTIPLES = 10**15  # of q; floats count no further
 
 
 class Parameter(Protocol):
@@ -203,7 +205,7 @@ def _read(key: str, spec: Any, offline: bool) -> tuple[Parameter | None, list[st
     if name in _ONLY_WANDB:
         wrong = f".distribution: only W&B's server draws from {name!r}; offline there are {', '.join(_DISTRIBUTIONS)}"
         return None, [wrong] if offline else []
-    if name not in _DISTRIBUTIONS:
+    if not isinstance(name, str) or name not in _DISTRIBUTIONS:
         return None, [f'.distribution: unknown {name!r}{nearest(str(name), _DISTRIBUTIONS)}']
     distribution = _DISTRIBUTIONS[name]
     faults = _faults(spec, distribution, name)
@@ -226,7 +228,7 @@ def _faults(spec: dict[str, Any], distribution: _Distribution, name: str) -> lis
     elif any(value in values[:i] for i, value in enumerate(values)):
         faults.append(f'.values: a value is there twice: {values!r}')
     numbers = [key for key in ('min', 'max', 'q') if key in spec and key in allowed]
-    bad = [key for key in numbers if not _is_number(spec[key])]
+    bad = [key for key in numbers if not is_number(spec[key])]
     faults += [f'.{key}: expected a number, got {spec[key]!r}{_hint(spec[key])}' for key in bad]
     if faults or distribution.required != _ENDS:
         return faults
@@ -237,6 +239,8 @@ def _faults_of_range(spec: dict[str, Any], distribution: _Distribution, name: st
     low, high, step = spec['min'], spec['max'], spec.get('q', 1)
     if name == 'int_uniform' and not (_is_integer(low) and _is_integer(high)):
         return [f'.min: expected integers for {name}, got {low!r} and {high!r}']
+    if not math.isfinite(float(high) - float(low)):
+        return [f'.max: the range from {low!r} to {high!r} is too large']
     if low >= high:
         return [f'.max: expected more than min, {low!r}; got {high!r}']
     if distribution.positive and low <= 0:
@@ -245,7 +249,11 @@ def _faults_of_range(spec: dict[str, Any], distribution: _Distribution, name: st
         return [f'.q: expected a positive number, got {step!r}']
     if name.endswith('log_uniform') and high > MOST_EXPONENT:
         return [f'.max: expected an exponent of e for {name}, got {high!r}; for the values themselves: {name}_values']
+    if name.endswith('log_uniform') and low < -MOST_EXPONENT:
+        return [f'.min: expected an exponent of e for {name}, got {low!r}; for the values themselves: {name}_values']
     ends = (math.exp(low), math.exp(high)) if name.endswith('log_uniform') else (low, high)
+    if distribution.optional and max(map(abs, ends)) / MOST_MULTIPLES > step:
+        return [f'.q: {step!r} is too small for numbers up to {max(map(abs, ends)):g}']
     if distribution.optional and math.floor(ends[1] / step) < math.ceil(ends[0] / step):
         return [f'.q: no multiple of {step!r} lies between {low!r} and {high!r}']
     return []
@@ -267,5 +275,11 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
-    return _is_integer(value) or (isinstance(value, float) and math.isfinite(value))
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number of a size that files and tables can hold.
+
+    Example:
+        >>> is_number(0.1), is_number(True), is_number(float('nan')), is_number(10**20)
+        (True, False, False, False)
+    """
+    return (_is_integer(value) and abs(value) < MOST) or (isinstance(value, float) and math.isfinite(value))

@@ -12,9 +12,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from composer_kd.config.yaml_source import require_file
+from composer_kd.config.yaml_source import load_yaml, require_file
 from composer_kd.errors import ConfigError, nearest
-from composer_kd.workflows.sweep.space import Parameter, read_parameters
+from composer_kd.workflows.sweep.space import Parameter, is_number, read_parameters
 
 __all__ = ['ARGUMENTS', 'Sweep', 'listed', 'read_sweep']
 
@@ -27,6 +27,7 @@ KEYS = (
 )
 METRIC_KEYS = ('name', 'goal', 'target', 'impute', 'impute_while_running')
 LEAST = {'min_iter': 1, 'max_iter': 1, 's': 1, 'eta': 2}
+MOST = {'min_iter': 10**6, 'max_iter': 10**6, 's': 100, 'eta': 1000}  # eta ** s is computed
 STOPPING_KEYS: dict[str, tuple[str, ...]] = {'hyperband': ('min_iter', 'max_iter', 's', 'eta', 'strict'), 'median': ()}
 # The words allowed before `train` in the command of a sweep on this machine, where a trial is one process.
 LAUNCHERS = re.compile(r'(\$\{env\}|/usr/bin/env|\$\{interpreter\}|\S*python[\d.]*|-m|composer_kd|\S*composer-kd)')
@@ -91,9 +92,11 @@ def read_sweep(path: str | pathlib.Path, offline: bool = True) -> Sweep:
     require_file(path)
     path = pathlib.Path(path)
     try:
-        written = yaml.safe_load(path.read_text(encoding='utf-8'))
+        written = load_yaml(path)
         OmegaConf.load(path)  # refuses duplicate keys, of which PyYAML keeps the last
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, TypeError, ValueError, RecursionError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f'{path} is not valid YAML: {error}') from error
     if not isinstance(written, dict):
         raise ConfigError(
@@ -151,7 +154,9 @@ def listed(path: pathlib.Path, faults: list[str]) -> ConfigError:
 
 def _check_name(written: dict[str, Any]) -> list[str]:
     name = written.get('name')  # used in the names of the folder and of the trials' runs
-    if name is None or (isinstance(name, (str, int)) and not set(str(name)) & set('/\\{}') and str(name).strip()):
+    text = str(name) if isinstance(name, (str, int)) else ''
+    tame = text.isprintable() and not set(text) & set('/\\{}') and text.strip('. ') and len(text.encode()) < 200
+    if name is None or tame:
         return []
     return [f'name: expected a name without slashes and braces, got {name!r}']
 
@@ -172,7 +177,7 @@ def _check_metric(written: dict[str, Any]) -> list[str]:
     goal, target = metric.get('goal', 'minimize'), metric.get('target')
     if goal not in GOALS:
         faults.append(f'metric.goal: expected minimize or maximize, got {goal!r}{nearest(str(goal), GOALS)}')
-    if target is not None and (isinstance(target, bool) or not isinstance(target, (int, float))):
+    if target is not None and not is_number(target):
         faults.append(f'metric.target: expected a number, got {target!r}')
     return faults
 
@@ -182,15 +187,15 @@ def _check_stopping(written: dict[str, Any]) -> list[str]:
     if stopping is None:
         return []
     kind = stopping.get('type') if isinstance(stopping, dict) else stopping
-    if not isinstance(stopping, dict) or kind not in STOPPING_KEYS:
+    if not isinstance(stopping, dict) or not isinstance(kind, str) or kind not in STOPPING_KEYS:
         return [f'early_terminate.type: expected hyperband or median, got {kind!r}{nearest(str(kind), STOPPING_KEYS)}']
     known = ('type', *STOPPING_KEYS[str(kind)])
     unknown = [str(key) for key in stopping if key not in known]
     faults = [f'early_terminate.{key}: unknown key of {kind}{nearest(key, known)}' for key in unknown]
     faults += [
-        f'early_terminate.{key}: expected a whole number of {least} or more, got {stopping[key]!r}'
+        f'early_terminate.{key}: expected a whole number from {least} to {MOST[key]}, got {stopping[key]!r}'
         for key, least in LEAST.items()
-        if key in stopping and not (type(stopping[key]) is int and stopping[key] >= least)
+        if key in stopping and not (type(stopping[key]) is int and least <= stopping[key] <= MOST[key])
     ]
     if kind == 'hyperband' and 'min_iter' not in stopping and not {'max_iter', 's'} <= set(stopping):
         faults.append('early_terminate: hyperband needs min_iter, or max_iter and s; they count evaluations')

@@ -358,3 +358,41 @@ def test_a_teacher_that_takes_any_keyword_teaches_is_evaluated_timed_and_exporte
     }
     formats = ['--to', 'torch-export', 'state-dict']
     assert main(['export', str(tmp_path / 'kd'), *formats, '--out', str(tmp_path / 'export')]) == 0
+
+
+@pytest.mark.parametrize(
+    ('file', 'text', 'said'),
+    [
+        ('metrics.json', '[]', 'expected metrics by name, got a list'),
+        ('metrics.json', '{"metrics/eval/MulticlassAccuracy": "0.9"}', "expected a number for .*, got '0.9'"),
+        ('metrics.json', '{"loss/train/to', 'is damaged'),
+        ('metrics.json', '[' * 100_000, 'is damaged'),
+    ],
+)
+def test_damaged_metrics_end_a_report_before_any_model_is_evaluated(file, text, said, runs, tmp_path, monkeypatch):
+    monkeypatch.setattr('composer_kd.workflows.report.gather.Answering', None)
+    copies = [shutil.copytree(runs / 'alone-1', tmp_path / name) for name in 'ab']
+    for copy in copies:
+        (copy / file).write_text(text)
+    with pytest.raises(ConfigError, match=said) as error:
+        report(ReportOptions(copies, tmp_path / 'report', with_bench=False))
+    assert all(str(copy / file) in str(error.value) for copy in copies)
+
+
+@pytest.mark.parametrize(
+    'line',
+    [
+        '{"batch": 7, "loss/train/total": "high"}',
+        '{"batch": 1e999}',
+        '{"batch": 3, "loss/train/kd": [1]}',
+        '7',
+        '{"batch": 3, "x": true}',
+    ],
+)
+def test_a_history_that_holds_no_numbers_is_left_out_with_the_reason(line, runs, tmp_path):
+    copy = shutil.copytree(runs / 'alone-1', tmp_path / 'copy')
+    history = (copy / 'history.jsonl').read_text()
+    (copy / 'history.jsonl').write_text(f'{history}{line}\n{{"batch": 8}}\n')
+    found = report(ReportOptions([copy], tmp_path / 'report', with_bench=False))
+    assert any('has no training curves' in note for note in found.notes)
+    assert not found.groups[0].first.curves

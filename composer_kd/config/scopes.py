@@ -1,0 +1,113 @@
+"""The kinds of components that a YAML file names: where their names are looked up, and what makes a thing one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ['SCOPES', 'Scope']
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The source of the names of one kind of component.
+
+    Args:
+        what: The kind of component, for messages.
+        modules: Modules whose ``__all__`` is searched, in this order.
+        base: Dotted path of the base class of all bare names; None accepts any callable.
+        kind: Dotted paths of base classes; a class under a dotted path has one of them, or the ``methods``.
+        methods: Names of methods that make a class one of this kind, without a common base class.
+        itself: How many arguments a function must take that is the component itself; None if functions are called
+            to build the component.
+        gives: What such a function of a package that everybody may name is annotated to return.
+        suffix: An ending that can be omitted: ``wandb`` names ``WandBLogger``.
+        cheap: Whether construction is fast and free of side effects, so that the check does it as a dry run.
+        also: Dotted paths of further classes that have a bare name.
+        without: Names to leave out, because a YAML file cannot contain their arguments.
+    """
+
+    what: str
+    modules: tuple[str, ...]
+    base: str | None = None
+    suffix: str = ''
+    cheap: bool = True
+    also: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    kind: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    itself: int | None = None
+    gives: str = 'torch.Tensor'
+
+    @property
+    def only(self) -> str | None:
+        """The only name of the scope, which is not written in a YAML file; None if there are several names."""
+        return None if self.modules else self.also[0].rpartition('.')[2]
+
+    @property
+    def a(self) -> str:
+        """The kind of component with its article."""
+        return f'{"an" if self.what[0] in "aeiou" else "a"} {self.what}'
+
+
+_CALLED = ('__call__',)
+SCOPES: dict[str, Scope] = {
+    'model': Scope(
+        'model', ('composer_kd.models',), cheap=False, without=('IndexedClassifier',), kind=('torch.nn.Module',)
+    ),
+    'dataset': Scope(
+        'data set',
+        ('composer_kd.data',),
+        cheap=False,
+        without=('HeldOut', 'ImageTensors', 'Indexed', 'PartlyLabelled', 'RepeatingSampler'),
+        kind=('torch.utils.data.Dataset',),
+        methods=('__getitem__', '__len__'),
+    ),
+    'loss': Scope('distillation loss', ('composer_kd.losses',), methods=_CALLED, itself=2),
+    'match': Scope('match', (), also=('composer_kd.matches.match.Match',), kind=('composer_kd.matches.match.Match',)),
+    'schedule': Scope(
+        'schedule',
+        ('composer.optim',),
+        'composer.optim.ComposerScheduler',
+        suffix='Scheduler',
+        also=('composer_kd.schedules.Ramp',),
+        kind=('composer_kd.schedules.Ramp',),
+        methods=_CALLED,
+        itself=1,
+    ),
+    'projector': Scope('projector', ('torch.nn',), 'torch.nn.Module', kind=('torch.nn.Module',)),
+    'teacher': Scope(
+        'kind of teacher',
+        ('composer_kd.teachers',),
+        suffix='Teacher',
+        cheap=False,
+        without=('Teacher',),
+        methods=('prepare', 'outputs', 'end_batch'),
+    ),
+    'adapter': Scope('input adapter', ('composer_kd.teachers',), suffix='Adapter', methods=_CALLED, itself=1),
+    'optimizer': Scope(
+        'optimizer', ('composer.optim', 'torch.optim'), 'torch.optim.Optimizer', kind=('torch.optim.Optimizer',)
+    ),
+    'scheduler': Scope(
+        'scheduler',
+        ('composer.optim',),
+        'composer.optim.ComposerScheduler',
+        suffix='Scheduler',
+        methods=_CALLED,
+        itself=1,
+    ),
+    'algorithm': Scope(
+        'algorithm',
+        ('composer_kd.algorithms', 'composer.algorithms'),
+        'composer.core.Algorithm',
+        kind=('composer.core.Algorithm',),
+    ),
+    'callback': Scope('callback', ('composer.callbacks',), 'composer.core.Callback', kind=('composer.core.Callback',)),
+    'logger': Scope(
+        'logger',
+        ('composer.loggers',),
+        'composer.loggers.LoggerDestination',
+        'Logger',
+        cheap=False,
+        kind=('composer.loggers.LoggerDestination',),
+    ),
+}

@@ -1,0 +1,111 @@
+"""Values that interpolations read from outside the file, such as ``${oc.env:KEY}``: used, but written as they stand."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from omegaconf import MISSING
+from typing_extensions import override
+
+__all__ = ['Secret', 'Secrets', 'hidden']
+
+# Resolvers that only combine what is in the file; all others, and those of a user's own, may read secrets.
+_WITHIN = re.compile(r'\$\{\s*oc\.(select|create|decode|deprecated|dict\.keys|dict\.values)\s*:')
+_OUTSIDE = re.compile(r'\$\{[^}:]*(:|\$\{)')  # ${resolver:...}, or a name that is put together from others
+
+
+class Secret(str):
+    """A text that came from outside the file, with the interpolation that stands for it.
+
+    It is passed on like any text; messages show the interpolation, and ``as_mapping`` writes it.
+
+    Args:
+        value: The text.
+        written: The interpolation.
+
+    Example:
+        >>> token = Secret('s3cr3t', '${oc.env:TOKEN}')
+        >>> token == 's3cr3t', repr(token)
+        (True, "'${oc.env:TOKEN}'")
+    """
+
+    written: str
+
+    @override
+    def __new__(cls, value: str, written: str) -> Secret:
+        made = super().__new__(cls, value)
+        made.written = written
+        return made
+
+    @override
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Secret, (str(self), self.written)
+
+    @override
+    def __repr__(self) -> str:
+        return repr(self.written)
+
+
+class Secrets:
+    """Tells which interpolations of a file read something outside it, directly or through another key.
+
+    Args:
+        data: The content of the file, with its interpolations.
+
+    Example:
+        >>> secrets = Secrets({'variables': {'key': '${oc.env:KEY}', 'lr': 0.1}})
+        >>> secrets.reads('key ${variables.key}'), secrets.reads('${variables.lr}')
+        (True, False)
+    """
+
+    def __init__(self, data: Any) -> None:
+        texts = dict(_texts(data, ''))
+        self._keys: set[str] = set()
+        while True:
+            found = {key for key, text in texts.items() if key not in self._keys and self.reads(text)}
+            if not found:
+                return
+            self._keys |= found
+
+    def reads(self, text: str) -> bool:
+        """Whether an interpolation reads something outside the file."""
+        if '${' not in text:
+            return False
+        plain = re.sub(r'[\[.]?["\']?\b(\w+)["\']?\]', r'.\1', text)  # ${a[b]} is ${a.b}
+        relative = '${.' in plain
+        return bool(_OUTSIDE.search(_WITHIN.sub('${', text))) or any(
+            key in plain or (relative and key.rpartition('.')[2] in plain) for key in self._keys
+        )
+
+
+def hidden(node: Any) -> Any:
+    """Returns settings with the interpolations of their secrets, for whatever is written or logged.
+
+    Example:
+        >>> hidden({'key': [Secret('s3cr3t', '${oc.env:KEY}')]})
+        {'key': ['${oc.env:KEY}']}
+    """
+    if isinstance(node, Secret):
+        return node.written
+    if isinstance(node, dict):
+        return {key: hidden(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [hidden(value) for value in node]
+    return node
+
+
+def concealed(node: Any) -> Any:
+    """Returns what an interpolation gave with all texts in it as secrets that nothing can write down."""
+    if isinstance(node, dict):
+        return {key: concealed(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [concealed(value) for value in node]
+    return Secret(node, MISSING) if isinstance(node, str) else node
+
+
+def _texts(node: Any, prefix: str) -> list[tuple[str, str]]:
+    if isinstance(node, (dict, list)):
+        items = node.items() if isinstance(node, dict) else enumerate(node)
+        return [found for key, value in items for found in _texts(value, f'{prefix}.{key}' if prefix else str(key))]
+    return [(prefix, node)] if isinstance(node, str) and '${' in node else []

@@ -1,0 +1,3 @@
+"""A module of a user that raises when it is imported."""
+
+raise KeyError('on import')

@@ -1,0 +1,91 @@
+"""Values from outside the file reach what they are for, and no file, log or message."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from omegaconf import OmegaConf
+
+from composer_kd.config.load import as_mapping, load_config
+from composer_kd.config.secrets import Secret
+from composer_kd.errors import ConfigError
+from composer_kd.runs.saved import open_run
+from composer_kd.runs.train import train
+
+STUDENT = 'yamls/digits/student.yaml'
+SECRET = 'hunter2-hunter2'
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    monkeypatch.setenv('KD_SECRET', SECRET)
+
+
+WAYS = {
+    'directly': '${oc.env:KD_SECRET}',
+    'within a text': 'key-${oc.env:KD_SECRET}',
+    'through a key': '${variables.key}',
+    'through a bracket': '${variables[key]}',
+    'through a select': '${oc.select:variables.key}',
+    'through a decode': '${oc.decode:"\'${oc.env:KD_SECRET}\'"}',
+}
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_a_secret_is_used_and_written_as_its_interpolation(way, tmp_path):
+    content = OmegaConf.load(STUDENT)
+    content['variables'] = {**content.get('variables', {}), 'key': '${oc.env:KD_SECRET}'}
+    content['loggers'] = {'wandb': {'project': WAYS[way]}}
+    file = tmp_path / 'run.yaml'
+    OmegaConf.save(content, file)
+    config = load_config(file)
+    assert SECRET in config.loggers['wandb'].options['project']
+    saved = OmegaConf.to_yaml(OmegaConf.create(as_mapping(config)))
+    assert SECRET not in saved
+    assert SECRET not in repr(config)
+    again = tmp_path / 'again.yaml'
+    again.write_text(saved)
+    assert load_config(again).loggers['wandb'].options == config.loggers['wandb'].options
+
+
+def test_what_stays_in_the_file_is_written_as_its_value():
+    config = load_config('yamls/digits/kd.yaml')
+    assert '${' not in OmegaConf.to_yaml(OmegaConf.create(as_mapping(config)))
+
+
+def test_no_file_of_a_run_holds_a_secret(tmp_path, monkeypatch):
+    folder = tmp_path / 'run'
+    monkeypatch.setenv('KD_SPLIT', 'test')
+    short = [
+        'max_duration=1ba',
+        'train_loader.dataset.subset=64',
+        'eval_loader.dataset.subset=64',
+        'progress_bar=false',
+    ]
+    content = OmegaConf.load(STUDENT)
+    content.variables.key = '${oc.env:KD_SECRET}'
+    OmegaConf.save(content, tmp_path / 'run.yaml')
+    own = ['eval_loader.dataset.split=${oc.env:KD_SPLIT}', f'save_folder={folder}']
+    config = load_config(tmp_path / 'run.yaml', [*short, *own])
+    train(config, quiet=True)
+    for file in folder.rglob('*'):
+        assert not file.is_file() or SECRET.encode() not in file.read_bytes(), file
+    run = open_run(folder)
+    assert run.config.eval_loader.dataset.options['split'] == 'test'
+    assert SECRET not in str(run.written)
+    assert run.written['eval_loader']['dataset']['split'] == '${oc.env:KD_SPLIT}'
+
+
+def test_messages_show_the_interpolation():
+    with pytest.raises(ConfigError) as error:
+        load_config(STUDENT, ['seed=${oc.env:KD_SECRET}', 'optimizer.lr=${oc.env:KD_SECRET}'])
+    assert "seed: expected an integer, got '${oc.env:KD_SECRET}'" in str(error.value)
+    assert SECRET not in str(error.value)
+
+
+def test_a_secret_survives_the_way_into_another_process():
+    sent = pickle.loads(pickle.dumps(Secret(SECRET, '${oc.env:KD_SECRET}')))
+    assert sent == SECRET
+    assert sent.written == '${oc.env:KD_SECRET}'
+    assert f'{sent}' == SECRET
