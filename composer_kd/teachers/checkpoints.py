@@ -99,7 +99,13 @@ def read_weights(checkpoint: str | os.PathLike[str], entry: str | None = None) -
     weights = read_checkpoint(checkpoint, entry).weights
     # Copied, because the file may be overwritten; in this form, because torch copies neither the conjugate bit nor the
     # shared storage of a Parameter.
-    return copy.deepcopy({key: tensor.detach().resolve_conj().resolve_neg() for key, tensor in weights.items()})
+    try:
+        return copy.deepcopy({key: tensor.detach().resolve_conj().resolve_neg() for key, tensor in weights.items()})
+    except RuntimeError as error:
+        kinds = ', '.join(sorted({_odd(tensor) for tensor in weights.values()} - {''})) or type(error).__name__
+        raise CheckpointError(
+            f'{os.fspath(checkpoint)} holds tensors that cannot be copied ({kinds}). Save plain ones.'
+        ) from error
 
 
 def read_checkpoint(checkpoint: str | os.PathLike[str], entry: str | None = None) -> Checkpoint:
@@ -126,6 +132,10 @@ def read_checkpoint(checkpoint: str | os.PathLike[str], entry: str | None = None
     name = os.fspath(checkpoint)
     with _opened(name) as entries:
         return Checkpoint(entries.state_dict(entry, name), entries.from_composer)
+
+
+def _odd(tensor: Tensor) -> str:
+    return 'nested' if tensor.is_nested else '' if type(tensor) in (Tensor, nn.Parameter) else type(tensor).__name__
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor
 from composer_kd.errors import CheckpointError, nearest
 from composer_kd.students import without_extras
 
-__all__ = ['COMPOSER', 'Entries', 'is_within', 'listed']
+__all__ = ['COMPOSER', 'Entries', 'is_within', 'listed', 'shortened']
 
 COMPOSER = 'state.model'
 """The entry of a Composer checkpoint that a Trainer loads into its model."""
@@ -75,6 +75,8 @@ class Entries:
         """
         if entry is None:
             return COMPOSER if self.from_composer else ''
+        if not isinstance(entry, str):
+            raise CheckpointError(f"entry must be a dotted path, such as 'ema' or 'state_dict.teacher', got {entry!r}")
         if not any(is_within(path, entry) for path in self.tensors):
             known = {place for place in self.places.values() if place} | set(_beginnings(self.tensors))
             raise CheckpointError(f'{name} has no entry {entry!r}{nearest(entry, known) if len(known) < 500 else ""}')
@@ -121,7 +123,12 @@ def listed(names: Iterable[str], most: int = 20) -> str:
     """
     names = list(names)
     more = f' and {len(names) - most} more' if len(names) > most else ''
-    return ', '.join(repr(name) for name in names[:most]) + more
+    return ', '.join(repr(shortened(name)) for name in names[:most]) + more
+
+
+def shortened(name: str, most: int = 200) -> str:
+    """A name of at most 200 characters: a file may contain any."""
+    return name if len(name) <= most else f'{name[: most - 3]}...'
 
 
 def _walk(content: Any) -> Iterator[tuple[str, str, Tensor]]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from composer_kd.errors import CheckpointError
-from composer_kd.teachers.entries import Entries, is_within, listed
+from composer_kd.teachers.entries import Entries, is_within, listed, shortened
 from composer_kd.teachers.leftovers import Leftovers
 
 __all__ = ['Fit', 'choose']
@@ -215,7 +215,7 @@ def _same(entries: Entries, one: Fit, other: Fit) -> bool:
 
 def _some(names: list[str], most: int = 20) -> str:
     more = f' and {len(names) - most} more' if len(names) > most else ''
-    return ', '.join(names[:most]) + more
+    return ', '.join(shortened(name) for name in names[:most]) + more
 
 
 def _misfit(fit: Fit, module: nn.Module, name: str) -> CheckpointError:

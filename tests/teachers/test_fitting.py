@@ -138,6 +138,12 @@ def test_an_entry_that_is_not_there(tmp_path):
         read_weights(tmp_path / 'w.pt')
 
 
+def test_an_entry_that_is_no_path(tmp_path):
+    torch.save(state(), tmp_path / 'w.pt')
+    with pytest.raises(CheckpointError, match=r'entry must be a dotted path.*got 5'):
+        load_weights(mlp(), tmp_path / 'w.pt', entry=5)
+
+
 def test_an_entry_of_no_checkpoint():
     with pytest.raises(ValueError, match="entry='ema' names weights in a checkpoint"):
         FrozenTeacher(mlp(), entry='ema')

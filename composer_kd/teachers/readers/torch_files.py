@@ -50,7 +50,7 @@ def read(path: str, name: str) -> Any:
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
-        if not archive.is_zip and 'unsupported' not in str(error).lower():
+        if not archive.is_zip and ('unsupported' not in str(error).lower() or not _is_pickle(path)):
             raise damaged(name, error) from error
         raise CheckpointError(
             f'Refused to load {name}: it holds more than tensors and plain data, and loading that could run code. '
@@ -58,6 +58,11 @@ def read(path: str, name: str) -> Any:
         ) from None  # torch's message recommends unsafe loading
     except (Exception, MemoryError) as error:  # a damaged pickle may raise anything
         raise damaged(name, error) from error
+
+
+def _is_pickle(path: str) -> bool:
+    with open(path, 'rb') as file:
+        return file.read(1) == pickle.PROTO
 
 
 def _asked_for(error: Exception) -> str:

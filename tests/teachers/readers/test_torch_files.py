@@ -278,6 +278,18 @@ def test_nested_tensors(tmp_path, layout):
     torch.save({'weight': nested, 'bias': torch.zeros(4)}, tmp_path / 'w.pt')
     with pytest.raises(CheckpointError, match='nested'):
         load_weights(nn.Linear(6, 4), tmp_path / 'w.pt')
+    if layout is torch.strided:
+        with pytest.raises(CheckpointError, match=r'cannot be copied \(nested\)'):
+            read_weights(tmp_path / 'w.pt')
+
+
+@pytest.mark.parametrize('start', [b'GGUF', b'\x89HDF\r\n\x1a\n', b'<html>'])
+def test_files_of_other_programs(tmp_path, start):
+    (tmp_path / 'w.pt').write_bytes(start + bytes(500))
+    with pytest.raises(
+        CheckpointError, match=r'not a checkpoint: expected a file of Composer, torch\.save or safetensors'
+    ):
+        load_weights(mlp(), tmp_path / 'w.pt')
 
 
 def test_a_pickle_that_asks_for_too_much(tmp_path):
