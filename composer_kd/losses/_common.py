@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 Loss = TypeVar('Loss', bound=Callable[..., Any])
 
-LEAST_LOGIT = -1e30  # a logit whose probability is 0 beside any other, and which stays finite in all computations
+# A logit whose probability is 0 beside any other, and which stays finite in all computations. Just above -1e30, so that
+# logits of -1e30 are bounded too, and have the same gradient as any lower ones.
+LEAST_LOGIT = -0.9999995e30
 NO_DIRECTION = 1e-6  # relative to the longest vector; shorter vectors count as rounding errors without a direction
 MOST_SCALED = 1e37  # bound of the least logit divided by the temperature
 
@@ -81,33 +83,9 @@ def bounded(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Raises the logits of excluded classes to at least :func:`least_logit`.
 
     Classes are excluded (padded vocabularies, classes of other tasks) by ``torch.finfo(dtype).min`` or minus infinity,
-    which overflow or become NaN when they are scaled or subtracted. The gradient passes, as if the logits had been at
-    that bound. Expects float32 or float64.
+    which overflow or become NaN when they are scaled or subtracted. Expects float32 or float64.
     """
-    bound: Tensor = _Bounded.apply(logits, least_logit(temperature))
-    return bound
-
-
-class _Bounded(torch.autograd.Function):
-    """A lower bound through which the gradient passes."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(logits: Tensor, least: float) -> Tensor:
-        return logits.clamp(min=least)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keeps nothing."""
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        return grads[0], None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        return tangents[0]
+    return logits.clamp(min=least_logit(temperature))
 
 
 def mean(values: Tensor, dim: int | None = None) -> Tensor:
