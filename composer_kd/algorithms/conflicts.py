@@ -6,17 +6,20 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from composer.algorithms import CutMix, LayerFreezing, MixUp, SelectiveBackprop, StochasticDepth
+import torch
+from composer.algorithms import SWA, CutMix, LayerFreezing, MixUp, SelectiveBackprop, StochasticDepth
 from composer.callbacks import ExportForInferenceCallback
 from composer.core import State
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.errors import ConfigError, TeacherError
 from composer_kd.matches.criterion import Criterion
+from composer_kd.students import EXTRAS
 from composer_kd.teachers import FrozenTeacher, TeacherPool, module_of, moves
 
-__all__ = ['refuse_algorithms', 'refuse_dropped_layers', 'refuse_shared']
+__all__ = ['refuse_algorithms', 'refuse_dropped_layers', 'refuse_shared', 'renew_copies']
 
 _MIXERS = (MixUp, CutMix)
 _OTHER_SAMPLES = (*_MIXERS, SelectiveBackprop)
@@ -105,6 +108,19 @@ def refuse_dropped_layers(state: State, criterion: Criterion) -> None:
                         f'StochasticDepth drops the block {block!r} at random, and the layer {path!r} in it does not '
                         "run then: match the block itself, or use stochastic_method='sample'."
                     )
+
+
+def renew_copies(state: State) -> None:
+    """Makes the copy of the student anew that ``SWA`` made at ``INIT``, now with the auxiliary modules.
+
+    It takes the averages from a checkpoint, which contain these modules. Training starts with another copy anyway.
+
+    Args:
+        state: The state of the run, after the auxiliary modules have joined the student.
+    """
+    for other in state.algorithms:
+        if isinstance(other, SWA) and hasattr(state.model, EXTRAS):
+            other.swa_model = AveragedModel(state.model, device=torch.device('cpu'))
 
 
 def _warn_of_numbers(state: State, pool: TeacherPool) -> None:

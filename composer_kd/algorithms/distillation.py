@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from composer_kd.algorithms.absent_loss import reads_loss, supply_loss
 from composer_kd.algorithms.base import DistillationAlgorithm
-from composer_kd.algorithms.conflicts import refuse_algorithms, refuse_dropped_layers, refuse_shared
+from composer_kd.algorithms.conflicts import refuse_algorithms, refuse_dropped_layers, refuse_shared, renew_copies
 from composer_kd.algorithms.loss_parts import LossParts, parts_of
 from composer_kd.algorithms.moving_teachers import MovingTeachers
 from composer_kd.algorithms.teacher_evaluation import TeacherEvaluation
@@ -212,6 +212,7 @@ class Distillation(DistillationAlgorithm):
         elif event is Event.BEFORE_LOAD:
             self.criterion.build(state)
             refuse_dropped_layers(state, self.criterion)
+            renew_copies(state)
             self._auxiliary.before_load(state.model)
         elif event is Event.AFTER_LOAD:
             self._moving.after_load(state)
@@ -229,8 +230,8 @@ class Distillation(DistillationAlgorithm):
     def close(self) -> None:
         """Removes hooks, projectors and learned losses from the student, which then has its original structure.
 
-        Hooks are on the student only while it runs (of a compiled student: until training ends). Call this method
-        before you use a student with projectors or learned losses for anything other than more training, or take
+        Hooks are on the student only while it runs (of a compiled student: until training ends). Before you use a
+        student with projectors or learned losses for anything other than more training, call this method, or take
         :func:`composer_kd.students.student_state_dict`, which leaves them out.
         """
         if self._model is not None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from composer_kd import Distillation, Match
 from composer_kd.losses import VID, hint
-from tests.distilling import cnn, images
+from tests.distilling import cnn, image_student, images
 from tests.helpers import Recorder, train, weights
 
 SURGERY = {
@@ -53,6 +53,23 @@ def test_the_order_makes_no_difference(surgery, project):
         kinds = [type(part) for part in model.composer_kd.modules()]
         plain = distilled(None, 1, project)[0]
         assert kinds == [type(part) for part in plain.composer_kd.modules()]
+
+
+@pytest.mark.parametrize('order', [1, -1])
+@pytest.mark.parametrize('project', PROJECTORS)
+def test_averages_of_weights_are_resumed_with_what_is_learned(project, order, tmp_path):
+    def run(**options):
+        torch.manual_seed(3)
+        model, recorder = image_student(), Recorder()
+        algorithm = Distillation(cnn(8, 2), [Match(hint, on='4', project=PROJECTORS[project]())])
+        swa = composer_algorithms.SWA('1ep', '2ep', update_interval='1ba', schedule_swa_lr=False)
+        train(model, images(), [algorithm, swa][::order], [recorder], max_duration='8ba', **options)
+        return model, recorder.batches
+
+    straight, losses = run(save_folder=str(tmp_path), save_interval='4ba')
+    resumed, rest = run(load_path=str(tmp_path / 'ep1-ba4-rank0.pt'))
+    assert losses[4:] == rest
+    assert torch.equal(weights(straight), weights(resumed))
 
 
 def test_what_is_replaced_beside_the_student_all_the_same_is_what_trains():
