@@ -191,8 +191,8 @@ class FrozenTeacher:
         if unseen:
             warnings.warn(
                 f'The teacher {self.name!r} does not take {", ".join(map(repr, unseen))} of the batch, which the '
-                'student takes: it may answer for other inputs. If that is right, say how to call it: FrozenTeacher(model, '
-                'forward=lambda model, batch: ...).',
+                'student takes: it may answer for other inputs. If that is right, say how to call it: '
+                'FrozenTeacher(model, forward=lambda model, batch: ...).',
                 stacklevel=2,
             )
 
