@@ -87,7 +87,8 @@ def as_in_training(model: nn.Module) -> Iterator[torch.device]:
             part._buffers.update(buffers)
         with torch.no_grad():
             for tensor, version, before in tensors:
-                if tensor._version != version:
+                # Not all kernels count what they change: that of BatchNorm does not count its statistics.
+                if tensor._version != version or not isinstance(tensor, nn.Parameter):
                     tensor.copy_(before)
         for generator, state in generators:
             generator.set_state(state)
