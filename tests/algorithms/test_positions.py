@@ -132,6 +132,47 @@ def test_losses_of_whole_maps_get_them_as_they_are(loss):
     assert found['kd'] == pytest.approx(loss(x, x.flip(1)).item(), rel=1e-5)
 
 
+class Heads(Dense):
+    """Two heads, as segmentation models of torchvision have them in training."""
+
+    def forward(self, batch):
+        out = super().forward(batch)
+        return {'logits': out, 'aux': out.flip(2)}
+
+    def loss(self, outputs, batch):
+        return super().loss(outputs['logits'], batch)
+
+
+class TwoHeads(nn.Module):
+    def forward(self, x):
+        return {'logits': x, 'aux': x.flip(1)}
+
+
+def test_the_classes_of_another_head_are_found_too():
+    x, labels = pixels()
+    rows = [maps.movedim(1, -1)[labels != -100] for maps in (x.flip(2), x.flip(1))]
+    for micro in (4, 1):
+        match = Match(KLDivergence(1.0), on='outputs[aux]', name='aux')
+        found = logged(Heads(), columns(x=x, labels=labels), Distillation(TwoHeads(), [match]), micro)
+        assert found['aux'] == pytest.approx(kl(*rows), rel=1e-5)
+
+
+def test_a_head_of_another_size_is_asked_about():
+    class Small(Heads):
+        def forward(self, batch):
+            out = super().forward(batch)
+            return {**out, 'aux': out['aux'][..., 1:]}
+
+    class SmallTeacher(TwoHeads):
+        def forward(self, x):
+            return {**super().forward(x), 'aux': x[..., 1:].flip(1)}
+
+    x, labels = pixels()
+    match = Match(KLDivergence(1.0), on='outputs[aux]', name='aux')
+    with pytest.warns(UserWarning, match='takes the last dimension'):
+        logged(Small(), columns(x=x, labels=labels), Distillation(SmallTeacher(), [match]))
+
+
 def test_a_loss_of_ones_own_gets_the_rows_of_pixels():
     seen, (x, labels) = [], pixels()
 
