@@ -67,7 +67,8 @@ class Distillation(DistillationAlgorithm):
     masked in both losses; in a model that predicts the next token, position ``i`` has the label ``i + 1``. For models
     with one prediction per sample, a sample with the label -100 is masked in the task loss only, so that unlabelled
     samples (a transfer set) can be distilled. The train metrics must then ignore -100 (``MulticlassAccuracy(...,
-    ignore_index=-100)``).
+    ignore_index=-100)``). docs/limits/positions.md has the rules for pixels, decoders and speech, and for where the
+    classes are.
 
     Means run over the valid positions of the whole batch on all ranks, so results are independent of
     ``device_train_microbatch_size`` and of the number of ranks. This assumes that the model's own loss is a mean over

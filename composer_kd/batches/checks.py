@@ -29,6 +29,13 @@ def check_marks(batch: Any, form: BatchFormat, layout: Layout, valid: Valid | No
     Raises:
         ConfigError: If a position has a label that is no class (read on the CPU only).
     """
+    if valid is None and form.ctc and len(layout.shape) > 1:
+        form.warn_once(
+            'The batch has no attention mask, so the logits of this CTC model are compared at every frame, padding '
+            'included. To say which count, give the model a method valid_positions(batch) that returns booleans of the '
+            f'shape {tuple(layout.shape)}, or None for all.',
+            'frames',
+        )
     if valid is None or valid.mask is None or len(layout.shape) < 2 or layout.covers(valid.mask.shape):
         _check_classes(batch, form, layout)
     elif valid.mask.ndim > 1 and not (valid.mask.device.type == 'cpu' and bool(valid.mask.all())):

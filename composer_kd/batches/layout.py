@@ -108,7 +108,8 @@ def layout_of(
             )
     else:
         dim = usual if usual in found or not found else found[0]
-        if len(found) > 1 or (not found and logits.ndim == 3 and not _is_sequence(batch, shape)):
+        is_known = form.ctc or bool(found) or logits.ndim != 3 or _is_sequence(batch, shape)
+        if len(found) > 1 or not is_known:
             form.warn_once(
                 f'The logits {tuple(shape)} do not show which dimension holds the classes, with '
                 f'{"labels " + str(tuple(marks[0])) if marks else "no labels or mask"}: dimension {dim} is taken. If '

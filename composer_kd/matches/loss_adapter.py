@@ -152,6 +152,24 @@ class LossAdapter:
             raise LossError(f'{advice}. A divergence of one class is constant, so nothing would be learned.')
         self._one_output_is_fine = True
 
+    def takes_for_logits(self, student: Feature, teacher: Feature, micro: Microbatch) -> bool:
+        """Whether maps ``(B, C, H, W)`` of a layer are logits: for a loss over classes, with a label per pixel.
+
+        A loss over classes warns once of other maps, whose last dimension it takes.
+        """
+        if not self._over_classes or self.classes_dim != -1 or isinstance(student, list) or isinstance(teacher, list):
+            return False
+        if student.ndim < 4 or student.shape != teacher.shape:
+            return False
+        fits = micro.layout(student).per_position
+        if not fits and student.shape[2] != student.shape[3]:
+            micro.form.warn_once(
+                f'The match {self.name!r} takes the last dimension of {tuple(student.shape)} as the classes. If they '
+                'are in another, as in maps, say it: KLDivergence(softmax_dim=1).',
+                f'classes of {self.name}',
+            )
+        return fits
+
     def of_features(
         self, student: Feature, teacher: Feature, micro: Microbatch, tokens: Valid | None, keys: Valid | None = None
     ) -> tuple[Tensor, bool]:

@@ -159,6 +159,9 @@ class LossTerm:
         theirs: Feature = [teacher[key] for key in self.teacher_keys]
         if not self.match.several:
             ours, theirs = self._project(ours[0], theirs[0], tokens)
+        if self.adapter.takes_for_logits(ours, theirs, micro):
+            value, per_token = self.adapter.of_logits(ours, theirs, micro)  # type: ignore[arg-type]
+            return value if micro.share is None or not per_token else value * micro.share
         value, per_token = self.adapter.of_features(
             ours, theirs, micro, tokens, micro.keys(self.match.student_layers[0])
         )

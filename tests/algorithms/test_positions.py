@@ -132,6 +132,47 @@ def test_losses_of_whole_maps_get_them_as_they_are(loss):
     assert found['kd'] == pytest.approx(loss(x, x.flip(1)).item(), rel=1e-5)
 
 
+class Heads(Dense):
+    """Two heads, as segmentation models of torchvision have them in training."""
+
+    def forward(self, batch):
+        out = super().forward(batch)
+        return {'logits': out, 'aux': out.flip(2)}
+
+    def loss(self, outputs, batch):
+        return super().loss(outputs['logits'], batch)
+
+
+class TwoHeads(nn.Module):
+    def forward(self, x):
+        return {'logits': x, 'aux': x.flip(1)}
+
+
+def test_the_classes_of_another_head_are_found_too():
+    x, labels = pixels()
+    rows = [maps.movedim(1, -1)[labels != -100] for maps in (x.flip(2), x.flip(1))]
+    for micro in (4, 1):
+        match = Match(KLDivergence(1.0), on='outputs[aux]', name='aux')
+        found = logged(Heads(), columns(x=x, labels=labels), Distillation(TwoHeads(), [match]), micro)
+        assert found['aux'] == pytest.approx(kl(*rows), rel=1e-5)
+
+
+def test_a_head_of_another_size_is_asked_about():
+    class Small(Heads):
+        def forward(self, batch):
+            out = super().forward(batch)
+            return {**out, 'aux': out['aux'][..., 1:]}
+
+    class SmallTeacher(TwoHeads):
+        def forward(self, x):
+            return {**super().forward(x), 'aux': x[..., 1:].flip(1)}
+
+    x, labels = pixels()
+    match = Match(KLDivergence(1.0), on='outputs[aux]', name='aux')
+    with pytest.warns(UserWarning, match='takes the last dimension'):
+        logged(Small(), columns(x=x, labels=labels), Distillation(SmallTeacher(), [match]))
+
+
 def test_a_loss_of_ones_own_gets_the_rows_of_pixels():
     seen, (x, labels) = [], pixels()
 
@@ -515,6 +556,43 @@ def test_speech_is_compared_at_real_frames_and_keeps_its_task(width, micro):
     with torch.no_grad():
         task = [net(**{key: value[i : i + 1] for key, value in data.columns.items()}).loss for i in range(4)]
     assert found['task'] == pytest.approx(torch.stack(task).mean().item(), rel=1e-3)
+
+
+class Ctc(ComposerModel):
+    """A CTC model of one's own, whose frames are its inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.ctc = nn.Parameter(torch.ones(())), nn.CTCLoss(zero_infinity=True)
+
+    def forward(self, batch):
+        return batch['x'] * self.scale
+
+    def loss(self, outputs, batch):
+        lengths = (batch['labels'] != -100).sum(1)
+        frames = torch.full((len(outputs),), outputs.shape[1])
+        targets = batch['labels'].clamp(min=0)
+        return self.ctc(outputs.log_softmax(-1).transpose(0, 1), targets, frames, lengths)
+
+
+@pytest.mark.parametrize('micro', [4, 1])
+@pytest.mark.parametrize('length', [3, 6])
+def test_a_ctc_model_of_ones_own_is_asked_about_its_frames(length, micro):
+    x, labels = torch.randn(4, 6, 5), torch.randint(1, 5, (4, length))
+    labels[0, 1:] = labels[2, 2:] = -100
+    data = columns(x=x, labels=labels)
+    with pytest.warns(UserWarning, match='valid_positions'):
+        found = logged(Ctc(), data, Distillation(Flat(-1), KLDivergence(1.0)), micro)
+    assert found['kd'] == pytest.approx(kl(x, x.flip(-1)), rel=1e-5)
+    task = [Ctc().loss(x[i : i + 1], {'labels': labels[i : i + 1]}).item() for i in range(4)]
+    assert found['task'] == pytest.approx(sum(task) / 4, rel=1e-5)
+
+    class Said(Ctc):
+        def valid_positions(self, batch):
+            return torch.arange(6).expand(len(batch['x']), 6) < 4
+
+    found = logged(Said(), data, Distillation(Flat(-1), KLDivergence(1.0)), micro)
+    assert found['kd'] == pytest.approx(kl(x[:, :4], x[:, :4].flip(-1)), rel=1e-5)
 
 
 # However a batch is cut -----------------------------------------------------------------------------------------------

@@ -65,6 +65,7 @@ def test_dense_labels_count_their_probability():
 def test_a_class_is_not_taken_for_no_label_in_any_dtype(dtype):
     labels = torch.tensor([[7, 156], [100, 3]], dtype=dtype)
     assert valid_of((None, labels)).mask.all()
+    assert valid_of((None, labels.flatten())).mask.all()
     assert aligned_labels((None, labels)).tolist() == [[7, 156], [100, 3]]
 
 
