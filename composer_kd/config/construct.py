@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 from composer_kd.config.markers import Component
-from composer_kd.config.registry import function_at, is_function_itself
+from composer_kd.config.registry import SCOPES, function_at, import_path, is_function_itself
 from composer_kd.config.schema import TeacherConfig
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError
 from composer_kd.teachers import FrozenTeacher
@@ -71,14 +72,30 @@ def construct_or_say(component: Component, **supplied: Any) -> Any:
         ConfigError: If it cannot be built from its options. Other errors of this package are raised unchanged.
     """
     try:
-        return construct(component, **supplied)
+        return _of_kind(component, construct(component, **supplied))
     except ConfigError as error:
         raise ConfigError(f'{component.path}: {error}') from error
     except ComposerKDError:
         raise  # such as a checkpoint error, which names its file
-    except (ValueError, TypeError, RuntimeError, ImportError) as error:
+    except (Exception, SystemExit) as error:  # the user's own class may raise any error, or end the process
         written = ', '.join(f'{key}={value!r}' for key, value in component.options.items())
-        raise ConfigError(f'{component.path}: {component.name}({written}) cannot be built: {error}') from error
+        raise ConfigError(f'{component.path}: {component.name}({written}) cannot be built: {_words(error)}') from error
+
+
+def _of_kind(component: Component, made: Any) -> Any:
+    """Refuses what a function returned that is not of the component's kind."""
+    scope = SCOPES[component.scope]
+    bases = tuple(import_path(base) for base in scope.kind)
+    if inspect.isclass(component.target) or scope.methods or not bases or isinstance(made, bases):
+        return made
+    raise ConfigError(
+        f'{component.name} is no {scope.what}: it returned {type(made).__name__}, expected {scope.kind[0]}'
+    )
+
+
+def _words(error: BaseException) -> str:
+    usual = isinstance(error, (ValueError, TypeError, RuntimeError, ImportError)) and str(error)
+    return str(error) if usual else f'{type(error).__name__}: {error}'
 
 
 def build_adapter(written: Component | list[Component] | None) -> Any:

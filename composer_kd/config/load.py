@@ -44,14 +44,18 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
         source.data['run_name'] = default_run_name(source.path)
     if isinstance(source.data['run_name'], str):
         source.data['run_name'] = str(source.data['run_name'])  # a name is shown everywhere, whatever it was read from
-    record = source.path.parent if source.path.name == RECORD else None
-    with trusting(packages_in(source.data.get('allow_imports')), record):
+    with trusting(packages_in(source.data.get('allow_imports')), _record(source.path)):
         return check(source, RunConfig)
 
 
 def default_run_name(path: pathlib.Path) -> str:
     """The name of a run without ``run_name``: ``digits-kd`` for ``yamls/digits/kd.yaml``."""
     return f'{path.resolve().parent.name}-{path.stem}'
+
+
+def _record(path: pathlib.Path) -> pathlib.Path | None:
+    """The folder of a run, if a file is its record."""
+    return path.parent if path.name == RECORD else None
 
 
 def load_part(path: str | pathlib.Path, schema: type[T], believed: bool = True) -> T:
@@ -82,7 +86,7 @@ def load_part(path: str | pathlib.Path, schema: type[T], believed: bool = True) 
     if not believed:
         with trusting(record=source.path.parent, remedy='--allow-imports {package} on the command line'):
             return check(source, schema)
-    with trusting(allowed):
+    with trusting(allowed, _record(source.path)):
         return check(source, schema)
 
 

@@ -17,7 +17,15 @@ __all__ = ['PACKAGES', 'Trust', 'current', 'packages_in', 'trusting']
 PACKAGES = ('composer_kd', 'composer', 'torch', 'torchvision', 'transformers', 'timm')
 """Packages whose classes every YAML may name."""
 
-_STARTED_IN = pathlib.Path.cwd()  # a script may change the folder after it has imported its own modules
+
+def _working_folder() -> pathlib.Path | None:
+    try:
+        return pathlib.Path.cwd().resolve()
+    except OSError:  # it was deleted
+        return None
+
+
+_STARTED_IN = _working_folder()  # a script may change the folder after it has imported its own modules
 
 
 @dataclass(frozen=True)
@@ -143,4 +151,4 @@ def _home(package: str) -> pathlib.Path | None:
 
 
 def _is_in_working_folder(home: pathlib.Path) -> bool:
-    return home.parent in (pathlib.Path.cwd().resolve(), _STARTED_IN.resolve())
+    return home.parent in (_working_folder(), _STARTED_IN)

@@ -200,7 +200,8 @@ def _described(path: pathlib.Path) -> SavedRun:
     settings, content = _read(path)
     name = str(content.get('run_name') or default_run_name(path))
     # load_config would check all keys, but a YAML for another machine may have keys that are invalid on this one.
-    folder = local_folder(content.get('save_folder', RunConfig.save_folder), name)
+    place = read_source(path).data.get('save_folder', RunConfig.save_folder)  # content has it as it is written
+    folder = local_folder(place, name) if isinstance(place, str) else None
     checkpoint = None if folder is None else folder / LATEST
     if checkpoint is None or not checkpoint.is_file():
         return SavedRun(name, settings, content)

@@ -18,7 +18,7 @@ from tests.fuzzing import NASTY, as_text, mutated
 RUNS = ('digits/kd', 'digits/kd_two_teachers', 'digits/student', 'cifar10/kd_few_labels', 'knowledge/methods')
 SWEEPS = ('sweeps/digits', 'sweeps/cifar10')
 LONGEST = 20.0  # seconds for one file, on a busy machine
-FEW, MANY = 150, 10_000
+FEW, MANY = 75, 10_000
 
 
 def _refused_or_right(file, read):

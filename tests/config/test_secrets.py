@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from composer_kd.config.load import as_mapping, load_config
@@ -89,3 +90,14 @@ def test_a_secret_survives_the_way_into_another_process():
     assert sent == SECRET
     assert sent.written == '${oc.env:KD_SECRET}'
     assert f'{sent}' == SECRET
+
+
+def test_a_folder_from_the_environment_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv('KD_RUNS', str(tmp_path))
+    content = OmegaConf.load(STUDENT)
+    content.save_folder = '${oc.env:KD_RUNS}/run'
+    OmegaConf.save(content, tmp_path / 'student.yaml')
+    assert load_config(tmp_path / 'student.yaml').folder == tmp_path / 'run'
+    (tmp_path / 'run').mkdir()
+    torch.save({}, tmp_path / 'run' / 'latest-rank0.pt')
+    assert open_run(tmp_path / 'student.yaml').folder == tmp_path / 'run'

@@ -18,6 +18,7 @@ from composer_kd.callbacks.history import HISTORY_FILE, curve, read_history
 from composer_kd.config.effects import changes_result
 from composer_kd.config.load import as_mapping
 from composer_kd.config.markers import Effect
+from composer_kd.config.secrets import hidden
 from composer_kd.errors import Attempts, CheckpointNotFoundError, ConfigError
 from composer_kd.presentation.settings import leaves
 from composer_kd.reports import Curve, Evidence, ModelEvidence, Report, write_report
@@ -202,7 +203,7 @@ def _checkpoint(compared: ComparedModel) -> str | None:
     if compared.run is not None:
         return str(compared.run.checkpoint)
     written = compared.teacher.checkpoint if compared.teacher is not None else None
-    return written if written is None or '://' in written else str(teacher_weights(written))
+    return hidden(written) if written is None or '://' in written else str(teacher_weights(written))
 
 
 def _command(run: SavedRun) -> str | None:
