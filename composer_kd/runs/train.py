@@ -6,7 +6,6 @@ import json
 import pathlib
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 from composer import Callback, Trainer
 from composer.utils import dist

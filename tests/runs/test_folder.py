@@ -130,6 +130,7 @@ def test_a_folder_in_use_is_refused(tmp_path, monkeypatch):
     assert run(tmp_path, 'save_overwrite=true')['time/batch'] == 2  # a kill has freed it
 
 
+@pytest.mark.slow  # the launcher starts two interpreters, and waits for both
 def test_two_processes_of_one_run_share_its_folder(tmp_path):
     launcher = ['-m', 'composer.cli.launcher', '-n', '2']
     said, _ = process('max_duration=2ba', folder=tmp_path, launcher=launcher).communicate(timeout=240)
@@ -152,7 +153,7 @@ def test_a_name_that_leads_elsewhere_is_refused(tmp_path, name, monkeypatch):
 
 
 def test_a_name_too_long_for_a_folder_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match='save_folder: the folder .* cannot be used'):
+    with pytest.raises(ConfigError, match='save_folder: the folder'):
         run(tmp_path / ('x' * 300))
 
 
