@@ -211,8 +211,8 @@ def _files(run: RunConfig) -> Iterator[str]:
         yield f"run_name: expected a name without control characters and without '..' as a folder, got {name!r}"
     elif folder is not None and not _is_plain_path(str(folder)):
         yield (
-            f'save_folder: Composer reads {str(folder)!r} as a URI, and would save checkpoints elsewhere; leave #, ?, ; '
-            'and a leading word with a colon out of run_name and save_folder'
+            f'save_folder: Composer reads {str(folder)!r} as a URI, and would save checkpoints elsewhere; leave #, ?, '
+            '; and a leading word with a colon out of run_name and save_folder'
         )
     if run.profiler is not None and run.folder is None and '{save_folder}' in run.profiler.folder:
         yield 'profiler.folder: needs a save_folder on this machine for {save_folder}; give a folder of its own'

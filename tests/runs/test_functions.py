@@ -45,7 +45,7 @@ def test_several_adapters_are_applied_in_order(teacher):
     one = losses(teacher, f'{TEACHER}input_adapter={normal} std_required: [0.25]}}')
     assert losses(teacher, f'{TEACHER}input_adapter=[{named}, {named}]') == pytest.approx(one)
     assert one != pytest.approx(losses(teacher))
-    with pytest.raises(ConfigError, match='input_adapter.1'):
+    with pytest.raises(ConfigError, match=r'input_adapter\.1'):
         losses(teacher, f'{TEACHER}input_adapter=[{named}, {{name: ResizeAdaptor, size: 8}}]')
 
 
