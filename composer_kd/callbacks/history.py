@@ -26,7 +26,8 @@ _SECONDS_BETWEEN_FLUSHES = 1.0
 _RUN = 'run_id'
 # Left out, because each record has batch, epoch and sample already.
 _KNOWN = frozenset(f'time/{unit}' for unit in ('batch', 'epoch', 'sample', 'batch_in_epoch', 'sample_in_epoch'))
-# A run that goes on from the last batch of an epoch ends that epoch without a batch, and logs these as 0.
+# A run that goes on from the last batch of an epoch ends that epoch without a batch, and computes these from none: they
+# are what they were after the last batch.
 _OF_A_BATCH = 'metrics/train/'
 # JSON cannot represent these numbers, but a diverged loss must be recorded too.
 _NOT_FINITE = {'NaN': math.nan, 'Infinity': math.inf, '-Infinity': -math.inf}
@@ -61,6 +62,7 @@ class HistoryLogger(LoggerDestination):
         self._batch = self._epoch = self._sample = 0
         self._flushed = 0.0
         self._has_trained = False  # since fit() began
+        self._of_last_batch: dict[str, Any] = {}  # what the record of a resumed run has last of these
 
     @override
     def init(self, state: State, logger: Logger) -> None:
@@ -94,7 +96,9 @@ class HistoryLogger(LoggerDestination):
             self._batch = batch
         self._epoch, self._sample = timestamp.epoch.value, timestamp.sample.value
         for key, value in metrics.items():
-            if key not in _KNOWN and (self._has_trained or not key.startswith(_OF_A_BATCH)):
+            if key not in _KNOWN:
+                if key.startswith(_OF_A_BATCH) and not self._has_trained:
+                    value = self._of_last_batch.get(key)
                 number = value if type(value) is float else _number(value)
                 if number is not None:
                     self._record[key] = number
@@ -162,6 +166,8 @@ class HistoryLogger(LoggerDestination):
             records = _kept(self.file, self.run_id, now.batch.value) or [
                 {**{unit: getattr(now, unit).value for unit in ('batch', 'epoch', 'sample')}, _RUN: self.run_id}
             ]
+            for record in records:
+                self._of_last_batch |= {key: value for key, value in record.items() if key.startswith(_OF_A_BATCH)}
             write_file(self.file, ''.join(map(_line, records)))
             self._stream = open(self.file, 'a', encoding='utf-8', buffering=1 << 16)  # noqa: SIM115
         return self._stream

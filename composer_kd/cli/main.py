@@ -21,7 +21,7 @@ Knowledge distillation for MosaicML Composer.
 
   composer-kd demo                                  a teacher, a student alone, a distilled student: table and plot
   composer-kd train yamls/digits/teacher.yaml       train the run that a YAML describes
-  composer-kd train yamls/digits/kd.yaml algorithms.distillation.kd_loss_fn.temperature=2
+  composer-kd train yamls/digits/kd.yaml optimizer.lr=0.02
   composer-kd evaluate runs/digits-kd               accuracy, loss, parameters, size of checkpoints
   composer-kd layers yamls/digits/kd.yaml           the layers for matches, with their shapes
   composer-kd bench runs/digits-teacher runs/digits-kd      latency, throughput, memory on this machine

@@ -10,7 +10,8 @@ HELP = 'train the run that a YAML file describes'
 ABOUT = """\
 Checks the whole YAML and all overrides, then trains. An override key.sub=value replaces one value:
 null for none, {a: 1} for a mapping, teachers.0.name for an entry of a list. Writes checkpoints, the
-resolved config.yaml and metrics.json to save_folder, by default runs/<run_name>.
+resolved config.yaml and metrics.json to save_folder, by default runs/<run_name>. A folder that holds
+a run is refused: autoresume=true goes on with it, save_overwrite=true replaces it.
 """
 
 

@@ -87,8 +87,8 @@ def saved_settings(folder: pathlib.Path) -> dict[str, Any] | None:
         return None
     try:
         content: Any = OmegaConf.to_container(OmegaConf.load(file))
-        if not isinstance(content, Mapping):
-            raise ValueError('expected a mapping')
+        if not isinstance(content, Mapping) or not content:
+            raise ValueError('expected the keys of a run')
     except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, AssertionError) as error:
         reason = ' '.join(str(error).split())[:200]
         raise ConfigError(

@@ -130,6 +130,7 @@ def test_a_folder_in_use_is_refused(tmp_path, monkeypatch):
     assert run(tmp_path, 'save_overwrite=true')['time/batch'] == 2  # a kill has freed it
 
 
+@pytest.mark.slow  # the launcher starts two interpreters, and waits for both
 def test_two_processes_of_one_run_share_its_folder(tmp_path):
     launcher = ['-m', 'composer.cli.launcher', '-n', '2']
     said, _ = process('max_duration=2ba', folder=tmp_path, launcher=launcher).communicate(timeout=240)

@@ -45,7 +45,7 @@ def straight(teacher, tmp_path_factory):
 
 
 @pytest.mark.parametrize('moment', MOMENTS)
-@pytest.mark.parametrize(('name', 'count'), [('alone', 3), ('projected', 1)])
+@pytest.mark.parametrize(('name', 'count'), [('alone', 4), ('projected', 1)])
 def test_killed_at_a_moment_of_choice(teacher, straight, tmp_path, name, count, moment):
     yaml, overrides = settings(teacher)[name]
     overrides = [*overrides, f'save_folder={tmp_path}']
