@@ -193,13 +193,17 @@ def _check_stopping(written: dict[str, Any]) -> list[str]:
     unknown = [str(key) for key in stopping if key not in known]
     faults = [f'early_terminate.{key}: unknown key of {kind}{nearest(key, known)}' for key in unknown]
     faults += [
-        f'early_terminate.{key}: expected a whole number from {least} to {MOST[key]}, got {stopping[key]!r}'
+        f'early_terminate.{key}: expected a whole number of {least} or more, {_up_to(stopping[key], key)}got {stopping[key]!r}'
         for key, least in LEAST.items()
         if key in stopping and not (type(stopping[key]) is int and least <= stopping[key] <= MOST[key])
     ]
     if kind == 'hyperband' and 'min_iter' not in stopping and not {'max_iter', 's'} <= set(stopping):
         faults.append('early_terminate: hyperband needs min_iter, or max_iter and s; they count evaluations')
     return faults
+
+
+def _up_to(value: Any, key: str) -> str:
+    return f'up to {MOST[key]}, ' if type(value) is int and value > MOST[key] else ''
 
 
 def _check_run_cap(written: dict[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import warnings
 
 import numpy as np
@@ -370,7 +371,7 @@ def test_a_teacher_that_takes_any_keyword_teaches_is_evaluated_timed_and_exporte
     ],
 )
 def test_damaged_metrics_end_a_report_before_any_model_is_evaluated(file, text, said, runs, tmp_path, monkeypatch):
-    monkeypatch.setattr('composer_kd.workflows.report.gather.Answering', None)
+    monkeypatch.setattr(sys.modules['composer_kd.workflows.report.gather'], 'Answering', None)
     copies = [shutil.copytree(runs / 'alone-1', tmp_path / name) for name in 'ab']
     for copy in copies:
         (copy / file).write_text(text)
