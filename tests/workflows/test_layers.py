@@ -174,7 +174,7 @@ def test_paths_are_printed_in_one_piece(capsys):
         (['ShallowCNN', 'image_size=1'], 'model: image_size: expected at least 4 pixels'),
         (['torch.nn.Linear', 'in_features=3', 'out_features=2'], 'say what it takes: --input 1,3,32,32'),
         (['torch.nn.Linear', 'in_features=3'], 'model.out_features: required option of Linear is missing'),
-        (['collections.OrderedDict'], ''collections' belongs to Python itself'),
+        (['collections.OrderedDict'], "'collections' belongs to Python itself"),
         (['yamls/digits/kdd.yaml'], "did you mean 'yamls/digits/kd.yaml'"),
         (['yamls/digits/kd.yaml', 'modle=1'], "modle: unknown key; did you mean 'model'?"),
         (['ShallowCNN', '--input', '1,1,32,32'], 'ShallowCNN: ShallowCNN cannot take an input of the shape'),
