@@ -193,8 +193,8 @@ def _check_stopping(written: dict[str, Any]) -> list[str]:
     unknown = [str(key) for key in stopping if key not in known]
     faults = [f'early_terminate.{key}: unknown key of {kind}{nearest(key, known)}' for key in unknown]
     faults += [
-        f'early_terminate.{key}: expected a whole number of {least} or more, {_up_to(stopping[key], key)}'
-        f'got {stopping[key]!r}'
+        f'early_terminate.{key}: expected a whole number of {least} or more, {_up_to(stopping[key], key)}got '
+        f'{stopping[key]!r}'
         for key, least in LEAST.items()
         if key in stopping and not (type(stopping[key]) is int and least <= stopping[key] <= MOST[key])
     ]
