@@ -12,7 +12,8 @@ __all__ = ['Secret', 'Secrets', 'hidden']
 
 # Resolvers that only combine what is in the file; all others, and those of a user's own, may read secrets.
 _WITHIN = re.compile(r'\$\{\s*oc\.(select|create|decode|deprecated|dict\.keys|dict\.values)\s*:')
-_OUTSIDE = re.compile(r'\$\{[^}:]*(:|\$\{)')  # ${resolver:...}, or a name that is put together from others
+_OUTSIDE = re.compile(r'\$\{[^}:]*:')  # ${resolver:...}
+_PUT_TOGETHER = re.compile(r'\$\{[^}:]*\$\{')  # ${variables.${name}}, which may lead to any key of the file
 
 
 class Secret(str):
@@ -57,6 +58,8 @@ class Secrets:
         >>> secrets = Secrets({'variables': {'key': '${oc.env:KEY}', 'lr': 0.1}})
         >>> secrets.reads('key ${variables.key}'), secrets.reads('${variables.lr}')
         (True, False)
+        >>> Secrets({'place': {'a': 1}, 'name': 'a'}).reads('${place.${name}}')
+        False
     """
 
     def __init__(self, data: Any) -> None:
@@ -74,9 +77,9 @@ class Secrets:
             return False
         plain = re.sub(r'[\[.]?["\']?\b(\w+)["\']?\]', r'.\1', text)  # ${a[b]} is ${a.b}
         relative = '${.' in plain
-        return bool(_OUTSIDE.search(_WITHIN.sub('${', text))) or any(
-            key in plain or (relative and key.rpartition('.')[2] in plain) for key in self._keys
-        )
+        if _OUTSIDE.search(_WITHIN.sub('${', text)) or (self._keys and _PUT_TOGETHER.search(text)):
+            return True
+        return any(key in plain or (relative and key.rpartition('.')[2] in plain) for key in self._keys)
 
 
 def hidden(node: Any) -> Any:

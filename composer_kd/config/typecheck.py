@@ -59,7 +59,7 @@ def fits(value: Any, annotation: Any) -> bool:
     if origin in _UNIONS:
         return any(fits(value, branch) for branch in _branches(arguments))
     if origin is typing.Literal:
-        return any(value == option and type(value) is type(option) for option in arguments)
+        return any(value == option and (type(value) is type(option) or isinstance(option, str)) for option in arguments)
     kind = origin or annotation
     if kind in _LISTS:
         items = [item for item in arguments if item is not Ellipsis]

@@ -122,7 +122,7 @@ def test_a_signal_of_the_system():
 def test_a_mistaken_match_and_its_correction():
     """The model itself does not fail of a path that it does not have."""
     model = image_student()
-    with pytest.raises(ValueError, match="no 'attentions'"):
+    with pytest.raises(ValueError, match="'outputs' is a tensor of the shape"):
         train(model, images(), [Distillation(cnn(8, 2), [Match(rkd, on='outputs.attentions[-1]')])])
     assert not hooks_of(model)
     works_alone(model)

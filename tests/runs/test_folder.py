@@ -153,7 +153,7 @@ def test_a_name_that_leads_elsewhere_is_refused(tmp_path, name, monkeypatch):
 
 
 def test_a_name_too_long_for_a_folder_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r'save_folder: the folder .* cannot be used'):
+    with pytest.raises(ConfigError, match=r'save_folder: expected .* a path that can exist'):
         run(tmp_path / ('x' * 300))
 
 

@@ -61,7 +61,6 @@ def test_sharding_without_a_gpu_is_refused(monkeypatch):
 @pytest.mark.parametrize(
     ('loss', 'reason'),
     [
-        ('math.sqrt', 'math.sqrt() takes exactly one argument (2 given)'),
         (f'{__name__}.make_loss', 'got function'),
         ('torch.nn.functional.cosine_similarity', 'got a tensor of shape (2,)'),
         ('{name: torch.nn.MSELoss, reduction: none}', 'got a tensor of shape (2, 3)'),
@@ -71,6 +70,16 @@ def test_what_is_no_loss_is_refused(loss, reason):
     text = refusal(KD, f'algorithms.distillation.kd_loss_fn={loss}')
     assert 'is no loss: expected (student, teacher) -> scalar tensor' in text
     assert reason in text
+
+
+def test_a_function_of_one_argument_is_no_loss():
+    text = refusal(KD, f'algorithms.distillation.kd_loss_fn={__name__}.of_one')
+    assert 'of_one' in text
+    assert 'is no distillation loss: expected a function of (student, teacher)' in text
+
+
+def of_one(student):
+    return student.mean()
 
 
 def make_loss(temperature=2.0, weight=1.0):
