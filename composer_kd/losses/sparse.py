@@ -1,0 +1,214 @@
+"""Distributions over classes of which a few are known, as stored teachers have them, and losses between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from composer_kd.losses._common import at_least_float32, bounded, check_number
+from composer_kd.losses._once import once_only
+
+__all__ = ['SampledLogits', 'SparseLogits', 'SparseTarget', 'coarse', 'sample_logits', 'top_logits']
+
+_CHUNK = 2**18  # elements of the student's logits that are read at once
+_Same = TypeVar('_Same', bound='SparseTarget')
+
+
+@dataclass(frozen=True)
+class SparseTarget:
+    """A teacher's distribution over classes of which a few are known.
+
+    Attributes:
+        ids: ``(..., k)`` The known classes, int64.
+        classes: The number of all classes, ``V``.
+        temperature: The temperature ``T`` of the softmax that made the distribution; a loss must use the same.
+    """
+
+    ids: Tensor
+    classes: int
+    temperature: float
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of the dense logits that this stands for, ``(..., V)``."""
+        return torch.Size((*self.ids.shape[:-1], self.classes))
+
+    def rows(self: _Same) -> _Same:
+        """The same with the positions in one dimension, ``(N, ...)``."""
+        return self._each(lambda tensor, own: tensor.reshape(-1, *tensor.shape[tensor.ndim - own :]))
+
+    def at(self: _Same, mask: Tensor) -> _Same:
+        """The positions at which a mask, booleans ``(N,)``, is true."""
+        return self._each(lambda tensor, own: tensor[mask])
+
+    def to(self: _Same, device: torch.device) -> _Same:
+        """The same on a device."""
+        return self._each(lambda tensor, own: tensor.to(device, non_blocking=True))
+
+    def _each(self: _Same, change: Callable[[Tensor, int], Tensor]) -> _Same:
+        """The same with each tensor changed; ``own`` is the number of its dimensions behind the positions."""
+        positions = self.ids.ndim - 1
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{n: change(t, t.ndim - positions) for n, t in parts.items() if isinstance(t, Tensor)})
+
+
+@dataclass(frozen=True)
+class SparseLogits(SparseTarget):
+    """The probabilities of some classes, and of all others together.
+
+    Attributes:
+        log_probs: ``(..., k)`` The logarithms of their probabilities at the temperature, in nats.
+        log_rest: ``(...,)`` The logarithm of the probability of all other classes together; minus infinity if there are
+            none.
+
+    Example:
+        >>> target = top_logits(torch.tensor([[3.0, 2.0, 1.0, 0.0]]), k=2, temperature=1.0)
+        >>> target.ids.tolist(), target.shape
+        ([[0, 1]], torch.Size([1, 4]))
+        >>> round((target.log_probs.exp().sum() + target.log_rest.exp()).item(), 5)
+        1.0
+    """
+
+    log_probs: Tensor
+    log_rest: Tensor
+
+
+@dataclass(frozen=True)
+class SampledLogits(SparseTarget):
+    """Classes drawn at random from the distribution, with replacement.
+
+    Attributes:
+        entropy: ``(...,)`` The entropy of the distribution, in nats; what a Kullback-Leibler divergence needs besides
+            the cross-entropy of the draws.
+
+    Example:
+        >>> draws = sample_logits(torch.tensor([[9.0, 0.0]]), 4, 1.0, torch.Generator().manual_seed(0))
+        >>> draws.ids.tolist()
+        [[0, 0, 0, 0]]
+    """
+
+    entropy: Tensor
+
+
+def top_logits(logits: Tensor, k: int, temperature: float) -> SparseLogits:
+    """Keeps the k most probable classes, and the probability of all others together.
+
+    Args:
+        logits: ``(..., V)``
+        k: The number of classes that are kept, at most ``V``.
+        temperature: ``T``.
+
+    Returns:
+        The classes in descending order of their probability; float32.
+    """
+    scaled = _scaled(logits, temperature)
+    top = scaled.topk(k, dim=-1)
+    others = scaled.scatter(-1, top.indices, -torch.inf)
+    total = scaled.logsumexp(-1)
+    return SparseLogits(
+        top.indices, logits.shape[-1], temperature, top.values - total.unsqueeze(-1), others.logsumexp(-1) - total
+    )
+
+
+def sample_logits(logits: Tensor, n: int, temperature: float, generator: torch.Generator) -> SampledLogits:
+    """Draws n classes from the softened probabilities, with replacement.
+
+    Anshumann et al., *Sparse Logit Sampling* (arXiv 2503.16870): the mean over the draws of the cross-entropy has the
+    gradient of the full one as its expectation.
+
+    Args:
+        logits: ``(..., V)``
+        n: The number of draws.
+        temperature: ``T``.
+        generator: The source of the draws, on the logits' device.
+
+    Returns:
+        The draws in ascending order; the entropy in float32.
+    """
+    log_probs = _scaled(logits, temperature).log_softmax(-1)
+    probs = log_probs.exp()
+    drawn = torch.multinomial(probs.flatten(0, -2), n, replacement=True, generator=generator)
+    ids = drawn.sort(-1).values.reshape(*logits.shape[:-1], n)
+    return SampledLogits(ids, logits.shape[-1], temperature, -(probs * log_probs).sum(-1))
+
+
+def coarse(student: Tensor, target: SparseLogits) -> tuple[Tensor, Tensor]:
+    r"""Both distributions over the known classes and one more, which all other classes are together.
+
+    A divergence of the two is that of the models after the other classes were joined: it is zero where the joined
+    distributions are equal, and at most that of all classes. They are returned as logits, :math:`T \log p`, so a loss
+    that divides by the stored temperature sees these probabilities.
+
+    Args:
+        student: ``(N, V)`` The student's logits.
+        target: The teacher's distribution, of N positions.
+
+    Returns:
+        Student and teacher, ``(N, k + 1)`` each, or ``(N, k)`` if all classes are known; float32 at least.
+
+    Example:
+        >>> logits = torch.tensor([[3.0, 2.0, 1.0, 0.0]])
+        >>> student, teacher = coarse(logits, top_logits(logits, 2, temperature=2.0))
+        >>> torch.allclose(student, teacher, atol=1e-6)
+        True
+    """
+    check_number('coarse', 'temperature', target.temperature)
+    known, rest = _Coarse.apply(student, target.ids, target.temperature)
+    teacher = at_least_float32(target.log_probs)
+    if target.ids.shape[-1] < target.classes:
+        known = torch.cat([known, rest.unsqueeze(-1)], -1)
+        teacher = torch.cat([teacher, at_least_float32(target.log_rest).unsqueeze(-1)], -1)
+    return known * target.temperature, bounded(teacher) * target.temperature
+
+
+class _Coarse(torch.autograd.Function):
+    """The student's log-probabilities of given classes, and of all others together, in chunks of rows.
+
+    The probability of the others is summed over them, not taken as 1 minus that of the given ones, which would lose
+    all digits where the given ones have nearly all of it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        dtype = torch.promote_types(student.dtype, torch.float32)
+        known = torch.empty(ids.shape, dtype=dtype, device=student.device)
+        rest = torch.empty(ids.shape[:1], dtype=dtype, device=student.device)
+        for rows in _chunks(student):
+            scaled = _scaled(student[rows], temperature)
+            known[rows] = scaled.gather(-1, ids[rows])
+            rest[rows] = scaled.scatter_(-1, ids[rows], -torch.inf).logsumexp(-1)
+        total = torch.logaddexp(known.logsumexp(-1), rest)
+        ctx.save_for_backward(student, ids, rest, total)
+        ctx.temperature = temperature
+        return known - total.unsqueeze(-1), rest - total
+
+    @staticmethod
+    @once_only('The loss of a sparse target', 'Use a stored teacher of the format dense, or a live one.')
+    def backward(ctx: Any, of_known: Tensor, of_rest: Tensor) -> tuple[Tensor | None, ...]:
+        student, ids, rest, total = ctx.saved_tensors
+        gradient = torch.empty_like(student)
+        both = of_known.sum(-1) + of_rest
+        # The rest is minus infinity where there are no others: then nothing may come from it.
+        of_rest = torch.where(rest.isinf(), 0.0, of_rest)
+        rest = torch.where(rest.isinf(), total, rest)
+        for rows in _chunks(student):
+            scaled = _scaled(student[rows], ctx.temperature)
+            shared = (scaled - total[rows, None]).exp_() * both[rows, None]
+            others = (scaled - rest[rows, None]).exp_() * of_rest[rows, None]
+            part = others.scatter_(-1, ids[rows], of_known[rows]).sub_(shared)
+            gradient[rows] = (part / ctx.temperature).to(student.dtype)
+        return gradient, None, None
+
+
+def _scaled(logits: Tensor, temperature: float) -> Tensor:
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    return bounded(logits.detach().to(dtype), temperature) / temperature
+
+
+def _chunks(rows: Tensor) -> list[slice]:
+    step = max(1, _CHUNK // max(1, rows.shape[1])) if rows.device.type == 'cpu' else max(1, rows.shape[0])
+    return [slice(start, start + step) for start in range(0, rows.shape[0], step)]
