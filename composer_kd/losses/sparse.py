@@ -53,7 +53,8 @@ class SparseTarget:
         """The same with each tensor changed; ``own`` is the number of its dimensions behind the positions."""
         positions = self.ids.ndim - 1
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{n: change(t, t.ndim - positions) for n, t in parts.items() if isinstance(t, Tensor)})
+        changed: dict[str, Any] = {n: change(t, t.ndim - positions) for n, t in parts.items() if isinstance(t, Tensor)}
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,9 @@ class SampledLogits(SparseTarget):
             the cross-entropy of the draws.
 
     Example:
-        >>> draws = sample_logits(torch.tensor([[9.0, 0.0]]), 4, 1.0, torch.Generator().manual_seed(0))
-        >>> draws.ids.tolist()
-        [[0, 0, 0, 0]]
+        >>> draws = sample_logits(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.1, 0.4, 0.7]]), temperature=1.0)
+        >>> draws.ids.tolist(), round(draws.entropy.item(), 3)
+        ([[0, 0, 1]], 0.693)
     """
 
     entropy: Tensor
@@ -114,7 +115,7 @@ def top_logits(logits: Tensor, k: int, temperature: float) -> SparseLogits:
     )
 
 
-def sample_logits(logits: Tensor, n: int, temperature: float, generator: torch.Generator) -> SampledLogits:
+def sample_logits(logits: Tensor, uniform: Tensor, temperature: float) -> SampledLogits:
     """Draws n classes from the softened probabilities, with replacement.
 
     Anshumann et al., *Sparse Logit Sampling* (arXiv 2503.16870): the mean over the draws of the cross-entropy has the
@@ -122,18 +123,17 @@ def sample_logits(logits: Tensor, n: int, temperature: float, generator: torch.G
 
     Args:
         logits: ``(..., V)``
-        n: The number of draws.
+        uniform: ``(..., n)`` Numbers drawn uniformly from [0, 1), float64 for more than 2 :sup:`16` classes.
         temperature: ``T``.
-        generator: The source of the draws, on the logits' device.
 
     Returns:
         The draws in ascending order; the entropy in float32.
     """
     log_probs = _scaled(logits, temperature).log_softmax(-1)
     probs = log_probs.exp()
-    drawn = torch.multinomial(probs.flatten(0, -2), n, replacement=True, generator=generator)
-    ids = drawn.sort(-1).values.reshape(*logits.shape[:-1], n)
-    return SampledLogits(ids, logits.shape[-1], temperature, -(probs * log_probs).sum(-1))
+    upto = probs.to(uniform.dtype).cumsum(-1)
+    drawn = torch.searchsorted(upto, uniform * upto[..., -1:], right=True).clamp(max=logits.shape[-1] - 1)
+    return SampledLogits(drawn.sort(-1).values, logits.shape[-1], temperature, -(probs * log_probs).sum(-1))
 
 
 def coarse(student: Tensor, target: SparseLogits) -> tuple[Tensor, Tensor]:
