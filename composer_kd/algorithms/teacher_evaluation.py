@@ -22,6 +22,7 @@ from composer_kd.batches.masks import valid_of
 from composer_kd.errors import TeacherError, is_of_device
 from composer_kd.features.outputs import logits_of
 from composer_kd.losses import kl_divergence
+from composer_kd.losses.sparse import SparseTarget
 from composer_kd.teachers import TeacherPool
 
 __all__ = ['TeacherEvaluation']
@@ -137,7 +138,10 @@ class TeacherEvaluation:
         student = logits_of(state.outputs, 'the student')
         with torch.no_grad(), get_precision_context(state.precision, state.precision_config):
             # Without the index, which counts samples of another data set than in training.
-            return student, self.pool(self.form.split(state.batch)[0])
+            teacher = self.pool(self.form.split(state.batch)[0])
+        if isinstance(teacher, SparseTarget):
+            raise TeacherError('a stored teacher that kept a part of the classes says nothing of other samples')
+        return student, teacher
 
     def _misfit(self, student: Tensor, teacher: Tensor, label: str) -> None:
         """Logits of two shapes: an error if they are compared in training, else there is nothing to evaluate."""

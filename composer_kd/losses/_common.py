@@ -184,6 +184,12 @@ def over_classes(loss: Loss) -> Loss:
     return loss
 
 
+def joins_classes(loss: Loss) -> Loss:
+    """Marks a divergence of two distributions, which may be taken after the same classes are joined in both."""
+    loss.joins_classes = True  # type: ignore[attr-defined]
+    return loss
+
+
 def takes_maps(loss: Loss) -> Loss:
     """Marks a loss that compares whole maps ``(B, C, H, W)``, also of logits, not position by position."""
     loss.of_maps = True  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from composer_kd.losses import _fused
-from composer_kd.losses._common import check_number, full_precision, over_classes
+from composer_kd.losses._common import check_number, full_precision, joins_classes, mean, over_classes
 from composer_kd.losses._fused import FUSED_FROM, fused
 from composer_kd.losses.kl import kl_divergence, log_probabilities, rows_of
 
@@ -26,6 +26,7 @@ __all__ = [
 
 
 @over_classes
+@joins_classes
 def reverse_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     r"""Reverse Kullback-Leibler divergence KL(student || teacher) of the softened probabilities (mode-seeking).
 
@@ -65,6 +66,7 @@ def reverse_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Te
 
 
 @over_classes
+@joins_classes
 class ReverseKL(nn.Module):
     """Module version of :func:`reverse_kl`.
 
@@ -92,6 +94,7 @@ class ReverseKL(nn.Module):
 
 
 @over_classes
+@joins_classes
 def generalized_jsd(student: Tensor, teacher: Tensor, beta: float = 0.5, temperature: float = 1.0) -> Tensor:
     r"""Generalised Jensen-Shannon divergence, which interpolates between forward and reverse KL.
 
@@ -142,6 +145,7 @@ def generalized_jsd(student: Tensor, teacher: Tensor, beta: float = 0.5, tempera
 
 
 @over_classes
+@joins_classes
 class GeneralizedJSD(nn.Module):
     """Module version of :func:`generalized_jsd`.
 
@@ -173,6 +177,7 @@ class GeneralizedJSD(nn.Module):
 
 
 @over_classes
+@joins_classes
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     r"""Cross-entropy with the teacher's softened probabilities as soft targets, as torch defines it.
 
@@ -208,7 +213,22 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.
     return total * (-(temperature**2) / max(1, len(student)))
 
 
+def cross_entropy_of_draws(log_probs: Tensor, entropy: Tensor, temperature: float) -> Tensor:
+    """Estimates :func:`soft_cross_entropy` from draws; its expectation is the value of all classes.
+
+    Args:
+        log_probs: ``(N, n)`` The student's log-probabilities of the classes drawn from the teacher.
+        entropy: ``(N,)`` The teacher's entropy; not used.
+        temperature: :math:`T` of the draws.
+    """
+    return mean(log_probs) * -(temperature**2)
+
+
+soft_cross_entropy.from_draws = cross_entropy_of_draws  # type: ignore[attr-defined]
+
+
 @over_classes
+@joins_classes
 class SoftCrossEntropy(nn.Module):
     """Module version of :func:`soft_cross_entropy`.
 
@@ -221,6 +241,7 @@ class SoftCrossEntropy(nn.Module):
     """
 
     any_dtype = True  # converts to float32 itself, without a copy of all logits
+    from_draws = staticmethod(cross_entropy_of_draws)
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()

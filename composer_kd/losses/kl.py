@@ -12,6 +12,8 @@ from composer_kd.losses._common import (
     check_number,
     check_temperature,
     check_tensors,
+    joins_classes,
+    mean,
     over_classes,
     valid,
 )
@@ -21,6 +23,7 @@ __all__ = ['KLDivergence', 'kl_divergence']
 
 
 @over_classes
+@joins_classes
 def kl_divergence(
     student: Tensor,
     teacher: Tensor,
@@ -127,6 +130,21 @@ def log_probabilities(student: Tensor, teacher: Tensor, temperature: float) -> t
     return F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1)
 
 
+def kl_of_draws(log_probs: Tensor, entropy: Tensor, temperature: float) -> Tensor:
+    """Estimates :func:`kl_divergence` from draws; its expectation is the value of all classes.
+
+    Args:
+        log_probs: ``(N, n)`` The student's log-probabilities of the classes drawn from the teacher.
+        entropy: ``(N,)`` The teacher's entropy, in nats.
+        temperature: :math:`T` of the draws.
+    """
+    return mean(log_probs.mean(-1) + entropy) * -(temperature**2)
+
+
+kl_divergence.from_draws = kl_of_draws  # type: ignore[attr-defined]
+
+
+@joins_classes
 class KLDivergence(nn.Module):
     r"""Module version of :func:`kl_divergence`: :math:`T^2 \cdot \mathrm{KL}(\text{teacher} \Vert \text{student})`.
 
@@ -153,6 +171,7 @@ class KLDivergence(nn.Module):
     """
 
     any_dtype = True  # converts to float32 itself, without a copy of all logits
+    from_draws = staticmethod(kl_of_draws)
 
     def __init__(self, temperature: float = 4.0, softmax_dim: int = -1) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,7 +12,16 @@ from torch import Tensor
 from composer_kd.losses._common import at_least_float32, bounded, check_number
 from composer_kd.losses._once import once_only
 
-__all__ = ['SampledLogits', 'SparseLogits', 'SparseTarget', 'coarse', 'sample_logits', 'top_logits']
+__all__ = [
+    'SampledLogits',
+    'SparseLogits',
+    'SparseTarget',
+    'TeacherLogits',
+    'coarse',
+    'drawn_log_probs',
+    'sample_logits',
+    'top_logits',
+]
 
 _CHUNK = 2**18  # elements of the student's logits that are read at once
 _Same = TypeVar('_Same', bound='SparseTarget')
@@ -77,6 +86,16 @@ class SparseLogits(SparseTarget):
     log_probs: Tensor
     log_rest: Tensor
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all classes are known, so that the logits are too, and any temperature may be taken."""
+        return self.ids.shape[-1] == self.classes
+
+    def dense(self) -> Tensor:
+        """The logits ``(..., V)`` of a complete distribution, up to a constant for each position."""
+        logits = bounded(at_least_float32(self.log_probs)) * self.temperature
+        return torch.empty(self.shape, dtype=logits.dtype, device=logits.device).scatter_(-1, self.ids, logits)
+
 
 @dataclass(frozen=True)
 class SampledLogits(SparseTarget):
@@ -93,6 +112,10 @@ class SampledLogits(SparseTarget):
     """
 
     entropy: Tensor
+
+
+TeacherLogits: TypeAlias = Tensor | SparseTarget
+"""What a teacher says of the classes: logits, or what a stored teacher kept of them."""
 
 
 def top_logits(logits: Tensor, k: int, temperature: float) -> SparseLogits:
@@ -163,6 +186,20 @@ def coarse(student: Tensor, target: SparseLogits) -> tuple[Tensor, Tensor]:
         known = torch.cat([known, rest.unsqueeze(-1)], -1)
         teacher = torch.cat([teacher, at_least_float32(target.log_rest).unsqueeze(-1)], -1)
     return known * target.temperature, bounded(teacher) * target.temperature
+
+
+def drawn_log_probs(student: Tensor, target: SampledLogits) -> Tensor:
+    """The student's log-probabilities of the classes that were drawn from the teacher, at the stored temperature.
+
+    Args:
+        student: ``(N, V)`` The student's logits.
+        target: The draws, of N positions.
+
+    Returns:
+        ``(N, n)``, float32 at least.
+    """
+    scaled = bounded(at_least_float32(student), target.temperature) / target.temperature
+    return scaled.gather(-1, target.ids) - scaled.logsumexp(-1, keepdim=True)
 
 
 class _Coarse(torch.autograd.Function):

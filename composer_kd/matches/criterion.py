@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError
 from composer_kd.features.hooks import FeatureHooks, LayerNotRun
+from composer_kd.losses.sparse import TeacherLogits
 from composer_kd.matches.auxiliary import AuxiliaryModules
 from composer_kd.matches.binding import bind, layers_of, refuse_shared_modules
 from composer_kd.matches.dry_run import dry_run, measure
@@ -58,6 +59,7 @@ class Criterion:
         self._only = (
             self.on_mean[0] if len(self.terms) == len(self.on_mean) == 1 and self.matches[0].weight == 1.0 else None
         )
+        self._apart = False  # whether each teacher's logits are compared apart, because they have no mean
         self.hooks: FeatureHooks | None = None  # the student's
         self._teacher_hooks: dict[int, FeatureHooks] = {}
         self._taught: set[str] = set()  # layers of the student that have had a gradient
@@ -116,6 +118,7 @@ class Criterion:
                 state.device.module_to_device(term.adapter.loss)
         for number in self.same_logits:
             check_classes(state.model, self.pool.teachers[number])
+        self._apart = any(getattr(teacher, 'sparse', False) for teacher in self.pool.teachers)
         self._find_layers(state)
         self.auxiliary.drop_leftovers(state)
         for match in self.matches:
@@ -222,15 +225,14 @@ class Criterion:
         Returns:
             The weighted sum of all matches, and the unweighted loss of each match by its name; all scalars.
         """
-        if self._only is not None and student is not None:
+        if self._only is not None and student is not None and not (self._apart and len(drawn) > 1):
             with torch.no_grad(), precision():
                 teacher = labelled(TEACHER_FORWARD, self.pool)(micro.batch, drawn, micro.index)
             value = self._only.of_logits(state, student, teacher, micro, drawn)
             return value, {self.matches[0].name: value}
         features = self._student_features()
         found: dict[str, list[tuple[float, Tensor]]] = {}
-        for term, value in self._values(state, micro, student, features, drawn, precision):
-            weight = 1.0 if term.teacher is None else self.pool.weights[term.teacher]
+        for term, weight, value in self._values(state, micro, student, features, drawn, precision):
             found.setdefault(term.match.name, []).append((weight, value))
         total: Tensor | None = None
         values = {}
@@ -270,24 +272,29 @@ class Criterion:
         features: Mapping[Key, Tensor],
         drawn: Sequence[int],
         precision: Callable[[], AbstractContextManager[Any]],
-    ) -> Iterator[tuple[LossTerm, Tensor]]:
-        """The loss of each term, teacher by teacher, so that only one teacher's features are in memory at a time."""
+    ) -> Iterator[tuple[LossTerm, float, Tensor]]:
+        """The loss of each term with its weight among the match's terms.
+
+        It goes teacher by teacher, so that only one teacher's features are in memory at a time. Teachers of which one
+        is stored as a part of the classes have no mean logits: a match on their mean is then the mean of the losses.
+        """
         mean = self.pool.mean(drawn)
         for index in drawn:
             with torch.no_grad(), precision():
                 shown, logits = labelled(TEACHER_FORWARD, self._ask)(index, micro)
-            for term in self.on_teacher[index]:
+            weight = self.pool.weights[index]
+            for term in (*self.on_teacher[index], *(self.on_mean if self._apart else ())):
                 if term.match.on_logits:
-                    yield term, term.of_logits(state, student, logits, micro, [index])
+                    yield term, weight, term.of_logits(state, student, logits, micro, [index])
                 else:
-                    yield term, term.of_features(state, features, shown, micro)
-            if self.on_mean and logits is not None:
+                    yield term, weight, term.of_features(state, features, shown, micro)
+            if self.on_mean and logits is not None and not self._apart:
                 mean.add(index, logits)
             del shown, logits
-        for term in self.on_mean:
-            yield term, term.of_logits(state, student, mean.value, micro, drawn)
+        for term in self.on_mean if not self._apart else ():
+            yield term, 1.0, term.of_logits(state, student, mean.value, micro, drawn)
 
-    def _ask(self, index: int, micro: Microbatch) -> tuple[dict[Key, Tensor], Tensor | None]:
+    def _ask(self, index: int, micro: Microbatch) -> tuple[dict[Key, Tensor], TeacherLogits | None]:
         """Runs one teacher, and returns the features and logits that the loss terms need."""
         teacher, hooks = self.pool.teachers[index], self._teacher_hooks.get(index)
         answers = self._needs_logits_of(index)

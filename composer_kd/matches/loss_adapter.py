@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -15,8 +16,10 @@ from composer_kd.batches.masks import Valid, aligned_labels, token_mask
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import LossError, is_of_device
 from composer_kd.losses._common import at_least_float32
+from composer_kd.losses.sparse import SparseTarget, TeacherLogits
 from composer_kd.matches.finite_check import FiniteCheck
 from composer_kd.matches.loss_signature import Loss, attribute_of, checked_loss, name_of, parameters_of
+from composer_kd.matches.sparse import against, temperature_of
 from composer_kd.schedules import Schedule, value_at
 
 __all__ = ['LossAdapter', 'Feature']
@@ -88,12 +91,13 @@ class LossAdapter:
         """
         self._temperature = value_at(temperature, state, f'The temperature of {self.name!r}', above_zero=True)
 
-    def of_logits(self, student: Tensor, teacher: Tensor, micro: Microbatch) -> tuple[Tensor, bool]:
+    def of_logits(self, student: Tensor, teacher: TeacherLogits, micro: Microbatch) -> tuple[Tensor, bool]:
         """Computes the loss on the logits of a microbatch: a mean over its valid positions.
 
         Args:
             student: The student's logits; :func:`.layout_of` finds the dimension of the classes.
-            teacher: The teacher's logits, of the same shape unless the loss has a true attribute ``any_classes``.
+            teacher: The teacher's logits, of the same shape unless the loss has a true attribute ``any_classes``; or
+                what a stored teacher kept of them.
             micro: The microbatch, with its valid positions, labels and index.
 
         Returns:
@@ -103,6 +107,8 @@ class LossAdapter:
             LossError: If the loss is not a finite scalar that depends on the student, or compares classes although the
                 model has one output.
         """
+        if isinstance(teacher, SparseTarget):
+            return self._of_sparse(student, teacher, micro)
         if not self._any_dtype:
             student, teacher = at_least_float32(student), at_least_float32(teacher)
         layout, number = micro.layout(student, self.classes_dim), micro.number
@@ -116,6 +122,20 @@ class LossAdapter:
         return self._checked(self._at(student, teacher, layout, mask, extra, number), has_graph, number), (
             layout.per_position
         )
+
+    def _of_sparse(self, student: Tensor, target: SparseTarget, micro: Microbatch) -> tuple[Tensor, bool]:
+        layout, has_graph = micro.layout(student, self.classes_dim), student.requires_grad
+        check_marks(micro.batch, micro.form, layout, micro.valid)
+        rows, target = layout.rows(student).flatten(0, -2), target.rows()
+        mask = layout.mask(micro.valid)
+        if mask is not None:
+            rows, target = rows[mask], target.at(mask)
+        if not rows.shape[0]:
+            return self._nothing(rows), layout.per_position
+        temperature = temperature_of(self.loss) if self._temperature is None else self._temperature
+        call = partial(self._call, extra={}, number=micro.number)
+        value = against(self.loss, self.name, temperature, rows, target, call)
+        return self._checked(value, has_graph, micro.number), layout.per_position
 
     def _is_given_as_it_is(self, logits: Tensor, layout: Layout) -> bool:
         """Whether the loss gets logits in the shape in which the model returns them."""

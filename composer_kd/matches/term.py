@@ -14,6 +14,7 @@ from composer_kd.batches.masks import Valid, token_mask
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError, TeacherError, is_of_device
 from composer_kd.features.hooks import Summary
+from composer_kd.losses.sparse import TeacherLogits
 from composer_kd.matches.loss_adapter import Feature, LossAdapter
 from composer_kd.matches.match import Match
 from composer_kd.matches.projector import AutoProjector
@@ -112,7 +113,12 @@ class LossTerm:
         return twin
 
     def of_logits(
-        self, state: State, student: Tensor | None, teacher: Tensor | None, micro: Microbatch, whose: Sequence[int]
+        self,
+        state: State,
+        student: Tensor | None,
+        teacher: TeacherLogits | None,
+        micro: Microbatch,
+        whose: Sequence[int],
     ) -> Tensor:
         """Computes the loss on the logits of one microbatch, rescaled to its share of the whole batch.
 

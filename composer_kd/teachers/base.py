@@ -9,6 +9,7 @@ from composer.core import State
 from torch import Tensor, nn
 
 from composer_kd.features.outputs import BY_FORWARD, logits_of
+from composer_kd.losses.sparse import SparseTarget, TeacherLogits
 
 __all__ = ['Teacher', 'Teachers', 'answered_logits', 'missing_of', 'module_of', 'teacher_logits']
 
@@ -20,6 +21,9 @@ class Teacher(Protocol):
     A teacher leaves the batch unchanged, gives equal results on all ranks (its random draws included), stays out of the
     student's ``state_dict`` and optimizer, and keeps its own modules frozen and in eval mode. It runs without
     gradients, in the run's precision. A teacher whose layers can be matched has its module in the attribute ``model``.
+
+    A teacher that gives a :class:`composer_kd.losses.sparse.SparseTarget` has a true attribute ``sparse``: its logits
+    have no mean with those of other teachers, and a loss on the mean of several becomes the mean of the losses.
 
     A teacher that changes during training, such as an average of the student, should have ``state_dict()`` and
     ``load_state_dict(state)``: :class:`.Distillation` then saves its state with the run and restores it in a resume.
@@ -61,6 +65,7 @@ class Teacher(Protocol):
 
         Returns:
             Logits in the student's shape, or any output of a model with logits: an object or mapping with ``logits``.
+            Logits of which a part of the classes is known are a :class:`composer_kd.losses.sparse.SparseTarget`.
         """
 
     def end_batch(self, state: State) -> None:
@@ -80,7 +85,7 @@ An algorithm's parameter with this annotation is written as a list of teachers i
 """
 
 
-def teacher_logits(teacher: Teacher, batch: Any, index: Tensor | None = None) -> Tensor:
+def teacher_logits(teacher: Teacher, batch: Any, index: Tensor | None = None) -> TeacherLogits:
     """Runs a teacher and returns its logits.
 
     Raises:
@@ -89,7 +94,7 @@ def teacher_logits(teacher: Teacher, batch: Any, index: Tensor | None = None) ->
     return answered_logits(teacher, teacher.outputs(batch, index))
 
 
-def answered_logits(teacher: Teacher, outputs: Any) -> Tensor:
+def answered_logits(teacher: Teacher, outputs: Any) -> TeacherLogits:
     """Finds the logits in what a teacher returned.
 
     Args:
@@ -99,6 +104,9 @@ def answered_logits(teacher: Teacher, outputs: Any) -> Tensor:
     Raises:
         TeacherError: If they contain no logits, or it cannot be known which they are.
     """
+    said = outputs if isinstance(outputs, SparseTarget) else getattr(outputs, 'logits', None)
+    if isinstance(said, SparseTarget):
+        return said
     return logits_of(outputs, f'the teacher {teacher.name!r}', BY_FORWARD)
 
 

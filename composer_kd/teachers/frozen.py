@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from composer.core import State
 from torch import Tensor, nn
@@ -122,7 +122,7 @@ class FrozenTeacher:
         The caller decides about gradients and precision: :class:`composer_kd.Distillation` disables gradients and
         enters the trainer's precision context.
         """
-        return teacher_logits(self, batch)
+        return cast(Tensor, teacher_logits(self, batch))
 
     def outputs(self, batch: Any, index: Tensor | None = None) -> Any:
         """Returns the outputs of the teacher's model for a batch; they need not contain logits.

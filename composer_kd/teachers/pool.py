@@ -15,6 +15,7 @@ from composer.core import State
 from torch import Tensor, nn
 
 from composer_kd.errors import ConfigError, TeacherError
+from composer_kd.losses.sparse import SparseTarget, TeacherLogits
 from composer_kd.teachers.base import Teacher, Teachers, missing_of, module_of, teacher_logits
 from composer_kd.teachers.checkpoints import load_weights
 from composer_kd.teachers.frozen import FrozenTeacher
@@ -108,7 +109,7 @@ class TeacherPool:
             self._drawn = key, tuple(sorted(generator.sample(self._everyone, self.n_to_sample)))
         return self._drawn[1]
 
-    def __call__(self, batch: Any, drawn: Sequence[int] | None = None, index: Tensor | None = None) -> Tensor:
+    def __call__(self, batch: Any, drawn: Sequence[int] | None = None, index: Tensor | None = None) -> TeacherLogits:
         """Computes the weighted mean of the drawn teachers' logits; at most two sets of logits are in memory at a time.
 
         Args:
@@ -117,7 +118,7 @@ class TeacherPool:
             index: ``(B,)`` The samples' numbers in the data set; ``None`` if unknown.
 
         Returns:
-            The logits of a single teacher unchanged; float32 for the mean of several.
+            The logits of a single teacher unchanged, or what a stored one kept; float32 for the mean of several.
 
         Raises:
             TeacherError: If the teachers' logits differ in shape.
@@ -148,15 +149,15 @@ class RunningMean:
 
     def __init__(self, pool: TeacherPool, drawn: Sequence[int]) -> None:
         self._pool, self._drawn = pool, drawn
-        self._mean: Tensor | None = None
+        self._mean: TeacherLogits | None = None
 
     @property
-    def value(self) -> Tensor:
+    def value(self) -> TeacherLogits:
         """The mean after all teachers are added: the unchanged logits of a single teacher, float32 for several."""
         assert self._mean is not None
         return self._mean
 
-    def add(self, index: int, logits: Tensor) -> None:
+    def add(self, index: int, logits: TeacherLogits) -> None:
         """Adds a teacher's logits.
 
         Args:
@@ -164,11 +165,18 @@ class RunningMean:
             logits: Its logits.
 
         Raises:
-            TeacherError: If their shape differs from the other teachers'.
+            TeacherError: If their shape differs from the other teachers', or a stored teacher kept a part of them.
         """
         if len(self._drawn) == 1:
             self._mean = logits
             return
+        if isinstance(logits, SparseTarget):
+            raise TeacherError(
+                f'The teacher {self._pool.teachers[index].name!r} is stored as a part of its classes, which has no '
+                "mean with other teachers' logits. Store it dense, or draw one teacher for each batch: "
+                'n_teachers_to_sample=1.'
+            )
+        assert not isinstance(self._mean, SparseTarget)
         weight = self._pool.weights[index] / sum(self._pool.weights[other] for other in self._drawn)
         if self._mean is None:
             self._mean = logits.float() * weight
