@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from composer_kd.matches.match import Match
     from composer_kd.schedules import Ramp
     from composer_kd.students import student_state_dict
-    from composer_kd.teachers import FrozenTeacher, NormalizationAdapter, ResizeAdapter
+    from composer_kd.teachers import EMATeacher, FrozenTeacher, NormalizationAdapter, ResizeAdapter, SnapshotTeacher
 
 __version__ = '0.1.0'
 
@@ -33,6 +33,7 @@ __all__ = [
     'ComposerKDError',
     'ConfigError',
     'Distillation',
+    'EMATeacher',
     'FrozenTeacher',
     'KLDivergence',
     'LossError',
@@ -41,6 +42,7 @@ __all__ = [
     'Observation',
     'Ramp',
     'ResizeAdapter',
+    'SnapshotTeacher',
     'TeacherError',
     'kl_divergence',
     'observe',

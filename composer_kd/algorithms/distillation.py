@@ -211,6 +211,7 @@ class Distillation(DistillationAlgorithm):
         elif event is Event.INIT:
             self._prepare(state)
         elif event is Event.BEFORE_LOAD:
+            self._moving.before_load(state)
             self.criterion.build(state)
             refuse_dropped_layers(state, self.criterion)
             renew_copies(state)
@@ -221,6 +222,7 @@ class Distillation(DistillationAlgorithm):
         elif event is Event.FIT_START:
             refuse_shared(self.pool, _optimized(state), 'the optimizer')
             self._window.check(state)
+            self._check_answers(state)
             self.criterion.attach(state)
         elif event is Event.FIT_END:
             self.criterion.detach()
@@ -292,6 +294,17 @@ class Distillation(DistillationAlgorithm):
         idle = self.criterion.auxiliary.idle([])
         if idle is not None:
             state.loss = plus_zero(state.loss, idle)
+
+    def _check_answers(self, state: State) -> None:
+        """Refuses a window that opens before a teacher has an answer."""
+        for teacher in self.pool.teachers:
+            first = getattr(teacher, 'first_answer', None)
+            if first is not None and self._window.opens_before(first, state):
+                raise ConfigError(
+                    f'The teacher {teacher.name!r} has no answer before {first.to_timestring()}, and the window opens '
+                    f'at start_dur={self._window.start.to_timestring()}. Let it open then: '
+                    f'start_dur={first.to_timestring()!r}.'
+                )
 
     # Checks -----------------------------------------------------------------------------------------------------------
 

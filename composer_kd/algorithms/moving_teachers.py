@@ -8,6 +8,7 @@ from typing import Any
 
 from composer.core import State
 
+from composer_kd.students import EXTRAS
 from composer_kd.teachers import Teacher
 
 __all__ = ['MovingTeachers']
@@ -28,6 +29,7 @@ class MovingTeachers:
         self._teachers = {f'{number}: {teacher.name}': teacher for number, teacher in enumerate(teachers)}
         self._restored: set[str] = set()
         self._versions: list[tuple[int, int]] = []
+        self._parts: list[int] = []
 
     def state_dict(self) -> dict[str, Any]:
         """The state of each teacher that has one, under ``'teachers'``; empty without any."""
@@ -52,7 +54,14 @@ class MovingTeachers:
     def prepared(self, state: State) -> None:
         """Records the student's weights with which the teachers were prepared."""
         self._restored.clear()
-        self._versions = _versions(state)
+        self._versions, self._parts = _versions(state), _parts(state)
+
+    def before_load(self, state: State) -> None:
+        """Prepares the teachers again if other algorithms have replaced parts of the student since."""
+        if self._parts != _parts(state):
+            for teacher in self._teachers.values():
+                teacher.prepare(state)
+            self.prepared(state)
 
     def after_load(self, state: State) -> None:
         """Prepares the teachers again that were prepared with other weights of the student than those just loaded.
@@ -73,6 +82,12 @@ class MovingTeachers:
             teacher.prepare(state)
 
 
+def _parts(state: State) -> list[int]:
+    """Changes whenever a module of the student is replaced."""
+    return [id(module) for name, module in state.model.named_modules() if EXTRAS not in name.split('.')]
+
+
 def _versions(state: State) -> list[tuple[int, int]]:
     """Changes whenever a parameter of the student is replaced, or written in place as by loading a checkpoint."""
-    return [(id(parameter), parameter._version) for parameter in state.model.parameters()]
+    named = state.model.named_parameters()
+    return [(id(value), value._version) for name, value in named if EXTRAS not in name.split('.')]

@@ -3,16 +3,20 @@
 from composer_kd.teachers.adapters import NormalizationAdapter, ResizeAdapter
 from composer_kd.teachers.base import Teacher, Teachers, answered_logits, module_of, teacher_logits
 from composer_kd.teachers.checkpoints import load_weights, read_weights
+from composer_kd.teachers.ema import EMATeacher
 from composer_kd.teachers.frozen import FrozenTeacher
 from composer_kd.teachers.meanings import check_classes
 from composer_kd.teachers.pool import TeacherPool, moves
 from composer_kd.teachers.shapes import NotMeasured, feature_shapes, logits_shape
+from composer_kd.teachers.snapshot import SnapshotTeacher
 
 __all__ = [
+    'EMATeacher',
     'FrozenTeacher',
     'NormalizationAdapter',
     'NotMeasured',
     'ResizeAdapter',
+    'SnapshotTeacher',
     'Teacher',
     'TeacherPool',
     'Teachers',

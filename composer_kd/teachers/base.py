@@ -25,6 +25,9 @@ class Teacher(Protocol):
     A teacher that gives a :class:`composer_kd.losses.sparse.SparseTarget` has a true attribute ``sparse``: its logits
     have no mean with those of other teachers, and a loss on the mean of several becomes the mean of the losses.
 
+    One that has no answer in the first batches has an attribute ``first_answer``, a Composer ``Time``: a window that
+    opens before is refused.
+
     A teacher that changes during training, such as an average of the student, should have ``state_dict()`` and
     ``load_state_dict(state)``: :class:`.Distillation` then saves its state with the run and restores it in a resume.
     Without them it is prepared anew in a resume, with a warning.

@@ -1,0 +1,63 @@
+"""An earlier state of the student, as its teacher."""
+
+from __future__ import annotations
+
+from composer.core import State, Time, TimeUnit
+
+from composer_kd.errors import TeacherError
+from composer_kd.teachers.ema import positive_time
+from composer_kd.teachers.student_copy import StudentCopy
+
+__all__ = ['SnapshotTeacher']
+
+
+class SnapshotTeacher(StudentCopy):
+    """The student as it was at the end of an earlier epoch, or after a number of batches, as its teacher.
+
+    Kim et al., *Self-Knowledge Distillation with Progressive Refinement of Targets* (arXiv 2006.12000), where the
+    student of the last epoch teaches that of the next. The snapshot is saved with the run, and restored in a resume.
+
+    There is no teacher before the first snapshot: give the :class:`.Distillation` a window that opens with it, as
+    ``start_dur='1ep'``. An earlier one is refused when training starts.
+
+    Args:
+        every: The time between snapshots: batches (``'500ba'``) or epochs (``'1ep'``).
+        name: Its name in messages, and in ``Match(..., teacher=name)``.
+
+    Raises:
+        ConfigError: If ``every`` is not a positive time in batches or epochs.
+        TeacherError: If the student is sharded (FSDP).
+
+    Example:
+        >>> from composer_kd import Distillation, KLDivergence
+        >>> Distillation(SnapshotTeacher(every='1ep'), KLDivergence(temperature=2.0), start_dur='1ep').teachers
+        [SnapshotTeacher(every='1ep')]
+    """
+
+    def __init__(self, every: str | Time = '1ep', name: str = 'snapshot') -> None:
+        super().__init__(name)
+        self.every = positive_time('SnapshotTeacher', 'every', every)
+
+    @property
+    def first_answer(self) -> Time:
+        """The time of the first snapshot, before which the teacher must not be asked."""
+        return self.every
+
+    def end_batch(self, state: State) -> None:
+        """Takes a snapshot if it is time for one."""
+        if self._is_due(state):
+            self.follow(state, 1.0)
+
+    def _is_due(self, state: State) -> bool:
+        now, length = state.timestamp, state.dataloader_len
+        if self.every.unit == TimeUnit.BATCH:
+            return now.batch.value % self.every.value == 0
+        if length is None:
+            raise TeacherError(
+                f'{self!r}: the number of batches in an epoch is unknown; give the time in batches, as 500ba'
+            )
+        # At the end of the last batch, the epoch itself is not counted yet.
+        return now.batch_in_epoch.value == length.value and (now.epoch.value + 1) % self.every.value == 0
+
+    def __repr__(self) -> str:
+        return f'SnapshotTeacher(every={self.every.to_timestring()!r})'
