@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from composer_kd.algorithms.distillation import Distillation
+    from composer_kd.algorithms import Distillation, MutualLearning, Peer
     from composer_kd.errors import (
         CheckpointError,
         CheckpointNotFoundError,
@@ -38,8 +38,10 @@ __all__ = [
     'KLDivergence',
     'LossError',
     'Match',
+    'MutualLearning',
     'NormalizationAdapter',
     'Observation',
+    'Peer',
     'Ramp',
     'ResizeAdapter',
     'SnapshotTeacher',

@@ -10,7 +10,7 @@ from composer.models import ComposerModel, HuggingFaceModel
 from composer.utils import dist
 from composer.utils.parallelism import FSDP2Config
 
-from composer_kd import ConfigError, Distillation, KLDivergence, Match
+from composer_kd import ConfigError, Distillation, EMATeacher, KLDivergence, Match, MutualLearning, SnapshotTeacher
 from composer_kd.data.indexed import Indexed
 from composer_kd.losses import CRD, VID, ReverseKL, hint
 from composer_kd.models.classifier import IndexedClassifier
@@ -133,7 +133,24 @@ def attended():
     return TokenModel(seed=1), data, Distillation(TokenModel(seed=0), mse, positions='attended')
 
 
+def moving():
+    data = loader(torch.utils.data.TensorDataset(*pairs(32)))
+    return student(), data, Distillation([EMATeacher('2ba'), SnapshotTeacher('2ba')], mse, start_dur='2ba')
+
+
+def mutual(**options):
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(11, (32, 6), generator=generator)
+    chance = torch.tensor([0.1, 0.9]).repeat(16).unsqueeze(-1)
+    labels = torch.where(torch.rand(32, 6, generator=generator) < chance, ids, -100)
+    data = loader(TokenDataset(input_ids=ids, labels=labels))
+    return TokenModel(seed=1), data, MutualLearning([TokenModel(seed=0), TokenModel(seed=2)], **options)
+
+
 CASES = {
+    'moving teachers': moving,
+    'mutual learning': mutual,
+    'mutual learning in a window': lambda: mutual(start_dur='2ba'),
     'pixels': pixels,
     'hugging face without labels on one rank': hugging_face_without_labels_on_one_rank,
     'attended': attended,
@@ -188,7 +205,8 @@ def main(out):
     for name, build in CASES.items():
         model, data, algorithm = build()
         recorder, drawn = Recorder(), []
-        spy = EventSpy('batch_end', lambda state, drawn=drawn, pool=algorithm.pool: drawn.append(pool._drawn))
+        pool = getattr(algorithm, 'pool', None)
+        spy = EventSpy('batch_end', lambda state, drawn=drawn, pool=pool: drawn.append(getattr(pool, '_drawn', None)))
         train(
             model,
             data,

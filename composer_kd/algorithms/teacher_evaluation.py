@@ -25,7 +25,7 @@ from composer_kd.losses import kl_divergence
 from composer_kd.losses.sparse import SparseTarget
 from composer_kd.teachers import TeacherPool
 
-__all__ = ['TeacherEvaluation']
+__all__ = ['TeacherEvaluation', 'updates_of']
 
 _SEVERAL = 'several labels at once'
 
@@ -132,7 +132,7 @@ class TeacherEvaluation:
             return
         self._comparable = self._layout(state, student, state.batch)[0].classes > 1
         # A HuggingFaceModel with a single output drops its dimension in evaluation.
-        self._waiting = student, teacher.reshape(student.shape), state.batch, _updates(state)
+        self._waiting = student, teacher.reshape(student.shape), state.batch, updates_of(state)
 
     def _answers(self, state: State) -> tuple[Tensor, Tensor]:
         student = logits_of(state.outputs, 'the student')
@@ -158,7 +158,7 @@ class TeacherEvaluation:
         if self._waiting is None:
             return
         (student, teacher, batch, before), self._waiting = self._waiting, None
-        if state.eval_metrics[state.dataloader_label] and _updates(state) == before:
+        if state.eval_metrics[state.dataloader_label] and updates_of(state) == before:
             return
         model = state.model.module if isinstance(state.model, DistributedDataParallel) else state.model
         with torch.no_grad(), get_precision_context(state.precision, state.precision_config):
@@ -227,7 +227,7 @@ class TeacherEvaluation:
         self.latest.update({name: float(v) for name, v in found.items() if isinstance(v, Tensor) and v.numel() == 1})
 
 
-def _updates(state: State) -> int:
+def updates_of(state: State) -> int:
     """The number of updates of the student's metrics in this evaluator."""
     return sum(metric.update_count for metric in state.eval_metrics[state.dataloader_label].values())
 

@@ -1,24 +1,60 @@
-"""The auxiliary modules of a run: projectors and learned losses, trained together with the student."""
+"""The auxiliary modules of a run: projectors, learned losses and peers, trained together with the student."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 import torch
 from composer.core import State
 from torch import Tensor, nn
 
 from composer_kd.errors import ConfigError
-from composer_kd.matches.match import Match
-from composer_kd.matches.term import LossTerm
 from composer_kd.students import EXTRAS
 
-__all__ = ['AuxiliaryModules']
+__all__ = ['AuxiliaryModules', 'Learner', 'Owner']
 
 # The attribute in which DistributedDataParallel looks for parameters and buffers that it must not synchronise.
 _NOT_SENT = '_ddp_params_and_buffers_to_ignore'
+
+
+class Owner(Protocol):
+    """What a user wrote that learns something beside the student: a match, or a peer.
+
+    Attributes:
+        name: Its name.
+        lr: Its learning rate; ``None`` for that of the student.
+    """
+
+    name: str
+    lr: float | None
+
+
+class Learner(Protocol):
+    """Something that holds modules which are trained beside the student, such as a loss term."""
+
+    @property
+    def owner(self) -> Owner:
+        """What a user wrote for it."""
+
+    @property
+    def slot(self) -> str:
+        """Its key among the auxiliary modules."""
+
+    @property
+    def number(self) -> int | None:
+        """The number of the teacher without which it rests in a batch; ``None`` if it never does."""
+
+    @property
+    def remembers(self) -> bool:
+        """Whether its buffers are a memory that is equal on all ranks."""
+
+    def learned(self) -> dict[str, nn.Module]:
+        """The modules by their names."""
+
+    def use(self, parts: Mapping[str, nn.Module]) -> None:
+        """Takes other modules in the place of those that :meth:`learned` returned."""
 
 
 class AuxiliaryModules:
@@ -29,7 +65,7 @@ class AuxiliaryModules:
 
     def __init__(self) -> None:
         self._groups: dict[str, dict[str, Any]] = {}
-        self._taken: dict[str, tuple[LossTerm, list[nn.Parameter]]] = {}
+        self._taken: dict[str, tuple[Learner, list[nn.Parameter]]] = {}
         self._homes: dict[str, nn.ModuleDict] = {}  # the modules of each, in the student
         self._optimizer: torch.optim.Optimizer | None = None
         self._only_group: dict[str, Any] | None = None
@@ -64,42 +100,42 @@ class AuxiliaryModules:
         _remove_parameters(state.optimizers, left.parameters())
         _remove_from(state.model, list(left.keys()))
 
-    def reserve(self, state: State, match: Match) -> None:
-        """Reserves a parameter group of the optimizer for the auxiliary modules of a match.
+    def reserve(self, state: State, owner: Owner) -> None:
+        """Reserves a parameter group of the optimizer for the auxiliary modules of a match or peer.
 
-        This is the optimizer's only group, or a new one if the match has its own learning rate or the optimizer has
+        This is the optimizer's only group, or a new one if it has its own learning rate or the optimizer has
         several groups. Composer creates its schedulers before the shapes of features are known. A new group is
         therefore added now, still empty, so that they see it.
 
         Args:
             state: The state of the run.
-            match: A match that learns something.
+            owner: A match that learns something, or a peer.
 
         Raises:
             ConfigError: If the run does not have exactly one optimizer, or uses FSDP.
         """
         if state.fsdp_config is not None:
             raise ConfigError(
-                f'Match {match.name!r} learns something, which FSDP would shard with the student and leave sharded '
+                f'{_called(owner)} learns something, which FSDP would shard with the student and leave sharded '
                 'when it is used. Under FSDP use matches without projector and without a learned loss.'
             )
         if len(state.optimizers) != 1:
             raise ConfigError(
-                f'Match {match.name!r} learns something, which the optimizer of the student trains: '
+                f'{_called(owner)} learns something, which the optimizer of the student trains: '
                 f'expected one optimizer, got {len(state.optimizers)}'
             )
         optimizer = state.optimizers[0]
         if self._optimizer is not optimizer:
             self._optimizer = optimizer
             self._only_group = optimizer.param_groups[0] if len(optimizer.param_groups) == 1 else None
-        if match.lr is None and self._only_group is not None:
-            self._groups[match.name] = self._only_group
+        if owner.lr is None and self._only_group is not None:
+            self._groups[owner.name] = self._only_group
             return
-        optimizer.add_param_group({'params': [], **({} if match.lr is None else {'lr': match.lr})})
+        optimizer.add_param_group({'params': [], **({} if owner.lr is None else {'lr': owner.lr})})
         first, group = optimizer.param_groups[0], optimizer.param_groups[-1]
         for key in first.keys() - group.keys():  # set there by schedulers, and by Composer's own optimizers
             group[key] = group['lr'] if key == 'initial_lr' else first[key]
-        self._groups[match.name] = group
+        self._groups[owner.name] = group
 
     def follow_schedulers(self, state: State) -> None:
         """Adds the new groups to torch's schedulers, which were created before them; Composer's need no change."""
@@ -114,50 +150,50 @@ class AuxiliaryModules:
                     missing = groups[len(values) :]
                     values += [g.get('initial_lr', g['lr']) if name == 'base_lrs' else values[0] for g in missing]
 
-    def take_in(self, state: State, term: LossTerm) -> None:
-        """Registers the auxiliary modules of a loss term in the student's module tree and in its optimizer.
+    def take_in(self, state: State, learner: Learner) -> None:
+        """Registers the auxiliary modules of a loss term or peer in the student's module tree and in its optimizer.
 
         Args:
             state: The state of the run.
-            term: The loss term; its modules are built.
+            learner: The loss term or peer; its modules are built.
 
         Raises:
             ConfigError: If the optimizer already has one of their parameters, or the student has a submodule of that
                 name.
         """
-        parts = term.learned()
+        parts = learner.learned()
         if not parts:
             return
         own = list(dict.fromkeys(p for part in parts.values() for p in part.parameters()))
         known = {id(p) for group in state.optimizers[0].param_groups for p in group['params']}
         if any(id(parameter) in known for parameter in own):
             raise ConfigError(
-                f'What Match {term.match.name!r} learns is in the optimizer already, and would be stepped twice. Leave '
+                f'What {_called(learner.owner)} learns is in the optimizer already, and would be stepped twice. Leave '
                 'it out there: it is added. (Two matches must not share it either.)'
             )
         if not hasattr(state.model, EXTRAS):
             state.model.add_module(EXTRAS, nn.ModuleDict())
         extras = getattr(state.model, EXTRAS)
-        name = term.match.key + ('_mean' if term.teacher is None else f'_{term.teacher}')
+        name = learner.slot
         if name in extras:
             raise ConfigError(
-                f'The student is already taught by something called {term.match.name!r} in this run: rename the match'
+                f'The student is already taught by something called {learner.owner.name!r} in this run: rename one'
             )
         extras[name] = state.device.module_to_device(nn.ModuleDict(parts))
-        self._groups[term.match.name]['params'].extend(own)
-        if term.remembers:
+        self._groups[learner.owner.name]['params'].extend(own)
+        if learner.remembers:
             # Memories start equal and are updated equally on all ranks: DDP need not broadcast them at each forward.
             memory = [f'{EXTRAS}.{name}.{buffer}' for buffer, _ in extras[name].named_buffers()]
             setattr(state.model, _NOT_SENT, [*getattr(state.model, _NOT_SENT, ()), *memory])
-        self._taken[name] = term, own
+        self._taken[name] = learner, own
         self._homes[name] = extras[name]
 
     def follow_replacements(self) -> None:
         """Makes the loss terms use what stands in the student now: other algorithms may have replaced modules there."""
-        for name, (term, _) in self._taken.items():
+        for name, (learner, _) in self._taken.items():
             parts = dict(self._homes[name].items())
-            term.use(parts)
-            self._taken[name] = term, list(dict.fromkeys(p for part in parts.values() for p in part.parameters()))
+            learner.use(parts)
+            self._taken[name] = learner, list(dict.fromkeys(p for part in parts.values() for p in part.parameters()))
 
     def release(self, model: nn.Module) -> None:
         """Removes all auxiliary modules from the student, and their parameters from the optimizer."""
@@ -187,8 +223,12 @@ class AuxiliaryModules:
         if not self._taken:
             return None
         used = set(used)
-        unused = [p.sum() for term, own in self._taken.values() if term.teacher not in used for p in own]
+        unused = [p.sum() for learner, own in self._taken.values() if learner.number not in used for p in own]
         return torch.stack(unused).sum() * 0.0 if unused else None
+
+
+def _called(owner: Owner) -> str:
+    return f'{type(owner).__name__} {owner.name!r}'
 
 
 def _remove_parameters(optimizers: Iterable[torch.optim.Optimizer], parameters: Iterable[Tensor]) -> None:

@@ -49,6 +49,21 @@ class LossTerm:
         self.teacher_keys: list[Key] = [(text, self.adapter.summary) for text in match.teacher_layers if on_layers]
 
     @property
+    def owner(self) -> Match:
+        """The match."""
+        return self.match
+
+    @property
+    def number(self) -> int | None:
+        """The number of its teacher; ``None`` on the mean of all, of which some are in every batch."""
+        return self.teacher
+
+    @property
+    def slot(self) -> str:
+        """Its key among the auxiliary modules."""
+        return self.match.key + ('_mean' if self.teacher is None else f'_{self.teacher}')
+
+    @property
     def waits(self) -> bool:
         """Whether the shapes of features must be measured before its modules can be built."""
         loss = self.adapter.loss

@@ -1,0 +1,184 @@
+"""Mutual learning in real Trainers, against loops of plain torch."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from composer.loggers import InMemoryLogger
+from composer.models import ComposerClassifier
+from torch import nn
+
+from composer_kd import ConfigError, LossError, MutualLearning, Peer, TeacherError, student_state_dict
+from composer_kd.losses import CRD, mse
+from tests.distilling import tokens
+from tests.helpers import Recorder, TokenModel, loader, mlp, pairs, student, train, weights
+
+
+def learn(peers, duration='2ep', seen=(), model=None, data=None, optimizer=None, **options):
+    model = model or student()
+    settings = {k: options.pop(k) for k in ('kd_loss_fn', 'kd_loss_weight', 'org_loss_weight', 'start_dur', 'end_dur')
+                if k in options}  # fmt: skip
+    algorithm = MutualLearning(peers, **settings)
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    run = train(
+        model, data or loader(*pairs()), [algorithm], seen, max_duration=duration, optimizer=optimizer, **options
+    )
+    return run, algorithm
+
+
+def reference(nets, batches, open_at=lambda step: True, kd_weight=1.0, org_weight=1.0):
+    """Deep mutual learning as in the paper, one optimizer a net, all predictions of a step before any update."""
+    nets = [copy.deepcopy(net) for net in nets]
+    optimizers = [torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9) for net in nets]
+    log = []
+    for step, (x, y) in enumerate(batches):
+        logits = [net(x) for net in nets]
+        row = []
+        for k, mine in enumerate(logits):
+            task = F.cross_entropy(mine, y)
+            others = [F.softmax(z.detach(), -1) for n, z in enumerate(logits) if n != k]
+            kd = sum((p * (p.log() - F.log_softmax(mine, -1))).sum(-1).mean() for p in others) / len(others)
+            kd = kd if open_at(step) else torch.zeros(())
+            row.append((task.item(), kd.item()))
+            optimizers[k].zero_grad()
+            (org_weight * task + kd_weight * kd).backward(retain_graph=True)
+        for optimizer in optimizers:
+            optimizer.step()
+        log.append(row)
+    return nets, log
+
+
+def batches(epochs=2):
+    x, y = pairs()
+    return [(x[i : i + 8], y[i : i + 8]) for _ in range(epochs) for i in (0, 8, 16)]
+
+
+@pytest.mark.parametrize('count', [1, 2, 3])
+def test_it_trains_what_the_paper_trains(count):
+    peers = [mlp(seed=10 + n) for n in range(count)]
+    expected, log = reference([mlp(seed=1), *peers], batches())
+    seen = Recorder()
+    run, _ = learn(peers, seen=[seen])
+    names = ['Sequential', 'Sequential-2', 'Sequential-3'][:count]
+    for batch, row in zip(seen.batches, log):
+        found = [(batch['task'], batch['kd']), *((batch[f'{n}/task'], batch[f'{n}/kd']) for n in names)]
+        for ours, theirs in zip(found, row):
+            assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-7)
+        assert batch['total'] == pytest.approx(sum(sum(pair) for pair in row), rel=1e-4)
+    for net, other in zip([run.state.model.module, *peers], expected):
+        torch.testing.assert_close(weights(net), weights(other), rtol=1e-4, atol=1e-6)
+
+
+def test_weights_and_window():
+    peers = [mlp(seed=10)]
+    expected, log = reference([mlp(seed=1), *peers], batches(), lambda step: step >= 3, 0.7, 0.4)
+    seen = Recorder()
+    learn(peers, seen=[seen], kd_loss_weight=0.7, org_loss_weight=0.4, start_dur='1ep')
+    assert [batch['kd'] for batch in seen.batches] == pytest.approx([row[0][1] for row in log], rel=1e-4, abs=1e-7)
+    torch.testing.assert_close(weights(peers[0]), weights(expected[1]), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('size', [2, 3])
+def test_microbatches_of_samples_give_the_same_numbers(size):
+    whole, parts = Recorder(), Recorder()
+    learn([mlp(seed=10)], seen=[whole])
+    learn([mlp(seed=10)], seen=[parts], device_train_microbatch_size=size)
+    for one, other in zip(whole.batches, parts.batches):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize('size', [1, 3])
+def test_microbatches_of_tokens_give_the_same_numbers(size):
+    def go(size):
+        seen, model = Recorder(), TokenModel()
+        data = torch.utils.data.DataLoader(tokens(attention=True), 8)
+        learn([TokenModel(seed=5)], seen=[seen], model=model, data=data, device_train_microbatch_size=size)
+        return seen.batches
+
+    for one, other in zip(go(8), go(size)):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
+
+
+def test_peers_of_other_architectures_with_an_input_adapter_and_a_rate_of_their_own():
+    wide = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 4))
+    frozen = copy.deepcopy(wide)
+    seen_inputs = []
+
+    def adapt(x):
+        seen_inputs.append(x)
+        return 2.0 * x
+
+    model = student()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    learn([Peer(wide, adapt, name='wide', lr=1e-9)], model=model, optimizer=optimizer)
+    assert len(optimizer.param_groups) == 2
+    assert optimizer.param_groups[1]['lr'] == pytest.approx(1e-9)
+    torch.testing.assert_close(weights(wide), weights(frozen), atol=1e-6, rtol=0)
+    assert len(seen_inputs) == 6
+
+
+def test_composer_models_have_a_loss_of_their_own():
+    def smooth(outputs, targets):
+        return F.cross_entropy(outputs, targets, label_smoothing=0.3)
+
+    peer = ComposerClassifier(mlp(seed=10), num_classes=4, loss_fn=smooth)
+    before = copy.deepcopy(peer.module)
+    seen = Recorder()
+    learn([Peer(peer, name='smooth')], seen=[seen])
+    x, y = batches()[0]
+    assert seen.batches[0]['smooth/task'] == pytest.approx(smooth(before(x), y).item(), rel=1e-4)
+
+
+@pytest.mark.parametrize('stop', ['2ba', '3ba'])
+def test_a_resume_is_bit_equal(tmp_path, stop):
+    def go(duration, folder, **options):
+        peers = [mlp(seed=10, norm=True), mlp(seed=11)]
+        options |= {'save_folder': str(tmp_path / folder), 'save_interval': '1ba'}
+        run, _ = learn(peers, duration, **options)
+        return [run.state.model.state_dict(), *(peer.state_dict() for peer in peers)]
+
+    straight = go('6ba', 'straight')
+    go(stop, 'first')
+    resumed = go('6ba', 'second', load_path=str(tmp_path / 'first' / 'latest-rank0.pt'))
+    for one, other in zip(straight, resumed):
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_each_net_is_evaluated_and_closing_leaves_the_student_alone():
+    peers, log = [mlp(seed=10), mlp(seed=11)], InMemoryLogger()
+    x, y = pairs(20)
+    data = loader(x, y, batch_size=8)
+    run, algorithm = learn(peers, model=student(), eval_dataloader=data, loggers=[log])
+    for name, net in zip(['Sequential', 'Sequential-2'], peers):
+        right = (net.eval()(x).argmax(-1) == y).float().mean().item()
+        assert algorithm.final_metrics()[f'metrics/eval/{name}/MulticlassAccuracy'] == pytest.approx(right)
+        assert f'metrics/eval/{name}/MulticlassAccuracy' in log.data
+    assert any(key.startswith('composer_kd.') for key in run.state.model.state_dict())
+    plain = student_state_dict(run.state.model)
+    algorithm.close()
+    assert run.state.model.state_dict().keys() == plain.keys() == student().state_dict().keys()
+
+
+def test_another_loss_and_other_classes():
+    seen = Recorder()
+    learn([mlp(seed=10)], seen=[seen], kd_loss_fn=mse)
+    x, _ = batches()[0]
+    expected = (mlp(seed=1)(x) - mlp(seed=10)(x)).square().mean().item()
+    assert seen.batches[0]['kd'] == seen.batches[0]['Sequential/kd'] == pytest.approx(expected, rel=1e-4)
+    with pytest.raises((TeacherError, LossError), match='same classes'):
+        learn([mlp(classes=5)])
+
+
+def test_wrong_input_is_refused_before_training():
+    net = mlp()
+    for peers, said in (([], 'at least one'), (net, 'at least one'), ([3], 'expected a module'), ([net, net], 'share')):
+        with pytest.raises(ConfigError, match=said):
+            MutualLearning(peers)
+    with pytest.raises(ConfigError, match='kd_loss_weight'):
+        MutualLearning([net], kd_loss_weight=-1.0)
+    with pytest.raises(ConfigError, match='learns something'):
+        MutualLearning([net], CRD(10, 4, 4))
+    shared = student()
+    with pytest.raises(ConfigError, match='optimizer already'):
+        learn([shared.module], model=shared)
