@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from composer_kd.algorithms import Distillation, MutualLearning, Peer
+    from composer_kd.algorithms import Distillation, MutualLearning, Peer, SelfDistillation
     from composer_kd.errors import (
         CheckpointError,
         CheckpointNotFoundError,
@@ -44,6 +44,7 @@ __all__ = [
     'Peer',
     'Ramp',
     'ResizeAdapter',
+    'SelfDistillation',
     'SnapshotTeacher',
     'TeacherError',
     'kl_divergence',

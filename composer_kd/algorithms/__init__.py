@@ -3,5 +3,6 @@
 from composer_kd.algorithms.distillation import Distillation
 from composer_kd.algorithms.mutual_learning import MutualLearning
 from composer_kd.algorithms.peers import Peer
+from composer_kd.algorithms.self_distillation import SelfDistillation
 
-__all__ = ['Distillation', 'MutualLearning', 'Peer']
+__all__ = ['Distillation', 'MutualLearning', 'Peer', 'SelfDistillation']

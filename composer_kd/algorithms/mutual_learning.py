@@ -2,46 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from composer.core import Event, State, get_precision_context
-from composer.loggers import Logger
-from composer.utils import dist
-from torch import Tensor, nn
+from composer.core import State, get_precision_context
+from torch import Tensor
+from torchmetrics import Metric
 from typing_extensions import override
 
-from composer_kd.algorithms.base import DistillationAlgorithm
+from composer_kd.algorithms.joint_evaluation import JointEvaluation
+from composer_kd.algorithms.joint_training import JointTraining, fixed_loss, share_of_batch, weight
 from composer_kd.algorithms.loss_parts import LossParts, parts_of
-from composer_kd.algorithms.peer_evaluation import PeerEvaluation
-from composer_kd.algorithms.peers import Peers, as_peers
-from composer_kd.batches.checks import labels_fit
-from composer_kd.batches.counts import BatchCount, weighed
-from composer_kd.batches.format import BatchFormat
+from composer_kd.algorithms.peers import Peer, Peers, as_peers
 from composer_kd.batches.microbatch import Microbatch
-from composer_kd.errors import ConfigError, TeacherError
+from composer_kd.errors import TeacherError
 from composer_kd.features.outputs import logits_of, scalar_loss
 from composer_kd.losses import KLDivergence
-from composer_kd.matches.auxiliary import AuxiliaryModules
-from composer_kd.matches.auxiliary_state import AuxiliaryState
-from composer_kd.matches.loss_adapter import LossAdapter
 from composer_kd.matches.loss_signature import Loss
-from composer_kd.schedules import Moment, Window
+from composer_kd.schedules import Moment
 
 __all__ = ['MutualLearning']
 
-_EVALUATION = (
-    Event.EVAL_START,
-    Event.EVAL_BEFORE_FORWARD,
-    Event.EVAL_AFTER_FORWARD,
-    Event.EVAL_BATCH_END,
-    Event.EVAL_END,
-)
 
-
-class MutualLearning(DistillationAlgorithm):
+class MutualLearning(JointTraining):
     r"""Trains several nets in one run, each on its own loss and on the predictions of the others.
 
     Zhang et al., *Deep Mutual Learning* (arXiv 1706.00384). With the student and its peers as the nets :math:`k = 1
@@ -72,6 +56,7 @@ class MutualLearning(DistillationAlgorithm):
         TeacherError: If the logits of two nets differ in shape.
 
     Example:
+        >>> from torch import nn
         >>> MutualLearning(peers=[nn.Linear(4, 2), nn.Linear(4, 2)])
         MutualLearning(['Linear', 'Linear-2'], KLDivergence)
     """
@@ -85,111 +70,39 @@ class MutualLearning(DistillationAlgorithm):
         start_dur: Moment = 0.0,
         end_dur: Moment = 1.0,
     ) -> None:
-        for name, weight in (('kd_loss_weight', kd_loss_weight), ('org_loss_weight', org_loss_weight)):
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < float('inf'):
-                raise ConfigError(f'{name} must be a finite number of 0 or more, got {weight!r}')
         self.peers = as_peers(peers)
-        self.kd_loss_weight, self.org_loss_weight = float(kd_loss_weight), float(org_loss_weight)
+        super().__init__(start_dur, end_dur, _OfPeers(self.peers))
+        self.kd_loss_weight = weight('kd_loss_weight', kd_loss_weight)
+        self.org_loss_weight = weight('org_loss_weight', org_loss_weight)
         loss = KLDivergence(temperature=1.0) if kd_loss_fn is None else kd_loss_fn
-        if isinstance(loss, nn.Module) and any(True for _ in loss.parameters()):
-            raise ConfigError('kd_loss_fn: a loss that learns something cannot serve every pair of nets')
-        self._adapters = [LossAdapter(loss) for _ in range(len(self.peers) + 1)]
-        self._window = Window(start_dur, end_dur)
-        self._auxiliary, self._state = AuxiliaryModules(), AuxiliaryState()
-        self._form, self._count = BatchFormat(), BatchCount()
-        self._model: nn.Module | None = None
-        self.evaluation = PeerEvaluation(self.peers)
-
-    @property
-    @override
-    def window(self) -> Window:
-        return self._window
+        self._adapters = [fixed_loss(loss) for _ in range(len(self.peers) + 1)]
 
     @override
-    def final_metrics(self) -> Mapping[str, float]:
-        return self.evaluation.latest
+    def learners(self) -> Sequence[Peer]:
+        return self.peers
 
     @override
-    def state_dict(self) -> dict[str, Any]:
-        return self._state.state_dict()
-
-    @override
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._state.load_state_dict(state)
-
-    @override
-    def match(self, event: Event, state: State) -> bool:
-        if event is Event.BATCH_START:
-            return self._count.is_needed(state, self._form.split(state.batch)[0])
-        return event in (
-            Event.INIT,
-            Event.BEFORE_LOAD,
-            Event.AFTER_LOAD,
-            Event.FIT_START,
-            Event.AFTER_LOSS,
-            *_EVALUATION,
-        )
-
-    @override
-    def apply(self, event: Event, state: State, logger: Logger) -> None:
-        if event is Event.AFTER_LOSS:
-            self._learn(state)
-        elif event is Event.BATCH_START:
-            self._count.count(state, self._form.split(state.batch)[0])
-        elif event is Event.INIT:
-            self._prepare(state)
-        elif event is Event.BEFORE_LOAD:
-            for peer in self.peers:
-                self._auxiliary.take_in(state, peer)
-            self._state.before_load(state.model)
-        elif event is Event.AFTER_LOAD:
-            self._state.after_load()
-        elif event is Event.FIT_START:
-            self._window.check(state)
-            self._auxiliary.follow_replacements()
-            self._auxiliary.follow_schedulers(state)
-        else:
-            self.evaluation.apply(event, state, logger)
-
-    def close(self) -> None:
-        """Takes the peers out of the student, which then has its original structure; each stays as it was trained."""
-        if self._model is not None:
-            self._auxiliary.release(self._model)
-
-    def _prepare(self, state: State) -> None:
-        if self._auxiliary.taken:
-            raise ConfigError('The peers of this MutualLearning are in an earlier run; make a new one for a new run')
-        self._model = state.model
-        self._form = self.evaluation.form = BatchFormat.of(state.model)
-        self._count = BatchCount(dist.get_world_size(), self._form)
-        self._auxiliary.drop_leftovers(state)
+    def join(self, state: State) -> None:
         for peer in self.peers:
             peer.join(state)
-            self._auxiliary.reserve(state, peer)
 
-    def _learn(self, state: State) -> None:
-        """Runs the peers on a microbatch, and sets the sum of all losses."""
-        micro = Microbatch.read(state, self._form, self._count)
-        precision = partial(get_precision_context, state.precision, state.precision_config)
-        logits, tasks = [logits_of(state.outputs, 'the student')], []
-        own = parts_of(state.loss)
-        tasks.append(_share(scalar_loss(state.loss), state.outputs, micro, logits[0]))
+    @override
+    def learn(self, state: State, micro: Microbatch, is_open: bool) -> None:
+        own, logits = parts_of(state.loss), [logits_of(state.outputs, 'the student')]
+        tasks = [share_of_batch(scalar_loss(state.loss), state.outputs, micro, logits[0])]
         for peer in self.peers:
-            with precision():
+            with get_precision_context(state.precision, state.precision_config):
                 outputs = peer.outputs(micro.batch)
                 loss = scalar_loss(peer.loss(outputs, state.batch))
             logits.append(peer.logits(outputs))
             _check_shape(logits[0], logits[-1], peer.name)
-            tasks.append(_share(loss, outputs, micro, logits[-1]))
-        distances = self._distances(logits, micro) if self._window.is_open(state) else [t.new_zeros(()) for t in tasks]
-        total = sum(
-            (task * self.org_loss_weight + kd * self.kd_loss_weight for task, kd in zip(tasks, distances)),
-            start=torch.zeros((), device=tasks[0].device),
-        )
+            tasks.append(share_of_batch(loss, outputs, micro, logits[-1]))
+        distances = self._distances(logits, micro) if is_open else [task.new_zeros(()) for task in tasks]
+        parts = [task * self.org_loss_weight + kd * self.kd_loss_weight for task, kd in zip(tasks, distances)]
         named: dict[str, Tensor] = {}
         for peer, task, kd in zip(self.peers, tasks[1:], distances[1:]):
             named |= {f'{peer.name}/task': task, f'{peer.name}/kd': kd}
-        state.loss = LossParts(total, tasks[0], distances[0], named, own)
+        state.loss = LossParts(torch.stack(parts).sum(), tasks[0], distances[0], named, own)
 
     def _distances(self, logits: list[Tensor], micro: Microbatch) -> list[Tensor]:
         """For each net, the mean of the losses between it and each other one."""
@@ -208,11 +121,20 @@ class MutualLearning(DistillationAlgorithm):
         return f'MutualLearning({[peer.name for peer in self.peers]}, {self._adapters[0].name})'
 
 
-def _share(task: Tensor, outputs: Any, micro: Microbatch, logits: Tensor) -> Tensor:
-    """A net's own loss of the microbatch, as its share of the whole batch."""
-    if micro.task is None or not labels_fit(micro.batch, micro.form, logits):
-        return task
-    return weighed(task, outputs, micro.task, micro.task_share)
+class _OfPeers(JointEvaluation):
+    """Evaluates peers."""
+
+    def __init__(self, peers: Sequence[Peer]) -> None:
+        super().__init__()
+        self._peers = {peer.name: peer for peer in peers}
+
+    @override
+    def outputs(self, batch: Any) -> Mapping[str, Any]:
+        return {name: peer.evaluated(batch) for name, peer in self._peers.items()}
+
+    @override
+    def update(self, name: str, batch: Any, outputs: Any, metric: Metric) -> None:
+        self._peers[name].update_metric(batch, outputs, metric)
 
 
 def _check_shape(student: Tensor, peer: Tensor, name: str) -> None:

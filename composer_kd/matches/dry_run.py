@@ -16,7 +16,7 @@ from composer_kd.batches.microbatch import Microbatch
 from composer_kd.matches.term import Key, LossTerm
 from composer_kd.teachers import NotMeasured, TeacherPool, feature_shapes
 
-__all__ = ['Samples', 'measure', 'dry_run']
+__all__ = ['Samples', 'measure', 'dry_run', 'first_samples']
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def measure(state: State, pool: TeacherPool, terms: Sequence[LossTerm]) -> Sampl
         NotMeasured: If the data set gives no samples, or a model cannot take them.
         ConfigError: If a layer path names nothing that could be compared.
     """
-    batch, index = BatchFormat.of(state.model).split(_first_samples(state))
+    batch, index = BatchFormat.of(state.model).split(first_samples(state))
     ours = [key for term in terms for key in term.student_keys]
     shapes: dict[int | None, dict[Key, torch.Size]] = {None: feature_shapes(state.model, batch, ours, 'the student')}
     for number, teacher in enumerate(pool.teachers):
@@ -84,7 +84,12 @@ def dry_run(state: State, terms: Sequence[LossTerm], samples: Samples) -> None:
                 term.detached_copy().of_features(state, ours, theirs, micro)
 
 
-def _first_samples(state: State) -> Any:
+def first_samples(state: State) -> Any:
+    """Up to four samples of the training data as a batch.
+
+    Raises:
+        NotMeasured: If the data set gives none.
+    """
     loader = state.train_dataloader
     try:
         return loader.collate_fn([loader.dataset[index] for index in range(min(4, len(loader.dataset)))])

@@ -1,0 +1,100 @@
+"""Evaluates the nets that train beside the student."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from composer.core import Event, State, get_precision_context
+from composer.loggers import Logger
+from torch import Tensor
+from torchmetrics import Metric
+
+from composer_kd.algorithms.teacher_evaluation import updates_of
+from composer_kd.batches.format import BatchFormat
+
+__all__ = ['JointEvaluation']
+
+
+class JointEvaluation(ABC):
+    """Computes the evaluator's metrics of further nets, and logs them as ``metrics/<evaluator>/<net>/<metric>``.
+
+    Attributes:
+        form: The format of batches.
+        latest: The last value logged under each name.
+    """
+
+    def __init__(self) -> None:
+        self.form = BatchFormat()
+        self.latest: dict[str, float] = {}
+        self._metrics: dict[str, dict[str, Metric]] = {}
+        self._waiting: tuple[Mapping[str, Any], Any, int] | None = None
+
+    def before_forward(self) -> None:
+        """Called before the student runs on a microbatch of an evaluator; does nothing by default."""
+        return
+
+    @abstractmethod
+    def outputs(self, batch: Any) -> Mapping[str, Any]:
+        """Runs each net on the microbatch that the student has just run on.
+
+        Args:
+            batch: The microbatch as models take it.
+
+        Returns:
+            The outputs by the net's name.
+        """
+
+    @abstractmethod
+    def update(self, name: str, batch: Any, outputs: Any, metric: Metric) -> None:
+        """Updates a metric of a net with its outputs."""
+
+    def apply(self, event: Event, state: State, logger: Logger) -> None:
+        """Handles one event of an evaluator."""
+        if event is Event.EVAL_START:
+            self._metrics, self._waiting = {}, None
+        elif event is Event.EVAL_AFTER_FORWARD:
+            # It shows only later whether Composer uses the microbatch: samples that a distributed sampler repeats, to
+            # give all ranks equally many, count in no metric.
+            with torch.no_grad(), get_precision_context(state.precision, state.precision_config):
+                outputs = self.outputs(self.form.split(state.batch)[0])
+            self._waiting = outputs, state.batch, updates_of(state)
+        elif event is Event.EVAL_END:
+            self._log(state, logger)
+        else:  # the next microbatch begins, or the batch ends
+            self._update(state)
+            if event is Event.EVAL_BEFORE_FORWARD:
+                self.before_forward()
+
+    def _update(self, state: State) -> None:
+        if self._waiting is None:
+            return
+        (outputs, batch, before), self._waiting = self._waiting, None
+        metrics = state.eval_metrics[state.dataloader_label]
+        if not metrics or updates_of(state) == before:
+            return
+        with torch.no_grad(), get_precision_context(state.precision, state.precision_config):
+            for name, output in outputs.items():
+                for metric in self._metrics.setdefault(name, _fresh(metrics)).values():
+                    self.update(name, batch, output, metric)
+
+    def _log(self, state: State, logger: Logger) -> None:
+        label = state.dataloader_label
+        found = {
+            f'metrics/{label}/{name}/{key}': metric.compute()
+            for name, metrics in self._metrics.items()
+            for key, metric in metrics.items()
+        }
+        logger.log_metrics(found)
+        self.latest.update({name: float(v) for name, v in found.items() if isinstance(v, Tensor) and v.numel() == 1})
+
+
+def _fresh(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
+    """Metrics of the same kinds, on the same device, without what these have seen."""
+    copies = copy.deepcopy(dict(metrics))
+    for metric in copies.values():
+        metric.reset()
+    return copies

@@ -1,0 +1,185 @@
+"""Base of the algorithms that train further nets or heads in the student's run, in its module tree and optimizer."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from composer.core import Event, State
+from composer.loggers import Logger
+from composer.utils import dist
+from torch import Tensor, nn
+from typing_extensions import override
+
+from composer_kd.algorithms.base import DistillationAlgorithm
+from composer_kd.algorithms.joint_evaluation import JointEvaluation
+from composer_kd.batches.checks import labels_fit
+from composer_kd.batches.counts import BatchCount, weighed
+from composer_kd.batches.format import BatchFormat
+from composer_kd.batches.microbatch import Microbatch
+from composer_kd.errors import ConfigError
+from composer_kd.matches.auxiliary import AuxiliaryModules, Learner
+from composer_kd.matches.auxiliary_state import AuxiliaryState
+from composer_kd.matches.loss_adapter import LossAdapter
+from composer_kd.matches.loss_signature import Loss
+from composer_kd.schedules import Moment, Window
+
+__all__ = ['JointTraining', 'fixed_loss', 'share_of_batch', 'weight']
+
+_EVENTS = (
+    Event.INIT,
+    Event.BEFORE_LOAD,
+    Event.AFTER_LOAD,
+    Event.FIT_START,
+    Event.AFTER_LOSS,
+    Event.EVAL_START,
+    Event.EVAL_BEFORE_FORWARD,
+    Event.EVAL_AFTER_FORWARD,
+    Event.EVAL_BATCH_END,
+    Event.EVAL_END,
+)
+
+
+class JointTraining(DistillationAlgorithm):
+    """Trains further nets or heads in the student's run.
+
+    They are in the student's module tree (under ``composer_kd``) until :meth:`close`: trained by its optimizer, saved,
+    resumed and synchronised between ranks with it, and evaluated beside it.
+
+    Args:
+        start_dur: The start of the window in which the nets learn from one another.
+        end_dur: Its end.
+        evaluation: Evaluates the nets.
+
+    Attributes:
+        form: The format of batches.
+    """
+
+    def __init__(self, start_dur: Moment, end_dur: Moment, evaluation: JointEvaluation) -> None:
+        self._window = Window(start_dur, end_dur)
+        self.evaluation = evaluation
+        self.form = BatchFormat()
+        self._auxiliary, self._state = AuxiliaryModules(), AuxiliaryState()
+        self._count = BatchCount()
+        self._model: Any = None
+
+    @abstractmethod
+    def learners(self) -> Sequence[Learner]:
+        """What trains beside the student."""
+
+    @abstractmethod
+    def join(self, state: State) -> None:
+        """At ``INIT``: checks that the nets can join the student."""
+
+    def build(self, state: State) -> None:
+        """At ``BEFORE_LOAD``: makes the modules that depend on the student's shapes."""
+
+    @abstractmethod
+    def learn(self, state: State, micro: Microbatch, is_open: bool) -> None:
+        """At ``AFTER_LOSS``: sets the loss of a microbatch.
+
+        Args:
+            state: The state of the run.
+            micro: The microbatch.
+            is_open: Whether the nets learn from one another in this batch.
+        """
+
+    @property
+    @override
+    def window(self) -> Window:
+        return self._window
+
+    @override
+    def final_metrics(self) -> Mapping[str, float]:
+        return self.evaluation.latest
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return self._state.state_dict()
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._state.load_state_dict(state)
+
+    @override
+    def match(self, event: Event, state: State) -> bool:
+        if event is Event.BATCH_START:
+            return self._count.is_needed(state, self.form.split(state.batch)[0])
+        return event in _EVENTS
+
+    @override
+    def apply(self, event: Event, state: State, logger: Logger) -> None:
+        if event is Event.AFTER_LOSS:
+            self.learn(state, Microbatch.read(state, self.form, self._count), self._window.is_open(state))
+        elif event is Event.BATCH_START:
+            self._count.count(state, self.form.split(state.batch)[0])
+        elif event is Event.INIT:
+            self._prepare(state)
+        elif event is Event.BEFORE_LOAD:
+            self.build(state)
+            for learner in self.learners():
+                self._auxiliary.take_in(state, learner)
+            self._state.before_load(state.model)
+        elif event is Event.AFTER_LOAD:
+            self._state.after_load()
+        elif event is Event.FIT_START:
+            self._window.check(state)
+            self._auxiliary.follow_replacements()
+            self._auxiliary.follow_schedulers(state)
+        else:
+            self.evaluation.apply(event, state, logger)
+
+    def close(self) -> None:
+        """Takes what trained beside it out of the student, which then has its original structure."""
+        if self._model is not None:
+            self._auxiliary.release(self._model)
+
+    def _prepare(self, state: State) -> None:
+        if self._auxiliary.taken:
+            raise ConfigError(f'This {type(self).__name__} is part of an earlier run; make a new one for a new run')
+        self._model = state.model
+        self.form = self.evaluation.form = BatchFormat.of(state.model)
+        self._count = BatchCount(dist.get_world_size(), self.form)
+        self._auxiliary.drop_leftovers(state)
+        self.join(state)
+        for learner in self.learners():
+            self._auxiliary.reserve(state, learner.owner)
+
+
+def weight(name: str, value: float) -> float:
+    """A weight of a loss.
+
+    Raises:
+        ConfigError: If it is not a finite number of 0 or more.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value) or value < 0:
+        raise ConfigError(f'{name} must be a finite number of 0 or more, got {value!r}')
+    return float(value)
+
+
+def fixed_loss(loss: Loss) -> LossAdapter:
+    """The adapter of a loss between two nets.
+
+    Raises:
+        ConfigError: If it learns something, because one loss serves every pair of nets.
+    """
+    if isinstance(loss, nn.Module) and (any(True for _ in loss.parameters()) or hasattr(loss, 'build')):
+        raise ConfigError(f'kd_loss_fn: {type(loss).__name__} learns something, and cannot serve every pair of nets')
+    return LossAdapter(loss)
+
+
+def share_of_batch(task: Tensor, outputs: Any, micro: Microbatch, logits: Tensor) -> Tensor:
+    """A net's own loss of a microbatch, as its share of the mean over the whole batch.
+
+    Args:
+        task: The loss, a scalar.
+        outputs: The net's outputs.
+        micro: The microbatch.
+        logits: The logits in the outputs.
+    """
+    if micro.task is None or not labels_fit(micro.batch, micro.form, logits):
+        return task
+    return weighed(task, outputs, micro.task, micro.task_share)
