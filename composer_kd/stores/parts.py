@@ -46,7 +46,7 @@ class Feature:
         object.__setattr__(self, 'shape', tuple(self.shape))
         try:
             check_dtype('features', self.dtype)
-        except (ConfigError, TypeError) as error:
+        except ConfigError as error:
             raise StoreError(str(error)) from error
         if self.per not in _PER:
             raise StoreError(f'features: per: expected one of {_PER}, got {self.per!r}')

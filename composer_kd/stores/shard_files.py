@@ -46,8 +46,13 @@ class ShardFiles:
     def make_folder(self) -> None:
         """Makes the folder of the shards, and removes what killed processes were writing."""
         self._shards.mkdir(parents=True, exist_ok=True)
-        for part in (*self._folder.glob('*.part'), *self._shards.glob('*.part')):
+        for part in (*self._folder.glob('*.json.*.part'), *self._shards.glob('*.part')):
             part.unlink(missing_ok=True)
+
+    def occupied(self) -> list[str]:
+        """The names that the store needs for files of its own and that are there already."""
+        names = [SHARDS_FOLDER, *(column.file for column in self.columns.values())]
+        return [name for name in names if (self._folder / name).exists()]
 
     def write(self, number: int, columns: dict[str, Records], positions: int) -> None:
         """Writes a shard.

@@ -200,6 +200,10 @@ class StoreWriter:
             expected = {key: value for key, value in self.manifest.to_mapping().items() if key != 'shards'}
             read_manifest(self.folder, name).check(expected, str(self.folder))
         elif self._rank == 0:
+            if occupied := self._shards.occupied():
+                raise StoreError(
+                    f'{self.folder} holds {occupied[0]}, but no manifest. Remove it, or give another folder'
+                )
             write_manifest(unfinished, self.manifest)
         else:
             raise StoreError(f'{self.folder}: rank {self._rank} began before rank 0 had prepared the folder')

@@ -25,7 +25,7 @@ def check_dtype(what: str, dtype: str) -> None:
     Raises:
         ConfigError: If records have no such dtype.
     """
-    if dtype not in _DTYPES:
+    if dtype not in tuple(_DTYPES):  # which compares, and takes values of any type
         raise ConfigError(f'{what}: dtype {dtype!r} is none of a store{nearest(str(dtype), _DTYPES)}')
 
 

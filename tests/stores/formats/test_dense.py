@@ -84,7 +84,7 @@ def test_wrong_settings_are_refused():
         Dense('float17')
     with pytest.raises(StoreError, match=r"kind 'denze' is unknown; did you mean 'dense'"):
         format_from({'kind': 'denze'})
-    with pytest.raises(StoreError, match='format dense: .*bits'):
+    with pytest.raises(StoreError, match=r'format dense: .*bits'):
         format_from({'kind': 'dense', 'bits': 3})
     with pytest.raises(StoreError, match=r'expected records \(N, 8\)'):
         Dense().decode(np.zeros((1, 7), np.uint8), 4)

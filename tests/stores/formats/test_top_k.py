@@ -123,7 +123,7 @@ def test_wrong_settings_are_refused():
             TopK(3, temperature)
     with pytest.raises(StoreError, match='k=5 of 4 classes'):
         TopK(5, 1.0).nbytes(4)
-    with pytest.raises(StoreError, match='format topk: .*temperature'):
+    with pytest.raises(StoreError, match=r'format topk: .*temperature'):
         format_from({'kind': 'topk', 'k': 3})
     with pytest.raises(StoreError, match='NaN or infinite'):
         TopK(1, 1.0).encode(torch.tensor([[torch.nan, 1.0]]), np.arange(1))
