@@ -1,13 +1,18 @@
-"""Numbers of any width as rows of bits, lowest bit first."""
+"""Numbers of any width in records of bytes, lowest bit first."""
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ['from_bits', 'to_bits']
+from composer_kd.stores.formats.base import Records
+
+__all__ = ['Bits', 'from_records', 'pack', 'to_bits']
 
 Bits = NDArray[np.uint8]
+"""``(N, bits)`` Zeros and ones."""
 
 
 def to_bits(values: NDArray[np.integer], width: int) -> Bits:
@@ -15,10 +20,10 @@ def to_bits(values: NDArray[np.integer], width: int) -> Bits:
 
     Args:
         values: ``(N, c)`` Numbers from 0 to ``2 ** width - 1``.
-        width: Bits of each, from 0 to 63.
+        width: Bits of each, from 0 to 56.
 
     Returns:
-        ``(N, c * width)`` Zeros and ones, uint8, the lowest bit of each number first.
+        ``(N, c * width)`` The bits, the lowest of each number first.
 
     Example:
         >>> to_bits(np.array([[1, 6]]), width=3).tolist()
@@ -30,22 +35,40 @@ def to_bits(values: NDArray[np.integer], width: int) -> Bits:
     return np.unpackbits(used, axis=-1, bitorder='little', count=width).reshape(rows, count * width)
 
 
-def from_bits(bits: Bits, width: int) -> NDArray[np.int64]:
-    """Reads what :func:`to_bits` wrote.
+def pack(*parts: Bits) -> Records:
+    """Makes records of bits, one part after another; zeros fill the last byte."""
+    return np.packbits(np.concatenate(parts, axis=1), axis=1, bitorder='little')
+
+
+def from_records(records: Records, start: int, width: int, count: int) -> NDArray[np.uint64]:
+    """Reads numbers of one width that stand one after another in each record.
 
     Args:
-        bits: ``(N, c * width)`` Zeros and ones, uint8.
-        width: Bits of each number, from 1 to 63.
+        records: ``(N, bytes)``
+        start: The place of the first bit.
+        width: Bits of each number, from 0 to 56.
+        count: The number of numbers, ``c``.
 
     Returns:
-        ``(N, c)`` The numbers, int64.
+        ``(N, c)`` uint64.
 
     Example:
-        >>> from_bits(np.array([[1, 0, 0, 0, 1, 1]], dtype=np.uint8), width=3).tolist()
-        [[1, 6]]
+        >>> from_records(pack(to_bits(np.array([[1, 6, 5]]), width=3)), start=3, width=3, count=2).tolist()
+        [[6, 5]]
     """
-    rows, count = bits.shape[0], bits.shape[1] // width
-    octets = np.packbits(bits.reshape(rows, count, width), axis=-1, bitorder='little')
-    whole = np.zeros((rows, count, 8), np.uint8)
-    whole[:, :, : octets.shape[-1]] = octets
-    return whole.view('<i8')[:, :, 0].astype(np.int64, copy=False)
+    octets, shifts, mask = _places(start, width, count, records.shape[1])
+    words = records.take(octets, axis=1).view(f'<u{octets.shape[1]}')[:, :, 0]
+    return ((words >> shifts) & mask).astype(np.uint64, copy=False)
+
+
+@lru_cache(maxsize=64)
+def _places(
+    start: int, width: int, count: int, nbytes: int
+) -> tuple[NDArray[np.int64], NDArray[np.unsignedinteger], np.unsignedinteger]:
+    """For each number the bytes that hold it, as one word, and the place of its lowest bit there."""
+    word = 4 if width + 7 <= 32 else 8
+    first = start + width * np.arange(count)
+    # Bytes behind the end stand for bits that the mask removes.
+    octets = np.minimum(first[:, None] // 8 + np.arange(word), nbytes - 1)
+    kind = np.dtype(f'<u{word}').type
+    return octets, (first % 8).astype(kind), kind(2**width - 1)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from composer_kd.losses.sparse import SparseLogits
 from composer_kd.stores.formats import elias_fano
 from composer_kd.stores.formats.base import Records
-from composer_kd.stores.formats.bits import Bits, from_bits, to_bits
+from composer_kd.stores.formats.bits import Bits, from_records, pack, to_bits
 
 __all__ = ['Companded']
 
@@ -61,23 +61,22 @@ class Companded:
             self._write_digits(np.take_along_axis(codes, order, 1).astype(np.int64)),
             to_bits(rest[:, None], width),
         )
-        return np.packbits(np.concatenate(parts, axis=1), axis=1, bitorder='little')
+        return pack(*parts)
 
     def unpack(self, records: Records, classes: int, temperature: float) -> SparseLogits:
         """Reads records, in ascending order of the ids."""
-        bits = np.unpackbits(records, axis=1, bitorder='little')
-        middle, end = elias_fano.size(self.k, classes), self._fixed_bits(classes)
-        ids = elias_fano.decode(bits[:, :middle], self.k, classes)
-        depth = self._depths[self._read_digits(bits[:, middle:end])]
-        known = -depth - np.log(np.exp(-depth).sum(axis=1, keepdims=True))
+        ids = elias_fano.decode(records, self.k, classes)
+        codes = self._read_digits(records, elias_fano.size(self.k, classes))
+        total = np.log(self._probs.take(codes).sum(axis=1))
         log_rest = np.full(len(records), -np.inf, np.float32)
         if width := self._rest_bits(classes):
-            angle = _angle(from_bits(bits[:, end : end + width], width)[:, 0], 2**width - 1)
+            angle = _angle(from_records(records, self._fixed_bits(classes), width, 1)[:, 0], 2**width - 1)
             log_rest = (2 * np.log(np.sin(angle))).astype(np.float32)
-            known += (2 * np.log(np.cos(angle)))[:, None]
-        parts = (ids, known.astype(np.float32), log_rest)
-        of_ids, log_probs, of_rest = (torch.from_numpy(part) for part in parts)
-        return SparseLogits(of_ids, classes, temperature, log_probs, of_rest)
+            total -= (2 * np.log(np.cos(angle))).astype(np.float32)
+        log_probs = self._log_probs.take(codes)
+        log_probs -= total[:, None]
+        of_ids, known, of_rest = (torch.from_numpy(part) for part in (ids, log_probs, log_rest))
+        return SparseLogits(of_ids, classes, temperature, known, of_rest)
 
     def _fixed_bits(self, classes: int) -> int:
         return elias_fano.size(self.k, classes) + sum(count * width for count, _, width in self._groups)
@@ -93,9 +92,14 @@ class Companded:
         return [(count, of, (self.levels**of - 1).bit_length()) for count, of in groups if count * of]
 
     @cached_property
-    def _depths(self) -> NDArray[np.float64]:
-        """The nats below the most probable class that each code stands for."""
-        return -_SCALE * np.log1p(-np.arange(self.levels) * (_reach() / (self.levels - 1)))
+    def _log_probs(self) -> NDArray[np.float32]:
+        """What each code stands for, relative to the most probable class, in nats."""
+        exact = _SCALE * np.log1p(-np.arange(self.levels) * (_reach() / (self.levels - 1)))
+        return exact.astype(np.float32)
+
+    @cached_property
+    def _probs(self) -> NDArray[np.float32]:
+        return np.exp(self._log_probs)
 
     def _write_digits(self, codes: NDArray[np.int64]) -> Bits:
         parts, start = [], 0
@@ -105,12 +109,16 @@ class Companded:
             start += count * of
         return np.concatenate(parts, axis=1)
 
-    def _read_digits(self, bits: Bits) -> NDArray[np.int64]:
-        parts, start = [], 0
+    def _read_digits(self, records: Records, start: int) -> NDArray[np.int64]:
+        parts = []
         for count, of, width in self._groups:
-            numbers = from_bits(bits[:, start : start + count * width], width)
-            digits = numbers[:, :, None] // self.levels ** np.arange(of) % self.levels
-            parts.append(digits.reshape(len(bits), count * of))
+            numbers = from_records(records, start, width, count)
+            digits = np.empty((len(records), count, of), np.int64)
+            for place in range(of):  # a quotient of one divisor is quicker than one of many
+                quotients = numbers // np.uint64(self.levels)
+                digits[:, :, place] = numbers - quotients * np.uint64(self.levels)
+                numbers = quotients
+            parts.append(digits.reshape(len(records), count * of))
             start += count * width
         return np.concatenate(parts, axis=1)
 
@@ -120,6 +128,6 @@ def _reach() -> float:
     return float(1 - np.exp(-_DEEPEST / _SCALE))
 
 
-def _angle(codes: NDArray[np.int64], most: int) -> NDArray[np.float64]:
+def _angle(codes: NDArray[np.uint64], most: int) -> NDArray[np.float64]:
     """The angle of a code; the middle of its step for the two ends, so that no mass is 0 that may not be."""
     return codes.clip(0.25, most - 0.25) * (np.pi / 2 / most)

@@ -1,8 +1,8 @@
 """Sorted class numbers in a fixed number of bits, by the code of Elias (1974) and Fano (1971).
 
-The low bits of each number stand as they are. Of the high bits, the j-th number sets bit ``high_j + j`` of a row: as
-many ones as numbers, and at most as many zeros as there are values of the high bits. The size depends on the number of
-classes alone, not on the numbers, so records have a fixed size. Equal numbers may repeat.
+Of the high bits of the numbers, the j-th sets bit ``high_j + j`` of a row: as many ones as numbers, and at most as many
+zeros as there are values of the high bits. The low bits of each number follow as they are. The size depends on the
+number of classes alone, not on the numbers, so records have a fixed size. Equal numbers may repeat.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from composer_kd.errors import StoreError
-from composer_kd.stores.formats.bits import Bits, from_bits, to_bits
+from composer_kd.stores.formats.base import Records
+from composer_kd.stores.formats.bits import Bits, from_records, to_bits
 
 __all__ = ['decode', 'encode', 'size']
 
@@ -37,44 +38,48 @@ def encode(ids: NDArray[np.integer], classes: int) -> Bits:
         classes: The number of classes.
 
     Returns:
-        ``(N, size(count, classes))`` Zeros and ones, uint8.
+        ``(N, size(count, classes))`` The bits.
 
     Example:
         >>> encode(np.array([[2, 3, 9]]), classes=10).tolist()
-        [[0, 1, 1, 0, 1, 1, 0, 0, 0, 1]]
+        [[0, 1, 1, 0, 0, 0, 1, 0, 1, 1]]
     """
     rows, count = ids.shape
     low = _low_bits(count, classes)
     high = np.zeros((rows, _high_size(count, classes, low)), np.uint8)
     np.put_along_axis(high, (ids >> low) + np.arange(count), 1, axis=1)
-    return np.concatenate([to_bits(ids & ((1 << low) - 1), low), high], axis=1)
+    return np.concatenate([high, to_bits(ids & ((1 << low) - 1), low)], axis=1)
 
 
-def decode(bits: Bits, count: int, classes: int) -> NDArray[np.int64]:
-    """Reads what :func:`encode` wrote.
+def decode(records: Records, count: int, classes: int) -> NDArray[np.int64]:
+    """Reads the numbers from records that begin with what :func:`encode` wrote.
 
     Args:
-        bits: ``(N, size(count, classes))`` Zeros and ones, uint8.
-        count: The number of class numbers in a row.
+        records: ``(N, bytes)``
+        count: The number of class numbers in a record.
         classes: The number of classes.
 
     Returns:
         ``(N, count)`` The class numbers, int64.
 
     Raises:
-        StoreError: If the bits are none that :func:`encode` writes.
+        StoreError: If the records begin with something else.
     """
     low = _low_bits(count, classes)
-    ones = bits[:, count * low :].view(np.bool_).nonzero()[1]
-    if ones.size != count * len(bits):
-        raise StoreError(
-            f'a record of the store holds other than {count} of {classes} classes: it is damaged, or has another '
-            'format. Build the store anew.'
-        )
-    ids = ones.reshape(-1, count) - np.arange(count)
-    if low:
-        ids = (ids << low) | from_bits(bits[:, : count * low], low)
-    return ids
+    width = _high_size(count, classes, low)
+    high = np.unpackbits(records, axis=1, bitorder='little', count=width)
+    ones = high.reshape(-1).view(np.bool_).nonzero()[0]
+    if ones.size == count * len(records):
+        rows = np.arange(len(records))[:, None] * width
+        ids = ((ones.reshape(-1, count) - rows - np.arange(count)) << low) | from_records(
+            records, width, low, count
+        ).view(np.int64)
+        if not ids.size or (ids.min() >= 0 and ids.max() < classes):
+            return ids
+    raise StoreError(
+        f'a record of the store holds other than {count} of {classes} classes: it is damaged, or has another format. '
+        'Build the store anew.'
+    )
 
 
 @lru_cache

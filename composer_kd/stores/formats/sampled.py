@@ -14,6 +14,7 @@ from typing_extensions import override
 from composer_kd.losses.sparse import SampledLogits, sample_logits
 from composer_kd.stores.formats import elias_fano
 from composer_kd.stores.formats.base import Format, Records, check_records, chunks, readable, whole_number
+from composer_kd.stores.formats.bits import pack
 from composer_kd.stores.formats.temperature import check_temperature
 from composer_kd.stores.formats.uniform import uniform
 
@@ -72,15 +73,13 @@ class Sampled(Format):
 
     def _pack(self, logits: Tensor, draws: Tensor) -> Records:
         sample = sample_logits(logits, draws.to(logits.device), self.temperature)
-        ids = np.packbits(elias_fano.encode(sample.ids.cpu().numpy(), sample.classes), axis=1, bitorder='little')
+        ids = pack(elias_fano.encode(sample.ids.cpu().numpy(), sample.classes))
         entropy = sample.entropy.cpu().numpy().astype('<f2')[:, None].view(np.uint8)
         return np.concatenate([ids, entropy], axis=1)
 
     @override
     def decode(self, records: Records, classes: int) -> SampledLogits:
         check_records('sampled logits', records, self.nbytes(classes))
-        size = elias_fano.size(self.n, classes)
-        bits = np.unpackbits(records[:, :-2], axis=1, bitorder='little', count=size)
-        ids = elias_fano.decode(bits, self.n, classes)
+        ids = elias_fano.decode(records, self.n, classes)
         entropy = np.ascontiguousarray(records[:, -2:]).view('<f2')[:, 0].astype(np.float32)
         return SampledLogits(torch.from_numpy(ids), classes, self.temperature, torch.from_numpy(entropy))
