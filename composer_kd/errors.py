@@ -17,6 +17,7 @@ __all__ = [
     'ConfigError',
     'LossError',
     'StorageError',
+    'StoreError',
     'TeacherError',
 ]
 
@@ -45,8 +46,12 @@ class LossError(ComposerKDError, ValueError):
     """A distillation loss failed, or returned something other than a finite scalar that depends on the student."""
 
 
+class StoreError(ComposerKDError, ValueError):
+    """A store of teacher outputs is unfinished, damaged, or of something else; or it cannot hold what it is given."""
+
+
 class StorageError(ComposerKDError, OSError):
-    """A file of a run cannot be written, because the disk is full or a quota is used up."""
+    """A file of a run or of a store cannot be written, because the disk is full or a quota is used up."""
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
