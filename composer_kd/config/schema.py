@@ -71,6 +71,10 @@ class LoaderConfig:
     hold_out_seed: Annotated[int, NotNegative] = 0  # selects the samples; not the run's seed, to keep runs comparable
     # Samples per epoch: the data set is repeated, and each epoch continues where the previous one ended.
     samples_per_epoch: Annotated[int | None, Positive] = None
+    # Number of views of each sample: the random transforms of epoch e are those of view e % views, drawn for each
+    # sample from views_seed, the same in each run. None: they are drawn anew each time.
+    views: Annotated[int | None, Positive] = None
+    views_seed: Annotated[int, NotNegative] = 0  # not the run's seed, to keep runs comparable
     drop_last: bool = False
     shuffle: bool | None = None  # None: true for training, false for evaluation
     num_workers: Annotated[int, NotNegative, Effect.EXECUTION] = 0
@@ -83,6 +87,8 @@ class LoaderConfig:
     def conflicts(self) -> Iterator[str]:
         """Yields conflicts between settings that are valid on their own."""
         yield from _functions(self, 'collate_fn')
+        if self.views is None and self.views_seed:
+            yield f'views_seed: needs views, the number of views of each sample, got {self.views_seed!r} without'
         for name in ('prefetch_factor', 'persistent_workers'):
             if self.num_workers == 0 and getattr(self, name):
                 yield f'{name}: needs num_workers of at least 1, got {getattr(self, name)!r} with 0 workers'
@@ -207,6 +213,8 @@ def _evaluation(run: RunConfig) -> Iterator[str]:
         yield 'eval_loader.hold_out: needs train_loader.hold_out too, or what is evaluated on is trained on as well'
     if getattr(run.eval_loader, 'samples_per_epoch', None) is not None:
         yield 'eval_loader.samples_per_epoch: an evaluation goes through its samples once; leave it out'
+    if getattr(run.eval_loader, 'views', None) is not None:
+        yield 'eval_loader.views: an evaluation needs its samples without random transforms; leave it out'
 
 
 def _files(run: RunConfig) -> Iterator[str]:

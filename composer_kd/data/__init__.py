@@ -24,6 +24,9 @@ from composer_kd.data.statistics import (
     IMAGENET_MEAN,
     IMAGENET_STD,
 )
+from composer_kd.data.view_index import ViewIndex
+from composer_kd.data.view_sampler import ViewSampler
+from composer_kd.data.views import SeededViews
 
 __all__ = [
     'CIFAR100_MEAN',
@@ -42,6 +45,9 @@ __all__ = [
     'Indexed',
     'PartlyLabelled',
     'RepeatingSampler',
+    'SeededViews',
+    'ViewIndex',
+    'ViewSampler',
     'cifar10',
     'cifar100',
     'digits',

@@ -6,9 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from composer_kd.data.partly_labelled import UNLABELLED, balanced_order
+from composer_kd.data.seeded_items import seeded_items
 from composer_kd.errors import ConfigError, nearest
 
 __all__ = ['HeldOut', 'held_out_indices', 'targets_of']
@@ -75,6 +78,18 @@ class HeldOut(Dataset[Any]):
         wanted = [self.indices[index] for index in indices]
         at_once = getattr(self.dataset, '__getitems__', None)
         return list(at_once(wanted)) if at_once else [self.dataset[index] for index in wanted]
+
+    def get_seeded(self, indices: Sequence[int], seeds: NDArray[np.uint64]) -> list[Any]:
+        """Loads samples whose random transforms are a function of a seed for each sample; see `seeded_items`.
+
+        Args:
+            indices: Indices of the samples.
+            seeds: uint64, one for each index.
+
+        Returns:
+            For each index, its sample.
+        """
+        return seeded_items(self.dataset, [self.indices[index] for index in indices], seeds)
 
 
 def held_out_indices(targets: Sequence[int], share: float, seed: int = 0) -> list[int]:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from composer_kd.data.counter_random import uniforms
 from composer_kd.errors import ConfigError
 
-__all__ = ['ImageTensors', 'random_crop_and_flip']
+__all__ = ['ImageTensors', 'crop_and_flip', 'random_crop_and_flip']
 
 
 class ImageTensors(Dataset[tuple[Tensor, int]]):
     """Small images in memory, normalised to ``(uint8 / scale - mean) / std``, with optional random crops and flips.
 
     A ``DataLoader`` requests a whole batch of indices at once, which a few tensor operations then preprocess. Random
-    numbers come from torch's global generator, one crop and one flip per sample.
+    numbers come from torch's global generator, one crop and one flip per sample; :class:`.SeededViews` makes them a
+    function of the sample.
 
     Args:
         images: uint8 images ``(N, C, H, W)``.
@@ -95,6 +99,32 @@ class ImageTensors(Dataset[tuple[Tensor, int]]):
         x = self.images[torch.as_tensor(indices)]
         if self.pad or self.flip:
             x = random_crop_and_flip(x, self.pad, self.flip)
+        return self._finished(x, indices)
+
+    def get_seeded(self, indices: Sequence[int], seeds: NDArray[np.uint64]) -> list[tuple[Tensor, int]]:
+        """Loads samples with crops and flips that are a function of a seed for each sample; see `seeded_items`.
+
+        Args:
+            indices: Indices of the samples.
+            seeds: uint64, one for each index.
+
+        Returns:
+            For each index, the float32 image ``(C, H, W)`` and its class.
+        """
+        x = self.images[torch.as_tensor(indices)]
+        if self.pad or self.flip:
+            top, left, side = torch.from_numpy(uniforms(seeds, 3)).unbind(1)
+            places = 2 * self.pad + 1
+            mirrored = side.lt(0.5) if self.flip else None
+            x = crop_and_flip(x, self.pad, top.mul(places).long(), left.mul(places).long(), mirrored)
+        return self._finished(x, indices)
+
+    def extra_repr(self) -> str:
+        """Returns what the images go through, as text: the same on all machines."""
+        mean, std = ([round(value, 6) for value in tensor.flatten().tolist()] for tensor in (self.shift, self.spread))
+        return f'pad={self.pad}, flip={self.flip}, size={self.size}, shift={mean}, spread={std}'
+
+    def _finished(self, x: Tensor, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
         x = x.float().sub_(self.shift).div_(self.spread)
         if self.size is not None:
             x = F.interpolate(x, size=(self.size, self.size), mode='bilinear', antialias=True)
@@ -118,11 +148,30 @@ def random_crop_and_flip(x: Tensor, pad: int, flip: bool) -> Tensor:
         tensor([[[[1., 1., 0.],
                   [1., 1., 0.]]]])
     """
+    count = len(x)
+    top, left = torch.randint(0, 2 * pad + 1, (2, count))
+    return crop_and_flip(x, pad, top, left, torch.rand(count).lt(0.5) if flip else None)
+
+
+def crop_and_flip(x: Tensor, pad: int, top: Tensor, left: Tensor, mirrored: Tensor | None) -> Tensor:
+    """Crops each image, after padding, to its original size, and flips some of the images horizontally.
+
+    Args:
+        x: Images ``(B, C, H, W)``.
+        pad: Width in pixels of a border of zeros that is added first.
+        top: First row of each crop, from 0 to ``2 * pad``: int64 ``(B,)``.
+        left: First column of each crop, likewise.
+        mirrored: Which of the crops to flip: bool ``(B,)``; None for none of them.
+
+    Returns:
+        A new tensor of the same shape.
+
+    Example:
+        >>> one = torch.tensor([1])
+        >>> crop_and_flip(torch.tensor([[[[1.0, 2.0, 3.0]]]]), 1, one, one * 2, one.bool())
+        tensor([[[[0., 3., 2.]]]])
+    """
     count, _, height, width = x.shape
     windows = F.pad(x, (pad, pad, pad, pad)).unfold(2, height, 1).unfold(3, width, 1)
-    top, left = torch.randint(0, 2 * pad + 1, (2, count))
     x = windows[torch.arange(count), :, top, left]
-    if flip:
-        mirrored = torch.rand(count).lt(0.5).view(count, 1, 1, 1)
-        x = torch.where(mirrored, x.flip(3), x)
-    return x
+    return x if mirrored is None else torch.where(mirrored.view(count, 1, 1, 1), x.flip(3), x)

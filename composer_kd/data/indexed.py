@@ -44,7 +44,8 @@ class Indexed(Dataset[Any]):
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitem__(self, index: int) -> Any:
-        return self.__getitems__([range(len(self))[index]])[0]
+        position = range(len(self))[index]
+        return self.__getitems__([index if position == index else position])[0]  # an index may say more: its view
 
     def __getitems__(self, indices: list[int]) -> list[Any]:
         """Loads the samples of a batch, in one call if the underlying data set supports it; used by ``DataLoader``.

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from composer_kd.data.seeded_items import seeded_items
 from composer_kd.errors import ConfigError
 
 __all__ = ['UNLABELLED', 'PartlyLabelled', 'balanced_order', 'restrict']
@@ -88,6 +90,19 @@ class PartlyLabelled(Dataset[tuple[Any, int]]):
         wanted = [self.indices[index] for index in indices]
         at_once = getattr(self.dataset, '__getitems__', None)
         items = at_once(wanted) if at_once else [self.dataset[index] for index in wanted]
+        return [(x, self.targets[index]) for (x, _), index in zip(items, indices)]
+
+    def get_seeded(self, indices: Sequence[int], seeds: NDArray[np.uint64]) -> list[tuple[Any, int]]:
+        """Loads samples whose random transforms are a function of a seed for each sample; see `seeded_items`.
+
+        Args:
+            indices: Indices of the samples.
+            seeds: uint64, one for each index.
+
+        Returns:
+            For each index, its sample.
+        """
+        items = seeded_items(self.dataset, [self.indices[index] for index in indices], seeds)
         return [(x, self.targets[index]) for (x, _), index in zip(items, indices)]
 
 

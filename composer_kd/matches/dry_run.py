@@ -13,6 +13,7 @@ from torch import Tensor
 from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.masks import source_of, tokens_of
 from composer_kd.batches.microbatch import Microbatch
+from composer_kd.data.view_index import first_items
 from composer_kd.matches.term import Key, LossTerm
 from composer_kd.teachers import NotMeasured, TeacherPool, feature_shapes
 
@@ -92,7 +93,7 @@ def first_samples(state: State) -> Any:
     """
     loader = state.train_dataloader
     try:
-        return loader.collate_fn([loader.dataset[index] for index in range(min(4, len(loader.dataset)))])
+        return loader.collate_fn(first_items(loader.dataset, 4))
     except Exception as error:
         raise NotMeasured(
             "For project='auto', and for losses without sizes, shapes are measured on the first samples of the "

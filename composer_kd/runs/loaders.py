@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from composer_kd.config.construct import construct_or_say
 from composer_kd.config.registry import function_at
 from composer_kd.config.schema import LoaderConfig
-from composer_kd.data import HeldOut, Indexed, RepeatingSampler
+from composer_kd.data import HeldOut, Indexed, RepeatingSampler, SeededViews, ViewSampler
 from composer_kd.errors import ConfigError
 
 __all__ = ['build_loader', 'check_held_out', 'evaluation_data']
@@ -26,14 +27,14 @@ def build_loader(config: LoaderConfig, batch_size: int, seed: int, train: bool) 
         config: The data set and the settings of the loader.
         batch_size: Samples per batch in this process.
         seed: The seed for the order of the samples, combined with the epoch.
-        train: Whether the loader is for training: then it shuffles by default, uses ``samples_per_epoch``, and leaves
-            out the samples selected by ``hold_out``; a loader for evaluation takes only these.
+        train: Whether the loader is for training: then it shuffles by default, uses ``samples_per_epoch`` and
+            ``views``, and leaves out the samples selected by ``hold_out``; a loader for evaluation takes only these.
 
     Returns:
         The DataLoader.
 
     Raises:
-        ConfigError: If the data is missing, or has too few samples for a single batch.
+        ConfigError: If the data is missing, has too few samples for a single batch, or cannot be loaded in ``views``.
     """
     dataset: Dataset[Any] = construct_or_say(config.dataset)
     if not isinstance(dataset, Sized):
@@ -43,6 +44,10 @@ def build_loader(config: LoaderConfig, batch_size: int, seed: int, train: bool) 
         )
     if config.hold_out is not None:
         dataset = _part(dataset, config, 'rest' if train else 'held_out')
+    views = config.views if train else None
+    if views is not None:
+        with _said_of(config):
+            dataset = SeededViews(dataset, views, config.views_seed)
     if config.with_index:
         dataset = Indexed(dataset)
     wanted = config.samples_per_epoch if train else None
@@ -54,11 +59,12 @@ def build_loader(config: LoaderConfig, batch_size: int, seed: int, train: bool) 
             f'{dist.get_world_size()} processes with drop_last={config.drop_last}'
         )
     shuffle = train if config.shuffle is None else config.shuffle
+    sampler = _sampler(dataset, wanted, shuffle, seed, config.drop_last)
     workers = config.num_workers > 0
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=_sampler(dataset, wanted, shuffle, seed, config.drop_last),
+        sampler=sampler if views is None else ViewSampler(sampler, views),
         drop_last=config.drop_last,
         num_workers=config.num_workers,
         collate_fn=None if config.collate_fn is None else function_at(config.collate_fn),
@@ -129,8 +135,15 @@ def check_held_out(train: DataLoader[Any], evaluation: DataLoader[Any]) -> None:
 
 def _part(dataset: Dataset[Any], config: LoaderConfig, part: str) -> HeldOut:
     assert config.hold_out is not None
-    try:
+    with _said_of(config):
         return HeldOut(dataset, config.hold_out, part, config.hold_out_seed)
+
+
+@contextlib.contextmanager
+def _said_of(config: LoaderConfig) -> Iterator[None]:
+    """Puts the loader's key in front of errors."""
+    try:
+        yield
     except ConfigError as error:
         raise ConfigError(f'{config.dataset.path.rpartition(".")[0]}.{error}') from error
 

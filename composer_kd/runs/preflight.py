@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.batches.microbatch import BatchFormat
 from composer_kd.config.schema import RunConfig
+from composer_kd.data.view_index import first_items
 from composer_kd.errors import Attempts, CheckpointError, ConfigError
 from composer_kd.teachers import Teacher, teacher_logits
 from composer_kd.teachers.checkpoints import read_checkpoint
@@ -107,7 +108,7 @@ def _ask(teacher: Teacher, state: State) -> Callable[[Any], Any]:
 
 def _one_sample(loader: DataLoader[Any]) -> Any:
     assert loader.collate_fn is not None
-    return loader.collate_fn([loader.dataset[0]])
+    return loader.collate_fn(first_items(loader.dataset, 1))
 
 
 def _answer(who: str, call: Callable[[Any], Any], argument: Any) -> Any:

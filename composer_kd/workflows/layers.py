@@ -21,6 +21,7 @@ from composer_kd.config.registry import resolve
 from composer_kd.config.schema import RunConfig, TeacherConfig
 from composer_kd.config.trust import packages_in, trusting
 from composer_kd.config.yaml_source import Source, read_settings
+from composer_kd.data.view_index import first_items
 from composer_kd.errors import ConfigError, nearest
 from composer_kd.features.layers import layer_shapes
 from composer_kd.runs.loaders import build_loader
@@ -71,7 +72,7 @@ def _of_a_run(config: RunConfig, shape: Sequence[int] | None) -> Iterator[Table]
     if shape is None:
         loader = build_loader(config.train_loader, 1, config.seed, train=False)
         assert loader.collate_fn is not None
-        samples = [loader.dataset[i] for i in range(min(SAMPLES, len(loader.dataset)))]  # type: ignore[arg-type]
+        samples = first_items(loader.dataset, SAMPLES)
         batch, _ = split_index(loader.collate_fn(samples), config.train_loader.with_index)
     student = _build(config.model)
     yield _table(

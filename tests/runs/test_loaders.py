@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from composer import Callback
-from torch.utils.data import default_collate
+from torch.utils.data import DistributedSampler, default_collate
 
 from composer_kd.config.load import load_config
 from composer_kd.config.markers import Component
@@ -15,6 +15,7 @@ from composer_kd.data import digits
 from composer_kd.errors import ConfigError
 from composer_kd.runs.loaders import build_loader
 from composer_kd.runs.train import train
+from tests.helpers import EventSpy
 
 FEW = ['train_loader.dataset.n_labels=20', 'train_loader.dataset.keep_unlabelled=false']
 
@@ -81,3 +82,70 @@ def test_a_stopped_run_goes_on_in_the_middle_of_an_epoch(tmp_path):
     assert resumed['time/batch'] == straight['time/batch'] == 12
     for name in ('metrics/eval/CrossEntropy', 'loss/train/total'):
         assert resumed[name] == straight[name]
+
+
+VIEWS = ['train_loader.views=3', 'train_loader.dataset.augment=true']
+
+
+def test_views_come_with_what_is_held_out_and_numbers():
+    def seen(**settings):
+        rest = loader(hold_out=0.2, with_index=True, options={'subset': 125, 'augment': True}, **settings)
+        for epoch in range(4):
+            rest.sampler.set_epoch(epoch)
+            for x, y, index in rest:
+                yield from (((epoch, i), (image, label)) for image, label, i in zip(x, y.tolist(), index.tolist()))
+
+    once = dict(seen(views=3, shuffle=False))
+    again = dict(seen(views=3, views_seed=0))
+    other = dict(seen(views=3, views_seed=1))
+    assert len(once) == 400
+    assert all(label == again[key][1] and (image == again[key][0]).all() for key, (image, label) in once.items())
+    assert all((once[0, i][0] == once[3, i][0]).all() for i in range(100))
+    assert sum((once[0, i][0] == once[1, i][0]).all() for i in range(100)) < 50
+    assert sum((once[key][0] == other[key][0]).all() for key in once) < 200
+
+
+def test_an_evaluation_has_no_views():
+    assert type(loader(train=False, views=2).sampler) is DistributedSampler
+    with pytest.raises(ConfigError, match=r'eval_loader\.views: an evaluation needs .* leave it out'):
+        student('eval_loader.views=2')
+
+
+@pytest.mark.parametrize(
+    ('setting', 'said'),
+    [('views=0', 'expected'), ('views_seed=2', 'needs views'), ('views_seed=-1', 'expected')],
+)
+def test_other_views_are_refused(setting, said):
+    with pytest.raises(ConfigError, match=rf'train_loader\.views.*{said}'):
+        student(f'train_loader.{setting}')
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_views_are_the_same_in_a_run_that_was_stopped_within_an_epoch(tmp_path, workers):
+    class Stop(Callback):
+        def batch_checkpoint(self, state, logger):
+            if int(state.timestamp.batch) == 6:
+                raise KeyboardInterrupt
+
+    same = [*VIEWS, 'max_duration=5ep', 'autoresume=true', 'save_interval=1ba', 'train_loader.samples_per_epoch=250']
+    same.append(f'train_loader.num_workers={workers}')
+    losses = {}
+
+    def record(name):
+        seen = losses[name] = {}
+        return EventSpy('batch_end', lambda state: seen.update({int(state.timestamp.batch): _plain(state)}))
+
+    train(student(*same, f'save_folder={tmp_path / "straight"}'), [record('straight')])
+    stopped = student(*same, f'save_folder={tmp_path / "stopped"}')
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped, [Stop()])
+    train(stopped, [record('resumed')])
+    assert len(losses['straight']) == 20
+    assert losses['resumed'] == {batch: loss for batch, loss in losses['straight'].items() if batch > 5}
+    assert len(set(losses['straight'].values())) == 20
+
+
+def _plain(state):
+    return state.batch[0].double().sum().item(), float(
+        state.loss['total'] if isinstance(state.loss, dict) else state.loss
+    )
