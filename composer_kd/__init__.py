@@ -23,11 +23,20 @@ if TYPE_CHECKING:
     from composer_kd.matches.match import Match
     from composer_kd.schedules import Ramp
     from composer_kd.students import student_state_dict
-    from composer_kd.teachers import EMATeacher, FrozenTeacher, NormalizationAdapter, ResizeAdapter, SnapshotTeacher
+    from composer_kd.teachers import (
+        CachedTeacher,
+        EMATeacher,
+        FrozenTeacher,
+        NormalizationAdapter,
+        ResizeAdapter,
+        SnapshotTeacher,
+        build_store,
+    )
 
 __version__ = '0.1.0'
 
 __all__ = [
+    'CachedTeacher',
     'CheckpointError',
     'CheckpointNotFoundError',
     'ComposerKDError',
@@ -47,6 +56,7 @@ __all__ = [
     'SelfDistillation',
     'SnapshotTeacher',
     'TeacherError',
+    'build_store',
     'kl_divergence',
     'observe',
     'student_state_dict',

@@ -124,9 +124,20 @@ def renew_copies(state: State) -> None:
 
 
 def _warn_of_numbers(state: State, pool: TeacherPool) -> None:
-    """Warns if teachers of one's own may look up answers under the numbers of samples that are mixed or left out."""
+    """Warns if teachers of one's own may look up answers by number, of samples that are mixed or left out.
+
+    Raises:
+        ConfigError: If a teacher does.
+    """
+    stored = [teacher.name for teacher in pool.teachers if getattr(teacher, 'by_number', False)]
     others = [teacher.name for teacher in pool.teachers if not isinstance(teacher, FrozenTeacher)]
     mixers = [type(other).__name__ for other in state.algorithms if isinstance(other, _OTHER_SAMPLES)]
+    if stored and mixers:
+        raise ConfigError(
+            f'{mixers[0]} changes the samples of a batch after they are loaded, and the teacher {stored[0]!r} knows '
+            'what was said of them as they were. Take random transforms of the data set instead, which are stored with '
+            'composer_kd.data.SeededViews; or the live teacher.'
+        )
     if others and mixers and getattr(state.model, 'takes_index', False):
         warnings.warn(
             f'{mixers[0]} changes the samples of a batch, not their numbers: the teacher {others[0]!r} must not look '

@@ -211,6 +211,7 @@ class Distillation(DistillationAlgorithm):
         elif event is Event.INIT:
             self._prepare(state)
         elif event is Event.BEFORE_LOAD:
+            self._check_data(state)
             self._moving.before_load(state)
             self.criterion.build(state)
             refuse_dropped_layers(state, self.criterion)
@@ -294,6 +295,13 @@ class Distillation(DistillationAlgorithm):
         idle = self.criterion.auxiliary.idle([])
         if idle is not None:
             state.loss = plus_zero(state.loss, idle)
+
+    def _check_data(self, state: State) -> None:
+        """Lets teachers that know samples by their numbers compare the data set with theirs."""
+        dataset = getattr(state.train_dataloader, 'dataset', None)
+        for teacher in self.pool.teachers:
+            if dataset is not None and hasattr(teacher, 'check_data'):
+                teacher.check_data(dataset, self._positions)
 
     def _check_answers(self, state: State) -> None:
         """Refuses a window that opens before a teacher has an answer."""

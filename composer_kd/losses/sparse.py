@@ -48,17 +48,17 @@ class SparseTarget:
 
     def rows(self: _Same) -> _Same:
         """The same with the positions in one dimension, ``(N, ...)``."""
-        return self._each(lambda tensor, own: tensor.reshape(-1, *tensor.shape[tensor.ndim - own :]))
+        return self.each(lambda tensor, own: tensor.reshape(-1, *tensor.shape[tensor.ndim - own :]))
 
     def at(self: _Same, mask: Tensor) -> _Same:
         """The positions at which a mask, booleans ``(N,)``, is true."""
-        return self._each(lambda tensor, own: tensor[mask])
+        return self.each(lambda tensor, own: tensor[mask])
 
     def to(self: _Same, device: torch.device) -> _Same:
         """The same on a device."""
-        return self._each(lambda tensor, own: tensor.to(device, non_blocking=True))
+        return self.each(lambda tensor, own: tensor.to(device, non_blocking=True))
 
-    def _each(self: _Same, change: Callable[[Tensor, int], Tensor]) -> _Same:
+    def each(self: _Same, change: Callable[[Tensor, int], Tensor]) -> _Same:
         """The same with each tensor changed; ``own`` is the number of its dimensions behind the positions."""
         positions = self.ids.ndim - 1
         parts = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -2,6 +2,7 @@
 
 from composer_kd.teachers.adapters import NormalizationAdapter, ResizeAdapter
 from composer_kd.teachers.base import Teacher, Teachers, answered_logits, module_of, teacher_logits
+from composer_kd.teachers.cached import CachedTeacher
 from composer_kd.teachers.checkpoints import load_weights, read_weights
 from composer_kd.teachers.ema import EMATeacher
 from composer_kd.teachers.frozen import FrozenTeacher
@@ -9,8 +10,10 @@ from composer_kd.teachers.meanings import check_classes
 from composer_kd.teachers.pool import TeacherPool, moves
 from composer_kd.teachers.shapes import NotMeasured, feature_shapes, logits_shape
 from composer_kd.teachers.snapshot import SnapshotTeacher
+from composer_kd.teachers.store_building import build_store
 
 __all__ = [
+    'CachedTeacher',
     'EMATeacher',
     'FrozenTeacher',
     'NormalizationAdapter',
@@ -21,6 +24,7 @@ __all__ = [
     'TeacherPool',
     'Teachers',
     'answered_logits',
+    'build_store',
     'check_classes',
     'feature_shapes',
     'load_weights',

@@ -22,6 +22,9 @@ class Teacher(Protocol):
     student's ``state_dict`` and optimizer, and keeps its own modules frozen and in eval mode. It runs without
     gradients, in the run's precision. A teacher whose layers can be matched has its module in the attribute ``model``.
 
+    One that knows samples by their numbers has a true attribute ``by_number``, and may have a method
+    ``check_data(dataset, positions)``, which is called before training.
+
     A teacher that gives a :class:`composer_kd.losses.sparse.SparseTarget` has a true attribute ``sparse``: its logits
     have no mean with those of other teachers, and a loss on the mean of several becomes the mean of the losses.
 

@@ -14,7 +14,7 @@ from composer_kd.features.calling import unwrapped
 from composer_kd.teachers.base import Teacher, module_of
 from composer_kd.teachers.frozen import FrozenTeacher
 
-__all__ = ['check_classes', 'check_tokens']
+__all__ = ['check_classes', 'check_tokens', 'class_names', 'vocabulary_of']
 
 _DEFAULT_NAME = re.compile(r'label_\d+')  # what transformers calls classes that nobody has named
 
@@ -36,7 +36,7 @@ def check_tokens(student: nn.Module, teacher: Teacher) -> None:
     module = module_of(teacher)
     if module is None or _translates(teacher):
         return
-    ours, theirs = (_vocabulary(getattr(model, 'tokenizer', None)) for model in (student, module))
+    ours, theirs = (vocabulary_of(getattr(model, 'tokenizer', None)) for model in (student, module))
     if ours is None or theirs is None:
         _compare_sizes(student, module, teacher.name)
         return
@@ -76,7 +76,7 @@ def check_classes(student: nn.Module, teacher: Teacher) -> None:
     module = module_of(teacher)
     if module is None or getattr(teacher, 'has_own_forward', False):
         return
-    ours, theirs = _classes(student), _classes(module)
+    ours, theirs = class_names(student), class_names(module)
     if not ours or not theirs or ours == theirs:
         return
     shared = set(ours) & set(theirs)
@@ -100,7 +100,8 @@ def _translates(teacher: Teacher) -> bool:
     return isinstance(teacher, FrozenTeacher) and (teacher.input_adapter is not None or teacher.has_own_forward)
 
 
-def _vocabulary(tokenizer: Any) -> Mapping[str, int] | None:
+def vocabulary_of(tokenizer: Any) -> Mapping[str, int] | None:
+    """The number of each token; ``None`` without a tokenizer that says so."""
     found = getattr(tokenizer, 'get_vocab', None)
     return found() if callable(found) else None
 
@@ -117,7 +118,7 @@ def _compare_sizes(student: nn.Module, module: nn.Module, name: str) -> None:
         )
 
 
-def _classes(model: nn.Module) -> Sequence[str]:
+def class_names(model: nn.Module) -> Sequence[str]:
     """The names of the classes in their order; empty if they have none."""
     labels = getattr(_config(model, 'id2label'), 'id2label', None)
     if not isinstance(labels, Mapping):
