@@ -208,8 +208,8 @@ def _markdown(report: dict[str, Any]) -> str:
     method = (
         f'One process, {torch.get_num_threads()} thread, on a machine that others used at the same time: only orders '
         f'of magnitude and ratios count. Stores take turns in {report["rounds"]} shuffled rounds; in a turn the '
-        'median of 20 batches counts; given are median and quartiles over the rounds. Reading is from the page cache, of '
-        'shards whose checksum was verified, which happens once. Logits are drawn at random '
+        'median of 20 batches counts; given are median and quartiles over the rounds. Reading is from the page cache, '
+        'of shards whose checksum was verified, which happens once. Logits are drawn at random '
         f'({report["rows"]} positions, {report["classes"]:,} classes): flat ones, and such of which a few classes are '
         'probable. The divergence is KL(live || stored), of the k classes and all others together; of draws it is the '
         "estimate of the teacher's divergence from itself, whose expectation is 0."
