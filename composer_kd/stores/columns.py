@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
 from dataclasses import dataclass
 
 from composer_kd.errors import StoreError
@@ -81,32 +80,35 @@ def sizes_in(shard: Shard, columns: dict[str, Column]) -> dict[str, int]:
     return sizes
 
 
-def check_shards(folder: pathlib.Path, manifest: Manifest, columns: dict[str, Column]) -> None:
+def check_shards(manifest: Manifest, columns: dict[str, Column]) -> None:
     """Checks that the shards of a finished store are those that its other settings say.
 
     Raises:
         StoreError: If they are others.
     """
     if len(manifest.shards) != manifest.shard_count:
-        raise StoreError(f'{folder}: expected {manifest.shard_count} shards, got {len(manifest.shards)}')
+        raise StoreError(f'expected {manifest.shard_count} shards, got {len(manifest.shards)}')
     for number, shard in enumerate(manifest.shards):
         sizes_in(shard, columns)
         rows = len(manifest.shard_rows(number))
         if shard.rows != rows or (manifest.positions == 'samples' and shard.positions != rows):
-            raise StoreError(f'{folder}: expected {rows} samples in shard {number}, got {shard.rows}')
+            raise StoreError(f'expected {rows} samples in shard {number}, got {shard.rows}')
 
 
-def default_shard_samples(manifest: Manifest) -> int:
+def default_shard_samples(manifest: Manifest, batch_size: int = 1) -> int:
     """The samples of a shard: 16 MiB, or less for 64 shards in all; a kill costs at most one shard a rank.
 
     Args:
         manifest: What is to be stored; its ``shard_samples`` are not looked at.
+        batch_size: The samples of a batch of the build, of which a shard has a whole number.
 
     Example:
-        >>> default_shard_samples(Manifest(50_000, 10, 100, 'samples', 1, format={'kind': 'dense'}))
-        7813
+        >>> manifest = Manifest(50_000, 10, 100, 'samples', 1, format={'kind': 'dense'})
+        >>> default_shard_samples(manifest), default_shard_samples(manifest, batch_size=128)
+        (7813, 7936)
     """
     tokens = 1 if manifest.positions == 'samples' else _TYPICAL_TOKENS
     columns = columns_of(manifest).values()
     nbytes = sum(column.nbytes * (1 if column.per_sample else tokens) for column in columns)
-    return max(1, min(_SHARD_BYTES // nbytes, max(_FEWEST_SAMPLES, -(-manifest.rows // _SHARDS))))
+    samples = max(1, min(_SHARD_BYTES // nbytes, max(_FEWEST_SAMPLES, -(-manifest.rows // _SHARDS))))
+    return -(-samples // batch_size) * batch_size

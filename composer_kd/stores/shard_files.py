@@ -72,12 +72,11 @@ class ShardFiles:
 
     def finished(self, numbers: range) -> list[int]:
         """The shards among ``numbers`` that are there, whole and undamaged."""
-        whole = []
-        for number in numbers:
-            shard = self._known(number)
-            if shard is not None and (self._is_whole(number, shard) or self._is_joined(number, shard)):
-                whole.append(number)
-        return whole
+        known = {number: shard for number in numbers if (shard := self._known(number)) is not None}
+        whole = {number for number, shard in known.items() if self._is_whole(number, shard)}
+        if len(whole) < len(known):
+            whole |= self._joined({number: shard for number, shard in known.items() if number not in whole})
+        return sorted(whole)
 
     def join(self) -> tuple[Shard, ...]:
         """Joins all shards to one file for each column.
@@ -142,15 +141,22 @@ class ShardFiles:
             return False
         return all(checksum(content) == shard.checksums[name] for name, content in self._contents(source, shard))
 
-    def _is_joined(self, number: int, shard: Shard) -> bool:
-        before = [self._known(earlier) for earlier in range(number)]
-        if None in before or not all((self._folder / column.file).exists() for column in self.columns.values()):
-            return False
-        sizes = [sizes_in(one, self.columns) for one in before if one is not None]
-        starts = {name: sum(one[name] for one in sizes) for name in self.columns}
+    def _joined(self, shards: dict[int, Shard]) -> set[int]:
+        """The shards that an earlier attempt has joined already, as far as all before are known."""
+        if not all((self._folder / column.file).exists() for column in self.columns.values()):
+            return set()
+        found, starts = set(), dict.fromkeys(self.columns, 0)
         with contextlib.ExitStack() as stack:
-            opened = {n: stack.enter_context((self._folder / c.file).open('rb')) for n, c in self.columns.items()}
-            return self._matches(opened, starts, shard)
+            files = {n: stack.enter_context((self._folder / c.file).open('rb')) for n, c in self.columns.items()}
+            for number in range(max(shards) + 1):
+                shard = shards.get(number) or self._known(number)
+                if shard is None:
+                    break
+                if number in shards and self._matches(files, starts, shard):
+                    found.add(number)
+                for name, size in sizes_in(shard, self.columns).items():
+                    starts[name] += size
+        return found
 
     def _matches(self, files: Mapping[str, BinaryIO], starts: dict[str, int], shard: Shard) -> bool:
         for name, size in sizes_in(shard, self.columns).items():

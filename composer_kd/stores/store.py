@@ -55,9 +55,12 @@ class Store:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = pathlib.Path(folder)
         self.manifest: Manifest = read_manifest(self.folder)
-        self.format: Format | None = None if self.manifest.format is None else format_from(self.manifest.format)
-        columns = columns_of(self.manifest)
-        check_shards(self.folder, self.manifest, columns)
+        try:
+            self.format: Format | None = None if self.manifest.format is None else format_from(self.manifest.format)
+            columns = columns_of(self.manifest)
+            check_shards(self.manifest, columns)
+        except StoreError as error:
+            raise StoreError(f'{self.folder}: {error}') from error
         self._readers = {name: ColumnReader(self.folder, self.manifest, one) for name, one in columns.items()}
 
     def __reduce__(self) -> tuple[type[Store], tuple[pathlib.Path]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import TracebackType
 
@@ -51,7 +53,7 @@ class StoreWriter:
         >>> from composer_kd.stores import Dense
         >>> manifest = Manifest(3, 2, 10, 'samples', shard_samples=4, format=Dense().settings())
         >>> with StoreWriter(tempfile.mkdtemp(), manifest) as writer:
-        ...     for rows in np.array_split(writer.rows(), 2):
+        ...     for rows in writer.batches(size=2):
         ...         writer.add(logits=torch.randn(len(rows), 10), digests=np.zeros(len(rows), np.uint16))
         ...     store = writer.finish()
         >>> store
@@ -103,6 +105,26 @@ class StoreWriter:
     def rows(self) -> NDArray[np.int64]:
         """The rows that this rank has yet to write, in the order in which it must: ``(n,)``."""
         return self._rows[self._next :]
+
+    def batches(self, size: int) -> Iterator[NDArray[np.int64]]:
+        """Splits :meth:`rows` into batches that end where a shard ends.
+
+        A shard then has the same batches in each attempt and with any number of ranks, and the same bytes, also if a
+        teacher's outputs depend on the size of the batch in the last digit, as matrix products do.
+
+        Args:
+            size: The most rows of a batch.
+
+        Example:
+            >>> import tempfile
+            >>> manifest = Manifest(10, 1, 3, 'samples', shard_samples=6, format={'kind': 'dense'})
+            >>> [rows.tolist() for rows in StoreWriter(tempfile.mkdtemp(), manifest).batches(4)]
+            [[0, 1, 2, 3], [4, 5], [6, 7, 8, 9]]
+        """
+        rows = self.rows()
+        shards = rows // self.manifest.shard_samples
+        for shard in np.split(rows, np.flatnonzero(np.diff(shards)) + 1):
+            yield from (shard[start : start + size] for start in range(0, len(shard), size))
 
     @property
     def kept_rows(self) -> int:
@@ -187,6 +209,10 @@ class StoreWriter:
             raise StoreError(
                 f'{self.folder}: another process builds a store there. Wait for it, or give another folder'
             ) from error
+        except (OSError, NotImplementedError) as error:  # some network file systems have no locks
+            if getattr(error, 'errno', None) not in (None, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            warnings.warn(f'{self.folder} cannot be locked ({error}): let one build at a time use it', stacklevel=3)
         return lock
 
     def _prepare(self, resume: bool) -> bool:

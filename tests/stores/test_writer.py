@@ -125,6 +125,18 @@ def test_resuming_a_finished_store_changes_nothing(tmp_path):
     assert again.manifest == store.manifest
 
 
+def test_batches_end_with_a_shard_and_are_the_same_for_any_ranks(tmp_path):
+    of = KINDS[0]
+    with StoreWriter(tmp_path, of, ranks=2) as zero, StoreWriter(tmp_path, of, rank=1, ranks=2) as one:
+        batches = [rows.tolist() for writer in (zero, one) for rows in writer.batches(3)]
+    assert sorted(batches) == [
+        list(range(a, min(a + 3, b, 40))) for b in range(7, 43, 7) for a in range(b - 7, b, 3) if a < 40
+    ]
+    build(tmp_path, of, resume=True)
+    with StoreWriter(tmp_path, of, resume=True) as writer:
+        assert list(writer.batches(3)) == []
+
+
 def test_an_earlier_store_is_not_replaced(tmp_path):
     of = KINDS[0]
     StoreWriter(tmp_path / 'unfinished', of).close()

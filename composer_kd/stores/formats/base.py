@@ -20,7 +20,9 @@ Records: TypeAlias = NDArray[np.uint8]
 Stored: TypeAlias = Tensor | SparseTarget
 """What a store says of N positions: ``(N, V)`` outputs, or a distribution of which a few classes are known."""
 
-_CHUNK = 2**22  # elements of the logits of which copies are made at once
+# Elements of the logits of which copies are made at once: on a CPU few, as freshly mapped memory costs more than the
+# arithmetic; on an accelerator many, as each chunk synchronises with it.
+_CHUNK, _CHUNK_OF_ACCELERATOR = 2**18, 2**26
 
 
 @runtime_checkable
@@ -104,7 +106,8 @@ def readable(what: str, outputs: Tensor) -> Tensor:
 
 def chunks(outputs: Tensor) -> Iterator[slice]:
     """Rows of which copies are made at once, to bound the memory."""
-    step = max(1, _CHUNK // max(1, outputs.shape[1]))
+    elements = _CHUNK if outputs.device.type == 'cpu' else _CHUNK_OF_ACCELERATOR
+    step = max(1, elements // max(1, outputs.shape[1]))
     return (slice(start, start + step) for start in range(0, len(outputs), step))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ['uniform']
+__all__ = ['hashed', 'uniform']
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -30,10 +30,22 @@ def uniform(seed: int, rows: NDArray[np.int64], draws: int) -> NDArray[np.float6
         >>> bool((whole[2] == part[0]).all()), len(np.unique(whole))
         (True, 12)
     """
-    state = _mixed(np.array([seed], np.uint64))
-    state = _mixed(state ^ _mixed(rows.astype(np.uint64)))
-    state = state[:, None] + np.arange(1, draws + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+    state = hashed(seed, rows.astype(np.uint64))[:, None]
+    state = state + np.arange(1, draws + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
     return (_finished(state) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def hashed(seed: int, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A pseudorandom number of 64 bits for each pair of seed and number.
+
+    Args:
+        seed: Any integer from 0 to 2 :sup:`64` - 1.
+        numbers: ``(n,)``
+
+    Returns:
+        ``(n,)``
+    """
+    return _mixed(_mixed(np.array([seed], np.uint64)) ^ _mixed(numbers))
 
 
 def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
