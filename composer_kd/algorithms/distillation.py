@@ -211,7 +211,7 @@ class Distillation(DistillationAlgorithm):
         elif event is Event.INIT:
             self._prepare(state)
         elif event is Event.BEFORE_LOAD:
-            self.criterion.build(state)
+            self.criterion.build(state, self._form)
             refuse_dropped_layers(state, self.criterion)
             renew_copies(state)
             self._auxiliary.before_load(state.model)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from composer_kd.batches.contents import without_labels
 from composer_kd.batches.format import BatchFormat
 from composer_kd.features.calling import as_it_is, calling_of, unwrapped
-from composer_kd.features.outputs import logits_of
+from composer_kd.features.outputs import output_of
 
 __all__ = ['Inference']
 
@@ -109,7 +109,7 @@ class Inference(nn.Module):
         Returns:
             The logits, in the model's dtype.
         """
-        return logits_of(self.call(*tensors), 'the model', 'Let its forward return the logits alone')
+        return output_of(self.call(*tensors), 'the model', 'Let its forward return the logits alone')
 
     def call(self, *tensors: Tensor) -> Any:
         """Computes the model's complete output.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from composer_kd.errors import TeacherError
 
-__all__ = ['BY_FORWARD', 'BY_MATCH', 'Observation', 'logits_of', 'scalar_loss']
+__all__ = ['BY_FORWARD', 'BY_MATCH', 'Observation', 'logits_of', 'output_of', 'scalar_loss']
 
 BY_MATCH = "Name it in the match: Match(loss, on='{place}')"
 """How an output of a student is named."""
@@ -49,7 +49,8 @@ def logits_of(outputs: Any, whose: str, remedy: str = BY_MATCH) -> Tensor:
     Args:
         outputs: A tensor; an object or mapping with ``logits``; or a sequence or mapping of several things, of which
             exactly one is a tensor of two or more dimensions. Of a sequence with several such tensors the first is
-            taken, with a warning that says so.
+            taken, with a warning that says so. Hidden states under the names of transformers (``last_hidden_state``)
+            are never taken: their last dimension holds no classes.
         whose: The model's name, for messages.
         remedy: How to name another output, for messages: :data:`BY_MATCH`, :data:`BY_FORWARD`.
 
@@ -69,6 +70,23 @@ def logits_of(outputs: Any, whose: str, remedy: str = BY_MATCH) -> Tensor:
         composer_kd.errors.TeacherError: No logits in the output of the student: expected a tensor, or something with \
 `logits`, got dict with the keys ['aux', 'out']; which is meant of outputs.out (B, 3), outputs.aux (B, 3)? Name it in \
 the match: Match(loss, on='outputs.out').
+    """
+    states = _candidates(outputs)
+    if states and all(map(_is_state, states)):
+        listed = ', '.join(f'{place} {_shape(value)}' for place, value in states.items())
+        raise TeacherError(
+            f'No logits in the output of {whose}: {listed} holds hidden states, as of an encoder without a head. To '
+            f'compare them: {remedy.format(place=next(iter(states)))}.'
+        )
+    return output_of(outputs, whose, remedy)
+
+
+def output_of(outputs: Any, whose: str, remedy: str = BY_MATCH) -> Tensor:
+    """Finds what a model answers in its outputs: as :func:`logits_of`, or the hidden states of an encoder.
+
+    Example:
+        >>> output_of({'last_hidden_state': torch.ones(2, 3, 4)}, 'the model').shape
+        torch.Size([2, 3, 4])
     """
     if isinstance(outputs, Tensor):
         return outputs
@@ -108,6 +126,14 @@ def _candidates(outputs: Any) -> dict[str, Tensor]:
     elif dataclasses.is_dataclass(outputs):
         named = ((f'outputs.{key}', value) for key, value in vars(outputs).items())
     return {place: value for place, value in named if isinstance(value, Tensor) and value.ndim >= 2}
+
+
+def _is_state(place: str) -> bool:
+    """Whether the name of an output says that it holds hidden states, as an encoder without a head returns them."""
+    return any(name in place for name in _STATES)
+
+
+_STATES = ('hidden_state', 'pooler_output')
 
 
 def _shape(value: Tensor) -> str:

@@ -16,7 +16,7 @@ from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import LossError, is_of_device
 from composer_kd.losses._common import at_least_float32
 from composer_kd.matches.finite_check import FiniteCheck
-from composer_kd.matches.loss_signature import Loss, attribute_of, checked_loss, name_of, parameters_of
+from composer_kd.matches.loss_signature import Loss, attribute_of, checked_loss, is_known, name_of, parameters_of
 from composer_kd.schedules import Schedule, value_at
 
 __all__ = ['LossAdapter', 'Feature']
@@ -55,8 +55,10 @@ class LossAdapter:
         self.classes_dim = int(attribute_of(loss, 'softmax_dim', -1))
         self._over_classes = attribute_of(loss, 'softmax_dim', None) is not None
         self.summary = attribute_of(loss, 'summary', None)
+        self.is_known = is_known(loss)
         self.any_classes = bool(attribute_of(loss, 'any_classes', False))
         self.finite_check = FiniteCheck(self.name)
+        self._check_marks = check_marks
         self._of_maps = bool(attribute_of(loss, 'of_maps', False)) or self.summary is not None
         self._one_output_is_fine = False
         self._any_shape = bool(attribute_of(loss, 'any_shape', False))
@@ -70,10 +72,11 @@ class LossAdapter:
         self._sets_temperature = hasattr(loss, 'temperature')
 
     def detached_copy(self) -> LossAdapter:
-        """A copy with its own loss module that skips the check for finite values."""
+        """A copy with its own loss module that skips the checks of values: of the loss, and of labels and masks."""
         twin = copy.copy(self)
         twin.loss = copy.deepcopy(self.loss) if isinstance(self.loss, nn.Module) else self.loss
         twin.finite_check = lambda loss, batch: None  # type: ignore[assignment]
+        twin._check_marks = lambda batch, form, layout, valid: None
         return twin
 
     def set_temperature(self, temperature: float | Schedule, state: State) -> None:
@@ -106,7 +109,7 @@ class LossAdapter:
         if not self._any_dtype:
             student, teacher = at_least_float32(student), at_least_float32(teacher)
         layout, number = micro.layout(student, self.classes_dim), micro.number
-        check_marks(micro.batch, micro.form, layout, micro.valid)
+        self._check_marks(micro.batch, micro.form, layout, micro.valid)
         extra, has_graph = self._extras(micro, layout) if self._wants else {}, student.requires_grad
         if not self._is_given_as_it_is(student, layout):
             student, teacher = layout.rows(student), layout.rows(teacher)

@@ -6,12 +6,13 @@ from composer_kd.teachers.checkpoints import load_weights, read_weights
 from composer_kd.teachers.frozen import FrozenTeacher
 from composer_kd.teachers.meanings import check_classes
 from composer_kd.teachers.pool import TeacherPool, moves
-from composer_kd.teachers.shapes import NotMeasured, feature_shapes, logits_shape
+from composer_kd.teachers.shapes import NotMeasured, Shapes, feature_shapes, logits_shape, measured
 
 __all__ = [
     'FrozenTeacher',
     'NormalizationAdapter',
     'NotMeasured',
+    'Shapes',
     'ResizeAdapter',
     'Teacher',
     'TeacherPool',
@@ -21,6 +22,7 @@ __all__ = [
     'feature_shapes',
     'load_weights',
     'logits_shape',
+    'measured',
     'module_of',
     'moves',
     'read_weights',

@@ -45,9 +45,11 @@ class FrozenTeacher:
             safetensors, or a folder of ``save_pretrained`` (:func:`composer_kd.teachers.load_weights`).
         input_adapter: Changes the inputs for this teacher only, e.g. a :class:`NormalizationAdapter`. Any callable that
             takes the inputs (the tensor of a pair; for mappings a dict without the labels) and returns a new object.
-        forward: A function ``forward(model, batch)`` that returns logits, for models that the rules above do not fit. A
-            parameter ``index`` gets ``(B,)`` the samples' numbers in the training set, by which stored answers are
-            found; ``None`` in evaluation.
+        forward: A function ``forward(model, batch)`` that returns logits, for models that the rules above do not fit.
+            It gets the batch that the student gets: with :class:`composer_kd.models.IndexedClassifier` the triple
+            ``(inputs, labels, index)``. If it has a parameter ``index``, this gets ``(B,)`` the samples' numbers in the
+            training set instead, by which stored answers are found. In evaluation there are no such numbers: a pair,
+            and ``None``.
         name: Its name in messages; ``None`` for the checkpoint's path or, without a checkpoint, the model's class.
         entry: Which weights of the checkpoint, if several fit: their dotted path, such as ``'ema'``.
 
@@ -170,7 +172,7 @@ class FrozenTeacher:
     def _otherwise(self) -> str:
         if self._forward is None or self._by_index:
             return '(FrozenTeacher(model, forward=lambda model, batch: ...))'
-        return "(its forward gets the batch as models take it; a parameter named index gets the samples' numbers)"
+        return "(its forward gets the batch as the student gets it; a parameter named index gets the samples' numbers)"
 
     def forget_call(self) -> None:
         """Makes the next batch decide again how the model is called, after a copy or for another form of batch."""
@@ -187,7 +189,7 @@ class FrozenTeacher:
             if isinstance(batch, Mapping) and self.input_adapter is None:
                 self._say_unseen(batch, call.func)
             return partial(_without_index, call)
-        way = _with_index if self._by_index else _without_index
+        way = _with_index if self._by_index else _as_the_student
         return partial(way, partial(_of_inputs, partial(self._forward, self.model), self.input_adapter or as_it_is))
 
     def _say_unseen(self, batch: Mapping[str, Any], calling: Any) -> None:
@@ -207,6 +209,12 @@ class FrozenTeacher:
 
 def _without_index(call: Callable[..., Any], batch: Any, index: Tensor | None) -> Any:
     return call(batch)
+
+
+def _as_the_student(call: Callable[..., Any], batch: Any, index: Tensor | None) -> Any:
+    """Calls with the batch that the student gets: a triple, if its third part was the index."""
+    is_triple = index is not None and not isinstance(batch, Mapping)
+    return call((*batch, index) if is_triple else batch)
 
 
 def _with_index(call: Callable[..., Any], batch: Any, index: Tensor | None) -> Any:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from composer_kd import TeacherError
-from composer_kd.features.outputs import BY_FORWARD, logits_of, scalar_loss
+from composer_kd.features.outputs import BY_FORWARD, logits_of, output_of, scalar_loss
 
 LOGITS = torch.randn(2, 3)
 
@@ -24,6 +24,25 @@ LOGITS = torch.randn(2, 3)
 )
 def test_finds_logits(outputs):
     assert logits_of(outputs, 'x') is LOGITS
+
+
+STATES = torch.randn(2, 5, 8)
+
+
+@pytest.mark.parametrize(
+    'outputs',
+    [
+        {'last_hidden_state': STATES},
+        {'last_hidden_state': STATES, 'pooler_output': STATES[:, 0]},
+        {'encoder_last_hidden_state': STATES, 'loss': torch.tensor(1.0)},
+    ],
+)
+def test_hidden_states_alone_are_no_logits(outputs):
+    place = f'outputs.{next(iter(outputs))}'
+    with pytest.raises(TeacherError, match=rf"{place} \(B, ..., 8\).*holds hidden states.*on='{place}'"):
+        logits_of(outputs, 'the student')
+    if len(outputs) == 1:
+        assert output_of(outputs, 'the model') is STATES
 
 
 def test_of_several_the_first_is_taken_and_said():
