@@ -22,7 +22,7 @@ from composer_kd.algorithms.conflicts import refuse_algorithms, refuse_dropped_l
 from composer_kd.algorithms.loss_parts import LossParts, parts_of
 from composer_kd.algorithms.moving_teachers import MovingTeachers
 from composer_kd.algorithms.teacher_evaluation import TeacherEvaluation
-from composer_kd.batches.checks import check_alignment, labels_fit
+from composer_kd.batches.checks import check_alignment, check_one_label, labels_fit
 from composer_kd.batches.counts import BatchCount, plus_zero, weighed
 from composer_kd.batches.format import ATTENDED, LABELLED, BatchFormat
 from composer_kd.batches.microbatch import Microbatch
@@ -147,7 +147,8 @@ class Distillation(DistillationAlgorithm):
         self._auxiliary = AuxiliaryState()
         self._events = {id(event) for event in wanted}
         self._fits = False  # whether the shapes of the teachers' logits have been checked
-        self._aligned = False  # whether the labels have been found to be those of the logits' positions
+        # What the first labels and the model's own loss settle: each check is made until it returns True.
+        self._unsettled = [check_alignment, partial(check_one_label, losses=self.criterion.of_softmax)]
         self._count = BatchCount()
         self._model: nn.Module | None = None
         self._form = BatchFormat()
@@ -273,8 +274,8 @@ class Distillation(DistillationAlgorithm):
         if not self._fits:
             self._check_fit(state, drawn)
         task, own = scalar_loss(state.loss).to(kd.device), parts_of(state.loss)  # a loss may be the number 0.0
-        if not self._aligned and student is not None:
-            self._aligned = check_alignment(micro.batch, self._form, student, task)
+        if self._unsettled and student is not None:
+            self._unsettled = [c for c in self._unsettled if not c(micro.batch, self._form, student, task)]
         if micro.task is not None and labels_fit(micro.batch, self._form, student):
             task = weighed(task, state.outputs, micro.task, micro.task_share)
             own = {name: weighed(part, state.outputs, micro.task, micro.task_share) for name, part in own.items()}

@@ -36,6 +36,7 @@ class BatchFormat:
         ignore_index: The label that the model's own loss ignores, beside -100: its attribute of this name, else that of
             its cross-entropy.
         positions: ``'labelled'`` or ``'attended'``.
+        several_labels: Whether the model says that a sample may have several labels at once.
         valid_positions: The model's method of this name, a function from a batch to booleans of the logits' positions;
             it replaces all rules.
     """
@@ -48,6 +49,7 @@ class BatchFormat:
     frame_lengths: Callable[[Tensor], Any] | None = field(default=None, repr=False, compare=False)
     ignore_index: int = field(default=IGNORE, repr=False)
     positions: str = field(default=LABELLED, repr=False)
+    several_labels: bool = field(default=False, repr=False)
     valid_positions: Callable[[Any], Tensor | None] | None = field(default=None, repr=False, compare=False)
     _said: set[str] = field(default_factory=set, repr=False, compare=False)
 
@@ -77,6 +79,7 @@ class BatchFormat:
             frame_lengths=getattr(speech, '_get_feat_extract_output_lengths', None),
             ignore_index=_ignored(model),
             positions=positions,
+            several_labels=any(map(_has_several_labels, model.modules())),
             valid_positions=getattr(model, 'valid_positions', None),
         )
 
@@ -140,4 +143,10 @@ def _ignored(model: nn.Module) -> int:
     return found.pop() if len(found) == 1 else IGNORE
 
 
+def _has_several_labels(module: nn.Module) -> bool:
+    told = getattr(getattr(module, 'config', None), 'problem_type', None)
+    return isinstance(module, _OF_SEVERAL) or told == 'multi_label_classification'
+
+
+_OF_SEVERAL = (nn.MultiLabelMarginLoss, nn.MultiLabelSoftMarginLoss)
 _WITH_IGNORED = (nn.CrossEntropyLoss, nn.NLLLoss)

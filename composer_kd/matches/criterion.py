@@ -305,6 +305,11 @@ class Criterion:
             outputs = teacher.outputs(micro.batch, micro.index)
             return hooks.take(), answered_logits(teacher, outputs) if answers else None
 
+    def of_softmax(self, logits: Tensor) -> list[str]:
+        """The names of the matches whose loss compares a softmax of logits ``(B, C)``."""
+        found = [term.match.name for term in self.terms if term.match.on_logits and term.adapter.ignores_level(logits)]
+        return list(dict.fromkeys(found))
+
     def end_batch(self) -> None:
         """At ``BATCH_END``: updates the losses that keep a memory."""
         for term in self.terms:
