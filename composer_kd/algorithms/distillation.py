@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -148,7 +148,8 @@ class Distillation(DistillationAlgorithm):
         self._events = {id(event) for event in wanted}
         self._fits = False  # whether the shapes of the teachers' logits have been checked
         # What the first labels and the model's own loss settle: each check is made until it returns True.
-        self._unsettled = [check_alignment, partial(check_one_label, losses=self.criterion.of_softmax)]
+        check_labels = partial(check_one_label, losses=self.criterion.of_softmax)
+        self._unsettled: list[Callable[..., bool]] = [check_alignment, check_labels]
         self._count = BatchCount()
         self._model: nn.Module | None = None
         self._form = BatchFormat()

@@ -56,11 +56,21 @@ def check_marks(batch: Any, form: BatchFormat, layout: Layout, valid: Valid | No
 def _check_classes(batch: Any, form: BatchFormat, layout: Layout) -> None:
     labels = labels_of(batch)
     is_read = labels is not None and labels.device.type == 'cpu' and not labels.is_floating_point()
-    if not is_read or not layout.per_position or layout.classes < 2 or form.ctc:
+    if not is_read or layout.classes < 2 or form.ctc:
         return
     labels = aligned_labels(batch, form)
     assert labels is not None
-    if labels.numel() and layout.covers(labels.shape) and labels.max() >= layout.classes:
+    if not labels.numel() or labels.max() < layout.classes:
+        return
+    if not layout.per_position and labels.ndim > 2 and len(layout.shape) > 2:
+        form.warn_once(
+            f'The labels {tuple(labels.shape)} hold {int(labels.max())}, and the logits have {layout.classes} classes '
+            f'at the positions {tuple(layout.shape)}: these are compared at every position. To say which count, give '
+            'the model a method valid_positions(batch) that returns booleans of that shape; and if its loss ignores '
+            f'this label, the attribute ignore_index = {int(labels.max())}.',
+            'positions',
+        )
+    if layout.per_position and layout.covers(labels.shape):
         raise ConfigError(
             f'The labels hold {int(labels.max())}, and the logits have {layout.classes} classes. If the loss of the '
             f'model ignores this label, say so: set the attribute ignore_index = {int(labels.max())} on the model.'

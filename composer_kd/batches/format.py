@@ -34,7 +34,7 @@ class BatchFormat:
         ctc: Whether labels belong to whole sequences, not to positions (CTC).
         frame_lengths: For CTC: the number of frames for each length of the input; ``None`` if unknown.
         ignore_index: The label that the model's own loss ignores, beside -100: its attribute of this name, else that of
-            its cross-entropy.
+            its cross-entropy, or of its config if it is a segmentation model of transformers.
         positions: ``'labelled'`` or ``'attended'``.
         several_labels: Whether the model says that a sample may have several labels at once.
         valid_positions: The model's method of this name, a function from a batch to booleans of the logits' positions;
@@ -139,6 +139,9 @@ def _ignored(model: nn.Module) -> int:
     loss = getattr(model, '_loss_fn', None)
     losses = [loss, *(module for module in model.modules() if isinstance(module, _WITH_IGNORED))]
     labels = [getattr(one, 'keywords', {}).get('ignore_index', getattr(one, 'ignore_index', None)) for one in losses]
+    # Other models of transformers have this setting in their config too, with labels that are whole images' classes.
+    maps = (module for module in model.modules() if _named_in('SEMANTIC_SEGMENTATION', module))
+    labels += [getattr(getattr(module, 'config', None), 'semantic_loss_ignore_index', None) for module in maps]
     found = {label for label in labels if isinstance(label, int)}
     return found.pop() if len(found) == 1 else IGNORE
 
