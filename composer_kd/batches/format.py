@@ -32,7 +32,8 @@ class BatchFormat:
         knows_shift: Whether ``shift_labels`` is known, not assumed.
         encoder_decoder: Whether logits belong to the positions of a decoder, and the attention mask to the encoder.
         ctc: Whether labels belong to whole sequences, not to positions (CTC).
-        frame_lengths: For CTC: the number of frames for each length of the input; ``None`` if unknown.
+        frame_lengths: For speech models of transformers: the number of frames for each length of the input; ``None`` if
+            unknown.
         ignore_index: The label that the model's own loss ignores, beside -100: its attribute of this name, else that of
             its cross-entropy, or of its config if it is a segmentation model of transformers.
         positions: ``'labelled'`` or ``'attended'``.
@@ -69,14 +70,14 @@ class BatchFormat:
         encoder_decoder = _has_encoder_and_decoder(model)
         # A causal model that serves as a decoder gets its labels as they are.
         shifts = not encoder_decoder and any(map(predicts_next_token, model.modules()))
-        speech = next((module for module in model.modules() if _named_in('CTC', module)), None)
+        makes_frames = (getattr(module, '_get_feat_extract_output_lengths', None) for module in model.modules())
         return cls(
             takes_index=bool(getattr(model, 'takes_index', False)),
             shift_labels=shifts if said is None else bool(said),
             knows_shift=shifts or (said is not None and not _assumed(model)),
             encoder_decoder=encoder_decoder,
-            ctc=speech is not None or any(isinstance(module, nn.CTCLoss) for module in model.modules()),
-            frame_lengths=getattr(speech, '_get_feat_extract_output_lengths', None),
+            ctc=any(isinstance(module, nn.CTCLoss) or _named_in('CTC', module) for module in model.modules()),
+            frame_lengths=next((lengths for lengths in makes_frames if lengths is not None), None),
             ignore_index=_ignored(model),
             positions=positions,
             several_labels=any(map(_has_several_labels, model.modules())),

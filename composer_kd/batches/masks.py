@@ -90,7 +90,7 @@ def valid_of(batch: Any, form: BatchFormat = _PLAIN) -> Valid | None:
         return None if mask is None else Valid.of(mask != 0, False)
     if form.positions != ATTENDED and not form.ctc and labels_of(batch) is not None:
         return labelled(batch, form)
-    attention = _frames(batch, form) if form.ctc else attention_of(batch, form.encoder_decoder)
+    attention = _attended(batch, form)
     if attention is None:
         return None
     mask = attention != 0
@@ -131,7 +131,7 @@ def tokens_of(batch: Any, form: BatchFormat = _PLAIN) -> Valid | None:
         >>> tokens_of(batch).mask
         tensor([[ True,  True, False]])
     """
-    attention = _frames(batch, form) if form.ctc else attention_of(batch, form.encoder_decoder)
+    attention = _attended(batch, form)
     if attention is not None:
         return Valid.of(attention != 0, False)
     labels = labels_of(batch)
@@ -236,10 +236,10 @@ def attention_of(batch: Any, of_decoder: bool = False) -> Tensor | None:
     return found if isinstance(found, Tensor) and found.ndim == 2 else None
 
 
-def _frames(batch: Any, form: BatchFormat) -> Tensor | None:
-    """The mask of the frames that a speech model makes of its inputs; as it is where their number is not known."""
-    attention = attention_of(batch, False)
-    if attention is None or form.frame_lengths is None:
+def _attended(batch: Any, form: BatchFormat) -> Tensor | None:
+    """The attention mask at the positions of logits: tokens, a decoder's tokens, or the frames of a speech model."""
+    attention = attention_of(batch, form.encoder_decoder)
+    if attention is None or form.frame_lengths is None or form.encoder_decoder:
         return attention
     whole = torch.tensor(attention.shape[1])  # on the CPU, since its frames are counted there
     lengths = torch.as_tensor(form.frame_lengths((attention != 0).sum(1)))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from composer_kd.batches.contents import with_labels
 from composer_kd.batches.format import BatchFormat
-from composer_kd.batches.masks import source_of, tokens_of
+from composer_kd.batches.masks import source_of, tokens_of, valid_of
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import TeacherError
 from composer_kd.matches.term import Key, LossTerm
@@ -97,6 +97,7 @@ def dry_run(state: State, terms: Sequence[LossTerm], samples: Samples, form: Bat
     micro.tokens, micro.source = tokens_of(batch, form), source_of(batch, form)
     # What labels hold may change until training (transforms, other algorithms): of logits, shapes alone are tried.
     known = Microbatch(with_labels(batch, torch.zeros_like), micro.number, index=index, form=form)
+    known.valid = valid_of(known.batch, form)
     with torch.random.fork_rng(devices=[]):
         for term in terms:
             if term.student_keys:

@@ -9,7 +9,7 @@ from composer.models import ComposerModel, HuggingFaceModel
 from torch import nn
 from torch.utils.data import DataLoader
 
-from composer_kd import Distillation, KLDivergence, LossError
+from composer_kd import Distillation, KLDivergence, LossError, Match
 from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.layout import layout_of, several_labels
 from composer_kd.losses import mse
@@ -163,3 +163,37 @@ def test_labels_of_another_size_that_hold_no_classes_are_told_of():
     data = TokenDataset(x=torch.randn(4, 2, 6, 6), labels=labels)
     with pytest.warns(UserWarning, match=r'hold 255, and the logits have 3 classes at .* valid_positions.*= 255'):
         logged(Enlarged(), data, Distillation(nn.Conv2d(2, 3, 2, stride=2), KLDivergence()), 4)
+
+
+@pytest.mark.parametrize('micro', [4, 1])
+def test_frames_of_speech_models_without_ctc_are_those_of_real_audio(micro):
+    def frames(seed):
+        torch.manual_seed(seed)
+        rates = ('hidden_dropout', 'activation_dropout', 'attention_dropout', 'feat_proj_dropout', 'final_dropout')
+        config = transformers.Wav2Vec2Config(
+            vocab_size=12, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+            conv_dim=(8, 8), conv_stride=(5, 2), conv_kernel=(10, 3), num_feat_extract_layers=2, layerdrop=0.0,
+            num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2, mask_time_prob=0.0, num_labels=3,
+            feat_extract_norm='layer', do_stable_layer_norm=True, initializer_range=1.0, **dict.fromkeys(rates, 0.0),
+        )  # fmt: skip
+        return transformers.Wav2Vec2ForAudioFrameClassification(config)
+
+    net, teacher, lengths = frames(0), frames(1).eval(), (200, 90, 150, 60)
+    values, attention = torch.zeros(4, 200), torch.zeros(4, 200, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        values[row, :length], attention[row, :length] = torch.randn(length), 1
+    student = HuggingFaceModel(net, use_logits=True, metrics=[])
+    matches = [KLDivergence(1.0), Match(mse, on='wav2vec2.encoder.layer_norm', name='hidden')]
+    data = TokenDataset(input_values=values, attention_mask=attention)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', message='The (logits|attention)')
+        found = logged(student, data, Distillation(teacher, matches, 1.0, 0.0), micro)
+    rows, hidden = [[], []], [[], []]
+    for length, sound in zip(lengths, values):
+        for side, model in enumerate((net, teacher)):
+            with torch.no_grad():
+                rows[side].append(model.eval()(sound[None, :length]).logits[0].log_softmax(-1))
+                hidden[side].append(model.wav2vec2(sound[None, :length]).last_hidden_state[0])
+    kl = F.kl_div(*map(torch.cat, rows), log_target=True, reduction='batchmean')
+    assert found['KLDivergence'] == pytest.approx(kl.item(), rel=1e-3)
+    assert found['hidden'] == pytest.approx(F.mse_loss(*map(torch.cat, hidden)).item(), rel=1e-3)
