@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from composer.algorithms import LabelSmoothing
 from composer.core import Event, State, get_precision_context
 from composer.loggers import Logger
 from composer.utils import dist
@@ -152,6 +153,7 @@ class Distillation(DistillationAlgorithm):
         self._unsettled: list[Callable[..., bool]] = [check_alignment, check_labels]
         self._count = BatchCount()
         self._model: nn.Module | None = None
+        self._smoothing: LabelSmoothing | None = None
         self._form = BatchFormat()
         self._text = repr(self)
 
@@ -249,6 +251,7 @@ class Distillation(DistillationAlgorithm):
         self._form = self.evaluation.form = BatchFormat.of(state.model, self._positions)
         self._count = BatchCount(dist.get_world_size(), self._form, self.criterion.needs_features)
         self._model = state.model
+        self._smoothing = next((other for other in state.algorithms if isinstance(other, LabelSmoothing)), None)
         if reads_loss(state.model):
             self._events.add(id(Event.BEFORE_LOSS))
         self.criterion.prepare(state)
@@ -262,7 +265,9 @@ class Distillation(DistillationAlgorithm):
             supply_loss(state, self.org_loss_weight > 0 or not is_open)
 
     def _distil(self, state: State) -> None:
-        micro = Microbatch.read(state, self._form, self._count, self.criterion.needs_features)
+        # Smoothed labels, which are put back before or after this event, do not say which positions have one.
+        labels = None if self._smoothing is None else self._smoothing.original_labels
+        micro = Microbatch.read(state, self._form, self._count, self.criterion.needs_features, labels)
         drawn = self.pool.draw(state.rank_zero_seed, micro.number)
         if isinstance(state.loss, LossParts):
             raise ConfigError(
