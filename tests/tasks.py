@@ -198,7 +198,7 @@ def speech(known, generator):
     config = transformers.Wav2Vec2Config(
         vocab_size=12, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
         conv_dim=(8, 8), conv_stride=(5, 2), conv_kernel=(10, 3), num_feat_extract_layers=2, layerdrop=0.0,
-        num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2, mask_time_prob=0.0, initializer_range=1.0,
+        num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2, mask_time_prob=0.0, initializer_range=0.2,
         feat_extract_norm='layer', do_stable_layer_norm=True, ctc_loss_reduction='mean', **dict.fromkeys(rates, 0.0),
     )  # fmt: skip
     real = torch.randint(80, 200, (SIZE,), generator=generator)

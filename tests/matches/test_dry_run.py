@@ -527,3 +527,29 @@ def test_what_labels_hold_is_not_judged_before_training():
     data = DataSpec(loader(x, y + 200), batch_transforms=lambda batch: (batch[0], batch[1] - 200))
     _, recorder, _ = distil([Match(DKD())], mlp(), student(), data)
     assert len(recorder.batches) == 3
+
+
+def test_batches_of_training_may_have_another_form():
+    """A transform makes pairs of what the data set gives as mappings."""
+    from composer.core import DataSpec
+
+    x, y = pairs()
+    teacher = FrozenTeacher(Looking(mlp(seed=3)))
+    data = DataSpec(
+        DataLoader(TokenDataset(x=x, labels=y), batch_size=8),
+        batch_transforms=lambda batch: (batch['x'], batch['labels']),
+    )
+
+    class Either(ComposerModel):
+        def __init__(self):
+            super().__init__()
+            self.net = Looking(mlp(seed=1))
+
+        def forward(self, batch):
+            return self.net(batch['x'] if isinstance(batch, dict) else batch[0])
+
+        def loss(self, outputs, batch):
+            return nn.functional.cross_entropy(outputs, batch[1])
+
+    _, recorder, _ = distil([KLDivergence()], teacher, Either(), data)
+    assert len(recorder.batches) == 3
