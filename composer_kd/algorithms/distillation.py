@@ -211,8 +211,8 @@ class Distillation(DistillationAlgorithm):
         elif event is Event.INIT:
             self._prepare(state)
         elif event is Event.BEFORE_LOAD:
-            self.criterion.build(state)
             refuse_dropped_layers(state, self.criterion)
+            self.criterion.build(state)
             renew_copies(state)
             self._auxiliary.before_load(state.model)
         elif event is Event.AFTER_LOAD:
