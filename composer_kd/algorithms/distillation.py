@@ -243,7 +243,7 @@ class Distillation(DistillationAlgorithm):
         refuse_algorithms(state, self.criterion)
         refuse_shared(self.pool, state.model.parameters(), 'the student')
         self.pool.prepare(state)
-        self._moving.prepared(state)
+        self._moving.prepared(state, [one._moving for one in state.algorithms if isinstance(one, Distillation)])
         self._form = self.evaluation.form = BatchFormat.of(state.model, self._positions)
         self._count = BatchCount(dist.get_world_size(), self._form, self.criterion.needs_features)
         self._model = state.model
