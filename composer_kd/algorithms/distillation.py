@@ -247,6 +247,8 @@ class Distillation(DistillationAlgorithm):
         self._form = self.evaluation.form = BatchFormat.of(state.model, self._positions)
         self._count = BatchCount(dist.get_world_size(), self._form, self.criterion.needs_features)
         self._model = state.model
+        self._fits = self._aligned = False  # this object may have taught another student before
+        self._events.discard(id(Event.BEFORE_LOSS))
         if reads_loss(state.model):
             self._events.add(id(Event.BEFORE_LOSS))
         self.criterion.prepare(state)
