@@ -215,8 +215,8 @@ class Distillation(DistillationAlgorithm):
         elif event is Event.INIT:
             self._prepare(state)
         elif event is Event.BEFORE_LOAD:
-            self.criterion.build(state, self._form)
             refuse_dropped_layers(state, self.criterion)
+            self.criterion.build(state, self._form)
             renew_copies(state)
             self._auxiliary.before_load(state.model)
         elif event is Event.AFTER_LOAD:
@@ -247,11 +247,13 @@ class Distillation(DistillationAlgorithm):
         refuse_algorithms(state, self.criterion)
         refuse_shared(self.pool, state.model.parameters(), 'the student')
         self.pool.prepare(state)
-        self._moving.prepared(state)
+        self._moving.prepared(state, [one._moving for one in state.algorithms if isinstance(one, Distillation)])
         self._form = self.evaluation.form = BatchFormat.of(state.model, self._positions)
         self._count = BatchCount(dist.get_world_size(), self._form, self.criterion.needs_features)
         self._model = state.model
         self._smoothing = next((other for other in state.algorithms if isinstance(other, LabelSmoothing)), None)
+        self._fits = self._aligned = False  # this object may have taught another student before
+        self._events.discard(id(Event.BEFORE_LOSS))
         if reads_loss(state.model):
             self._events.add(id(Event.BEFORE_LOSS))
         self.criterion.prepare(state)

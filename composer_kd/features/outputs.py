@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,17 +93,12 @@ def output_of(outputs: Any, whose: str, remedy: str = BY_MATCH) -> Tensor:
     logits = outputs.get('logits') if isinstance(outputs, Mapping) else getattr(outputs, 'logits', None)
     if isinstance(logits, Tensor):
         return logits
-    found = _candidates(outputs)
+    found = {place: value for place, value in _entries(outputs) if isinstance(value, Tensor) and value.ndim >= 2}
     if len(found) == 1:
         return next(iter(found.values()))
-    listed = ', '.join(f'{place} {_shape(value)}' for place, value in found.items())
     if not found or not isinstance(outputs, Sequence):
-        keys = f' with the keys {sorted(map(str, outputs))}' if isinstance(outputs, Mapping) else ''
-        which = f'; which is meant of {listed}?' if found else '.'
-        raise TeacherError(
-            f'No logits in the output of {whose}: expected a tensor, or something with `logits`, got '
-            f'{type(outputs).__name__}{keys}{which} {remedy.format(place=next(iter(found), "outputs[0]"))}.'
-        )
+        raise _unknown(outputs, found or _nested(outputs), whose, remedy)
+    listed = ', '.join(f'{place} {_shape(value)}' for place, value in found.items())
     first, second, *_ = found
     if not torch.compiler.is_compiling():
         warnings.warn(
@@ -114,18 +109,41 @@ def output_of(outputs: Any, whose: str, remedy: str = BY_MATCH) -> Tensor:
     return found[first]
 
 
-def _candidates(outputs: Any) -> dict[str, Tensor]:
-    """The tensors of two or more dimensions in a mapping or sequence, by their paths."""
-    named: Iterable[tuple[str, Any]] = ()
+def _unknown(outputs: Any, found: Mapping[str, Tensor], whose: str, remedy: str) -> TeacherError:
+    """The error for outputs of which it cannot be known which are the logits."""
+    keys = f' with the keys {sorted(map(str, outputs))}' if isinstance(outputs, Mapping) else ''
+    listed = ', '.join(f'{place} {_shape(value)}' for place, value in found.items())
+    which = (
+        f'; which is meant of {listed}? {remedy.format(place=next(iter(found)))}.'
+        if found
+        else ", and no tensor of two dimensions or more in it. Compare layers: Match(loss, on='...')."
+    )
+    return TeacherError(
+        f'No logits in the output of {whose}: expected a tensor, or something with `logits`, got '
+        f'{type(outputs).__name__}{keys}{which}'
+    )
+
+
+def _entries(outputs: Any, place: str = 'outputs') -> list[tuple[str, Any]]:
+    """What a mapping, sequence or dataclass holds, by its paths as a match takes them."""
     if isinstance(outputs, Mapping):
-        named = (
-            (f'outputs.{key}' if str(key).isidentifier() else f'outputs[{key!r}]', outputs[key]) for key in outputs
-        )
-    elif isinstance(outputs, Sequence):
-        named = ((f'outputs[{number}]', value) for number, value in enumerate(outputs))
-    elif dataclasses.is_dataclass(outputs):
-        named = ((f'outputs.{key}', value) for key, value in vars(outputs).items())
-    return {place: value for place, value in named if isinstance(value, Tensor) and value.ndim >= 2}
+        dotted = '[' not in place
+        return [
+            (f'{place}.{key}' if dotted and str(key).isidentifier() else f'{place}[{key!r}]', outputs[key])
+            for key in outputs
+        ]
+    if isinstance(outputs, Sequence) and not isinstance(outputs, str):
+        return [(f'{place}[{number}]', value) for number, value in enumerate(outputs)]
+    if dataclasses.is_dataclass(outputs):
+        return _entries(vars(outputs), place)
+    return []
+
+
+def _nested(outputs: Any, place: str = 'outputs') -> dict[str, Tensor]:
+    """The tensors of two or more dimensions at any depth, by their paths."""
+    if isinstance(outputs, Tensor):
+        return {place: outputs} if outputs.ndim >= 2 else {}
+    return {path: found for where, value in _entries(outputs, place) for path, found in _nested(value, where).items()}
 
 
 def _is_state(place: str) -> bool:

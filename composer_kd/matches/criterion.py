@@ -105,6 +105,8 @@ class Criterion:
                 an earlier run.
         """
         self.detach()
+        self._taught.clear()
+        self._frozen.clear()
         if self.auxiliary.taken:
             raise ConfigError(
                 'This Distillation holds what it learned in an earlier run; make a new one for a new run, with losses '

@@ -93,6 +93,7 @@ class FrozenTeacher:
         self._settings: dict[str, Any] | None = None
         self._student_takes: Collection[str] = ()
         self._call: Callable[[Any, Tensor | None], Any] | None = None
+        self._takes: type | None = None  # the kind of batch that this call takes
         if checkpoint is not None:
             load_weights(model, checkpoint, entry)
         to_evaluation(model)
@@ -149,10 +150,14 @@ class FrozenTeacher:
         return outputs
 
     def _answer(self, batch: Any, index: Tensor | None) -> Any:
-        """Calls the model; how is decided at the first batch. If a call fails, the error says what to change."""
+        """Calls the model; how is decided at the first batch of a kind: evaluators may have others than training.
+
+        If a call fails, the error says what to change.
+        """
         try:
-            call = self._choose_call(batch) if self._call is None else self._call
-            if self._call is None and is_recorded(self.model):
+            known = self._call if type(batch) is self._takes else None
+            call = known or self._choose_call(batch)
+            if known is None and is_recorded(self.model):
                 outputs = answer_of_recorded(self.model, partial(call, batch, index), self.name)
             else:
                 outputs = call(batch, index)
@@ -166,7 +171,7 @@ class FrozenTeacher:
                 f'{type(error).__name__}: {error}. Does it need other inputs or another dtype '
                 f'(FrozenTeacher(model, input_adapter=...)), or to be called otherwise {self._otherwise()}?'
             ) from error
-        self._call = call
+        self._call, self._takes = call, type(batch)
         return outputs
 
     def _otherwise(self) -> str:

@@ -518,3 +518,14 @@ def test_running_out_of_memory_is_left_to_composer():
 
         with pytest.raises(RuntimeError, match=message[:9]):
             FrozenTeacher(mlp(), forward=runs_out)(pairs(3))
+
+
+@pytest.mark.parametrize('other', [lambda x: x, lambda x: {'x': x}, lambda x: [x, x.sum(1)]], ids=['x', 'dict', 'list'])
+def test_is_called_as_each_kind_of_batch_needs(other):
+    """Training has pairs, an evaluator may have inputs alone: its first sample must not be taken for the inputs."""
+    net = nn.Sequential(nn.Linear(6, 6), nn.Softmax(-1))
+    x, y = pairs()
+    teacher = FrozenTeacher(net)
+    assert torch.equal(teacher((x, y)), net(x))
+    assert torch.equal(teacher(other(x)), net(x))
+    assert torch.equal(teacher((x, y)), net(x))
