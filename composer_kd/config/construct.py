@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from composer_kd.config.markers import Component
-from composer_kd.config.registry import SCOPES, function_at, import_path, is_function_itself
+from composer_kd.config.registry import SCOPES, import_path, is_function_itself
 from composer_kd.config.schema import TeacherConfig
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError
 from composer_kd.teachers import FrozenTeacher
@@ -138,5 +138,5 @@ def build_teacher(config: TeacherConfig) -> FrozenTeacher:
         )
     model = construct_or_say(config.model)
     adapter = build_adapter(config.input_adapter)
-    forward = function_at(config.forward) if config.forward is not None else None
+    forward = construct_or_say(config.forward) if config.forward is not None else None
     return FrozenTeacher(model, config.checkpoint, adapter, forward, config.name, config.entry)

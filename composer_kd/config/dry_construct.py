@@ -23,9 +23,6 @@ __all__ = ['STAND_IN', 'fsdp_settings', 'supplied_names', 'try_component']
 # Replaces an option that has faults, so that the component around it can still be constructed.
 STAND_IN = Component('model', 'stand-in')
 
-# Arguments that a loss gets besides the student's and the teacher's outputs, if it has parameters of these names.
-_FILLED_IN = ('labels', 'mask', 'index')
-
 # Constructors raise all kinds of errors for a wrong value, and those of a user's own class may end the process.
 _REFUSALS = (Exception, SystemExit)
 
@@ -49,8 +46,8 @@ def supplied_names(scope: str, target: Any) -> frozenset[str]:
         return frozenset({'params'})
     if not is_function_itself(scope, target):
         return frozenset()
-    first = list(parameters(target)[0])[: 2 if scope in ('loss', 'scheduler') else 1]
-    return frozenset([*first, *(_FILLED_IN if scope == 'loss' else ())])
+    rule = SCOPES[scope]
+    return frozenset([*list(parameters(target)[0])[: rule.given], *rule.filled_in])
 
 
 def fsdp_settings() -> dict[str, Parameter]:
