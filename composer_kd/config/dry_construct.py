@@ -16,6 +16,7 @@ from composer_kd.config.markers import Component
 from composer_kd.config.registry import SCOPES, is_function_itself, is_shown
 from composer_kd.config.schema import TeacherConfig
 from composer_kd.config.typecheck import Parameter, parameters
+from composer_kd.presentation.addresses import without_credentials
 from composer_kd.teachers import FrozenTeacher
 
 __all__ = ['STAND_IN', 'fsdp_settings', 'supplied_names', 'try_component']
@@ -160,7 +161,9 @@ def _stand_in(value: Any) -> Any:
     # Building a teacher loads its weights; the dry run of an algorithm only needs a module with the teacher's name.
     if isinstance(value, TeacherConfig):
         model = '' if value.model is None else value.model.name  # None: it is among the faults
-        return FrozenTeacher(torch.nn.Identity(), name=value.name or value.checkpoint or model or None)
+        return FrozenTeacher(
+            torch.nn.Identity(), name=value.name or without_credentials(value.checkpoint or model) or None
+        )
     if isinstance(value, Component) and value.scope == 'teacher':
         return FrozenTeacher(torch.nn.Identity(), name=value.name)
     if isinstance(value, Component) and not _is_tried(value):
