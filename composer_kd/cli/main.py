@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
@@ -49,9 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         composer_kd.errors.ConfigError: no configuration file 'no_such.yaml'...
     """
     options = _parser().parse_args(arguments)
-    # `python -m` does this, an installed command does not; dotted paths to the user's code must work with both.
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
         with trusting(getattr(options, 'allow_imports', ())):
             options.run(options)

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from composer_kd.config.markers import Component
-from composer_kd.config.registry import SCOPES, function_at, import_path, is_function_itself
+from composer_kd.config.registry import SCOPES, import_path, is_function_itself
 from composer_kd.config.schema import TeacherConfig
+from composer_kd.config.secrets import hidden
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError
 from composer_kd.teachers import FrozenTeacher
 from composer_kd.teachers.adapters import InputAdapters
@@ -78,7 +79,7 @@ def construct_or_say(component: Component, **supplied: Any) -> Any:
     except ComposerKDError:
         raise  # such as a checkpoint error, which names its file
     except (Exception, SystemExit) as error:  # the user's own class may raise any error, or end the process
-        written = ', '.join(f'{key}={value!r}' for key, value in component.options.items())
+        written = ', '.join(f'{key}={value!r}' for key, value in hidden(component.options).items())
         raise ConfigError(f'{component.path}: {component.name}({written}) cannot be built: {_words(error)}') from error
 
 
@@ -138,5 +139,5 @@ def build_teacher(config: TeacherConfig) -> FrozenTeacher:
         )
     model = construct_or_say(config.model)
     adapter = build_adapter(config.input_adapter)
-    forward = function_at(config.forward) if config.forward is not None else None
+    forward = construct_or_say(config.forward) if config.forward is not None else None
     return FrozenTeacher(model, config.checkpoint, adapter, forward, config.name, config.entry)

@@ -36,8 +36,6 @@ from composer_kd.config.markers import (
     Share,
 )
 from composer_kd.config.profiler import ProfilerConfig
-from composer_kd.config.registry import function_at
-from composer_kd.errors import ConfigError
 
 __all__ = ['EvaluationConfig', 'LoaderConfig', 'RunConfig', 'TeacherConfig', 'local_folder']
 
@@ -47,16 +45,6 @@ _ONE_OR_SEVERAL = Either(
     'an input adapter: {name: ..., its options}, or a list of these',
     lambda value: list[_Adapter] if isinstance(value, list) else Annotated[Component | None, Part('adapter')],
 )
-
-
-def _functions(section: Any, *keys: str) -> Iterator[str]:
-    """Yields a fault for each key whose dotted path leads to no function."""
-    for key in keys:
-        path = getattr(section, key)
-        try:
-            _ = None if path is None else function_at(path)
-        except ConfigError as error:
-            yield f'{key}: {error}'
 
 
 @dataclass
@@ -75,14 +63,13 @@ class LoaderConfig:
     shuffle: bool | None = None  # None: true for training, false for evaluation
     num_workers: Annotated[int, NotNegative, Effect.EXECUTION] = 0
     pin_memory: Annotated[bool | None, Effect.EXECUTION] = None  # None: true if there is a GPU
-    # Dotted path of a function that makes a batch of a list of samples; None: torch's default_collate.
-    collate_fn: str | None = None
+    # Makes a batch of a list of samples: the dotted path of a function, or {name: ..., its options}; None: torch's own
+    collate_fn: Annotated[Component | None, Part('collate')] = None
     persistent_workers: Annotated[bool | None, Effect.EXECUTION] = None  # None: true if there are workers
     prefetch_factor: Annotated[int | None, Positive, Effect.EXECUTION] = None
 
     def conflicts(self) -> Iterator[str]:
         """Yields conflicts between settings that are valid on their own."""
-        yield from _functions(self, 'collate_fn')
         for name in ('prefetch_factor', 'persistent_workers'):
             if self.num_workers == 0 and getattr(self, name):
                 yield f'{name}: needs num_workers of at least 1, got {getattr(self, name)!r} with 0 workers'
@@ -96,7 +83,8 @@ class TeacherConfig:
     checkpoint: Annotated[str | None, Place] = None
     entry: str | None = None  # which weights of the checkpoint, if several fit: 'ema', 'state_dict.teacher'
     input_adapter: Annotated[Any, _ONE_OR_SEVERAL] = None  # several are applied in this order
-    forward: str | None = None  # dotted path of a function (model, batch) that returns logits
+    # A function (model, batch) that returns logits: its dotted path, or {name: ..., its options}
+    forward: Annotated[Component | None, Part('call')] = None
     name: str | None = None
 
     @property
@@ -106,7 +94,6 @@ class TeacherConfig:
 
     def conflicts(self) -> Iterator[str]:
         """Yields conflicts between settings that are valid on their own."""
-        yield from _functions(self, 'forward')
         if self.is_random and '.' not in self.model.name:  # the user's own model may load its weights itself
             yield (
                 f'checkpoint: the teacher {self.model.name} has no checkpoint: its weights would be random; '

@@ -28,6 +28,7 @@ from composer_kd.config.profiler import build_profiler
 from composer_kd.config.schema import RunConfig
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError
 from composer_kd.models import IndexedClassifier
+from composer_kd.presentation.addresses import without_credentials
 from composer_kd.runs.files import make_folder
 from composer_kd.runs.folder import check_remote, check_unused
 from composer_kd.runs.loaders import build_loader, check_held_out, evaluation_data
@@ -185,7 +186,11 @@ def _load_errors_said(config: RunConfig, loading: _Loading) -> Iterator[None]:
     except Exception as error:  # a foreign checkpoint may fail in any part of Composer
         if not loading.is_running:
             raise
-        key, path = ('autoresume', config.folder) if config.load_path is None else ('load_path', config.load_path)
+        key, path = (
+            ('autoresume', config.folder)
+            if config.load_path is None
+            else ('load_path', without_credentials(config.load_path))
+        )
         if key == 'load_path' and f'{EXTRAS}.' in str(error):
             raise ConfigError(
                 f'load_path: what the matches learn in this run is not what they learned in that of {path}. '

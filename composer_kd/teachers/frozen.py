@@ -16,6 +16,7 @@ from composer_kd.batches.contents import without_labels
 from composer_kd.errors import TeacherError, is_of_device
 from composer_kd.features.calling import as_it_is, choose_call, settings_of, unwrapped, with_inputs
 from composer_kd.features.meta import to_evaluation
+from composer_kd.presentation.addresses import without_credentials
 from composer_kd.teachers.base import teacher_logits
 from composer_kd.teachers.checkpoints import load_weights
 from composer_kd.teachers.placement import place
@@ -87,7 +88,9 @@ class FrozenTeacher:
             raise TeacherError(f'entry={entry!r} names weights in a checkpoint: give FrozenTeacher its checkpoint too')
         self.model = model
         self.input_adapter = input_adapter
-        self.name = name or (os.fspath(checkpoint) if checkpoint is not None else type(model).__name__)
+        self.name = name or (
+            without_credentials(os.fspath(checkpoint)) if checkpoint is not None else type(model).__name__
+        )
         self._forward = forward
         self._by_index = forward is not None and _has_index(forward)
         self._settings: dict[str, Any] | None = None
