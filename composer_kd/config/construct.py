@@ -11,7 +11,7 @@ from typing import Any
 from composer_kd.config.markers import Component
 from composer_kd.config.registry import SCOPES, function_at, import_path, is_function_itself
 from composer_kd.config.schema import TeacherConfig
-from composer_kd.errors import Attempts, ComposerKDError, ConfigError
+from composer_kd.errors import Attempts, ComposerKDError, ConfigError, stopped_by
 from composer_kd.teachers import FrozenTeacher
 from composer_kd.teachers.adapters import InputAdapters
 
@@ -78,6 +78,8 @@ def construct_or_say(component: Component, **supplied: Any) -> Any:
     except ComposerKDError:
         raise  # such as a checkpoint error, which names its file
     except (Exception, SystemExit) as error:  # the user's own class may raise any error, or end the process
+        if stopped_by(error) is not None:
+            raise
         written = ', '.join(f'{key}={value!r}' for key, value in component.options.items())
         raise ConfigError(f'{component.path}: {component.name}({written}) cannot be built: {_words(error)}') from error
 
