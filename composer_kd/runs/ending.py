@@ -100,9 +100,10 @@ def _standing(trainer: Trainer, config: RunConfig) -> str:
     saved = checkpoints(config.folder)
     if not saved:
         return (
-            f'{here} No checkpoint is saved yet (save_interval: {config.save_interval}): add autoresume=true or '
-            'save_overwrite=true to the same command to start from the beginning.'
+            f'{here} No checkpoint is saved yet (save_interval: {config.save_interval}): add save_overwrite=true to '
+            'the same command to start from the beginning.'
         )
     if config.save_weights_only:
         return f'{here} {saved[0]} holds the latest weights; without the optimizer (save_weights_only) it cannot go on.'
-    return f'{here} The latest checkpoint is {saved[0]}: add autoresume=true to the same command to go on from it.'
+    how = 'autoresume=true save_overwrite=false' if config.save_overwrite else 'autoresume=true'
+    return f'{here} The latest checkpoint is {saved[0]}: add {how} to the same command to go on from it.'

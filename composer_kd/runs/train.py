@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 import warnings
@@ -150,7 +151,9 @@ def _begin_record(config: RunConfig) -> None:
 
 
 def _write_config(config: RunConfig, folder: pathlib.Path) -> None:
-    write_file(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(as_mapping(config))))
+    # That this run replaced another one says nothing of the runs that are started with its settings.
+    lasting = dataclasses.replace(config, save_overwrite=None)
+    write_file(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(as_mapping(lasting))))
 
 
 def _log_settings(trainer: Trainer, config: RunConfig) -> None:
