@@ -317,5 +317,5 @@ def wrapped() -> HuggingFaceModel:
 )
 def test_a_model_of_transformers_without_its_wrapper_is_answered(name, options, what):
     with pytest.raises(ConfigError, match=f'^model: .* {what}.* In a YAML, name a function of yours that returns'):
-        build_model(Component('model', name, options))
+        build_model(Component('model', name, options, 'model'))
     assert isinstance(build_model(Component('model', f'{__name__}.wrapped')), HuggingFaceModel)
