@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from composer_kd.config import trust
-from composer_kd.errors import ConfigError, nearest
+from composer_kd.errors import ConfigError, nearest, stopped_by
 
 __all__ = ['import_path', 'origin_of', 'public_names']
 
@@ -57,6 +57,8 @@ def import_path(path: str) -> Any:
                 raise ConfigError(f'{module_name!r} cannot be imported: {error}') from error
             continue
         except (Exception, SystemExit) as error:  # the user's module may raise any error, or end the process
+            if stopped_by(error) is not None:
+                raise
             raise ConfigError(f'{module_name!r} cannot be imported: {type(error).__name__}: {error}') from error
         return _follow(found, parts[length:], path)
     raise ConfigError(f'no module named {parts[0]!r} can be imported')

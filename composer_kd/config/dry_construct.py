@@ -16,6 +16,7 @@ from composer_kd.config.markers import Component
 from composer_kd.config.registry import SCOPES, is_function_itself, is_shown
 from composer_kd.config.schema import TeacherConfig
 from composer_kd.config.typecheck import Parameter, parameters
+from composer_kd.errors import stopped_by
 from composer_kd.presentation.addresses import without_credentials
 from composer_kd.teachers import FrozenTeacher
 
@@ -113,6 +114,8 @@ def _refusal(component: Component) -> str | None:
             made = construct(_without_unknown_bindings(component), stand_in=_stand_in, **supplied)
             return _not_a_loss(component.name, made) if component.scope == 'loss' else None
         except _REFUSALS as error:
+            if stopped_by(error) is not None:
+                raise
             return ' '.join(str(error).split()) or type(error).__name__
 
 

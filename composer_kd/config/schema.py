@@ -240,6 +240,29 @@ class EvaluationConfig:
     eval_subset_num_batches: Annotated[int, PositiveOrAll] = -1
 
 
+def elsewhere(save_folder: str | None, run_name: str, addition: str) -> dict[str, str]:
+    """Names a run that is like another one, so that it gets a folder of its own beside that run's.
+
+    Args:
+        save_folder: That of the other run.
+        run_name: That of the other run.
+        addition: What is added to the name.
+
+    Returns:
+        The settings by key: ``run_name``, and ``save_folder`` if it does not follow from the name.
+
+    Example:
+        >>> elsewhere('runs/{run_name}', 'kd', 'again')
+        {'run_name': 'kd-again'}
+        >>> elsewhere('demo/kd-0', 'kd', 'again')
+        {'run_name': 'kd-0-again', 'save_folder': 'demo/{run_name}'}
+    """
+    if save_folder is None or '{run_name}' in save_folder:
+        return {'run_name': f'{run_name}-{addition}'}
+    parent, slash, last = save_folder.rstrip('/').rpartition('/')
+    return {'run_name': f'{last}-{addition}', 'save_folder': f'{parent}{slash}{{run_name}}'}
+
+
 def local_folder(save_folder: str | None, run_name: str) -> pathlib.Path | None:
     """Inserts the run's name into a save folder; returns None if there is none, or if it is a URI."""
     if save_folder is None or '://' in save_folder:

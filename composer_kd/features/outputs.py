@@ -71,7 +71,9 @@ def logits_of(outputs: Any, whose: str, remedy: str = BY_MATCH) -> Tensor:
 `logits`, got dict with the keys ['aux', 'out']; which is meant of outputs.out (B, 3), outputs.aux (B, 3)? Name it in \
 the match: Match(loss, on='outputs.out').
     """
-    states = _candidates(outputs)
+    if isinstance(outputs, Tensor):
+        return outputs
+    states = _direct(outputs)
     if states and all(map(_is_state, states)):
         listed = ', '.join(f'{place} {_shape(value)}' for place, value in states.items())
         raise TeacherError(
@@ -93,7 +95,7 @@ def output_of(outputs: Any, whose: str, remedy: str = BY_MATCH) -> Tensor:
     logits = outputs.get('logits') if isinstance(outputs, Mapping) else getattr(outputs, 'logits', None)
     if isinstance(logits, Tensor):
         return logits
-    found = {place: value for place, value in _entries(outputs) if isinstance(value, Tensor) and value.ndim >= 2}
+    found = _direct(outputs)
     if len(found) == 1:
         return next(iter(found.values()))
     if not found or not isinstance(outputs, Sequence):
@@ -137,6 +139,11 @@ def _entries(outputs: Any, place: str = 'outputs') -> list[tuple[str, Any]]:
     if dataclasses.is_dataclass(outputs):
         return _entries(vars(outputs), place)
     return []
+
+
+def _direct(outputs: Any) -> dict[str, Tensor]:
+    """The tensors of two or more dimensions that the outputs themselves hold, by their paths."""
+    return {place: value for place, value in _entries(outputs) if isinstance(value, Tensor) and value.ndim >= 2}
 
 
 def _nested(outputs: Any, place: str = 'outputs') -> dict[str, Tensor]:

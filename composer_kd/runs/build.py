@@ -22,7 +22,7 @@ from typing_extensions import override
 
 from composer_kd.batches.contents import IGNORE
 from composer_kd.callbacks.phases import PhaseLabels
-from composer_kd.config.construct import construct, construct_or_say
+from composer_kd.config.construct import HUGGING_FACE, construct, construct_or_say
 from composer_kd.config.markers import Component
 from composer_kd.config.profiler import build_profiler
 from composer_kd.config.schema import RunConfig
@@ -60,6 +60,11 @@ def build_model(component: Component, num_classes: int | None = None) -> Compose
     module = construct_or_say(component)
     if isinstance(module, ComposerModel):
         return module
+    if any(kind.__module__.startswith('transformers.') for kind in type(module).__mro__):
+        raise ConfigError(
+            f'{component.path}: {type(module).__name__} is a model of transformers, which needs a wrapper to be '
+            f'trained. {HUGGING_FACE}'
+        )
     said = (getattr(module, 'num_classes', None), component.options.get('num_classes'), num_classes)
     classes = next((number for number in said if isinstance(number, int)), None)
     if classes is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 import warnings
@@ -12,6 +13,7 @@ import pytest
 import torch
 import wandb
 from omegaconf import OmegaConf
+from rich.console import Console
 from wandb.sdk.internal.datastore import DataStore
 
 from composer_kd.bench import BenchResults
@@ -69,6 +71,25 @@ def written(runs, names):
     bench_file(runs / 'bench', [('teacher', 201_642, 2e-3), ('kd-1', 21_690, 5e-4), ('alone-1', 21_690, 5e-4)])
     assert main(['report', *names, '--out', str(runs / 'report')]) == 0
     return runs / 'report'
+
+
+def test_its_commands_make_it_again_beside_what_is_there(runs, written, monkeypatch, tmp_path):
+    folder = tmp_path / 'runs'
+    shutil.copytree(runs, folder, symlinks=True)
+    train(load_config('yamls/digits/student.yaml', [*SHORT, f'save_folder={folder}/{{run_name}}', 'run_name=s']))
+    monkeypatch.chdir(tmp_path)
+    paths = ['runs/kd-1', 'runs/s', 'runs/alone-1']
+    report(ReportOptions(paths, out=folder / 'report', with_bench=False), Console(quiet=True))
+    commands = json.loads((folder / 'report' / 'report.json').read_text())['commands']
+    assert 'composer-kd train runs/s/config.yaml run_name=s-again' in commands
+    before = {file: file.read_bytes() for file in folder.glob('*/*') if file.is_file() and file.parent.name != 'report'}
+    for command in commands:
+        assert main(shlex.split(command)[1:]) == 0
+    assert all(file.read_bytes() == content for file, content in before.items())
+    names = ['kd-1', 's', 'alone-1']
+    for name in names:
+        again, first = (json.loads((folder / one / 'metrics.json').read_text()) for one in (f'{name}-again', name))
+        assert again['loss/train/total'] == first['loss/train/total']
 
 
 def test_the_numbers_are_those_of_an_evaluation(runs, written):
