@@ -6,6 +6,7 @@ A message says what was expected, what was given, and what to do; for a mistyped
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ __all__ = [
     'StorageError',
     'StoreError',
     'TeacherError',
+    'stopped_by',
 ]
 
 
@@ -77,6 +79,31 @@ def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
     if close:
         return '; did you mean ' + ' or '.join(repr(c) for c in close) + '?'
     return '; valid: ' + ', '.join(known) if known else ''
+
+
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+def stopped_by(error: BaseException) -> signal.Signals | None:
+    """Tells which signal ends the process with an exception: Ctrl-C, or SIGTERM as schedulers and `kill` send it.
+
+    Composer turns both into SystemExit once it is imported, which is no failure of the code that runs just then.
+
+    Args:
+        error: The exception.
+
+    Returns:
+        SIGINT or SIGTERM; None for anything else.
+
+    Example:
+        >>> stopped_by(SystemExit(143)).name, stopped_by(KeyboardInterrupt()).name, stopped_by(SystemExit(1))
+        ('SIGTERM', 'SIGINT', None)
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return signal.SIGINT
+    if isinstance(error, SystemExit):
+        return next((number for number in _STOPS if error.code == 128 + number), None)
+    return None
 
 
 def is_of_device(error: Exception) -> bool:

@@ -1,5 +1,6 @@
 """Run by the composer launcher in test_two_processes.py, with one process or two: prints what was trained as JSON."""
 
+import functools
 import json
 import os
 import sys
@@ -28,6 +29,7 @@ from tests.helpers import (
     trainer,
     weights,
 )
+from tests.tasks import SIZE, TASKS, make_task
 
 
 def loader(dataset, batch_size=8):
@@ -147,7 +149,16 @@ def mutual(**options):
     return TokenModel(seed=1), data, MutualLearning([TokenModel(seed=0), TokenModel(seed=2)], **options)
 
 
+def of_kind(name):
+    """Four batches of a task, each rank with labels of its own."""
+    task, *more = (make_task(name, seed=seed) for seed in range(4))
+    columns = {key: torch.cat([value, *(other.columns[key] for other in more)]) for key, value in task.columns.items()}
+    algorithm = Distillation(task.teacher, task.loss, kd_loss_weight=0.01, org_loss_weight=0.01, **task.settings)
+    return task.student(), loader(TokenDataset(**columns), SIZE), algorithm
+
+
 CASES = {
+    **{name: functools.partial(of_kind, name) for name in TASKS},
     'moving teachers': moving,
     'mutual learning': mutual,
     'mutual learning in a window': lambda: mutual(start_dur='2ba'),

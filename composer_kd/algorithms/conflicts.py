@@ -15,6 +15,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.errors import ConfigError, TeacherError
+from composer_kd.features.dropped import dropped_blocks
+from composer_kd.features.layer_path import LayerPath
 from composer_kd.matches.criterion import Criterion
 from composer_kd.students import EXTRAS
 from composer_kd.teachers import FrozenTeacher, TeacherPool, module_of, moves
@@ -89,25 +91,39 @@ def refuse_algorithms(state: State, criterion: Criterion) -> None:
 
 
 def refuse_dropped_layers(state: State, criterion: Criterion) -> None:
-    """Checks, when all layers are replaced, that no match is inside a block that is dropped at random.
+    """Checks, when all layers are replaced, that no match is on what the student leaves out at random.
 
     Args:
         state: The state of the run.
         criterion: The distillation loss, with its layers found.
 
     Raises:
-        ConfigError: If one is: it would fail in the first batch that drops the block.
+        ConfigError: If one is: it would fail in the first batch in which that is left out.
     """
-    for other in state.algorithms:
-        if isinstance(other, StochasticDepth) and other.stochastic_method == 'block':
-            blocks = {name for name, module in state.model.named_modules() if hasattr(module, 'drop_rate')}
-            for path, module in criterion.student_layers.items():
-                block = next((block for block in blocks if module.startswith(f'{block}.')), None)
-                if block is not None:
-                    raise ConfigError(
-                        f'StochasticDepth drops the block {block!r} at random, and the layer {path!r} in it does not '
-                        "run then: match the block itself, or use stochastic_method='sample'."
-                    )
+    layers = criterion.student_layers
+    if any(isinstance(other, StochasticDepth) and other.stochastic_method == 'block' for other in state.algorithms):
+        blocks = [name for name, module in state.model.named_modules() if hasattr(module, 'drop_rate')]
+        for path, module in layers.items():
+            for block in (block for block in blocks if module.startswith(f'{block}.')):
+                raise ConfigError(
+                    f'StochasticDepth drops the block {block!r} at random, and the layer {path!r} in it does not '
+                    "run then: match the block itself, or use stochastic_method='sample'."
+                )
+    dropped = dropped_blocks(state.model) if layers else {}
+    for path, module in layers.items():
+        everywhere = _are_of_blocks(path)
+        for block in (block for block in dropped if everywhere or f'{module}.'.startswith(f'{block}.')):
+            raise ConfigError(
+                f'The student leaves out {block!r} and others at random in training (LayerDrop, at a rate of '
+                f'{dropped[block]:g}), and {path!r} is not there then. Build it with layerdrop=0 (encoder_layerdrop '
+                "and decoder_layerdrop of encoder-decoders), or match hidden states: 'outputs.hidden_states[i]'."
+            )
+
+
+def _are_of_blocks(path: str) -> bool:
+    """Whether a path names attentions in a model's outputs, which has an entry only for blocks that ran."""
+    place = LayerPath.parse(path)
+    return not place.path and bool(place.keys) and str(place.keys[0]).endswith('attentions')
 
 
 def renew_copies(state: State) -> None:

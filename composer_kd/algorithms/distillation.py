@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import torch
+from composer.algorithms import LabelSmoothing
 from composer.core import Event, State, get_precision_context
 from composer.loggers import Logger
 from composer.utils import dist
@@ -22,7 +23,7 @@ from composer_kd.algorithms.conflicts import refuse_algorithms, refuse_dropped_l
 from composer_kd.algorithms.loss_parts import LossParts, parts_of
 from composer_kd.algorithms.moving_teachers import MovingTeachers
 from composer_kd.algorithms.teacher_evaluation import TeacherEvaluation
-from composer_kd.batches.checks import check_alignment, labels_fit
+from composer_kd.batches.checks import check_alignment, check_one_label, labels_fit
 from composer_kd.batches.counts import BatchCount, plus_zero, weighed
 from composer_kd.batches.format import ATTENDED, LABELLED, BatchFormat
 from composer_kd.batches.microbatch import Microbatch
@@ -104,8 +105,8 @@ class Distillation(DistillationAlgorithm):
 
     Raises:
         ConfigError: If a setting is out of range, or another algorithm of the run is incompatible with this one.
-        TeacherError: If the logits of a teacher and the student differ in shape (checked at the first batch, before any
-            optimizer step).
+        TeacherError: If the logits of a teacher and the student differ in shape (before training, at the latest before
+            any optimizer step).
         CheckpointError: If a teacher's weights cannot be loaded.
         LossError: If the loss returns something other than a finite scalar.
 
@@ -147,9 +148,12 @@ class Distillation(DistillationAlgorithm):
         self._auxiliary = AuxiliaryState()
         self._events = {id(event) for event in wanted}
         self._fits = False  # whether the shapes of the teachers' logits have been checked
-        self._aligned = False  # whether the labels have been found to be those of the logits' positions
+        # What the first labels and the model's own loss settle: each check is made until it returns True.
+        check_labels = partial(check_one_label, losses=self.criterion.of_softmax)
+        self._unsettled: list[Callable[..., bool]] = [check_alignment, check_labels]
         self._count = BatchCount()
         self._model: nn.Module | None = None
+        self._smoothing: LabelSmoothing | None = None
         self._form = BatchFormat()
         self._text = repr(self)
 
@@ -213,8 +217,8 @@ class Distillation(DistillationAlgorithm):
         elif event is Event.BEFORE_LOAD:
             self._check_data(state)
             self._moving.before_load(state)
-            self.criterion.build(state)
             refuse_dropped_layers(state, self.criterion)
+            self.criterion.build(state, self._form)
             renew_copies(state)
             self._auxiliary.before_load(state.model)
         elif event is Event.AFTER_LOAD:
@@ -246,10 +250,13 @@ class Distillation(DistillationAlgorithm):
         refuse_algorithms(state, self.criterion)
         refuse_shared(self.pool, state.model.parameters(), 'the student')
         self.pool.prepare(state)
-        self._moving.prepared(state)
+        self._moving.prepared(state, [one._moving for one in state.algorithms if isinstance(one, Distillation)])
         self._form = self.evaluation.form = BatchFormat.of(state.model, self._positions)
         self._count = BatchCount(dist.get_world_size(), self._form, self.criterion.needs_features)
         self._model = state.model
+        self._smoothing = next((other for other in state.algorithms if isinstance(other, LabelSmoothing)), None)
+        self._fits = self._aligned = False  # this object may have taught another student before
+        self._events.discard(id(Event.BEFORE_LOSS))
         if reads_loss(state.model):
             self._events.add(id(Event.BEFORE_LOSS))
         self.criterion.prepare(state)
@@ -263,7 +270,9 @@ class Distillation(DistillationAlgorithm):
             supply_loss(state, self.org_loss_weight > 0 or not is_open)
 
     def _distil(self, state: State) -> None:
-        micro = Microbatch.read(state, self._form, self._count, self.criterion.needs_features)
+        # Smoothed labels, which are put back before or after this event, do not say which positions have one.
+        labels = None if self._smoothing is None else self._smoothing.original_labels
+        micro = Microbatch.read(state, self._form, self._count, self.criterion.needs_features, labels)
         drawn = self.pool.draw(state.rank_zero_seed, micro.number)
         if isinstance(state.loss, LossParts):
             raise ConfigError(
@@ -276,8 +285,8 @@ class Distillation(DistillationAlgorithm):
         if not self._fits:
             self._check_fit(state, drawn)
         task, own = scalar_loss(state.loss).to(kd.device), parts_of(state.loss)  # a loss may be the number 0.0
-        if not self._aligned and student is not None:
-            self._aligned = check_alignment(micro.batch, self._form, student, task)
+        if self._unsettled and student is not None:
+            self._unsettled = [c for c in self._unsettled if not c(micro.batch, self._form, student, task)]
         if micro.task is not None and labels_fit(micro.batch, self._form, student):
             task = weighed(task, state.outputs, micro.task, micro.task_share)
             own = {name: weighed(part, state.outputs, micro.task, micro.task_share) for name, part in own.items()}

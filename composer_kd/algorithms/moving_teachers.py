@@ -15,7 +15,10 @@ __all__ = ['MovingTeachers']
 
 
 class MovingTeachers:
-    """Saves and restores the teachers of a run that change with the student.
+    """Saves and restores the teachers of one algorithm that change with the student.
+
+    Composer restores all algorithms of one class from the state of the last of them. Each therefore saves the teachers
+    of all, and takes its own.
 
     Args:
         teachers: Those that change; each is saved if it has ``state_dict`` and ``load_state_dict``.
@@ -27,15 +30,17 @@ class MovingTeachers:
 
     def __init__(self, teachers: Sequence[Teacher]) -> None:
         self._teachers = {f'{number}: {teacher.name}': teacher for number, teacher in enumerate(teachers)}
+        self._all: Sequence[MovingTeachers] = [self]
         self._restored: set[str] = set()
         self._versions: list[tuple[int, int]] = []
         self._parts: list[int] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of each teacher that has one, under ``'teachers'``; empty without any."""
+        """The state of each teacher that has one, of all algorithms, under ``'teachers'``; empty without any."""
         states = {
-            key: teacher.state_dict()
-            for key, teacher in self._teachers.items()
+            one._saved_as(key): teacher.state_dict()
+            for one in self._all
+            for key, teacher in one._teachers.items()
             if hasattr(teacher, 'state_dict') and hasattr(teacher, 'load_state_dict')
         }
         return {'teachers': states} if states else {}
@@ -46,13 +51,25 @@ class MovingTeachers:
         Args:
             state: From :meth:`state_dict`, or from a run without such teachers.
         """
-        for key, saved in state.get('teachers', {}).items():
-            if key in self._teachers:
-                self._teachers[key].load_state_dict(saved)  # type: ignore[attr-defined]
+        saved = state.get('teachers', {})
+        for key, teacher in self._teachers.items():
+            if self._saved_as(key) in saved:
+                teacher.load_state_dict(saved[self._saved_as(key)])  # type: ignore[attr-defined]
                 self._restored.add(key)
 
-    def prepared(self, state: State) -> None:
-        """Records the student's weights with which the teachers were prepared."""
+    def _saved_as(self, key: str) -> str:
+        """The key in a state: that of the first algorithm's teachers is as it is."""
+        number = self._all.index(self)
+        return f'{number}, {key}' if number else key
+
+    def prepared(self, state: State, every: Sequence[MovingTeachers]) -> None:
+        """Records the student's weights with which the teachers were prepared.
+
+        Args:
+            state: The state of the run.
+            every: The moving teachers of all algorithms of the class, in the order in which the run has them.
+        """
+        self._all = every
         self._restored.clear()
         self._versions, self._parts = _versions(state), _parts(state)
 
@@ -61,7 +78,7 @@ class MovingTeachers:
         if self._parts != _parts(state):
             for teacher in self._teachers.values():
                 teacher.prepare(state)
-            self.prepared(state)
+            self.prepared(state, self._all)
 
     def after_load(self, state: State) -> None:
         """Prepares the teachers again that were prepared with other weights of the student than those just loaded.

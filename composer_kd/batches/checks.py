@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,11 +11,15 @@ from torch import Tensor
 
 from composer_kd.batches.contents import IGNORE, labels_of
 from composer_kd.batches.format import BatchFormat
-from composer_kd.batches.layout import Layout, layout_of
+from composer_kd.batches.layout import Layout, layout_of, several_labels
 from composer_kd.batches.masks import Valid, aligned_labels
 from composer_kd.errors import ConfigError
 
-__all__ = ['check_alignment', 'check_marks', 'labels_fit']
+__all__ = ['check_alignment', 'check_marks', 'check_one_label', 'labels_fit']
+
+
+_FEW = 8
+"""Rows that show whether a loss is one of a softmax."""
 
 
 def check_marks(batch: Any, form: BatchFormat, layout: Layout, valid: Valid | None) -> None:
@@ -51,11 +56,21 @@ def check_marks(batch: Any, form: BatchFormat, layout: Layout, valid: Valid | No
 def _check_classes(batch: Any, form: BatchFormat, layout: Layout) -> None:
     labels = labels_of(batch)
     is_read = labels is not None and labels.device.type == 'cpu' and not labels.is_floating_point()
-    if not is_read or not layout.per_position or layout.classes < 2 or form.ctc:
+    if not is_read or layout.classes < 2 or form.ctc:
         return
     labels = aligned_labels(batch, form)
     assert labels is not None
-    if labels.numel() and layout.covers(labels.shape) and labels.max() >= layout.classes:
+    if not labels.numel() or labels.max() < layout.classes:
+        return
+    if not layout.per_position and labels.ndim > 2 and len(layout.shape) > 2:
+        form.warn_once(
+            f'The labels {tuple(labels.shape)} hold {int(labels.max())}, and the logits have {layout.classes} classes '
+            f'at the positions {tuple(layout.shape)}: these are compared at every position. To say which count, give '
+            'the model a method valid_positions(batch) that returns booleans of that shape; and if its loss ignores '
+            f'this label, the attribute ignore_index = {int(labels.max())}.',
+            'positions',
+        )
+    if layout.per_position and layout.covers(labels.shape):
         raise ConfigError(
             f'The labels hold {int(labels.max())}, and the logits have {layout.classes} classes. If the loss of the '
             f'model ignores this label, say so: set the attribute ignore_index = {int(labels.max())} on the model.'
@@ -71,6 +86,46 @@ def labels_fit(batch: Any, form: BatchFormat, logits: Tensor | None) -> bool:
     if logits is None or labels is None or form.shift_labels or labels.ndim != 2 or logits.ndim != 3:
         return True
     return labels.shape[1] == 1 or labels.shape[1] in logits.shape[1:] or labels.shape == logits.shape
+
+
+def check_one_label(
+    batch: Any, form: BatchFormat, logits: Tensor, task: Tensor, losses: Callable[[Tensor], Sequence[str]]
+) -> bool:
+    """Warns once if losses compare a softmax over classes, of which a sample may have several at once.
+
+    It may if a row of labels in the logits' shape does not sum to 1, or if the model says so (``problem_type`` of
+    transformers, a multi-label loss of torch). One label for each row is settled too, unless the model's own loss is a
+    binary cross-entropy: the next rows are looked at then.
+
+    Args:
+        batch: The microbatch.
+        form: The format of the batches, which warns once.
+        logits: The student's logits.
+        task: The model's own loss of the microbatch, a scalar.
+        losses: Gives the names of the losses that compare a softmax, for some logits as rows.
+
+    Returns:
+        Whether the question is settled; ``False`` for a batch without labels.
+    """
+    labels = labels_of(batch)
+    if labels is None:
+        return False
+    if form.several_labels or several_labels(batch, logits):
+        rows = layout_of(logits, batch, form).rows(logits.detach()).flatten(0, -2)
+        names = losses(torch.cat([rows, -rows])[:_FEW])
+        if names:
+            form.warn_once(
+                f'Samples may have several labels at once (labels {tuple(labels.shape)}), and {", ".join(names)} '
+                'compares a softmax over the classes, in which they exclude one another. Compare each class by itself: '
+                'composer_kd.losses.mse, or a function such as lambda student, teacher: '
+                'torch.nn.functional.binary_cross_entropy_with_logits(student, teacher.sigmoid()).',
+                'several labels',
+            )
+        return True
+    if labels.shape != logits.shape or logits.ndim < 2 or logits.device.type != 'cpu':
+        return True
+    binary = F.binary_cross_entropy_with_logits(logits.detach().float(), labels.float())
+    return not bool((binary - task.detach().float()).abs() <= 1e-3 * binary)
 
 
 def check_alignment(batch: Any, form: BatchFormat, logits: Tensor, task: Tensor) -> bool:

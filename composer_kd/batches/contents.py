@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-__all__ = ['IGNORE', 'labels_of', 'split_index', 'without_labels']
+__all__ = ['IGNORE', 'labels_of', 'split_index', 'with_labels', 'without_labels']
 
 IGNORE = -100
 """The label of a position or sample without a label, as in torch and transformers."""
@@ -71,3 +71,24 @@ def without_labels(batch: Mapping[str, Any], keep: bool = False) -> dict[str, An
     if keep and 'decoder_input_ids' not in batch:
         return dict(batch)
     return {key: value for key, value in batch.items() if key not in _LABEL_KEYS}
+
+
+def with_labels(batch: Any, make: Callable[[Tensor], Tensor]) -> Any:
+    """Copies a batch with other labels; one without labels is returned as it is.
+
+    Args:
+        batch: The batch; stays unchanged.
+        make: Makes the new labels of the old.
+
+    Example:
+        >>> import torch
+        >>> with_labels({'labels': torch.tensor([3, -100])}, torch.zeros_like)
+        {'labels': tensor([0, 0])}
+    """
+    labels = labels_of(batch)
+    if labels is None:
+        return batch
+    if isinstance(batch, Mapping):
+        key = next(key for key in _LABEL_KEYS if key in batch)
+        return {**batch, key: make(labels)}
+    return batch[0], make(labels)

@@ -32,10 +32,12 @@ class BatchFormat:
         knows_shift: Whether ``shift_labels`` is known, not assumed.
         encoder_decoder: Whether logits belong to the positions of a decoder, and the attention mask to the encoder.
         ctc: Whether labels belong to whole sequences, not to positions (CTC).
-        frame_lengths: For CTC: the number of frames for each length of the input; ``None`` if unknown.
+        frame_lengths: For speech models of transformers: the number of frames for each length of the input; ``None`` if
+            unknown.
         ignore_index: The label that the model's own loss ignores, beside -100: its attribute of this name, else that of
-            its cross-entropy.
+            its cross-entropy, or of its config if it is a segmentation model of transformers.
         positions: ``'labelled'`` or ``'attended'``.
+        several_labels: Whether the model says that a sample may have several labels at once.
         valid_positions: The model's method of this name, a function from a batch to booleans of the logits' positions;
             it replaces all rules.
     """
@@ -48,6 +50,7 @@ class BatchFormat:
     frame_lengths: Callable[[Tensor], Any] | None = field(default=None, repr=False, compare=False)
     ignore_index: int = field(default=IGNORE, repr=False)
     positions: str = field(default=LABELLED, repr=False)
+    several_labels: bool = field(default=False, repr=False)
     valid_positions: Callable[[Any], Tensor | None] | None = field(default=None, repr=False, compare=False)
     _said: set[str] = field(default_factory=set, repr=False, compare=False)
 
@@ -67,16 +70,17 @@ class BatchFormat:
         encoder_decoder = _has_encoder_and_decoder(model)
         # A causal model that serves as a decoder gets its labels as they are.
         shifts = not encoder_decoder and any(map(predicts_next_token, model.modules()))
-        speech = next((module for module in model.modules() if _named_in('CTC', module)), None)
+        makes_frames = (getattr(module, '_get_feat_extract_output_lengths', None) for module in model.modules())
         return cls(
             takes_index=bool(getattr(model, 'takes_index', False)),
             shift_labels=shifts if said is None else bool(said),
             knows_shift=shifts or (said is not None and not _assumed(model)),
             encoder_decoder=encoder_decoder,
-            ctc=speech is not None or any(isinstance(module, nn.CTCLoss) for module in model.modules()),
-            frame_lengths=getattr(speech, '_get_feat_extract_output_lengths', None),
+            ctc=any(isinstance(module, nn.CTCLoss) or _named_in('CTC', module) for module in model.modules()),
+            frame_lengths=next((lengths for lengths in makes_frames if lengths is not None), None),
             ignore_index=_ignored(model),
             positions=positions,
+            several_labels=any(map(_has_several_labels, model.modules())),
             valid_positions=getattr(model, 'valid_positions', None),
         )
 
@@ -136,8 +140,17 @@ def _ignored(model: nn.Module) -> int:
     loss = getattr(model, '_loss_fn', None)
     losses = [loss, *(module for module in model.modules() if isinstance(module, _WITH_IGNORED))]
     labels = [getattr(one, 'keywords', {}).get('ignore_index', getattr(one, 'ignore_index', None)) for one in losses]
+    # Other models of transformers have this setting in their config too, with labels that are whole images' classes.
+    maps = (module for module in model.modules() if _named_in('SEMANTIC_SEGMENTATION', module))
+    labels += [getattr(getattr(module, 'config', None), 'semantic_loss_ignore_index', None) for module in maps]
     found = {label for label in labels if isinstance(label, int)}
     return found.pop() if len(found) == 1 else IGNORE
 
 
+def _has_several_labels(module: nn.Module) -> bool:
+    told = getattr(getattr(module, 'config', None), 'problem_type', None)
+    return isinstance(module, _OF_SEVERAL) or told == 'multi_label_classification'
+
+
+_OF_SEVERAL = (nn.MultiLabelMarginLoss, nn.MultiLabelSoftMarginLoss)
 _WITH_IGNORED = (nn.CrossEntropyLoss, nn.NLLLoss)

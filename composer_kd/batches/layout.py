@@ -14,7 +14,7 @@ from torch import Tensor
 
 from composer_kd.batches.contents import labels_of
 from composer_kd.batches.format import BatchFormat
-from composer_kd.batches.masks import Valid, marks_of
+from composer_kd.batches.masks import Valid, attention_of, marks_of
 from composer_kd.errors import ConfigError
 
 __all__ = ['Layout', 'layout_of', 'several_labels']
@@ -78,7 +78,7 @@ def layout_of(
 
     Returns:
         The layout. The classes are where the labels leave one dimension of the logits over. Where they do not tell, it
-        is dimension 1 of logits with four dimensions or more, else the last.
+        is dimension 1 of logits with four dimensions or more, else the last; of one output per token or pixel, none.
 
     Raises:
         ConfigError: If ``said`` contradicts the labels.
@@ -93,6 +93,8 @@ def layout_of(
     form, shape = form or BatchFormat(), logits.shape
     if logits.ndim < 2:
         return Layout(None, 1, shape, False)
+    if said == -1 and _is_one_output(shape, batch):
+        return Layout(None, 1, shape, True)
     marks = [marks.shape for marks in (marks_of(batch, form),) if marks is not None]
     if valid is not None and valid.mask is not None:
         marks.append(valid.mask.shape)
@@ -133,12 +135,28 @@ def several_labels(batch: Any, logits: Tensor) -> bool:
         False
     """
     labels = labels_of(batch)
-    if labels is None or labels.shape != logits.shape or labels.ndim < 2:
+    if labels is None or labels.shape != logits.shape or labels.ndim < 2 or _is_one_output(logits.shape, batch):
         return False
     dim = 2 if labels.ndim == 3 else 1
     if labels.shape[dim] < 2 or not labels.numel():
         return False
     return not labels.is_floating_point() or bool((labels.float().sum(dim) - 1.0).abs().max() > 1e-3)
+
+
+def _is_one_output(logits: torch.Size, batch: Any) -> bool:
+    """Whether logits hold one output for each token or pixel, and no dimension of classes.
+
+    It is so for ``(B, S)`` with an attention mask and labels of that shape, and for maps ``(B, H, W)`` with labels
+    ``(B, 1, H, W)``, or with whole numbers of the same shape.
+    """
+    labels, attention = labels_of(batch), attention_of(batch)
+    if labels is None or logits[-1] == 1:
+        return False
+    whole = not labels.is_floating_point()
+    if len(logits) == 2:
+        return whole and attention is not None and labels.shape == attention.shape == logits
+    is_map = len(logits) == 3 and not _is_sequence(batch, logits)
+    return is_map and (labels.shape == (*logits[:1], 1, *logits[1:]) or (whole and labels.shape == logits))
 
 
 def _left_over(logits: torch.Size, marks: torch.Size) -> list[int]:

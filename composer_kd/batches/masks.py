@@ -16,6 +16,7 @@ __all__ = [
     'Valid',
     'aligned_labels',
     'all_valid',
+    'attention_of',
     'labelled',
     'marks_of',
     'samples_of',
@@ -89,7 +90,7 @@ def valid_of(batch: Any, form: BatchFormat = _PLAIN) -> Valid | None:
         return None if mask is None else Valid.of(mask != 0, False)
     if form.positions != ATTENDED and not form.ctc and labels_of(batch) is not None:
         return labelled(batch, form)
-    attention = _frames(batch, form) if form.ctc else _attention(batch, form.encoder_decoder)
+    attention = _attended(batch, form)
     if attention is None:
         return None
     mask = attention != 0
@@ -130,7 +131,7 @@ def tokens_of(batch: Any, form: BatchFormat = _PLAIN) -> Valid | None:
         >>> tokens_of(batch).mask
         tensor([[ True,  True, False]])
     """
-    attention = _frames(batch, form) if form.ctc else _attention(batch, form.encoder_decoder)
+    attention = _attended(batch, form)
     if attention is not None:
         return Valid.of(attention != 0, False)
     labels = labels_of(batch)
@@ -142,7 +143,7 @@ def tokens_of(batch: Any, form: BatchFormat = _PLAIN) -> Valid | None:
 
 def source_of(batch: Any, form: BatchFormat) -> Valid | None:
     """Finds the valid tokens of an encoder-decoder's encoder; ``None`` for other models, and if all are valid."""
-    attention = _attention(batch, False) if form.encoder_decoder else None
+    attention = attention_of(batch, False) if form.encoder_decoder else None
     return None if attention is None else Valid.of(attention != 0, False)
 
 
@@ -189,7 +190,7 @@ def all_valid(batch: Any, form: BatchFormat = _PLAIN) -> bool:
     if form.valid_positions is not None or form.ignore_index != IGNORE:
         return False
     labels = labels_of(batch)
-    attention = _attention(batch, form.encoder_decoder) if form.positions == ATTENDED or labels is None else None
+    attention = attention_of(batch, form.encoder_decoder) if form.positions == ATTENDED or labels is None else None
     for marks, least in ((labels, 0), (attention, 1)):
         if marks is None:
             continue
@@ -211,7 +212,7 @@ def samples_of(batch: Any) -> int | None:
 def marks_of(batch: Any, form: BatchFormat = _PLAIN) -> Tensor | None:
     """What has one entry for each position of the logits: the labels or, without them, the attention mask."""
     labels = None if form.ctc else labels_of(batch)
-    return _attention(batch, form.encoder_decoder) if labels is None else labels
+    return attention_of(batch, form.encoder_decoder) if labels is None else labels
 
 
 def token_mask(feature: Tensor, mask: Tensor | None) -> Tensor | None:
@@ -227,17 +228,18 @@ def token_mask(feature: Tensor, mask: Tensor | None) -> Tensor | None:
     return mask if fits else None
 
 
-def _attention(batch: Any, of_decoder: bool) -> Tensor | None:
+def attention_of(batch: Any, of_decoder: bool = False) -> Tensor | None:
+    """The attention mask ``(B, S)`` of a batch, or that of the decoder; ``None`` if it has none."""
     found = (
         batch.get('decoder_attention_mask' if of_decoder else 'attention_mask') if isinstance(batch, Mapping) else None
     )
     return found if isinstance(found, Tensor) and found.ndim == 2 else None
 
 
-def _frames(batch: Any, form: BatchFormat) -> Tensor | None:
-    """The mask of the frames that a speech model makes of its inputs; as it is where their number is not known."""
-    attention = _attention(batch, False)
-    if attention is None or form.frame_lengths is None:
+def _attended(batch: Any, form: BatchFormat) -> Tensor | None:
+    """The attention mask at the positions of logits: tokens, a decoder's tokens, or the frames of a speech model."""
+    attention = attention_of(batch, form.encoder_decoder)
+    if attention is None or form.frame_lengths is None or form.encoder_decoder:
         return attention
     whole = torch.tensor(attention.shape[1])  # on the CPU, since its frames are counted there
     lengths = torch.as_tensor(form.frame_lengths((attention != 0).sum(1)))

@@ -9,6 +9,7 @@ from typing import Any
 from composer.core import State
 from torch import Tensor
 
+from composer_kd.batches.contents import with_labels
 from composer_kd.batches.counts import BatchCount
 from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.layout import Layout, layout_of
@@ -50,7 +51,14 @@ class Microbatch:
     source_share: Tensor | None = None
 
     @classmethod
-    def read(cls, state: State, form: BatchFormat, count: BatchCount, with_tokens: bool = False) -> Microbatch:
+    def read(
+        cls,
+        state: State,
+        form: BatchFormat,
+        count: BatchCount,
+        with_tokens: bool = False,
+        labels: Tensor | None = None,
+    ) -> Microbatch:
         """Reads the microbatch of a run.
 
         Args:
@@ -58,17 +66,22 @@ class Microbatch:
             form: The format of its batches.
             count: The counts of the whole batch, if they were needed.
             with_tokens: Whether features of tokens are compared.
+            labels: The labels of before, if the model's own loss got others in their place (smoothed ones). How that
+                loss is a mean is not known then.
 
         Returns:
             The microbatch.
         """
         batch, index = form.split(state.batch)
+        batch = batch if labels is None else with_labels(batch, lambda _: labels)
         micro = cls(batch, state.timestamp.batch.value, index=index, form=form)
         count.forget(micro.number)
         # If the whole batch is valid, so is every part of it.
         if count.answers is not None or count.task is not None or not all_valid(batch, form):
             micro.valid, micro.task = valid_of(batch, form), labelled(batch, form)
             micro.share, micro.task_share = _share(micro.valid, count.answers), _share(micro.task, count.task)
+        if labels is not None:
+            micro.task = micro.task_share = None
         if with_tokens:
             micro.tokens, micro.source = tokens_of(batch, form), source_of(batch, form)
             micro.token_share = _share(micro.tokens, count.tokens)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import pathlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from composer_kd.batches.format import BatchFormat
 from composer_kd.bench.candidate import Candidate
 from composer_kd.bench.failures import reason
 from composer_kd.bench.results import Row, Setting
@@ -56,10 +58,10 @@ class BuiltModel:
         return self.candidate.name
 
     @functools.cached_property
-    def shift_labels(self) -> bool:
-        """Whether position ``i`` predicts label ``i + 1``."""
-        said = self.candidate.shift_labels
-        return self.inference.predicts_next_token if said is None else said
+    def form(self) -> BatchFormat:
+        """The format of its batches, as the model says it; the candidate may say ``shift_labels``."""
+        said, form = self.candidate.shift_labels, self.inference.form
+        return form if said is None else replace(form, shift_labels=said)
 
     def inputs(self, size: int) -> tuple[Tensor, ...]:
         """Returns the inputs for a batch of any size, repeated or truncated from the first batch."""

@@ -17,6 +17,7 @@ from composer_kd.bench.failures import is_out_of_memory
 
 __all__ = ['TopClasses', 'accuracy', 'answer', 'first_samples', 'merged', 'same', 'size_of']
 
+PLAIN = BatchFormat()
 AT_ONCE = 64
 """Samples per forward pass."""
 
@@ -43,7 +44,11 @@ class TopClasses:
 
 
 def answer(
-    call: Callable[..., Tensor], inputs: Iterable[tuple[Tensor, ...]], batches: Sequence[Any], device: torch.device
+    call: Callable[..., Tensor],
+    inputs: Iterable[tuple[Tensor, ...]],
+    batches: Sequence[Any],
+    device: torch.device,
+    form: BatchFormat = PLAIN,
 ) -> TopClasses:
     """Computes the predictions of a model.
 
@@ -52,11 +57,12 @@ def answer(
         inputs: The input tensors of each batch, on the CPU.
         batches: The batches that the inputs belong to.
         device: The device that the model runs on.
+        form: The format of the batches.
 
     Returns:
         The predictions, on the CPU.
     """
-    return merged([call], [inputs], batches, device)
+    return merged([call], [inputs], batches, device, form)
 
 
 def merged(
@@ -64,6 +70,7 @@ def merged(
     inputs: Sequence[Iterable[tuple[Tensor, ...]]],
     batches: Sequence[Any],
     device: torch.device,
+    form: BatchFormat = PLAIN,
 ) -> TopClasses:
     """Computes the predictions of the mean logits of several models.
 
@@ -72,6 +79,7 @@ def merged(
         inputs: For each model, the input tensors of each batch, on the CPU.
         batches: The batches that the inputs belong to.
         device: The device that the models run on.
+        form: The format of the batches.
 
     Returns:
         The predictions, on the CPU.
@@ -86,7 +94,7 @@ def merged(
                     for call, own in zip(calls, tensors)
                 ]
             )
-            layout = layout_of(logits, _cut(batch, size_of(batch), len(logits)))
+            layout = layout_of(logits, _cut(batch, size_of(batch), len(logits)), form)
             classes, finite = layout.classes, finite and bool(logits.isfinite().all())
             parts.append(layout.rows(logits).argmax(-1).cpu())
             shape = logits.shape[1:]
@@ -111,19 +119,19 @@ def _logits(call: Callable[..., Tensor], inputs: tuple[Tensor, ...], device: tor
     return torch.cat([_logits(call, part, device) for part in parts])
 
 
-def accuracy(answers: TopClasses, batches: Sequence[Any], shift: bool = False) -> float | None:
+def accuracy(answers: TopClasses, batches: Sequence[Any], form: BatchFormat = PLAIN) -> float | None:
     """Computes the share of correct predictions.
 
     Args:
         answers: The predictions of a model.
         batches: The batches, with labels.
-        shift: Whether position ``i`` predicts label ``i + 1``.
+        form: The format of the batches: whether position ``i`` predicts label ``i + 1``, which label is ignored.
 
     Returns:
         The share among all samples or positions with a label other than -100; ``None`` if there are none, if the
         model has a single class, or if samples have several labels at once.
     """
-    right, total, form = 0, 0, BatchFormat(shift_labels=shift)
+    right = total = 0
     for top, batch in zip(answers.top, batches):
         labels = aligned_labels(batch, form)
         if labels is None or labels.numel() != top.numel():
@@ -134,7 +142,7 @@ def accuracy(answers: TopClasses, batches: Sequence[Any], shift: bool = False) -
     return right / total if total and answers.classes > 1 and not answers.several else None
 
 
-def same(answers: TopClasses, others: TopClasses, batches: Sequence[Any], shift: bool = False) -> float | None:
+def same(answers: TopClasses, others: TopClasses, batches: Sequence[Any], form: BatchFormat = PLAIN) -> float | None:
     """Computes the share of samples or positions for which two models predict the same class.
 
     Args:
@@ -142,7 +150,7 @@ def same(answers: TopClasses, others: TopClasses, batches: Sequence[Any], shift:
         others: The predictions of the other model.
         batches: The batches. For token models, the positions with a label count or, without labels, those with
             attention mask 1.
-        shift: Whether position ``i`` predicts label ``i + 1``.
+        form: The format of the batches: whether position ``i`` predicts label ``i + 1``, which label is ignored.
 
     Returns:
         The share; ``None`` if the models differ in the number of classes, have a single class, if samples have several
@@ -152,13 +160,13 @@ def same(answers: TopClasses, others: TopClasses, batches: Sequence[Any], shift:
     for top, other, batch in zip(answers.top, others.top, batches):
         if top.shape != other.shape or answers.classes != others.classes or answers.classes < 2 or answers.several:
             return None
-        counts = _counting(top, batch, shift)
+        counts = _counting(top, batch, form)
         agreed, total = agreed + int((top == other)[counts].sum()), total + int(counts.sum())
     return agreed / total if total else None
 
 
-def _counting(top: Tensor, batch: Any, shift: bool) -> Tensor:
-    valid = valid_of(batch, BatchFormat(shift_labels=shift))
+def _counting(top: Tensor, batch: Any, form: BatchFormat) -> Tensor:
+    valid = valid_of(batch, form)
     mask = None if valid is None else valid.mask
     if mask is None or top.ndim < 2 or mask.numel() != top.numel():
         return torch.ones_like(top, dtype=torch.bool)

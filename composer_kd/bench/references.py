@@ -52,7 +52,7 @@ def references(models: Sequence[BuiltModel], device: Device, say: Callable[[str]
             inputs = (model.inference.inputs_of(batch) for batch in model.batches)
             try:
                 calls[model.name] = device.complete(copied(model.inference).to(device.torch_device))
-                own[model.name] = answer(calls[model.name], inputs, model.batches, device.torch_device)
+                own[model.name] = answer(calls[model.name], inputs, model.batches, device.torch_device, model.form)
             except Exception as error:  # models raise errors of any type
                 model.notes.append(f'not evaluated as it was trained: {reason(error)}')
         for model in models:
@@ -74,4 +74,4 @@ def _together(
     if len(teachers) == 1:
         return own[first.name]
     inputs = [(one.inference.inputs_of(batch) for batch in one.batches) for one in teachers]
-    return merged([calls[one.name] for one in teachers], inputs, first.batches, device.torch_device)
+    return merged([calls[one.name] for one in teachers], inputs, first.batches, device.torch_device, first.form)

@@ -219,18 +219,18 @@ class SettingRun:
         self.say(f'evaluating {model.name}')
         try:
             inputs = (model.inference.inputs_of(batch) for batch in model.batches)
-            found = answer(self.loaded[model.name].call, inputs, model.batches, self.device.torch_device)
+            found = answer(self.loaded[model.name].call, inputs, model.batches, self.device.torch_device, model.form)
         except Exception as error:  # it ran on the samples that were timed, but fails on others
             row.notes.append(f'not evaluated: {reason(error)}')
             return
         if not found.finite:
             row.notes.append('answers that are no numbers (NaN or infinite)')
         if reference.own is not None:
-            row.output_match = same(found, reference.own, model.batches, model.shift_labels)
+            row.output_match = same(found, reference.own, model.batches, model.form)
         if not candidate.trained:
             return
-        row.accuracy = accuracy(found, model.batches, model.shift_labels)
+        row.accuracy = accuracy(found, model.batches, model.form)
         if candidate.role == TEACHER:
             row.agreement = row.output_match
         elif reference.teachers is not None:
-            row.agreement = same(found, reference.teachers, model.batches, model.shift_labels)
+            row.agreement = same(found, reference.teachers, model.batches, model.form)

@@ -68,14 +68,6 @@ def run(options: argparse.Namespace) -> None:
     for written in options.runs:
         if written.endswith(('.yaml', '.yml')):
             require_file(written)
-    try:
-        _bench(options)
-    except (KeyboardInterrupt, SystemExit):  # Composer turns Ctrl-C into SystemExit
-        print('stopped', file=sys.stderr)
-        raise SystemExit(130) from None
-
-
-def _bench(options: argparse.Namespace) -> None:
     from composer_kd.bench import Limits
     from composer_kd.presentation.paths import below_home
     from composer_kd.workflows.bench import BenchOptions, bench_runs

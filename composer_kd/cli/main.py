@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from composer_kd.config.trust import trusting
-from composer_kd.errors import ComposerKDError
+from composer_kd.errors import ComposerKDError, stopped_by
 
 __all__ = ['COMMANDS', 'main']
 
 COMMANDS = ('train', 'evaluate', 'layers', 'bench', 'report', 'profile', 'sweep', 'export', 'demo')
 """Modules of ``composer_kd.cli``, in the order of ``--help``."""
+
+_SIGNALS = {signal.SIGINT: 'Ctrl-C', signal.SIGTERM: 'SIGTERM'}
 
 _ABOUT = """\
 Knowledge distillation for MosaicML Composer.
@@ -40,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The arguments after the name of the command; default: those of the process.
 
     Returns:
-        The exit status: 0 on success, 2 for wrong input, which is reported in one message without a traceback, and 130
-        after Ctrl-C.
+        The exit status: 0 on success, 2 for wrong input, which is reported in one message without a traceback, 130
+        after Ctrl-C, and 143 after SIGTERM.
 
     Example:
         >>> main(['train', 'no_such.yaml', '--debug'])
@@ -49,9 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         composer_kd.errors.ConfigError: no configuration file 'no_such.yaml'...
     """
     options = _parser().parse_args(arguments)
-    # `python -m` does this, an installed command does not; dotted paths to the user's code must work with both.
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
         with trusting(getattr(options, 'allow_imports', ())):
             options.run(options)
@@ -60,12 +61,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f'composer-kd: {error}', file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        if options.debug:
+    except (KeyboardInterrupt, SystemExit) as error:
+        number = stopped_by(error)
+        if options.debug or number is None:
             raise
-        print('composer-kd: stopped by Ctrl-C', file=sys.stderr)
-        return 130  # as the shell has it for SIGINT
+        print(f'composer-kd: stopped by {_SIGNALS[number]}', file=sys.stderr)
+        _leave_others(128 + number)
+        return 128 + number  # as shells have it
     return 0
+
+
+def _leave_others(status: int) -> None:
+    """Ends a process of a run of several; everything of the run is closed by now.
+
+    The signal may have interrupted an exchange between the processes, and the destructors that run as the interpreter
+    shuts down would wait for the rest of it: each process for the others, until the launcher kills them.
+    """
+    if int(os.environ.get('WORLD_SIZE', '1')) > 1:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,8 +12,8 @@ from composer_kd.config.dry_construct import fsdp_settings, try_component
 from composer_kd.config.hints import of_a_match
 from composer_kd.config.markers import Component, Either, Must, OptionsOf, Part
 from composer_kd.config.registry import SCOPES
+from composer_kd.config.remote_code import codes_in
 from composer_kd.config.signature import Signature
-from composer_kd.config.trust import current
 from composer_kd.config.typecheck import Parameter, describe, fits
 from composer_kd.config.yaml_source import UNRESOLVED, Source
 from composer_kd.errors import ConfigError, nearest
@@ -21,7 +21,6 @@ from composer_kd.errors import ConfigError, nearest
 __all__ = ['check']
 
 T = TypeVar('T')
-REMOTE_CODE = 'trust_remote_code'  # Hugging Face's name for it
 
 
 def check(source: Source, schema: type[T]) -> T:
@@ -170,7 +169,7 @@ class _Checker:
             self.fault(path, str(error))
             return None
         self.names(options, signature.allowed, path, 'option', signature.label, signature.open_ended)
-        self.remote_code(component, options)
+        self.faults += codes_in(options, component.target, scope, path)
         if signature.open_ended:
             self.refuse_added(path, f'any option of {signature.label}', frozenset(signature.allowed))
         taken = {key: value for key, value in options.items() if key in signature.allowed or signature.open_ended}
@@ -180,15 +179,6 @@ class _Checker:
         if all(key in sound for key, known in signature.allowed.items() if known.required):
             self.faults += try_component(component.with_options(sound))
         return component.with_options(read)
-
-    def remote_code(self, component: Component, options: dict[str, Any]) -> None:
-        """Reports that an option makes a package run code from elsewhere, unless the package is allowed to."""
-        package = component.name.partition('.')[0]
-        if options.get(REMOTE_CODE) and not current().vouches_for(package):
-            advice = current().remedy.format(package=package)
-            self.fault(
-                _join(component.path, REMOTE_CODE), f'runs code that comes with the weights. If you trust it: {advice}'
-            )
 
     def values(
         self, options: dict[str, Any], hints: dict[str, Any], path: str

@@ -8,14 +8,25 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from composer.models import HuggingFaceModel
+
 from composer_kd.config.markers import Component
-from composer_kd.config.registry import SCOPES, function_at, import_path, is_function_itself
+from composer_kd.config.registry import SCOPES, import_path, is_function_itself
 from composer_kd.config.schema import TeacherConfig
-from composer_kd.errors import Attempts, ComposerKDError, ConfigError
+from composer_kd.config.secrets import hidden
+from composer_kd.errors import Attempts, ComposerKDError, ConfigError, stopped_by
 from composer_kd.teachers import FrozenTeacher
 from composer_kd.teachers.adapters import InputAdapters
 
-__all__ = ['build_adapter', 'build_teacher', 'construct', 'construct_or_say']
+__all__ = ['HUGGING_FACE', 'build_adapter', 'build_teacher', 'construct', 'construct_or_say']
+
+
+HUGGING_FACE = (
+    'In a YAML, name a function of yours that returns composer.models.HuggingFaceModel(...), such as '
+    "my_models.student for `def student() -> HuggingFaceModel` in my_models.py of the working folder; a teacher's "
+    'model is named as it is, such as transformers.AutoModelForSequenceClassification.from_pretrained'
+)
+"""What to do about a model of transformers that would need a wrapper."""
 
 
 def construct(component: Component, stand_in: Callable[[Any], Any] | None = None, **supplied: Any) -> Any:
@@ -71,6 +82,8 @@ def construct_or_say(component: Component, **supplied: Any) -> Any:
     Raises:
         ConfigError: If it cannot be built from its options. Other errors of this package are raised unchanged.
     """
+    if getattr(component.target, '__init__', None) is HuggingFaceModel.__init__:
+        raise ConfigError(f'{component.path}: {component.name} takes a model as an object. {HUGGING_FACE}')
     try:
         return _of_kind(component, construct(component, **supplied))
     except ConfigError as error:
@@ -78,7 +91,9 @@ def construct_or_say(component: Component, **supplied: Any) -> Any:
     except ComposerKDError:
         raise  # such as a checkpoint error, which names its file
     except (Exception, SystemExit) as error:  # the user's own class may raise any error, or end the process
-        written = ', '.join(f'{key}={value!r}' for key, value in component.options.items())
+        if stopped_by(error) is not None:
+            raise
+        written = ', '.join(f'{key}={value!r}' for key, value in hidden(component.options).items())
         raise ConfigError(f'{component.path}: {component.name}({written}) cannot be built: {_words(error)}') from error
 
 
@@ -138,5 +153,5 @@ def build_teacher(config: TeacherConfig) -> FrozenTeacher:
         )
     model = construct_or_say(config.model)
     adapter = build_adapter(config.input_adapter)
-    forward = function_at(config.forward) if config.forward is not None else None
+    forward = construct_or_say(config.forward) if config.forward is not None else None
     return FrozenTeacher(model, config.checkpoint, adapter, forward, config.name, config.entry)

@@ -16,15 +16,14 @@ from composer_kd.config.markers import Component
 from composer_kd.config.registry import SCOPES, is_function_itself, is_shown
 from composer_kd.config.schema import TeacherConfig
 from composer_kd.config.typecheck import Parameter, parameters
+from composer_kd.errors import stopped_by
+from composer_kd.presentation.addresses import without_credentials
 from composer_kd.teachers import FrozenTeacher
 
 __all__ = ['STAND_IN', 'fsdp_settings', 'supplied_names', 'try_component']
 
 # Replaces an option that has faults, so that the component around it can still be constructed.
 STAND_IN = Component('model', 'stand-in')
-
-# Arguments that a loss gets besides the student's and the teacher's outputs, if it has parameters of these names.
-_FILLED_IN = ('labels', 'mask', 'index')
 
 # Constructors raise all kinds of errors for a wrong value, and those of a user's own class may end the process.
 _REFUSALS = (Exception, SystemExit)
@@ -49,8 +48,8 @@ def supplied_names(scope: str, target: Any) -> frozenset[str]:
         return frozenset({'params'})
     if not is_function_itself(scope, target):
         return frozenset()
-    first = list(parameters(target)[0])[: 2 if scope in ('loss', 'scheduler') else 1]
-    return frozenset([*first, *(_FILLED_IN if scope == 'loss' else ())])
+    rule = SCOPES[scope]
+    return frozenset([*list(parameters(target)[0])[: rule.given], *rule.filled_in])
 
 
 def fsdp_settings() -> dict[str, Parameter]:
@@ -115,6 +114,8 @@ def _refusal(component: Component) -> str | None:
             made = construct(_without_unknown_bindings(component), stand_in=_stand_in, **supplied)
             return _not_a_loss(component.name, made) if component.scope == 'loss' else None
         except _REFUSALS as error:
+            if stopped_by(error) is not None:
+                raise
             return ' '.join(str(error).split()) or type(error).__name__
 
 
@@ -163,7 +164,9 @@ def _stand_in(value: Any) -> Any:
     # Building a teacher loads its weights; the dry run of an algorithm only needs a module with the teacher's name.
     if isinstance(value, TeacherConfig):
         model = '' if value.model is None else value.model.name  # None: it is among the faults
-        return FrozenTeacher(torch.nn.Identity(), name=value.name or value.checkpoint or model or None)
+        return FrozenTeacher(
+            torch.nn.Identity(), name=value.name or without_credentials(value.checkpoint or model) or None
+        )
     if isinstance(value, Component) and value.scope == 'teacher':
         return FrozenTeacher(torch.nn.Identity(), name=value.name)
     if isinstance(value, Component) and not _is_tried(value):

@@ -36,8 +36,6 @@ from composer_kd.config.markers import (
     Share,
 )
 from composer_kd.config.profiler import ProfilerConfig
-from composer_kd.config.registry import function_at
-from composer_kd.errors import ConfigError
 
 __all__ = ['EvaluationConfig', 'LoaderConfig', 'RunConfig', 'TeacherConfig', 'local_folder']
 
@@ -47,16 +45,6 @@ _ONE_OR_SEVERAL = Either(
     'an input adapter: {name: ..., its options}, or a list of these',
     lambda value: list[_Adapter] if isinstance(value, list) else Annotated[Component | None, Part('adapter')],
 )
-
-
-def _functions(section: Any, *keys: str) -> Iterator[str]:
-    """Yields a fault for each key whose dotted path leads to no function."""
-    for key in keys:
-        path = getattr(section, key)
-        try:
-            _ = None if path is None else function_at(path)
-        except ConfigError as error:
-            yield f'{key}: {error}'
 
 
 @dataclass
@@ -79,14 +67,13 @@ class LoaderConfig:
     shuffle: bool | None = None  # None: true for training, false for evaluation
     num_workers: Annotated[int, NotNegative, Effect.EXECUTION] = 0
     pin_memory: Annotated[bool | None, Effect.EXECUTION] = None  # None: true if there is a GPU
-    # Dotted path of a function that makes a batch of a list of samples; None: torch's default_collate.
-    collate_fn: str | None = None
+    # Makes a batch of a list of samples: the dotted path of a function, or {name: ..., its options}; None: torch's own
+    collate_fn: Annotated[Component | None, Part('collate')] = None
     persistent_workers: Annotated[bool | None, Effect.EXECUTION] = None  # None: true if there are workers
     prefetch_factor: Annotated[int | None, Positive, Effect.EXECUTION] = None
 
     def conflicts(self) -> Iterator[str]:
         """Yields conflicts between settings that are valid on their own."""
-        yield from _functions(self, 'collate_fn')
         if self.views is None and self.views_seed:
             yield f'views_seed: needs views, the number of views of each sample, got {self.views_seed!r} without'
         for name in ('prefetch_factor', 'persistent_workers'):
@@ -102,7 +89,8 @@ class TeacherConfig:
     checkpoint: Annotated[str | None, Place] = None
     entry: str | None = None  # which weights of the checkpoint, if several fit: 'ema', 'state_dict.teacher'
     input_adapter: Annotated[Any, _ONE_OR_SEVERAL] = None  # several are applied in this order
-    forward: str | None = None  # dotted path of a function (model, batch) that returns logits
+    # A function (model, batch) that returns logits: its dotted path, or {name: ..., its options}
+    forward: Annotated[Component | None, Part('call')] = None
     name: str | None = None
 
     @property
@@ -112,7 +100,6 @@ class TeacherConfig:
 
     def conflicts(self) -> Iterator[str]:
         """Yields conflicts between settings that are valid on their own."""
-        yield from _functions(self, 'forward')
         if self.is_random and '.' not in self.model.name:  # the user's own model may load its weights itself
             yield (
                 f'checkpoint: the teacher {self.model.name} has no checkpoint: its weights would be random; '
@@ -259,6 +246,29 @@ class EvaluationConfig:
     precision: Precision | None = None
     device_eval_batch_size: Annotated[int, Positive] = 256
     eval_subset_num_batches: Annotated[int, PositiveOrAll] = -1
+
+
+def elsewhere(save_folder: str | None, run_name: str, addition: str) -> dict[str, str]:
+    """Names a run that is like another one, so that it gets a folder of its own beside that run's.
+
+    Args:
+        save_folder: That of the other run.
+        run_name: That of the other run.
+        addition: What is added to the name.
+
+    Returns:
+        The settings by key: ``run_name``, and ``save_folder`` if it does not follow from the name.
+
+    Example:
+        >>> elsewhere('runs/{run_name}', 'kd', 'again')
+        {'run_name': 'kd-again'}
+        >>> elsewhere('demo/kd-0', 'kd', 'again')
+        {'run_name': 'kd-0-again', 'save_folder': 'demo/{run_name}'}
+    """
+    if save_folder is None or '{run_name}' in save_folder:
+        return {'run_name': f'{run_name}-{addition}'}
+    parent, slash, last = save_folder.rstrip('/').rpartition('/')
+    return {'run_name': f'{last}-{addition}', 'save_folder': f'{parent}{slash}{{run_name}}'}
 
 
 def local_folder(save_folder: str | None, run_name: str) -> pathlib.Path | None:

@@ -16,10 +16,14 @@ class Scope:
         modules: Modules whose ``__all__`` is searched, in this order.
         base: Dotted path of the base class of all bare names; None accepts any callable.
         kind: Dotted paths of base classes; a class under a dotted path has one of them, or the ``methods``.
-        methods: Names of methods that make a class one of this kind, without a common base class.
+        methods: Names of methods that make a class of your own one of this kind, without a common base class.
         itself: How many arguments a function must take that is the component itself; None if functions are called
             to build the component.
-        gives: What such a function of a package that everybody may name is annotated to return.
+        arguments: These arguments, for messages.
+        given: How many arguments each call of it gets from the run, which a YAML file cannot set.
+        filled_in: Names of parameters that the run fills in besides, if it has them.
+        gives: What such a function of a package that everybody may name is annotated to return: dotted paths.
+        factories: Dotted paths of classes without this base whose class methods build components of this kind.
         suffix: An ending that can be omitted: ``wandb`` names ``WandBLogger``.
         cheap: Whether construction is fast and free of side effects, so that the check does it as a dry run.
         also: Dotted paths of further classes that have a bare name.
@@ -36,12 +40,16 @@ class Scope:
     kind: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     itself: int | None = None
-    gives: str = 'torch.Tensor'
+    arguments: str = 'one argument'
+    given: int = 1
+    filled_in: tuple[str, ...] = ()
+    gives: tuple[str, ...] = ('torch.Tensor',)
+    factories: tuple[str, ...] = ()
 
     @property
     def only(self) -> str | None:
         """The only name of the scope, which is not written in a YAML file; None if there are several names."""
-        return None if self.modules else self.also[0].rpartition('.')[2]
+        return self.also[0].rpartition('.')[2] if self.also and not self.modules else None
 
     @property
     def a(self) -> str:
@@ -52,7 +60,12 @@ class Scope:
 _CALLED = ('__call__',)
 SCOPES: dict[str, Scope] = {
     'model': Scope(
-        'model', ('composer_kd.models',), cheap=False, without=('IndexedClassifier',), kind=('torch.nn.Module',)
+        'model',
+        ('composer_kd.models',),
+        cheap=False,
+        without=('IndexedClassifier',),
+        kind=('torch.nn.Module',),
+        factories=('transformers.models.auto.auto_factory._BaseAutoModelClass',),
     ),
     'dataset': Scope(
         'data set',
@@ -71,7 +84,16 @@ SCOPES: dict[str, Scope] = {
         kind=('torch.utils.data.Dataset',),
         methods=('__getitem__', '__len__'),
     ),
-    'loss': Scope('distillation loss', ('composer_kd.losses',), methods=_CALLED, itself=2),
+    'loss': Scope(
+        'distillation loss',
+        ('composer_kd.losses',),
+        kind=('torch.nn.Module',),
+        methods=_CALLED,
+        itself=2,
+        arguments='student, teacher',
+        given=2,
+        filled_in=('labels', 'mask', 'index'),
+    ),
     'match': Scope('match', (), also=('composer_kd.matches.match.Match',), kind=('composer_kd.matches.match.Match',)),
     'schedule': Scope(
         'schedule',
@@ -79,7 +101,7 @@ SCOPES: dict[str, Scope] = {
         'composer.optim.ComposerScheduler',
         suffix='Scheduler',
         also=('composer_kd.schedules.Ramp',),
-        kind=('composer_kd.schedules.Ramp',),
+        kind=('composer_kd.schedules.Ramp', 'composer.optim.ComposerScheduler'),
         methods=_CALLED,
         itself=1,
     ),
@@ -92,7 +114,31 @@ SCOPES: dict[str, Scope] = {
         without=('Teacher',),
         methods=('prepare', 'outputs', 'end_batch'),
     ),
-    'adapter': Scope('input adapter', ('composer_kd.teachers',), suffix='Adapter', methods=_CALLED, itself=1),
+    'adapter': Scope(
+        'input adapter',
+        ('composer_kd.teachers',),
+        suffix='Adapter',
+        kind=('torch.nn.Module',),
+        methods=_CALLED,
+        itself=1,
+    ),
+    'collate': Scope(
+        'collate function',
+        ('torch.utils.data',),
+        suffix='_collate',
+        methods=_CALLED,
+        itself=1,
+        gives=(),  # a batch is a dict or a list, which much else gives too
+    ),
+    'call': Scope(
+        'function that calls a teacher',
+        (),
+        methods=_CALLED,
+        itself=2,
+        arguments='model, batch',
+        given=2,
+        filled_in=('index',),
+    ),
     'optimizer': Scope(
         'optimizer', ('composer.optim', 'torch.optim'), 'torch.optim.Optimizer', kind=('torch.optim.Optimizer',)
     ),
@@ -101,8 +147,10 @@ SCOPES: dict[str, Scope] = {
         ('composer.optim',),
         'composer.optim.ComposerScheduler',
         suffix='Scheduler',
+        kind=('composer.optim.ComposerScheduler',),
         methods=_CALLED,
         itself=1,
+        given=2,
     ),
     'algorithm': Scope(
         'algorithm',

@@ -8,6 +8,8 @@ from typing import Any
 from omegaconf import MISSING
 from typing_extensions import override
 
+from composer_kd.presentation.addresses import without_credentials
+
 __all__ = ['Secret', 'Secrets', 'hidden']
 
 # Resolvers that only combine what is in the file; all others, and those of a user's own, may read secrets.
@@ -83,7 +85,7 @@ class Secrets:
 
 
 def hidden(node: Any) -> Any:
-    """Returns settings with the interpolations of their secrets, for whatever is written or logged.
+    """Returns settings for whatever is written or logged: secrets as their interpolations, addresses without keys.
 
     Example:
         >>> hidden({'key': [Secret('s3cr3t', '${oc.env:KEY}')]})
@@ -95,7 +97,7 @@ def hidden(node: Any) -> Any:
         return {key: hidden(value) for key, value in node.items()}
     if isinstance(node, list):
         return [hidden(value) for value in node]
-    return node
+    return without_credentials(node) if isinstance(node, str) else node
 
 
 def concealed(node: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.machinery
 import importlib.util
 import pathlib
 import sys
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 from composer_kd.errors import ConfigError
 
-__all__ = ['PACKAGES', 'Trust', 'current', 'packages_in', 'trusting']
+__all__ = ['PACKAGES', 'Trust', 'current', 'make_importable', 'packages_in', 'trusting']
 
 PACKAGES = ('composer_kd', 'composer', 'torch', 'torchvision', 'transformers', 'timm')
 """Packages whose classes every YAML may name."""
@@ -59,9 +60,11 @@ class Trust:
             Traceback (most recent call last):
             composer_kd.errors.ConfigError: 'subprocess.run' is not imported: 'subprocess' belongs to Python itself...
         """
+        if package in PACKAGES and package in sys.modules:
+            return
         home = _home(package)
         ours = home is not None and _is_in_working_folder(home)
-        if package in PACKAGES or (ours and (package in self.allowed or not self._is_of_record(home))):
+        if (package in PACKAGES or ours) and (package in self.allowed or not self._is_of_record(home)):
             return
         if not ours and package in _STANDARD:
             raise ConfigError(f'{path!r} is not imported: {package!r} belongs to Python itself and has no such thing')
@@ -141,7 +144,7 @@ def _home(package: str) -> pathlib.Path | None:
     """The file of a module or the folder of a package, found without importing it."""
     try:
         loaded = sys.modules.get(package)
-        spec = loaded.__spec__ if loaded is not None else importlib.util.find_spec(package)
+        spec = loaded.__spec__ if loaded is not None else _spec(package)
     except (ImportError, ValueError, AttributeError):
         return None
     if spec is None:
@@ -150,5 +153,32 @@ def _home(package: str) -> pathlib.Path | None:
     return pathlib.Path(places[0]).resolve() if places else None
 
 
+def _spec(package: str) -> importlib.machinery.ModuleSpec | None:
+    """Finds a module as Python would if the working folder came first; libraries are not looked for there."""
+    ours = None
+    if package not in PACKAGES:
+        folders = [str(folder) for folder in _working_folders()]
+        ours = importlib.machinery.PathFinder.find_spec(package, [*folders, *sys.path])
+    return ours or importlib.util.find_spec(package)
+
+
+def make_importable(package: str) -> None:
+    """Puts the working folder on the path if a package lies there that a file may name.
+
+    The command starts without it, unlike ``python -m``: in a folder that somebody sent, a ``yaml.py`` would take the
+    place of a library.
+
+    Args:
+        package: The name of a package, without dots, after ``Trust.require``.
+    """
+    home = None if package in sys.modules or package in PACKAGES else _home(package)
+    if home is not None and _is_in_working_folder(home) and str(home.parent) not in sys.path:
+        sys.path.insert(0, str(home.parent))
+
+
+def _working_folders() -> list[pathlib.Path]:
+    return [folder for folder in dict.fromkeys((_working_folder(), _STARTED_IN)) if folder is not None]
+
+
 def _is_in_working_folder(home: pathlib.Path) -> bool:
-    return home.parent in (_working_folder(), _STARTED_IN)
+    return home.parent in _working_folders()

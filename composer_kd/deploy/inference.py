@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from composer_kd.batches.contents import without_labels
 from composer_kd.batches.format import BatchFormat
 from composer_kd.features.calling import as_it_is, calling_of, unwrapped
-from composer_kd.features.outputs import logits_of
+from composer_kd.features.outputs import output_of
 
 __all__ = ['Inference']
 
@@ -31,7 +31,7 @@ class Inference(nn.Module):
             the labels.
 
     Attributes:
-        predicts_next_token: Whether position ``i`` predicts label ``i + 1``, as in causal language models.
+        form: The format of its batches: which label belongs to each position, and which is ignored.
 
     Raises:
         ConfigError: If the batch contains no input of the model.
@@ -49,7 +49,7 @@ class Inference(nn.Module):
     def __init__(self, model: nn.Module, batch: Any, adapt: Callable[[Any], Any] | None = None) -> None:
         super().__init__()
         self.model = unwrapped(model)
-        self.predicts_next_token = BatchFormat.of(model).shift_labels
+        self.form = BatchFormat.of(model)
         self.adapt = adapt or as_it_is
         self.calling = calling_of(self.model, batch)
         # A ComposerModel takes pairs, also where the data has no labels.
@@ -60,6 +60,11 @@ class Inference(nn.Module):
             tensors = [key for key, value in without_labels(batch).items() if isinstance(value, Tensor)]
             self.keys = [key for key in tensors if wide or self.calling.takes(key)]
         self.eval()
+
+    @property
+    def predicts_next_token(self) -> bool:
+        """Whether position ``i`` predicts label ``i + 1``, as in causal language models."""
+        return self.form.shift_labels
 
     @property
     def names(self) -> list[str]:
@@ -109,7 +114,7 @@ class Inference(nn.Module):
         Returns:
             The logits, in the model's dtype.
         """
-        return logits_of(self.call(*tensors), 'the model', 'Let its forward return the logits alone')
+        return output_of(self.call(*tensors), 'the model', 'Let its forward return the logits alone')
 
     def call(self, *tensors: Tensor) -> Any:
         """Computes the model's complete output.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from composer_kd.errors import TeacherError
 
-__all__ = ['BY_FORWARD', 'BY_MATCH', 'Observation', 'logits_of', 'scalar_loss']
+__all__ = ['BY_FORWARD', 'BY_MATCH', 'Observation', 'logits_of', 'output_of', 'scalar_loss']
 
 BY_MATCH = "Name it in the match: Match(loss, on='{place}')"
 """How an output of a student is named."""
@@ -49,7 +49,8 @@ def logits_of(outputs: Any, whose: str, remedy: str = BY_MATCH) -> Tensor:
     Args:
         outputs: A tensor; an object or mapping with ``logits``; or a sequence or mapping of several things, of which
             exactly one is a tensor of two or more dimensions. Of a sequence with several such tensors the first is
-            taken, with a warning that says so.
+            taken, with a warning that says so. Hidden states under the names of transformers (``last_hidden_state``)
+            are never taken: their last dimension holds no classes.
         whose: The model's name, for messages.
         remedy: How to name another output, for messages: :data:`BY_MATCH`, :data:`BY_FORWARD`.
 
@@ -72,20 +73,34 @@ the match: Match(loss, on='outputs.out').
     """
     if isinstance(outputs, Tensor):
         return outputs
+    states = _direct(outputs)
+    if states and all(map(_is_state, states)):
+        listed = ', '.join(f'{place} {_shape(value)}' for place, value in states.items())
+        raise TeacherError(
+            f'No logits in the output of {whose}: {listed} holds hidden states, as of an encoder without a head. To '
+            f'compare them: {remedy.format(place=next(iter(states)))}.'
+        )
+    return output_of(outputs, whose, remedy)
+
+
+def output_of(outputs: Any, whose: str, remedy: str = BY_MATCH) -> Tensor:
+    """Finds what a model answers in its outputs: as :func:`logits_of`, or the hidden states of an encoder.
+
+    Example:
+        >>> output_of({'last_hidden_state': torch.ones(2, 3, 4)}, 'the model').shape
+        torch.Size([2, 3, 4])
+    """
+    if isinstance(outputs, Tensor):
+        return outputs
     logits = outputs.get('logits') if isinstance(outputs, Mapping) else getattr(outputs, 'logits', None)
     if isinstance(logits, Tensor):
         return logits
-    found = _candidates(outputs)
+    found = _direct(outputs)
     if len(found) == 1:
         return next(iter(found.values()))
-    listed = ', '.join(f'{place} {_shape(value)}' for place, value in found.items())
     if not found or not isinstance(outputs, Sequence):
-        keys = f' with the keys {sorted(map(str, outputs))}' if isinstance(outputs, Mapping) else ''
-        which = f'; which is meant of {listed}?' if found else '.'
-        raise TeacherError(
-            f'No logits in the output of {whose}: expected a tensor, or something with `logits`, got '
-            f'{type(outputs).__name__}{keys}{which} {remedy.format(place=next(iter(found), "outputs[0]"))}.'
-        )
+        raise _unknown(outputs, found or _nested(outputs), whose, remedy)
+    listed = ', '.join(f'{place} {_shape(value)}' for place, value in found.items())
     first, second, *_ = found
     if not torch.compiler.is_compiling():
         warnings.warn(
@@ -96,18 +111,54 @@ the match: Match(loss, on='outputs.out').
     return found[first]
 
 
-def _candidates(outputs: Any) -> dict[str, Tensor]:
-    """The tensors of two or more dimensions in a mapping or sequence, by their paths."""
-    named: Iterable[tuple[str, Any]] = ()
+def _unknown(outputs: Any, found: Mapping[str, Tensor], whose: str, remedy: str) -> TeacherError:
+    """The error for outputs of which it cannot be known which are the logits."""
+    keys = f' with the keys {sorted(map(str, outputs))}' if isinstance(outputs, Mapping) else ''
+    listed = ', '.join(f'{place} {_shape(value)}' for place, value in found.items())
+    which = (
+        f'; which is meant of {listed}? {remedy.format(place=next(iter(found)))}.'
+        if found
+        else ", and no tensor of two dimensions or more in it. Compare layers: Match(loss, on='...')."
+    )
+    return TeacherError(
+        f'No logits in the output of {whose}: expected a tensor, or something with `logits`, got '
+        f'{type(outputs).__name__}{keys}{which}'
+    )
+
+
+def _entries(outputs: Any, place: str = 'outputs') -> list[tuple[str, Any]]:
+    """What a mapping, sequence or dataclass holds, by its paths as a match takes them."""
     if isinstance(outputs, Mapping):
-        named = (
-            (f'outputs.{key}' if str(key).isidentifier() else f'outputs[{key!r}]', outputs[key]) for key in outputs
-        )
-    elif isinstance(outputs, Sequence):
-        named = ((f'outputs[{number}]', value) for number, value in enumerate(outputs))
-    elif dataclasses.is_dataclass(outputs):
-        named = ((f'outputs.{key}', value) for key, value in vars(outputs).items())
-    return {place: value for place, value in named if isinstance(value, Tensor) and value.ndim >= 2}
+        dotted = '[' not in place
+        return [
+            (f'{place}.{key}' if dotted and str(key).isidentifier() else f'{place}[{key!r}]', outputs[key])
+            for key in outputs
+        ]
+    if isinstance(outputs, Sequence) and not isinstance(outputs, str):
+        return [(f'{place}[{number}]', value) for number, value in enumerate(outputs)]
+    if dataclasses.is_dataclass(outputs):
+        return _entries(vars(outputs), place)
+    return []
+
+
+def _direct(outputs: Any) -> dict[str, Tensor]:
+    """The tensors of two or more dimensions that the outputs themselves hold, by their paths."""
+    return {place: value for place, value in _entries(outputs) if isinstance(value, Tensor) and value.ndim >= 2}
+
+
+def _nested(outputs: Any, place: str = 'outputs') -> dict[str, Tensor]:
+    """The tensors of two or more dimensions at any depth, by their paths."""
+    if isinstance(outputs, Tensor):
+        return {place: outputs} if outputs.ndim >= 2 else {}
+    return {path: found for where, value in _entries(outputs, place) for path, found in _nested(value, where).items()}
+
+
+def _is_state(place: str) -> bool:
+    """Whether the name of an output says that it holds hidden states, as an encoder without a head returns them."""
+    return any(name in place for name in _STATES)
+
+
+_STATES = ('hidden_state', 'pooler_output')
 
 
 def _shape(value: Tensor) -> str:

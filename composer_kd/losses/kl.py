@@ -104,13 +104,15 @@ def rows_of(
     The results are views where the memory layout allows it.
 
     Raises:
-        ValueError: If one of them is not a tensor, the shapes differ, or the temperature is not a positive finite
-            number.
+        ValueError: If one of them is not a tensor, the shapes differ, there is no class, or the temperature is not a
+            positive finite number.
     """
     check_tensors(loss, student, teacher)
     check_temperature(loss, temperature)
     if student.shape != teacher.shape:
         raise ValueError(f'{loss}: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ in shape')
+    if not student.ndim or not student.shape[softmax_dim]:
+        raise ValueError(f'{loss}: expected at least 1 class in dimension {softmax_dim}, got {tuple(student.shape)}')
     return _rows(student, softmax_dim), _rows(teacher, softmax_dim).detach()
 
 

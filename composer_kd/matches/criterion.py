@@ -11,6 +11,7 @@ import torch
 from composer.core import State
 from torch import Tensor, nn
 
+from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError
 from composer_kd.features.hooks import FeatureHooks, LayerNotRun
@@ -106,6 +107,8 @@ class Criterion:
                 an earlier run.
         """
         self.detach()
+        self._taught.clear()
+        self._frozen.clear()
         if self.auxiliary.taken:
             raise ConfigError(
                 'This Distillation holds what it learned in an earlier run; make a new one for a new run, with losses '
@@ -139,44 +142,51 @@ class Criterion:
         elif match.lr is not None:
             raise ConfigError(f'Match {match.name!r} learns nothing: its lr has no effect, leave it out')
 
-    def build(self, state: State) -> None:
+    def build(self, state: State, form: BatchFormat) -> None:
         """At ``BEFORE_LOAD``: finds the layers, builds and registers all modules, and makes a dry run of every match.
 
         By now every algorithm of the run has made its changes to the student, whatever their order in the list; none
         makes them in a projector.
 
+        Args:
+            state: The state of the run.
+            form: The format of its batches.
+
         Raises:
             ConfigError: If a layer does not exist (the message lists the nearest names), shapes cannot be measured, or
                 no projector fits them.
-            LossError: If a loss cannot compare features of these shapes.
+            TeacherError: If the logits of a teacher and the student differ in shape.
+            LossError: If a loss cannot compare features or logits of these shapes.
         """
         self._find_layers(state)
         try:
-            self._build(state)
+            self._build(state, form)
         except Exception:  # a run that is refused leaves the student as it was
             self.auxiliary.release(state.model)
             raise
 
-    def _build(self, state: State) -> None:
+    def _build(self, state: State, form: BatchFormat) -> None:
         waiting = [(number, term) for number, term in enumerate(self.terms) if term.waits]
         for term in self.terms:
             if not term.waits:
                 self.auxiliary.take_in(state, term)
-        if not self.needs_features or state.train_dataloader is None:
+        if state.train_dataloader is None:
             return  # an evaluation needs no modules; `attach` checks again at FIT_START
+        if not self.needs_features and not _runs_anywhere(state):
+            return  # logits are compared at the first batch
         try:
-            samples = measure(state, self.pool, self.terms)
+            samples = measure(state, self.pool, self.terms, form)
         except (NotMeasured, LayerNotRun):
             if waiting:
                 raise
-            return  # features that cannot be measured now are checked at the first batch
+            return  # what cannot be measured now is checked at the first batch
         for number, term in waiting:
             # Equal initial weights on every rank and in every run with this seed.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(state.rank_zero_seed + number)
                 term.build(samples.shapes[None], samples.shapes[term.teacher])
             self.auxiliary.take_in(state, term)
-        dry_run(state, self.terms, samples)
+        dry_run(state, self.terms, samples, form)
 
     def attach(self, state: State) -> None:
         """At ``FIT_START``: attaches the hooks of compiled models; other models have theirs while they run.
@@ -304,6 +314,11 @@ class Criterion:
             outputs = teacher.outputs(micro.batch, micro.index)
             return hooks.take(), answered_logits(teacher, outputs) if answers else None
 
+    def of_softmax(self, logits: Tensor) -> list[str]:
+        """The names of the matches whose loss compares a softmax of logits ``(B, C)``."""
+        found = [term.match.name for term in self.terms if term.match.on_logits and term.adapter.ignores_level(logits)]
+        return list(dict.fromkeys(found))
+
     def end_batch(self) -> None:
         """At ``BATCH_END``: updates the losses that keep a memory."""
         for term in self.terms:
@@ -318,6 +333,12 @@ class Criterion:
         """
         for term in self.terms:
             term.adapter.finite_check.poll(wait=True)
+
+
+def _runs_anywhere(state: State) -> bool:
+    """Whether one rank alone may run the student, on samples of any number: it is neither sharded nor compiled."""
+    compiled = any(hasattr(module, '_orig_mod') for module in state.model.modules())
+    return state.fsdp_config is None and state.tp_config is None and not compiled
 
 
 def _weighted_mean(values: Sequence[tuple[float, Tensor]]) -> Tensor:

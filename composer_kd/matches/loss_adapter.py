@@ -18,7 +18,7 @@ from composer_kd.errors import LossError, is_of_device
 from composer_kd.losses._common import at_least_float32
 from composer_kd.losses.sparse import SparseTarget, TeacherLogits
 from composer_kd.matches.finite_check import FiniteCheck
-from composer_kd.matches.loss_signature import Loss, attribute_of, checked_loss, name_of, parameters_of
+from composer_kd.matches.loss_signature import Loss, attribute_of, checked_loss, is_known, name_of, parameters_of
 from composer_kd.matches.sparse import against, temperature_of
 from composer_kd.schedules import Schedule, value_at
 
@@ -58,8 +58,10 @@ class LossAdapter:
         self.classes_dim = int(attribute_of(loss, 'softmax_dim', -1))
         self._over_classes = attribute_of(loss, 'softmax_dim', None) is not None
         self.summary = attribute_of(loss, 'summary', None)
+        self.is_known = is_known(loss)
         self.any_classes = bool(attribute_of(loss, 'any_classes', False))
         self.finite_check = FiniteCheck(self.name)
+        self._check_marks = check_marks
         self._of_maps = bool(attribute_of(loss, 'of_maps', False)) or self.summary is not None
         self._one_output_is_fine = False
         self._any_shape = bool(attribute_of(loss, 'any_shape', False))
@@ -73,10 +75,11 @@ class LossAdapter:
         self._sets_temperature = hasattr(loss, 'temperature')
 
     def detached_copy(self) -> LossAdapter:
-        """A copy with its own loss module that skips the check for finite values."""
+        """A copy with its own loss module that skips the checks of values: of the loss, and of labels and masks."""
         twin = copy.copy(self)
         twin.loss = copy.deepcopy(self.loss) if isinstance(self.loss, nn.Module) else self.loss
         twin.finite_check = lambda loss, batch: None  # type: ignore[assignment]
+        twin._check_marks = lambda batch, form, layout, valid: None
         return twin
 
     def set_temperature(self, temperature: float | Schedule, state: State) -> None:
@@ -112,7 +115,7 @@ class LossAdapter:
         if not self._any_dtype:
             student, teacher = at_least_float32(student), at_least_float32(teacher)
         layout, number = micro.layout(student, self.classes_dim), micro.number
-        check_marks(micro.batch, micro.form, layout, micro.valid)
+        self._check_marks(micro.batch, micro.form, layout, micro.valid)
         extra, has_graph = self._extras(micro, layout) if self._wants else {}, student.requires_grad
         if not self._is_given_as_it_is(student, layout):
             student, teacher = layout.rows(student), layout.rows(teacher)
@@ -171,6 +174,22 @@ class LossAdapter:
         if gradient is None or not gradient.any():
             raise LossError(f'{advice}. A divergence of one class is constant, so nothing would be learned.')
         self._one_output_is_fine = True
+
+    def ignores_level(self, logits: Tensor) -> bool:
+        """Whether the loss stays as it is when a number is added to all classes, as any loss of a softmax does.
+
+        Args:
+            logits: Some logits ``(B, C)``, without gradient.
+        """
+        rows, twin = at_least_float32(logits), self.detached_copy()
+        extra: dict[str, Any] = {'mask': None} if self._masks_itself else {}
+        if 'labels' in self._wants:
+            extra['labels'] = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
+        try:
+            once, again = (twin._call(rows + level, rows.flip(-1), dict(extra), 0) for level in (0.0, 1.0))
+        except LossError:  # it needs more than logits
+            return False
+        return bool(torch.isclose(once, again, rtol=1e-4, atol=1e-6))
 
     def takes_for_logits(self, student: Feature, teacher: Feature, micro: Microbatch) -> bool:
         """Whether maps ``(B, C, H, W)`` of a layer are logits: for a loss over classes, with a label per pixel.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from composer_kd.errors import ConfigError
 
-__all__ = ['Loss', 'attribute_of', 'checked_loss', 'name_of', 'parameters_of']
+__all__ = ['Loss', 'attribute_of', 'checked_loss', 'is_known', 'name_of', 'parameters_of']
 
 Loss: TypeAlias = Callable[..., Tensor]
 
@@ -51,6 +51,20 @@ def parameters_of(loss: Any) -> frozenset[str]:
     except (TypeError, ValueError):  # some builtins have no signature
         names = frozenset()
     return names if wrapped is None else names | parameters_of(wrapped)
+
+
+def is_known(loss: Any) -> bool:
+    """Whether a loss and what it holds come from this package or torch, so that calling a copy leaves no trace.
+
+    Example:
+        >>> is_known(functools.partial(nn.functional.mse_loss)), is_known(print)
+        (True, False)
+    """
+    if isinstance(loss, functools.partial):
+        return is_known(loss.func)
+    inner = getattr(loss, 'wrapped', None)
+    package = str(getattr(loss, '__module__', '')).partition('.')[0]
+    return package in ('composer_kd', 'torch') and (inner is None or is_known(inner))
 
 
 def checked_loss(loss: Any) -> Loss:

@@ -152,12 +152,20 @@ class LossTerm:
         """
         assert student is not None
         assert teacher is not None
-        if teacher.shape != student.shape and not self.adapter.any_classes:
-            raise misfit(student.shape, teacher.shape, ' and '.join(self._names[index] for index in whose))
+        self.check_fit(student.shape, teacher.shape, whose)
         if self.match.temperature is not None:
             self.adapter.set_temperature(self.match.temperature, state)
         value, per_position = self.adapter.of_logits(student, teacher, micro)
         return value if micro.share is None or not per_position else value * micro.share
+
+    def check_fit(self, student: torch.Size, teacher: torch.Size, whose: Sequence[int]) -> None:
+        """Checks the shapes of logits.
+
+        Raises:
+            TeacherError: If they differ and the loss does not allow that.
+        """
+        if teacher != student and not self.adapter.any_classes:
+            raise misfit(student, teacher, ' and '.join(self._names[index] for index in whose))
 
     def of_features(
         self, state: State, student: Mapping[Key, Tensor], teacher: Mapping[Key, Tensor], micro: Microbatch

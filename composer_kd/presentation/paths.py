@@ -5,6 +5,8 @@ from __future__ import annotations
 import pathlib
 import re
 
+from composer_kd.presentation.addresses import without_credentials
+
 __all__ = ['below_home', 'last_parts', 'portable']
 
 # An absolute path with at least two parts; not inside a relative path or a URL.
@@ -25,7 +27,7 @@ def portable(text: str) -> str:
         >>> portable('composer-kd train /somewhere/of/somebody/runs/kd/config.yaml')
         'composer-kd train …/kd/config.yaml'
     """
-    return _ABSOLUTE.sub(lambda found: _shown(pathlib.Path(found[0])), text)
+    return _ABSOLUTE.sub(lambda found: _shown(pathlib.Path(found[0])), without_credentials(text))
 
 
 def _shown(path: pathlib.Path) -> str:

@@ -22,12 +22,13 @@ from typing_extensions import override
 
 from composer_kd.batches.contents import IGNORE
 from composer_kd.callbacks.phases import PhaseLabels
-from composer_kd.config.construct import construct, construct_or_say
+from composer_kd.config.construct import HUGGING_FACE, construct, construct_or_say
 from composer_kd.config.markers import Component
 from composer_kd.config.profiler import build_profiler
 from composer_kd.config.schema import RunConfig
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError
 from composer_kd.models import IndexedClassifier
+from composer_kd.presentation.addresses import without_credentials
 from composer_kd.runs.files import make_folder
 from composer_kd.runs.folder import check_remote, check_unused
 from composer_kd.runs.loaders import build_loader, check_held_out, evaluation_data
@@ -59,6 +60,11 @@ def build_model(component: Component, num_classes: int | None = None) -> Compose
     module = construct_or_say(component)
     if isinstance(module, ComposerModel):
         return module
+    if any(kind.__module__.startswith('transformers.') for kind in type(module).__mro__):
+        raise ConfigError(
+            f'{component.path}: {type(module).__name__} is a model of transformers, which needs a wrapper to be '
+            f'trained. {HUGGING_FACE}'
+        )
     said = (getattr(module, 'num_classes', None), component.options.get('num_classes'), num_classes)
     classes = next((number for number in said if isinstance(number, int)), None)
     if classes is None:
@@ -185,7 +191,11 @@ def _load_errors_said(config: RunConfig, loading: _Loading) -> Iterator[None]:
     except Exception as error:  # a foreign checkpoint may fail in any part of Composer
         if not loading.is_running:
             raise
-        key, path = ('autoresume', config.folder) if config.load_path is None else ('load_path', config.load_path)
+        key, path = (
+            ('autoresume', config.folder)
+            if config.load_path is None
+            else ('load_path', without_credentials(config.load_path))
+        )
         if key == 'load_path' and f'{EXTRAS}.' in str(error):
             raise ConfigError(
                 f'load_path: what the matches learn in this run is not what they learned in that of {path}. '

@@ -9,15 +9,14 @@ import shutil
 from collections.abc import Iterator
 
 from composer import Trainer
-from composer.utils import dist
 
 from composer_kd.config.schema import RunConfig
-from composer_kd.errors import StorageError
+from composer_kd.errors import StorageError, stopped_by
 from composer_kd.presentation.units import bytes_text
 from composer_kd.runs.files import checkpoints
 from composer_kd.runs.process import say
 
-__all__ = ['full_disk_said', 'where_it_stands']
+__all__ = ['closing', 'full_disk_said', 'where_it_stands']
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OF_TORCH = ('PytorchStreamWriter failed', 'unexpected pos', 'file write failed')
@@ -64,12 +63,30 @@ def _no_room(error: BaseException) -> str | None:
 
 
 @contextlib.contextmanager
-def where_it_stands(trainer: Trainer, config: RunConfig) -> Iterator[None]:
-    """Says where a run stands and how to go on with it, if Ctrl-C ends the block."""
+def closing(trainer: Trainer) -> Iterator[None]:
+    """Closes a trainer after the block.
+
+    ``Trainer.close`` waits for all processes. If the block fails in one of them, the others are in the middle of a
+    batch, and each would wait for the other: then only this process's own callbacks and loggers are closed.
+
+    Args:
+        trainer: The trainer.
+    """
     try:
         yield
-    except KeyboardInterrupt:
-        if dist.get_global_rank() == 0:
+    except BaseException:
+        trainer.engine.close()
+        raise
+    trainer.close()
+
+
+@contextlib.contextmanager
+def where_it_stands(trainer: Trainer, config: RunConfig) -> Iterator[None]:
+    """Says where a run stands and how to go on with it, if Ctrl-C or SIGTERM ends the block."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        if stopped_by(error) is not None:
             say(_standing(trainer, config))
         raise
 
@@ -83,9 +100,10 @@ def _standing(trainer: Trainer, config: RunConfig) -> str:
     saved = checkpoints(config.folder)
     if not saved:
         return (
-            f'{here} No checkpoint is saved yet (save_interval: {config.save_interval}): add autoresume=true or '
-            'save_overwrite=true to the same command to start from the beginning.'
+            f'{here} No checkpoint is saved yet (save_interval: {config.save_interval}): add save_overwrite=true to '
+            'the same command to start from the beginning.'
         )
     if config.save_weights_only:
         return f'{here} {saved[0]} holds the latest weights; without the optimizer (save_weights_only) it cannot go on.'
-    return f'{here} The latest checkpoint is {saved[0]}: add autoresume=true to the same command to go on from it.'
+    how = 'autoresume=true save_overwrite=false' if config.save_overwrite else 'autoresume=true'
+    return f'{here} The latest checkpoint is {saved[0]}: add {how} to the same command to go on from it.'

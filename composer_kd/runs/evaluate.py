@@ -16,6 +16,7 @@ from composer_kd.bench.size import count_parameters, size_in_bytes
 from composer_kd.config.schema import EvaluationConfig
 from composer_kd.errors import ConfigError
 from composer_kd.presentation.units import bytes_text, metric_text, number_text
+from composer_kd.runs.ending import closing
 from composer_kd.runs.process import without_remarks
 from composer_kd.runs.saved import SavedRun, open_run
 from composer_kd.runs.train import final_metrics
@@ -97,11 +98,9 @@ def _metrics(model: torch.nn.Module, loader: DataLoader[Any], run: EvaluationCon
     precision = run.precision if torch.cuda.is_available() else None  # the CPU supports one only
     with without_remarks():
         trainer = Trainer(model=model, eval_dataloader=loader, precision=precision, progress_bar=False, seed=run.seed)
-        try:
+        with closing(trainer):
             trainer.eval(subset_num_batches=run.eval_subset_num_batches)
             found = final_metrics(trainer)
-        finally:
-            trainer.close()
     return {name: value for name, value in found.items() if name.startswith('metrics/')}
 
 

@@ -7,6 +7,7 @@ import pathlib
 import re
 
 from composer_kd.errors import CheckpointNotFoundError, ConfigError
+from composer_kd.presentation.addresses import without_credentials
 
 __all__ = ['CONFIG_FILE', 'LATEST', 'LOCK_FILE', 'METRICS_FILE', 'checkpoint_file', 'checkpoints', 'make_folder']
 
@@ -73,7 +74,9 @@ def checkpoint_file(written: str) -> pathlib.Path:
         ConfigError: If it is a URI.
     """
     if '://' in written:
-        raise ConfigError(f'{written}: a URI cannot be opened; copy the checkpoint to this machine first')
+        raise ConfigError(
+            f'{without_credentials(written)}: a URI cannot be opened; copy the checkpoint to this machine first'
+        )
     path = pathlib.Path(written)
     file = path / LATEST if path.is_dir() else path
     if not file.is_file():

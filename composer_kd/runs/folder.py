@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from composer_kd.callbacks.history import HISTORY_FILE
 from composer_kd.config.schema import RunConfig
 from composer_kd.errors import ConfigError
+from composer_kd.presentation.addresses import without_credentials
 from composer_kd.runs.files import LATEST, LOCK_FILE, METRICS_FILE, checkpoints, make_folder
 
 __all__ = ['alone_in', 'check_remote', 'check_unused', 'clear', 'holds_run']
@@ -78,14 +79,14 @@ def check_remote(config: RunConfig) -> None:
         with contextlib.suppress(FileNotFoundError):
             store.get_object_size(f'{path.rstrip("/")}/{LATEST}.symlink')
             if not _is_asked(config):
-                raise _occupied(uri, finished=False)
+                raise _occupied(without_credentials(uri), finished=False)
     except ConfigError:
         raise
     except Exception as error:  # each object store has its own errors
-        reason = ' '.join(str(error).split())[:300]
+        reason = without_credentials(' '.join(str(error).split()), uri)[:300]
         raise ConfigError(
-            f'save_folder: {uri} cannot be used: {type(error).__name__}: {reason}. Give a folder on this machine, or '
-            'an s3://, gs://, oci:// or azure:// that this machine can reach'
+            f'save_folder: {without_credentials(uri)} cannot be used: {type(error).__name__}: {reason}. Give a folder '
+            'on this machine, or an s3://, gs://, oci:// or azure:// that this machine can reach'
         ) from error
 
 

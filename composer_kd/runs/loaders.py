@@ -12,7 +12,6 @@ from composer.utils import dist
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from composer_kd.config.construct import construct_or_say
-from composer_kd.config.registry import function_at
 from composer_kd.config.schema import LoaderConfig
 from composer_kd.data import HeldOut, Indexed, RepeatingSampler, SeededViews, ViewSampler
 from composer_kd.errors import ConfigError
@@ -67,7 +66,7 @@ def build_loader(config: LoaderConfig, batch_size: int, seed: int, train: bool) 
         sampler=sampler if views is None else ViewSampler(sampler, views),
         drop_last=config.drop_last,
         num_workers=config.num_workers,
-        collate_fn=None if config.collate_fn is None else function_at(config.collate_fn),
+        collate_fn=None if config.collate_fn is None else construct_or_say(config.collate_fn),
         pin_memory=torch.cuda.is_available() if config.pin_memory is None else config.pin_memory,
         persistent_workers=workers if config.persistent_workers is None else config.persistent_workers,
         prefetch_factor=config.prefetch_factor,

@@ -17,6 +17,7 @@ from composer_kd.batches.microbatch import BatchFormat
 from composer_kd.config.schema import RunConfig
 from composer_kd.data.view_index import first_items
 from composer_kd.errors import Attempts, CheckpointError, ConfigError
+from composer_kd.presentation.addresses import without_credentials
 from composer_kd.teachers import Teacher, teacher_logits
 from composer_kd.teachers.checkpoints import read_checkpoint
 
@@ -39,8 +40,8 @@ def check_load_path(path: str) -> None:
         raise ConfigError(f'load_path: expected a Composer checkpoint. {error}') from error
     if not checkpoint.from_composer:
         raise ConfigError(
-            f'load_path: expected a Composer checkpoint, and {path} holds weights alone; save one with the Trainer, or '
-            'load the weights in your own script with composer_kd.teachers.load_weights'
+            f'load_path: expected a Composer checkpoint, and {without_credentials(path)} holds weights alone; save one '
+            'with the Trainer, or load the weights in your own script with composer_kd.teachers.load_weights'
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import pathlib
 import warnings
@@ -22,7 +24,7 @@ from composer_kd.presentation.files import write_file
 from composer_kd.presentation.settings import leaves
 from composer_kd.presentation.units import cost_text, metric_text
 from composer_kd.runs.build import build_trainer
-from composer_kd.runs.ending import full_disk_said, where_it_stands
+from composer_kd.runs.ending import closing, full_disk_said, where_it_stands
 from composer_kd.runs.files import CONFIG_FILE, METRICS_FILE
 from composer_kd.runs.finished import is_finished, last_losses, noted_metrics
 from composer_kd.runs.folder import alone_in, clear, holds_run
@@ -43,7 +45,7 @@ def train(config: RunConfig, callbacks: Sequence[Callback] = (), quiet: bool = F
     Args:
         config: The checked configuration, from ``load_config``.
         callbacks: Callbacks and loggers in addition to those in the YAML.
-        quiet: Whether to omit the table at the end.
+        quiet: Whether to omit the table at the end, and where the run stands if a signal ends it.
 
     Returns:
         The final metrics: those of the last evaluation, the losses of the last batch, the trained epochs, batches and
@@ -64,11 +66,8 @@ def train(config: RunConfig, callbacks: Sequence[Callback] = (), quiet: bool = F
     keep_freed_memory()
     with without_remarks(), alone_in(_folder(config)), full_disk_said(config.folder):
         trainer = build_trainer(config, [*_recorders(config), *callbacks])
-        try:
-            with where_it_stands(trainer, config):
-                metrics = _fit_or_evaluate(trainer, config)
-        finally:
-            trainer.close()
+        with closing(trainer), contextlib.nullcontext() if quiet else where_it_stands(trainer, config):
+            metrics = _fit_or_evaluate(trainer, config)
     if not quiet:
         _summarise(config, metrics)
     return metrics
@@ -152,7 +151,9 @@ def _begin_record(config: RunConfig) -> None:
 
 
 def _write_config(config: RunConfig, folder: pathlib.Path) -> None:
-    write_file(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(as_mapping(config))))
+    # That this run replaced another one says nothing of the runs that are started with its settings.
+    lasting = dataclasses.replace(config, save_overwrite=None)
+    write_file(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(as_mapping(lasting))))
 
 
 def _log_settings(trainer: Trainer, config: RunConfig) -> None:

@@ -8,7 +8,7 @@ from composer_kd.teachers.ema import EMATeacher
 from composer_kd.teachers.frozen import FrozenTeacher
 from composer_kd.teachers.meanings import check_classes
 from composer_kd.teachers.pool import TeacherPool, moves
-from composer_kd.teachers.shapes import NotMeasured, feature_shapes, logits_shape
+from composer_kd.teachers.shapes import NotMeasured, Shapes, feature_shapes, logits_shape, measured
 from composer_kd.teachers.snapshot import SnapshotTeacher
 from composer_kd.teachers.store_building import build_store
 
@@ -18,6 +18,7 @@ __all__ = [
     'FrozenTeacher',
     'NormalizationAdapter',
     'NotMeasured',
+    'Shapes',
     'ResizeAdapter',
     'SnapshotTeacher',
     'Teacher',
@@ -29,6 +30,7 @@ __all__ = [
     'feature_shapes',
     'load_weights',
     'logits_shape',
+    'measured',
     'module_of',
     'moves',
     'read_weights',

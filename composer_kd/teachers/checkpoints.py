@@ -9,13 +9,13 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from composer.utils import get_file
 from torch import Tensor, nn
 
-from composer_kd.errors import CheckpointError, CheckpointNotFoundError
+from composer_kd.errors import CheckpointError
+from composer_kd.presentation.addresses import without_credentials
 from composer_kd.teachers.entries import Entries, listed
+from composer_kd.teachers.fetching import fetch
 from composer_kd.teachers.fitting import choose
 from composer_kd.teachers.readers import read_content
 
@@ -47,7 +47,8 @@ def load_weights(module: nn.Module, checkpoint: str | os.PathLike[str], entry: s
 
     Args:
         module: The module, which gets the weights in place; it stays unchanged if they do not fit.
-        checkpoint: A local path, or the URI of a file that Composer's ``get_file`` reads (``s3://``, ``https://``).
+        checkpoint: A local path, or the URI of a file that Composer's ``get_file`` reads (``s3://``, ``https://``), or
+            of a folder of ``save_pretrained``, which ends in a slash. Keys in it are shown nowhere.
         entry: The dotted path of the weights in the file, such as ``'ema'`` or ``'state_dict.teacher'``; ``''`` for
             the outermost names. ``None`` to find it.
 
@@ -66,8 +67,8 @@ def load_weights(module: nn.Module, checkpoint: str | os.PathLike[str], entry: s
         >>> linear.weight.tolist()
         [[2.0, 2.0]]
     """
-    name = os.fspath(checkpoint)
-    with _opened(name) as entries:
+    name = without_credentials(os.fspath(checkpoint))
+    with _opened(os.fspath(checkpoint)) as entries:
         fit = choose(entries, module, entry, name)
         weights = {key: entries.tensors[path] for key, path in fit.paths.items()}
         try:
@@ -103,9 +104,8 @@ def read_weights(checkpoint: str | os.PathLike[str], entry: str | None = None) -
         return copy.deepcopy({key: tensor.detach().resolve_conj().resolve_neg() for key, tensor in weights.items()})
     except RuntimeError as error:
         kinds = ', '.join(sorted({_odd(tensor) for tensor in weights.values()} - {''})) or type(error).__name__
-        raise CheckpointError(
-            f'{os.fspath(checkpoint)} holds tensors that cannot be copied ({kinds}). Save plain ones.'
-        ) from error
+        name = without_credentials(os.fspath(checkpoint))
+        raise CheckpointError(f'{name} holds tensors that cannot be copied ({kinds}). Save plain ones.') from error
 
 
 def read_checkpoint(checkpoint: str | os.PathLike[str], entry: str | None = None) -> Checkpoint:
@@ -129,8 +129,8 @@ def read_checkpoint(checkpoint: str | os.PathLike[str], entry: str | None = None
         >>> read_checkpoint(path)
         Checkpoint(weights={'weight': tensor([1., 1.])}, from_composer=True)
     """
-    name = os.fspath(checkpoint)
-    with _opened(name) as entries:
+    name = without_credentials(os.fspath(checkpoint))
+    with _opened(os.fspath(checkpoint)) as entries:
         return Checkpoint(entries.state_dict(entry, name), entries.from_composer)
 
 
@@ -141,16 +141,6 @@ def _odd(tensor: Tensor) -> str:
 @contextlib.contextmanager
 def _opened(name: str) -> Iterator[Entries]:
     with contextlib.ExitStack() as stack:
-        path = name if '://' not in name else _fetch(name, stack.enter_context(tempfile.TemporaryDirectory()))
-        yield Entries.of(read_content(path, name), name)
-
-
-def _fetch(uri: str, folder: str) -> str:
-    destination = str(Path(folder) / 'checkpoint.pt')
-    try:
-        get_file(uri, destination)
-    except FileNotFoundError as error:
-        raise CheckpointNotFoundError(f'No checkpoint at {uri}: {error}') from error
-    except Exception as error:  # each object store has its own errors
-        raise CheckpointError(f'Could not fetch the checkpoint {uri}: {type(error).__name__}: {error}') from error
-    return destination
+        path = name if '://' not in name else fetch(name, stack.enter_context(tempfile.TemporaryDirectory()))
+        shown = without_credentials(name)
+        yield Entries.of(read_content(path, shown), shown)

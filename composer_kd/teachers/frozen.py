@@ -16,6 +16,7 @@ from composer_kd.batches.contents import without_labels
 from composer_kd.errors import TeacherError, is_of_device
 from composer_kd.features.calling import as_it_is, choose_call, settings_of, unwrapped, with_inputs
 from composer_kd.features.meta import to_evaluation
+from composer_kd.presentation.addresses import without_credentials
 from composer_kd.teachers.base import teacher_logits
 from composer_kd.teachers.checkpoints import load_weights
 from composer_kd.teachers.placement import place
@@ -45,9 +46,11 @@ class FrozenTeacher:
             safetensors, or a folder of ``save_pretrained`` (:func:`composer_kd.teachers.load_weights`).
         input_adapter: Changes the inputs for this teacher only, e.g. a :class:`NormalizationAdapter`. Any callable that
             takes the inputs (the tensor of a pair; for mappings a dict without the labels) and returns a new object.
-        forward: A function ``forward(model, batch)`` that returns logits, for models that the rules above do not fit. A
-            parameter ``index`` gets ``(B,)`` the samples' numbers in the training set, by which stored answers are
-            found; ``None`` in evaluation.
+        forward: A function ``forward(model, batch)`` that returns logits, for models that the rules above do not fit.
+            It gets the batch that the student gets: with :class:`composer_kd.models.IndexedClassifier` the triple
+            ``(inputs, labels, index)``. If it has a parameter ``index``, this gets ``(B,)`` the samples' numbers in the
+            training set instead, by which stored answers are found. In evaluation there are no such numbers: a pair,
+            and ``None``.
         name: Its name in messages; ``None`` for the checkpoint's path or, without a checkpoint, the model's class.
         entry: Which weights of the checkpoint, if several fit: their dotted path, such as ``'ema'``.
 
@@ -85,12 +88,15 @@ class FrozenTeacher:
             raise TeacherError(f'entry={entry!r} names weights in a checkpoint: give FrozenTeacher its checkpoint too')
         self.model = model
         self.input_adapter = input_adapter
-        self.name = name or (os.fspath(checkpoint) if checkpoint is not None else type(model).__name__)
+        self.name = name or (
+            without_credentials(os.fspath(checkpoint)) if checkpoint is not None else type(model).__name__
+        )
         self._forward = forward
         self._by_index = forward is not None and _has_index(forward)
         self._settings: dict[str, Any] | None = None
         self._student_takes: Collection[str] = ()
         self._call: Callable[[Any, Tensor | None], Any] | None = None
+        self._takes: type | None = None  # the kind of batch that this call takes
         if checkpoint is not None:
             load_weights(model, checkpoint, entry)
         to_evaluation(model)
@@ -147,10 +153,14 @@ class FrozenTeacher:
         return outputs
 
     def _answer(self, batch: Any, index: Tensor | None) -> Any:
-        """Calls the model; how is decided at the first batch. If a call fails, the error says what to change."""
+        """Calls the model; how is decided at the first batch of a kind: evaluators may have others than training.
+
+        If a call fails, the error says what to change.
+        """
         try:
-            call = self._choose_call(batch) if self._call is None else self._call
-            if self._call is None and is_recorded(self.model):
+            known = self._call if type(batch) is self._takes else None
+            call = known or self._choose_call(batch)
+            if known is None and is_recorded(self.model):
                 outputs = answer_of_recorded(self.model, partial(call, batch, index), self.name)
             else:
                 outputs = call(batch, index)
@@ -164,13 +174,13 @@ class FrozenTeacher:
                 f'{type(error).__name__}: {error}. Does it need other inputs or another dtype '
                 f'(FrozenTeacher(model, input_adapter=...)), or to be called otherwise {self._otherwise()}?'
             ) from error
-        self._call = call
+        self._call, self._takes = call, type(batch)
         return outputs
 
     def _otherwise(self) -> str:
         if self._forward is None or self._by_index:
             return '(FrozenTeacher(model, forward=lambda model, batch: ...))'
-        return "(its forward gets the batch as models take it; a parameter named index gets the samples' numbers)"
+        return "(its forward gets the batch as the student gets it; a parameter named index gets the samples' numbers)"
 
     def forget_call(self) -> None:
         """Makes the next batch decide again how the model is called, after a copy or for another form of batch."""
@@ -187,7 +197,7 @@ class FrozenTeacher:
             if isinstance(batch, Mapping) and self.input_adapter is None:
                 self._say_unseen(batch, call.func)
             return partial(_without_index, call)
-        way = _with_index if self._by_index else _without_index
+        way = _with_index if self._by_index else _as_the_student
         return partial(way, partial(_of_inputs, partial(self._forward, self.model), self.input_adapter or as_it_is))
 
     def _say_unseen(self, batch: Mapping[str, Any], calling: Any) -> None:
@@ -207,6 +217,12 @@ class FrozenTeacher:
 
 def _without_index(call: Callable[..., Any], batch: Any, index: Tensor | None) -> Any:
     return call(batch)
+
+
+def _as_the_student(call: Callable[..., Any], batch: Any, index: Tensor | None) -> Any:
+    """Calls with the batch that the student gets: a triple, if its third part was the index."""
+    is_triple = index is not None and not isinstance(batch, Mapping)
+    return call((*batch, index) if is_triple else batch)
 
 
 def _with_index(call: Callable[..., Any], batch: Any, index: Tensor | None) -> Any:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from composer.models import ComposerModel
 from torch import Tensor, nn
 
-from composer_kd.errors import ConfigError
+from composer_kd.errors import ConfigError, TeacherError
 from composer_kd.features.calling import choose_call
 from composer_kd.features.hooks import FeatureHooks, Summary
 from composer_kd.features.meta import (
@@ -23,16 +25,30 @@ from composer_kd.features.meta import (
     to_device,
     without_draws,
 )
+from composer_kd.features.outputs import BY_FORWARD, BY_MATCH, logits_of
 from composer_kd.teachers.base import Teacher, module_of
 from composer_kd.teachers.frozen import FrozenTeacher
 
-__all__ = ['NotMeasured', 'feature_shapes', 'logits_shape']
+__all__ = ['NotMeasured', 'Shapes', 'feature_shapes', 'logits_shape', 'measured']
 
 Key = tuple[str, Summary | None]
 
 
 class NotMeasured(ConfigError):
     """The shapes of features cannot be measured before training."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The shapes of what a model returns for a batch.
+
+    Attributes:
+        features: The shapes of features by layer path and summary, the batch first.
+        logits: The shape of the logits; or the error that says why there are none.
+    """
+
+    features: dict[Key, torch.Size]
+    logits: torch.Size | TeacherError
 
 
 def logits_shape(teacher: Teacher, batch: Any) -> torch.Size | None:
@@ -64,7 +80,20 @@ def logits_shape(teacher: Teacher, batch: Any) -> torch.Size | None:
 def feature_shapes(
     model: nn.Module | Teacher, batch: Any, wanted: Iterable[Key], whose: str, index: Tensor | None = None
 ) -> dict[Key, torch.Size]:
-    """Finds the shapes of features for a batch, on the meta device or, if the model cannot run there, on its own.
+    """Finds the shapes of features for a batch, as :func:`measured` does.
+
+    Example:
+        >>> feature_shapes(nn.Sequential(nn.Linear(2, 3)), torch.zeros(4, 2), [('0', None)], 'the student')
+        {('0', None): torch.Size([4, 3])}
+    """
+    return measured(model, batch, wanted, whose, index).features
+
+
+def measured(
+    model: nn.Module | Teacher, batch: Any, wanted: Iterable[Key], whose: str, index: Tensor | None = None
+) -> Shapes:
+    """Finds the shapes of features and logits for a batch, on the meta device or, if the model cannot run there, on its
+    own.
 
     A student is looked at in train mode, because some outputs and layers exist in training alone; its statistics and
     counters are then as before, and so are the random states. A teacher is looked at in eval mode, in which it runs.
@@ -76,22 +105,19 @@ def feature_shapes(
         whose: The model's name, for messages.
         index: ``(B,)`` The samples' numbers in the data set, passed to teachers; ``None`` if unknown.
 
-    Returns:
-        The shapes by layer path and summary, the batch first.
-
     Raises:
         ConfigError: If a layer does not exist or does not run.
         NotMeasured: If the model cannot take the batch.
 
     Example:
-        >>> feature_shapes(nn.Sequential(nn.Linear(2, 3)), torch.zeros(4, 2), [('0', None)], 'the student')
-        {('0', None): torch.Size([4, 3])}
+        >>> measured(nn.Linear(2, 3), torch.zeros(4, 2), [], 'the student').logits
+        torch.Size([4, 3])
     """
-    wanted = list(wanted)
+    wanted, remedy = list(wanted), BY_FORWARD if isinstance(model, Teacher) else BY_MATCH
     with torch.no_grad(), without_draws():
         try:
             inner, run = _runner(model)
-            return _look(inner, run, to_device(batch, 'meta'), wanted, whose)
+            return _look(inner, run, to_device(batch, 'meta'), wanted, whose, remedy)
         except ConfigError:
             raise
         except Exception:
@@ -104,12 +130,13 @@ def feature_shapes(
 
 def _look_for_real(
     model: nn.Module | Teacher, batch: Any, wanted: list[Key], whose: str, index: Tensor | None, mode: Mode
-) -> dict[Key, torch.Size]:
+) -> Shapes:
     inner, _ = _parts(model, index)
     try:
         with mode(inner) as device:
             _, run = _parts(model, to_device(index, device))
-            return _look(inner, run, to_device(batch, device), wanted, whose)
+            remedy = BY_FORWARD if isinstance(model, Teacher) else BY_MATCH
+            return _look(inner, run, to_device(batch, device), wanted, whose, remedy)
     except ConfigError:
         raise
     except Exception as error:
@@ -118,19 +145,31 @@ def _look_for_real(
             f'DataSpec would transform comes as it is): {type(error).__name__}: {error}. '
             "Give modules instead of project='auto', and losses their sizes."
         ) from error
+    finally:
+        if isinstance(model, FrozenTeacher):  # batches of training may have another form
+            model.forget_call()
 
 
 def _look(
-    model: nn.Module, run: Callable[[Any], Any], batch: Any, wanted: list[Key], whose: str
-) -> dict[Key, torch.Size]:
+    model: nn.Module, run: Callable[[Any], Any], batch: Any, wanted: list[Key], whose: str, remedy: str
+) -> Shapes:
     hooks = FeatureHooks(model, wanted, whose)
     hooks.attach()
     try:
         hooks.open()
-        run(batch)
-        return {key: feature.shape for key, feature in hooks.take().items()}
+        logits = _logits_in(run(batch), whose, remedy)
+        return Shapes({key: feature.shape for key, feature in hooks.take().items()}, logits)
     finally:
         hooks.remove()
+
+
+def _logits_in(outputs: Any, whose: str, remedy: str) -> torch.Size | TeacherError:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # which of several is taken is said at the first batch
+            return logits_of(outputs, whose, remedy).shape
+    except TeacherError as error:
+        return error.with_traceback(None)
 
 
 def _runner(model: nn.Module | Teacher) -> tuple[nn.Module, Callable[[Any], Any]]:

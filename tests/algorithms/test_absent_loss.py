@@ -5,9 +5,9 @@ import torch
 from composer.models import ComposerModel, HuggingFaceModel
 from torch.utils.data import DataLoader
 
-from composer_kd import ConfigError, Distillation, KLDivergence, Match
+from composer_kd import ConfigError, Distillation, KLDivergence, Match, TeacherError
 from composer_kd.losses import mse
-from tests.helpers import Recorder, TokenDataset, loader, mlp, pairs, sgd, train
+from tests.helpers import Recorder, TokenDataset, loader, mlp, pairs, sgd, train, trainer
 
 transformers = pytest.importorskip('transformers')
 
@@ -48,6 +48,14 @@ def test_an_encoder_learns_from_its_teacher_alone():
     assert [step['task'] for step in recorder.microbatches] == [0.0, 0.0]
     for ours, theirs in zip(net.parameters(), twin.parameters()):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_hidden_states_of_an_encoder_are_not_taken_for_logits():
+    student = HuggingFaceModel(transformers.BertModel(config(), add_pooling_layer=False), metrics=[])
+    data = DataLoader(TokenDataset(input_ids=torch.randint(1, 20, (8, 6))), batch_size=4)
+    algorithm = Distillation(transformers.BertModel(config()), KLDivergence(), 1.0, 0.0)
+    with pytest.raises(TeacherError, match=r"hidden states.*on='outputs.last_hidden_state'"):
+        trainer(student, data, [algorithm])
 
 
 def test_a_classifier_needs_no_labels():

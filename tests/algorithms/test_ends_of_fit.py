@@ -10,7 +10,7 @@ import torch
 from composer.models import ComposerClassifier
 from torch import nn
 
-from composer_kd import Distillation, KLDivergence, Match
+from composer_kd import ConfigError, Distillation, KLDivergence, Match, TeacherError
 from composer_kd.losses import hint, rkd
 from tests.distilling import cnn, image_student, images
 from tests.helpers import EventSpy, Recorder, train, trainer, weights
@@ -170,3 +170,19 @@ def test_a_run_that_is_refused_leaves_nothing():
         trainer(model, images(), [Distillation(cnn(8, 2), matches)], optimizer=optimizer)
     assert list(model.state_dict()) == keys
     assert [len(group['params']) for group in optimizer.param_groups] == [count]
+
+
+def test_an_object_that_is_used_again_looks_at_its_new_student_anew():
+    algorithm = Distillation(cnn(8, 2), [KLDivergence(2.0), Match(rkd, on='4')], start_dur=0.5)
+    train(image_student(), images(), [algorithm], max_duration='2ep')
+    frozen = image_student()
+    for parameter in frozen.module[:5].parameters():
+        parameter.requires_grad_(False)
+    with pytest.raises(ConfigError, match="layer '4' of the student has no gradient"):
+        train(frozen, images(), [algorithm], max_duration='2ep')
+    other, batches = ComposerClassifier(nn.Sequential(cnn(4, 1), nn.Linear(4, 5)), num_classes=5), []
+    algorithm = Distillation(cnn(8, 2), KLDivergence(2.0), start_dur=0.5)
+    train(image_student(), images(), [algorithm], max_duration='2ep')
+    with pytest.raises(TeacherError, match='the student in'):
+        train(other, images(), [algorithm], [EventSpy('batch_end', batches.append)], max_duration='2ep')
+    assert not batches

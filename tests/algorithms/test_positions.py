@@ -425,6 +425,32 @@ def test_labels_moved_by_the_data_are_refused_where_the_model_says_otherwise():
         logged(model, prompts(11), Distillation(TokenModel(seed=3), KLDivergence(1.0)))
 
 
+def test_a_decoder_of_transformers_that_does_not_shift_is_told_of():
+    """BartForCausalLM is listed as a causal language model, and its own loss takes the labels as they are."""
+    from composer.models import HuggingFaceModel
+
+    def bart(seed):
+        torch.manual_seed(seed)
+        rates = dict.fromkeys(('dropout', 'attention_dropout', 'activation_dropout'), 0.0)
+        config = transformers.BartConfig(
+            vocab_size=20, d_model=8, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=8,
+            max_position_embeddings=8, init_std=0.5, is_decoder=True, is_encoder_decoder=False, **rates,
+        )  # fmt: skip
+        return transformers.BartForCausalLM(config)
+
+    net, teacher, data = bart(0), bart(1).eval(), prompts()
+    algorithm = Distillation(teacher, KLDivergence(1.0))
+    with pytest.raises(ConfigError, match=r'with the label i, but .*the argument shift_labels=False'):
+        logged(HuggingFaceModel(net, use_logits=True, metrics=[]), data, algorithm)
+    model = HuggingFaceModel(net, use_logits=True, metrics=[], shift_labels=False)
+    answers = data.columns['labels'] != -100
+    with torch.no_grad():
+        student, theirs = (one.eval()(data.columns['input_ids']).logits[answers] for one in (net, teacher))
+    for micro in (4, 1):
+        found = logged(model, data, Distillation(teacher, KLDivergence(1.0)), micro)
+        assert found['kd'] == pytest.approx(kl(student, theirs), rel=1e-5)
+
+
 def test_a_loss_that_shows_nothing_is_asked_about_once():
     class Smoothed(TokenModel):
         def loss(self, outputs, batch):

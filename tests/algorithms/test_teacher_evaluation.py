@@ -209,7 +209,7 @@ def test_metrics_that_are_no_scalars():
 
 
 def test_a_teacher_of_another_shape_is_named():
-    run = trainer(student(), loader(*pairs()), [Distillation(mlp(classes=7), KLDivergence(), run_teacher_on_eval=True)],
+    run = trainer(student(), None, [Distillation(mlp(classes=7), KLDivergence(), run_teacher_on_eval=True)],
                   eval_dataloader=evaluator('eval', 5))  # fmt: skip
     with pytest.raises(TeacherError, match=r'answer in the shape \(8, 7\), the student in \(8, 4\)'):
         run.eval()

@@ -1,10 +1,13 @@
 """The benchmark as a whole, on small models."""
 
+import functools
 import io
 
 import numpy as np
 import pytest
 import torch
+from composer.loss import soft_cross_entropy
+from composer.models import ComposerClassifier
 from rich.console import Console
 from torch import nn
 
@@ -148,6 +151,27 @@ def test_a_causal_language_model_is_known_as_one():
         predicted = model(**tiny.tokens(6)).logits.argmax(-1)
     assert known.accuracy == pytest.approx((predicted[:, :-1] == labels[:, 1:]).float().mean().item())
     assert plain.accuracy == pytest.approx((predicted == labels).float().mean().item())
+
+
+def test_the_label_that_a_models_own_loss_ignores_does_not_count():
+    def model(seed):
+        torch.manual_seed(seed)
+        loss = functools.partial(soft_cross_entropy, ignore_index=255)
+        return ComposerClassifier(nn.Conv2d(2, 3, 1), num_classes=3, loss_fn=loss)
+
+    x, labels = torch.randn(4, 2, 5, 5), torch.randint(3, (4, 5, 5), dtype=torch.uint8)
+    labels[:, :3] = 255
+    one, other = (model(seed).eval() for seed in (1, 2))
+    with torch.no_grad():
+        first, second = (net((x, labels)).argmax(1) for net in (one, other))
+    make = [
+        Candidate('teacher', lambda: one, 'teacher', shift_labels=None),
+        Candidate('student', lambda: other, taught_by=('teacher',), shift_labels=None),
+    ]
+    _, row = bench(make, [(x, labels)], EAGER, limits=QUICK).rows
+    known = labels != 255
+    assert row.accuracy == pytest.approx((second == labels)[known].float().mean().item())
+    assert row.agreement == pytest.approx((first == second)[known].float().mean().item())
 
 
 def test_one_candidate_may_be_in_several_benchmarks():

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from composer_kd.batches.format import BatchFormat
 from composer_kd.bench.predictions import accuracy, answer, same
 
 CPU = torch.device('cpu')
@@ -43,3 +44,19 @@ def test_labels_in_a_column_and_in_bytes_are_those_of_samples():
     logits = nn.functional.one_hot(torch.tensor([200, 156]), 201).float()
     found, batches = answers(logits, torch.tensor([[200], [156]], dtype=torch.uint8))
     assert accuracy(found, batches) == 1.0
+
+
+def test_labels_of_whole_sequences_have_no_accuracy():
+    """Of CTC, also where there are as many of them as frames."""
+    found, batches = answers(torch.randn(2, 5, 4), torch.randint(4, (2, 5)))
+    assert accuracy(found, batches, BatchFormat(ctc=True)) is None
+    assert accuracy(found, batches) is not None
+
+
+def test_one_output_for_each_token_has_no_accuracy():
+    logits = torch.randn(2, 5)
+    batch = {'x': logits, 'attention_mask': torch.ones(2, 5).long(), 'labels': torch.randint(2, (2, 5))}
+    found = answer(lambda x: x, [(logits,)], [batch], CPU)
+    assert found.classes == 1
+    assert accuracy(found, [batch]) is None
+    assert same(found, found, [batch]) is None

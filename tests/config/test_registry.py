@@ -7,8 +7,8 @@ import warnings
 import pytest
 
 import composer_kd
+from composer_kd.config.dotted_paths import _exported_as, import_path
 from composer_kd.config.load import load_config
-from composer_kd.config.registry import _exported_as, import_path
 from composer_kd.errors import ConfigError
 
 KD = 'yamls/digits/kd.yaml'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -42,7 +44,11 @@ ANYWHERE = {
 }
 CODE = (
     *('subprocess.run', 'subprocess.Popen', 'os.system', 'builtins.exec', 'torch.os.system', 'functools.partial'),
-    *('torch.utils.data.dataloader.os.system', 'composer_kd.config.registry.importlib.import_module', 'torch.hub.load'),
+    *(
+        'torch.utils.data.dataloader.os.system',
+        'composer_kd.config.dotted_paths.importlib.import_module',
+        'torch.hub.load',
+    ),
     *('composer_kd.__main__.main', 'torch.load', 'torch.ops.load_library', 'torch.nn.Module.__init__'),
 )
 
@@ -221,3 +227,113 @@ def test_components_of_a_script_are_the_script_s_own():
 
 def pairwise(student, teacher):
     return (student - teacher).square().mean()
+
+
+ANYWHERE_ELSE = {
+    'collate function': 'train_loader.collate_fn={name}',
+    'function that calls a teacher': 'algorithms.distillation.teachers.0.forward={name}',
+}
+MORE_CODE = (
+    # compilers of strings, found by their annotations, as class methods, and among private names
+    *('torch.fx.graph_module.reduce_graph_module', 'torch._inductor.codecache.CppCodeCache.load', 'torch.compile'),
+    *('torch._inductor.codecache.PyCodeCache.load', 'torch.utils.cpp_extension.load_inline'),
+    'torch._C.import_ir_module',
+    # what unpickles, or starts a script
+    *('torch.hub.load_state_dict_from_url', 'torch.utils.model_zoo.load_url', 'torch.distributed.run.main'),
+    # through a module of one's own
+    *(f'{__name__}.torch.hub.load', f'{__name__}.torch.fx.graph_module.reduce_graph_module', f'{__name__}.main'),
+    # class methods of other classes, and classes that happen to have the methods
+    *('transformers.AutoConfig.from_pretrained', 'transformers.AutoTokenizer.from_pretrained'),
+    'torch.package.PackageImporter',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize('place', ANYWHERE | ANYWHERE_ELSE)
+def test_functions_that_take_code_in_a_string_or_a_file_are_called_nowhere(place):
+    for name in MORE_CODE:
+        said = refusal((ANYWHERE | ANYWHERE_ELSE)[place].format(name=name, options='{}'))
+        assert 'is not imported' in said or 'is not called' in said or 'is no ' in said, said
+
+
+def test_the_check_compiles_no_string_for_a_projector(tmp_path):
+    code = "{_code: 'def forward(self): pass', _graph: x}"
+    block = f'"import pathlib; pathlib.Path(\'{tmp_path}/ran\').touch()\\n"'
+    project = f'{{name: torch.fx.graph_module.reduce_graph_module, body: {code}, import_block: {block}}}'
+    assert 'is not called as a projector' in refusal(
+        f'algorithms.distillation.kd_loss_fn={{loss: mse, on: features, project: {project}}}'
+    )
+    assert not (tmp_path / 'ran').exists()
+
+
+@pytest.mark.parametrize(
+    ('scope', 'name'),
+    [
+        ('collate', 'torch.utils.data.default_collate'),
+        ('collate', 'default_collate'),
+        ('collate', f'{__name__}.pairwise'),
+        ('call', f'{__name__}.pairwise'),
+        ('loss', 'torch.nn.functional.cosine_similarity'),
+        ('adapter', 'torchvision.transforms.v2.Resize'),
+        ('scheduler', 'composer.optim.LinearScheduler'),
+        ('model', 'transformers.BertModel.from_pretrained'),
+        ('model', 'transformers.VisionEncoderDecoderModel.from_encoder_decoder_pretrained'),
+        ('model', 'torchvision.models.get_model'),
+        ('model', 'timm.create_model'),
+    ],
+)
+def test_what_people_name_needs_no_permission(scope, name):
+    pytest.importorskip(name.partition('.')[0] if '.' in name else 'torch')
+    assert callable(resolve(scope, name))
+
+
+@pytest.mark.parametrize(
+    ('options', 'said'),
+    [
+        ('weights_only: false', 'weights_only: runs what is pickled with the weights'),
+        ('model_kwargs: {trust_remote_code: true}', 'model_kwargs.trust_remote_code: runs code that comes with'),
+        ('encoder_trust_remote_code: true', 'encoder_trust_remote_code: runs code that comes with the weights'),
+        ('attn_implementation: someone/kernel', 'attn_implementation: runs a kernel from a repository'),
+    ],
+)
+def test_options_that_run_what_comes_with_the_weights_need_permission(options, said):
+    pytest.importorskip('transformers')
+    model = f'{{name: transformers.AutoModel.from_pretrained, pretrained_model_name_or_path: x, {options}}}'
+    key = f'algorithms.distillation.teachers=[{{model: {model}}}]'
+    assert said in refusal(key)
+    load_config(KD, [key, 'allow_imports=[transformers]'])
+
+
+def test_a_file_in_a_sent_folder_takes_the_place_of_no_library(tmp_path):
+    """The installed command starts without the working folder on the path."""
+    folder = saved(tmp_path / 'sent', 'torch.nn.Linear')
+    for name in ('yaml', 'composer', 'rich', 'timm', 'lmdb', 'flash_attn', 'torch', 'optuna', 'safetensors'):
+        (folder / f'{name}.py').write_text(f'open({str(tmp_path / "ran")!r}, "a").write({name!r})\nraise ImportError\n')
+    code = 'import sys; sys.path = [p for p in sys.path if p]; from composer_kd.cli.main import main; sys.exit(main())'
+    environment = {**os.environ, 'PYTHONPATH': os.getcwd(), 'PYTHONSAFEPATH': '1'}
+    ended = subprocess.run(
+        [sys.executable, '-c', code, 'evaluate', '.'], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert 'Traceback' not in ended.stderr
+    assert not (tmp_path / 'ran').exists(), (tmp_path / 'ran').read_text()
+
+
+def test_a_library_that_lies_with_a_record_is_not_imported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, 'timm', raising=False)
+    folder = saved(tmp_path / 'sent', 'timm.create_model')
+    for file in folder.iterdir():
+        file.rename(tmp_path / file.name)
+    (tmp_path / 'timm.py').write_text('import pathlib\npathlib.Path("ran").touch()\n')
+    with pytest.raises(ConfigError, match='lies with the run that names it'):
+        open_run(tmp_path)
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_the_working_folder_is_searched_first_once_a_file_names_a_module_in_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'path', [one for one in sys.path if one not in ('', str(tmp_path))])
+    (tmp_path / 'mine_of_here.py').write_text('import torch\nclass Net(torch.nn.Linear): pass\n')
+    assert resolve('model', 'mine_of_here.Net').__name__ == 'Net'
+    assert sys.path[0] == str(tmp_path)

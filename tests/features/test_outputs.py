@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from composer_kd import TeacherError
-from composer_kd.features.outputs import BY_FORWARD, logits_of, scalar_loss
+from composer_kd.features.layer_path import LayerPath
+from composer_kd.features.outputs import BY_FORWARD, logits_of, output_of, scalar_loss
 
 LOGITS = torch.randn(2, 3)
 
@@ -24,6 +25,25 @@ LOGITS = torch.randn(2, 3)
 )
 def test_finds_logits(outputs):
     assert logits_of(outputs, 'x') is LOGITS
+
+
+STATES = torch.randn(2, 5, 8)
+
+
+@pytest.mark.parametrize(
+    'outputs',
+    [
+        {'last_hidden_state': STATES},
+        {'last_hidden_state': STATES, 'pooler_output': STATES[:, 0]},
+        {'encoder_last_hidden_state': STATES, 'loss': torch.tensor(1.0)},
+    ],
+)
+def test_hidden_states_alone_are_no_logits(outputs):
+    place = f'outputs.{next(iter(outputs))}'
+    with pytest.raises(TeacherError, match=rf"{place} \(B, ..., 8\).*holds hidden states.*on='{place}'"):
+        logits_of(outputs, 'the student')
+    if len(outputs) == 1:
+        assert output_of(outputs, 'the model') is STATES
 
 
 def test_of_several_the_first_is_taken_and_said():
@@ -64,6 +84,29 @@ def test_of_named_outputs_none_is_taken(outputs):
 def test_says_where_there_are_no_logits(outputs):
     with pytest.raises(TeacherError, match="No logits in the output of the teacher 'x'"):
         logits_of(outputs, "the teacher 'x'")
+
+
+@pytest.mark.parametrize(
+    ('outputs', 'place'),
+    [
+        ({'head': {'logits': LOGITS}}, 'outputs.head.logits'),
+        ({'heads': [LOGITS, LOGITS]}, 'outputs.heads[0]'),
+        ([{'logits': LOGITS}, torch.zeros(())], "outputs[0]['logits']"),
+        ({'2-way': {'a': Heads(LOGITS, LOGITS)}}, "outputs['2-way']['a']['left']"),
+    ],
+)
+def test_names_what_lies_deeper_as_a_match_takes_it(outputs, place):
+    with pytest.raises(TeacherError) as caught:
+        logits_of(outputs, 'the student')
+    assert f'which is meant of {place} (B, 3)' in str(caught.value)
+    assert f'on={place!r}' in str(caught.value) or f"on='{place}'" in str(caught.value)
+    assert LayerPath.parse(place).select(outputs, 'the student') is LOGITS
+
+
+@pytest.mark.parametrize('outputs', [{'boxes': torch.zeros(2)}, [], None, 'text', ['text']])
+def test_names_nothing_that_is_not_there(outputs):
+    with pytest.raises(TeacherError, match=r'no tensor of two dimensions or more in it\. Compare layers: Match'):
+        logits_of(outputs, 'the student')
 
 
 def test_scalar_loss_is_what_composer_backpropagates():

@@ -194,6 +194,15 @@ def test_a_temperature_out_of_range_whenever_it_is_set(name, temperature):
         twin(student, teacher, **extra)
 
 
+@pytest.mark.parametrize('shape', [(4, 0), (0, 0), (4, 3, 0), ()])
+@pytest.mark.parametrize(
+    'loss', [losses.kl_divergence, losses.reverse_kl, losses.generalized_jsd, losses.soft_cross_entropy]
+)
+def test_logits_without_a_class(loss, shape):
+    with pytest.raises(ValueError, match=rf'{loss.__name__}: expected at least 1 class'):
+        loss(torch.zeros(shape), torch.zeros(shape))
+
+
 @pytest.mark.parametrize('name', set(CASES) - SEVERAL)
 def test_lists_where_one_tensor_is_compared(name):
     student, teacher, extra = drawn(CASES[name])

@@ -12,7 +12,17 @@ from composer.models import ComposerModel
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from composer_kd import ConfigError, Distillation, FrozenTeacher, KLDivergence, LossError, Match, Ramp, kl_divergence
+from composer_kd import (
+    ConfigError,
+    Distillation,
+    FrozenTeacher,
+    KLDivergence,
+    LossError,
+    Match,
+    Ramp,
+    TeacherError,
+    kl_divergence,
+)
 from composer_kd.losses import CRD, DKD, VID, ReviewKD, hint, rkd, similarity_preserving
 from tests.distilling import cnn, distil, image_student, images, tokens
 from tests.helpers import (
@@ -392,3 +402,154 @@ def test_a_teacher_of_features_need_not_answer_in_the_students_classes():
     distil(
         [Match(KLDivergence(), teacher='same'), Match(similarity_preserving, on='4', teacher='other')], [same, other]
     )
+
+
+# Logits ---------------------------------------------------------------------------------------------------------------
+
+
+class Looking(nn.Module):
+    """A net that cannot run without values, and counts its calls."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.calls = net, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.net(x * (1.0 if float(x.sum()) < 1e9 else 2.0))
+
+
+def own(student, teacher):
+    raise AssertionError('a function of the user is not called before training')
+
+
+@pytest.mark.parametrize('late', [0.0, 0.9])
+@pytest.mark.parametrize('looks', [False, True], ids=['on meta', 'for real'])
+@pytest.mark.parametrize(
+    ('net', 'teacher', 'loss', 'error', 'message'),
+    [
+        (mlp(), mlp(7), KLDivergence(), TeacherError, r"'Sequential' answers in the shape \(4, 7\), the .* \(4, 4\)"),
+        (mlp(), mlp(7), own, TeacherError, r'\(4, 7\), the student in \(4, 4\)'),
+        (mlp(1), mlp(1), KLDivergence(), LossError, r'one output: use composer_kd\.losses\.mse'),
+        (mlp(), mlp(), nn.MSELoss(reduction='none'), LossError, 'must return a scalar'),
+        (mlp(), mlp(), CRD(24), ConfigError, 'give the loss its sizes'),
+        (mlp(), mlp(), Match(DKD(), temperature=lambda state: 0.0), ConfigError, 'DKD'),
+    ],
+    ids=['other classes', 'a function', 'one output', 'no scalar', 'no sizes', 'no temperature'],
+)  # fmt: skip
+def test_logits_that_do_not_fit_show_before_training(net, teacher, loss, error, message, looks, late):
+    net, teacher = (Looking(copy.deepcopy(one)) if looks else copy.deepcopy(one) for one in (net, teacher))
+    before = copy.deepcopy(net.state_dict())
+    if looks and error is TeacherError:
+        message = message.replace('Sequential', 'Looking')
+    with pytest.raises(error, match=message):
+        trainer(student(net), loader(*pairs()), [Distillation(teacher, loss, start_dur=late)])
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+
+
+def test_logits_are_tried_without_a_trace():
+    """The run is, number by number, the one whose data set says nothing before training."""
+
+    class Secret(TensorDataset):
+        hidden = False
+
+        def __getitem__(self, index):
+            if self.hidden:
+                raise ValueError('not yet')
+            return super().__getitem__(index)
+
+    def run(hidden):
+        torch.manual_seed(3)
+        net, recorder, data = Looking(mlp(seed=1, norm=True, dropout=0.5)), Recorder(), Secret(*pairs())
+        data.hidden = hidden
+        run = trainer(
+            student(net),
+            DataLoader(data, batch_size=8),
+            [Distillation(Looking(mlp(seed=4)), KLDivergence())],
+            [recorder],
+        )
+        data.hidden, calls = False, net.calls
+        run.fit()
+        run.close()
+        return recorder.batches, calls
+
+    assert run(False) == run(True)
+    assert run(False)[1] == 0
+
+
+def test_a_large_vocabulary_is_compared_by_its_shape_alone():
+    class Wide(nn.Module):
+        def __init__(self, classes):
+            super().__init__()
+            self.head = nn.Linear(6, 1)
+            self.classes = classes
+
+        def forward(self, x):
+            return self.head(x).expand(len(x), self.classes)
+
+    seen = []
+
+    class Counted(KLDivergence):
+        def forward(self, student, teacher, mask=None):
+            seen.append(len(student))
+            return super().forward(student, teacher, mask)
+
+    Counted.__module__ = 'composer_kd.losses'
+    trainer(student(Wide(2**25)), loader(*pairs()), [Distillation(Wide(2**25), Counted())]).close()
+    assert seen == []
+    with pytest.raises(TeacherError, match='answers in the shape'):
+        trainer(student(Wide(2**25)), loader(*pairs()), [Distillation(Wide(2**25 + 1), Counted())])
+
+
+def test_a_teacher_of_ones_own_does_not_run_before_training():
+    class Own:
+        name, calls = 'own', 0
+
+        def prepare(self, state): ...
+
+        def end_batch(self, state): ...
+
+        def outputs(self, batch, index=None):
+            self.calls += 1
+            return torch.zeros(len(batch[0]), 4)
+
+    teacher = Own()
+    run = trainer(student(), loader(*pairs()), [Distillation(teacher, KLDivergence())])
+    assert teacher.calls == 0
+    run.close()
+
+
+def test_what_labels_hold_is_not_judged_before_training():
+    """A transform of the data may still change them."""
+    from composer.core import DataSpec
+
+    x, y = pairs()
+    data = DataSpec(loader(x, y + 200), batch_transforms=lambda batch: (batch[0], batch[1] - 200))
+    _, recorder, _ = distil([Match(DKD())], mlp(), student(), data)
+    assert len(recorder.batches) == 3
+
+
+def test_batches_of_training_may_have_another_form():
+    """A transform makes pairs of what the data set gives as mappings."""
+    from composer.core import DataSpec
+
+    x, y = pairs()
+    teacher = FrozenTeacher(Looking(mlp(seed=3)))
+    data = DataSpec(
+        DataLoader(TokenDataset(x=x, labels=y), batch_size=8),
+        batch_transforms=lambda batch: (batch['x'], batch['labels']),
+    )
+
+    class Either(ComposerModel):
+        def __init__(self):
+            super().__init__()
+            self.net = Looking(mlp(seed=1))
+
+        def forward(self, batch):
+            return self.net(batch['x'] if isinstance(batch, dict) else batch[0])
+
+        def loss(self, outputs, batch):
+            return nn.functional.cross_entropy(outputs, batch[1])
+
+    _, recorder, _ = distil([KLDivergence()], teacher, Either(), data)
+    assert len(recorder.batches) == 3

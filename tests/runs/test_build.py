@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from composer.models import ComposerClassifier
+from composer.models import ComposerClassifier, HuggingFaceModel
 
 from composer_kd import Distillation, NormalizationAdapter
 from composer_kd.config.construct import construct
@@ -60,7 +60,7 @@ class MyComposerModel(ComposerClassifier):
         super().__init__(torch.nn.Linear(4, 3), num_classes=3)
 
 
-@pytest.mark.parametrize('scope', SCOPES)
+@pytest.mark.parametrize('scope', [scope for scope, rule in SCOPES.items() if rule.modules or rule.also])
 def test_every_known_name_is_a_thing_of_its_scope_in_snake_case_too(scope):
     names = known_names(scope)
     assert names
@@ -296,3 +296,26 @@ def test_too_few_samples_for_a_batch_are_refused():
 def test_training_is_shuffled_and_evaluation_is_not(train):
     loader = build_loader(LoaderConfig(Component('dataset', 'digits', {'split': 'test'})), 10, seed=0, train=train)
     assert (list(loader.sampler) != list(range(500))) == train
+
+
+def a_model_of_transformers() -> torch.nn.Module:
+    transformers = pytest.importorskip('transformers')
+    sizes = {'hidden_size': 8, 'num_hidden_layers': 1, 'num_attention_heads': 2, 'intermediate_size': 8}
+    return transformers.BertForSequenceClassification(transformers.BertConfig(vocab_size=11, **sizes))
+
+
+def wrapped() -> HuggingFaceModel:
+    return HuggingFaceModel(a_model_of_transformers(), use_logits=True)
+
+
+@pytest.mark.parametrize(
+    ('name', 'options', 'what'),
+    [
+        ('composer.models.HuggingFaceModel', {'model': 'bert-base-uncased'}, 'takes a model as an object'),
+        (f'{__name__}.a_model_of_transformers', {}, 'is a model of transformers, which needs a wrapper'),
+    ],
+)
+def test_a_model_of_transformers_without_its_wrapper_is_answered(name, options, what):
+    with pytest.raises(ConfigError, match=f'^model: .* {what}.* In a YAML, name a function of yours that returns'):
+        build_model(Component('model', name, options, 'model'))
+    assert isinstance(build_model(Component('model', f'{__name__}.wrapped')), HuggingFaceModel)

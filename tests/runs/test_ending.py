@@ -1,20 +1,30 @@
 """What a run says and leaves if it ends before its time, and how damaged folders are gone on from."""
 
 import errno
+import functools
+import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
+from composer.core import Callback
+from composer.core.engine import sigterm_handler
 from composer.loggers import LoggerDestination
+from composer.utils import dist
 
 from composer_kd.cli.main import main
 from composer_kd.config.load import load_config
-from composer_kd.errors import ConfigError, StorageError
+from composer_kd.errors import ConfigError, StorageError, stopped_by
 from composer_kd.runs.train import train
 from tests.helpers import EventSpy
 
 STUDENT = 'yamls/digits/student.yaml'
+ROOT = Path(__file__).parents[2]
 SMALL = ['progress_bar=false', 'train_loader.dataset.subset=128', 'eval_loader.dataset.subset=64']
 KEPT = ['save_interval=1ba', 'save_num_checkpoints_to_keep=-1']
 
@@ -102,27 +112,103 @@ def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(ended, tmp_
     assert all(torch.equal(value, weights(ended[0])[name]) for name, value in weights(tmp_path).items())
 
 
-def test_ctrl_c_says_where_the_run_stands(tmp_path, capsys, monkeypatch):
+SIGNALS = [(signal.SIGINT, 'Ctrl-C'), (signal.SIGTERM, 'SIGTERM')]
+
+
+@pytest.fixture(params=[signal.default_int_handler, sigterm_handler], ids=['as Python has it', 'as Composer has it'])
+def handled(request):
+    """Signals raise what they raise in a process of its own: Composer's handlers are there once it is imported."""
+    before = {number: signal.signal(number, sigterm_handler) for number, _ in SIGNALS}
+    signal.signal(signal.SIGINT, request.param)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(('number', 'name'), SIGNALS)
+def test_a_signal_says_where_the_run_stands(tmp_path, capsys, monkeypatch, handled, number, name):
     def interrupt(state):
         if state.timestamp.batch == 2:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), number)
 
-    spy = EventSpy('batch_start', interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / 'x', callbacks=[spy])
-    said = capsys.readouterr().out
-    assert 'Stopped in epoch 2 after 2 batches. The latest checkpoint is' in said
-    assert 'autoresume=true' in said
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / 'y', 'save_interval=9ba', callbacks=[spy])
+    spied = functools.partial(train, callbacks=[EventSpy('batch_start', interrupt)])
+    monkeypatch.setattr('composer_kd.runs.train.train', spied)
+    command = ['train', STUDENT, *SMALL, *KEPT, 'max_duration=4ba']
+    assert main([*command, f'save_folder={tmp_path}/x']) == 128 + number
+    said = capsys.readouterr()
+    assert 'Stopped in epoch 2 after 2 batches. The latest checkpoint is' in said.out
+    assert 'autoresume=true' in said.out
+    assert f'stopped by {name}' in said.err
+    assert main([*command, f'save_folder={tmp_path}/y', 'save_interval=9ba']) == 128 + number
     assert 'No checkpoint is saved yet' in capsys.readouterr().out
-    monkeypatch.setattr('composer_kd.runs.train.train', stop)
-    assert main(['train', STUDENT]) == 130
-    assert 'stopped by Ctrl-C' in capsys.readouterr().err
+    with pytest.raises((KeyboardInterrupt, SystemExit)) as ended:  # demos and trials have hints of their own
+        run(tmp_path / 'z', callbacks=spied.keywords['callbacks'])
+    assert stopped_by(ended.value) == number
+    assert capsys.readouterr().out == ''
 
 
-def stop(config):
-    raise KeyboardInterrupt
+@pytest.mark.parametrize(('number', 'name'), SIGNALS)
+@pytest.mark.parametrize('place', ['model', 'callbacks'])
+def test_a_signal_while_something_is_built_is_no_fault_of_it(capsys, monkeypatch, handled, number, name, place):
+    """Of a model, built by the run, and of a callback, built by the check."""
+
+    def interrupt(*args, **options):
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr('composer_kd.models.ShallowCNN.__init__', interrupt)
+    monkeypatch.setattr('composer.callbacks.LRMonitor.__init__', interrupt)
+    more = [] if place == 'model' else ['callbacks={lr_monitor: {}}']
+    assert main(['train', STUDENT, *SMALL, *more, 'save_folder=null']) == 128 + number
+    assert capsys.readouterr().err == f'composer-kd: stopped by {name}\n'
+
+
+def test_a_run_that_fails_does_not_wait_for_the_other_processes(tmp_path, monkeypatch):
+    """They are in the middle of a batch: each would wait for the other, and nobody would see the error."""
+    waited = []
+    monkeypatch.setattr('composer.utils.dist.barrier', lambda *args: waited.append(args))
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, callbacks=[EventSpy('batch_start', lambda state: waited.clear() or 1 / 0)])
+    assert waited == []
+    run(tmp_path)
+    assert len(waited) > 0
+
+
+class FailsOnOneRank(Callback):
+    def batch_start(self, state, logger):
+        if state.timestamp.batch == 3 and dist.get_global_rank() == 1:
+            raise KeyError('only here')
+
+
+def launched(folder, *overrides):
+    command = [sys.executable, '-m', 'composer.cli.launcher', '-n', '2', '-m', 'composer_kd', 'train', STUDENT]
+    return subprocess.Popen(
+        [*command, *SMALL, *KEPT, f'save_folder={folder}', *overrides],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)},
+    )
+
+
+@pytest.mark.slow  # starts three interpreters
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_two_processes_at_once(tmp_path, number):
+    process = launched(tmp_path, 'max_duration=100000ba')
+    while not (tmp_path / 'latest-rank0.pt').exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=25)  # the launcher kills those that have not ended after 30 seconds
+    assert 'The latest checkpoint is' in said
+    assert 'SIGKILL' not in said
+    assert process.returncode == 143  # the launcher passes on both as SIGTERM
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_in_one_process_ends_in_all(tmp_path):
+    callback = 'callbacks={tests.runs.test_ending.FailsOnOneRank: {}}'
+    said, _ = launched(tmp_path, 'max_duration=9ba', callback).communicate(timeout=200)  # a collective waits for 300
+    assert "KeyError: 'only here'" in said
 
 
 class Told(LoggerDestination):

@@ -71,6 +71,15 @@ def test_what_is_replaced_leaves_nothing_behind(tmp_path):
     assert all(found[name] == value for name, value in straight.items() if not name.startswith('cost/'))
 
 
+def test_the_settings_of_a_run_that_replaced_another_one_replace_nothing(tmp_path):
+    run(tmp_path)
+    run(tmp_path, 'save_overwrite=true')
+    before = content(tmp_path)
+    with pytest.raises(ConfigError, match='holds a run that has finished'):
+        train(load_config(tmp_path / 'config.yaml'))
+    assert content(tmp_path) == before
+
+
 def test_it_may_be_replaced_by_a_run_that_starts_from_it(tmp_path):
     run(tmp_path)
     more = [f'load_path={tmp_path}/latest-rank0.pt', 'save_overwrite=true', 'max_duration=4ba']

@@ -207,6 +207,24 @@ def test_one_with_a_state_is_resumed(tmp_path):
     torch.testing.assert_close(resumed.average['module.0.weight'], straight.average['module.0.weight'])
 
 
+def test_those_of_two_algorithms_are_resumed_each_with_its_own_state(tmp_path):
+    """Composer restores all algorithms of a class from the state of the last one."""
+
+    def run(duration, **options):
+        teachers = [Remembered(0.9), Remembered(0.2)]
+        algorithms = [Distillation(teachers[0], mse, end_dur='4ba'), Distillation(teachers[1], mse, start_dur='4ba')]
+        folder = str(tmp_path / duration)
+        train(student(), loader(*pairs()), algorithms, max_duration=duration, save_folder=folder, **options)
+        return [teacher.average['module.0.weight'] for teacher in teachers]
+
+    run('1ep')
+    straight = run('2ep')
+    resumed = run('2ep', load_path=str(tmp_path / '1ep' / 'latest-rank0.pt'), save_overwrite=True)
+    assert not torch.equal(*straight)
+    for expected, found in zip(straight, resumed):
+        torch.testing.assert_close(found, expected)
+
+
 def test_one_without_a_state_begins_at_the_weights_loaded_and_a_resume_says_so(tmp_path):
     train(student(), loader(*pairs()), [Distillation(AverageTeacher(), mse)], save_folder=str(tmp_path))
     latest, recorder, teacher = str(tmp_path / 'latest-rank0.pt'), Recorder(), AverageTeacher()

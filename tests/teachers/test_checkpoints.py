@@ -38,11 +38,11 @@ def test_loads_by_uri(checkpoints, tmp_path, monkeypatch):
     """Other addresses go through Composer's get_file."""
     asked = []
 
-    def fetch(path, destination):
+    def fetch(path, destination, progress_bar):
         asked.append(path)
         Path(destination).write_bytes(checkpoints['weights'].read_bytes())
 
-    monkeypatch.setattr('composer_kd.teachers.checkpoints.get_file', fetch)
+    monkeypatch.setattr('composer_kd.teachers.fetching.get_file', fetch)
     module = mlp(seed=9)
     load_weights(module, 's3://bucket/latest.pt')
     assert asked == ['s3://bucket/latest.pt']
@@ -50,10 +50,10 @@ def test_loads_by_uri(checkpoints, tmp_path, monkeypatch):
 
 
 def test_an_address_that_cannot_be_reached(monkeypatch):
-    def fetch(path, destination):
+    def fetch(path, destination, progress_bar):
         raise FileNotFoundError('404')
 
-    monkeypatch.setattr('composer_kd.teachers.checkpoints.get_file', fetch)
+    monkeypatch.setattr('composer_kd.teachers.fetching.get_file', fetch)
     with pytest.raises(CheckpointNotFoundError, match=r's3://bucket/none\.pt'):
         load_weights(mlp(), 's3://bucket/none.pt')
 

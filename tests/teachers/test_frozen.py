@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from composer_kd import ConfigError, Distillation, FrozenTeacher, KLDivergence, Match, TeacherError
 from composer_kd.data import Indexed
 from composer_kd.models import IndexedClassifier
-from tests.helpers import Recorder, TokenModel, loader, mlp, mse, pairs, student, train
+from tests.helpers import Recorder, TokenModel, loader, mlp, mse, pairs, student, train, trainer
 
 transformers = pytest.importorskip('transformers')
 
@@ -440,20 +440,52 @@ def test_weights_without_data_are_said():
         train(student(), loader(*pairs()), [Distillation(mlp().to('meta'), KLDivergence())])
 
 
-def test_stored_answers_are_found_by_the_number_of_the_sample():
+@pytest.mark.parametrize(
+    ('forward', 'micro'),
+    [
+        (lambda table, batch, index: table(index), 8),
+        (lambda table, batch: table(batch[2]), 8),
+        (lambda table, batch: table(batch[2]), 3),
+    ],
+)
+def test_stored_answers_are_found_by_the_number_of_the_sample(forward, micro):
     x, y = pairs(24)
     table = nn.Embedding.from_pretrained(mlp()(x).detach())
-    stored = FrozenTeacher(table, forward=lambda table, batch, index: table(index))
+    stored = FrozenTeacher(table, forward=forward)
 
     def distil(teacher):
         recorder, model = Recorder(), IndexedClassifier(mlp(seed=1), num_classes=4)
         data = DataLoader(Indexed(TensorDataset(x, y)), 8, shuffle=True)
         with torch.random.fork_rng():
-            train(model, data, [Distillation(teacher, KLDivergence())], [recorder], max_duration='2ep')
+            algorithm = Distillation(teacher, KLDivergence())
+            train(model, data, [algorithm], [recorder], max_duration='2ep', device_train_microbatch_size=micro)
         return [step['kd'] for step in recorder.microbatches]
 
     assert distil(stored) == pytest.approx(distil(mlp()), rel=1e-4)
     assert torch.equal(stored.outputs((x, y), torch.tensor([3, 1])), table(torch.tensor([3, 1])))
+
+
+def test_a_forward_gets_the_batch_of_the_student():
+    """A triple if the student gets one, a pair where there are no numbers, and a pair beside a parameter ``index``."""
+    x, y = pairs(8)
+    seen = []
+
+    def forward(model, batch):
+        seen.append(tuple(len(part) for part in batch))
+        return model(batch[0])
+
+    def apart(model, batch, index=None):
+        return forward(model, batch)
+
+    for call, training in ((forward, (8, 8, 8)), (apart, (8, 8))):
+        teacher, model = FrozenTeacher(mlp(), forward=call), IndexedClassifier(mlp(seed=1), num_classes=4)
+        data = DataLoader(Indexed(TensorDataset(x, y)), 8)
+        algorithm = Distillation(teacher, KLDivergence(), run_teacher_on_eval=True)
+        run = trainer(model, data, [algorithm], eval_dataloader=data)
+        seen.clear()
+        run.fit()
+        run.close()
+        assert seen == [training, (8, 8)]
 
 
 def test_a_forward_that_looks_for_the_number_in_the_batch_is_told_where_it_is():
@@ -486,3 +518,14 @@ def test_running_out_of_memory_is_left_to_composer():
 
         with pytest.raises(RuntimeError, match=message[:9]):
             FrozenTeacher(mlp(), forward=runs_out)(pairs(3))
+
+
+@pytest.mark.parametrize('other', [lambda x: x, lambda x: {'x': x}, lambda x: [x, x.sum(1)]], ids=['x', 'dict', 'list'])
+def test_is_called_as_each_kind_of_batch_needs(other):
+    """Training has pairs, an evaluator may have inputs alone: its first sample must not be taken for the inputs."""
+    net = nn.Sequential(nn.Linear(6, 6), nn.Softmax(-1))
+    x, y = pairs()
+    teacher = FrozenTeacher(net)
+    assert torch.equal(teacher((x, y)), net(x))
+    assert torch.equal(teacher(other(x)), net(x))
+    assert torch.equal(teacher((x, y)), net(x))

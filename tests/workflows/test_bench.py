@@ -151,19 +151,19 @@ def test_numbers_out_of_range_are_refused(bad, capsys):
     assert 'expected' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('signal', [KeyboardInterrupt, SystemExit(130)])  # Composer turns the one into the other
-def test_what_is_measured_survives_a_stop(signal, runs, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ('signal', 'status'), [(KeyboardInterrupt, 130), (SystemExit(130), 130), (SystemExit(143), 143)]
+)  # Composer turns the first into the second
+def test_what_is_measured_survives_a_stop(signal, status, runs, tmp_path, monkeypatch, capsys):
     def stop(self, setting, number, of):
         if number == 2:
             raise signal
 
     monkeypatch.setattr(command._Shown, 'start', stop)
-    with pytest.raises(SystemExit) as stopped:
-        main(['bench', str(runs[1]), '--out', str(tmp_path), *QUICK, '--backends', 'eager'])
-    assert stopped.value.code == 130
+    assert main(['bench', str(runs[1]), '--out', str(tmp_path), *QUICK, '--backends', 'eager']) == status
     content = json.loads((tmp_path / 'bench.json').read_text())
     assert len(content['rows']) == 2
     shown = capsys.readouterr()
-    assert shown.err == 'stopped\n'
+    assert shown.err == f'composer-kd: stopped by {"Ctrl-C" if status == 130 else "SIGTERM"}\n'
     assert 'bench.json' in shown.out
     assert 'The best way of each model' in shown.out

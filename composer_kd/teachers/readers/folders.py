@@ -13,11 +13,11 @@ from torch import Tensor
 from composer_kd.errors import CheckpointError
 from composer_kd.teachers.readers.damage import damaged, not_a_file
 
-__all__ = ['holds_weights', 'read']
+__all__ = ['FILES', 'INDEX', 'holds_weights', 'read', 'weight_map']
 
 # In the order in which from_pretrained looks for them.
-_FILES = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin', 'pytorch_model.bin.index.json')
-_INDEX = '.index.json'
+FILES = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin', 'pytorch_model.bin.index.json')
+INDEX = '.index.json'
 _SUFFIXES = ('.safetensors', '.bin', '.pt', '.pth', '.ckpt', '.th', '.tar')
 
 
@@ -32,7 +32,7 @@ def holds_weights(path: str | os.PathLike[str]) -> bool:
 
 
 def _weights_in(path: str | os.PathLike[str]) -> str | None:
-    return next((file for file in _FILES if os.path.lexists(os.path.join(path, file))), None)
+    return next((file for file in FILES if os.path.lexists(os.path.join(path, file))), None)
 
 
 def read(path: str, name: str, read_file: Callable[[str, str], Any]) -> Any:
@@ -50,13 +50,13 @@ def read(path: str, name: str, read_file: Callable[[str, str], Any]) -> Any:
     if found is None:
         raise _no_weights(Path(path), name)
     place, called = os.path.join(path, found), f'{name.rstrip("/")}/{found}'
-    return _read_shards(place, called, read_file) if found.endswith(_INDEX) else read_file(place, called)
+    return _read_shards(place, called, read_file) if found.endswith(INDEX) else read_file(place, called)
 
 
 def _read_shards(index: str, name: str, read_file: Callable[[str, str], Any]) -> dict[str, Tensor]:
     """Reads the files that an index names, and takes from each the tensors that the index assigns to it."""
     shards: dict[str, list[str]] = {}
-    for key, shard in _weight_map(index, name).items():
+    for key, shard in weight_map(index, name).items():
         shards.setdefault(shard, []).append(key)
     folder, called = os.path.dirname(index), os.path.dirname(name)
     weights: dict[str, Tensor] = {}
@@ -69,18 +69,27 @@ def _read_shards(index: str, name: str, read_file: Callable[[str, str], Any]) ->
     return weights
 
 
-def _weight_map(index: str, name: str) -> dict[str, str]:
+def weight_map(index: str, name: str) -> dict[str, str]:
+    """Reads from an index in which file each tensor is.
+
+    Args:
+        index: The file of the index.
+        name: How messages call it.
+
+    Raises:
+        CheckpointError: If it is damaged, or names a file outside its folder.
+    """
     if not os.path.isfile(index):
         raise not_a_file(name)
     try:
         content = json.loads(Path(index).read_bytes())
-        weight_map = content['weight_map']
-        plain = all(isinstance(shard, str) and Path(shard).name == shard for shard in weight_map.values())
+        files = content['weight_map']
+        plain = all(isinstance(shard, str) and Path(shard).name == shard for shard in files.values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise damaged(name, error) from error
-    if not weight_map or not plain:
+    if not files or not plain:
         raise damaged(name, 'expected weight_map to give for each tensor the name of a file in this folder')
-    return weight_map
+    return dict(files)
 
 
 def _no_weights(folder: Path, name: str) -> CheckpointError:
@@ -101,5 +110,5 @@ def _no_weights(folder: Path, name: str) -> CheckpointError:
     files = [file for file in inside if file.endswith(_SUFFIXES)]
     remedy = f'Pass one of its files: {", ".join(files[:10])}.' if files else 'It holds no file of weights.'
     return CheckpointError(
-        f'{name} is a folder: expected a file, or a folder of save_pretrained with one of {", ".join(_FILES)}. {remedy}'
+        f'{name} is a folder: expected a file, or a folder of save_pretrained with one of {", ".join(FILES)}. {remedy}'
     )

@@ -17,6 +17,7 @@ from composer_kd.config.effects import QUIET
 from composer_kd.config.schema import RunConfig
 from composer_kd.errors import ConfigError
 from composer_kd.runs.build import build_trainer
+from composer_kd.runs.ending import closing
 from composer_kd.runs.files import make_folder
 from composer_kd.runs.process import keep_freed_memory, without_remarks
 from composer_kd.spans import TEACHER_FORWARD
@@ -106,7 +107,7 @@ def profile(config: RunConfig, batches: int = 10, folder: str | pathlib.Path | N
     with without_remarks():
         trainer = build_trainer(bare, [PhaseLabels(), clock, course])
         trainer.state.evaluators = []
-        try:
+        with closing(trainer):
             if writes:
                 (out / TRACE_FILE).unlink(missing_ok=True)  # the trace of an earlier profile
             trainer.fit()
@@ -114,8 +115,6 @@ def profile(config: RunConfig, batches: int = 10, folder: str | pathlib.Path | N
                 str(config.run_name), clock.steps, clock.device_steps, WARM_UP, environment(trainer.state)
             )
             times.notes.extend(_notes(trainer.state, times, batches, course.is_traced))
-        finally:
-            trainer.close()
     if not times.steps:
         raise ConfigError(
             f'the run was over after {int(trainer.state.timestamp.batch)} steps, and {WARM_UP} of them warm up: '

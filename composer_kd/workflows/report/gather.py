@@ -18,12 +18,13 @@ from composer_kd.callbacks.history import HISTORY_FILE, curve, read_history
 from composer_kd.config.effects import changes_result
 from composer_kd.config.load import as_mapping
 from composer_kd.config.markers import Effect
+from composer_kd.config.schema import elsewhere
 from composer_kd.config.secrets import hidden
 from composer_kd.errors import Attempts, CheckpointNotFoundError, ConfigError
 from composer_kd.presentation.settings import leaves
 from composer_kd.reports import Curve, Evidence, ModelEvidence, Report, write_report
 from composer_kd.runs.compared import ComparedModel, compared_models, evaluation_run, teacher_weights
-from composer_kd.runs.files import LATEST, METRICS_FILE, make_folder
+from composer_kd.runs.files import CONFIG_FILE, LATEST, METRICS_FILE, make_folder
 from composer_kd.runs.saved import SavedRun, open_runs
 from composer_kd.workflows.report.predict import Answering
 from composer_kd.workflows.report.timings import found_beside, given, measured_now
@@ -207,7 +208,13 @@ def _checkpoint(compared: ComparedModel) -> str | None:
 
 
 def _command(run: SavedRun) -> str | None:
-    return None if run.folder is None else shlex.join(['composer-kd', 'train', str(run.folder / 'config.yaml')])
+    """The command that trains a run once more, beside it."""
+    if run.folder is None:
+        return None
+    written = run.written.get('save_folder')
+    follows = isinstance(written, str) and '{run_name}' in written
+    settings = elsewhere(written if follows else str(run.folder), str(run.written.get('run_name')), 'again')
+    return shlex.join(['composer-kd', 'train', str(run.folder / CONFIG_FILE), *map('='.join, settings.items())])
 
 
 def _curves(run: SavedRun) -> dict[str, Curve]:

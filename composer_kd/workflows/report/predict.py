@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from composer_kd.batches.contents import IGNORE, labels_of
+from composer_kd.batches.masks import aligned_labels
 from composer_kd.bench import Candidate
 from composer_kd.bench.size import count_flops, size_in_bytes
 from composer_kd.deploy import Inference
@@ -80,13 +81,15 @@ class Answering:
         parts: list[tuple[np.ndarray, ...]] = []
         unlabelled = 0
         for batch in self.batches():
-            labels = _of_samples(labels_of(batch))
+            labels = labels_of(batch)
             with torch.no_grad():
                 logits = inference(*(tensor.to(self.device) for tensor in inference.inputs_of(batch))).float().cpu()
             self.left_out = why_not(logits, labels)
             if self.left_out is not None:
                 return None
+            labels = aligned_labels(batch, inference.form)
             assert labels is not None
+            labels = labels.reshape(-1)
             known = labels != IGNORE
             unlabelled += int((~known).sum())
             parts.append(_read(logits[known], labels[known]))
@@ -139,17 +142,9 @@ def why_not(logits: Tensor, labels: Tensor | None) -> str | None:
         return 'the models answer for tokens or pixels, and these sections are about one class for each sample'
     if logits.ndim < 2 or logits.shape[1] < 2:
         return 'the models answer with a number, and these sections are about classes'
-    if labels.ndim != 1 or labels.is_floating_point():
+    if labels.is_floating_point() or labels.shape not in (logits.shape[:1], (len(logits), 1)):
         return 'the labels are no class numbers (several labels at once, or soft ones)'
     return None
-
-
-def _of_samples(labels: Tensor | None) -> Tensor | None:
-    """Labels ``(B, 1)`` as ``(B,)``; unsigned ones in a dtype that holds -100, the label of samples without one."""
-    if labels is None:
-        return None
-    labels = labels if labels.dtype.is_signed else labels.long()
-    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
 def _read(logits: Tensor, labels: Tensor) -> tuple[np.ndarray, ...]:

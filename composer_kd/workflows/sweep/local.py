@@ -8,7 +8,7 @@ import pathlib
 
 from rich.console import Console
 
-from composer_kd.errors import ConfigError
+from composer_kd.errors import ConfigError, stopped_by
 from composer_kd.presentation.units import metric_text
 from composer_kd.runs.process import without_remarks
 from composer_kd.workflows.sweep.plan import make_plan
@@ -37,7 +37,7 @@ def run_offline_sweep(
 
     Raises:
         ConfigError: If Optuna is not installed, or the file, a value in it or the folder is wrong.
-        SystemExit: After Ctrl-C, with status 130; the results so far have then been written.
+        SystemExit: After Ctrl-C or SIGTERM; the results so far have then been written.
     """
     if importlib.util.find_spec('optuna') is None:
         raise ConfigError("a sweep on this machine needs Optuna: pip install 'composer_kd[sweep]'")
@@ -52,9 +52,10 @@ def run_offline_sweep(
     console = Console(soft_wrap=True)
     try:
         study = search(plan, Settings(out, trials, workers, pruning))
-    except KeyboardInterrupt:
-        console.print(f'stopped; what there is, is in {out}; the same command goes on', highlight=False)
-        raise SystemExit(130) from None
+    except (KeyboardInterrupt, SystemExit) as error:
+        if stopped_by(error) is not None:
+            console.print(f'stopped; what there is, is in {out}; the same command goes on', highlight=False)
+        raise
     best = study.best()
     found = (
         'no trial ran to its end'

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from composer_kd.config.load import as_mapping, load_config
+from composer_kd.config.schema import elsewhere
 from composer_kd.presentation.files import write_file
 from composer_kd.presentation.plots import png
 from composer_kd.presentation.settings import label, short_names
@@ -112,7 +113,8 @@ def _best_yaml(plan: Plan, best: Record, count: int) -> str:
     own = [text for text in sweep.fixed if not is_of_the_agent(text) and not RESERVED.match(text.partition('=')[0])]
     settings = [override(key, value) for key, value in best.settings.items()]
     config = load_config(sweep.base, [*own, *settings])
-    more = [override('run_name', f'{config.run_name}-best')]
+    beside = elsewhere(config.save_folder, str(config.run_name), 'best')
+    more = [override(key, value) for key, value in beside.items()]
     if config.eval_loader is None or config.eval_loader.hold_out is None:  # undoes a hold_out in the run's own YAML
         more.append('train_loader.hold_out=null')
     mapping = as_mapping(load_config(sweep.base, [*own, *settings, *more]))

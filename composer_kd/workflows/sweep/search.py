@@ -72,7 +72,7 @@ def search(plan: Plan, settings: Settings) -> Study:
     Raises:
         ConfigError: If the folder has the trials of a different search, or another process is using it.
         SweepError: If the first trials all fail for reasons other than their settings.
-        KeyboardInterrupt: After Ctrl-C or SIGTERM; the results so far have then been written.
+        SystemExit: After Ctrl-C or SIGTERM, as Composer raises it; the results so far have then been written.
     """
     make_folder(settings.out, '--out')
     lock = FileLock(settings.out / LOCK)
@@ -101,7 +101,7 @@ class _Search:
         self.waiting = study.interrupted()
         self.failures: list[str] = []
         self.succeeded = any(record.state in ('complete', 'pruned') for record in study.records())
-        self.stopped = False
+        self.stopped: int | None = None  # the signal that ends the search
         self.begin = time.perf_counter()
         self.ended = 0
 
@@ -113,7 +113,7 @@ class _Search:
             _say(f'{self.settings.out} has {kept} of them; {len(self.waiting)} that were running are run again')
         try:
             with self._stopping():
-                while not self.stopped and self._start():
+                while self.stopped is None and self._start():
                     for worker in ready(self.workers, seconds=0.5):
                         self._listen(worker)
                     self._give_up()
@@ -122,8 +122,8 @@ class _Search:
                 worker.stop()
             write_results(self.study, self.settings.out)
             write_plots(self.study, self.settings.out)
-        if self.stopped:
-            raise KeyboardInterrupt
+        if self.stopped is not None:
+            raise SystemExit(128 + self.stopped)
 
     def _start(self) -> bool:
         """Gives trials to idle workers; returns whether any worker is busy."""
@@ -226,7 +226,7 @@ class _Search:
         """Makes Ctrl-C and SIGTERM end the loop between two steps, so that every trial is recorded completely."""
 
         def stop(number: int, frame: Any) -> None:
-            self.stopped = True
+            self.stopped = number
 
         try:
             before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -48,10 +48,10 @@ def test_safetensors_by_any_name(tmp_path, name):
 def test_safetensors_by_uri(tmp_path, monkeypatch):
     save(state(), tmp_path / 'w.safetensors')
 
-    def fetch(path, destination):
+    def fetch(path, destination, progress_bar):
         os.link(tmp_path / 'w.safetensors', destination)
 
-    monkeypatch.setattr('composer_kd.teachers.checkpoints.get_file', fetch)
+    monkeypatch.setattr('composer_kd.teachers.fetching.get_file', fetch)
     assert is_loaded('s3://bucket/model.safetensors')
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 import warnings
@@ -12,6 +13,7 @@ import pytest
 import torch
 import wandb
 from omegaconf import OmegaConf
+from rich.console import Console
 from wandb.sdk.internal.datastore import DataStore
 
 from composer_kd.bench import BenchResults
@@ -69,6 +71,25 @@ def written(runs, names):
     bench_file(runs / 'bench', [('teacher', 201_642, 2e-3), ('kd-1', 21_690, 5e-4), ('alone-1', 21_690, 5e-4)])
     assert main(['report', *names, '--out', str(runs / 'report')]) == 0
     return runs / 'report'
+
+
+def test_its_commands_make_it_again_beside_what_is_there(runs, written, monkeypatch, tmp_path):
+    folder = tmp_path / 'runs'
+    shutil.copytree(runs, folder, symlinks=True)
+    train(load_config('yamls/digits/student.yaml', [*SHORT, f'save_folder={folder}/{{run_name}}', 'run_name=s']))
+    monkeypatch.chdir(tmp_path)
+    paths = ['runs/kd-1', 'runs/s', 'runs/alone-1']
+    report(ReportOptions(paths, out=folder / 'report', with_bench=False), Console(quiet=True))
+    commands = json.loads((folder / 'report' / 'report.json').read_text())['commands']
+    assert 'composer-kd train runs/s/config.yaml run_name=s-again' in commands
+    before = {file: file.read_bytes() for file in folder.glob('*/*') if file.is_file() and file.parent.name != 'report'}
+    for command in commands:
+        assert main(shlex.split(command)[1:]) == 0
+    assert all(file.read_bytes() == content for file, content in before.items())
+    names = ['kd-1', 's', 'alone-1']
+    for name in names:
+        again, first = (json.loads((folder / one / 'metrics.json').read_text()) for one in (f'{name}-again', name))
+        assert again['loss/train/total'] == first['loss/train/total']
 
 
 def test_the_numbers_are_those_of_an_evaluation(runs, written):
@@ -197,17 +218,19 @@ def test_data_that_changes_is_refused(runs, tmp_path):
 
 
 class Numbers(torch.utils.data.Dataset):
-    """A regression, in which one sample in four has the label -100."""
+    """A regression, in which one sample in four has the label -100; or classes, in a column or in another dtype."""
 
-    def __init__(self, regression=True, mapping=False):
-        self.regression, self.mapping = regression, mapping
+    def __init__(self, regression=True, mapping=False, column=False, dtype=None):
+        self.regression, self.mapping, self.column, self.dtype = regression, mapping, column, dtype
 
     def __len__(self):
         return 20
 
     def __getitem__(self, index):
-        label = -100 if index % 4 == 0 else index % 10
+        label = -100 if index % 4 == 0 and self.dtype != 'uint8' else index % 10
         label = float(label) if self.regression else label
+        if self.column or self.dtype:
+            label = torch.tensor([label] if self.column else label, dtype=getattr(torch, self.dtype or 'int64'))
         image = torch.full((1, 8, 8), index / 20)
         return {'pixels': image, 'labels': label} if self.mapping else (image, label)
 
@@ -225,6 +248,28 @@ def test_samples_without_a_label_do_not_count(runs, tmp_path, mapping):
     found = change_data(runs, tmp_path / 'few', {'regression': False, 'mapping': mapping})
     assert (len(found.evidence.evaluation.labels), found.evidence.evaluation.unlabelled) == (15, 5)
     assert '5 more have no label' in found.evaluated
+
+
+@pytest.mark.parametrize(
+    ('options', 'known'),
+    [
+        ({'column': True}, 15),
+        ({'column': True, 'mapping': True}, 15),
+        ({'dtype': 'int8'}, 15),
+        ({'dtype': 'uint8'}, 20),
+        ({'dtype': 'uint8', 'column': True}, 20),
+    ],
+)
+def test_labels_in_a_column_or_in_bytes_are_those_of_samples(options, known, runs, tmp_path):
+    found = change_data(runs, tmp_path / 'few', {'regression': False, **options})
+    numbers = [index % 10 for index in range(20) if known == 20 or index % 4]
+    assert found.evidence.evaluation.labels.tolist() == numbers
+    assert found.evidence.evaluation.unlabelled == 20 - known
+    plain = change_data(runs, tmp_path / 'plain', {'regression': False})
+    (ours,), (theirs,) = (one.evidence.models for one in (found, plain))
+    at = [number for number, index in enumerate(range(20)) if index % 4]
+    nll = ours.answers.nll if known == 15 else ours.answers.nll[at]
+    assert nll.tolist() == pytest.approx(theirs.answers.nll.tolist())
 
 
 def test_labels_that_are_no_classes_leave_sections_out(runs, tmp_path):

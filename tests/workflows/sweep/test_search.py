@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import json
 
 import pytest
+import yaml
 from composer import Callback
 
 from composer_kd.config.load import load_config
 from composer_kd.errors import ConfigError, LossError
 from composer_kd.runs.train import train
+from composer_kd.workflows.sweep.results import _best_yaml
 from composer_kd.workflows.sweep.search import SweepError
 from composer_kd.workflows.sweep.study import Study
 from tests.workflows.sweep.tools import ACCURACY, PARAMETERS, SMALL, ThreadWorker, plan, run
@@ -89,6 +92,15 @@ def test_the_best_trains_on_everything_and_is_evaluated_on_the_runs_own_data(fin
     found = train(load_config(out / 'best.yaml', ['max_duration=2ba', f'save_folder={tmp_path / "best"}']))
     assert found['time/batch'] == 2
     assert 0 <= found[ACCURACY] <= 1
+
+
+def test_the_best_of_a_run_with_a_folder_of_its_own_leaves_that_folder_alone(finished, tmp_path):
+    plan = finished[0].plan
+    base = tmp_path / 'run.yaml'
+    base.write_text(plan.sweep.base.read_text().replace('runs/{run_name}', 'runs/first'))
+    elsewhere = dataclasses.replace(plan, sweep=dataclasses.replace(plan.sweep, base=base))
+    written = yaml.safe_load(_best_yaml(elsewhere, finished[0].best(), 5))
+    assert (written['run_name'], written['save_folder']) == ('first-best', 'runs/{run_name}')
 
 
 def test_the_value_is_that_of_training_by_hand(finished):
