@@ -15,7 +15,7 @@ from composer_kd.errors import ComposerKDError, stopped_by
 
 __all__ = ['COMMANDS', 'main']
 
-COMMANDS = ('train', 'evaluate', 'layers', 'bench', 'report', 'profile', 'sweep', 'export', 'demo')
+COMMANDS = ('train', 'cache', 'evaluate', 'layers', 'bench', 'report', 'profile', 'sweep', 'export', 'demo')
 """Modules of ``composer_kd.cli``, in the order of ``--help``."""
 
 _SIGNALS = {signal.SIGINT: 'Ctrl-C', signal.SIGTERM: 'SIGTERM'}
@@ -26,6 +26,7 @@ Knowledge distillation for MosaicML Composer.
   composer-kd demo                                  a teacher, a student alone, a distilled student: table and plot
   composer-kd train yamls/digits/teacher.yaml       train the run that a YAML describes
   composer-kd train yamls/digits/kd.yaml optimizer.lr=0.02
+  composer-kd cache yamls/digits/kd.yaml            run the teachers once: their outputs are stored
   composer-kd evaluate runs/digits-kd               accuracy, loss, parameters, size of checkpoints
   composer-kd layers yamls/digits/kd.yaml           the layers for matches, with their shapes
   composer-kd bench runs/digits-teacher runs/digits-kd      latency, throughput, memory on this machine

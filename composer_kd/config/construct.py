@@ -14,8 +14,9 @@ from composer_kd.config.markers import Component
 from composer_kd.config.registry import SCOPES, import_path, is_function_itself
 from composer_kd.config.schema import TeacherConfig
 from composer_kd.config.secrets import hidden
+from composer_kd.config.stored import StoredTeacherConfig
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError, stopped_by
-from composer_kd.teachers import FrozenTeacher
+from composer_kd.teachers import CachedTeacher, FrozenTeacher
 from composer_kd.teachers.adapters import InputAdapters
 
 __all__ = ['HUGGING_FACE', 'build_adapter', 'build_teacher', 'construct', 'construct_or_say']
@@ -61,6 +62,8 @@ def _materialise(value: Any, stand_in: Callable[[Any], Any] | None) -> Any:
         return construct(value, stand_in)
     if isinstance(value, TeacherConfig):
         return build_teacher(value)
+    if isinstance(value, StoredTeacherConfig):
+        return CachedTeacher(value.cache, value.name)
     if isinstance(value, list):
         attempt = Attempts()  # reports every teacher that cannot be built
         items = [attempt(_materialise, item, stand_in) for item in value]

@@ -15,6 +15,7 @@ from composer_kd.config.construct import construct
 from composer_kd.config.markers import Component
 from composer_kd.config.registry import SCOPES, is_function_itself, is_shown
 from composer_kd.config.schema import TeacherConfig
+from composer_kd.config.stored import StoredTeacherConfig
 from composer_kd.config.typecheck import Parameter, parameters
 from composer_kd.errors import stopped_by
 from composer_kd.presentation.addresses import without_credentials
@@ -147,7 +148,8 @@ def _takes(signature: inspect.Signature, filled_in: dict[str, Any]) -> bool:
 
 def _without_unknown_bindings(algorithm: Component) -> Component:
     """Takes out which teacher each match is bound to, if there are teachers whose names only the objects have."""
-    if not any(one.scope == 'teacher' for one in algorithm.holding(Component)):
+    of_objects = [one for one in algorithm.holding(Component) if one.scope == 'teacher']
+    if not of_objects and not any(one.name is None for one in algorithm.holding(StoredTeacherConfig)):
         return algorithm
 
     def unbound(value: Any) -> Any:
@@ -167,6 +169,8 @@ def _stand_in(value: Any) -> Any:
         return FrozenTeacher(
             torch.nn.Identity(), name=value.name or without_credentials(value.checkpoint or model) or None
         )
+    if isinstance(value, StoredTeacherConfig):
+        return FrozenTeacher(torch.nn.Identity(), name=value.name or value.cache)
     if isinstance(value, Component) and value.scope == 'teacher':
         return FrozenTeacher(torch.nn.Identity(), name=value.name)
     if isinstance(value, Component) and not _is_tried(value):

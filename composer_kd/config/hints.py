@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from composer_kd.config.markers import Component, Either, Must, Part
 from composer_kd.config.registry import known_names, resolve
 from composer_kd.config.schema import TeacherConfig
+from composer_kd.config.stored import StoredTeacherConfig, is_stored
 from composer_kd.config.typecheck import Parameter, parameters
 from composer_kd.errors import ConfigError, nearest
 from composer_kd.matches.match import Losses, Match
@@ -133,6 +134,12 @@ def _is_kind_of_teacher(value: Any) -> bool:
     return (len(parts) > 1 and all(map(str.isidentifier, parts))) or value['name'] in known_names('teacher')
 
 
+def _kind_of_entry(value: Any) -> Any:
+    if _is_kind_of_teacher(value):
+        return Teacher
+    return StoredTeacherConfig if is_stored(value) else TeacherConfig
+
+
 def _means_auto(value: Any) -> bool:
     return isinstance(value, str) and bool(difflib.get_close_matches(value, ['auto']))
 
@@ -166,9 +173,9 @@ Teacher = Annotated[Component, Part('teacher')]
 OneTeacher = Annotated[
     Any,
     Either(
-        f'a mapping with the keys {", ".join(field.name for field in dataclasses.fields(TeacherConfig))}, or a kind of '
-        'teacher: {name: my_package.MyTeacher, its options}',
-        lambda value: Teacher if _is_kind_of_teacher(value) else TeacherConfig,
+        f'a mapping with the keys {", ".join(field.name for field in dataclasses.fields(TeacherConfig))}, a stored '
+        'teacher: {cache: its folder}, or a kind of teacher: {name: my_package.MyTeacher, its options}',
+        _kind_of_entry,
     ),
 ]
 # Annotations of algorithms' parameters, each with the annotation for its YAML form.

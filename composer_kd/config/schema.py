@@ -6,6 +6,7 @@ scope of models; ``Part('algorithm')`` on a dict marks ``{snake_name: options}``
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ from composer_kd.config.markers import (
     Share,
 )
 from composer_kd.config.profiler import ProfilerConfig
+from composer_kd.config.stored import stored_conflicts, stored_teachers
 
 __all__ = ['EvaluationConfig', 'LoaderConfig', 'RunConfig', 'TeacherConfig', 'local_folder']
 
@@ -150,6 +152,11 @@ class RunConfig:
     log_to_console: Annotated[bool, Effect.OUTPUT] = False
     console_log_interval: Annotated[Time | str | int, PositiveTime, ConsoleInterval, Effect.OUTPUT] = '1ba'
 
+    def __post_init__(self) -> None:
+        # A stored teacher finds what was said of a sample by the sample's number.
+        if self.train_loader is not None and stored_teachers(self.algorithms):
+            self.train_loader = dataclasses.replace(self.train_loader, with_index=True)
+
     @property
     def folder(self) -> pathlib.Path | None:
         """The run folder: ``save_folder`` with the run's name inserted; None if it is unset or not local."""
@@ -170,6 +177,7 @@ class RunConfig:
         """
         for rules in (_sizes, _device, _evaluation, _files, _resuming):
             yield from rules(self)
+        yield from stored_conflicts(self.algorithms)
 
 
 def _sizes(run: RunConfig) -> Iterator[str]:

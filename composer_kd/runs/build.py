@@ -34,6 +34,7 @@ from composer_kd.runs.folder import check_remote, check_unused
 from composer_kd.runs.loaders import build_loader, check_held_out, evaluation_data
 from composer_kd.runs.preflight import check_autoresume, check_load_path, dry_run
 from composer_kd.runs.resume import check_resumable
+from composer_kd.runs.stored import check_stores
 from composer_kd.students import EXTRAS
 
 __all__ = ['build_model', 'build_trainer']
@@ -136,6 +137,7 @@ class _Parts:
 
 def _build_parts(config: RunConfig) -> _Parts:
     """Builds the parts, and reports all errors together."""
+    check_stores(config)
     attempt = Attempts()
     attempt(make_folder, config.folder, 'save_folder')
     if config.load_path is not None:

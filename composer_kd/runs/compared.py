@@ -23,6 +23,7 @@ from composer_kd.errors import CheckpointError, ConfigError
 from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
 from composer_kd.runs.files import CONFIG_FILE, checkpoint_file
 from composer_kd.runs.saved import SavedRun
+from composer_kd.runs.stored import live_teacher
 from composer_kd.teachers.readers.folders import holds_weights
 
 __all__ = ['ComparedModel', 'compared_models', 'data_in_words', 'evaluation_run', 'teacher_weights']
@@ -106,6 +107,13 @@ def compared_models(runs: Sequence[SavedRun], num_classes: int | None = None) ->
             name = _name_among(config, of_checkpoint, named, names)
             if name is not None:
                 found.append(name)
+        for stored in run.config.stored:
+            if live_teacher(stored.folder) is None:
+                warnings.warn(
+                    f'the teacher of {run.name} that is stored in {stored.folder} is left out of the comparison: of it '
+                    'there are outputs, and its model is not known (composer-kd cache notes it)',
+                    stacklevel=2,
+                )
         taught_by[run.name] = tuple(found)
     teachers = {name for names in taught_by.values() for name in names}
     listed = [ComparedModel.of_teacher(name, config) for name, config in named.items()]

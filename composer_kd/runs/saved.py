@@ -19,11 +19,13 @@ from composer_kd.config.load import default_run_name, load_part
 from composer_kd.config.markers import Component, Part
 from composer_kd.config.schema import EvaluationConfig, LoaderConfig, RunConfig, TeacherConfig, local_folder
 from composer_kd.config.secrets import hidden
+from composer_kd.config.stored import Stored, StoredTeacherConfig, stored_teachers
 from composer_kd.config.yaml_source import read_source
 from composer_kd.errors import Attempts, ConfigError
 from composer_kd.runs.build import build_model
 from composer_kd.runs.files import CONFIG_FILE, LATEST, METRICS_FILE, checkpoint_file
 from composer_kd.runs.loaders import build_loader, evaluation_data
+from composer_kd.runs.stored import live_teacher
 from composer_kd.teachers import load_weights
 
 __all__ = ['SavedConfig', 'SavedRun', 'find_config', 'open_run', 'open_runs']
@@ -46,8 +48,14 @@ class SavedConfig(EvaluationConfig):
 
     @property
     def teachers(self) -> list[TeacherConfig]:
-        """The settings of the teachers in its algorithms."""
-        return [teacher for algorithm in self.algorithms.values() for teacher in algorithm.holding(TeacherConfig)]
+        """The settings of the teachers in its algorithms; of a stored one those that it was stored with, if known."""
+        live = [teacher for algorithm in self.algorithms.values() for teacher in algorithm.holding(TeacherConfig)]
+        return [*live, *(teacher for one in self.stored if (teacher := live_teacher(one.folder)) is not None)]
+
+    @property
+    def stored(self) -> list[Stored]:
+        """Its stored teachers."""
+        return stored_teachers(self.algorithms)
 
     @property
     def distilling(self) -> list[str]:
@@ -60,7 +68,7 @@ def _distils(algorithm: Component) -> bool:
     if isinstance(kind, type) and issubclass(kind, DistillationAlgorithm):
         return True
     teachers = [one for one in algorithm.holding(Component) if one.scope == 'teacher']
-    return bool(teachers or algorithm.holding(TeacherConfig))
+    return bool(teachers or algorithm.holding(TeacherConfig) or algorithm.holding(StoredTeacherConfig))
 
 
 @dataclass(frozen=True)

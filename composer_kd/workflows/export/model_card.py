@@ -175,6 +175,7 @@ def _summary(run: SavedRun, student: Student) -> str:
     taught = ''
     if run.is_distilled:
         names = dict.fromkeys(teacher.name or teacher.model.name for teacher in run.config.teachers)
+        names = names or dict.fromkeys(one.name or pathlib.Path(one.folder).name for one in run.config.stored)
         taught = f', distilled from {" and ".join(names)}'
     return (
         f'`{type(student.inference.model).__name__}` with {parameters} parameters{taught}, trained with Composer '

@@ -21,6 +21,7 @@ from composer_kd.presentation.settings import label
 from composer_kd.runs.build import build_model
 from composer_kd.runs.loaders import build_loader, check_held_out, evaluation_data
 from composer_kd.runs.preflight import dry_run
+from composer_kd.runs.stored import check_stores
 from composer_kd.workflows.sweep.pairwise import covering_rows, shrink
 from composer_kd.workflows.sweep.sweep_file import Sweep, listed
 
@@ -188,7 +189,7 @@ def _try_values(sweep: Sweep, overrides: Sequence[str]) -> tuple[list[RunConfig]
         written = [override(key, value) for key, value in settings.items()]
         try:
             config = load_config(sweep.base, [*overrides, *written])
-            return config, list(_missing_checkpoints(config))
+            return config, list(_missing_teachers(config))
         except ConfigError as error:
             lines = str(error).splitlines()
             return None, [line.strip() for line in lines[1:]] or lines
@@ -207,12 +208,16 @@ def _try_values(sweep: Sweep, overrides: Sequence[str]) -> tuple[list[RunConfig]
     return configs, [*faults, *(f'{fault}{cause}' for fault, cause in said.items())]
 
 
-def _missing_checkpoints(config: RunConfig) -> Iterator[str]:
+def _missing_teachers(config: RunConfig) -> Iterator[str]:
     for teacher in _teachers(config):
         path = teacher.checkpoint
         if path is not None and '://' not in path and not pathlib.Path(path).exists():
             key = f'{teacher.model.path.removesuffix(".model")}.checkpoint'
             yield f'{key}: there is no {path!r}; train that teacher first'
+    try:
+        check_stores(config)
+    except ComposerKDError as error:
+        yield from str(error).splitlines()
 
 
 def _teachers(config: RunConfig) -> list[TeacherConfig]:

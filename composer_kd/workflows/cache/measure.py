@@ -1,0 +1,117 @@
+"""What a store costs and saves: the error of its format, and the seconds of the live teacher and of reading."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from composer.core import Precision, get_precision_context
+from composer.utils import get_device
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from composer_kd.batches.format import BatchFormat
+from composer_kd.batches.layout import layout_of
+from composer_kd.data import ViewIndex
+from composer_kd.stores import FormatError, Store, error
+from composer_kd.teachers import Teacher, answered_logits
+from composer_kd.teachers.store_sections import stored_mask
+
+__all__ = ['Measured', 'measure']
+
+_BATCHES = 8
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured on some samples, in batches of the run's size.
+
+    Attributes:
+        samples: The number of samples.
+        error: The error of the format against the live teacher; None if no position of these samples is compared.
+        live: Seconds of the live teacher for a sample.
+        stored: Seconds of reading the store for a sample.
+    """
+
+    samples: int
+    error: FormatError | None
+    live: float
+    stored: float
+
+
+def measure(
+    teacher: Teacher,
+    store: Store,
+    model: nn.Module,
+    dataset: Any,
+    batch_size: int,
+    *,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+    positions: str = 'labelled',
+    precision: str | None = None,
+) -> Measured:
+    """Compares a store with the live teacher, on samples that are spread over the data set, in view 0.
+
+    Args:
+        teacher: The teacher, as :func:`.build_store` left it: on its device.
+        store: The store of it.
+        model: The student, which says how batches are read.
+        dataset: The data set of the build.
+        batch_size: Samples of a batch.
+        collate_fn: What makes a batch of samples; None for torch's.
+        positions: Which positions are compared.
+        precision: The precision in which the teacher runs; None for Composer's default.
+    """
+    device, form = get_device(None), BatchFormat.of(model, positions)
+    chosen = Precision(precision or ('fp32' if device.name == 'cpu' else 'amp_fp16'))
+    count = min(len(dataset), _BATCHES * batch_size)
+    numbers = np.linspace(0, len(dataset) - 1, count).round().astype(np.int64)
+    rows, live, stored = [], [], []
+    for part in np.array_split(numbers, math.ceil(count / batch_size)):
+        items = [dataset[ViewIndex(int(number), 0)] for number in part]
+        written = device.batch_to_device((default_collate if collate_fn is None else collate_fn)(items))
+        batch, _ = form.split(written)
+        with torch.no_grad(), get_precision_context(chosen):
+            outputs, seconds = _timed(lambda batch=batch: teacher.outputs(batch))
+        live.append(seconds / len(part))
+        stored.append(_timed(lambda part=part: _read(store, part))[1] / len(part))
+        rows.append(_compared(answered_logits(teacher, outputs), batch, form, store).float().cpu())
+    found = torch.cat(rows)
+    return Measured(
+        count,
+        None if store.format is None or not len(found) else error(store.format, found),
+        float(np.median(live)),
+        float(np.median(stored)),
+    )
+
+
+def _compared(logits: Any, batch: Any, form: BatchFormat, store: Store) -> Tensor:
+    """The logits at the positions that are stored: ``(positions, classes)``."""
+    rows = layout_of(logits, batch, form).rows(logits)
+    mask = stored_mask(batch, form) if store.manifest.positions == 'tokens' else None
+    return rows.flatten(0, -2) if mask is None else rows[mask]
+
+
+def _read(store: Store, samples: Any) -> None:
+    store.digests(0, samples)
+    store.logits(0, samples)
+    for path in store.manifest.features:
+        store.features(path, 0, samples)
+
+
+def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    _wait()
+    start = time.perf_counter()
+    result = call()
+    _wait()
+    return result, time.perf_counter() - start
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,117 @@
+"""What a build says at its end: what it cost, what is stored, how near it is, what it saves, and how it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from composer.core import Time, TimeUnit
+
+from composer_kd.config.schema import RunConfig
+from composer_kd.presentation.units import bytes_text, number_text, percent, rate_text, seconds_text
+from composer_kd.stores import Store
+from composer_kd.workflows.cache.measure import Measured
+
+__all__ = ['Built', 'lines_of']
+
+
+@dataclass(frozen=True)
+class Built:
+    """A store that was built.
+
+    Attributes:
+        teacher: The name of the teacher.
+        key: Its dotted key in the YAML.
+        store: The store.
+        seconds: The duration of the build.
+        written: The samples that were written now, views counted; None if it is not known.
+        measured: What was measured on some samples.
+    """
+
+    teacher: str
+    key: str
+    store: Store
+    seconds: float
+    written: int | None
+    measured: Measured
+
+
+def lines_of(built: Built, config: RunConfig) -> Iterator[str]:
+    """Says what a store cost, holds and saves.
+
+    Args:
+        built: The store, and what was measured.
+        config: The run whose teacher was stored.
+
+    Yields:
+        Lines for people.
+    """
+    store, manifest = built.store, built.store.manifest
+    yield f'{built.teacher}: stored in {store.folder}'
+    rate = built.written / built.seconds if built.written else None
+    of_all = '' if built.written in (None, manifest.rows) else f', of {number_text(manifest.rows)} in all'
+    yield '  build     ' + (
+        'nothing was left to do'
+        if built.written == 0
+        else f'{seconds_text(built.seconds)}'
+        + ('' if rate is None else f', {number_text(built.written)} samples{of_all}, {rate_text(rate)}')
+    )
+    yield f'  size      {_size(store)}'
+    yield f'  error     {_error(built)}'
+    yield f'  saves     {_savings(built, config)}'
+    yield f'  in YAML   {built.key}: {{cache: {store.folder}}}'
+
+
+def _size(store: Store) -> str:
+    manifest = store.manifest
+    what, count = 'sample', manifest.rows
+    if manifest.positions == 'tokens':
+        what, count = 'token', sum(shard.positions for shard in manifest.shards)
+    each = store.nbytes / count if count else 0.0
+    views = '' if manifest.views == 1 else f' x {manifest.views} views'
+    return (
+        f'{bytes_text(store.nbytes)}: {number_text(round(each, 1))} bytes a {what}, '
+        f'{number_text(manifest.samples)} samples{views}, {store.format}'
+    )
+
+
+def _error(built: Built) -> str:
+    found, measured = built.measured.error, built.measured
+    if found is None:
+        return f'none measured: {number_text(measured.samples)} samples have no compared position'
+    temperature = getattr(built.store.format, 'temperature', None) or 1.0
+    return (
+        f'KL(live || stored) {found.kl:.2g} nats at temperature {temperature:g}, same class first in '
+        f'{percent(found.top1)} % of {number_text(found.positions)} positions'
+    )
+
+
+def _savings(built: Built, config: RunConfig) -> str:
+    measured, epochs = built.measured, epochs_of(config, built.store.manifest.samples)
+    samples = config.train_loader.samples_per_epoch or built.store.manifest.samples
+    live, read = measured.live * samples, measured.stored * samples
+    return (
+        f'{seconds_text(live * epochs)} of the teacher in {number_text(epochs)} epochs ({seconds_text(live)} each, '
+        f'reading takes {seconds_text(read)}), by {number_text(measured.samples)} samples in batches of '
+        f'{config.device_train_batch_size}'
+    )
+
+
+def epochs_of(config: RunConfig, samples: int) -> float:
+    """The epochs of a run, as far as its samples tell.
+
+    Args:
+        config: The run.
+        samples: The number of samples of its data set.
+
+    Example:
+        >>> from composer_kd.config.load import load_config
+        >>> run = 'yamls/digits/kd.yaml'
+        >>> epochs_of(load_config(run), 1297), epochs_of(load_config(run, ['max_duration=640sp']), 1280)
+        (30.0, 0.5)
+    """
+    length = Time.from_input(config.max_duration, 'ep')
+    epoch = config.train_loader.samples_per_epoch or samples
+    if length.unit == TimeUnit.EPOCH:
+        return float(length.value)
+    return length.value * (config.global_train_batch_size if length.unit == TimeUnit.BATCH else 1) / epoch

@@ -1,0 +1,196 @@
+"""Runs the teachers of a configuration once over its training set, and stores what they say."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from composer.models import ComposerModel
+from composer.utils import dist, get_device, reproducibility
+from torch.utils.data import DataLoader
+
+from composer_kd.batches.format import LABELLED
+from composer_kd.config.construct import build_teacher, construct_or_say
+from composer_kd.config.markers import Component
+from composer_kd.config.schema import RunConfig, TeacherConfig
+from composer_kd.config.stored import stored_teachers
+from composer_kd.errors import ConfigError, TeacherError
+from composer_kd.matches.match import Match
+from composer_kd.runs.build import build_model
+from composer_kd.runs.files import make_folder
+from composer_kd.runs.loaders import build_loader
+from composer_kd.runs.process import say, without_remarks
+from composer_kd.runs.stored import matches_of, note_teacher
+from composer_kd.stores import Store
+from composer_kd.teachers import CachedTeacher, FrozenTeacher, Teacher, build_store, moves
+from composer_kd.workflows.cache.measure import Measured, measure
+from composer_kd.workflows.cache.progress import BuildProgress
+from composer_kd.workflows.cache.report import Built, lines_of
+from composer_kd.workflows.cache.settings import CacheSettings, check_losses, temperature_of_losses
+
+__all__ = ['cache', 'default_folder']
+
+_LEAST_BATCH = 256
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A teacher that is stored: its settings, its algorithm, and the folder of its store."""
+
+    written: TeacherConfig | Component
+    algorithm: Component
+    key: str
+    folder: pathlib.Path
+
+
+def default_folder(config: RunConfig) -> pathlib.Path:
+    """Returns the default folder of the stores of a run: ``<run_name>-cache`` beside the run's folder."""
+    parent = config.folder.parent if config.folder is not None else pathlib.Path('runs')
+    return parent / f'{config.run_name}-cache'
+
+
+def cache(
+    config: RunConfig, settings: CacheSettings | None = None, out: str | pathlib.Path | None = None
+) -> list[Store]:
+    """Runs each teacher of a run once over all views of its training set, and stores what it says.
+
+    Args:
+        config: The configuration of the run, from ``load_config``.
+        settings: How teachers are stored; None for :class:`CacheSettings` with its defaults.
+        out: The folder of the store; with several teachers they are below it, each in a folder of its name. None for
+            :func:`default_folder`.
+
+    Returns:
+        The stores, in the order of the teachers. In a run of several processes each gets all of them.
+
+    Raises:
+        ComposerKDError: If the run has no teacher that could be stored, a setting is wrong or does not fit its losses,
+            data or a checkpoint is missing, or the folder holds another store.
+    """
+    settings = CacheSettings() if settings is None else settings
+    folder = default_folder(config) if out is None else pathlib.Path(out)
+    if config.folder is not None and folder.resolve() == config.folder.resolve():
+        raise ConfigError(f'--out: {folder} is the folder of the run itself; give the store one of its own')
+    chosen = _teachers_of(config, folder)
+    if dist.get_world_size() > 1:
+        dist.initialize_dist(get_device(None))
+    with without_remarks():
+        plain = dataclasses.replace(config.train_loader, samples_per_epoch=None, drop_last=False)
+        loader = build_loader(plain, 1, config.seed, train=True)
+        reproducibility.seed_all(config.seed)
+        model = build_model(config.model, getattr(loader.dataset, 'num_classes', None))
+        if dist.get_global_rank() == 0:
+            make_folder(folder, '--out')
+        return [_store(one, config, settings, loader, model) for one in chosen]
+
+
+def _teachers_of(config: RunConfig, folder: pathlib.Path) -> list[_Chosen]:
+    """The teachers that can be stored, with the folders of their stores."""
+    stored = {one.key for one in stored_teachers(config.algorithms)}
+    found = [one for one in _written(config) if one[0] not in stored]
+    if not found:
+        raise ConfigError(
+            'the run has no teacher that could be stored: '
+            + ('all of them are stored already' if stored else 'no algorithm of it has a model as a teacher')
+        )
+    if len(found) == 1:
+        return [_Chosen(written, algorithm, key, folder) for key, algorithm, written in found]
+    taken: dict[str, int] = {}
+    chosen = []
+    for key, algorithm, written in found:
+        model = written.model if isinstance(written, TeacherConfig) else written
+        name = _plain(written.name if isinstance(written, TeacherConfig) and written.name else model.name)
+        taken[name] = taken.get(name, 0) + 1
+        chosen.append(
+            _Chosen(written, algorithm, key, folder / (name if taken[name] == 1 else f'{name}-{taken[name]}'))
+        )
+    return chosen
+
+
+def _written(config: RunConfig) -> Iterator[tuple[str, Component, TeacherConfig | Component]]:
+    for algorithm in config.algorithms.values():
+        for option, value in algorithm.options.items():
+            for number, one in enumerate(value if isinstance(value, list) else [value]):
+                if isinstance(one, TeacherConfig) or (isinstance(one, Component) and one.scope == 'teacher'):
+                    yield f'{algorithm.path}.{option}.{number}', algorithm, one
+
+
+def _plain(name: str) -> str:
+    """A name as that of a folder."""
+    return re.sub(r'[^\w-]+', '-', name.rpartition('/')[2]).strip('-') or 'teacher'
+
+
+def _store(
+    one: _Chosen, config: RunConfig, settings: CacheSettings, loader: DataLoader[Any], model: ComposerModel
+) -> Store:
+    teacher = _built(one)
+    matches = matches_of(one.algorithm, teacher.name)
+    form = settings.form(lambda: temperature_of_losses(matches))
+    check_losses(form, matches, getattr(model, 'num_classes', None))
+    _say_missing(matches, settings)
+    size = settings.batch_size or max(_LEAST_BATCH, 2 * config.device_train_batch_size)
+    collate = None if config.train_loader.collate_fn is None else loader.collate_fn
+    rules: dict[str, Any] = {
+        'collate_fn': collate,
+        'positions': one.algorithm.options.get('positions', LABELLED),
+        'precision': config.precision,
+    }
+    start = time.perf_counter()
+    with BuildProgress(teacher.name, size, settings.resume) as progress:
+        store = build_store(
+            one.folder,
+            teacher,
+            model,
+            loader.dataset,
+            form,
+            settings.layers,
+            batch_size=size,
+            num_workers=config.train_loader.num_workers,
+            resume=settings.resume,
+            progress=progress,
+            **rules,
+        )
+    seconds = time.perf_counter() - start
+    written = dist.all_gather_object(progress.written)
+    if dist.get_global_rank() == 0:
+        if isinstance(one.written, TeacherConfig):
+            note_teacher(one.folder, one.written)
+        measured = _measured(teacher, store, model, loader, config, rules)
+        built = Built(teacher.name, one.key, store, seconds, None if None in written else sum(written), measured)
+        for line in lines_of(built, config):
+            say(line)
+    return store
+
+
+def _measured(
+    teacher: Teacher, store: Store, model: ComposerModel, loader: DataLoader[Any], config: RunConfig, rules: Any
+) -> Measured:
+    dataset: Any = loader.dataset
+    while type(dataset).__name__ == 'Indexed':
+        dataset = dataset.dataset
+    return measure(teacher, store, model, dataset, config.device_train_batch_size, **rules)
+
+
+def _built(one: _Chosen) -> Teacher:
+    if isinstance(one.written, TeacherConfig):
+        return build_teacher(one.written)
+    teacher: Teacher = construct_or_say(one.written)
+    if moves(teacher) and not isinstance(teacher, FrozenTeacher | CachedTeacher):
+        raise TeacherError(
+            f'{one.key}: {one.written.name} changes during training, so there is nothing of it to store. Store the '
+            'teachers that stay as they are, and leave this one as it is'
+        )
+    return teacher
+
+
+def _say_missing(matches: list[Match], settings: CacheSettings) -> None:
+    """Says which layers the run compares that are not stored."""
+    wanted = {layer for match in matches if not match.on_logits for layer in match.teacher_layers}
+    missing = sorted(wanted - settings.layers.keys())
+    if missing:
+        say(f'the matches on {", ".join(missing)} need the live teacher, or --features {" ".join(missing)}')
