@@ -42,7 +42,7 @@ def is_stored(written: Any) -> bool:
     """Whether the mapping of a teacher is that of a stored one; also with a typing error in ``cache``.
 
     Example:
-        >>> is_stored({'cache': 'runs/kd-cache'}), is_stored({'cahce': 'runs/kd-cache'}), is_stored({'model': 'DeepCNN'})
+        >>> is_stored({'cache': 'runs/kd-cache'}), is_stored({'cahce': 'runs/kd-cache'}), is_stored({'model': 'Net'})
         (True, True, False)
     """
     if not isinstance(written, dict) or 'model' in written:
@@ -61,7 +61,8 @@ def stored_teachers(algorithms: Mapping[str, Component]) -> list[Stored]:
 
     Example:
         >>> teacher = StoredTeacherConfig('runs/kd-cache')
-        >>> (one,) = stored_teachers({'mine': Component('algorithm', 'Mine', {'teachers': [teacher]}, 'algorithms.mine')})
+        >>> mine = Component('algorithm', 'Mine', {'teachers': [teacher]}, 'algorithms.mine')
+        >>> (one,) = stored_teachers({'mine': mine})
         >>> one.key, one.folder
         ('algorithms.mine.teachers.0', 'runs/kd-cache')
     """

@@ -19,12 +19,14 @@ from composer_kd.config.load import load_config
 from composer_kd.config.markers import Component, Part
 from composer_kd.config.registry import resolve
 from composer_kd.config.schema import RunConfig, TeacherConfig
+from composer_kd.config.stored import Stored, stored_teachers
 from composer_kd.config.trust import packages_in, trusting
 from composer_kd.config.yaml_source import Source, read_settings
 from composer_kd.data.view_index import first_items
 from composer_kd.errors import ConfigError, nearest
 from composer_kd.features.layers import layer_shapes
 from composer_kd.runs.loaders import build_loader
+from composer_kd.stores import Store
 
 __all__ = ['show_layers']
 
@@ -78,6 +80,8 @@ def _of_a_run(config: RunConfig, shape: Sequence[int] | None) -> Iterator[Table]
     yield _table(
         f'the student, {config.model.name}', student, _of_shape(student, shape) if shape else batch, training=True
     )
+    for stored in stored_teachers(config.algorithms):
+        yield _stored_table(stored)
     for algorithm in config.algorithms.values():
         for teacher in algorithm.holding(TeacherConfig):
             built = _build(teacher.model)
@@ -85,6 +89,19 @@ def _of_a_run(config: RunConfig, shape: Sequence[int] | None) -> Iterator[Table]
             name = f'the teacher {teacher.name or ""}'.strip()
             inputs = _of_shape(built, shape) if shape else batch
             yield _table(f'{name}, {teacher.model.name}', built, inputs, adapt)
+
+
+def _stored_table(stored: Stored) -> Table:
+    """The layers of a stored teacher: those whose features are stored."""
+    features = Store(stored.folder).manifest.features
+    title = f'the teacher stored in {stored.folder}: {len(features)} stored layers'
+    caption = 'for others: composer-kd cache ... --features LAYER, or the live teacher'
+    table = Table(title=title, title_justify='left', caption=caption, caption_justify='left')
+    table.add_column('layer', overflow='fold')
+    table.add_column('output', no_wrap=True)
+    for path, feature in sorted(features.items()):
+        table.add_row(path, ', '.join(map(str, (1, *feature.shape))))
+    return table
 
 
 def _component(model: str, settings: Sequence[str]) -> Component:

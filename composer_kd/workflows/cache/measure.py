@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -77,9 +78,9 @@ def measure(
         written = device.batch_to_device((default_collate if collate_fn is None else collate_fn)(items))
         batch, _ = form.split(written)
         with torch.no_grad(), get_precision_context(chosen):
-            outputs, seconds = _timed(lambda batch=batch: teacher.outputs(batch))
+            outputs, seconds = _timed(partial(teacher.outputs, batch))
         live.append(seconds / len(part))
-        stored.append(_timed(lambda part=part: _read(store, part))[1] / len(part))
+        stored.append(_timed(partial(_read, store, part))[1] / len(part))
         rows.append(_compared(answered_logits(teacher, outputs), batch, form, store).float().cpu())
     found = torch.cat(rows)
     return Measured(

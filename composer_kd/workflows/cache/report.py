@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from composer.core import Time, TimeUnit
+from composer.utils import dist
 
 from composer_kd.config.schema import RunConfig
 from composer_kd.presentation.units import bytes_text, number_text, percent, rate_text, seconds_text
-from composer_kd.stores import Store
+from composer_kd.stores import Sampled, Store
 from composer_kd.workflows.cache.measure import Measured
 
 __all__ = ['Built', 'lines_of']
@@ -79,6 +80,11 @@ def _error(built: Built) -> str:
     found, measured = built.measured.error, built.measured
     if found is None:
         return f'none measured: {number_text(measured.samples)} samples have no compared position'
+    if isinstance(built.store.format, Sampled):
+        return (
+            f'the draws estimate the divergence of the live teacher from itself as {found.kl:.2g} nats (expectation 0), '
+            f'by {number_text(found.positions)} positions'
+        )
     temperature = getattr(built.store.format, 'temperature', None) or 1.0
     return (
         f'KL(live || stored) {found.kl:.2g} nats at temperature {temperature:g}, same class first in '
@@ -89,7 +95,7 @@ def _error(built: Built) -> str:
 def _savings(built: Built, config: RunConfig) -> str:
     measured, epochs = built.measured, epochs_of(config, built.store.manifest.samples)
     samples = config.train_loader.samples_per_epoch or built.store.manifest.samples
-    live, read = measured.live * samples, measured.stored * samples
+    live, read = (seconds * samples / dist.get_world_size() for seconds in (measured.live, measured.stored))
     return (
         f'{seconds_text(live * epochs)} of the teacher in {number_text(epochs)} epochs ({seconds_text(live)} each, '
         f'reading takes {seconds_text(read)}), by {number_text(measured.samples)} samples in batches of '

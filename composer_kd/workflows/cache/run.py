@@ -106,9 +106,8 @@ def _teachers_of(config: RunConfig, folder: pathlib.Path) -> list[_Chosen]:
         model = written.model if isinstance(written, TeacherConfig) else written
         name = _plain(written.name if isinstance(written, TeacherConfig) and written.name else model.name)
         taken[name] = taken.get(name, 0) + 1
-        chosen.append(
-            _Chosen(written, algorithm, key, folder / (name if taken[name] == 1 else f'{name}-{taken[name]}'))
-        )
+        own = name if taken[name] == 1 else f'{name}-{taken[name]}'
+        chosen.append(_Chosen(written, algorithm, key, folder / own))
     return chosen
 
 
@@ -161,7 +160,8 @@ def _store(
         if isinstance(one.written, TeacherConfig):
             note_teacher(one.folder, one.written)
         measured = _measured(teacher, store, model, loader, config, rules)
-        built = Built(teacher.name, one.key, store, seconds, None if None in written else sum(written), measured)
+        known = None if None in written else sum(count or 0 for count in written)
+        built = Built(teacher.name, one.key, store, seconds, known, measured)
         for line in lines_of(built, config):
             say(line)
     return store

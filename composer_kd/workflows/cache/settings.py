@@ -72,8 +72,8 @@ class CacheSettings:
             how = how if colon else WHOLE
             if how not in (WHOLE, POOLED):
                 raise ConfigError(
-                    f'--features: {written}: {how!r} is unknown{nearest(how, (WHOLE, POOLED))}; the inputs and parts of '
-                    'a layer are not stored'
+                    f'--features: {written}: {how!r} is unknown{nearest(how, (WHOLE, POOLED))}. The inputs and '
+                    'parts of a layer are not stored'
                 )
             if not path or path in found:
                 raise ConfigError(f'--features: {written}: expected each layer once, as LAYER or LAYER:{POOLED}')
