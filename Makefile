@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench test test-all lint format bench-step clean
+.PHONY: help install demo cache-demo bench test test-all lint format bench-step clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -18,6 +18,9 @@ install: $(INSTALLED)  ## create .venv with the pinned versions (about 3 minutes
 
 demo: $(INSTALLED)  ## distil a small student on real data: table, plot and runs in runs/demo (under 3 minutes)
 	$(BIN)/composer-kd demo
+
+cache-demo: $(INSTALLED)  ## the same student from the live teacher and from a store of its outputs (under a minute)
+	$(BIN)/composer-kd demo --cache
 
 # results.json is written last: where a demo was stopped, it is run again.
 bench: $(INSTALLED)  ## compare the demo's teacher and students on this machine: a page in runs/report

@@ -23,7 +23,7 @@ from composer_kd.errors import CheckpointError, ConfigError
 from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
 from composer_kd.runs.files import CONFIG_FILE, checkpoint_file
 from composer_kd.runs.saved import SavedRun
-from composer_kd.runs.stored import live_teacher
+from composer_kd.runs.stored import TEACHER_FILE, live_teacher
 from composer_kd.teachers.readers.folders import holds_weights
 
 __all__ = ['ComparedModel', 'compared_models', 'data_in_words', 'evaluation_run', 'teacher_weights']
@@ -110,8 +110,8 @@ def compared_models(runs: Sequence[SavedRun], num_classes: int | None = None) ->
         for stored in run.config.stored:
             if live_teacher(stored.folder) is None:
                 warnings.warn(
-                    f'the teacher of {run.name} that is stored in {stored.folder} is left out of the comparison: of it '
-                    'there are outputs, and its model is not known (composer-kd cache notes it)',
+                    f'the teacher of {run.name} that is stored in {stored.folder} is left out of the comparison: its '
+                    f'model is not known, for there is no {stored.folder}/{TEACHER_FILE}',
                     stacklevel=2,
                 )
         taught_by[run.name] = tuple(found)

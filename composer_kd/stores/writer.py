@@ -222,7 +222,7 @@ class StoreWriter:
             name = MANIFEST_FILE if finished.exists() else UNFINISHED_FILE
             if not resume and self._rank == 0:
                 what = 'a finished store' if finished.exists() else 'an unfinished store: resume its build'
-                raise StoreError(f'{self.folder} holds {what}. Or remove the folder, or give another one')
+                raise StoreError(f'{self.folder} holds {what}. Else remove the folder, or give another one')
             expected = {key: value for key, value in self.manifest.to_mapping().items() if key != 'shards'}
             read_manifest(self.folder, name).check(expected, str(self.folder))
         elif self._rank == 0:

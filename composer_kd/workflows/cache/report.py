@@ -82,8 +82,8 @@ def _error(built: Built) -> str:
         return f'none measured: {number_text(measured.samples)} samples have no compared position'
     if isinstance(built.store.format, Sampled):
         return (
-            f'the draws estimate the divergence of the live teacher from itself as {found.kl:.2g} nats (expectation 0), '
-            f'by {number_text(found.positions)} positions'
+            f'the draws estimate the divergence of the live teacher from itself as {found.kl:.2g} nats (expectation '
+            f'0), by {number_text(found.positions)} positions'
         )
     temperature = getattr(built.store.format, 'temperature', None) or 1.0
     return (
@@ -97,7 +97,7 @@ def _savings(built: Built, config: RunConfig) -> str:
     samples = config.train_loader.samples_per_epoch or built.store.manifest.samples
     live, read = (seconds * samples / dist.get_world_size() for seconds in (measured.live, measured.stored))
     return (
-        f'{seconds_text(live * epochs)} of the teacher in {number_text(epochs)} epochs ({seconds_text(live)} each, '
+        f'{seconds_text(live * epochs)} of the teacher in {epochs:g} epochs ({seconds_text(live)} each, '
         f'reading takes {seconds_text(read)}), by {number_text(measured.samples)} samples in batches of '
         f'{config.device_train_batch_size}'
     )

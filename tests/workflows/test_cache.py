@@ -1,0 +1,258 @@
+"""``composer-kd cache``: teachers of a YAML are stored, and taught from."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from composer_kd.cli.main import main
+from composer_kd.config.load import load_config
+from composer_kd.errors import ConfigError, StoreError, TeacherError
+from composer_kd.presentation.roles import DISTILLED, TEACHER
+from composer_kd.runs.compared import compared_models
+from composer_kd.runs.saved import open_run
+from composer_kd.runs.train import train
+from composer_kd.stores import Dense, Sampled, Store, TopK
+from composer_kd.teachers import FrozenTeacher
+from composer_kd.workflows.cache import CacheSettings, cache, default_folder
+from composer_kd.workflows.cache.demo import cache_demo
+from composer_kd.workflows.cache.progress import BuildProgress
+
+ROOT = Path(__file__).parents[2]
+KD, CACHED = 'yamls/digits/kd.yaml', 'yamls/digits/kd_cached.yaml'
+SMALL = ['train_loader.dataset.subset=96', 'progress_bar=false']
+LOSS = 'algorithms.distillation.kd_loss_fn'
+TEACHERS = 'algorithms.distillation.teachers'
+RAMP = '{name: Ramp, initial: 4, final: 1.0, end: 20ep}'
+
+
+@pytest.fixture(scope='module')
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('teacher')
+    train(
+        load_config('yamls/digits/teacher.yaml', [*SMALL, 'max_duration=3ba', f'save_folder={folder}/big']), quiet=True
+    )
+    return folder / 'big' / 'latest-rank0.pt'
+
+
+@pytest.fixture
+def overrides(teacher, tmp_path):
+    return [*SMALL, f'variables.teacher={teacher}', f'save_folder={tmp_path}/{{run_name}}']
+
+
+def said(capsys):
+    return capsys.readouterr().out
+
+
+def refusal(overrides, settings=None, error=ConfigError):
+    with pytest.raises(error) as found:
+        cache(load_config(KD, overrides), settings)
+    return str(found.value)
+
+
+def test_a_run_from_the_store_is_that_of_the_live_teacher(overrides, tmp_path, capsys):
+    assert main(['cache', KD, *overrides]) == 0
+    printed = said(capsys)
+    folder = tmp_path / 'digits-kd-cache'
+    for part in (
+        f'stored in {folder}', '96 samples', '22.0 bytes a sample', 'KL(live || stored)', 'in 30 epochs',
+        f'{TEACHERS}.0: {{cache: {folder}}}',
+    ):  # fmt: skip
+        assert part in printed
+    short = ['max_duration=2ep', 'global_train_batch_size=32']
+    live = train(load_config(KD, [*overrides, *short]), quiet=True)
+    stored = train(load_config(CACHED, [*overrides[:2], overrides[3], *short, f'variables.store={folder}']), quiet=True)
+    for name in ('loss/train/kd', 'loss/train/total', 'metrics/eval/CrossEntropy'):
+        assert stored[name] == pytest.approx(live[name], rel=1e-3)
+    teacher, student = compared_models([open_run(tmp_path / 'digits-kd-cached')])
+    assert (teacher.role, student.role, student.taught_by) == (TEACHER, DISTILLED, (teacher.name,))
+
+
+def test_a_resumed_run_is_that_of_a_straight_one(overrides, tmp_path):
+    (store,) = cache(load_config(KD, overrides))
+    options = [*overrides[:2], overrides[3], f'variables.store={store.folder}', 'save_interval=1ep', 'scheduler=null']
+
+    def go(name, *more):
+        return train(load_config(CACHED, [*options, f'run_name={name}', *more]), quiet=True)
+
+    straight = go('straight', 'max_duration=3ep')
+    go('halves', 'max_duration=1ep')
+    resumed = go('halves', 'max_duration=3ep', 'autoresume=true')
+    same = [name for name in straight if name.startswith(('loss/', 'metrics/'))]
+    assert [resumed[name] for name in same] == [straight[name] for name in same]
+
+
+def test_formats_features_and_views(overrides, tmp_path, capsys):
+    top = CacheSettings('topk', k=4, features=['features.0:pooled', 'features.3'])
+    (store,) = cache(load_config(KD, [*overrides, 'train_loader.views=2']), top, tmp_path / 'top')
+    assert (store.format, store.manifest.views) == (TopK(4, 4.0), 2)
+    assert {path: one.shape for path, one in store.manifest.features.items()} == {
+        'features.0': (128,), 'features.3': (64, 8, 8),
+    }  # fmt: skip
+    assert '96 samples x 2 views' in said(capsys)
+    (store,) = cache(load_config(KD, overrides), CacheSettings('sampled', draws=3, temperature=2.0), tmp_path / 'draws')
+    assert store.format == Sampled(3, 2.0)
+    (store,) = cache(load_config(KD, overrides), CacheSettings(dtype='bfloat16'), tmp_path / 'bf')
+    assert store.format == Dense('bfloat16')
+    assert 'the draws estimate' in said(capsys)
+
+
+def test_layers_that_matches_need_and_that_are_not_stored_are_said(overrides, capsys):
+    match = f'{LOSS}=[{{name: KLDivergence}}, {{loss: hint, on: [features.3, features.3], project: auto}}]'
+    cache(load_config(KD, [*overrides, match]))
+    assert 'the matches on features.3 need the live teacher, or --features features.3' in said(capsys)
+
+
+def test_several_teachers_have_folders_of_their_names(overrides, teacher, tmp_path):
+    model = '{name: DeepCNN, in_channels: 1, image_size: 8, num_classes: 10}'
+    three = f'[{{model: {model}, checkpoint: {teacher}, name: a/one}}, {{cache: runs/kept}}, '
+    three += f'{{model: {model}, checkpoint: {teacher}}}, {{model: {model}, checkpoint: {teacher}}}]'
+    stores = cache(load_config(KD, [*overrides, f'{TEACHERS}={three}']))
+    folder = tmp_path / 'digits-kd-cache'
+    assert [store.folder for store in stores] == [folder / 'one', folder / 'DeepCNN', folder / 'DeepCNN-2']
+
+
+class Fixed(FrozenTeacher):
+    def __init__(self, checkpoint):
+        config = load_config(KD).algorithms['distillation'].options[TEACHERS.rpartition('.')[2]][0].model
+        super().__init__(config.target(**config.options), checkpoint)
+
+
+def test_a_kind_of_teacher_of_the_users_is_stored_too(overrides, teacher, capsys):
+    own = f'{TEACHERS}=[{{name: tests.workflows.test_cache.Fixed, checkpoint: {teacher}}}]'
+    (store,) = cache(load_config(KD, [*overrides, own]))
+    assert store.manifest.teacher['class'] == 'DeepCNN'
+
+
+@pytest.mark.parametrize(
+    ('settings', 'part'),
+    [
+        ({'format': 'topkk'}, "--format: 'topkk' is unknown; did you mean 'topk'?"),
+        ({'k': 3}, '--k: is for --format topk, got --format dense'),
+        ({'format': 'topk', 'draws': 3}, '--draws: is for --format sampled'),
+        ({'temperature': 2.0}, '--temperature: is for --format topk and sampled'),
+        ({'format': 'topk', 'bits': 3.0}, 'bits: expected 16'),
+        ({'format': 'sampled', 'temperature': -1.0}, 'temperature: expected a positive finite number'),
+        ({'features': ['a:poled']}, "did you mean 'pooled'"),
+        ({'features': ['a', 'a:pooled']}, 'expected each layer once'),
+    ],
+)
+def test_settings_are_checked_before_anything_runs(settings, part):
+    with pytest.raises(ConfigError) as found:
+        CacheSettings(**settings)
+    assert part in str(found.value)
+
+
+def test_an_unknown_dtype_is_refused():
+    with pytest.raises((ConfigError, StoreError), match='float16'):
+        CacheSettings(dtype='float17')
+
+
+@pytest.mark.parametrize(
+    ('written', 'part'),
+    [
+        (f'{LOSS}={{loss: {{name: KLDivergence}}, temperature: {RAMP}}}', 'changes in training'),
+        (f'{LOSS}=[{{name: KLDivergence, temperature: 2}}, {{name: ReverseKL, temperature: 3}}]', 'have several'),
+        (f'{LOSS}=mse', 'no loss on logits of the run has one'),
+        (f'{LOSS}={{name: DKD}}', 'needs the logits of all 10 classes'),
+    ],
+)
+def test_a_format_that_the_losses_do_not_take_is_refused(overrides, written, part):
+    assert part in refusal([*overrides, written], CacheSettings('topk', k=4))
+
+
+def test_what_cannot_be_stored_is_refused(overrides, tmp_path):
+    assert 'no algorithm of it has a model' in refusal([*overrides, 'algorithms={}'])
+    assert 'stored already' in refusal([*overrides, f'{TEACHERS}=[{{cache: runs/a}}]'])
+    moving = f'{TEACHERS}=[{{name: EMATeacher, half_life: 10ba}}]'
+    assert 'changes during training' in refusal([*overrides, moving], error=TeacherError)
+    with pytest.raises(ConfigError, match='the folder of the run itself'):
+        cache(load_config(KD, overrides), out=tmp_path / 'digits-kd')
+    with pytest.raises(TeacherError, match=r"no layer 'feat'"):
+        cache(load_config(KD, overrides), CacheSettings(features=['feat']))
+
+
+def test_the_default_folder_is_beside_that_of_the_run():
+    assert default_folder(load_config(KD)) == Path('runs/digits-kd-cache')
+    assert default_folder(load_config(KD, ['save_folder=null'])) == Path('runs/digits-kd-cache')
+
+
+def test_progress_says_a_line_now_and_then_where_there_is_no_terminal():
+    console = Console(file=io.StringIO(), width=200)
+    with BuildProgress('big', 4, every=0.0, console=console) as shown:
+        for done in (4, 8, 10):
+            time.sleep(0.01)
+            shown(done, 10)
+    lines = console.file.getvalue().splitlines()
+    assert [line.split(' samples')[0] for line in lines] == ['big: 4 of 10', 'big: 8 of 10']
+    assert lines[1].endswith('left')
+    assert shown.written == 10
+
+
+def test_progress_shows_a_bar_on_a_terminal():
+    console = Console(file=io.StringIO(), width=120, force_terminal=True)
+    with BuildProgress('big', 4, resumes=True, console=console) as shown:
+        shown(8, 10)
+        shown(10, 10)
+    assert '100%' in console.file.getvalue()
+    assert shown.written == 6
+
+
+def launch(*arguments, processes=1, **options):
+    launcher = ['-m', 'composer.cli.launcher', '-n', str(processes), '-m', 'composer_kd'] if processes > 1 else None
+    command = [sys.executable, *(launcher or ['-m', 'composer_kd']), 'cache', KD, *arguments]
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, **options)
+
+
+def contents(folder):
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob('*'))
+        if file.is_file() and not file.name.endswith('.lock')
+    }
+
+
+@pytest.mark.slow
+def test_two_processes_store_what_one_stores(overrides, tmp_path):
+    one, two = (launch(*overrides, '--out', str(tmp_path / str(n)), processes=n) for n in (1, 2))
+    assert 'stored in' in one.communicate(timeout=240)[0]
+    assert two.communicate(timeout=240)[0].count('stored in') == 1
+    assert (one.returncode, two.returncode) == (0, 0)
+    assert contents(tmp_path / '1') == contents(tmp_path / '2')
+    assert 'manifest.json' in contents(tmp_path / '1')
+
+
+@pytest.mark.slow
+def test_a_killed_build_goes_on(overrides, tmp_path):
+    out, options = tmp_path / 'store', [*overrides, 'train_loader.views=40', '--batch-size', '8']
+    killed = launch(*options, '--out', str(out))
+    deadline = time.monotonic() + 120
+    while not list((out / 'shards').glob('*')) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate(timeout=60)
+    assert main(['cache', KD, *options, '--out', str(out)]) == 2  # without --resume
+    assert main(['cache', KD, *options, '--out', str(out), '--resume']) == 0
+    assert main(['cache', KD, *options, '--out', str(tmp_path / 'whole')]) == 0
+    assert contents(out) == contents(tmp_path / 'whole')
+    assert main(['cache', KD, *options, '--out', str(out), '--resume']) == 0  # nothing is left to do
+    Store(out).verify()
+
+
+def test_the_demo_measures_both(tmp_path, capsys):
+    found = cache_demo(tmp_path, teacher_epochs=1, epochs=1, samples=128)
+    assert found.accuracy['live'] == pytest.approx(found.accuracy['stored'], abs=0.01)
+    assert found.same > 0.99
+    assert found.nbytes == 128 * 22
+    assert 'times less' in said(capsys)
+    assert json.loads((tmp_path / 'stored' / 'metrics.json').read_text())
