@@ -130,7 +130,12 @@ def _store(
     teacher = _built(one)
     matches = matches_of(one.algorithm, teacher.name)
     form = settings.form(lambda: temperature_of_losses(matches))
-    check_losses(form, matches, getattr(model, 'num_classes', None))
+    try:
+        check_losses(form, matches, getattr(model, 'num_classes', None))
+    except ConfigError as error:
+        if settings.temperature is None:
+            raise
+        say(f'for a run with other losses than those of this YAML: {error}')  # the temperature was asked for
     _say_missing(matches, settings)
     size = settings.batch_size or max(_LEAST_BATCH, 2 * config.device_train_batch_size)
     collate = None if config.train_loader.collate_fn is None else loader.collate_fn
