@@ -79,9 +79,9 @@ def kept_random_state() -> Iterator[Callable[[int], None]]:
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds the global random states of torch (on the CPU), NumPy and :mod:`random`, in about 6 microseconds.
+    """Seeds the global random states of torch (on the CPU), NumPy and :mod:`random`.
 
-    ``torch.manual_seed`` would also seed accelerators, which takes ten times as long.
+    ``torch.manual_seed`` would also seed accelerators, which takes much longer.
 
     Args:
         seed: From 0 to ``2**64 - 1``. Torch reads its lower 32 bits. NumPy gets 32 bits of a product with it, as both

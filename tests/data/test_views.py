@@ -310,3 +310,17 @@ def test_samplers_that_do_not_fit_are_refused(monkeypatch):
     monkeypatch.setenv('WORLD_SIZE', '2')
     with pytest.raises(ConfigError, match='expected a DistributedSampler, as there are 2 processes, got range'):
         ViewSampler(range(3), 2)
+
+
+def test_a_sampler_takes_the_share_of_its_process(monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setenv('RANK', '1')
+    views = SeededViews(tensors(), views=2)
+    assert list(views.sampler(shuffle=False)) == list(range(1, N, 2))
+    assert isinstance(views.sampler(), DistributedSampler)  # whose epochs Composer sets
+
+
+@pytest.mark.parametrize('indices', [[1.5], ['1'], [None]])
+def test_a_view_is_added_to_integers_only(indices):
+    with pytest.raises(ConfigError, match='expected one that gives integers'):
+        list(ViewSampler(indices, 2))
