@@ -324,3 +324,28 @@ def test_a_sampler_takes_the_share_of_its_process(monkeypatch):
 def test_a_view_is_added_to_integers_only(indices):
     with pytest.raises(ConfigError, match='expected one that gives integers'):
         list(ViewSampler(indices, 2))
+
+
+def test_a_subclass_that_loads_in_another_way_is_believed():
+    class Noisy(ImageTensors):
+        def __getitem__(self, index):
+            x, y = super().__getitem__(index)
+            return x + torch.randn(x.shape), y
+
+    class NoisyBatches(ImageTensors):
+        def __getitems__(self, indices):
+            return [(x + torch.randn(x.shape), y) for x, y in super().__getitems__(indices)]
+
+    class Described(ImageTensors):
+        def extra_repr(self):
+            return 'mine'
+
+    plain = SeededViews(tensors(), views=2)[ViewIndex(3, 1)][0]
+    for kind, faithful in ((Noisy, False), (NoisyBatches, False), (Described, True)):
+        dataset = tensors()
+        dataset.__class__ = kind
+        views = SeededViews(dataset, views=2)
+        x = views[ViewIndex(3, 1)][0]
+        assert torch.equal(x, views[ViewIndex(3, 1)][0])
+        assert torch.equal(x, plain) is faithful
+        assert (len(x.unique()) > 180) is not faithful
