@@ -149,8 +149,7 @@ class Distillation(DistillationAlgorithm):
         self._events = {id(event) for event in wanted}
         self._fits = False  # whether the shapes of the teachers' logits have been checked
         # What the first labels and the model's own loss settle: each check is made until it returns True.
-        check_labels = partial(check_one_label, losses=self.criterion.of_softmax)
-        self._unsettled: list[Callable[..., bool]] = [check_alignment, check_labels]
+        self._unsettled: list[Callable[..., bool]] = []
         self._count = BatchCount()
         self._model: nn.Module | None = None
         self._smoothing: LabelSmoothing | None = None
@@ -252,7 +251,8 @@ class Distillation(DistillationAlgorithm):
         self._count = BatchCount(dist.get_world_size(), self._form, self.criterion.needs_features)
         self._model = state.model
         self._smoothing = next((other for other in state.algorithms if isinstance(other, LabelSmoothing)), None)
-        self._fits = self._aligned = False  # this object may have taught another student before
+        self._fits = False  # this object may have taught another student before
+        self._unsettled = [check_alignment, partial(check_one_label, losses=self.criterion.of_softmax)]
         self._events.discard(id(Event.BEFORE_LOSS))
         if reads_loss(state.model):
             self._events.add(id(Event.BEFORE_LOSS))
