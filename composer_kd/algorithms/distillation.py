@@ -105,8 +105,8 @@ class Distillation(DistillationAlgorithm):
 
     Raises:
         ConfigError: If a setting is out of range, or another algorithm of the run is incompatible with this one.
-        TeacherError: If the logits of a teacher and the student differ in shape (before training, at the latest before
-            any optimizer step).
+        TeacherError: If the logits of a teacher and the student differ in shape (before training where they can be
+            measured, else before any optimizer step).
         CheckpointError: If a teacher's weights cannot be loaded.
         LossError: If the loss returns something other than a finite scalar.
 
