@@ -255,13 +255,15 @@ class Writes(ComposerClassifier):
             metric.update(outputs, batch[1])
 
 
-def test_an_evaluator_without_logits_is_left_alone():
+@pytest.mark.parametrize('order', [1, -1])
+def test_an_evaluator_without_logits_is_left_alone(order):
     spec = DataSpec(torch.utils.data.DataLoader(list(pairs(8)[0]), batch_size=4, collate_fn=lambda rows: {'ask': rows}),
                     get_num_samples_in_batch=lambda batch: len(batch['ask']))  # fmt: skip
     written = Evaluator(label='written', dataloader=spec, metric_names=['Words'])
     model = Writes(mlp(seed=1), num_classes=4)
     with pytest.warns(UserWarning, match='run_teacher_on_eval') as record:
-        values = evaluated(model, mlp(seed=3), KLDivergence(), loader(*pairs()), evaluator('classes', 5), written)
+        evaluators = [evaluator('classes', 5), written][::order]
+        values = evaluated(model, mlp(seed=3), KLDivergence(), loader(*pairs()), *evaluators)
     once(record, "evaluator 'written': the teachers are left out: No logits in the output of the student")
     assert values['metrics/written/Words'] == 16.0
     assert {key for key in values if 'teacher' in key or 'agreement' in key} == {
