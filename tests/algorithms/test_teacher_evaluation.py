@@ -261,8 +261,8 @@ def test_an_evaluator_without_logits_is_left_alone(order):
                     get_num_samples_in_batch=lambda batch: len(batch['ask']))  # fmt: skip
     written = Evaluator(label='written', dataloader=spec, metric_names=['Words'])
     model = Writes(mlp(seed=1), num_classes=4)
+    evaluators = [evaluator('classes', 5), written][::order]
     with pytest.warns(UserWarning, match='run_teacher_on_eval') as record:
-        evaluators = [evaluator('classes', 5), written][::order]
         values = evaluated(model, mlp(seed=3), KLDivergence(), loader(*pairs()), *evaluators)
     once(record, "evaluator 'written': the teachers are left out: No logits in the output of the student")
     assert values['metrics/written/Words'] == 16.0

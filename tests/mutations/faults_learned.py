@@ -20,14 +20,6 @@ MUTATIONS = [
         ('tests/matches/test_auxiliary_state.py::test_what_begins_anew_is_said',),
     ),
     Mutation(
-        'projectors join the student before other algorithms replace layers in it',
-        DISTILLATION,
-        '        elif event is Event.INIT:\n            self._prepare(state)\n',
-        '        elif event is Event.INIT:\n            self._prepare(state)\n            '
-        '[self.criterion.auxiliary.take_in(state, term) for term in self.criterion.terms if not term.waits]\n',
-        ('tests/algorithms/test_surgery.py::test_the_order_makes_no_difference',),
-    ),
-    Mutation(
         'a projector that is replaced all the same is never trained',
         'composer_kd/matches/criterion.py',
         'self.auxiliary.follow_replacements()',
