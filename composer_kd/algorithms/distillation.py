@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import numbers
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -321,7 +322,9 @@ class Distillation(DistillationAlgorithm):
     def _expect(self, state: State, teachers: Sequence[Teacher]) -> None:
         """Tells the evaluation the shapes of logits that training does not compare."""
         with contextlib.suppress(TeacherError):  # a student without logits
-            student = logits_of(state.outputs, 'the student')
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')  # no match compares these logits, whichever is the first
+                student = logits_of(state.outputs, 'the student')
             shapes = {teacher.name: logits_shape(teacher, self._form.split(state.batch)[0]) for teacher in teachers}
             self.evaluation.expect(student.shape, {name: s for name, s in shapes.items() if s is not None})
 
