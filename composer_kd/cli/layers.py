@@ -33,15 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Prints a table for each model."""
     if options.model.endswith(('.yaml', '.yml')):
-        from composer_kd.config.yaml_source import require_file
+        from composer_kd.config.yaml_file import require_file
 
         require_file(options.model)
-    from rich.console import Console
-
+    from composer_kd.presentation.console import terminal
     from composer_kd.workflows.layers import show_layers
 
-    console = Console()
+    console = terminal()
     if not console.is_terminal:
-        console = Console(width=WIDTH_OF_FILES)  # keeps each path in one line
+        console = terminal(width=WIDTH_OF_FILES)  # keeps each path in one line
     for table in show_layers(options.model, options.settings, options.input):
         console.print(table, highlight=False)
