@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to a parser."""
     parser.add_argument('model', metavar='MODEL', help='a YAML file, a name, or a dotted path')
     parser.add_argument(
-        'settings', nargs='*', metavar='key=value', help='overrides of the YAML or options of the model'
+        'overrides', nargs='*', metavar='key=value', help='overrides of the YAML or options of the model'
     )
     parser.add_argument('--input', type=shape, metavar='1,3,32,32', help='shape of the input, the batch first')
 
@@ -42,5 +42,5 @@ def run(options: argparse.Namespace) -> None:
     console = terminal()
     if not console.is_terminal:
         console = terminal(width=WIDTH_OF_FILES)  # keeps each path in one line
-    for table in show_layers(options.model, options.settings, options.input):
+    for table in show_layers(options.model, options.overrides, options.input):
         console.print(table, highlight=False)

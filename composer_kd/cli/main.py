@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Traceback (most recent call last):
         composer_kd.errors.ConfigError: no configuration file 'no_such.yaml'...
     """
-    options = _parser().parse_args(arguments)
+    options = _parsed(arguments)
     try:
         with trusting(getattr(options, 'allow_imports', ())):
             options.run(options)
@@ -62,6 +62,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print('composer-kd: stopped by Ctrl-C', file=sys.stderr)
         return 130  # as the shell has it for SIGINT
     return 0
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the arguments; ``key=value`` may stand behind options too, which argparse alone does not allow."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and (not hasattr(options, 'overrides') or any(one.startswith('-') for one in rest)):
+        parser.error(f'unrecognized arguments: {" ".join(rest)}')
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
