@@ -296,3 +296,11 @@ def test_too_few_samples_for_a_batch_are_refused():
 def test_training_is_shuffled_and_evaluation_is_not(train):
     loader = build_loader(LoaderConfig(Component('dataset', 'digits', {'split': 'test'})), 10, seed=0, train=train)
     assert (list(loader.sampler) != list(range(500))) == train
+
+
+def test_a_callback_that_loads_runs_nothing_of_a_checkpoint(tmp_path):
+    torch.save({'state': {'model': {}, 'callbacks': Hostile(str(tmp_path / 'ran'))}}, tmp_path / 'w.pt')
+    more = [f'callbacks={{load_checkpoint: {{load_path: {tmp_path}/w.pt}}}}', 'save_folder=null', 'progress_bar=false']
+    with pytest.raises(ConfigError, match='loading that could run code'):
+        build_trainer(load_config('yamls/digits/student.yaml', more))
+    assert not (tmp_path / 'ran').exists()
