@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Checks the configuration and trains."""
-    from composer_kd.config.yaml_source import require_file
+    from composer_kd.config.yaml_file import require_file
 
     require_file(options.yaml)  # before torch is imported, to report a mistyped name at once
     from composer_kd.config.load import load_config

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from composer import Callback, Trainer
+from composer.callbacks import LoadCheckpoint
 from composer.core import State
 from composer.loggers import Logger, LoggerDestination
 from composer.metrics import CrossEntropy
@@ -148,6 +149,9 @@ def _build_parts(config: RunConfig) -> _Parts:
     model = attempt(build_model, config.model, getattr(getattr(train_loader, 'dataset', None), 'num_classes', None))
     algorithms = {part.path: attempt(construct_or_say, part) for part in config.algorithms.values()}
     callbacks = [attempt(construct_or_say, part) for part in config.callbacks.values()]
+    for callback in callbacks:
+        if isinstance(callback, LoadCheckpoint):  # it loads as load_path does
+            attempt(check_load_path, callback.load_path)
     loggers = [attempt(construct_or_say, part) for part in config.loggers.values()]
     attempt.finish()
     assert model is not None

@@ -20,8 +20,8 @@ MUTATIONS = [
     Mutation(
         "students are told a teacher's remedy",
         'composer_kd/features/outputs.py',
-        'whose: str, remedy: str = BY_MATCH)',
-        'whose: str, remedy: str = BY_FORWARD)',
+        'def logits_of(outputs: Any, whose: str, remedy: str = BY_MATCH)',
+        'def logits_of(outputs: Any, whose: str, remedy: str = BY_FORWARD)',
         ('tests/features/test_outputs.py',),
     ),
     Mutation(
