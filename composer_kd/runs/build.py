@@ -29,7 +29,7 @@ from composer_kd.config.schema import RunConfig
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError
 from composer_kd.models import IndexedClassifier
 from composer_kd.runs.files import make_folder
-from composer_kd.runs.folder import check_remote, check_unused
+from composer_kd.runs.folder import check_files, check_remote, check_unused
 from composer_kd.runs.loaders import build_loader, check_held_out, evaluation_data
 from composer_kd.runs.preflight import check_autoresume, check_load_path, dry_run
 from composer_kd.runs.resume import check_resumable
@@ -139,7 +139,7 @@ def _build_parts(config: RunConfig) -> _Parts:
     attempt(make_folder, config.folder, 'save_folder')
     if config.load_path is not None:
         attempt(check_load_path, config.load_path)
-    for check in (check_unused, check_remote, check_resumable, check_autoresume):
+    for check in (check_files, check_unused, check_remote, check_resumable, check_autoresume):
         attempt(check, config)
     train_loader, eval_loader = _build_loaders(config, attempt)
     # Built first after seeding, so that the initial weights of the student depend on the seed and not on a teacher.
