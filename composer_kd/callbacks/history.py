@@ -232,7 +232,7 @@ def _records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
 
 
 def _kept(path: pathlib.Path, run_id: str, batch: int) -> list[dict[str, Any]]:
-    """Returns the records up to a checkpoint, if the file belongs to the run that saved it; sets aside a damaged one."""
+    """Returns the records up to a checkpoint, if the file is of the run that saved it; sets a damaged one aside."""
     if not path.is_file():
         return []
     try:
@@ -253,7 +253,9 @@ def _say_what_is_missing(path: pathlib.Path, records: list[dict[str, Any]], batc
     """
     last = records[-1]['batch'] if records else batch
     if last < batch - 1:
-        warnings.warn(f'{path} ends too early: nothing is known of the batches after {last} up to {batch}', stacklevel=2)
+        warnings.warn(
+            f'{path} ends too early: nothing is known of the batches from {last + 1} to {batch}', stacklevel=2
+        )
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -137,9 +137,10 @@ def _build_parts(config: RunConfig) -> _Parts:
     """Builds the parts, and reports all errors together."""
     attempt = Attempts()
     attempt(make_folder, config.folder, 'save_folder')
+    check_files(config)  # alone, because the checks below read the files and mend the link
     if config.load_path is not None:
         attempt(check_load_path, config.load_path)
-    for check in (check_files, check_unused, check_remote, check_resumable, check_autoresume):
+    for check in (check_unused, check_remote, check_resumable, check_autoresume):
         attempt(check, config)
     train_loader, eval_loader = _build_loaders(config, attempt)
     # Built first after seeding, so that the initial weights of the student depend on the seed and not on a teacher.

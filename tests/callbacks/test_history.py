@@ -93,7 +93,7 @@ def test_a_record_that_ends_before_the_checkpoint_is_said(tmp_path):
     file = tmp_path / HISTORY_FILE
     lines = file.read_text().splitlines(keepends=True)
     file.write_text(''.join(lines[:4]) + lines[4][:20])
-    with pytest.warns(UserWarning, match=r'ends too early: nothing is known of the batches after 2 up to 10'):
+    with pytest.warns(UserWarning, match=r'ends too early: nothing is known of the batches from 3 to 10'):
         fit(tmp_path, batches=20, autoresume=True)
     assert [record['batch'] for record in read_history(tmp_path)] == [0, 1, 2, *range(10, 21)]
 
