@@ -23,7 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to a parser."""
     parser.add_argument('yaml', help='the YAML of a run, such as yamls/digits/kd.yaml')
     parser.add_argument(
-        'overrides', nargs='*', metavar='key=value', help='overrides, such as device_train_microbatch_size=16'
+        'overrides',
+        nargs='*',
+        default=[],
+        metavar='key=value',
+        help='overrides, such as device_train_microbatch_size=16',
     )
     parser.add_argument('--batches', type=positive, default=10, metavar='N', help='steps to measure (default: 10)')
     parser.add_argument('--out', metavar='DIR', help='folder of the results (default: runs/<run_name>-profile)')

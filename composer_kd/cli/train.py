@@ -19,7 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to a parser."""
     parser.add_argument('yaml', help='the YAML of a run, such as yamls/digits/kd.yaml')
     parser.add_argument(
-        'overrides', nargs='*', metavar='key=value', help='overrides, such as max_duration=2ep optimizer.lr=0.01'
+        'overrides',
+        nargs='*',
+        default=[],
+        metavar='key=value',
+        help='overrides, such as max_duration=2ep optimizer.lr=0.01',
     )
 
 
