@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
@@ -15,7 +15,7 @@ LABELS = st.lists(st.booleans(), min_size=SIZE * LENGTH, max_size=SIZE * LENGTH)
 
 @pytest.mark.filterwarnings('ignore:The batch has no attention mask')
 @pytest.mark.parametrize('name', TASKS)
-@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 @given(micro=st.integers(1, SIZE), known=LABELS, seed=st.integers(0, 9))
 def test_losses_are_those_of_samples_alone(name, micro, known, seed):
     task, recorder = make_task(name, torch.tensor(known).reshape(SIZE, LENGTH), seed), Recorder()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import numbers
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -105,8 +106,8 @@ class Distillation(DistillationAlgorithm):
 
     Raises:
         ConfigError: If a setting is out of range, or another algorithm of the run is incompatible with this one.
-        TeacherError: If the logits of a teacher and the student differ in shape (before training, at the latest before
-            any optimizer step).
+        TeacherError: If the logits of a teacher and the student differ in shape (before training where they can be
+            measured, else before any optimizer step).
         CheckpointError: If a teacher's weights cannot be loaded.
         LossError: If the loss returns something other than a finite scalar.
 
@@ -149,8 +150,7 @@ class Distillation(DistillationAlgorithm):
         self._events = {id(event) for event in wanted}
         self._fits = False  # whether the shapes of the teachers' logits have been checked
         # What the first labels and the model's own loss settle: each check is made until it returns True.
-        check_labels = partial(check_one_label, losses=self.criterion.of_softmax)
-        self._unsettled: list[Callable[..., bool]] = [check_alignment, check_labels]
+        self._unsettled: list[Callable[..., bool]] = []
         self._count = BatchCount()
         self._model: nn.Module | None = None
         self._smoothing: LabelSmoothing | None = None
@@ -255,7 +255,8 @@ class Distillation(DistillationAlgorithm):
         self._count = BatchCount(dist.get_world_size(), self._form, self.criterion.needs_features)
         self._model = state.model
         self._smoothing = next((other for other in state.algorithms if isinstance(other, LabelSmoothing)), None)
-        self._fits = self._aligned = False  # this object may have taught another student before
+        self._fits = False  # this object may have taught another student before
+        self._unsettled = [check_alignment, partial(check_one_label, losses=self.criterion.of_softmax)]
         self._events.discard(id(Event.BEFORE_LOSS))
         if reads_loss(state.model):
             self._events.add(id(Event.BEFORE_LOSS))
@@ -342,7 +343,9 @@ class Distillation(DistillationAlgorithm):
     def _expect(self, state: State, teachers: Sequence[Teacher]) -> None:
         """Tells the evaluation the shapes of logits that training does not compare."""
         with contextlib.suppress(TeacherError):  # a student without logits
-            student = logits_of(state.outputs, 'the student')
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')  # no match compares these logits, whichever is the first
+                student = logits_of(state.outputs, 'the student')
             shapes = {teacher.name: logits_shape(teacher, self._form.split(state.batch)[0]) for teacher in teachers}
             self.evaluation.expect(student.shape, {name: s for name, s in shapes.items() if s is not None})
 

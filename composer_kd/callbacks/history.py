@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pathlib
 import time
 import uuid
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
@@ -163,7 +165,9 @@ class HistoryLogger(LoggerDestination):
             assert self._state is not None
             now = self._state.timestamp
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            records = _kept(self.file, self.run_id, now.batch.value) or [
+            found = _kept(self.file, self.run_id, now.batch.value)
+            _say_what_is_missing(self.file, found, now.batch.value)
+            records = found or [
                 {**{unit: getattr(now, unit).value for unit in ('batch', 'epoch', 'sample')}, _RUN: self.run_id}
             ]
             for record in records:
@@ -228,15 +232,30 @@ def _records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
 
 
 def _kept(path: pathlib.Path, run_id: str, batch: int) -> list[dict[str, Any]]:
-    """Returns the records up to a checkpoint, if the file belongs to the run that saved it."""
+    """Returns the records up to a checkpoint, if the file is of the run that saved it; sets a damaged one aside."""
     if not path.is_file():
         return []
     try:
         records = list(_records(path))
-    except ConfigError:
-        return []  # another file of that name
+    except ConfigError as error:
+        aside = path.with_name(f'{path.name}.damaged')
+        os.replace(path, aside)
+        warnings.warn(f'{error}. It is kept as {aside.name}, and the history starts anew', stacklevel=2)
+        return []
     mine = any(record.get(_RUN) == run_id for record in records[:1])
     return [record for record in records if record['batch'] <= batch] if mine else []
+
+
+def _say_what_is_missing(path: pathlib.Path, records: list[dict[str, Any]], batch: int) -> None:
+    """Warns if the file ends before the checkpoint that a run goes on from, as after a power cut.
+
+    The numbers of a batch stand at the number of batches before it, and each batch has some.
+    """
+    last = records[-1]['batch'] if records else batch
+    if last < batch - 1:
+        warnings.warn(
+            f'{path} ends too early: nothing is known of the batches from {last + 1} to {batch}', stacklevel=2
+        )
 
 
 def _line(record: dict[str, Any]) -> str:

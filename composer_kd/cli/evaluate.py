@@ -21,12 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Evaluates the checkpoints and prints a table."""
-    from composer_kd.config.yaml_source import require_file
+    from composer_kd.config.yaml_file import require_file
 
     if options.config is not None:
         require_file(options.config)
-    from rich.console import Console
-
+    from composer_kd.presentation.console import terminal
     from composer_kd.runs.evaluate import as_table, evaluate_all
 
-    Console().print(as_table(evaluate_all(options.checkpoints, options.config)), highlight=False)
+    terminal().print(as_table(evaluate_all(options.checkpoints, options.config)), highlight=False)

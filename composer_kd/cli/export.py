@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
     """Exports the student, and lists the written files."""
     import shlex
 
-    from composer_kd.config.yaml_source import require_file
+    from composer_kd.config.yaml_file import require_file
     from composer_kd.errors import ConfigError, nearest
 
     unknown = [name for name in options.to if name not in FORMATS]
@@ -53,12 +53,11 @@ def run(options: argparse.Namespace) -> None:
         raise ConfigError('\n'.join(f'--to: unknown format {name!r}{nearest(name, FORMATS)}' for name in unknown))
     if options.config is not None:
         require_file(options.config)
-    from rich.console import Console
-
+    from composer_kd.presentation.console import terminal
     from composer_kd.presentation.units import bytes_text
     from composer_kd.workflows.export.export import export_run
 
-    console = Console(soft_wrap=True)
+    console = terminal(soft_wrap=True)
     given = {'--out': options.out, '--bench': options.bench, '--config': options.config}
     words = [options.run_, '--to', *options.to, *(w for k, v in given.items() if v is not None for w in (k, v))]
 

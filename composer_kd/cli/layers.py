@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to a parser."""
     parser.add_argument('model', metavar='MODEL', help='a YAML file, a name, or a dotted path')
     parser.add_argument(
-        'settings', nargs='*', metavar='key=value', help='overrides of the YAML or options of the model'
+        'overrides', nargs='*', metavar='key=value', help='overrides of the YAML or options of the model'
     )
     parser.add_argument('--input', type=shape, metavar='1,3,32,32', help='shape of the input, the batch first')
 
@@ -33,15 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Prints a table for each model."""
     if options.model.endswith(('.yaml', '.yml')):
-        from composer_kd.config.yaml_source import require_file
+        from composer_kd.config.yaml_file import require_file
 
         require_file(options.model)
-    from rich.console import Console
-
+    from composer_kd.presentation.console import terminal
     from composer_kd.workflows.layers import show_layers
 
-    console = Console()
+    console = terminal()
     if not console.is_terminal:
-        console = Console(width=WIDTH_OF_FILES)  # keeps each path in one line
-    for table in show_layers(options.model, options.settings, options.input):
+        console = terminal(width=WIDTH_OF_FILES)  # keeps each path in one line
+    for table in show_layers(options.model, options.overrides, options.input):
         console.print(table, highlight=False)

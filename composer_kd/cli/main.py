@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Traceback (most recent call last):
         composer_kd.errors.ConfigError: no configuration file 'no_such.yaml'...
     """
-    options = _parser().parse_args(arguments)
+    options = _parsed(arguments)
     try:
         with trusting(getattr(options, 'allow_imports', ())):
             options.run(options)
@@ -83,6 +83,17 @@ def _leave_others(status: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the arguments; ``key=value`` may stand behind options too, which argparse alone does not allow."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and (not hasattr(options, 'overrides') or any(one.startswith('-') for one in rest)):
+        parser.error(f'unrecognized arguments: {" ".join(rest)}')
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -23,7 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to a parser."""
     parser.add_argument('yaml', help='the YAML of a run, such as yamls/digits/kd.yaml')
     parser.add_argument(
-        'overrides', nargs='*', metavar='key=value', help='overrides, such as device_train_microbatch_size=16'
+        'overrides',
+        nargs='*',
+        default=[],
+        metavar='key=value',
+        help='overrides, such as device_train_microbatch_size=16',
     )
     parser.add_argument('--batches', type=positive, default=10, metavar='N', help='steps to measure (default: 10)')
     parser.add_argument('--out', metavar='DIR', help='folder of the results (default: runs/<run_name>-profile)')
@@ -31,13 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints a table and writes the trace, the chart and the numbers."""
-    from composer_kd.config.yaml_source import require_file
+    from composer_kd.config.yaml_file import require_file
 
     require_file(options.yaml)
     from composer.utils import dist
-    from rich.console import Console
 
     from composer_kd.config.load import load_config
+    from composer_kd.presentation.console import terminal
     from composer_kd.workflows.profile.report import table
     from composer_kd.workflows.profile.run import FILES, default_folder, profile
 
@@ -45,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
     folder = options.out or default_folder(config)
     times = profile(config, options.batches, folder)
     if dist.get_global_rank() == 0:
-        console = Console()
+        console = terminal()
         console.print(table(times), highlight=False)
         written = ', '.join(name for name in FILES if (pathlib.Path(folder) / name).is_file())
         for line in (*times.notes, f'{written} are in {folder}'):

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Writes the report."""
     if options.config is not None:
-        from composer_kd.config.yaml_source import require_file
+        from composer_kd.config.yaml_file import require_file
 
         require_file(options.config)
     from composer_kd.workflows.report import ReportOptions, report

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Runs the sweep offline, or as a sweep of Weights & Biases."""
-    from composer_kd.config.yaml_source import require_file
+    from composer_kd.config.yaml_file import require_file
     from composer_kd.errors import ConfigError
 
     require_file(options.yaml)  # before torch is imported, to report a mistyped name at once

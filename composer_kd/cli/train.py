@@ -19,13 +19,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to a parser."""
     parser.add_argument('yaml', help='the YAML of a run, such as yamls/digits/kd.yaml')
     parser.add_argument(
-        'overrides', nargs='*', metavar='key=value', help='overrides, such as max_duration=2ep optimizer.lr=0.01'
+        'overrides',
+        nargs='*',
+        default=[],
+        metavar='key=value',
+        help='overrides, such as max_duration=2ep optimizer.lr=0.01',
     )
 
 
 def run(options: argparse.Namespace) -> None:
     """Checks the configuration and trains."""
-    from composer_kd.config.yaml_source import require_file
+    from composer_kd.config.yaml_file import require_file
 
     require_file(options.yaml)  # before torch is imported, to report a mistyped name at once
     from composer_kd.config.load import load_config

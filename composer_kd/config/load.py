@@ -12,7 +12,7 @@ from composer_kd.config.check import check
 from composer_kd.config.markers import Component
 from composer_kd.config.registry import SCOPES
 from composer_kd.config.schema import RunConfig
-from composer_kd.config.secrets import hidden
+from composer_kd.config.secrets import addresses_with_secrets, hidden
 from composer_kd.config.trust import packages_in, trusting
 from composer_kd.config.yaml_source import read_source
 
@@ -84,6 +84,10 @@ def load_part(path: str | pathlib.Path, schema: type[T], believed: bool = True) 
     source.data = {key: value for key, value in source.data.items() if key in wanted}
     source.faults = [fault for fault in source.faults if re.split(r'[.:]', fault)[0] in wanted]
     if not believed:
+        source.faults += [
+            f'{path}: {written!r} would send a value from this machine to that address. Give the YAML itself (--config)'
+            for path, written in addresses_with_secrets(source.data)
+        ]
         with trusting(record=source.path.parent, remedy='--allow-imports {package} on the command line'):
             return check(source, schema)
     with trusting(allowed, _record(source.path)):

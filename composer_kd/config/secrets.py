@@ -3,51 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import MISSING
-from typing_extensions import override
 
-from composer_kd.presentation.addresses import without_credentials
+from composer_kd.presentation.addresses import Secret, without_credentials
 
-__all__ = ['Secret', 'Secrets', 'hidden']
+__all__ = ['Secret', 'Secrets', 'addresses_with_secrets', 'hidden']
 
 # Resolvers that only combine what is in the file; all others, and those of a user's own, may read secrets.
 _WITHIN = re.compile(r'\$\{\s*oc\.(select|create|decode|deprecated|dict\.keys|dict\.values)\s*:')
 _OUTSIDE = re.compile(r'\$\{[^}:]*:')  # ${resolver:...}
 _PUT_TOGETHER = re.compile(r'\$\{[^}:]*\$\{')  # ${variables.${name}}, which may lead to any key of the file
-
-
-class Secret(str):
-    """A text that came from outside the file, with the interpolation that stands for it.
-
-    It is passed on like any text; messages show the interpolation, and ``as_mapping`` writes it.
-
-    Args:
-        value: The text.
-        written: The interpolation.
-
-    Example:
-        >>> token = Secret('s3cr3t', '${oc.env:TOKEN}')
-        >>> token == 's3cr3t', repr(token)
-        (True, "'${oc.env:TOKEN}'")
-    """
-
-    written: str
-
-    @override
-    def __new__(cls, value: str, written: str) -> Secret:
-        made = super().__new__(cls, value)
-        made.written = written
-        return made
-
-    @override
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Secret, (str(self), self.written)
-
-    @override
-    def __repr__(self) -> str:
-        return repr(self.written)
 
 
 class Secrets:
@@ -98,6 +66,22 @@ def hidden(node: Any) -> Any:
     if isinstance(node, list):
         return [hidden(value) for value in node]
     return without_credentials(node) if isinstance(node, str) else node
+
+
+def addresses_with_secrets(node: Any, path: str = '') -> Iterator[tuple[str, str]]:
+    """Yields the keys and interpolations of addresses that values from outside the file are part of.
+
+    Whoever wrote the file would be sent them.
+
+    Example:
+        >>> list(addresses_with_secrets({'a': [Secret('http://x/s3cr3t', 'http://x/${oc.env:KEY}')]}))
+        [('a.0', 'http://x/${oc.env:KEY}')]
+    """
+    if isinstance(node, (dict, list)):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from addresses_with_secrets(value, f'{path}.{key}' if path else str(key))
+    elif isinstance(node, Secret) and '://' in node:
+        yield path, node.written
 
 
 def concealed(node: Any) -> Any:

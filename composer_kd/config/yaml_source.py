@@ -1,4 +1,4 @@
-"""Reads a YAML file, applies the command line's overrides, and resolves interpolations ``${...}``."""
+"""The content of a YAML file with the command line's overrides, and its interpolations ``${...}`` resolved."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import pathlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
-import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError
 
 from composer_kd.config.secrets import Secret, Secrets, concealed
+from composer_kd.config.yaml_file import MOST_LEVELS, NOT_YAML, read_mapping, with_names
 from composer_kd.errors import ConfigError, nearest
 
-__all__ = ['UNRESOLVED', 'Source', 'load_yaml', 'read_settings', 'read_source', 'require_file']
+__all__ = ['UNRESOLVED', 'Source', 'read_settings', 'read_source']
 
 
 class _Unresolved:
@@ -28,14 +28,7 @@ class _Unresolved:
 
 UNRESOLVED = _Unresolved()
 _UNWRITABLE = re.compile('[\0\ud800-\udfff]')
-MOST_LEVELS = 40  # of mappings and lists in each other
-MOST_VALUES = 100_000
-MOST_BITS = 2000  # of a number; Python cannot print much longer ones
-MOST_BYTES = 10_000_000
 MOST_WHOLE = 2**63  # larger numbers overflow in torch, in tables and in files
-
-# What YAML and OmegaConf raise for a file that is wrong: ValueError for numbers and dates, RecursionError for depth.
-_NOT_YAML = (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError, TypeError, AttributeError)
 
 
 @dataclass
@@ -78,7 +71,7 @@ def read_source(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Sour
         {'optimizer': {'lr': 0.001}}
     """
     path = pathlib.Path(path)
-    raw = _read(path)
+    raw = read_mapping(path)
     source = Source(path, raw)
     for override in overrides:
         _override(source, override)
@@ -105,105 +98,6 @@ def read_settings(settings: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     return _resolved(source), source.faults
 
 
-def require_file(path: str | pathlib.Path) -> None:
-    """Checks that a YAML file exists; fast, because it does not import torch.
-
-    Args:
-        path: The path of the file.
-
-    Raises:
-        ConfigError: If the file does not exist; lists the nearest files.
-    """
-    path = pathlib.Path(path)
-    try:
-        if path.is_dir():
-            raise ConfigError(f'{str(path)!r} is a folder: expected a YAML file{_nearest_files(path / "*")}')
-        if path.exists() and not path.is_file():  # a FIFO would be waited for, a device never ends
-            raise ConfigError(f'{str(path)!r} is no regular file: expected a YAML file')
-        if not path.is_file():
-            raise ConfigError(f'no configuration file {str(path)!r}{_nearest_files(path)}')
-    except (OSError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f'no configuration file {str(path)[:200]!r}: {error}') from error
-
-
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    require_file(path)
-    try:
-        written = load_yaml(path)
-        if not written:
-            raise ConfigError(f'{path} is empty: expected keys such as model, optimizer, train_loader')
-        if not isinstance(written, dict):
-            raise ConfigError(f'{path}: expected keys such as model, optimizer, train_loader; got {written!r}')
-        content = cast('dict[Any, Any]', OmegaConf.to_container(OmegaConf.load(path), resolve=False))
-    except _NOT_YAML as error:
-        raise ConfigError(f'{path} is not valid YAML: {error or type(error).__name__}') from error
-    return _with_names(content)
-
-
-def load_yaml(path: pathlib.Path) -> Any:
-    """Reads a YAML file as it stands, without interpolations.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its content.
-
-    Raises:
-        ConfigError: If it is no YAML, larger than any configuration, or nested too deeply.
-    """
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ConfigError(f'{path} is no configuration: it has {path.stat().st_size:,} bytes')
-        content = yaml.safe_load(path.read_text(encoding='utf-8'))
-        _measure(content, path)
-        return content
-    except _NOT_YAML as error:
-        raise ConfigError(f'{path} is not valid YAML: {error or type(error).__name__}') from error
-
-
-def _measure(content: Any, path: pathlib.Path) -> None:
-    """Refuses content that is nested too deeply, or that aliases would blow up, before anything expands it."""
-    level, seen = [content], 0
-    for _ in range(MOST_LEVELS):
-        level = [one for node in level for one in _inside(node)]
-        strange = next((one for one in level if isinstance(one, bytes | set | tuple)), None)
-        if strange is not None:
-            raise ConfigError(f'{path} is no configuration: it holds {type(strange).__name__}, {strange!r:.80}')
-        if any(isinstance(one, int) and one.bit_length() > MOST_BITS for one in level):
-            raise ConfigError(f'{path} is no configuration: it holds a number of more than {MOST_BITS} bits')
-        seen += len(level)
-        if not level:
-            return
-        if seen > MOST_VALUES:
-            raise ConfigError(f'{path} is no configuration: it has more than {MOST_VALUES:,} values')
-    raise ConfigError(f'{path} is no configuration: it is nested more than {MOST_LEVELS} levels deep')
-
-
-def _inside(node: Any) -> list[Any]:
-    if isinstance(node, dict):
-        return list(node.values())
-    return node if isinstance(node, list) else []
-
-
-def _with_names(node: Any) -> Any:
-    """Converts keys to strings: YAML 1.1 reads the key ``on`` of a match as ``True``."""
-    if isinstance(node, dict):
-        booleans: dict[Any, str] = {True: 'on', False: 'off'}
-        names = [booleans[key] if isinstance(key, bool) else str(key) for key in node]
-        return {name: _with_names(value) for name, value in zip(names, node.values())}
-    return [_with_names(item) for item in node] if isinstance(node, list) else node
-
-
-def _nearest_files(path: pathlib.Path) -> str:
-    found = {file.as_posix() for file in (*path.parent.glob('*.yaml'), *pathlib.Path('yamls').glob('*/*.yaml'))}
-    if not found:
-        return f'; there are no .yaml files in {path.parent} either (looked from {pathlib.Path.cwd()})'
-    return nearest(path.as_posix(), found)
-
-
 def _override(source: Source, override: str) -> None:
     key, equals, text = override.partition('=')
     key = key.strip().lstrip('-')
@@ -212,13 +106,13 @@ def _override(source: Source, override: str) -> None:
         return
     try:
         value = OmegaConf.to_container(OmegaConf.from_dotlist([f'value={text}']), resolve=False)['value']  # type: ignore
-    except _NOT_YAML as error:
+    except NOT_YAML as error:
         source.faults.append(f'{override!r}: the value is not valid YAML ({_first_line(error)})')
         return
     if not text.strip():
         source.faults.append(f'{override!r}: the value is empty; write {key}=null for none')
         return
-    _put(source, key, _with_names(value), override)
+    _put(source, key, with_names(value), override)
 
 
 def _put(source: Source, key: str, value: Any, override: str) -> None:
@@ -252,7 +146,7 @@ def _put(source: Source, key: str, value: Any, override: str) -> None:
 def _resolved(source: Source) -> dict[str, Any]:
     try:
         return _resolve(OmegaConf.create(source.data), source.data, '', source, Secrets(source.data))
-    except _NOT_YAML as error:
+    except NOT_YAML as error:
         raise ConfigError(f'{source.path}: {_first_line(error)}') from error
 
 

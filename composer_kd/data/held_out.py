@@ -95,7 +95,8 @@ class HeldOut(Dataset[Any]):
 def held_out_indices(targets: Sequence[int], share: float, seed: int = 0) -> list[int]:
     """Chooses the samples to hold out, with the same share of each class.
 
-    With the same seed, a larger share includes all samples of a smaller share.
+    With the same seed, a larger share includes all samples of a smaller share. The number of each class is that of the
+    share, give or take one sample, or a few if there are many classes of very different sizes.
 
     Args:
         targets: The class of each sample; ``UNLABELLED`` for samples without a label.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from composer_kd.data.counter_random import uniforms
+from composer_kd.data.counter_random import small_integers
 from composer_kd.errors import ConfigError
 
 __all__ = ['ImageTensors', 'crop_and_flip', 'random_crop_and_flip']
@@ -113,10 +113,9 @@ class ImageTensors(Dataset[tuple[Tensor, int]]):
         """
         x = self.images[torch.as_tensor(indices)]
         if self.pad or self.flip:
-            top, left, side = torch.from_numpy(uniforms(seeds, 3)).unbind(1)
             places = 2 * self.pad + 1
-            mirrored = side.lt(0.5) if self.flip else None
-            x = crop_and_flip(x, self.pad, top.mul(places).long(), left.mul(places).long(), mirrored)
+            top, left, side = torch.from_numpy(small_integers(seeds, (places, places, 2)))
+            x = crop_and_flip(x, self.pad, top, left, side.bool() if self.flip else None)
         return self._finished(x, indices)
 
     def extra_repr(self) -> str:
@@ -171,7 +170,11 @@ def crop_and_flip(x: Tensor, pad: int, top: Tensor, left: Tensor, mirrored: Tens
         >>> crop_and_flip(torch.tensor([[[[1.0, 2.0, 3.0]]]]), 1, one, one * 2, one.bool())
         tensor([[[[0., 3., 2.]]]])
     """
-    count, _, height, width = x.shape
-    windows = F.pad(x, (pad, pad, pad, pad)).unfold(2, height, 1).unfold(3, width, 1)
-    x = windows[torch.arange(count), :, top, left]
-    return x if mirrored is None else torch.where(mirrored.view(count, 1, 1, 1), x.flip(3), x)
+    count, channels, height, width = x.shape
+    columns = torch.arange(width)
+    if mirrored is not None:
+        columns = torch.where(mirrored.unsqueeze(1), columns.flip(0), columns)
+    rows = (top.unsqueeze(1) + torch.arange(height)).unsqueeze(2)
+    places = rows * (width + 2 * pad) + (left.unsqueeze(1) + columns).unsqueeze(1)
+    places = places.view(count, 1, height * width).expand(count, channels, height * width)
+    return F.pad(x, (pad, pad, pad, pad)).flatten(2).gather(2, places).view(x.shape)  # faster than windows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from composer_kd.errors import ConfigError
 
 __all__ = ['Randomness', 'check_repeatable', 'generators_in', 'is_random', 'spread_over']
 
+MOST_PARTS = 100  # of a list or mapping that is looked into; longer ones are data
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
@@ -121,13 +123,11 @@ def spread_over(length: int, count: int) -> list[int]:
     return sorted({int(index) for index in np.linspace(0, length - 1, min(count, length))})
 
 
-def generators_in(value: Any, path: str = '', depth: int = 8) -> Iterator[str]:
+def generators_in(value: Any) -> Iterator[str]:
     """Yields where an object holds random generators, in its attributes and those of what it holds.
 
     Args:
-        value: The object.
-        path: The name of the object.
-        depth: How deep to look.
+        value: The object. Mappings and sequences with more than ``MOST_PARTS`` entries count as data, and are left out.
 
     Yields:
         ``'transform.rng (numpy.random._generator.Generator)'``.
@@ -138,19 +138,24 @@ def generators_in(value: Any, path: str = '', depth: int = 8) -> Iterator[str]:
         >>> list(generators_in({'steps': [Jitter()]}))
         ['steps.0.rng (random.Random)']
     """
-    if isinstance(value, _GENERATORS):
-        yield f'{path} ({type(value).__module__}.{type(value).__qualname__})'
-        return
+    waiting, seen = [('', value)], set()
+    while waiting:
+        path, held = waiting.pop(0)
+        if isinstance(held, _GENERATORS):
+            yield f'{path} ({type(held).__module__}.{type(held).__qualname__})'
+        elif id(held) not in seen:
+            seen.add(id(held))
+            waiting += [(f'{path}.{name}' if path else str(name), part) for name, part in _parts_of(held)]
+
+
+def _parts_of(value: Any) -> list[tuple[Any, Any]]:
     if isinstance(value, Mapping):
-        parts: Any = value.items()
+        parts = list(value.items()) if len(value) <= MOST_PARTS else []
     elif isinstance(value, (list, tuple)):
-        parts = enumerate(value)
+        parts = list(enumerate(value)) if len(value) <= MOST_PARTS else []
     else:
-        parts = getattr(value, '__dict__', {}).items()
-    if depth == 0 or len(parts if hasattr(parts, '__len__') else value) > 100:  # long lists are data
-        return
-    for name, part in parts:
-        yield from generators_in(part, f'{path}.{name}' if path else str(name), depth - 1)
+        parts = list(getattr(value, '__dict__', {}).items())
+    return [] if isinstance(value, (type, ModuleType)) else parts
 
 
 def _differing(indices: Sequence[int], first: Sequence[str], second: Sequence[str]) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 __all__ = ['kept_random_state', 'seed_everything', 'seeded_items']
 
+_LOADING = {'get_seeded', '__getitem__', '__getitems__'}
 _MULTIPLIER = 0xD1342543DE82EF95  # odd and without pattern; any such number will do
 
 
@@ -21,8 +23,9 @@ def seeded_items(dataset: Any, indices: Sequence[int], seeds: NDArray[np.uint64]
 
     A data set may load them at once, in a method of its own: ``get_seeded(indices, seeds)``, with the arguments and the
     result of this function, must give each sample as a function of its index and its seed alone
-    (:func:`.uniforms` draws numbers from seeds). For any other data set, ``dataset[index]`` runs with torch's, NumPy's
-    and :mod:`random`'s global states set from the seed. These states are afterwards as they were.
+    (:func:`.uniforms` draws numbers from seeds). It is left aside in a subclass that loads samples in another way. For
+    any other data set, ``dataset[index]`` runs with torch's, NumPy's and :mod:`random`'s global states set from the
+    seed. These states are afterwards as they were.
 
     Args:
         dataset: A map-style data set.
@@ -39,15 +42,21 @@ def seeded_items(dataset: Any, indices: Sequence[int], seeds: NDArray[np.uint64]
         >>> seeded_items(Noise(), [0, 1, 2], seeds)
         [0.0, 1.83, 2.0]
     """
-    at_once = getattr(dataset, 'get_seeded', None)
-    if at_once is not None:
-        return list(at_once(indices, seeds))
+    if _loads_seeded(dataset.__class__):
+        return list(dataset.get_seeded(indices, seeds))
     items = []
     with kept_random_state() as seed_with:
         for index, seed in zip(indices, seeds.tolist()):
             seed_with(seed)
             items.append(dataset[index])
     return items
+
+
+@cache
+def _loads_seeded(kind: type) -> bool:
+    """Whether a class has ``get_seeded``, and none before it in the order of its bases loads samples in another way."""
+    first = next((one for one in kind.__mro__ if vars(one).keys() & _LOADING), kind)
+    return 'get_seeded' in vars(first)
 
 
 @contextmanager
@@ -79,9 +88,9 @@ def kept_random_state() -> Iterator[Callable[[int], None]]:
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds the global random states of torch (on the CPU), NumPy and :mod:`random`, in about 6 microseconds.
+    """Seeds the global random states of torch (on the CPU), NumPy and :mod:`random`.
 
-    ``torch.manual_seed`` would also seed accelerators, which takes ten times as long.
+    ``torch.manual_seed`` would also seed accelerators, which takes much longer.
 
     Args:
         seed: From 0 to ``2**64 - 1``. Torch reads its lower 32 bits. NumPy gets 32 bits of a product with it, as both

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import operator
+from collections.abc import Iterable, Iterator
+from functools import cache, partial
+from typing import Any, ClassVar
 
 from typing_extensions import override
 
-__all__ = ['ViewIndex', 'first_items']
+__all__ = ['ViewIndex', 'first_items', 'in_view']
 
 
 class ViewIndex(int):
@@ -24,19 +27,40 @@ class ViewIndex(int):
         (ViewIndex(7, view=2), 2, 'b')
     """
 
-    view: int
+    __slots__ = ()
+    view: ClassVar[int]  # of a subclass for each view: instances are as small and as fast as plain integers
 
     @override
     def __new__(cls, sample: int, view: int) -> ViewIndex:
-        index = super().__new__(cls, sample)
-        index.view = view
-        return index
+        return int.__new__(_class_of(view), sample)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ViewIndex, (int(self), self.view)
 
     def __repr__(self) -> str:
         return f'ViewIndex({int(self)}, view={self.view})'
+
+
+def in_view(indices: Iterable[int], view: int) -> Iterator[ViewIndex]:
+    """Adds a view to indices; much faster than `ViewIndex` for each of them.
+
+    Args:
+        indices: Plain indices.
+        view: The view.
+
+    Returns:
+        An iterator of the indices with their view.
+
+    Example:
+        >>> list(in_view([3, 4], view=1))
+        [ViewIndex(3, view=1), ViewIndex(4, view=1)]
+    """
+    return map(partial(int.__new__, _class_of(view)), map(operator.index, indices))
+
+
+@cache
+def _class_of(view: int) -> type[ViewIndex]:
+    return type('ViewIndex', (ViewIndex,), {'__slots__': (), 'view': view, '__module__': __name__})
 
 
 def first_items(dataset: Any, count: int) -> list[Any]:

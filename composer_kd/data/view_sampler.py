@@ -8,7 +8,7 @@ from typing import Any
 from composer.utils import dist
 from torch.utils.data import DistributedSampler
 
-from composer_kd.data.view_index import ViewIndex
+from composer_kd.data.view_index import in_view
 from composer_kd.errors import ConfigError
 
 __all__ = ['ViewSampler']
@@ -71,14 +71,13 @@ class ViewSampler(DistributedSampler[int]):
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[int]:
-        view = self.view
-        for index in self.sampler:
-            if not isinstance(index, int):
-                raise ConfigError(
-                    f'sampler: expected integers, got {type(index).__name__}; wrap the sampler of samples, and let '
-                    'DataLoader make the batches.'
-                )
-            yield ViewIndex(index, view)
+        try:
+            yield from in_view(self.sampler, self.view)
+        except TypeError as error:
+            raise ConfigError(
+                f'sampler: expected one that gives integers, got another in {type(self.sampler).__name__}: {error}; '
+                'wrap the sampler of samples, and let DataLoader make the batches.'
+            ) from error
 
 
 def _sharing(sampler: Any) -> tuple[Any, int, int, dict[str, Any]]:

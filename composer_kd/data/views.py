@@ -97,10 +97,13 @@ class SeededViews(Dataset[Any]):
             IndexError: If an index is outside of the data set.
         """
         samples = [int(index) for index in indices]
-        views = self._views_of(indices)
         if samples and not 0 <= min(samples) <= max(samples) < len(self):
-            raise IndexError(f'indices: expected numbers from 0 to {len(self) - 1}, got {min(samples)}, {max(samples)}')
-        return seeded_items(self.dataset, samples, sample_seeds(self.seed, np.array(views), samples))
+            raise IndexError(f'indices: expected numbers from 0 to {len(self) - 1}, got {samples}')
+        views = self._views_of(indices)
+        if len(set(views)) == 1:
+            return seeded_items(self.dataset, samples, sample_seeds(self.seed, views[0], samples))
+        seeds = [sample_seeds(self.seed, view, [sample]) for view, sample in zip(views, samples)]
+        return seeded_items(self.dataset, samples, np.concatenate(seeds)) if seeds else []
 
     def sampler(self, shuffle: bool = True, seed: int = 0, drop_last: bool = False) -> ViewSampler:
         """Makes a sampler of this data set, with one view in each epoch; for this process and its share of the samples.
@@ -120,21 +123,21 @@ class SeededViews(Dataset[Any]):
         )
         return ViewSampler(inner, self.views)
 
-    def _views_of(self, indices: Sequence[int]) -> list[int]:
-        views = [getattr(index, 'view', None) for index in indices]
+    def _views_of(self, indices: Sequence[Any]) -> list[int]:
         if self.views == 1:
-            return [0] * len(views)
-        if None in views:
+            return [0] * len(indices)
+        try:
+            views = [index.view for index in indices]
+        except AttributeError as error:
             raise ConfigError(
-                f'SeededViews: index {indices[views.index(None)]!r} does not say which of {self.views} views it means. '
+                f'SeededViews: an index without a view, of which there are {self.views}; got {list(indices)[:3]}. '
                 'Load with DataLoader(..., sampler=views.sampler()), or ViewSampler(sampler, views) around a sampler '
                 'of your own; put HeldOut, Subset and other choices of samples inside SeededViews, as they lose the '
                 'view of an index; and read a single sample as views[ViewIndex(index, view)].'
-            )
-        known = [view for view in views if view is not None]
-        if known and not 0 <= min(known) <= max(known) < self.views:
+            ) from error
+        if views and not 0 <= min(views) <= max(views) < self.views:
             raise ConfigError(
-                f'SeededViews: expected views from 0 to {self.views - 1}, got {min(known)} to {max(known)}; '
+                f'SeededViews: expected views from 0 to {self.views - 1}, got {min(views)} to {max(views)}; '
                 f'make the sampler with the same number of views: ViewSampler(sampler, {self.views}).'
             )
-        return known
+        return views

@@ -18,8 +18,9 @@ from composer_kd.features.hooks import FeatureHooks, LayerNotRun
 from composer_kd.losses.sparse import TeacherLogits
 from composer_kd.matches.auxiliary import AuxiliaryModules
 from composer_kd.matches.binding import bind, layers_of, refuse_shared_modules
-from composer_kd.matches.dry_run import dry_run, measure
+from composer_kd.matches.dry_run import dry_run, measure, runs_anywhere
 from composer_kd.matches.match import Match, as_matches
+from composer_kd.matches.softmax import ignores_level
 from composer_kd.matches.term import Key, LossTerm
 from composer_kd.schedules import value_at
 from composer_kd.spans import TEACHER_FORWARD, labelled
@@ -172,7 +173,7 @@ class Criterion:
                 self.auxiliary.take_in(state, term)
         if state.train_dataloader is None:
             return  # an evaluation needs no modules; `attach` checks again at FIT_START
-        if not self.needs_features and not _runs_anywhere(state):
+        if not self.needs_features and not runs_anywhere(state):
             return  # logits are compared at the first batch
         try:
             samples = measure(state, self.pool, self.terms, form)
@@ -316,7 +317,7 @@ class Criterion:
 
     def of_softmax(self, logits: Tensor) -> list[str]:
         """The names of the matches whose loss compares a softmax of logits ``(B, C)``."""
-        found = [term.match.name for term in self.terms if term.match.on_logits and term.adapter.ignores_level(logits)]
+        found = [one.match.name for one in self.terms if one.match.on_logits and ignores_level(one.adapter, logits)]
         return list(dict.fromkeys(found))
 
     def end_batch(self) -> None:
@@ -333,12 +334,6 @@ class Criterion:
         """
         for term in self.terms:
             term.adapter.finite_check.poll(wait=True)
-
-
-def _runs_anywhere(state: State) -> bool:
-    """Whether one rank alone may run the student, on samples of any number: it is neither sharded nor compiled."""
-    compiled = any(hasattr(module, '_orig_mod') for module in state.model.modules())
-    return state.fsdp_config is None and state.tp_config is None and not compiled
 
 
 def _weighted_mean(values: Sequence[tuple[float, Tensor]]) -> Tensor:

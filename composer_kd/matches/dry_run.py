@@ -20,7 +20,7 @@ from composer_kd.errors import TeacherError
 from composer_kd.matches.term import Key, LossTerm
 from composer_kd.teachers import FrozenTeacher, NotMeasured, Shapes, Teacher, TeacherPool, measured
 
-__all__ = ['Samples', 'measure', 'dry_run', 'first_samples']
+__all__ = ['Samples', 'measure', 'dry_run', 'first_samples', 'runs_anywhere']
 
 _MOST = 2**24
 """The most logits that are made for a try: a large vocabulary times long sequences would fill the memory."""
@@ -107,6 +107,12 @@ def dry_run(state: State, terms: Sequence[LossTerm], samples: Samples, form: Bat
                 term.detached_copy().of_features(state, ours, theirs, micro)
             elif None in samples.logits:
                 _try_logits(state, term, samples.logits, known)
+
+
+def runs_anywhere(state: State) -> bool:
+    """Whether one rank alone may run the student, on samples of any number: it is neither sharded nor compiled."""
+    compiled = any(hasattr(module, '_orig_mod') for module in state.model.modules())
+    return state.fsdp_config is None and state.tp_config is None and not compiled
 
 
 def _try_logits(state: State, term: LossTerm, shapes: Mapping[int | None, torch.Size], micro: Microbatch) -> None:

@@ -175,22 +175,6 @@ class LossAdapter:
             raise LossError(f'{advice}. A divergence of one class is constant, so nothing would be learned.')
         self._one_output_is_fine = True
 
-    def ignores_level(self, logits: Tensor) -> bool:
-        """Whether the loss stays as it is when a number is added to all classes, as any loss of a softmax does.
-
-        Args:
-            logits: Some logits ``(B, C)``, without gradient.
-        """
-        rows, twin = at_least_float32(logits), self.detached_copy()
-        extra: dict[str, Any] = {'mask': None} if self._masks_itself else {}
-        if 'labels' in self._wants:
-            extra['labels'] = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
-        try:
-            once, again = (twin._call(rows + level, rows.flip(-1), dict(extra), 0) for level in (0.0, 1.0))
-        except LossError:  # it needs more than logits
-            return False
-        return bool(torch.isclose(once, again, rtol=1e-4, atol=1e-6))
-
     def takes_for_logits(self, student: Feature, teacher: Feature, micro: Microbatch) -> bool:
         """Whether maps ``(B, C, H, W)`` of a layer are logits: for a loss over classes, with a label per pixel.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from composer import Callback, Trainer
+from composer.callbacks import LoadCheckpoint
 from composer.core import State
 from composer.loggers import Logger, LoggerDestination
 from composer.metrics import CrossEntropy
@@ -30,7 +31,7 @@ from composer_kd.errors import Attempts, ComposerKDError, ConfigError
 from composer_kd.models import IndexedClassifier
 from composer_kd.presentation.addresses import without_credentials
 from composer_kd.runs.files import make_folder
-from composer_kd.runs.folder import check_remote, check_unused
+from composer_kd.runs.folder import check_files, check_remote, check_unused
 from composer_kd.runs.loaders import build_loader, check_held_out, evaluation_data
 from composer_kd.runs.preflight import check_autoresume, check_load_path, dry_run
 from composer_kd.runs.resume import check_resumable
@@ -140,6 +141,7 @@ def _build_parts(config: RunConfig) -> _Parts:
     check_stores(config)
     attempt = Attempts()
     attempt(make_folder, config.folder, 'save_folder')
+    check_files(config)  # alone, because the checks below read the files and mend the link
     if config.load_path is not None:
         attempt(check_load_path, config.load_path)
     for check in (check_unused, check_remote, check_resumable, check_autoresume):
@@ -150,6 +152,9 @@ def _build_parts(config: RunConfig) -> _Parts:
     model = attempt(build_model, config.model, getattr(getattr(train_loader, 'dataset', None), 'num_classes', None))
     algorithms = {part.path: attempt(construct_or_say, part) for part in config.algorithms.values()}
     callbacks = [attempt(construct_or_say, part) for part in config.callbacks.values()]
+    for callback in callbacks:
+        if isinstance(callback, LoadCheckpoint):  # it loads as load_path does
+            attempt(check_load_path, callback.load_path)
     loggers = [attempt(construct_or_say, part) for part in config.loggers.values()]
     attempt.finish()
     assert model is not None

@@ -9,17 +9,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import OmegaConf
 from typing_extensions import override
-from yaml import YAMLError
 
 from composer_kd.bench import Candidate
 from composer_kd.config.construct import build_teacher
 from composer_kd.config.load import as_mapping
 from composer_kd.config.schema import TeacherConfig
 from composer_kd.config.secrets import hidden
+from composer_kd.config.yaml_source import read_source
 from composer_kd.deploy import Inference
-from composer_kd.errors import CheckpointError, ConfigError
+from composer_kd.errors import CheckpointError, ComposerKDError, ConfigError
 from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
 from composer_kd.runs.files import CONFIG_FILE, checkpoint_file
 from composer_kd.runs.saved import SavedRun
@@ -181,10 +180,10 @@ def _run_of(checkpoint: str | None) -> str | None:
     if checkpoint is None or '://' in checkpoint:
         return None
     try:
-        written: Any = OmegaConf.load(checkpoint_file(checkpoint).parent / CONFIG_FILE)
-        return written.get('run_name')
-    except (OSError, YAMLError, AttributeError):
+        written = read_source(checkpoint_file(checkpoint).parent / CONFIG_FILE).data.get('run_name')
+    except ComposerKDError:
         return None  # weights outside a run folder
+    return written if isinstance(written, str) else None
 
 
 def evaluation_run(runs: Sequence[SavedRun]) -> SavedRun:

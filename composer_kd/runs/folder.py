@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
 import warnings
 from collections.abc import Iterator
@@ -14,9 +15,9 @@ from composer_kd.callbacks.history import HISTORY_FILE
 from composer_kd.config.schema import RunConfig
 from composer_kd.errors import ConfigError
 from composer_kd.presentation.addresses import without_credentials
-from composer_kd.runs.files import LATEST, LOCK_FILE, METRICS_FILE, checkpoints, make_folder
+from composer_kd.runs.files import CONFIG_FILE, LATEST, LOCK_FILE, METRICS_FILE, checkpoints, make_folder
 
-__all__ = ['alone_in', 'check_remote', 'check_unused', 'clear', 'holds_run']
+__all__ = ['alone_in', 'check_files', 'check_remote', 'check_unused', 'clear', 'holds_run']
 
 SECONDS_TO_WAIT = 8.0
 """The workers of a killed run keep its lock until they notice, which takes them 5 seconds."""
@@ -55,6 +56,32 @@ def check_unused(config: RunConfig) -> None:
     folder = config.folder
     if folder is not None and not _is_asked(config) and holds_run(folder):
         raise _occupied(str(folder), (folder / METRICS_FILE).is_file())
+
+
+def check_files(config: RunConfig) -> None:
+    """Checks that nothing but files lies where a run writes files.
+
+    Args:
+        config: The run that is about to start.
+
+    Raises:
+        ConfigError: If a folder, a pipe, a device or a link to nothing has the name of one of its files: the run would
+            fail when it gets there, wait forever, or write somewhere else.
+    """
+    folder = config.folder
+    if folder is None:
+        return
+    names = (CONFIG_FILE, METRICS_FILE, HISTORY_FILE)
+    places = [*(folder / name for name in names), *(folder / f'{name}.part' for name in names)]
+    places += [*sorted(folder.glob('ep*-ba*-rank*.pt')), folder / LATEST]
+    wrong = [place for place in places if os.path.lexists(place) and not place.is_file()]
+    # A kill between two checkpoints leaves the link to one that is deleted.
+    wrong = [place for place in wrong if place.name != LATEST or not place.is_symlink()]
+    if wrong:
+        raise ConfigError(
+            f'save_folder: {", ".join(map(str, wrong))}: expected a file, got a folder, a pipe, or a link to nothing. '
+            'Remove it, or give this run another run_name=... or save_folder=...'
+        )
 
 
 def check_remote(config: RunConfig) -> None:

@@ -45,7 +45,7 @@ def build_loader(config: LoaderConfig, batch_size: int, seed: int, train: bool) 
         dataset = _part(dataset, config, 'rest' if train else 'held_out')
     views = config.views if train else None
     if views is not None:
-        with _said_of(config):
+        with _said_of(config, '.views: '):
             dataset = SeededViews(dataset, views, config.views_seed)
     if config.with_index:
         dataset = Indexed(dataset)
@@ -134,17 +134,17 @@ def check_held_out(train: DataLoader[Any], evaluation: DataLoader[Any]) -> None:
 
 def _part(dataset: Dataset[Any], config: LoaderConfig, part: str) -> HeldOut:
     assert config.hold_out is not None
-    with _said_of(config):
+    with _said_of(config, '.'):
         return HeldOut(dataset, config.hold_out, part, config.hold_out_seed)
 
 
 @contextlib.contextmanager
-def _said_of(config: LoaderConfig) -> Iterator[None]:
-    """Puts the loader's key in front of errors."""
+def _said_of(config: LoaderConfig, key: str) -> Iterator[None]:
+    """Puts the loader's name and a key in front of errors."""
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(f'{config.dataset.path.rpartition(".")[0]}.{error}') from error
+        raise ConfigError(f'{config.dataset.path.rpartition(".")[0]}{key}{error}') from error
 
 
 def _find_part(dataset: Any) -> HeldOut | None:

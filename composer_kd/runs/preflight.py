@@ -20,6 +20,7 @@ from composer_kd.errors import Attempts, CheckpointError, ConfigError
 from composer_kd.presentation.addresses import without_credentials
 from composer_kd.teachers import Teacher, teacher_logits
 from composer_kd.teachers.checkpoints import read_checkpoint
+from composer_kd.teachers.readers import sharded
 
 __all__ = ['check_autoresume', 'check_load_path', 'dry_run']
 
@@ -57,13 +58,15 @@ def check_autoresume(config: RunConfig) -> None:
     if not config.autoresume or config.folder is None or dist.get_global_rank() != 0:
         return
     for file in sorted(config.folder.glob('latest-rank*')):
-        if file.is_file():  # a sharded checkpoint is a folder
-            try:
+        try:
+            if file.is_dir():
+                sharded.check(str(file), str(file))
+            elif file.is_file():
                 read_checkpoint(file)
-            except CheckpointError as error:
-                raise ConfigError(
-                    f'autoresume: cannot go on from {file}. {error}\nTake another run_name, or remove that file.'
-                ) from error
+        except CheckpointError as error:
+            raise ConfigError(
+                f'autoresume: cannot go on from {file}. {error}\nTake another run_name, or remove what it leads to.'
+            ) from error
 
 
 def dry_run(

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from composer.utils import dist
-from rich.console import Console
+
+from composer_kd.presentation.console import terminal
 
 __all__ = ['keep_freed_memory', 'say', 'without_remarks']
 
@@ -80,4 +81,4 @@ def say(what: Any) -> None:
         trained
     """
     if dist.get_global_rank() == 0:
-        Console().print(what, highlight=False, markup=False, soft_wrap=isinstance(what, str))
+        terminal().print(what, highlight=False, markup=False, soft_wrap=isinstance(what, str))

@@ -7,18 +7,15 @@ import pathlib
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
 from typing import Any
 
-import yaml
 from composer.utils import dist
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from composer_kd.config.effects import differing
 from composer_kd.config.load import as_mapping
 from composer_kd.config.markers import Effect
 from composer_kd.config.schema import RunConfig
+from composer_kd.config.yaml_file import read_mapping
 from composer_kd.errors import CheckpointError, ConfigError
 from composer_kd.presentation.settings import leaves
 from composer_kd.runs.files import CONFIG_FILE, LATEST, checkpoints
@@ -86,16 +83,13 @@ def saved_settings(folder: pathlib.Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        content: Any = OmegaConf.to_container(OmegaConf.load(file))
-        if not isinstance(content, Mapping) or not content:
-            raise ValueError('expected the keys of a run')
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, AssertionError) as error:
+        return read_mapping(file)
+    except ConfigError as error:
         reason = ' '.join(str(error).split())[:200]
         raise ConfigError(
             f'autoresume: {file} is damaged, so nothing tells whether the settings are the same ({reason}). Delete it '
             'to go on with the settings given now, or take another run_name'
         ) from error
-    return dict(content)
 
 
 def mend_latest(folder: pathlib.Path) -> None:

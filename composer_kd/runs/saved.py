@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.batches.contents import split_index
 from composer_kd.config.load import default_run_name, load_part
-from composer_kd.config.markers import Component, Part
+from composer_kd.config.markers import Component, Part, RunName
 from composer_kd.config.schema import EvaluationConfig, LoaderConfig, RunConfig, TeacherConfig, local_folder
 from composer_kd.config.secrets import hidden
 from composer_kd.config.stored import Stored, StoredTeacherConfig, stored_teachers
@@ -40,6 +40,7 @@ class SavedConfig(EvaluationConfig):
 
     train_loader: LoaderConfig | None = None
     algorithms: Annotated[dict[str, Component], Part('algorithm')] = field(default_factory=dict)
+    run_name: Annotated[str | None, RunName] = None
 
     @property
     def evaluation(self) -> LoaderConfig | None:

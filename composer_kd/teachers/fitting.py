@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from composer_kd.errors import CheckpointError
 from composer_kd.teachers.entries import Entries, is_within, listed, shortened
 from composer_kd.teachers.leftovers import Leftovers
+from composer_kd.teachers.translation import is_translated
 
 __all__ = ['Fit', 'choose']
 
@@ -67,7 +68,7 @@ def choose(entries: Entries, module: nn.Module, entry: str | None, name: str) ->
     names = {**target, **_unsaved(module, target)}
     found = {tuple(sorted(paths.items())): (prefix, paths) for prefix, paths in _candidates(entries, names, scope)}
     fits = [_fit(entries, module, target, prefix, paths, scope) for prefix, paths in found.values()]
-    fitting = [fit for fit in fits if not fit.problems]
+    fitting = [fit for fit in fits if not fit.problems] or _translated(entries, module, target, fits)
     fitting = [fit for fit in fitting if fit.prefix == entry] or fitting
     if not fitting:
         best = max(fits, key=lambda fit: (len(fit.paths), -len(fit.problems), -len(fit.unused)), default=None)
@@ -125,6 +126,23 @@ def _fit(
     if unexpected:
         problems['unexpected'] = unexpected
     return Fit(prefix, paths, [f'  {what}: {_some(names)}' for what, names in problems.items()], leftovers.paths)
+
+
+def _translated(entries: Entries, module: nn.Module, target: Mapping[str, Any], fits: list[Fit]) -> list[Fit]:
+    """The weights that fit under the names of an older version, among those of which the most names are known."""
+    most = max((len(fit.paths) for fit in fits), default=0)
+    optional = frozenset(key for key, value in target.items() if _may_be_missing(key, value))
+    found = []
+    for fit in (fit for fit in fits if 0 < len(fit.paths) == most):
+        places = {entries.places[path] for path in fit.paths.values()}
+        beside = (path for path in entries.tensors if is_within(path, fit.prefix) and entries.places[path] in places)
+        paths = {_plain(path[len(fit.prefix) + 1 :] if fit.prefix else path): path for path in beside}
+        weights = {key: entries.tensors[path] for key, path in paths.items()}
+        known = {key: tensor for key, tensor in weights.items() if key in target}
+        sound = not any(names for what, names in _misfits(known, target) if what != 'missing')
+        if len(known) < len(weights) and sound and is_translated(module, weights, optional):
+            found.append(Fit(fit.prefix, paths, [], []))
+    return found
 
 
 def _misfits(weights: Mapping[str, Tensor], target: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:

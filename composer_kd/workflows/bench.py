@@ -17,6 +17,7 @@ from composer_kd.bench import BenchResults, Limits, Row, Setting, Watcher, bench
 from composer_kd.bench.files import FILES
 from composer_kd.bench.predictions import first_samples
 from composer_kd.errors import ConfigError
+from composer_kd.presentation.console import terminal
 from composer_kd.presentation.units import seconds_text
 from composer_kd.runs.compared import compared_models, data_in_words, evaluation_run
 from composer_kd.runs.files import make_folder
@@ -69,9 +70,9 @@ def bench_runs(written: Sequence[str], out: pathlib.Path, options: BenchOptions,
     run = evaluation_run(runs)
     make_folder(out, '--out')
     batches, num_classes = _evaluation_data(run, options.samples)
-    console = Console()
+    console = terminal()
     if not console.is_terminal:
-        console = Console(width=WIDTH_OF_FILES)
+        console = terminal(width=WIDTH_OF_FILES)
     with _warnings_on(console), _Shown(console, out) as watcher:
         results = bench(
             compared_models(runs, num_classes),

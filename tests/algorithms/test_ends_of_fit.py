@@ -7,6 +7,7 @@ import signal
 
 import pytest
 import torch
+from composer.core.engine import sigterm_handler
 from composer.models import ComposerClassifier
 from torch import nn
 
@@ -106,15 +107,18 @@ def test_an_interrupted_pass_is_not_seen_by_those_that_follow():
     assert not hooks_of(model)
 
 
-def test_a_signal_of_the_system():
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_of_the_system(number):
+    """Composer makes an exit of both."""
     model = image_student()
-    send = EventSpy('after_loss', lambda state: os.kill(os.getpid(), signal.SIGTERM))
-    before = signal.signal(signal.SIGTERM, lambda number, frame: raising(SystemExit(128 + number))())
+    send = EventSpy('after_loss', lambda state: os.kill(os.getpid(), number))
+    before = signal.signal(number, sigterm_handler)
     try:
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit) as ended:
             train(model, images(), [Distillation(cnn(8, 2), [Match(rkd, on='4')])], [send])
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)
+    assert ended.value.code == 128 + number
     assert not hooks_of(model)
     works_alone(model)
 

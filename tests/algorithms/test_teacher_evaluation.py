@@ -1,4 +1,5 @@
 import re
+import warnings
 
 import pytest
 import torch
@@ -255,13 +256,15 @@ class Writes(ComposerClassifier):
             metric.update(outputs, batch[1])
 
 
-def test_an_evaluator_without_logits_is_left_alone():
+@pytest.mark.parametrize('order', [1, -1])
+def test_an_evaluator_without_logits_is_left_alone(order):
     spec = DataSpec(torch.utils.data.DataLoader(list(pairs(8)[0]), batch_size=4, collate_fn=lambda rows: {'ask': rows}),
                     get_num_samples_in_batch=lambda batch: len(batch['ask']))  # fmt: skip
     written = Evaluator(label='written', dataloader=spec, metric_names=['Words'])
     model = Writes(mlp(seed=1), num_classes=4)
+    evaluators = [evaluator('classes', 5), written][::order]
     with pytest.warns(UserWarning, match='run_teacher_on_eval') as record:
-        values = evaluated(model, mlp(seed=3), KLDivergence(), loader(*pairs()), evaluator('classes', 5), written)
+        values = evaluated(model, mlp(seed=3), KLDivergence(), loader(*pairs()), *evaluators)
     once(record, "evaluator 'written': the teachers are left out: No logits in the output of the student")
     assert values['metrics/written/Words'] == 16.0
     assert {key for key in values if 'teacher' in key or 'agreement' in key} == {
@@ -309,6 +312,35 @@ def test_teachers_of_features_alone_may_have_other_classes():
     assert re.search(r'all evaluators: .*the shape \(8, 9\), the student in \(8, 4\).*run_teacher_on_eval=False', first)
     assert "evaluator 'eval': the teachers are left out" in second
     assert [key for key in logged(run) if 'eval' in key] == ['metrics/eval/MulticlassAccuracy']
+
+
+def test_nothing_is_said_of_several_outputs_that_no_match_takes_for_logits():
+    """A second head in training alone, which is named; in evaluation there is one."""
+
+    class TwoHeads(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.second = mlp(seed=1), torch.nn.Linear(6, 4)
+
+        def forward(self, x):
+            return (self.net(x), self.second(x)) if self.training else self.net(x)
+
+    class Model(ComposerClassifier):
+        def loss(self, outputs, batch):
+            return torch.nn.functional.cross_entropy(outputs[0], batch[1])
+
+        def get_metrics(self, is_train=False):
+            return {} if is_train else super().get_metrics(is_train)
+
+    match = Match(KLDivergence(2.0), on=('outputs[1]', 'outputs'))
+    run = trainer(Model(TwoHeads(), num_classes=4), loader(*pairs()),
+                  [Distillation(mlp(seed=3), match, run_teacher_on_eval=True)], eval_dataloader=evaluator('eval', 5),
+                  loggers=[InMemoryLogger()])  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', message='The output of the student has several tensors')
+        run.fit()
+    run.close()
+    assert 'metrics/eval/agreement/top1' in logged(run)
 
 
 def test_an_error_of_the_device_is_raised():

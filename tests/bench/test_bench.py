@@ -24,7 +24,7 @@ from composer_kd.bench import (
     block,
     write,
 )
-from composer_kd.bench.backends import Export, TorchScript
+from composer_kd.bench.backends import Eager, Export, TorchScript
 from composer_kd.bench.saved_forms import SavedForms
 from tests.deploy import tiny
 from tests.helpers import TokenModel, mlp, pairs
@@ -284,3 +284,17 @@ def test_onnxruntime_tells_what_an_answer_takes():
     for backend in ('eager', 'onnxruntime'):
         found = bench(make, [images], [Setting('cpu', 1, backend, 'fp32')], limits=Limits(0.05, 1))
         assert 64 * 126 * 126 * 4 < found.rows[0].peak_memory_bytes < 40e6
+
+
+def test_what_is_loaded_with_its_objects_lies_where_nobody_else_can_write(monkeypatch):
+    folders = []
+    save = Eager.save
+
+    def seen(self, module, inputs, file):
+        folders.append((file.parent.parent.stat().st_mode & 0o777, file.exists(), file.parent.parent))
+        save(self, module, inputs, file)
+
+    monkeypatch.setattr(Eager, 'save', seen)
+    bench(candidates(), [pairs(8)], EAGER, limits=QUICK)
+    assert [(mode, existed) for mode, existed, _ in folders] == [(0o700, False)] * 2
+    assert not any(folder.exists() for _, _, folder in folders)

@@ -86,6 +86,31 @@ def test_a_resumed_run_has_the_record_of_one_that_was_never_stopped(tmp_path):
     assert without_id(read_history(tmp_path / 'stopped')) == without_id(straight)
 
 
+def test_a_record_that_ends_before_the_checkpoint_is_said(tmp_path):
+    """As a power cut leaves it; a kill does not, because the file is written before each checkpoint."""
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, batches=20, callbacks=[stop_at(13)], autoresume=True)
+    file = tmp_path / HISTORY_FILE
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text(''.join(lines[:4]) + lines[4][:20])
+    with pytest.warns(UserWarning, match=r'ends too early: nothing is known of the batches from 3 to 10'):
+        fit(tmp_path, batches=20, autoresume=True)
+    assert [record['batch'] for record in read_history(tmp_path)] == [0, 1, 2, *range(10, 21)]
+
+
+def test_a_damaged_record_is_set_aside(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, batches=20, callbacks=[stop_at(13)], autoresume=True)
+    file = tmp_path / HISTORY_FILE
+    lines = file.read_text().splitlines(keepends=True)
+    damaged = ''.join([*lines[:4], '{"batch\n', *lines[5:]])
+    file.write_text(damaged)
+    with pytest.warns(UserWarning, match=r'line 5.*kept as history.jsonl.damaged, and the history starts anew'):
+        fit(tmp_path, batches=20, autoresume=True)
+    assert (tmp_path / 'history.jsonl.damaged').read_text() == damaged
+    assert read_history(tmp_path)[0]['batch'] == 10
+
+
 def test_another_run_in_the_same_folder_starts_anew(tmp_path):
     fit(tmp_path, batches=20)
     fit(tmp_path, batches=6, save_overwrite=True)

@@ -86,3 +86,24 @@ def test_it_runs_as_a_module(tmp_path):
     assert done.returncode == 2
     assert "model.in_chanels: unknown option of ShallowCNN; did you mean 'in_channels'?" in done.stderr
     assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        ['layers', 'ShallowCNN', '--input', '2,1,8,8', 'in_channels=1', 'image_size=8'],
+        ['layers', 'ShallowCNN', 'in_channels=1', '--input', '2,1,8,8', 'image_size=8'],
+        ['layers', '--input', '2,1,8,8', 'ShallowCNN', 'in_channels=1', 'image_size=8'],
+    ],
+)
+def test_settings_may_stand_behind_options(arguments, capsys):
+    assert main(arguments) == 0
+    assert '2, 16, 8, 8' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('more', [['--input', '1', '--no-such'], ['--input', '1', '-x', 'a=1']])
+def test_unknown_options_are_refused_all_the_same(more, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(['layers', 'ShallowCNN', *more])
+    assert left.value.code == 2
+    assert 'unrecognized arguments' in capsys.readouterr().err

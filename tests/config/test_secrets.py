@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import pickle
+import traceback
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+from composer_kd import FrozenTeacher
 from composer_kd.config.load import as_mapping, load_config
 from composer_kd.config.secrets import Secret
-from composer_kd.errors import ConfigError
+from composer_kd.errors import CheckpointError, ConfigError
 from composer_kd.runs.saved import open_run
 from composer_kd.runs.train import train
 
@@ -101,3 +103,32 @@ def test_a_folder_from_the_environment_is_found(tmp_path, monkeypatch):
     (tmp_path / 'run').mkdir()
     torch.save({}, tmp_path / 'run' / 'latest-rank0.pt')
     assert open_run(tmp_path / 'student.yaml').folder == tmp_path / 'run'
+
+
+TEACHER = {'name': 'ShallowCNN', 'in_channels': 1, 'image_size': 8, 'num_classes': 10}
+
+
+def test_a_record_sends_nothing_of_this_machine_to_an_address(tmp_path):
+    """A run folder that somebody sent may ask for a teacher under an address of theirs."""
+    teacher = {'model': TEACHER, 'checkpoint': 'https://example.invalid/${oc.env:KD_SECRET}/w.pt'}
+    algorithms = {'distillation': {'teachers': [teacher], 'kd_loss_fn': {'name': 'KLDivergence'}}}
+    OmegaConf.save({'model': TEACHER, 'algorithms': algorithms}, tmp_path / 'config.yaml')
+    torch.save({}, tmp_path / 'latest-rank0.pt')
+    with pytest.raises(ConfigError, match='would send a value from this machine to that address') as error:
+        open_run(tmp_path)
+    assert SECRET not in str(error.value)
+    assert '${oc.env:KD_SECRET}' in str(error.value)
+    assert open_run(tmp_path / 'latest-rank0.pt', tmp_path / 'config.yaml').config.teachers
+
+
+def test_a_secret_within_an_address_is_not_shown(tmp_path, monkeypatch):
+    def fetch(path, destination, progress_bar):
+        raise OSError(f'no route to {path.partition("://")[2]}')
+
+    monkeypatch.setattr('composer_kd.teachers.fetching.get_file', fetch)
+    address = Secret(f'https://host/{SECRET}/w.pt', 'https://host/${oc.env:KD_SECRET}/w.pt')
+    with pytest.raises(CheckpointError, match='Could not fetch') as error:
+        FrozenTeacher(torch.nn.Linear(2, 3), address)
+    said = ''.join(traceback.format_exception(error.value))
+    assert SECRET not in said
+    assert '${oc.env:KD_SECRET}' in said

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from composer_kd.data.counter_random import sample_seeds, uniforms
+from composer_kd.data.counter_random import sample_seeds, small_integers, uniforms
 
 MASK = 2**64 - 1
 
@@ -29,12 +29,10 @@ def test_splitmix_gives_the_published_numbers():
 
 
 @settings(max_examples=100, deadline=None)
-@given(seed=st.integers(0, 2**63), views=st.lists(st.integers(0, 2**40), min_size=1, max_size=4), data=st.data())
-def test_seeds_are_those_of_python_integers(seed, views, data):
-    samples = data.draw(st.lists(st.integers(0, 2**62), min_size=len(views), max_size=len(views)))
-    start = stepped(seed, 1)
-    expected = [stepped(stepped(start, view + 1), sample + 1) for view, sample in zip(views, samples)]
-    assert sample_seeds(seed, views, samples).tolist() == expected
+@given(seed=st.integers(0, 2**63), view=st.integers(0, 2**40), samples=st.lists(st.integers(0, 2**62), max_size=4))
+def test_seeds_are_those_of_python_integers(seed, view, samples):
+    expected = [stepped(stepped(stepped(0, seed + 1), view + 1), sample + 1) for sample in samples]
+    assert sample_seeds(seed, view, samples).tolist() == expected
 
 
 def test_no_two_of_a_million_samples_have_one_seed():
@@ -49,3 +47,18 @@ def test_numbers_are_uniform_and_uncorrelated_between_neighbours():
     assert np.abs(np.corrcoef(columns.T) - np.eye(12)).max() < 0.03
     counts = np.histogram(draws, bins=16, range=(0, 1))[0]
     assert np.abs(counts / counts.mean() - 1).max() < 0.06
+
+
+@settings(max_examples=100, deadline=None)
+@given(seeds=st.lists(st.integers(0, MASK), max_size=5), bounds=st.lists(st.integers(1, 200), min_size=1, max_size=4))
+def test_small_integers_are_shares_of_the_bits(seeds, bounds):
+    width = 64 // len(bounds)
+    expected = [[((s >> i * width) % 2**width * n) >> width for s in seeds] for i, n in enumerate(bounds)]
+    assert small_integers(np.array(seeds, np.uint64), bounds).tolist() == expected
+    assert all(0 <= number < n for row, n in zip(expected, bounds) for number in row)
+
+
+def test_crops_and_flips_are_uniform_and_independent():
+    top, left, side = small_integers(sample_seeds(0, 0, np.arange(162000)), (9, 9, 2))
+    counts = np.bincount((top * 9 + left) * 2 + side, minlength=162)
+    assert abs(((counts - 1000) ** 2 / 1000).sum() - 161) < 5 * np.sqrt(2 * 161)  # chi-squared

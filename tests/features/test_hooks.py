@@ -256,3 +256,34 @@ def test_what_a_hugging_face_model_was_not_asked_for():
         seen(BertModel(BertConfig(**sizes)), 'outputs.hidden_states[1]', x=ids)
     (found,) = seen(BertModel(BertConfig(**sizes, output_hidden_states=True)), 'outputs.hidden_states[1]', x=ids)
     assert found.shape == (2, 3, 8)
+
+
+def test_a_hook_never_makes_the_model_itself_fail():
+    model = Net()
+    hooks = FeatureHooks(model, [('rnn[7]', None)], 'the student')
+    with hooks.recording():
+        model(torch.randn(6, 3))
+        with pytest.raises(ConfigError, match='no 7 in a tuple of 2'):
+            hooks.take()
+
+
+def test_what_an_interrupted_pass_left_sees_nothing_of_the_next():
+    class Interrupts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.armed = True
+
+        def forward(self, x):
+            if self.armed:
+                raise KeyboardInterrupt
+            return x
+
+    net = nn.Sequential(nn.Linear(2, 3), Interrupts())
+    hooks = FeatureHooks(net, [('0', None)], 'the student')
+    hooks.open(once=True)
+    with pytest.raises(KeyboardInterrupt):
+        net(torch.zeros(4, 2))
+    net[1].armed = False
+    net(torch.zeros(5, 2))
+    with pytest.raises(ConfigError, match='did not run'):
+        hooks.take()

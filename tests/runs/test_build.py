@@ -319,3 +319,11 @@ def test_a_model_of_transformers_without_its_wrapper_is_answered(name, options, 
     with pytest.raises(ConfigError, match=f'^model: .* {what}.* In a YAML, name a function of yours that returns'):
         build_model(Component('model', name, options, 'model'))
     assert isinstance(build_model(Component('model', f'{__name__}.wrapped')), HuggingFaceModel)
+
+
+def test_a_callback_that_loads_runs_nothing_of_a_checkpoint(tmp_path):
+    torch.save({'state': {'model': {}, 'callbacks': Hostile(str(tmp_path / 'ran'))}}, tmp_path / 'w.pt')
+    more = [f'callbacks={{load_checkpoint: {{load_path: {tmp_path}/w.pt}}}}', 'save_folder=null', 'progress_bar=false']
+    with pytest.raises(ConfigError, match='loading that could run code'):
+        build_trainer(load_config('yamls/digits/student.yaml', more))
+    assert not (tmp_path / 'ran').exists()

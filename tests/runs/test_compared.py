@@ -165,3 +165,23 @@ def test_a_teacher_is_known_from_another_working_folder(runs, tmp_path):
             ('digits-teacher', TEACHER, ()),
             ('digits-kd', DISTILLED, ('digits-teacher',)),
         ]
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        b'run_name: ${nope}\n',
+        b'\xff\xfe\x00',
+        b'- a\n',
+        b'run_name: [a]\n',
+        b'&a [*a]\n',
+        b'a: !!python/name:x\n',
+    ],
+)
+def test_a_damaged_record_beside_a_teacher_gives_it_no_name(content, runs, tmp_path):
+    shutil.copy(runs / 'teacher' / 'latest-rank0.pt', tmp_path / 'w.pt')
+    (tmp_path / 'config.yaml').write_bytes(content)
+    student = open_run(runs / 'kd')
+    (config,) = student.config.teachers
+    config.checkpoint = str(tmp_path / 'w.pt')
+    assert compared_models([student])[0].name == config.model.name

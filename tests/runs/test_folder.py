@@ -71,6 +71,29 @@ def test_what_is_replaced_leaves_nothing_behind(tmp_path):
     assert all(found[name] == value for name, value in straight.items() if not name.startswith('cost/'))
 
 
+def dangling(place):
+    place.symlink_to('nowhere')
+
+
+@pytest.mark.parametrize(
+    'name', ['config.yaml', 'metrics.json', 'history.jsonl', 'ep1-ba1-rank0.pt', 'latest-rank0.pt']
+)
+@pytest.mark.parametrize('make', [pathlib.Path.mkdir, os.mkfifo, dangling])
+@pytest.mark.parametrize('way', ['autoresume=true', 'save_overwrite=true'])
+def test_what_is_no_file_is_said_before_the_run_gets_there(tmp_path, name, make, way):
+    run(tmp_path)
+    (tmp_path / 'metrics.json').touch()
+    place = tmp_path / name
+    place.unlink(missing_ok=True)
+    make(place)
+    if name.startswith('latest') and make is dangling:  # what a kill between two checkpoints leaves
+        assert run(tmp_path, way)['time/batch'] == 2
+        return
+    with pytest.raises(ConfigError, match=f'save_folder: .*{name}: expected a file, got a folder, a pipe'):
+        run(tmp_path, way)
+    assert not (tmp_path / 'nowhere').exists()
+
+
 def test_the_settings_of_a_run_that_replaced_another_one_replace_nothing(tmp_path):
     run(tmp_path)
     run(tmp_path, 'save_overwrite=true')

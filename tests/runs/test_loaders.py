@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from composer import Callback
 from torch.utils.data import DistributedSampler, default_collate
@@ -149,3 +150,26 @@ def _plain(state):
     return state.batch[0].double().sum().item(), float(
         state.loss['total'] if isinstance(state.loss, dict) else state.loss
     )
+
+
+class Noisy:
+    """Samples with noise from a generator of their own."""
+
+    rng = np.random.default_rng(0)
+    targets = (0, 1, 0, 1)
+
+    def __init__(self):
+        self.own = self.rng
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return self.rng.normal(size=3), index % 2
+
+
+def test_data_that_cannot_be_repeated_is_refused_with_the_key():
+    dataset = Component('dataset', f'{__name__}.Noisy', {}, 'train_loader.dataset')
+    said = r'train_loader\.views: SeededViews: 4 of 4 samples differ .* own \(numpy.random._generator.Generator\)'
+    with pytest.raises(ConfigError, match=said):
+        build_loader(LoaderConfig(dataset, views=2), 2, seed=0, train=True)

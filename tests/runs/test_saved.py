@@ -9,6 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from composer_kd.cli.main import main
 from composer_kd.config.load import load_config
 from composer_kd.errors import CheckpointError, CheckpointNotFoundError, ConfigError
 from composer_kd.runs.evaluate import evaluate
@@ -183,3 +184,20 @@ def test_a_yaml_for_a_gpu_can_be_opened_without_one(tmp_path):
     content.precision = 'amp_bf16'
     OmegaConf.save(content, tmp_path / 'gpu.yaml')
     assert open_run(tmp_path / 'gpu.yaml').name == 'digits-student'
+
+
+@pytest.mark.parametrize('name', [{'a': 1}, ['a'], 3, '../up'])
+def test_a_record_whose_name_is_none_is_refused(name, finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / 'run')
+    content = OmegaConf.load(tmp_path / 'run' / 'config.yaml')
+    content.run_name = name
+    OmegaConf.save(content, tmp_path / 'run' / 'config.yaml')
+    with pytest.raises(ConfigError, match='run_name: expected a string'):
+        open_run(tmp_path / 'run')
+
+
+def test_a_run_is_shown_as_it_is_called(finished, tmp_path, capsys):
+    """Brackets are markup to the library that prints tables."""
+    shutil.copytree(finished[0], tmp_path / 'a[red]b[/x]')
+    assert main(['evaluate', str(tmp_path / 'a[red]b[/x]')]) == 0
+    assert 'a[red]b[/x]' in capsys.readouterr().out.replace('\n', '').replace(' ', '').replace('│', '')

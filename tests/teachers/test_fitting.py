@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from composer_kd import CheckpointError, FrozenTeacher
@@ -280,3 +281,48 @@ def test_two_tensors_of_one_path(tmp_path):
     torch.save({'a': {'b.c': torch.ones(2)}, 'a.b': {'c': torch.zeros(2)}}, tmp_path / 'w.pt')
     with pytest.raises(CheckpointError, match=r"two tensors whose path is 'a\.b\.c'"):
         read_weights(tmp_path / 'w.pt')
+
+
+def _renamed(module, *pairs):
+    state = {}
+    for name, value in module.state_dict().items():
+        for new, old in pairs:
+            name = name.replace(new, old)
+        state[name] = value
+    return state
+
+
+def _normed():
+    net = nn.Sequential(nn.Conv1d(2, 3, 2), nn.Flatten(), nn.Linear(6, 4))
+    nn.utils.parametrizations.weight_norm(net[0])
+    return net
+
+
+OLDER = {
+    'weight norm (wav2vec2)': (
+        _normed,
+        [('parametrizations.weight.original0', 'weight_g'), ('parametrizations.weight.original1', 'weight_v')],
+    ),
+    'vision transformer': (
+        lambda: torchvision.models.VisionTransformer(8, 4, 2, 2, 8, 16, num_classes=3),
+        [('mlp.0.', 'mlp.linear_1.'), ('mlp.3.', 'mlp.linear_2.')],
+    ),
+}
+
+
+@pytest.mark.parametrize('kind', OLDER)
+@pytest.mark.parametrize('prefix', ['', 'state_dict.module.'])
+def test_names_of_an_older_version_that_the_module_reads_itself(kind, prefix, tmp_path):
+    make, pairs = OLDER[kind]
+    saved, module = make(), make()
+    older = {f'{prefix[11:]}{name}': value for name, value in _renamed(saved, *pairs).items()}
+    assert older.keys() != saved.state_dict().keys()
+    torch.save({'state_dict': older} if prefix else older, tmp_path / 'w.pt')
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    load_weights(module, tmp_path / 'w.pt')
+    assert all(torch.equal(value, saved.state_dict()[name]) for name, value in module.state_dict().items())
+    assert not all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    del older[next(name for name in older if any(old in name for _, old in pairs))]
+    torch.save(older, tmp_path / 'less.pt')
+    with pytest.raises(CheckpointError, match='missing'):
+        load_weights(make(), tmp_path / 'less.pt')

@@ -34,7 +34,8 @@ class Eager(Backend):
 
     @override
     def load(self, file: pathlib.Path, module: nn.Module, target: Target) -> Call:
-        # A trusted file, just written by `save`; it may contain objects other than tensors (extra states).
+        # Just written by `save`, into a new folder that belongs to this user alone (`tempfile`): nobody else's file can
+        # stand there. It may contain objects other than tensors (extra states).
         weights = torch.load(file, map_location='cpu', weights_only=False)
         module.load_state_dict(weights)
         return module.to(target.device)

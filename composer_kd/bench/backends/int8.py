@@ -39,7 +39,7 @@ class Int8Dynamic(Backend):
         quantised = _quantised(module)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            # A trusted file, just written by `save`; packed weights are objects other than tensors.
+            # As in eager mode, nobody else's file can stand there; packed weights are objects other than tensors.
             quantised.load_state_dict(torch.load(file, weights_only=False))
         return quantised
 

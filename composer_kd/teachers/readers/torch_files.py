@@ -6,7 +6,7 @@ import argparse
 import datetime
 import pathlib
 import pickle
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from composer_kd.errors import CheckpointError
 from composer_kd.teachers.readers import archives
 from composer_kd.teachers.readers.damage import damaged
 
-__all__ = ['read']
+__all__ = ['load_plain', 'read']
 
 _multiarray: Any = np._core.multiarray  # type: ignore[attr-defined]
 
@@ -52,12 +52,35 @@ def read(path: str, name: str) -> Any:
     except pickle.UnpicklingError as error:
         if not archive.is_zip and ('unsupported' not in str(error).lower() or not _is_pickle(path)):
             raise damaged(name, error) from error
-        raise CheckpointError(
-            f'Refused to load {name}: it holds more than tensors and plain data, and loading that could run code. '
-            f'Nothing in it was run. Save the state_dict alone and pass that file.{_asked_for(error)}'
-        ) from None  # torch's message recommends unsafe loading
+        raise _refused(name, error) from None  # torch's message recommends unsafe loading
     except (Exception, MemoryError) as error:  # a damaged pickle may raise anything
         raise damaged(name, error) from error
+
+
+def load_plain(file: IO[bytes], name: str) -> Any:
+    """Reads an object of tensors and plain data from an open file.
+
+    Args:
+        file: The file.
+        name: How messages call it.
+
+    Raises:
+        CheckpointError: If it is damaged, or holds more.
+    """
+    try:
+        with torch.serialization.safe_globals(_SAFE_GLOBALS):
+            return torch.load(file, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _refused(name, error) from None
+    except (Exception, MemoryError) as error:  # a damaged pickle may raise anything
+        raise damaged(name, error) from error
+
+
+def _refused(name: str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f'Refused to load {name}: it holds more than tensors and plain data, and loading that could run code. '
+        f'Nothing in it was run. Save the state_dict alone and pass that file.{_asked_for(error)}'
+    )
 
 
 def _is_pickle(path: str) -> bool:

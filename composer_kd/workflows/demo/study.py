@@ -15,6 +15,7 @@ from composer_kd.bench.size import size_in_bytes
 from composer_kd.bench.timing import timer_class
 from composer_kd.config.schema import RunConfig
 from composer_kd.data import digits
+from composer_kd.presentation.console import terminal
 from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
 from composer_kd.runs.build import build_model
 from composer_kd.runs.evaluate import count_parameters
@@ -63,7 +64,7 @@ def demo(
         [student_run(out, settings, seed, distilled=True) for seed in seeds],
     ]
     (out / NUMBERS_FILE).unlink(missing_ok=True)  # the runs of an earlier demo are overwritten
-    console, start = Console(), time.perf_counter()
+    console, start = terminal(), time.perf_counter()
     results = _results(settings)
     console.print(
         f'Handwritten digits, {results.samples[0]:,} for training and {results.samples[1]} for testing. The students '

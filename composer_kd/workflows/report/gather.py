@@ -21,6 +21,7 @@ from composer_kd.config.markers import Effect
 from composer_kd.config.schema import elsewhere
 from composer_kd.config.secrets import hidden
 from composer_kd.errors import Attempts, CheckpointNotFoundError, ConfigError
+from composer_kd.presentation.console import terminal
 from composer_kd.presentation.settings import leaves
 from composer_kd.reports import Curve, Evidence, ModelEvidence, Report, write_report
 from composer_kd.runs.compared import ComparedModel, compared_models, evaluation_run, teacher_weights
@@ -75,7 +76,7 @@ def report(options: ReportOptions, console: Console | None = None) -> Report:
         ComposerKDError: If a run cannot be opened, has no checkpoint, or is evaluated on different data; or if
             ``options.bench`` has no results of these models. Raised before any model is evaluated.
     """
-    console = console or Console()
+    console = console or terminal()
     make_folder(options.out, '--out')
     runs = open_runs(options.runs, options.config)
     project = destination(runs, options.wandb) if options.with_wandb else None

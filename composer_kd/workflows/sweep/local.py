@@ -6,9 +6,8 @@ import importlib.util
 import os
 import pathlib
 
-from rich.console import Console
-
 from composer_kd.errors import ConfigError, stopped_by
+from composer_kd.presentation.console import terminal
 from composer_kd.presentation.units import metric_text
 from composer_kd.runs.process import without_remarks
 from composer_kd.workflows.sweep.plan import make_plan
@@ -49,7 +48,7 @@ def run_offline_sweep(
     with without_remarks():
         plan = make_plan(sweep, use_eval_loader)
     out = out if out is not None else pathlib.Path('runs') / f'sweep-{sweep.name}'
-    console = Console(soft_wrap=True)
+    console = terminal(soft_wrap=True)
     try:
         study = search(plan, Settings(out, trials, workers, pruning))
     except (KeyboardInterrupt, SystemExit) as error:

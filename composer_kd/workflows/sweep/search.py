@@ -14,9 +14,9 @@ from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
-from rich.console import Console
 
 from composer_kd.errors import ComposerKDError, ConfigError
+from composer_kd.presentation.console import terminal
 from composer_kd.presentation.settings import label, short_names
 from composer_kd.presentation.units import metric_text, seconds_text
 from composer_kd.runs.files import make_folder
@@ -269,4 +269,4 @@ def _words(code: int | None) -> str:
 
 
 def _say(text: str) -> None:
-    Console(soft_wrap=True).print(text, highlight=False, markup=False)
+    terminal(soft_wrap=True).print(text, highlight=False, markup=False)

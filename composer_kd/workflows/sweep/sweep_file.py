@@ -12,7 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from composer_kd.config.yaml_source import load_yaml, require_file
+from composer_kd.config.yaml_file import load_yaml, require_file
 from composer_kd.errors import ConfigError, nearest
 from composer_kd.workflows.sweep.space import Parameter, is_number, read_parameters
 

@@ -9,9 +9,8 @@ import os
 import pathlib
 from typing import Any
 
-from rich.console import Console
-
 from composer_kd.errors import ConfigError
+from composer_kd.presentation.console import terminal
 from composer_kd.workflows.sweep.plan import QUIET, Plan, is_of_the_agent, make_plan
 from composer_kd.workflows.sweep.sweep_file import ARGUMENTS, read_sweep
 
@@ -49,7 +48,7 @@ def run_wandb_sweep(
         raise ConfigError(
             f"W&B's server did not take the sweep: {reason}; log in with `wandb login`, or {WITHOUT}"
         ) from error
-    Console(soft_wrap=True).print(
+    terminal(soft_wrap=True).print(
         f'{agents} agents; more of them, here or elsewhere:  wandb agent {sweep_id}', highlight=False
     )
     _run_agents(sweep_id, written, agents)
