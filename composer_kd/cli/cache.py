@@ -26,7 +26,9 @@ what it cost, how many bytes it takes, how far the format is from the live teach
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to a parser."""
     parser.add_argument('yaml', help='the YAML of a run with teachers, such as yamls/digits/kd.yaml')
-    parser.add_argument('overrides', nargs='*', metavar='key=value', help='overrides, such as train_loader.views=10')
+    parser.add_argument(
+        'overrides', nargs='*', default=[], metavar='key=value', help='overrides, such as train_loader.views=10'
+    )
     parser.add_argument('--out', metavar='DIR', help='folder of the store (default: runs/<run_name>-cache)')
     parser.add_argument('--format', default='dense', metavar='FORMAT', help='dense (default), topk or sampled')
     parser.add_argument('--k', type=positive, metavar='N', help='topk: the number of classes (default: 10)')
@@ -47,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Checks the configuration and the settings, and stores the teachers."""
-    from composer_kd.config.yaml_source import require_file
+    from composer_kd.config.yaml_file import require_file
 
     require_file(options.yaml)
     from composer_kd.config.load import load_config

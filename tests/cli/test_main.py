@@ -16,7 +16,7 @@ def test_help_explains_itself(capsys):
         main(['--help'])
     assert left.value.code == 0
     printed = capsys.readouterr().out
-    for word in ('train', 'evaluate', 'layers', 'demo', 'yamls/digits/kd.yaml'):
+    for word in ('train', 'cache', 'evaluate', 'layers', 'demo', 'yamls/digits/kd.yaml'):
         assert word in printed
 
 

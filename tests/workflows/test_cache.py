@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
+from composer_kd import build_store
 from composer_kd.cli.main import main
 from composer_kd.config.load import load_config
 from composer_kd.errors import ConfigError, StoreError, TeacherError
@@ -25,7 +28,11 @@ from composer_kd.stores import Dense, Sampled, Store, TopK
 from composer_kd.teachers import FrozenTeacher
 from composer_kd.workflows.cache import CacheSettings, cache, default_folder
 from composer_kd.workflows.cache.demo import cache_demo
+from composer_kd.workflows.cache.measure import measure
 from composer_kd.workflows.cache.progress import BuildProgress
+from composer_kd.workflows.cache.report import Built, lines_of
+from composer_kd.workflows.layers import show_layers
+from tests.helpers import TokenDataset, TokenModel
 
 ROOT = Path(__file__).parents[2]
 KD, CACHED = 'yamls/digits/kd.yaml', 'yamls/digits/kd_cached.yaml'
@@ -207,6 +214,55 @@ def test_progress_shows_a_bar_on_a_terminal():
         shown(10, 10)
     assert '100%' in console.file.getvalue()
     assert shown.written == 6
+
+
+def test_a_build_that_is_stopped_says_how_it_goes_on():
+    console = Console(file=io.StringIO(), width=200)
+    with pytest.raises(KeyboardInterrupt), BuildProgress('big', 4, console=console):
+        raise KeyboardInterrupt
+    assert '--resume goes on' in console.file.getvalue()
+
+
+def test_tokens_are_measured_where_they_are_compared(tmp_path):
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(11, (12, 6), generator=generator)
+    labels = ids.where(torch.rand(12, 6, generator=generator) < 0.5, -100)
+    data, teacher = TokenDataset(input_ids=ids, labels=labels), FrozenTeacher(TokenModel(seed=0))
+    store = build_store(tmp_path, teacher, TokenModel(seed=1), data, TopK(3, 1.0))
+    found = measure(teacher, store, TokenModel(seed=1), data, batch_size=5)
+    assert (found.samples, found.error.positions) == (12, int((labels != -100).sum()))
+    assert 0 <= found.error.kl < 1e-4
+    assert found.live > 0 < found.stored
+    built = Built('big', 'teachers.0', store, 2.0, 12, found)
+    assert 'bytes a token' in '\n'.join(lines_of(built, load_config(KD)))
+
+
+def test_features_are_matched_from_the_store(overrides, tmp_path):
+    (store,) = cache(load_config(KD, overrides), CacheSettings(features=['features.3']))
+    match = f'{LOSS}=[{{name: KLDivergence}}, {{loss: hint, on: [features.3, features.3], project: auto}}]'
+    own = [*overrides[:2], overrides[3], 'max_duration=2ba', match, f'variables.store={store.folder}']
+    metrics = train(load_config(CACHED, own), quiet=True)
+    live = train(load_config(KD, [*overrides, 'max_duration=2ba', match]), quiet=True)
+    assert metrics['loss/train/hint_features.3'] == pytest.approx(live['loss/train/hint_features.3'], rel=1e-3)
+    (_, table) = show_layers(CACHED, own)
+    assert list(table.columns[0].cells) == ['features.3']
+    with pytest.raises(ConfigError, match=r"no layer 'features.6'"):
+        train(load_config(CACHED, [*own, 'run_name=other', match.replace('features.3]', 'features.6]')]), quiet=True)
+
+
+def test_commands_cope_with_a_store_that_is_gone(overrides, tmp_path):
+    (store,) = cache(load_config(KD, overrides))
+    own = [*overrides[:2], overrides[3], 'max_duration=2ba', f'variables.store={store.folder}']
+    train(load_config(CACHED, own), quiet=True)
+    shutil.rmtree(store.folder)
+    run = open_run(tmp_path / 'digits-kd-cached')
+    assert run.is_distilled
+    with pytest.warns(UserWarning, match='is left out of the comparison: its model is not known'):
+        (student,) = compared_models([run])
+    assert student.role == DISTILLED
+    assert main(['evaluate', str(run.folder)]) == 0
+    assert main(['export', str(run.folder), '--to', 'state-dict', '--out', str(tmp_path / 'out')]) == 0
+    assert 'distilled from digits-kd-cache' in (tmp_path / 'out' / 'state-dict' / 'README.md').read_text()
 
 
 def launch(*arguments, processes=1, **options):

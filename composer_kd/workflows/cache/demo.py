@@ -15,6 +15,7 @@ from rich.table import Table
 from composer_kd.config.check import check
 from composer_kd.config.schema import RunConfig
 from composer_kd.config.yaml_source import Source
+from composer_kd.presentation.console import terminal
 from composer_kd.presentation.units import bytes_text, number_text, percent, seconds_text
 from composer_kd.runs.files import LATEST, make_folder
 from composer_kd.runs.saved import open_run
@@ -66,7 +67,7 @@ def cache_demo(
     Raises:
         ConfigError: If the folder cannot be created.
     """
-    out, console = pathlib.Path(out), Console()
+    out, console = pathlib.Path(out), terminal()
     make_folder(out, '--out')
     shutil.rmtree(out / 'store', ignore_errors=True)  # a demo may be run again
     dataset = {'name': 'digits', 'split': 'train', **({} if samples is None else {'subset': samples})}

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from typing_extensions import Self
 
+from composer_kd.presentation.console import terminal
 from composer_kd.presentation.units import number_text, percent, rate_text, seconds_text
 
 __all__ = ['BuildProgress']
@@ -42,7 +43,7 @@ class BuildProgress:
         self, name: str, batch_size: int, resumes: bool = False, every: float = 10.0, console: Console | None = None
     ) -> None:
         self._name, self._batch_size, self._resumes, self._every = name, batch_size, resumes, every
-        self._console = Console() if console is None else console
+        self._console = terminal() if console is None else console
         self.written: int | None = 0
         self._before: int | None = 0
         self._first: tuple[int, float] | None = None
@@ -62,6 +63,8 @@ class BuildProgress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+        if isinstance(error, (KeyboardInterrupt, SystemExit)) and dist.get_global_rank() == 0:
+            self._print('stopped; the same command with --resume goes on with what is stored')
 
     def __call__(self, done: int, every: int) -> None:
         """Shows that ``done`` of ``every`` samples of this process are stored."""
@@ -85,4 +88,7 @@ class BuildProgress:
             self._said = now
             left = '' if rate is None else f', {said}, {seconds_text((every - done) / rate)} left'
             share = f'{number_text(done * ranks)} of {number_text(every * ranks)} samples ({percent(done / every)} %)'
-            self._console.print(f'{self._name}: {share}{left}', highlight=False, markup=False, soft_wrap=True)
+            self._print(f'{share}{left}')
+
+    def _print(self, what: str) -> None:
+        self._console.print(f'{self._name}: {what}', highlight=False, markup=False, soft_wrap=True)

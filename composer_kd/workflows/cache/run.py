@@ -19,12 +19,13 @@ from composer_kd.config.construct import build_teacher, construct_or_say
 from composer_kd.config.markers import Component
 from composer_kd.config.schema import RunConfig, TeacherConfig
 from composer_kd.config.stored import stored_teachers
+from composer_kd.data import Indexed
 from composer_kd.errors import ConfigError, TeacherError
 from composer_kd.matches.match import Match
 from composer_kd.runs.build import build_model
 from composer_kd.runs.files import make_folder
 from composer_kd.runs.loaders import build_loader
-from composer_kd.runs.process import say, without_remarks
+from composer_kd.runs.process import keep_freed_memory, say, without_remarks
 from composer_kd.runs.stored import matches_of, note_teacher
 from composer_kd.stores import Store
 from composer_kd.teachers import CachedTeacher, FrozenTeacher, Teacher, build_store, moves
@@ -79,6 +80,7 @@ def cache(
     chosen = _teachers_of(config, folder)
     if dist.get_world_size() > 1:
         dist.initialize_dist(get_device(None))
+    keep_freed_memory()
     with without_remarks():
         plain = dataclasses.replace(config.train_loader, samples_per_epoch=None, drop_last=False)
         loader = build_loader(plain, 1, config.seed, train=True)
@@ -176,7 +178,7 @@ def _measured(
     teacher: Teacher, store: Store, model: ComposerModel, loader: DataLoader[Any], config: RunConfig, rules: Any
 ) -> Measured:
     dataset: Any = loader.dataset
-    while type(dataset).__name__ == 'Indexed':
+    while isinstance(dataset, Indexed):
         dataset = dataset.dataset
     return measure(teacher, store, model, dataset, config.device_train_batch_size, **rules)
 

@@ -189,7 +189,7 @@ def _try_values(sweep: Sweep, overrides: Sequence[str]) -> tuple[list[RunConfig]
         written = [override(key, value) for key, value in settings.items()]
         try:
             config = load_config(sweep.base, [*overrides, *written])
-            return config, list(_missing_teachers(config))
+            return config, list(_missing_checkpoints(config))
         except ConfigError as error:
             lines = str(error).splitlines()
             return None, [line.strip() for line in lines[1:]] or lines
@@ -208,7 +208,7 @@ def _try_values(sweep: Sweep, overrides: Sequence[str]) -> tuple[list[RunConfig]
     return configs, [*faults, *(f'{fault}{cause}' for fault, cause in said.items())]
 
 
-def _missing_teachers(config: RunConfig) -> Iterator[str]:
+def _missing_checkpoints(config: RunConfig) -> Iterator[str]:
     for teacher in _teachers(config):
         path = teacher.checkpoint
         if path is not None and '://' not in path and not pathlib.Path(path).exists():

@@ -201,6 +201,15 @@ def validation():
     return digits('test', subset=40)
 
 
+def test_a_store_that_is_gone_is_named_with_its_key(tmp_path):
+    store = f'variables.store={tmp_path}/gone'
+    said = refused(
+        tmp_path, *SMALL, store, base='yamls/digits/kd_cached.yaml', parameters={'optimizer.lr': {'values': [0.1, 0.2]}}
+    )
+    assert 'algorithms.distillation.teachers.0: ' in said
+    assert 'gone holds no store' in said
+
+
 @pytest.mark.parametrize('name', ['digits', 'cifar10'])
 def test_the_sweeps_that_are_shipped_fit_their_runs(tmp_path, name, monkeypatch):
     """All but the teachers' weights and CIFAR-10 itself, which are not in the repository."""
