@@ -204,8 +204,9 @@ def speech(known, generator):
     real = torch.randint(80, 200, (SIZE,), generator=generator)
     attention = torch.arange(200) < real[:, None]
     values = torch.randn(SIZE, 200, generator=generator) * attention
-    labels = torch.randint(1, 12, (SIZE, 4), generator=generator)
-    labels = labels.where(torch.arange(4) < 1 + known[:, 0].long()[:, None], -100)
+    # As many places for labels as there are classes, which does not make them labels of positions.
+    labels = torch.randint(1, 12, (SIZE, 12), generator=generator)
+    labels = labels.where(torch.arange(12) < 1 + known[:, 0].long()[:, None], -100)
 
     def rows(net, sample):
         return net(sample['input_values'][:, : int(sample['attention_mask'].sum())]).logits[0]

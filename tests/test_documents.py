@@ -34,6 +34,17 @@ def test_readme_examples(tmp_path, monkeypatch, capfd):
     assert accuracy > 0.5
 
 
+def test_examples_of_schemes(tmp_path, monkeypatch, capsys):
+    """The Python blocks of docs/schemes.md, in one namespace and in order."""
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    for block in re.findall(r'```python\n(.*?)```', (ROOT / 'docs/schemes.md').read_text(encoding='utf-8'), re.DOTALL):
+        exec(compile(block, 'docs/schemes.md', 'exec'), namespace)
+    shown = capsys.readouterr().out
+    assert 'metrics/eval/slow/MulticlassAccuracy' in shown
+    assert 'metrics/eval/exit.features.3/MulticlassAccuracy' in shown
+
+
 @pytest.mark.parametrize('name', ['composer_kd', *MODULES])
 def test_examples_in_docstrings(name, monkeypatch):
     monkeypatch.chdir(ROOT)

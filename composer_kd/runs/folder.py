@@ -17,7 +17,7 @@ from composer_kd.errors import ConfigError
 from composer_kd.presentation.addresses import without_credentials
 from composer_kd.runs.files import CONFIG_FILE, LATEST, LOCK_FILE, METRICS_FILE, checkpoints, make_folder
 
-__all__ = ['alone_in', 'check_files', 'check_remote', 'check_unused', 'clear', 'holds_run']
+__all__ = ['alone_in', 'check_files', 'check_remote', 'check_unused', 'clear', 'holds_run', 'locked']
 
 SECONDS_TO_WAIT = 8.0
 """The workers of a killed run keep its lock until they notice, which takes them 5 seconds."""
@@ -154,16 +154,35 @@ def alone_in(folder: pathlib.Path | None) -> Iterator[None]:
         yield
         return
     make_folder(folder, 'save_folder')
-    lock = FileLock(folder / LOCK_FILE)
+    refusal = (
+        f'{folder} is in use: another process trains there. Wait for it, or give this run another run_name=... or '
+        'save_folder=...'
+    )
+    with locked(folder / LOCK_FILE, SECONDS_TO_WAIT, refusal):
+        yield
+
+
+@contextlib.contextmanager
+def locked(file: pathlib.Path, seconds: float, refusal: str) -> Iterator[None]:
+    """Holds a lock while the block runs; the system frees it if this process is killed.
+
+    Args:
+        file: The file that is locked, in an existing folder.
+        seconds: How long to wait for another process.
+        refusal: What to say if that one still holds it.
+
+    Raises:
+        ConfigError: If another process holds the lock.
+    """
+    lock = FileLock(file, fallback_to_soft=False)  # a soft lock would stay when its process is killed
     try:
-        lock.acquire(timeout=SECONDS_TO_WAIT)
+        lock.acquire(timeout=seconds)
     except Timeout as error:
-        raise ConfigError(
-            f'{folder} is in use: another process trains there. Wait for it, or give this run another run_name=... or '
-            'save_folder=...'
-        ) from error
+        raise ConfigError(refusal) from error
     except (OSError, NotImplementedError) as error:  # some network file systems have no locks
-        warnings.warn(f'{folder} cannot be locked ({error}): see to it that one run at a time uses it', stacklevel=3)
+        warnings.warn(
+            f'{file.parent} cannot be locked ({error}): see to it that one process at a time uses it', stacklevel=5
+        )
     try:
         yield
     finally:

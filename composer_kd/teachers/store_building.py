@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -104,14 +104,14 @@ def build_store(
     if isinstance(form, Hidden) != (head is not None):
         raise StoreError(f'head: the path of the last layer is for the format hidden, got {head!r} and {form}')
     reader = _Reader(asked, model, _as_features(features), head, positions, precision)
-    load = _Loading(dataset, batch_size, num_workers, collate_fn)
+    load = _Loading(dataset, num_workers, collate_fn)
     outline = reader.outline(load.batch_of([ViewIndex(0, 0)]), form)
     manifest = replace(
         outline, samples=len(dataset), views=views, data=fingerprint(dataset), versions=_versions(),
         transform={'views': views, 'seed': getattr(dataset, 'seed', None)},
     )  # fmt: skip
-    manifest = replace(manifest, shard_samples=default_shard_samples(manifest))
-    return _write(folder, manifest, reader, load, resume, progress)
+    manifest = replace(manifest, shard_samples=default_shard_samples(manifest, batch_size))
+    return _write(folder, manifest, reader, load, batch_size, resume, progress)
 
 
 def _write(
@@ -119,6 +119,7 @@ def _write(
     manifest: Manifest,
     reader: _Reader,
     load: _Loading,
+    batch_size: int,
     resume: bool,
     progress: Callable[[int, int], None] | None,
 ) -> Store:
@@ -128,11 +129,11 @@ def _write(
     with StoreWriter(folder, manifest, resume or rank > 0, rank, ranks) as writer:
         if rank == 0 and ranks > 1:
             dist.barrier()
-        rows = writer.rows()
-        done, every = writer.kept_rows, writer.kept_rows + len(rows)
-        for batch, count in load.batches(rows, manifest.samples):
-            writer.add(**reader.read(batch, count, manifest))
-            done += count
+        done, every = writer.kept_rows, writer.kept_rows + len(writer.rows())
+        parts = list(writer.batches(batch_size))
+        for rows, batch in zip(parts, load.batches(parts, manifest.samples)):
+            writer.add(**reader.read(batch, len(rows), manifest))
+            done += len(rows)
             if progress is not None:
                 progress(done, every)
         if ranks > 1:
@@ -146,24 +147,22 @@ def _write(
 class _Loading:
     """Loads samples in a given order."""
 
-    def __init__(self, dataset: Any, batch_size: int, workers: int, collate: Callable[[list[Any]], Any] | None) -> None:
-        self._dataset, self._batch_size, self._workers, self._collate = dataset, batch_size, workers, collate
+    def __init__(self, dataset: Any, workers: int, collate: Callable[[list[Any]], Any] | None) -> None:
+        self._dataset, self._workers, self._collate = dataset, workers, collate
 
     def batch_of(self, indices: Sequence[int]) -> Any:
         """One batch of these samples."""
-        return next(iter(self._loader(indices, 0)))
+        return next(iter(self._loader([indices], 0)))
 
-    def batches(self, rows: NDArray[np.int64], samples: int) -> Any:
-        """Batches of rows, with their number of samples; row ``view * samples + sample`` is a sample in a view."""
-        indices = [ViewIndex(int(row % samples), int(row // samples)) for row in rows]
-        sizes = [len(indices[start : start + self._batch_size]) for start in range(0, len(indices), self._batch_size)]
-        return zip(self._loader(indices, self._workers) if indices else (), sizes)
+    def batches(self, parts: Sequence[NDArray[np.int64]], samples: int) -> Iterator[Any]:
+        """Batches of rows, in this order; row ``view * samples + sample`` is a sample in a view."""
+        indices = [[ViewIndex(int(row % samples), int(row // samples)) for row in rows] for rows in parts]
+        return iter(self._loader(indices, self._workers)) if indices else iter(())
 
-    def _loader(self, indices: Sequence[int], workers: int) -> DataLoader[Any]:
+    def _loader(self, batches: Sequence[Sequence[int]], workers: int) -> DataLoader[Any]:
         return DataLoader(
             self._dataset,
-            self._batch_size,
-            sampler=indices,
+            batch_sampler=batches,
             num_workers=workers,
             collate_fn=self._collate,
             pin_memory=torch.cuda.is_available(),

@@ -60,9 +60,16 @@ MUTATIONS = [
     Mutation(
         'two runs write into one folder',
         'composer_kd/runs/folder.py',
-        '        lock.acquire(timeout=SECONDS_TO_WAIT)',
+        '        lock.acquire(timeout=seconds)',
         '        pass',
         (f'{FOLDER}::test_a_folder_in_use_is_refused',),
+    ),
+    Mutation(
+        'a killed process locks a folder for ever where the system has no locks',
+        'composer_kd/runs/folder.py',
+        'FileLock(file, fallback_to_soft=False)',
+        'FileLock(file)',
+        (f'{FOLDER}::test_a_file_system_without_locks_is_said_and_a_kill_there_locks_nobody_out',),
     ),
     Mutation(
         'a folder in the place of a file is found out in mid-run',

@@ -1,5 +1,6 @@
 """A run folder belongs to one run at a time, and is replaced only where this is asked for."""
 
+import errno
 import json
 import os
 import pathlib
@@ -160,6 +161,18 @@ def test_a_folder_in_use_is_refused(tmp_path, monkeypatch):
         first.kill()
         first.communicate()
     assert run(tmp_path, 'save_overwrite=true')['time/batch'] == 2  # a kill has freed it
+
+
+@pytest.mark.parametrize('code', [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_said_and_a_kill_there_locks_nobody_out(tmp_path, monkeypatch, code):
+    def without_locks(*args):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr('fcntl.flock', without_locks)
+    monkeypatch.setattr(folders, 'SECONDS_TO_WAIT', 0.2)
+    (tmp_path / '.lock').write_text('12345\nhost\n')  # of a process that was killed
+    with pytest.warns(UserWarning, match='cannot be locked'), folders.alone_in(tmp_path):
+        pass
 
 
 @pytest.mark.slow  # the launcher starts two interpreters, and waits for both

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from filelock import FileLock, Timeout
 
-from composer_kd.errors import ComposerKDError, ConfigError
+from composer_kd.errors import ComposerKDError
 from composer_kd.presentation.console import terminal
 from composer_kd.presentation.settings import label, short_names
 from composer_kd.presentation.units import metric_text, seconds_text
 from composer_kd.runs.files import make_folder
+from composer_kd.runs.folder import locked
 from composer_kd.workflows.sweep.plan import Plan, override
 from composer_kd.workflows.sweep.results import write_plots, write_results
 from composer_kd.workflows.sweep.study import Record, Study, grid_size
@@ -75,16 +75,10 @@ def search(plan: Plan, settings: Settings) -> Study:
         SystemExit: After Ctrl-C or SIGTERM, as Composer raises it; the results so far have then been written.
     """
     make_folder(settings.out, '--out')
-    lock = FileLock(settings.out / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ConfigError(f'{settings.out}: another sweep works there; wait for it, or take another --out') from error
-    try:
+    refusal = f'{settings.out}: another sweep works there; wait for it, or take another --out'
+    with locked(settings.out / LOCK, 0, refusal):
         study = Study(plan, settings.out, settings.workers, settings.pruning)
         _Search(plan, settings, study).run()
-    finally:
-        lock.release()
     return study
 
 
