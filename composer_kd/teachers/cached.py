@@ -51,6 +51,16 @@ class CachedTeacher:
     Raises:
         StoreError: If there is no store, it is unfinished or damaged.
         TeacherError: If hidden states are stored and there is no head, or the other way round.
+
+    Example:
+        >>> import tempfile
+        >>> from torch.utils.data import TensorDataset
+        >>> from composer_kd import build_store
+        >>> from composer_kd.models import IndexedClassifier
+        >>> data, student = TensorDataset(torch.randn(8, 4), torch.arange(8) % 3), nn.Linear(4, 3)
+        >>> store = build_store(tempfile.mkdtemp(), nn.Linear(4, 3), IndexedClassifier(student, num_classes=3), data)
+        >>> CachedTeacher(store.folder).outputs(data[2:4], torch.tensor([2, 3])).logits.shape
+        torch.Size([2, 3])
     """
 
     def __init__(self, folder: str | os.PathLike[str], name: str | None = None, head: nn.Module | None = None) -> None:
