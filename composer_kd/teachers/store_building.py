@@ -152,14 +152,16 @@ class _Loading:
 
     def batch_of(self, indices: Sequence[int]) -> Any:
         """One batch of these samples."""
-        return next(iter(self._loader([indices], 0)))
+        return next(iter(self._loader([list(indices)], 0)))
 
     def batches(self, parts: Sequence[NDArray[np.int64]], samples: int) -> Iterator[Any]:
         """Batches of rows, in this order; row ``view * samples + sample`` is a sample in a view."""
-        indices = [[ViewIndex(int(row % samples), int(row // samples)) for row in rows] for rows in parts]
+        indices: list[list[Any]] = [
+            [ViewIndex(int(row % samples), int(row // samples)) for row in rows] for rows in parts
+        ]
         return iter(self._loader(indices, self._workers)) if indices else iter(())
 
-    def _loader(self, batches: Sequence[Sequence[int]], workers: int) -> DataLoader[Any]:
+    def _loader(self, batches: list[list[Any]], workers: int) -> DataLoader[Any]:
         return DataLoader(
             self._dataset,
             batch_sampler=batches,
