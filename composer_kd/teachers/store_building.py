@@ -77,8 +77,8 @@ def build_store(
         positions: Which positions are compared, as in :class:`.Distillation`.
         precision: The precision in which the teacher runs; ``None`` for Composer's default.
         resume: Whether to go on with a build that was ended.
-        progress: Called after each batch with the number of samples that are stored, and of those to store, of this
-            process.
+        progress: Called at the start and after each batch, with the number of samples that are stored, and of those to
+            store, of this process.
 
     Returns:
         The store; in other processes than the first, once that has finished it.
@@ -131,6 +131,8 @@ def _write(
             dist.barrier()
         done, every = writer.kept_rows, writer.kept_rows + len(writer.rows())
         parts = list(writer.batches(batch_size))
+        if progress is not None:
+            progress(done, every)
         for rows, batch in zip(parts, load.batches(parts, manifest.samples)):
             writer.add(**reader.read(batch, len(rows), manifest))
             done += len(rows)

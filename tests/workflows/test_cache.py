@@ -197,20 +197,20 @@ def test_the_default_folder_is_beside_that_of_the_run():
 
 def test_progress_says_a_line_now_and_then_where_there_is_no_terminal():
     console = Console(file=io.StringIO(), width=200)
-    with BuildProgress('big', 4, every=0.0, console=console) as shown:
-        for done in (4, 8, 10):
+    with BuildProgress('big', every=0.0, console=console) as shown:
+        for done in (0, 4, 8, 10):
             time.sleep(0.01)
             shown(done, 10)
     lines = console.file.getvalue().splitlines()
-    assert [line.split(' samples')[0] for line in lines] == ['big: 4 of 10', 'big: 8 of 10']
+    assert [line.split(' samples')[0] for line in lines] == ['big: 0 of 10', 'big: 4 of 10', 'big: 8 of 10']
     assert lines[1].endswith('left')
     assert shown.written == 10
 
 
 def test_progress_shows_a_bar_on_a_terminal():
     console = Console(file=io.StringIO(), width=120, force_terminal=True)
-    with BuildProgress('big', 4, resumes=True, console=console) as shown:
-        shown(8, 10)
+    with BuildProgress('big', console=console) as shown:
+        shown(4, 10)
         shown(10, 10)
     assert '100%' in console.file.getvalue()
     assert shown.written == 6
@@ -218,7 +218,7 @@ def test_progress_shows_a_bar_on_a_terminal():
 
 def test_a_build_that_is_stopped_says_how_it_goes_on():
     console = Console(file=io.StringIO(), width=200)
-    with pytest.raises(KeyboardInterrupt), BuildProgress('big', 4, console=console):
+    with pytest.raises(KeyboardInterrupt), BuildProgress('big', console=console):
         raise KeyboardInterrupt
     assert '--resume goes on' in console.file.getvalue()
 

@@ -21,31 +21,26 @@ class BuildProgress:
 
     Args:
         name: The name of the teacher.
-        batch_size: Samples of a batch.
-        resumes: Whether a part may be stored already.
         every: Seconds between two lines, where there is no terminal.
         console: The console; None for standard output.
 
     Attributes:
-        written: The samples that this process wrote; None if it is not known, as a build was gone on with whose rest
-            was a single batch.
+        written: The samples that this process wrote, without those of an earlier attempt.
 
     Example:
-        >>> with BuildProgress('big', batch_size=4, every=0.0) as shown:
-        ...     shown(4, 8), shown(8, 8)
+        >>> with BuildProgress('big', every=0.0) as shown:
+        ...     for done in (2, 4, 8):
+        ...         shown(done, 8)
+        big: 2 of 8 samples...
         big: 4 of 8 samples...
-        (None, None)
         >>> shown.written
-        8
+        6
     """
 
-    def __init__(
-        self, name: str, batch_size: int, resumes: bool = False, every: float = 10.0, console: Console | None = None
-    ) -> None:
-        self._name, self._batch_size, self._resumes, self._every = name, batch_size, resumes, every
+    def __init__(self, name: str, every: float = 10.0, console: Console | None = None) -> None:
+        self._name, self._every = name, every
         self._console = terminal() if console is None else console
-        self.written: int | None = 0
-        self._before: int | None = 0
+        self.written = 0
         self._first: tuple[int, float] | None = None
         self._said = time.perf_counter()
         self._bar: Progress | None = None
@@ -71,12 +66,10 @@ class BuildProgress:
         now = time.perf_counter()
         if self._first is None:
             self._first = done, now
-            # The first batch is full unless it is the last one too.
-            self._before = done - self._batch_size if done < every else None if self._resumes else 0
-        self.written = None if self._before is None else done - self._before
+        first, start = self._first
+        self.written = done - first
         if dist.get_global_rank():
             return
-        first, start = self._first
         rate = (done - first) / (now - start) if done > first else None
         ranks = dist.get_world_size()
         said = rate_text(None if rate is None else rate * ranks)

@@ -25,7 +25,7 @@ class Built:
         key: Its dotted key in the YAML.
         store: The store.
         seconds: The duration of the build.
-        written: The samples that were written now, views counted; None if it is not known.
+        written: The samples that were written now, views counted.
         measured: What was measured on some samples.
     """
 
@@ -33,7 +33,7 @@ class Built:
     key: str
     store: Store
     seconds: float
-    written: int | None
+    written: int
     measured: Measured
 
 
@@ -49,13 +49,12 @@ def lines_of(built: Built, config: RunConfig) -> Iterator[str]:
     """
     store, manifest = built.store, built.store.manifest
     yield f'{built.teacher}: stored in {store.folder}'
-    rate = built.written / built.seconds if built.written else None
-    of_all = '' if built.written in (None, manifest.rows) else f', of {number_text(manifest.rows)} in all'
+    of_all = '' if built.written == manifest.rows else f' of {number_text(manifest.rows)}'
     yield '  build     ' + (
-        'nothing was left to do'
-        if built.written == 0
-        else f'{seconds_text(built.seconds)}'
-        + ('' if rate is None else f', {number_text(built.written)} samples{of_all}, {rate_text(rate)}')
+        f'{seconds_text(built.seconds)}, {number_text(built.written)}{of_all} samples, '
+        f'{rate_text(built.written / built.seconds)}'
+        if built.written
+        else 'nothing was left to do'
     )
     yield f'  size      {_size(store)}'
     yield f'  error     {_error(built)}'

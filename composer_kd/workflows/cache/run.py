@@ -147,7 +147,7 @@ def _store(
         'precision': config.precision,
     }
     start = time.perf_counter()
-    with BuildProgress(teacher.name, size, settings.resume) as progress:
+    with BuildProgress(teacher.name) as progress:
         store = build_store(
             one.folder,
             teacher,
@@ -162,13 +162,12 @@ def _store(
             **rules,
         )
     seconds = time.perf_counter() - start
-    written = dist.all_gather_object(progress.written)
+    written = sum(dist.all_gather_object(progress.written))
     if dist.get_global_rank() == 0:
         if isinstance(one.written, TeacherConfig):
             note_teacher(one.folder, one.written)
         measured = _measured(teacher, store, model, loader, config, rules)
-        known = None if None in written else sum(count or 0 for count in written)
-        built = Built(teacher.name, one.key, store, seconds, known, measured)
+        built = Built(teacher.name, one.key, store, seconds, written, measured)
         for line in lines_of(built, config):
             say(line)
     return store
