@@ -58,6 +58,9 @@ def _check_classes(batch: Any, form: BatchFormat, layout: Layout) -> None:
     is_read = labels is not None and labels.device.type == 'cpu' and not labels.is_floating_point()
     if not is_read or layout.classes < 2 or form.ctc:
         return
+    assert labels is not None
+    if not layout.per_position and (labels.ndim < 3 or len(layout.shape) < 3):
+        return  # one label a sample: the usual case, in which nothing is read
     labels = aligned_labels(batch, form)
     assert labels is not None
     if not labels.numel() or labels.max() < layout.classes:
