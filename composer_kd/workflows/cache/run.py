@@ -37,6 +37,7 @@ from composer_kd.workflows.cache.settings import CacheSettings, check_losses, te
 __all__ = ['cache', 'default_folder']
 
 _LEAST_BATCH = 256
+_PATIENCE = 7 * 86400.0  # seconds that a process waits for the others, which may have more left of an earlier attempt
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def cache(
         raise ConfigError(f'--out: {folder} is the folder of the run itself; give the store one of its own')
     chosen = _teachers_of(config, folder)
     if dist.get_world_size() > 1:
-        dist.initialize_dist(get_device(None))
+        dist.initialize_dist(get_device(None), timeout=_PATIENCE)
     keep_freed_memory()
     with without_remarks():
         plain = dataclasses.replace(config.train_loader, samples_per_epoch=None, drop_last=False)
