@@ -37,6 +37,10 @@ class JointEvaluation(ABC):
         """Called before the student runs on a microbatch of an evaluator; does nothing by default."""
         return
 
+    def stop(self) -> None:
+        """Called when training ends, and when an evaluator starts: leaves nothing of an earlier one that was ended."""
+        self._metrics, self._waiting = {}, None
+
     @abstractmethod
     def outputs(self, batch: Any) -> Mapping[str, Any]:
         """Runs each net on the microbatch that the student has just run on.
@@ -55,7 +59,7 @@ class JointEvaluation(ABC):
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         """Handles one event of an evaluator."""
         if event is Event.EVAL_START:
-            self._metrics, self._waiting = {}, None
+            self.stop()
         elif event is Event.EVAL_AFTER_FORWARD:
             # It shows only later whether Composer uses the microbatch: samples that a distributed sampler repeats, to
             # give all ranks equally many, count in no metric.

@@ -35,6 +35,7 @@ _EVENTS = (
     Event.AFTER_LOAD,
     Event.FIT_START,
     Event.AFTER_LOSS,
+    Event.FIT_END,
     Event.EVAL_START,
     Event.EVAL_BEFORE_FORWARD,
     Event.EVAL_AFTER_FORWARD,
@@ -129,11 +130,14 @@ class JointTraining(DistillationAlgorithm):
             self._window.check(state)
             self._auxiliary.follow_replacements()
             self._auxiliary.follow_schedulers(state)
+        elif event is Event.FIT_END:
+            self.evaluation.stop()
         else:
             self.evaluation.apply(event, state, logger)
 
     def close(self) -> None:
         """Takes what trained beside it out of the student, which then has its original structure."""
+        self.evaluation.stop()
         if self._model is not None:
             self._auxiliary.release(self._model)
 

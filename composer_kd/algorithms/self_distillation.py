@@ -165,6 +165,12 @@ class SelfDistillation(JointTraining):
             named |= {f'{one.name}/{part}': value for part, value in parts.items()}
         state.loss = LossParts(total, task, kd, named, own)
 
+    @override
+    def close(self) -> None:
+        if self._hooks is not None:
+            self._hooks.remove()
+        super().close()
+
     def exit_model(self, layer: str) -> EarlyExit:
         """The net that ends at an exit; it shares its weights with the student and the exit's head.
 
@@ -205,6 +211,12 @@ class _OfExits(JointEvaluation):
         assert self._hooks is not None
         self._hooks.attach()
         self._hooks.open()
+
+    @override
+    def stop(self) -> None:
+        super().stop()
+        if self._hooks is not None:
+            self._hooks.remove()
 
     @override
     def outputs(self, batch: Any) -> Mapping[str, Any]:
