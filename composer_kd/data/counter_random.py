@@ -67,16 +67,16 @@ def small_integers(seeds: NDArray[np.uint64], bounds: Sequence[int]) -> NDArray[
 
     Args:
         seeds: uint64 ``(B,)`` with random bits, such as those of `sample_seeds`.
-        bounds: For each integer, the number above the largest; at most four of them.
+        bounds: For each integer, the number above the largest, below 2 :sup:`32`; at most four of them.
 
     Returns:
-        int64 ``(len(bounds), B)``. With ``n`` bounds, probabilities are exact to ``2 ** -(64 // n)``.
+        int64 ``(len(bounds), B)``. With ``n`` bounds, probabilities are exact to ``2 ** -min(32, 64 // n)``.
 
     Example:
         >>> small_integers(sample_seeds(0, 1, range(6)), (9, 2)).tolist()
         [[0, 5, 5, 1, 2, 6], [0, 1, 0, 1, 0, 0]]
     """
-    width = 64 // len(bounds)
+    width = min(32, 64 // len(bounds))  # so that the product stays within 64 bits
     shifts = np.arange(len(bounds), dtype=np.uint64)[:, None] * np.uint64(width)
     drawn = (seeds >> shifts) & np.uint64(2**width - 1)
     drawn *= np.array(bounds, np.uint64)[:, None]

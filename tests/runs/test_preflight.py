@@ -18,11 +18,11 @@ from composer_kd.runs.preflight import check_load_path
 def test_weights_alone_are_no_checkpoint_to_go_on_from_wherever_they_are(place, tmp_path, monkeypatch):
     fetched = []
 
-    def fetch(uri, destination):
+    def fetch(uri, destination, **options):
         fetched.append(uri)
         shutil.copy(tmp_path / uri.removeprefix('s3://bucket/'), destination)
 
-    monkeypatch.setattr('composer_kd.teachers.checkpoints.get_file', fetch)
+    monkeypatch.setattr('composer_kd.teachers.fetching.get_file', fetch)
     monkeypatch.chdir(tmp_path)
     weights = {'weight': torch.ones(2)}
     torch.save({'state': {'model': weights}}, 'ep1-rank0.pt')
