@@ -113,12 +113,12 @@ class Window:
                 return
             raise self._reversed(f', which are batch {math.ceil(start)} and batch {math.ceil(end)} of this run')
 
-    def opens_before(self, moment: Time, state: State) -> bool:
-        """Whether the window opens before a moment; ``False`` if the units cannot be compared."""
+    def may_open_before(self, moment: Time, state: State) -> bool:
+        """Whether the window opens before a moment, or in a unit that cannot be compared."""
         if self.start.value == 0 or self.start.unit == moment.unit:
             return self.start.value < moment.value
         start, other = _in_batches(self.start, state), _in_batches(moment, state)
-        return start is not None and other is not None and start < other
+        return start is None or other is None or start < other
 
     def _begins_after(self, state: State) -> bool:
         """Whether the run ends before the window starts; ``False`` if the units cannot be compared."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
-from composer.algorithms import SWA, CutMix, LayerFreezing, MixUp, SelectiveBackprop, StochasticDepth
+from composer.algorithms import SWA, CutMix, LabelSmoothing, LayerFreezing, MixUp, SelectiveBackprop, StochasticDepth
 from composer.callbacks import ExportForInferenceCallback
 from composer.core import State
 from torch import Tensor
@@ -21,7 +21,7 @@ from composer_kd.matches.criterion import Criterion
 from composer_kd.students import EXTRAS
 from composer_kd.teachers import FrozenTeacher, TeacherPool, module_of, moves
 
-__all__ = ['refuse_algorithms', 'refuse_dropped_layers', 'refuse_shared', 'renew_copies']
+__all__ = ['refuse_algorithms', 'refuse_dropped_layers', 'refuse_shared', 'renew_copies', 'refuse_beside_joint']
 
 _MIXERS = (MixUp, CutMix)
 _OTHER_SAMPLES = (*_MIXERS, SelectiveBackprop)
@@ -87,6 +87,34 @@ def refuse_algorithms(state: State, criterion: Criterion) -> None:
             raise ConfigError(
                 f'{name}(interpolate_loss=True) replaces the loss after Distillation has set it, so the two cannot '
                 f'be combined. Use {name}(interpolate_loss=False), which mixes the labels instead.'
+            )
+
+
+def refuse_beside_joint(state: State, algorithm: DistillationAlgorithm) -> None:
+    """Checks that no other algorithm of the run changes what nets that train together share.
+
+    Args:
+        state: The state of the run.
+        algorithm: The algorithm that trains further nets in the run.
+
+    Raises:
+        ConfigError: If one replaces the loss, the labels, or the optimizer's parameters, or distils too.
+    """
+    name = type(algorithm).__name__
+    for other in state.algorithms:
+        what = type(other).__name__
+        if isinstance(other, DistillationAlgorithm) and other is not algorithm:
+            raise ConfigError(f'{name} and {what} both set the loss of a batch: use one of the two.')
+        if isinstance(other, LabelSmoothing):
+            raise ConfigError(
+                f'{name} and {what}: the labels are smoothed for the student alone. Smooth them in the losses: '
+                'CrossEntropyLoss(label_smoothing=...) as the loss_fn of the models.'
+            )
+        if isinstance(other, LayerFreezing):
+            raise ConfigError(f'{name} and {what}: it would count the layers of the other nets among those to freeze.')
+        if getattr(other, 'interpolate_loss', False):
+            raise ConfigError(
+                f'{name} and {what}(interpolate_loss=True) both set the loss: use interpolate_loss=False.'
             )
 
 

@@ -6,7 +6,7 @@ import contextlib
 import math
 import numbers
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import partial
 from typing import Any, Literal
 
@@ -154,6 +154,7 @@ class Distillation(DistillationAlgorithm):
         self._count = BatchCount()
         self._model: nn.Module | None = None
         self._smoothing: LabelSmoothing | None = None
+        self._checked_data: Any = None
         self._form = BatchFormat()
         self._text = repr(self)
 
@@ -228,6 +229,7 @@ class Distillation(DistillationAlgorithm):
             refuse_shared(self.pool, _optimized(state), 'the optimizer')
             self._window.check(state)
             self._check_answers(state)
+            self._check_data(state)  # fit() may have been given another loader than the Trainer
             self.criterion.attach(state)
         elif event is Event.FIT_END:
             self.criterion.detach()
@@ -254,6 +256,7 @@ class Distillation(DistillationAlgorithm):
         self._form = self.evaluation.form = BatchFormat.of(state.model, self._positions)
         self._count = BatchCount(dist.get_world_size(), self._form, self.criterion.needs_features)
         self._model = state.model
+        self._checked_data = None
         self._smoothing = next((other for other in state.algorithms if isinstance(other, LabelSmoothing)), None)
         self._fits = False  # this object may have taught another student before
         self._unsettled = [check_alignment, partial(check_one_label, losses=self.criterion.of_softmax)]
@@ -309,15 +312,18 @@ class Distillation(DistillationAlgorithm):
     def _check_data(self, state: State) -> None:
         """Lets teachers that know samples by their numbers compare the data set with theirs."""
         dataset = getattr(state.train_dataloader, 'dataset', None)
+        if dataset is self._checked_data or not isinstance(dataset, Sized):
+            return
+        self._checked_data = dataset
         for teacher in self.pool.teachers:
-            if dataset is not None and hasattr(teacher, 'check_data'):
+            if hasattr(teacher, 'check_data'):
                 teacher.check_data(dataset, self._positions)
 
     def _check_answers(self, state: State) -> None:
         """Refuses a window that opens before a teacher has an answer."""
         for teacher in self.pool.teachers:
             first = getattr(teacher, 'first_answer', None)
-            if first is not None and self._window.opens_before(first, state):
+            if first is not None and self._window.may_open_before(first, state):
                 raise ConfigError(
                     f'The teacher {teacher.name!r} has no answer before {first.to_timestring()}, and the window opens '
                     f'at start_dur={self._window.start.to_timestring()}. Let it open then: '

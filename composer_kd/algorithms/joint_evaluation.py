@@ -32,6 +32,7 @@ class JointEvaluation(ABC):
         self.latest: dict[str, float] = {}
         self._metrics: dict[str, dict[str, Metric]] = {}
         self._waiting: tuple[Mapping[str, Any], Any, int] | None = None
+        self._batch: dict[str, Any] | None = None
 
     def before_forward(self) -> None:
         """Called before the student runs on a microbatch of an evaluator; does nothing by default."""
@@ -63,14 +64,21 @@ class JointEvaluation(ABC):
         elif event is Event.EVAL_AFTER_FORWARD:
             # It shows only later whether Composer uses the microbatch: samples that a distributed sampler repeats, to
             # give all ranks equally many, count in no metric.
+            batch = self._batch if isinstance(self._batch, dict) else state.batch
             with torch.no_grad(), get_precision_context(state.precision, state.precision_config):
-                outputs = self.outputs(self.form.split(state.batch)[0])
-            self._waiting = outputs, state.batch, updates_of(state)
+                outputs = self.outputs(self.form.split(batch)[0])
+            metrics = state.eval_metrics[state.dataloader_label]
+            for name in outputs:  # on every rank, because they are computed together
+                if name not in self._metrics:
+                    self._metrics[name] = _fresh(metrics)
+            self._waiting = outputs, batch, updates_of(state)
         elif event is Event.EVAL_END:
             self._log(state, logger)
         else:  # the next microbatch begins, or the batch ends
             self._update(state)
             if event is Event.EVAL_BEFORE_FORWARD:
+                # A HuggingFaceModel takes the labels out of the mapping that it is evaluated on.
+                self._batch = dict(state.batch) if isinstance(state.batch, Mapping) else None
                 self.before_forward()
 
     def _update(self, state: State) -> None:
@@ -82,7 +90,7 @@ class JointEvaluation(ABC):
             return
         with torch.no_grad(), get_precision_context(state.precision, state.precision_config):
             for name, output in outputs.items():
-                for metric in self._metrics.setdefault(name, _fresh(metrics)).values():
+                for metric in self._metrics[name].values():
                     self.update(name, batch, output, metric)
 
     def _log(self, state: State, logger: Logger) -> None:

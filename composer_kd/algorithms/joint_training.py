@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from composer_kd.algorithms.base import DistillationAlgorithm
+from composer_kd.algorithms.conflicts import refuse_beside_joint, renew_copies
 from composer_kd.algorithms.joint_evaluation import JointEvaluation
 from composer_kd.batches.checks import labels_fit
 from composer_kd.batches.counts import BatchCount, weighed
@@ -120,9 +121,8 @@ class JointTraining(DistillationAlgorithm):
         elif event is Event.INIT:
             self._prepare(state)
         elif event is Event.BEFORE_LOAD:
-            self.build(state)
-            for learner in self.learners():
-                self._auxiliary.take_in(state, learner)
+            self._take_in(state)
+            renew_copies(state)
             self._state.before_load(state.model)
         elif event is Event.AFTER_LOAD:
             self._state.after_load()
@@ -141,9 +141,19 @@ class JointTraining(DistillationAlgorithm):
         if self._model is not None:
             self._auxiliary.release(self._model)
 
+    def _take_in(self, state: State) -> None:
+        try:
+            self.build(state)
+            for learner in self.learners():
+                self._auxiliary.take_in(state, learner)
+        except Exception:  # a run that is refused leaves the student as it was
+            self._auxiliary.release(state.model)
+            raise
+
     def _prepare(self, state: State) -> None:
         if self._auxiliary.taken:
             raise ConfigError(f'This {type(self).__name__} is part of an earlier run; make a new one for a new run')
+        refuse_beside_joint(state, self)
         self._model = state.model
         self.form = self.evaluation.form = BatchFormat.of(state.model)
         self._count = BatchCount(dist.get_world_size(), self.form)

@@ -10,6 +10,7 @@ from composer.models import ComposerModel, HuggingFaceModel
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from composer_kd.batches.contents import split_index
 from composer_kd.errors import ConfigError
 from composer_kd.features.calling import choose_call
 from composer_kd.features.outputs import logits_of
@@ -48,7 +49,7 @@ class Peer:
             raise ConfigError('Peer: a ComposerModel gets the whole batch; give the input adapter with a plain module')
         self.model, self.input_adapter, self.lr = model, input_adapter, lr
         self.name = name or type(model).__name__
-        self._call: Callable[[Any], Any] | None = None
+        self._calls: dict[type, Callable[[Any], Any]] = {}  # by the kind of batch
         self._student: Any = None
 
     def join(self, state: State) -> None:
@@ -57,7 +58,7 @@ class Peer:
         Raises:
             ConfigError: If the student's loss cannot be computed of the outputs of other nets.
         """
-        self._student, self._call = state.model, None
+        self._student, self._calls = state.model, {}
         if not isinstance(self.model, ComposerModel) and isinstance(state.model, HuggingFaceModel):
             raise ConfigError(
                 f'{self!r} is a plain module, and the student is a HuggingFaceModel, whose loss is part of its own '
@@ -68,9 +69,10 @@ class Peer:
         """Runs the net on a microbatch as models take it."""
         if isinstance(self.model, ComposerModel):
             return self.model(batch)
-        if self._call is None:
-            self._call = choose_call(self.model, batch, self.input_adapter, f'The peer {self.name!r}')
-        return self._call(batch)
+        if type(batch) not in self._calls:
+            call = choose_call(self.model, batch, self.input_adapter, f'The peer {self.name!r}')
+            self._calls[type(batch)] = call
+        return self._calls[type(batch)](batch)
 
     def evaluated(self, batch: Any) -> Any:
         """Runs the net on a batch of an evaluator, as Composer runs a student."""
@@ -79,7 +81,7 @@ class Peer:
     def update_metric(self, batch: Any, outputs: Any, metric: Metric) -> None:
         """Updates a metric with what :meth:`evaluated` returned."""
         model = self.model if isinstance(self.model, ComposerModel) else self._student
-        model.update_metric(batch, outputs, metric)
+        model.update_metric(self._as_it_takes(batch), outputs, metric)
 
     def logits(self, outputs: Any) -> Tensor:
         """Finds the logits in its outputs.
@@ -92,7 +94,13 @@ class Peer:
     def loss(self, outputs: Any, batch: Any) -> Any:
         """Its own loss: that of the student for a plain module."""
         model = self.model if isinstance(self.model, ComposerModel) else self._student
-        return model.loss(outputs, batch)
+        return model.loss(outputs, self._as_it_takes(batch))
+
+    def _as_it_takes(self, batch: Any) -> Any:
+        """The batch without the samples' numbers, if its own loss does not take them."""
+        if not isinstance(self.model, ComposerModel) or getattr(self.model, 'takes_index', False):
+            return batch
+        return split_index(batch, bool(getattr(self._student, 'takes_index', False)))[0]
 
     # What AuxiliaryModules ask of things that learn beside the student ------------------------------------------------
 
@@ -116,7 +124,7 @@ class Peer:
     def use(self, parts: Mapping[str, nn.Module]) -> None:
         """Takes another net in its place, after surgery by other algorithms."""
         if parts['net'] is not self.model:
-            self.model, self._call = parts['net'], None
+            self.model, self._calls = parts['net'], {}
 
     def __repr__(self) -> str:
         return f'Peer({self.name!r})'

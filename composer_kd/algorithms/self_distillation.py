@@ -112,6 +112,8 @@ class SelfDistillation(JointTraining):
     @override
     def build(self, state: State) -> None:
         self._look(state.model)  # again, because other algorithms may have replaced layers
+        if state.train_dataloader is None:
+            return  # an evaluation; training is refused at FIT_START
         batch, _ = self.form.split(first_samples(state))
         answers = 'outputs.logits' if isinstance(state.model, HuggingFaceModel) else 'outputs'
         wanted = [*(one.layer for one in self.exits), self._last, answers]
@@ -135,6 +137,11 @@ class SelfDistillation(JointTraining):
 
     @override
     def apply(self, event: Event, state: State, logger: Logger) -> None:
+        if event is Event.FIT_START and any(one.head is None for one in self.exits):
+            raise ConfigError(
+                'SelfDistillation measures the layers of its exits on the first samples of the train_dataloader, and '
+                'the Trainer was given none. Give it there, not to fit().'
+            )
         if event is Event.BEFORE_FORWARD:
             assert self._hooks is not None
             self._hooks.open(once=True)

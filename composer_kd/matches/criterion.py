@@ -15,7 +15,7 @@ from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError
 from composer_kd.features.hooks import FeatureHooks, LayerNotRun
-from composer_kd.losses.sparse import TeacherLogits
+from composer_kd.losses.sparse import SparseTarget, TeacherLogits
 from composer_kd.matches.auxiliary import AuxiliaryModules
 from composer_kd.matches.binding import bind, layers_of, refuse_shared_modules
 from composer_kd.matches.dry_run import dry_run, measure, runs_anywhere
@@ -123,10 +123,20 @@ class Criterion:
         for number in self.same_logits:
             check_classes(state.model, self.pool.teachers[number])
         self._apart = any(getattr(teacher, 'sparse', False) for teacher in self.pool.teachers)
+        self._check_targets()
         self._find_layers(state)
         self.auxiliary.drop_leftovers(state)
         for match in self.matches:
             self._reserve(state, match)
+
+    def _check_targets(self) -> None:
+        """Refuses losses that teachers which keep a part of the classes cannot serve."""
+        for number, teacher in enumerate(self.pool.teachers):
+            example = getattr(teacher, 'example', None)
+            target = None if example is None else example()
+            for term in (*self.on_teacher[number], *self.on_mean):
+                if isinstance(target, SparseTarget) and term.match.on_logits:
+                    term.adapter.check_target(target, term.match.temperature)
 
     def _find_layers(self, state: State) -> None:
         keys = [key for term in self.terms for key in term.student_keys]

@@ -126,6 +126,26 @@ class LossAdapter:
             layout.per_position
         )
 
+    def check_target(self, target: SparseTarget, temperature: float | Schedule | None) -> None:
+        """Checks before training that the loss can be taken of what a teacher keeps.
+
+        Args:
+            target: An example of what it keeps.
+            temperature: The temperature that a match sets; ``None`` for the loss's own.
+
+        Raises:
+            LossError: If it cannot.
+        """
+        if callable(temperature):
+            raise LossError(
+                f'The temperature of {self.name!r} is a schedule, and the stored teacher was stored at the temperature '
+                f'{target.temperature:g}. Set temperature={target.temperature:g}, or store the format dense.'
+            )
+        own = temperature_of(self.loss) if temperature is None else temperature
+        rows = target.rows()
+        student = torch.zeros(rows.shape)
+        against(self.loss, self.name, own, student, rows, lambda student, teacher: student.sum())
+
     def _of_sparse(self, student: Tensor, target: SparseTarget, micro: Microbatch) -> tuple[Tensor, bool]:
         layout, has_graph = micro.layout(student, self.classes_dim), student.requires_grad
         check_marks(micro.batch, micro.form, layout, micro.valid)

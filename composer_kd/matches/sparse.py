@@ -69,8 +69,19 @@ def against(
 
 
 def _of_itself(loss: Any, name: str) -> Any:
-    """An attribute of a loss or of the function of a ``partial``, not of a loss that it wraps and does more than."""
-    return getattr(getattr(loss, 'func', loss), name, None)
+    """What a loss, or the function of a ``partial``, says of itself.
+
+    A loss that wraps another does more than that, and so does a subclass with a ``forward`` of its own: what the other
+    says does not hold for them.
+    """
+    loss = getattr(loss, 'func', loss)
+    loss = getattr(loss, '_orig_mod', loss)  # compiled
+    for kind in type(loss).__mro__:
+        if name in vars(kind):
+            return getattr(loss, name)
+        if 'forward' in vars(kind):
+            return None
+    return getattr(loss, name, None)
 
 
 def temperature_of(loss: Any) -> float | None:

@@ -26,7 +26,8 @@ class Teacher(Protocol):
     ``check_data(dataset, positions)``, which is called before training.
 
     A teacher that gives a :class:`composer_kd.losses.sparse.SparseTarget` has a true attribute ``sparse``: its logits
-    have no mean with those of other teachers, and a loss on the mean of several becomes the mean of the losses.
+    have no mean with those of other teachers, and a loss on the mean of several becomes the mean of the losses. A
+    method ``example()`` that returns one lets losses that cannot take it be refused before training.
 
     One that has no answer in the first batches has an attribute ``first_answer``, a Composer ``Time``: a window that
     opens before is refused.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from composer_kd.errors import StoreError, TeacherError
 from composer_kd.losses.sparse import SparseTarget, TeacherLogits
 from composer_kd.stores import Hidden, Store
 from composer_kd.teachers.frozen import FrozenTeacher
-from composer_kd.teachers.store_sections import inputs_of, labels_section, stored_mask
+from composer_kd.teachers.store_sections import inputs_of, labels_section, stored_mask, weights_hash
 
 __all__ = ['CachedTeacher']
 
@@ -72,7 +73,13 @@ class CachedTeacher:
                 f'{self.store.folder} holds {self.store.format}: '
                 + ('give the last layer of the teacher, head=...' if head is None else 'a head is for hidden states')
             )
-        self._head = None if head is None else FrozenTeacher(head, name=f'the head of {self.name}')
+        if head is not None and manifest.teacher.get('head') not in (None, weights_hash(head)):
+            raise TeacherError(
+                f'{self.store.folder} holds hidden states of another last layer: the weights of head differ from those '
+                'of the teacher that was stored.'
+            )
+        # A copy, because a teacher is frozen.
+        self._head = None if head is None else FrozenTeacher(copy.deepcopy(head), name=f'the head of {self.name}')
         self.model = StoredLayers(sorted(manifest.features)) if manifest.features else None
         temperature = None if self.store.format is None else self.store.format.temperature
         self.sparse = temperature is not None
@@ -95,6 +102,13 @@ class CachedTeacher:
         both = {key: value for key, value in labels.items() if value is not None and stored.get(key) is not None}
         self.store.check({'labels': both})
 
+    def example(self) -> TeacherLogits | None:
+        """What it says of one position, of made-up logits; ``None`` if features alone are stored."""
+        form, classes = self.store.format, self.store.manifest.classes
+        if form is None or not self.sparse:
+            return None
+        return form.decode(form.encode(torch.linspace(0.0, 1.0, classes).unsqueeze(0), np.zeros(1, np.int64)), classes)
+
     def check_data(self, dataset: Any, positions: str) -> None:
         """Compares the training data with that of the build; called before training.
 
@@ -105,6 +119,7 @@ class CachedTeacher:
         Raises:
             StoreError: If anything differs: all that do, with what both sides say.
         """
+        self._checked = (-1, 0)  # the dry run is over
         manifest = self.store.manifest
         found = differences(manifest.data, fingerprint(dataset))
         if manifest.positions == 'tokens' and positions != manifest.labels.get('positions'):
@@ -142,7 +157,7 @@ class CachedTeacher:
             self._check_inputs(inputs, mask, view, samples)
         device = inputs.device
         if self.model is not None:
-            for path in self.store.manifest.features:
+            for path in self.model.looked_at():
                 self.model.show(path, self.store.features(path, view, samples).to(device, non_blocking=True).float())
         if self.store.format is None:
             return StoredAnswer(None)
@@ -220,6 +235,7 @@ class StoredLayers(nn.Module):
 
     def __init__(self, paths: list[str]) -> None:
         super().__init__()
+        self._paths = paths
         for path in paths:
             parent: nn.Module = self
             *before, last = path.split('.')
@@ -229,6 +245,10 @@ class StoredLayers(nn.Module):
                 parent = parent._modules[part]  # type: ignore[assignment]
             if last not in parent._modules:
                 parent.add_module(last, nn.Identity())
+
+    def looked_at(self) -> list[str]:
+        """The layers on which there are hooks."""
+        return [path for path in self._paths if self.get_submodule(path)._forward_hooks]
 
     def show(self, path: str, features: Tensor) -> None:
         """Lets the features of a layer pass through its submodule."""

@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader
 
 from composer_kd.batches.format import LABELLED, BatchFormat
 from composer_kd.batches.layout import layout_of
+from composer_kd.batches.masks import source_of, tokens_of
+from composer_kd.batches.microbatch import Microbatch
 from composer_kd.data import Indexed, SeededViews, ViewIndex
 from composer_kd.data.digest import digest
 from composer_kd.data.fingerprint import fingerprint
@@ -30,7 +32,7 @@ from composer_kd.stores import Dense, Feature, Format, Hidden, Manifest, Store, 
 from composer_kd.teachers.base import Teacher, answered_logits, module_of
 from composer_kd.teachers.frozen import FrozenTeacher
 from composer_kd.teachers.meanings import check_classes, check_tokens
-from composer_kd.teachers.store_sections import inputs_of, labels_section, stored_mask, teacher_section
+from composer_kd.teachers.store_sections import inputs_of, labels_section, stored_mask, teacher_section, weights_hash
 
 __all__ = ['POOLED', 'WHOLE', 'build_store']
 
@@ -63,7 +65,8 @@ def build_store(
 
     Args:
         folder: The folder of the store.
-        teacher: The teacher: a module, or any :class:`.Teacher` that answers alike at any time.
+        teacher: The teacher: a module, or any :class:`.Teacher` that answers alike at any time. It is frozen, and in
+            eval mode from then on.
         model: The student, or a model of its kind, which says how batches are read and where predictions count.
         dataset: The training data: map-style, with a length. :class:`composer_kd.data.Indexed` around it changes
             nothing.
@@ -207,6 +210,11 @@ class _Reader:
         logits, _, features, batch = self._run(batch)
         layout = layout_of(logits, batch, self._form)
         per_token = len(layout.shape) > 1
+        if layout.dim not in (None, logits.ndim - 1):
+            raise TeacherError(
+                f'The teacher {self._teacher.name!r} answers with maps {tuple(logits.shape)}, the classes in dimension '
+                f'{layout.dim}: stores hold one prediction per sample or token. Take the live teacher.'
+            )
         stored = {}
         for path, value in features.items():
             if per_token and self._features[path] == WHOLE:
@@ -223,9 +231,16 @@ class _Reader:
             shard_samples=1,
             format=form.settings(),
             features=stored,
-            teacher={**teacher_section(self._teacher), 'precision': self._precision.value},
+            teacher={**teacher_section(self._teacher), 'precision': self._precision.value, **self._head_section()},
             labels=labels_section(self._model, self._positions),
         )
+
+    def _head_section(self) -> dict[str, str]:
+        module = module_of(self._teacher)
+        if self._head is None or module is None:
+            return {}
+        (name,) = FeatureHooks(module, [(self._head, None)], 'the teacher').module_names().values()
+        return {'head': weights_hash(module.get_submodule(name))}
 
     def read(self, batch: Any, count: int, manifest: Manifest) -> dict[str, Any]:
         """What is written of a batch."""
@@ -257,13 +272,18 @@ class _Reader:
             'lengths': lengths,
         }
 
+    def _tokens(self, batch: Any) -> Microbatch:
+        """What counts in means over tokens."""
+        tokens, source = tokens_of(batch, self._form), source_of(batch, self._form)
+        return Microbatch(batch, 0, tokens=tokens, source=source, form=self._form)
+
     def _run(self, batch: Any) -> tuple[Tensor, Tensor | None, dict[str, Tensor], Any]:
         batch, _ = self._form.split(self._device.batch_to_device(batch))
         with torch.no_grad(), get_precision_context(self._precision):
             if self._hooks is None:
                 outputs, features = self._teacher.outputs(batch), {}
             else:
-                with self._hooks.recording():
+                with self._hooks.recording(self._tokens(batch).tokens_at):
                     outputs = self._teacher.outputs(batch)
                     features = {path: value for (path, _), value in self._hooks.take().items()}
         logits = answered_logits(self._teacher, outputs)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from composer.core import State
+from composer.utils import dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -32,7 +33,7 @@ class StudentCopy:
     def __init__(self, name: str) -> None:
         self.name = name
         self._teacher: FrozenTeacher | None = None
-        self._pairs: tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]] | None = None
+        self._pairs: tuple[list[Tensor], list[Tensor]] | None = None  # the parameters of copy and student
 
     @property
     def model(self) -> nn.Module | None:
@@ -81,19 +82,28 @@ class StudentCopy:
             share: The share of the student in the new weights, 0 to 1. Integers, such as counters, are those of the
                 student.
         """
+        student = _unwrapped(state.model)
         if self._pairs is None:
-            self._pairs = self._paired(_unwrapped(state.model))
-        ours, theirs, our_rest, their_rest = self._pairs
+            self._pairs = self._paired(student)
+        # Buffers are looked up anew, because a module may replace its own.
+        buffers = [(mine, other) for (_, mine), (_, other) in zip(_buffers(self._prepared().model), _buffers(student))]
+        moving = [pair for pair in buffers if pair[0].is_floating_point()]
+        ours, theirs = ([*weights, *(pair[side] for pair in moving)] for side, weights in enumerate(self._pairs))
         with torch.no_grad():
             if share == 1.0:
                 torch._foreach_copy_(ours, theirs)
             else:
                 torch._foreach_lerp_(ours, theirs, share)
-            for mine, other in zip(our_rest, their_rest):
-                mine.copy_(other)
+            for mine, other in buffers:
+                if not mine.is_floating_point():
+                    mine.copy_(other)
+            if dist.get_world_size() > 1:
+                # Ranks have statistics of their own until the next forward pass sends those of the first to all.
+                for mine, _ in buffers:
+                    dist.broadcast(mine, src=0)
 
-    def _paired(self, student: nn.Module) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-        """The floating tensors of copy and student, and the others."""
+    def _paired(self, student: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+        """The parameters of copy and student."""
         mine, others = _tensors(self._prepared().model), _tensors(student)
         changed = sorted({*mine} ^ {*others}) or [name for name in mine if mine[name].shape != others[name].shape]
         if changed:
@@ -101,14 +111,8 @@ class StudentCopy:
                 f'The teacher {self.name!r} is a copy of the student, which was changed after it was made: '
                 f'{", ".join(changed[:3])}. Change the student before the Trainer is made.'
             )
-        floating = [name for name in mine if mine[name].is_floating_point() or mine[name].is_complex()]
-        rest = [name for name in mine if name not in set(floating)]
-        return (
-            [mine[name] for name in floating],
-            [others[name] for name in floating],
-            [mine[name] for name in rest],
-            [others[name] for name in rest],
-        )
+        names = [name for name, _ in self._prepared().model.named_parameters()]
+        return [mine[name] for name in names], [others[name] for name in names]
 
     def _prepared(self) -> FrozenTeacher:
         if self._teacher is None:
@@ -144,6 +148,10 @@ def _parts(module: nn.Module) -> list[tuple[str, type, torch.Size | None]]:
         for name, part in module.named_modules()
     )
     return [part for part in named if EXTRAS not in part[0].split('.')]
+
+
+def _buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return [(name, value) for name, value in module.named_buffers() if EXTRAS not in name.split('.')]
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -5,14 +5,28 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
+from composer.algorithms import LabelSmoothing, LayerFreezing, MixUp
 from composer.loggers import InMemoryLogger
-from composer.models import ComposerClassifier
+from composer.models import ComposerClassifier, HuggingFaceModel
 from torch import nn
+from torchmetrics.classification import MulticlassAccuracy
 
-from composer_kd import ConfigError, LossError, MutualLearning, Peer, TeacherError, student_state_dict
+from composer_kd import (
+    ConfigError,
+    Distillation,
+    LossError,
+    MutualLearning,
+    Peer,
+    SelfDistillation,
+    TeacherError,
+    student_state_dict,
+)
+from composer_kd.data.indexed import Indexed
 from composer_kd.losses import CRD, mse
+from composer_kd.models.classifier import IndexedClassifier
 from tests.distilling import tokens
-from tests.helpers import Recorder, TokenModel, loader, mlp, pairs, student, train, weights
+from tests.helpers import Recorder, TokenDataset, TokenModel, loader, mlp, pairs, student, train, weights
 
 
 def learn(peers, duration='2ep', seen=(), model=None, data=None, optimizer=None, **options):
@@ -182,3 +196,47 @@ def test_wrong_input_is_refused_before_training():
     shared = student()
     with pytest.raises(ConfigError, match='optimizer already'):
         learn([shared.module], model=shared)
+
+
+@pytest.mark.parametrize(
+    ('other', 'said'),
+    [
+        (lambda: LabelSmoothing(0.3), 'smoothed for the student alone'),
+        (lambda: LayerFreezing(), 'layers of the other nets'),
+        (lambda: MixUp(interpolate_loss=True), 'interpolate_loss=False'),
+        (lambda: Distillation(mlp(), mse), 'both set the loss'),
+        (lambda: SelfDistillation(['2']), 'both set the loss'),
+    ],
+)
+@pytest.mark.parametrize('order', [1, -1])
+def test_algorithms_that_do_not_go_with_it_are_refused_in_either_order(other, said, order):
+    model = student()
+    with pytest.raises(ConfigError, match=said):
+        train(model, loader(*pairs()), [MutualLearning([mlp(seed=10)]), other()][::order])
+    assert model.state_dict().keys() == student().state_dict().keys()
+
+
+def test_a_peer_without_numbers_beside_a_student_with_numbers():
+    data = torch.utils.data.DataLoader(Indexed(torch.utils.data.TensorDataset(*pairs())), 8)
+    model, seen = IndexedClassifier(mlp(seed=1), num_classes=4), Recorder()
+    peer = ComposerClassifier(mlp(seed=10), num_classes=4)
+    learn([Peer(peer, name='peer')], seen=[seen], model=model, data=data, eval_dataloader=data)
+    x, y = batches()[0]
+    assert seen.batches[0]['peer/task'] == pytest.approx(F.cross_entropy(mlp(seed=10)(x), y).item(), rel=1e-4)
+
+
+def test_hugging_face_peers_are_evaluated():
+    def bert(seed):
+        torch.manual_seed(seed)
+        sizes = {'hidden_size': 16, 'num_hidden_layers': 1, 'num_attention_heads': 2, 'intermediate_size': 32}
+        net = transformers.BertForSequenceClassification(transformers.BertConfig(vocab_size=11, **sizes))
+        return HuggingFaceModel(net, use_logits=True, metrics=[MulticlassAccuracy(2)])
+
+    ids = torch.randint(11, (16, 6), generator=torch.Generator().manual_seed(3))
+    data = torch.utils.data.DataLoader(TokenDataset(input_ids=ids, labels=torch.arange(16) % 2), 8)
+    peer = bert(2)
+    algorithm = learn([Peer(peer, name='peer')], model=bert(1), data=data, eval_dataloader=data)[1]
+    with torch.no_grad():
+        answers = peer.model.eval()(input_ids=ids).logits.argmax(-1)
+    right = [(answers[torch.arange(16) % 2 == c] == c).float().mean().item() for c in (0, 1)]
+    assert algorithm.final_metrics()['metrics/eval/peer/MulticlassAccuracy'] == pytest.approx(sum(right) / 2)

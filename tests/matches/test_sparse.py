@@ -109,3 +109,14 @@ def test_draws_serve_losses_that_are_an_expectation():
     assert losses(SoftCrossEntropy(2.0), Draws(cnn(8, 2), 2, 2.0))
     with pytest.raises(LossError, match='no expectation'):
         losses(ReverseKL(2.0), Draws(cnn(8, 2), 2, 2.0))
+
+
+def test_a_subclass_that_does_more_is_not_taken_for_its_base():
+    class Scaled(KLDivergence):
+        def forward(self, student, teacher, mask=None):
+            return 100 * super().forward(student, teacher, mask)
+
+    with pytest.raises(LossError, match='all 4 classes'):
+        losses(Scaled(2.0), Top(cnn(8, 2), 2, 2.0))
+    with pytest.raises(LossError, match='no expectation'):
+        losses(Scaled(2.0), Draws(cnn(8, 2), 2, 2.0))

@@ -16,7 +16,9 @@ from composer_kd import (
     Distillation,
     FrozenTeacher,
     KLDivergence,
+    LossError,
     Match,
+    Ramp,
     build_store,
 )
 from composer_kd.data import ImageTensors, Indexed, SeededViews
@@ -25,7 +27,7 @@ from composer_kd.losses import DIST, hint, kl_divergence
 from composer_kd.models import IndexedClassifier
 from composer_kd.stores import Dense, Hidden, Sampled, TopK
 from tests.distilling import cnn, tokens
-from tests.helpers import Recorder, TokenDataset, TokenModel, train, weights
+from tests.helpers import Recorder, TokenDataset, TokenModel, train, trainer, weights
 
 
 def pictures(n=24, seed=5):
@@ -325,3 +327,77 @@ def test_a_plain_data_set_of_tensors(tmp_path):
     assert losses(CachedTeacher(tmp_path), KLDivergence(2.0), loader(data)) == pytest.approx(
         losses(cnn(8, 2), KLDivergence(2.0), loader(data)), rel=1e-4
     )
+
+
+# What was found on a fresh look ---------------------------------------------------------------------------------------
+
+
+def test_means_over_tokens_leave_padding_out_whatever_the_batch_of_the_build(tmp_path):
+    class Padded(TokenModel):
+        def __init__(self):
+            super().__init__(seed=5)
+            self.mark = nn.Identity()
+
+        def forward(self, batch):
+            hidden = self.embed(batch['input_ids'])
+            return self.head(self.mark(torch.where(batch['attention_mask'].unsqueeze(-1) == 1, hidden, 100.0)))
+
+    data = TokenDataset(**tokens(attention=True).columns)
+    seen = []
+    for size in (1, 5):
+        store = build_store(
+            tmp_path / str(size), Padded(), TokenModel(), data, Dense(), {'mark': 'pooled'}, batch_size=size
+        )
+        seen.append(store.features('mark', 0, np.arange(16)))
+    torch.testing.assert_close(*seen)
+    assert seen[0].abs().max() < 10
+
+
+def test_maps_are_refused_where_the_store_is_built(tmp_path):
+    net = nn.Conv2d(3, 5, 1)
+    data = TensorDataset(torch.randn(4, 3, 4, 4), torch.zeros(4, 4, 4, dtype=torch.long))
+    with pytest.raises(TeacherError, match='one prediction per sample or token'):
+        build_store(tmp_path, net, IndexedClassifier(copy.deepcopy(net), num_classes=5), data)
+
+
+def test_the_data_of_fit_is_compared_too(tmp_path):
+    build_store(tmp_path, cnn(8, 2), student(), pictures(), Dense())
+    model = student()
+    run = trainer(model, None, [Distillation(CachedTeacher(tmp_path), KLDivergence(2.0))], max_duration='1ep')
+    with pytest.raises(StoreError, match='length: stored 24, now 16'):
+        run.fit(train_dataloader=loader(pictures(16)))
+    run.close()
+
+
+def test_a_head_of_another_model_is_refused_and_the_own_one_is_not_frozen(tmp_path):
+    data = TokenDataset(**tokens(attention=True).columns, index=torch.arange(16))
+    teacher = TokenModel(seed=5)
+    build_store(tmp_path, copy.deepcopy(teacher), TokenModel(), data, Hidden(5, 'float32'), head='head')
+    CachedTeacher(tmp_path, head=teacher.head)
+    assert teacher.head.weight.requires_grad
+    with pytest.raises(TeacherError, match='another last layer'):
+        CachedTeacher(tmp_path, head=nn.Linear(5, 11))
+
+
+@pytest.mark.parametrize(
+    ('loss', 'said'),
+    [
+        (KLDivergence(4.0), 'temperature 2'),
+        (Match(KLDivergence(2.0), temperature=Ramp(2.0, 3.0)), 'is a schedule'),
+        (DIST(temperature=2.0), 'all 4 classes'),
+    ],
+    ids=repr,
+)
+def test_losses_that_cannot_take_it_are_refused_before_training(tmp_path, loss, said):
+    build_store(tmp_path, cnn(8, 2), student(), pictures(), TopK(2, 2.0))
+    algorithm = Distillation(CachedTeacher(tmp_path), loss, start_dur='1ep')
+    with pytest.raises(LossError, match=said):
+        trainer(student(), loader(pictures()), [algorithm], max_duration='2ep')
+
+
+def test_layers_that_nobody_looks_at_are_not_read(tmp_path, monkeypatch):
+    build_store(tmp_path, cnn(8, 2), student(), pictures(), Dense(), ['4', '1'])
+    teacher, read = CachedTeacher(tmp_path), []
+    monkeypatch.setattr(teacher.store, 'features', lambda *_: read.append(1))
+    losses(teacher, KLDivergence(2.0), loader(pictures()), '1ba')
+    assert not read

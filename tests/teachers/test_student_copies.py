@@ -142,7 +142,7 @@ def test_a_second_run_starts_anew():
 
 
 def test_a_window_that_opens_before_the_first_snapshot_is_refused():
-    for start in (0.0, '2ba', 0.1):
+    for start in (0.0, '2ba', 0.1, '1sp'):
         with pytest.raises(ConfigError, match=r"no answer before 1ep, .*start_dur='1ep'"):
             run(SnapshotTeacher('1ep'), start_dur=start)
 
@@ -161,3 +161,21 @@ def test_they_stand_beside_frozen_teachers_and_matches_name_them():
     train(student(), loader(*pairs()), [Distillation(teachers, matches)], [seen])
     assert seen.batches[0]['self'] == pytest.approx(0.0, abs=1e-10)
     assert seen.batches[0]['other'] > 0
+
+
+def test_buffers_that_a_module_replaces_are_followed():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer('mean', torch.zeros(8))
+
+        def forward(self, x):
+            self.mean = self.mean * 0.5 + 0.5 * x.detach().mean(0)  # another tensor each time
+            return x
+
+    net = mlp(seed=1)
+    net[1] = Counts()
+    teacher, model = EMATeacher('1ba'), student(net)
+    run(teacher, loss=mse, model=model)
+    assert (teacher.model.module[1].mean - net[1].mean).abs().max() < net[1].mean.abs().max()
+    assert teacher.model.module[1].mean.abs().max() > 0
