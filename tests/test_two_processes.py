@@ -84,3 +84,7 @@ def test_features_of_a_sharded_student(results):
 
 def test_a_sharded_student_learns_nothing_beside_itself(results):
     assert 'Under FSDP use matches without projector' in results[1]['sharded and learning']
+
+
+def test_an_average_with_statistics_is_equal_on_all_ranks(results):
+    assert all(result['average with statistics'] for result in results)

@@ -192,6 +192,15 @@ def evaluation():
     return algorithm.evaluation.latest
 
 
+def average_with_statistics():
+    """Whether the average of a net with BatchNorm, of which each rank has statistics of its own, is equal on all."""
+    model, teacher = student(mlp(seed=1, norm=True)), EMATeacher('2ba')
+    data = loader(torch.utils.data.TensorDataset(*pairs(32)))
+    train(model, data, [Distillation(teacher, mse)], optimizer=sgd(model), device='cpu', max_duration='1ep')
+    found = dist.all_gather_object([value.flatten().tolist() for value in teacher.model.state_dict().values()])
+    return all(one == found[0] for one in found)
+
+
 def sharded(matches):
     """The losses of the first batch of a student that FSDP2 shards."""
     os.environ['FSDP_VERSION'] = '2'
@@ -237,6 +246,7 @@ def main(out):
             'drawn': dist.all_gather_object(drawn),
         }
     results['evaluation'] = evaluation()
+    results['average with statistics'] = average_with_statistics()
     results['sharded'] = sharded([Match(hint, on='2'), KLDivergence()])
     results['sharded and learning'] = sharded_and_learning()
     if dist.get_global_rank() == 0:

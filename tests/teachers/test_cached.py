@@ -348,7 +348,7 @@ def test_means_over_tokens_leave_padding_out_whatever_the_batch_of_the_build(tmp
         store = build_store(
             tmp_path / str(size), Padded(), TokenModel(), data, Dense(), {'mark': 'pooled'}, batch_size=size
         )
-        seen.append(store.features('mark', 0, np.arange(16)))
+        seen.append(store.features('mark', 0, torch.arange(16)))
     torch.testing.assert_close(*seen)
     assert seen[0].abs().max() < 10
 
