@@ -165,7 +165,7 @@ class LossAdapter:
             return
         advice = f'The loss {self.name!r} compares classes, and the model has one output: use composer_kd.losses.mse'
         with torch.enable_grad():
-            probe = (teacher.detach() + 1.0).requires_grad_()
+            probe = _moved(teacher.detach()).requires_grad_()
             try:
                 value = self.detached_copy()._at(probe, teacher, layout, mask, dict(extra), number)
                 (gradient,) = torch.autograd.grad(value, probe, allow_unused=True)
@@ -339,6 +339,12 @@ class LossAdapter:
             f'kd_loss_fn {self.name} must return a scalar tensor that depends on the student, got {what} at batch '
             f"{number}. For a torch loss use reduction='mean'."
         )
+
+
+def _moved(values: Tensor) -> Tensor:
+    """Other values: probabilities stay probabilities, since a binary cross-entropy takes nothing else."""
+    is_probability = (values >= 0.0) & (values <= 1.0)
+    return torch.where(is_probability, torch.where(values < 0.5, values + 0.25, values - 0.25), values + 1.0)
 
 
 def _with_classes_at(dim: int, rows: Tensor) -> Tensor:
