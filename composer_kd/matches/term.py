@@ -124,7 +124,7 @@ class LossTerm:
     def detached_copy(self) -> LossTerm:
         """A copy with its own modules; calling it leaves this term unchanged.
 
-        It skips the check for finite values. A schedule is not read, for it may ask the run for more than is known before
+        It skips the check for finite values. A schedule is not read, for it may ask for more than is known before
         training: the temperature is 1 then.
         """
         twin = copy.copy(self)
