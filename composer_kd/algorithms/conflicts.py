@@ -133,8 +133,8 @@ def _kind_of_outputs(path: str) -> str:
 def _has_entry(kind: str, block: str) -> bool:
     """Whether an output of a model has an entry for a block, and none where the block did not run.
 
-    Attentions have, of the encoder's blocks or of the decoder's as they say. Hidden states have in FlauBERT, which keeps
-    the parts of its blocks in lists of their own (``attentions``, ``ffns``).
+    Attentions have, of the encoder's blocks or of the decoder's as they say. Hidden states have in FlauBERT, which
+    keeps the parts of its blocks in lists of their own (``attentions``, ``ffns``).
     """
     lists = block.split('.')[:-1]
     if kind.endswith(_STATES):

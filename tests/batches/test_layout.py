@@ -13,7 +13,7 @@ from composer_kd import Distillation, KLDivergence, LossError, Match
 from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.layout import layout_of, several_labels
 from composer_kd.losses import mse
-from tests.helpers import Recorder, TokenDataset, train
+from tests.helpers import Recorder, TokenDataset, loader, train
 
 transformers = pytest.importorskip('transformers')
 
@@ -106,6 +106,41 @@ def test_classes_as_many_as_tokens_stay_classes():
     several = {**batch, 'labels': torch.ones(4, 8)}
     assert layout_of(torch.zeros(4, 8), several).classes == 8
     assert several_labels(several, torch.zeros(4, 8))
+
+
+class Frames(ComposerModel):
+    """Several labels at once for each frame, of classes that are as many as the head has outputs."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, batch):
+        return self.head(batch[0])
+
+    def loss(self, outputs, batch):
+        return F.binary_cross_entropy_with_logits(outputs, batch[1].float())
+
+
+def test_several_whole_labels_for_each_frame_are_no_map_of_one_output():
+    torch.manual_seed(0)
+    x, labels = torch.randn(8, 5, 4), torch.randint(2, (8, 5, 3))
+    recorder, net, teacher = Recorder(), Frames(), nn.Linear(4, 3)
+    still = torch.optim.SGD(net.parameters(), lr=0.0)
+    with pytest.warns(UserWarning, match='do not show which dimension holds the classes'):
+        train(net, loader(x, labels, 8), [Distillation(teacher, KLDivergence(1.0))], [recorder], optimizer=still)
+    with torch.no_grad():
+        rows = [model(x).flatten(0, 1).log_softmax(-1) for model in (net.head, teacher)]
+        kl = F.kl_div(*rows, log_target=True, reduction='batchmean')
+    assert recorder.batches[0]['kd'] == pytest.approx(kl.item(), rel=1e-5)
+
+
+def test_classes_as_many_as_tokens_stay_classes_where_the_model_says_so():
+    batch = {'attention_mask': torch.ones(4, 8, dtype=torch.long), 'labels': torch.ones(4, 8, dtype=torch.long)}
+    logits = torch.zeros(4, 8)
+    assert layout_of(logits, batch, BatchFormat(several_labels=True)).classes == 8
+    assert layout_of(logits, batch).classes == 1
 
 
 def segformer(seed, kind='SemanticSegmentation', **sizes):
