@@ -217,7 +217,19 @@ class LossAdapter:
             return self._of_several(list(student), list(teacher), mask, extra, micro.number)
         if keys is not None and self._masks_keys:
             extra = {**extra, 'key_mask': keys.mask}  # type: ignore[dict-item]
+        if mask is not None and micro.form.frame_lengths is not None:
+            self._check_frames(student, mask, micro)
         return self._of_feature(student, teacher, mask, extra, micro.number)
+
+    def _check_frames(self, feature: Tensor, mask: Tensor, micro: Microbatch) -> None:
+        """Warns once of a layer of a speech model that has other frames than the mask, as one before an adapter."""
+        if feature.ndim == 3 and token_mask(feature, mask) is None:
+            micro.form.warn_once(
+                f'The match {self.name!r} compares {tuple(feature.shape)}, and the frames of real audio are known of '
+                f'{tuple(mask.shape)}: all frames are compared, those of padding too. Match a layer with these frames, '
+                'or samples of one length.',
+                f'frames of {self.name}',
+            )
 
     def _of_several(
         self, student: list[Tensor], teacher: list[Tensor], mask: Tensor | None, extra: dict[str, Any], number: int

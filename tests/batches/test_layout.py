@@ -232,3 +232,46 @@ def test_frames_of_speech_models_without_ctc_are_those_of_real_audio(micro):
     kl = F.kl_div(*map(torch.cat, rows), log_target=True, reduction='batchmean')
     assert found['KLDivergence'] == pytest.approx(kl.item(), rel=1e-3)
     assert found['hidden'] == pytest.approx(F.mse_loss(*map(torch.cat, hidden)).item(), rel=1e-3)
+
+
+def heard(seed, layers=2):
+    torch.manual_seed(seed)
+    config = transformers.Speech2TextConfig(
+        vocab_size=20, d_model=16, encoder_layers=layers, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, input_feat_per_channel=8, conv_channels=16,
+        max_source_positions=100, max_target_positions=50, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
+        encoder_layerdrop=0.0, decoder_layerdrop=0.0, init_std=0.5,
+    )  # fmt: skip
+    return transformers.Speech2TextForConditionalGeneration(config)
+
+
+@pytest.mark.parametrize('micro', [4, 1])
+def test_states_of_a_speech_encoder_are_compared_at_frames_of_real_audio(micro):
+    net, teacher, lengths = heard(0), heard(1).eval(), torch.tensor([40, 20, 30, 12])
+    attention = (torch.arange(40) < lengths[:, None]).long()
+    sound = torch.randn(4, 40, 8) * attention[..., None]
+    data = TokenDataset(input_features=sound, attention_mask=attention, labels=torch.randint(3, 20, (4, 5)))
+    match = Match(mse, on='model.encoder.layer_norm')
+    found = logged(HuggingFaceModel(net, metrics=[]), data, Distillation(teacher, match), micro)
+    with torch.no_grad():
+        sides = [model.model.encoder(sound, attention).last_hidden_state for model in (net.eval(), teacher)]
+    real = torch.arange(10) < ((((lengths - 1) // 2 + 1) - 1) // 2 + 1)[:, None]
+    assert found['kd'] == pytest.approx(F.mse_loss(*(side[real] for side in sides)).item(), rel=1e-4)
+
+
+def test_frames_before_an_adapter_are_told_of():
+    def adapted(seed):
+        torch.manual_seed(seed)
+        config = transformers.Wav2Vec2Config(
+            vocab_size=12, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+            conv_dim=(8, 8), conv_stride=(5, 2), conv_kernel=(10, 3), num_feat_extract_layers=2, layerdrop=0.0,
+            num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2, mask_time_prob=0.0, add_adapter=True,
+        )  # fmt: skip
+        return transformers.Wav2Vec2ForCTC(config)
+
+    attention = (torch.arange(400) < torch.tensor([400, 300])[:, None]).long()
+    labels = torch.randint(1, 12, (2, 2))
+    data = TokenDataset(input_values=torch.randn(2, 400), attention_mask=attention, labels=labels)
+    match = Match(mse, on='wav2vec2.encoder.layer_norm')
+    with pytest.warns(UserWarning, match='all frames are compared, those of padding too'):
+        logged(HuggingFaceModel(adapted(0), metrics=[]), data, Distillation(adapted(1), match), 2)
