@@ -139,19 +139,39 @@ def refuse_dropped_layers(state: State, criterion: Criterion) -> None:
                 )
     dropped = dropped_blocks(state.model) if layers else {}
     for path, module in layers.items():
-        everywhere = _are_of_blocks(path)
-        for block in (block for block in dropped if everywhere or f'{module}.'.startswith(f'{block}.')):
+        kind = _kind_of_outputs(path)
+        for block in (b for b in dropped if f'{module}.'.startswith(f'{b}.') or _has_entry(kind, b)):
             raise ConfigError(
                 f'The student leaves out {block!r} and others at random in training (LayerDrop, at a rate of '
                 f'{dropped[block]:g}), and {path!r} is not there then. Build it with layerdrop=0 (encoder_layerdrop '
-                "and decoder_layerdrop of encoder-decoders), or match hidden states: 'outputs.hidden_states[i]'."
+                'and decoder_layerdrop of encoder-decoders)'
+                + ('.' if kind.endswith(_STATES) else ", or match hidden states: 'outputs.hidden_states[i]'.")
             )
 
 
-def _are_of_blocks(path: str) -> bool:
-    """Whether a path names attentions in a model's outputs, which has an entry only for blocks that ran."""
+_STATES = 'hidden_states'
+
+
+def _kind_of_outputs(path: str) -> str:
+    """The name of what a path takes from a model's outputs; empty for layers."""
     place = LayerPath.parse(path)
-    return not place.path and bool(place.keys) and str(place.keys[0]).endswith('attentions')
+    return str(place.keys[0]) if place.keys and not place.path else ''
+
+
+def _has_entry(kind: str, block: str) -> bool:
+    """Whether an output of a model has an entry for a block, and none where the block did not run.
+
+    Attentions have, of the encoder's blocks or of the decoder's as they say. Hidden states have in FlauBERT, which
+    keeps the parts of its blocks in lists of their own (``attentions``, ``ffns``).
+    """
+    lists = block.split('.')[:-1]
+    if kind.endswith(_STATES):
+        return lists[-1] == 'attentions'
+    side = next((part for part in reversed(lists) if 'encoder' in part or 'decoder' in part), '')
+    if not side or kind == 'attentions':
+        return kind.endswith('attentions')
+    of_encoder = 'encoder' in kind
+    return kind.endswith('attentions') and of_encoder == ('encoder' in side)
 
 
 def renew_copies(state: State) -> None:

@@ -75,8 +75,9 @@ class Distillation(DistillationAlgorithm):
     Means run over the valid positions of the whole batch on all ranks, so results are independent of
     ``device_train_microbatch_size`` and of the number of ranks. This assumes that the model's own loss is a mean over
     labels other than -100, and that the first dimension of a batch is its number of samples, by which Composer weights
-    microbatches by default. Labels are the second element of an ``(inputs, labels)`` pair, or the entry ``labels`` or
-    ``targets`` of a mapping.
+    microbatches by default. (Composer's ``LabelSmoothing`` smooths labels of -100 too: beside it the model's own loss
+    is left as it is, and depends on the microbatches if there are such labels, with a warning.) Labels are the second
+    element of an ``(inputs, labels)`` pair, or the entry ``labels`` or ``targets`` of a mapping.
 
     Args:
         teachers: A module, a list of modules, or ``{checkpoint: module}``, where a checkpoint is a path or URI of a

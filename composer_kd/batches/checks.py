@@ -114,7 +114,7 @@ def check_one_label(
     if labels is None:
         return False
     if form.several_labels or several_labels(batch, logits):
-        rows = layout_of(logits, batch, form).rows(logits.detach()).flatten(0, -2)
+        rows = layout_of(logits, batch, form).rows(logits.detach()).flatten(0, -2)[:_FEW]
         names = losses(torch.cat([rows, -rows])[:_FEW])
         if names:
             form.warn_once(

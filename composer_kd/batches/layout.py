@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from composer_kd.batches.contents import labels_of
 from composer_kd.batches.format import BatchFormat
@@ -93,7 +94,7 @@ def layout_of(
     form, shape = form or BatchFormat(), logits.shape
     if logits.ndim < 2:
         return Layout(None, 1, shape, False)
-    if said == -1 and _is_one_output(shape, batch):
+    if said == -1 and not form.several_labels and _is_one_output(shape, batch):
         return Layout(None, 1, shape, True)
     marks = [marks.shape for marks in (marks_of(batch, form),) if marks is not None]
     if valid is not None and valid.mask is not None:
@@ -126,7 +127,8 @@ def layout_of(
 def several_labels(batch: Any, logits: Tensor) -> bool:
     """Whether each sample may have several labels at once, so that no class is the right one.
 
-    It is so for labels of the logits' shape that are no probabilities: integers, or rows with a sum other than 1.
+    It is so for labels of the logits' shape that are no probabilities: integers, or rows with a sum other than 1. What
+    the model itself says is in ``BatchFormat.several_labels``.
 
     Example:
         >>> several_labels((None, torch.tensor([[1.0, 1.0, 0.0]])), torch.zeros(1, 3))
@@ -147,7 +149,8 @@ def _is_one_output(logits: torch.Size, batch: Any) -> bool:
     """Whether logits hold one output for each token or pixel, and no dimension of classes.
 
     It is so for ``(B, S)`` with an attention mask and labels of that shape, and for maps ``(B, H, W)`` with labels
-    ``(B, 1, H, W)``, or with whole numbers of the same shape.
+    ``(B, 1, H, W)``, or with whole numbers of the same shape where an entry of the batch is a map of that size. Without
+    one they may as well be several labels at once at each position, of ``(B, T, C)``.
     """
     labels, attention = labels_of(batch), attention_of(batch)
     if labels is None or logits[-1] == 1:
@@ -156,7 +159,9 @@ def _is_one_output(logits: torch.Size, batch: Any) -> bool:
     if len(logits) == 2:
         return whole and attention is not None and labels.shape == attention.shape == logits
     is_map = len(logits) == 3 and not _is_sequence(batch, logits)
-    return is_map and (labels.shape == (*logits[:1], 1, *logits[1:]) or (whole and labels.shape == logits))
+    if not is_map or labels.shape == (*logits[:1], 1, *logits[1:]):
+        return is_map
+    return whole and labels.shape == logits and _has_map(batch, logits[1:])
 
 
 def _left_over(logits: torch.Size, marks: torch.Size) -> list[int]:
@@ -171,6 +176,13 @@ def _left_over(logits: torch.Size, marks: torch.Size) -> list[int]:
 def _squeezed(shape: torch.Size) -> torch.Size:
     """``(B, 1)`` as ``(B,)``, and ``(B, 1, H, W)`` as ``(B, H, W)``."""
     return shape[:1] + shape[2:] if len(shape) > 1 and shape[1] == 1 else shape
+
+
+def _has_map(batch: Any, size: torch.Size) -> bool:
+    """Whether an entry of the batch beside the labels is an image or a map ``(B, C, H, W)`` of this size."""
+    labels = labels_of(batch)
+    others = (entry for entry in tree_leaves(batch) if entry is not labels)
+    return any(isinstance(entry, Tensor) and entry.ndim == 4 and entry.shape[-2:] == size for entry in others)
 
 
 def _is_sequence(batch: Any, logits: torch.Size) -> bool:

@@ -142,8 +142,14 @@ def tokens_of(batch: Any, form: BatchFormat = _PLAIN) -> Valid | None:
 
 
 def source_of(batch: Any, form: BatchFormat) -> Valid | None:
-    """Finds the valid tokens of an encoder-decoder's encoder; ``None`` for other models, and if all are valid."""
+    """Finds the valid tokens of an encoder-decoder's encoder, or its frames of real audio.
+
+    Returns:
+        The valid tokens; ``None`` for other models, and if all are valid.
+    """
     attention = attention_of(batch, False) if form.encoder_decoder else None
+    if attention is not None and 'input_ids' not in batch:
+        attention = _at_frames(attention, form)
     return None if attention is None else Valid.of(attention != 0, False)
 
 
@@ -239,7 +245,12 @@ def attention_of(batch: Any, of_decoder: bool = False) -> Tensor | None:
 def _attended(batch: Any, form: BatchFormat) -> Tensor | None:
     """The attention mask at the positions of logits: tokens, a decoder's tokens, or the frames of a speech model."""
     attention = attention_of(batch, form.encoder_decoder)
-    if attention is None or form.frame_lengths is None or form.encoder_decoder:
+    return attention if attention is None or form.encoder_decoder else _at_frames(attention, form)
+
+
+def _at_frames(attention: Tensor, form: BatchFormat) -> Tensor:
+    """The attention mask of audio at the frames that a speech model makes of it; of other models as it is."""
+    if form.frame_lengths is None:
         return attention
     whole = torch.tensor(attention.shape[1])  # on the CPU, since its frames are counted there
     lengths = torch.as_tensor(form.frame_lengths((attention != 0).sum(1)))

@@ -9,7 +9,7 @@ from typing import Any
 from composer.core import State
 from torch import Tensor
 
-from composer_kd.batches.contents import with_labels
+from composer_kd.batches.contents import IGNORE, with_labels
 from composer_kd.batches.counts import BatchCount
 from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.layout import Layout, layout_of
@@ -81,6 +81,8 @@ class Microbatch:
             micro.valid, micro.task = valid_of(batch, form), labelled(batch, form)
             micro.share, micro.task_share = _share(micro.valid, count.answers), _share(micro.task, count.task)
         if labels is not None:
+            if count.task is not None:
+                _warn_of_smoothed(labels, form)
             micro.task = micro.task_share = None
         if with_tokens:
             micro.tokens, micro.source = tokens_of(batch, form), source_of(batch, form)
@@ -119,6 +121,17 @@ _CROSS = ('cross_attention', 'crossattention', 'encoder_attn', 'encdecattention'
 
 def _share(valid: Valid | None, per_sample: Tensor | None) -> Tensor | None:
     return None if valid is None or per_sample is None else valid.share(per_sample)
+
+
+def _warn_of_smoothed(labels: Tensor, form: BatchFormat) -> None:
+    """Warns once of labels that are missing and were smoothed; on an accelerator it is not looked for."""
+    if labels.device.type == 'cpu' and not labels.is_floating_point() and (labels == IGNORE).any():
+        form.warn_once(
+            f'LabelSmoothing smooths the labels {IGNORE} too, and the own loss of the model is left as it is then: in '
+            'several microbatches or ranks, it depends on how the batch is split. Use one microbatch, or a loss that '
+            'smooths by itself in place of LabelSmoothing: torch.nn.CrossEntropyLoss(label_smoothing=0.1).',
+            'smoothed labels',
+        )
 
 
 def _is_in_encoder(layer: str) -> bool:

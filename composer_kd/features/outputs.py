@@ -73,6 +73,9 @@ the match: Match(loss, on='outputs.out').
     """
     if isinstance(outputs, Tensor):
         return outputs
+    logits = _said(outputs)
+    if logits is not None:
+        return logits
     states = _direct(outputs)
     if states and all(map(_is_state, states)):
         listed = ', '.join(f'{place} {_shape(value)}' for place, value in states.items())
@@ -92,8 +95,8 @@ def output_of(outputs: Any, whose: str, remedy: str = BY_MATCH) -> Tensor:
     """
     if isinstance(outputs, Tensor):
         return outputs
-    logits = outputs.get('logits') if isinstance(outputs, Mapping) else getattr(outputs, 'logits', None)
-    if isinstance(logits, Tensor):
+    logits = _said(outputs)
+    if logits is not None:
         return logits
     found = _direct(outputs)
     if len(found) == 1:
@@ -109,6 +112,12 @@ def output_of(outputs: Any, whose: str, remedy: str = BY_MATCH) -> Tensor:
             stacklevel=3,
         )
     return found[first]
+
+
+def _said(outputs: Any) -> Tensor | None:
+    """What the outputs call logits; ``None`` if they have none."""
+    logits = outputs.get('logits') if isinstance(outputs, Mapping) else getattr(outputs, 'logits', None)
+    return logits if isinstance(logits, Tensor) else None
 
 
 def _unknown(outputs: Any, found: Mapping[str, Tensor], whose: str, remedy: str) -> TeacherError:

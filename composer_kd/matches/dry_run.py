@@ -70,7 +70,7 @@ def measure(state: State, pool: TeacherPool, terms: Sequence[LossTerm], form: Ba
         keys = [key for term in terms if term.teacher == number for key in term.teacher_keys]
         if keys:
             looks[number] = measured(teacher, batch, keys, _name(teacher), index)
-        elif isinstance(teacher, FrozenTeacher) and number in answering:  # others may notice that they run
+        elif _is_plain(teacher) and number in answering:  # others may notice that they run
             with contextlib.suppress(NotMeasured):
                 looks[number] = measured(teacher, batch, (), _name(teacher), index)
     logits = {who: _shape(look) for who, look in looks.items() if (on_logits if who is None else who in answering)}
@@ -82,8 +82,8 @@ def dry_run(state: State, terms: Sequence[LossTerm], samples: Samples, form: Bat
 
     Args:
         state: The state of the run.
-        terms: The loss terms. Functions of the user's own are not called with logits, because they may count their
-            calls, or keep something of them.
+        terms: The loss terms. Of logits, those losses alone are called that take any numbers: functions of the user's
+            own may count their calls or keep something of them, and some of torch's losses want probabilities.
         samples: The first samples, measured.
         form: The format of the batches.
 
@@ -121,8 +121,8 @@ def _try_logits(state: State, term: LossTerm, shapes: Mapping[int | None, torch.
     teachers = [number for number in shapes if number is not None and term.teacher in (None, number)]
     for number in teachers:
         term.check_fit(ours, shapes[number], [number])
-    layout = micro.layout(torch.empty(ours, device='meta'), term.adapter.classes_dim)
-    if ours.numel() > _MOST or not (layout.classes == 1 or term.adapter.is_known):
+    micro.layout(torch.empty(ours, device='meta'), term.adapter.classes_dim)  # refuses a contradiction
+    if ours.numel() > _MOST or not term.adapter.is_known:
         return
     for theirs in {shapes[number] for number in teachers} or {ours}:
         student, teacher = (state.device.tensor_to_device(torch.randn(shape)) for shape in (ours, theirs))
@@ -133,6 +133,10 @@ def _shape(look: Shapes) -> torch.Size:
     if isinstance(look.logits, TeacherError):
         raise look.logits
     return look.logits
+
+
+def _is_plain(teacher: Teacher) -> bool:
+    return isinstance(teacher, FrozenTeacher) and not teacher.has_own_forward
 
 
 def _name(teacher: Teacher) -> str:

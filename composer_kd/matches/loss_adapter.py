@@ -185,7 +185,7 @@ class LossAdapter:
             return
         advice = f'The loss {self.name!r} compares classes, and the model has one output: use composer_kd.losses.mse'
         with torch.enable_grad():
-            probe = (teacher.detach() + 1.0).requires_grad_()
+            probe = _moved(teacher.detach()).requires_grad_()
             try:
                 value = self.detached_copy()._at(probe, teacher, layout, mask, dict(extra), number)
                 (gradient,) = torch.autograd.grad(value, probe, allow_unused=True)
@@ -237,7 +237,19 @@ class LossAdapter:
             return self._of_several(list(student), list(teacher), mask, extra, micro.number)
         if keys is not None and self._masks_keys:
             extra = {**extra, 'key_mask': keys.mask}  # type: ignore[dict-item]
+        if mask is not None and micro.form.frame_lengths is not None:
+            self._check_frames(student, mask, micro)
         return self._of_feature(student, teacher, mask, extra, micro.number)
+
+    def _check_frames(self, feature: Tensor, mask: Tensor, micro: Microbatch) -> None:
+        """Warns once of a layer of a speech model that has other frames than the mask, as one before an adapter."""
+        if feature.ndim == 3 and token_mask(feature, mask) is None:
+            micro.form.warn_once(
+                f'The match {self.name!r} compares {tuple(feature.shape)}, and the frames of real audio are known of '
+                f'{tuple(mask.shape)}: all frames are compared, those of padding too. Match a layer with these frames, '
+                'or samples of one length.',
+                f'frames of {self.name}',
+            )
 
     def _of_several(
         self, student: list[Tensor], teacher: list[Tensor], mask: Tensor | None, extra: dict[str, Any], number: int
@@ -359,6 +371,12 @@ class LossAdapter:
             f'kd_loss_fn {self.name} must return a scalar tensor that depends on the student, got {what} at batch '
             f"{number}. For a torch loss use reduction='mean'."
         )
+
+
+def _moved(values: Tensor) -> Tensor:
+    """Other values: probabilities stay probabilities, since a binary cross-entropy takes nothing else."""
+    is_probability = (values >= 0.0) & (values <= 1.0)
+    return torch.where(is_probability, torch.where(values < 0.5, values + 0.25, values - 0.25), values + 1.0)
 
 
 def _with_classes_at(dim: int, rows: Tensor) -> Tensor:

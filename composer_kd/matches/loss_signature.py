@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from composer_kd.errors import ConfigError
@@ -54,17 +55,27 @@ def parameters_of(loss: Any) -> frozenset[str]:
 
 
 def is_known(loss: Any) -> bool:
-    """Whether a loss and what it holds come from this package or torch, so that calling a copy leaves no trace.
+    """Whether a copy of a loss may be called with any numbers, and leaves no trace: one of this package, or of torch's.
+
+    Of torch's losses it is those that take every value: a binary cross-entropy wants probabilities.
 
     Example:
-        >>> is_known(functools.partial(nn.functional.mse_loss)), is_known(print)
+        >>> is_known(functools.partial(nn.functional.mse_loss)), is_known(nn.BCELoss())
         (True, False)
     """
     if isinstance(loss, functools.partial):
         return is_known(loss.func)
+    if any(loss is one or type(loss) is one for one in _OF_ANY_VALUES):
+        return True
     inner = getattr(loss, 'wrapped', None)
     package = str(getattr(loss, '__module__', '')).partition('.')[0]
-    return package in ('composer_kd', 'torch') and (inner is None or is_known(inner))
+    return package == 'composer_kd' and (inner is None or is_known(inner))
+
+
+_OF_ANY_VALUES: tuple[Any, ...] = (
+    *(nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.KLDivLoss),
+    *(F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.kl_div),
+)
 
 
 def checked_loss(loss: Any) -> Loss:

@@ -39,6 +39,7 @@ class LossTerm:
         if isinstance(loss, nn.Module) and not is_first:
             loss = copy.deepcopy(loss)
         self.match, self.teacher, self._names = match, teacher, names
+        self._temperature = match.temperature
         self.adapter = LossAdapter(loss, match.name)
         self.projector: nn.Module | None = None
         if isinstance(match.project, nn.Module):
@@ -121,8 +122,13 @@ class LossTerm:
         return hasattr(self.adapter.loss, 'build') and hasattr(self.adapter.loss, 'update')
 
     def detached_copy(self) -> LossTerm:
-        """A copy with its own modules that skips the check for finite values; calling it leaves this term unchanged."""
+        """A copy with its own modules; calling it leaves this term unchanged.
+
+        It skips the check for finite values. A schedule is not read, for it may ask for more than is known before
+        training: the temperature is 1 then.
+        """
         twin = copy.copy(self)
+        twin._temperature = 1.0 if callable(self._temperature) else self._temperature
         twin.projector = copy.deepcopy(self.projector)
         twin.adapter = self.adapter.detached_copy()
         return twin
@@ -153,8 +159,8 @@ class LossTerm:
         assert student is not None
         assert teacher is not None
         self.check_fit(student.shape, teacher.shape, whose)
-        if self.match.temperature is not None:
-            self.adapter.set_temperature(self.match.temperature, state)
+        if self._temperature is not None:
+            self.adapter.set_temperature(self._temperature, state)
         value, per_position = self.adapter.of_logits(student, teacher, micro)
         return value if micro.share is None or not per_position else value * micro.share
 
@@ -181,8 +187,8 @@ class LossTerm:
         Returns:
             The loss, a scalar.
         """
-        if self.match.temperature is not None:
-            self.adapter.set_temperature(self.match.temperature, state)
+        if self._temperature is not None:
+            self.adapter.set_temperature(self._temperature, state)
         tokens, share = micro.side(self.match.student_layers[0])
         ours: Feature = [student[key] for key in self.student_keys]
         theirs: Feature = [teacher[key] for key in self.teacher_keys]

@@ -63,8 +63,8 @@ def logits_shape(teacher: Teacher, batch: Any) -> torch.Size | None:
 
     Returns:
         The shape; or ``None`` for a model that cannot run on the meta device (one that reads the values of its inputs),
-        and for a teacher that is not a :class:`.FrozenTeacher`. In both cases the shape is checked when the teacher
-        first runs.
+        for one that has a ``forward`` of the user's own, and for a teacher that is not a :class:`.FrozenTeacher`. Its
+        shape is then checked when the teacher first runs.
 
     Example:
         >>> logits_shape(FrozenTeacher(nn.Linear(2, 3)), (torch.zeros(4, 2), torch.zeros(4)))
@@ -195,8 +195,11 @@ def _parts(model: nn.Module | Teacher, index: Tensor | None) -> tuple[nn.Module,
 
 
 def _twin(teacher: FrozenTeacher) -> FrozenTeacher | None:
-    """A copy of a teacher without weights; ``None`` if the copy would run the original."""
-    if runs_original(teacher.model):
+    """A copy of a teacher without weights; ``None`` if the copy would run the original, or a function of the user's.
+
+    Such a function may keep something of what it is called with, and later answer with what has no values.
+    """
+    if teacher.has_own_forward or runs_original(teacher.model):
         return None
     twin = copy.copy(teacher)
     twin.model = on_meta(teacher.model)

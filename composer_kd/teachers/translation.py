@@ -34,9 +34,9 @@ def is_translated(module: nn.Module, weights: Mapping[str, Tensor], may_be_missi
     try:
         with torch.random.fork_rng(devices=[]):
             told = copy.deepcopy(module).load_state_dict(OrderedDict(weights), strict=False)
-    except Exception:  # of another shape, or a module that cannot be copied
+        return not told.unexpected_keys and may_be_missing.issuperset(told.missing_keys)
+    except Exception:  # of another shape, a module that cannot be copied, or one that does not say what it found
         return False
-    return not told.unexpected_keys and may_be_missing.issuperset(told.missing_keys)
 
 
 def _is_plain(tensor: Tensor) -> bool:

@@ -33,6 +33,11 @@ def translation(encoder_layerdrop=0.0, decoder_layerdrop=0.0, d_model=8, seed=0)
     return seeded(transformers.BartForConditionalGeneration, config, seed)
 
 
+def french(layerdrop, emb_dim=8, seed=0):
+    config = transformers.FlaubertConfig(vocab_size=20, emb_dim=emb_dim, n_layers=3, n_heads=2, layerdrop=layerdrop)
+    return seeded(transformers.FlaubertWithLMHeadModel, config, seed)
+
+
 def seeded(kind, config, seed):
     config.output_hidden_states = config.output_attentions = True
     with torch.random.fork_rng():
@@ -59,6 +64,8 @@ REFUSED = {
     'attentions': (lambda: speech(0.1), 'outputs.attentions[1]', 'wav2vec2.encoder.layers.0'),
     'encoder of BART': (lambda: translation(0.2), 'model.encoder.layers.0.fc2', 'model.encoder.layers.0'),
     'decoder of BART': (lambda: translation(0, 0.2), 'model.decoder.layers.2[0]', 'model.decoder.layers.2'),
+    'encoder attentions': (lambda: translation(0.2), 'outputs.encoder_attentions[0]', 'model.encoder.layers.0'),
+    'states of FlauBERT': (lambda: french(0.2), 'outputs.hidden_states[1]', 'transformer.attentions.0'),
     'cross attentions': (lambda: translation(0, 0.2), 'outputs.cross_attentions[0]', 'model.decoder.layers.0'),
 }
 
@@ -90,6 +97,9 @@ def run(teacher, match, model, steps=trainer):
         (lambda: speech(0.0), lambda: speech(0.5, 12), 'wav2vec2.encoder.layers.1[0]'),
         (lambda: translation(0.5, 0.5), lambda: translation(d_model=12), 'outputs.decoder_hidden_states[2]'),
         (lambda: translation(0.5, 0.0), lambda: translation(d_model=12), 'model.decoder.layers.1[0]'),
+        (lambda: translation(0.0, 0.5), lambda: translation(d_model=12), 'outputs.encoder_attentions[0]'),
+        (lambda: translation(0.5, 0.0), lambda: translation(d_model=12), 'outputs.cross_attentions[0]'),
+        (lambda: french(0.0), lambda: french(0.5, 12), 'outputs.hidden_states[1]'),
     ],
 )
 def test_what_is_there_in_every_batch_trains(student, teacher, path):

@@ -1,5 +1,7 @@
 """LabelSmoothing beside distillation, where some labels are missing."""
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -37,6 +39,15 @@ def test_ignored_pixels_stay_ignored(order, micro):
     assert found['KLDivergence'] == pytest.approx(kl.item(), rel=1e-5)
     assert found['DKD'] == pytest.approx(DKD()(ours, theirs, labels[labels != -100]).item(), rel=1e-5)
     assert found['task'] == pytest.approx(alone['total'], rel=1e-5)
+
+
+@pytest.mark.parametrize(('micro', 'unlabelled', 'told'), [(8, (0, 5), 0), (2, (), 0), (2, (0, 5), 1)])
+def test_missing_labels_that_are_smoothed_in_several_microbatches_are_told_of(micro, unlabelled, told):
+    data = loader(*pairs(16, unlabelled=unlabelled))
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter('always')
+        logged(student(), data, [LabelSmoothing(0.1), Distillation(mlp(seed=3), KLDivergence())], micro)
+    assert len([one for one in found if 'depends on how the batch is split' in str(one.message)]) == told
 
 
 @pytest.mark.parametrize('micro', [8, 2])

@@ -13,7 +13,7 @@ from composer_kd import Distillation, KLDivergence, LossError, Match
 from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.layout import layout_of, several_labels
 from composer_kd.losses import mse
-from tests.helpers import Recorder, TokenDataset, train
+from tests.helpers import Recorder, TokenDataset, loader, train
 
 transformers = pytest.importorskip('transformers')
 
@@ -108,6 +108,41 @@ def test_classes_as_many_as_tokens_stay_classes():
     assert several_labels(several, torch.zeros(4, 8))
 
 
+class Frames(ComposerModel):
+    """Several labels at once for each frame, of classes that are as many as the head has outputs."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, batch):
+        return self.head(batch[0])
+
+    def loss(self, outputs, batch):
+        return F.binary_cross_entropy_with_logits(outputs, batch[1].float())
+
+
+def test_several_whole_labels_for_each_frame_are_no_map_of_one_output():
+    torch.manual_seed(0)
+    x, labels = torch.randn(8, 5, 4), torch.randint(2, (8, 5, 3))
+    recorder, net, teacher = Recorder(), Frames(), nn.Linear(4, 3)
+    still = torch.optim.SGD(net.parameters(), lr=0.0)
+    with pytest.warns(UserWarning, match='do not show which dimension holds the classes'):
+        train(net, loader(x, labels, 8), [Distillation(teacher, KLDivergence(1.0))], [recorder], optimizer=still)
+    with torch.no_grad():
+        rows = [model(x).flatten(0, 1).log_softmax(-1) for model in (net.head, teacher)]
+        kl = F.kl_div(*rows, log_target=True, reduction='batchmean')
+    assert recorder.batches[0]['kd'] == pytest.approx(kl.item(), rel=1e-5)
+
+
+def test_classes_as_many_as_tokens_stay_classes_where_the_model_says_so():
+    batch = {'attention_mask': torch.ones(4, 8, dtype=torch.long), 'labels': torch.ones(4, 8, dtype=torch.long)}
+    logits = torch.zeros(4, 8)
+    assert layout_of(logits, batch, BatchFormat(several_labels=True)).classes == 8
+    assert layout_of(logits, batch).classes == 1
+
+
 def segformer(seed, kind='SemanticSegmentation', **sizes):
     torch.manual_seed(seed)
     config = transformers.SegformerConfig(
@@ -197,3 +232,46 @@ def test_frames_of_speech_models_without_ctc_are_those_of_real_audio(micro):
     kl = F.kl_div(*map(torch.cat, rows), log_target=True, reduction='batchmean')
     assert found['KLDivergence'] == pytest.approx(kl.item(), rel=1e-3)
     assert found['hidden'] == pytest.approx(F.mse_loss(*map(torch.cat, hidden)).item(), rel=1e-3)
+
+
+def heard(seed, layers=2):
+    torch.manual_seed(seed)
+    config = transformers.Speech2TextConfig(
+        vocab_size=20, d_model=16, encoder_layers=layers, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, input_feat_per_channel=8, conv_channels=16,
+        max_source_positions=100, max_target_positions=50, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
+        encoder_layerdrop=0.0, decoder_layerdrop=0.0, init_std=0.5,
+    )  # fmt: skip
+    return transformers.Speech2TextForConditionalGeneration(config)
+
+
+@pytest.mark.parametrize('micro', [4, 1])
+def test_states_of_a_speech_encoder_are_compared_at_frames_of_real_audio(micro):
+    net, teacher, lengths = heard(0), heard(1).eval(), torch.tensor([40, 20, 30, 12])
+    attention = (torch.arange(40) < lengths[:, None]).long()
+    sound = torch.randn(4, 40, 8) * attention[..., None]
+    data = TokenDataset(input_features=sound, attention_mask=attention, labels=torch.randint(3, 20, (4, 5)))
+    match = Match(mse, on='model.encoder.layer_norm')
+    found = logged(HuggingFaceModel(net, metrics=[]), data, Distillation(teacher, match), micro)
+    with torch.no_grad():
+        sides = [model.model.encoder(sound, attention).last_hidden_state for model in (net.eval(), teacher)]
+    real = torch.arange(10) < ((((lengths - 1) // 2 + 1) - 1) // 2 + 1)[:, None]
+    assert found['kd'] == pytest.approx(F.mse_loss(*(side[real] for side in sides)).item(), rel=1e-4)
+
+
+def test_frames_before_an_adapter_are_told_of():
+    def adapted(seed):
+        torch.manual_seed(seed)
+        config = transformers.Wav2Vec2Config(
+            vocab_size=12, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+            conv_dim=(8, 8), conv_stride=(5, 2), conv_kernel=(10, 3), num_feat_extract_layers=2, layerdrop=0.0,
+            num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2, mask_time_prob=0.0, add_adapter=True,
+        )  # fmt: skip
+        return transformers.Wav2Vec2ForCTC(config)
+
+    attention = (torch.arange(400) < torch.tensor([400, 300])[:, None]).long()
+    labels = torch.randint(1, 12, (2, 2))
+    data = TokenDataset(input_values=torch.randn(2, 400), attention_mask=attention, labels=labels)
+    match = Match(mse, on='wav2vec2.encoder.layer_norm')
+    with pytest.warns(UserWarning, match='all frames are compared, those of padding too'):
+        logged(HuggingFaceModel(adapted(0), metrics=[]), data, Distillation(adapted(1), match), 2)

@@ -90,7 +90,7 @@ def test_labels_per_sample_in_a_column_mask_no_token():
         ((4, 6, 6, 6), (4, 6, 6), 1, True),
         ((4, 7, 2, 5, 6), (4, 2, 5, 6), 1, True),
         ((4, 5, 6), (4, 1, 5, 6), None, True),
-        ((4, 5, 6), (4, 5, 6), None, True),
+        ((4, 5, 6), (4, 5, 6), 2, False),
         ((4, 7, 5, 6), (4,), 1, False),
         ((4, 7, 5, 6), None, 1, False),
     ],

@@ -30,6 +30,11 @@ def test_finds_logits(outputs):
 STATES = torch.randn(2, 5, 8)
 
 
+def test_what_is_called_logits_may_have_one_dimension_beside_hidden_states():
+    one = torch.randn(2)
+    assert logits_of({'logits': one, 'pooler_output': STATES[:, 0]}, 'the student') is one
+
+
 @pytest.mark.parametrize(
     'outputs',
     [

@@ -44,8 +44,8 @@ MUTATIONS = [
     Mutation(
         "layers of a decoder are masked by the encoder's mask",
         'composer_kd/batches/masks.py',
-        'attention = attention_of(batch, form.encoder_decoder)\n    if attention is None or',
-        'attention = attention_of(batch, False)\n    if attention is None or',
+        'attention = attention_of(batch, form.encoder_decoder)\n    return attention',
+        'attention = attention_of(batch, False)\n    return attention',
         (f'{REAL}::test_layers_of_a_decoder_are_masked_by_its_own_positions',),
     ),
     Mutation(
@@ -106,5 +106,19 @@ MUTATIONS = [
         'labels.shape not in (logits.shape[:1], (len(logits), 1)):',
         'labels.shape != logits.shape[:1]:',
         ('tests/workflows/report/test_report.py::test_labels_in_a_column_or_in_bytes_are_those_of_samples',),
+    ),
+    Mutation(
+        "states of a speech model's encoder count at padding too",
+        'composer_kd/batches/masks.py',
+        "if attention is not None and 'input_ids' not in batch:",
+        'if False:',
+        (f'{LAYOUT}::test_states_of_a_speech_encoder_are_compared_at_frames_of_real_audio',),
+    ),
+    Mutation(
+        'several labels at once for each frame are taken for a map of one output',
+        'composer_kd/batches/layout.py',
+        'return whole and labels.shape == logits and _has_map(batch, logits[1:])',
+        'return whole and labels.shape == logits',
+        (f'{LAYOUT}::test_several_whole_labels_for_each_frame_are_no_map_of_one_output',),
     ),
 ]

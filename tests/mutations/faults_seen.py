@@ -79,4 +79,11 @@ MUTATIONS = [
             'tests/algorithms/test_absent_loss.py::test_hidden_states_of_an_encoder_are_not_taken_for_logits',
         ),
     ),
+    Mutation(
+        'a forward of the user that keeps something is shown tensors without values',
+        'composer_kd/teachers/shapes.py',
+        'if teacher.has_own_forward or runs_original(teacher.model):',
+        'if runs_original(teacher.model):',
+        (f'{DRY_RUN}::test_a_forward_that_keeps_something_keeps_what_has_values',),
+    ),
 ]

@@ -326,3 +326,15 @@ def test_names_of_an_older_version_that_the_module_reads_itself(kind, prefix, tm
     torch.save(older, tmp_path / 'less.pt')
     with pytest.raises(CheckpointError, match='missing'):
         load_weights(make(), tmp_path / 'less.pt')
+
+
+def test_a_module_that_does_not_say_what_it_found_is_refused_as_others_are(tmp_path):
+    class Silent(Blocks):
+        def load_state_dict(self, state_dict, strict=True, assign=False):
+            super().load_state_dict(state_dict, strict=strict)
+
+    saved = Silent(seed=1).state_dict()
+    saved['old.weight'] = saved.pop(next(iter(saved)))
+    torch.save(saved, tmp_path / 'w.pt')
+    with pytest.raises(CheckpointError, match=r'unexpected: old\.weight'):
+        load_weights(Silent(seed=2), tmp_path / 'w.pt')
