@@ -52,8 +52,9 @@ def is_shown(scope: str, target: Any) -> bool:
         target: The class or function that a name resolves to.
 
     Returns:
-        True for classes of the kind, functions that are the component themselves, bare names, and functions annotated
-        to return the kind; False for functions that say nothing, which are called only to build a run.
+        True for classes of the kind, functions that are the component themselves, bare names, and functions of your own
+        or of allowed packages that are annotated to return the kind; False for functions that say nothing, and for all
+        others of the packages that everybody may name, which may fetch or unpickle weights: only a run calls them.
 
     Example:
         >>> import torch
@@ -64,6 +65,9 @@ def is_shown(scope: str, target: Any) -> bool:
         return _is_class_of(scope, target)
     if is_function_itself(scope, target) or has_name(scope, target):
         return True
+    package = origin_of(target)
+    if package is None or not current().vouches_for(package):
+        return False
     kind = returned(target)
     return _is_class_of(scope, kind if kind is not None else getattr(target, '__self__', None))
 
