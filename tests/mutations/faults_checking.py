@@ -109,6 +109,13 @@ MUTATIONS = [
         ('tests/config/test_secrets.py::test_a_secret_is_used_and_written_as_its_interpolation',),
     ),
     Mutation(
+        'only the text of an interpolation tells that it is a secret, not its value',
+        'composer_kd/config/secrets.py',
+        'return text not in self._literal and any(',
+        'return False and any(',
+        ('tests/config/test_secrets.py::test_what_holds_the_value_of_a_secret_is_one',),
+    ),
+    Mutation(
         'a record sends a value of this machine to an address of its own',
         'composer_kd/config/load.py',
         'for path, written in addresses_with_secrets(source.data)',
