@@ -49,14 +49,17 @@ class HistoryLogger(LoggerDestination):
 
     Args:
         folder: The folder of the file; created if it does not exist.
+        goes_on: Whether a checkpoint that the run starts from is one of the run in this folder, as with ``autoresume``:
+            it warns then also if there is no file.
 
     Example:
         >>> HistoryLogger('runs/digits-kd').file.name
         'history.jsonl'
     """
 
-    def __init__(self, folder: str | pathlib.Path) -> None:
+    def __init__(self, folder: str | pathlib.Path, goes_on: bool = False) -> None:
         self.file = pathlib.Path(folder) / HISTORY_FILE
+        self._goes_on = goes_on
         self.run_id = uuid.uuid4().hex  # identifies the file that belongs to a checkpoint
         self._state: State | None = None
         self._stream: TextIO | None = None
@@ -165,8 +168,9 @@ class HistoryLogger(LoggerDestination):
             assert self._state is not None
             now = self._state.timestamp
             self.file.parent.mkdir(parents=True, exist_ok=True)
+            is_lost = self._goes_on or _is_emptied(self.file)
             found = _kept(self.file, self.run_id, now.batch.value)
-            _say_what_is_missing(self.file, found, now.batch.value)
+            _say_what_is_missing(self.file, found, now.batch.value, is_lost)
             records = found or [
                 {**{unit: getattr(now, unit).value for unit in ('batch', 'epoch', 'sample')}, _RUN: self.run_id}
             ]
@@ -246,12 +250,21 @@ def _kept(path: pathlib.Path, run_id: str, batch: int) -> list[dict[str, Any]]:
     return [record for record in records if record['batch'] <= batch] if mine else []
 
 
-def _say_what_is_missing(path: pathlib.Path, records: list[dict[str, Any]], batch: int) -> None:
+def _is_emptied(path: pathlib.Path) -> bool:
+    """Whether a file lacks even its first line, which is written with it: a power cut can leave it so."""
+    if not path.is_file():
+        return False
+    with open(path, 'rb') as file:
+        return not file.readline().endswith(b'}\n')
+
+
+def _say_what_is_missing(path: pathlib.Path, records: list[dict[str, Any]], batch: int, is_lost: bool) -> None:
     """Warns if the file ends before the checkpoint that a run goes on from, as after a power cut.
 
-    The numbers of a batch stand at the number of batches before it, and each batch has some.
+    The numbers of a batch stand at the number of batches before it, and each batch has some. A run that starts from a
+    checkpoint of another folder has no records here.
     """
-    last = records[-1]['batch'] if records else batch
+    last = records[-1]['batch'] if records else -1 if is_lost else batch
     if last < batch - 1:
         warnings.warn(
             f'{path} ends too early: nothing is known of the batches from {last + 1} to {batch}', stacklevel=2
