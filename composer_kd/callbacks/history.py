@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -228,7 +229,7 @@ def _records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
             try:
                 record = json.loads(line)
                 record['batch'] = int(record['batch'])
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
                 if not file.read(1):
                     return  # an incomplete last line
                 raise ConfigError(f'{path}, line {number}: no JSON object with a batch: {line[:80]!r}') from error
@@ -242,12 +243,18 @@ def _kept(path: pathlib.Path, run_id: str, batch: int) -> list[dict[str, Any]]:
     try:
         records = list(_records(path))
     except ConfigError as error:
-        aside = path.with_name(f'{path.name}.damaged')
+        aside = _unused(path.with_name(f'{path.name}.damaged'))
         os.replace(path, aside)
         warnings.warn(f'{error}. It is kept as {aside.name}, and the history starts anew', stacklevel=2)
         return []
     mine = any(record.get(_RUN) == run_id for record in records[:1])
     return [record for record in records if record['batch'] <= batch] if mine else []
+
+
+def _unused(path: pathlib.Path) -> pathlib.Path:
+    """The path, or the first of those with a number that nothing lies at."""
+    numbered = (path.with_name(f'{path.name}-{number}') for number in itertools.count(2))
+    return next(place for place in itertools.chain([path], numbered) if not os.path.lexists(place))
 
 
 def _is_emptied(path: pathlib.Path) -> bool:

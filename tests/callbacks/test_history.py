@@ -129,6 +129,16 @@ def test_a_damaged_record_is_set_aside(tmp_path):
     assert read_history(tmp_path)[0]['batch'] == 10
 
 
+def test_each_damaged_record_is_kept(tmp_path):
+    kept = {}
+    for line, name in {'[' * 100_000: 'damaged', '{"batch": Infinity}': 'damaged-2', '3': 'damaged-3'}.items():
+        kept[f'history.jsonl.{name}'] = f'{line}\n{{"batch": 1}}\n'
+        (tmp_path / HISTORY_FILE).write_text(f'{line}\n{{"batch": 1}}\n')
+        with pytest.warns(UserWarning, match=rf'line 1.*kept as history.jsonl.{name}, and'):
+            fit(tmp_path, batches=1, save_overwrite=True)
+    assert {file.name: file.read_text() for file in tmp_path.glob('*.damaged*')} == kept
+
+
 def test_another_run_in_the_same_folder_starts_anew(tmp_path):
     fit(tmp_path, batches=20)
     fit(tmp_path, batches=6, save_overwrite=True)
