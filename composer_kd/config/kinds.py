@@ -122,10 +122,10 @@ def _is_believed(scope: str, thing: Any, package: str, believed: bool) -> bool:
 def _not_called(rule: Scope, name: str, thing: Any, package: str) -> ConfigError:
     returns = returned(thing)
     does = f'it returns {returns.__name__}' if returns is not None else 'it does not say what it returns'
-    return ConfigError(
-        f'{name!r} is not called as {rule.a}: {does}. Write a function of your own around it, or trust all of it: '
-        f'{current().remedy.format(package=package)}'
-    )
+    remedy = f', or trust all of it: {current().remedy.format(package=package)}'
+    if current().vouches_for(package):
+        remedy = ', or correct what it is annotated to return'
+    return ConfigError(f'{name!r} is not called as {rule.a}: {does}. Write a function of your own around it{remedy}')
 
 
 def _is_class_of(scope: str, thing: Any, believed: bool = True) -> bool:

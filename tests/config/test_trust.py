@@ -171,6 +171,25 @@ def test_a_function_is_called_by_the_check_only_if_it_says_that_it_gives_the_kin
     assert called == ['annotated']
 
 
+def of_one_of_two() -> torch.nn.Linear | torch.nn.Conv2d:
+    return torch.nn.Linear(2, 2)
+
+
+def of_one_or_none() -> torch.nn.Module | None:
+    return None
+
+
+def test_a_function_of_your_own_may_return_one_of_several():
+    for function in (of_one_of_two, of_one_or_none):
+        assert resolve('model', f'{__name__}.{function.__name__}') is function
+
+
+def test_what_is_trusted_already_is_not_to_be_trusted_once_more():
+    said = refusal(f'callbacks={{{__name__}.of_another_kind: {{}}}}')
+    assert 'allow_imports' not in said
+    assert 'Write a function of your own around it, or correct what it is annotated to return' in said
+
+
 @pytest.mark.parametrize(
     ('scope', 'name', 'expected'),
     [
