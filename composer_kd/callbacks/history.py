@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -49,14 +50,17 @@ class HistoryLogger(LoggerDestination):
 
     Args:
         folder: The folder of the file; created if it does not exist.
+        goes_on: Whether a checkpoint that the run starts from is one of the run in this folder, as with ``autoresume``:
+            it warns then also if there is no file.
 
     Example:
         >>> HistoryLogger('runs/digits-kd').file.name
         'history.jsonl'
     """
 
-    def __init__(self, folder: str | pathlib.Path) -> None:
+    def __init__(self, folder: str | pathlib.Path, goes_on: bool = False) -> None:
         self.file = pathlib.Path(folder) / HISTORY_FILE
+        self._goes_on = goes_on
         self.run_id = uuid.uuid4().hex  # identifies the file that belongs to a checkpoint
         self._state: State | None = None
         self._stream: TextIO | None = None
@@ -165,8 +169,9 @@ class HistoryLogger(LoggerDestination):
             assert self._state is not None
             now = self._state.timestamp
             self.file.parent.mkdir(parents=True, exist_ok=True)
+            is_lost = self._goes_on or _is_emptied(self.file)
             found = _kept(self.file, self.run_id, now.batch.value)
-            _say_what_is_missing(self.file, found, now.batch.value)
+            _say_what_is_missing(self.file, found, now.batch.value, is_lost)
             records = found or [
                 {**{unit: getattr(now, unit).value for unit in ('batch', 'epoch', 'sample')}, _RUN: self.run_id}
             ]
@@ -224,7 +229,7 @@ def _records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
             try:
                 record = json.loads(line)
                 record['batch'] = int(record['batch'])
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
                 if not file.read(1):
                     return  # an incomplete last line
                 raise ConfigError(f'{path}, line {number}: no JSON object with a batch: {line[:80]!r}') from error
@@ -238,7 +243,7 @@ def _kept(path: pathlib.Path, run_id: str, batch: int) -> list[dict[str, Any]]:
     try:
         records = list(_records(path))
     except ConfigError as error:
-        aside = path.with_name(f'{path.name}.damaged')
+        aside = _unused(path.with_name(f'{path.name}.damaged'))
         os.replace(path, aside)
         warnings.warn(f'{error}. It is kept as {aside.name}, and the history starts anew', stacklevel=2)
         return []
@@ -246,12 +251,27 @@ def _kept(path: pathlib.Path, run_id: str, batch: int) -> list[dict[str, Any]]:
     return [record for record in records if record['batch'] <= batch] if mine else []
 
 
-def _say_what_is_missing(path: pathlib.Path, records: list[dict[str, Any]], batch: int) -> None:
+def _unused(path: pathlib.Path) -> pathlib.Path:
+    """The path, or the first of those with a number that nothing lies at."""
+    numbered = (path.with_name(f'{path.name}-{number}') for number in itertools.count(2))
+    return next(place for place in itertools.chain([path], numbered) if not os.path.lexists(place))
+
+
+def _is_emptied(path: pathlib.Path) -> bool:
+    """Whether a file lacks even its first line, which is written with it: a power cut can leave it so."""
+    if not path.is_file():
+        return False
+    with open(path, 'rb') as file:
+        return not file.readline().endswith(b'}\n')
+
+
+def _say_what_is_missing(path: pathlib.Path, records: list[dict[str, Any]], batch: int, is_lost: bool) -> None:
     """Warns if the file ends before the checkpoint that a run goes on from, as after a power cut.
 
-    The numbers of a batch stand at the number of batches before it, and each batch has some.
+    The numbers of a batch stand at the number of batches before it, and each batch has some. A run that starts from a
+    checkpoint of another folder has no records here.
     """
-    last = records[-1]['batch'] if records else batch
+    last = records[-1]['batch'] if records else -1 if is_lost else batch
     if last < batch - 1:
         warnings.warn(
             f'{path} ends too early: nothing is known of the batches from {last + 1} to {batch}', stacklevel=2

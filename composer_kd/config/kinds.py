@@ -52,8 +52,9 @@ def is_shown(scope: str, target: Any) -> bool:
         target: The class or function that a name resolves to.
 
     Returns:
-        True for classes of the kind, functions that are the component themselves, bare names, and functions annotated
-        to return the kind; False for functions that say nothing, which are called only to build a run.
+        True for classes of the kind, functions that are the component themselves, bare names, and functions of your own
+        or of allowed packages that are annotated to return the kind; False for functions that say nothing, and for all
+        others of the packages that everybody may name, which may fetch or unpickle weights: only a run calls them.
 
     Example:
         >>> import torch
@@ -64,6 +65,9 @@ def is_shown(scope: str, target: Any) -> bool:
         return _is_class_of(scope, target)
     if is_function_itself(scope, target) or has_name(scope, target):
         return True
+    package = origin_of(target)
+    if package is None or not current().vouches_for(package):
+        return False
     kind = returned(target)
     return _is_class_of(scope, kind if kind is not None else getattr(target, '__self__', None))
 
@@ -118,10 +122,10 @@ def _is_believed(scope: str, thing: Any, package: str, believed: bool) -> bool:
 def _not_called(rule: Scope, name: str, thing: Any, package: str) -> ConfigError:
     returns = returned(thing)
     does = f'it returns {returns.__name__}' if returns is not None else 'it does not say what it returns'
-    return ConfigError(
-        f'{name!r} is not called as {rule.a}: {does}. Write a function of your own around it, or trust all of it: '
-        f'{current().remedy.format(package=package)}'
-    )
+    remedy = f', or trust all of it: {current().remedy.format(package=package)}'
+    if current().vouches_for(package):
+        remedy = ', or correct what it is annotated to return'
+    return ConfigError(f'{name!r} is not called as {rule.a}: {does}. Write a function of your own around it{remedy}')
 
 
 def _is_class_of(scope: str, thing: Any, believed: bool = True) -> bool:

@@ -10,6 +10,8 @@ from composer_kd.config.trust import current
 
 __all__ = ['codes_in']
 
+OURS = 'composer_kd'
+
 # By the end of their names: models of two parts have `encoder_trust_remote_code`.
 _RUN_CODE: dict[str, tuple[Callable[[Any], bool], str]] = {
     'trust_remote_code': (bool, 'runs code that comes with the weights'),
@@ -24,7 +26,7 @@ def codes_in(options: Any, target: Any, scope: str, path: str) -> Iterator[str]:
     Args:
         options: The options, as written; mappings and lists in them are looked through too.
         target: The class or function that gets them.
-        scope: The kind of component; only models are made of weights.
+        scope: The kind of component; a callback's ``weights_only`` says what of a checkpoint it saves or loads.
         path: The dotted key of the component.
 
     Example:
@@ -33,11 +35,11 @@ def codes_in(options: Any, target: Any, scope: str, path: str) -> Iterator[str]:
         ['model.encoder.trust_remote_code: runs code that comes with the weights. If you trust it: allow_imports: ...
     """
     package = origin_of(target)
-    if scope != 'model' or package is None or current().vouches_for(package):
-        return
+    if package in (None, OURS) or current().vouches_for(package):
+        return  # components among the options of our own classes are looked at by themselves
     for key, value in _inside(options, path):
         for name, (runs, what) in _RUN_CODE.items():
-            if key.endswith(name) and runs(value):
+            if key.endswith(name) and runs(value) and (scope, name) != ('callback', 'weights_only'):
                 yield f'{key}: {what}. If you trust it: {current().remedy.format(package=package)}'
 
 

@@ -156,6 +156,8 @@ def returned(function: Any) -> Any:
         return None  # a builtin without a signature
     evaluated = _evaluate(annotation, getattr(inspect.unwrap(function), '__globals__', {}))
     kind = typing.get_origin(evaluated) or evaluated
+    if kind in _UNIONS:
+        return None  # one of several
     return kind if isinstance(kind, type) and kind is not Any else None  # Any is a class since Python 3.11
 
 

@@ -145,9 +145,14 @@ def _put(source: Source, key: str, value: Any, override: str) -> None:
 
 def _resolved(source: Source) -> dict[str, Any]:
     try:
-        return _resolve(OmegaConf.create(source.data), source.data, '', source, Secrets(source.data))
+        secrets = Secrets(source.data)
+        resolved = _resolve(OmegaConf.create(source.data), source.data, '', source, secrets)
+        source.faults = [secrets.without(fault) for fault in source.faults]
+        return secrets.settled(resolved)
     except NOT_YAML as error:
         raise ConfigError(f'{source.path}: {_first_line(error)}') from error
+    except ConfigError as error:
+        raise ConfigError(f'{source.path}: {error}') from error
 
 
 def _resolve(node: Any, written: Any, prefix: str, source: Source, secrets: Secrets) -> Any:
@@ -180,7 +185,10 @@ def _value(node: DictConfig | ListConfig, key: Any, written: Any, prefix: str, s
         return UNRESOLVED
     is_secret = isinstance(written, str) and secrets.reads(written)
     if isinstance(value, str):
-        return Secret(value, written) if is_secret else value
+        if not isinstance(written, str) or '${' not in written:
+            return value
+        secrets.note(value, written)
+        return Secret(value, written)  # until all values are known
     if isinstance(written, str) and isinstance(value, (DictConfig, ListConfig)):  # it stands elsewhere in the file
         written = OmegaConf.to_container(value, resolve=False)
     resolved = _resolve(value, written, f'{path}.', source, secrets)

@@ -102,8 +102,9 @@ def _evaluate_again(trainer: Trainer, config: RunConfig, noted: dict[str, float]
 
 
 def _recorders(config: RunConfig) -> list[Callback]:
-    history = [HistoryLogger(config.folder)] if config.folder is not None else []
-    return [TrainingCost(), *history]
+    if config.folder is None:
+        return [TrainingCost()]
+    return [TrainingCost(), HistoryLogger(config.folder, goes_on=config.autoresume and holds_run(config.folder))]
 
 
 def final_metrics(trainer: Trainer) -> dict[str, float]:

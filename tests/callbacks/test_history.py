@@ -13,14 +13,14 @@ from composer_kd.errors import ConfigError
 from tests.helpers import EventSpy, loader, mse, pairs, student, trainer
 
 
-def fit(folder, *, batches=40, callbacks=(), loggers=(), **options):
+def fit(folder, *, batches=40, callbacks=(), loggers=(), goes_on=False, **options):
     model = student(loss_fn=lambda outputs, batch: mse(outputs, torch.nn.functional.one_hot(batch[1], 4).float()))
     data = loader(*pairs(80))  # 10 batches an epoch
     run = trainer(
         model,
         data,
         callbacks=callbacks,
-        loggers=[HistoryLogger(folder), *loggers],
+        loggers=[HistoryLogger(folder, goes_on), *loggers],
         max_duration=f'{batches}ba',
         eval_dataloader=loader(*pairs(16, seed=3)),
         eval_interval='10ba',
@@ -98,6 +98,24 @@ def test_a_record_that_ends_before_the_checkpoint_is_said(tmp_path):
     assert [record['batch'] for record in read_history(tmp_path)] == [0, 1, 2, *range(10, 21)]
 
 
+@pytest.mark.parametrize('left', ['', '\0' * 9, '{"batch": 0, "ep', None], ids=['empty', 'zeros', 'cut', 'missing'])
+def test_a_record_that_is_lost_is_said(left, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, batches=20, callbacks=[stop_at(13)], autoresume=True)
+    file = tmp_path / HISTORY_FILE
+    file.unlink() if left is None else file.write_text(left)
+    with pytest.warns(UserWarning, match=r'ends too early: nothing is known of the batches from 0 to 10'):
+        fit(tmp_path, batches=20, goes_on=left is None, autoresume=True)
+    assert read_history(tmp_path)[0]['batch'] == 10
+
+
+def test_a_record_that_begins_with_a_checkpoint_of_another_folder_is_whole(tmp_path, recwarn):
+    fit(tmp_path / 'one', batches=10)
+    fit(tmp_path / 'two', batches=12, load_path=str(tmp_path / 'one' / 'checkpoints' / 'ep0-ba5-rank0.pt'))
+    assert read_history(tmp_path / 'two')[0]['batch'] == 5
+    assert not [one for one in recwarn if 'ends too early' in str(one.message)]
+
+
 def test_a_damaged_record_is_set_aside(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path, batches=20, callbacks=[stop_at(13)], autoresume=True)
@@ -109,6 +127,16 @@ def test_a_damaged_record_is_set_aside(tmp_path):
         fit(tmp_path, batches=20, autoresume=True)
     assert (tmp_path / 'history.jsonl.damaged').read_text() == damaged
     assert read_history(tmp_path)[0]['batch'] == 10
+
+
+def test_each_damaged_record_is_kept(tmp_path):
+    kept = {}
+    for line, name in {'[' * 100_000: 'damaged', '{"batch": Infinity}': 'damaged-2', '3': 'damaged-3'}.items():
+        kept[f'history.jsonl.{name}'] = f'{line}\n{{"batch": 1}}\n'
+        (tmp_path / HISTORY_FILE).write_text(f'{line}\n{{"batch": 1}}\n')
+        with pytest.warns(UserWarning, match=rf'line 1.*kept as history.jsonl.{name}, and'):
+            fit(tmp_path, batches=1, save_overwrite=True)
+    assert {file.name: file.read_text() for file in tmp_path.glob('*.damaged*')} == kept
 
 
 def test_another_run_in_the_same_folder_starts_anew(tmp_path):

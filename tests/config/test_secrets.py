@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import traceback
 
@@ -11,7 +12,8 @@ from omegaconf import OmegaConf
 
 from composer_kd import FrozenTeacher
 from composer_kd.config.load import as_mapping, load_config
-from composer_kd.config.secrets import Secret
+from composer_kd.config.secrets import Secret, hidden
+from composer_kd.config.yaml_source import read_source
 from composer_kd.errors import CheckpointError, ConfigError
 from composer_kd.runs.saved import open_run
 from composer_kd.runs.train import train
@@ -31,6 +33,10 @@ WAYS = {
     'through a key': '${variables.key}',
     'through a bracket': '${variables[key]}',
     'through a select': '${oc.select:variables.key}',
+    'through a bracket with a dash': '${variables[api-key]}',
+    'through a select of a select': '${oc.select:${variables.place}.key}',
+    'through a select put together': '${oc.select:variables.${variables.which}}',
+    'through a resolver put together': '${oc.${variables.read}:KD_SECRET}',
     'through a decode': '${oc.decode:"\'${oc.env:KD_SECRET}\'"}',
 }
 
@@ -39,6 +45,7 @@ WAYS = {
 def test_a_secret_is_used_and_written_as_its_interpolation(way, tmp_path):
     content = OmegaConf.load(STUDENT)
     content['variables'] = {**content.get('variables', {}), 'key': '${oc.env:KD_SECRET}'}
+    content['variables'] |= {'api-key': '${oc.env:KD_SECRET}', 'place': 'variables', 'which': 'key', 'read': 'env'}
     content['loggers'] = {'wandb': {'project': WAYS[way]}}
     file = tmp_path / 'run.yaml'
     OmegaConf.save(content, file)
@@ -50,6 +57,42 @@ def test_a_secret_is_used_and_written_as_its_interpolation(way, tmp_path):
     again = tmp_path / 'again.yaml'
     again.write_text(saved)
     assert load_config(again).loggers['wandb'].options == config.loggers['wandb'].options
+
+
+VALUES = {
+    'a relative select': "{d: {key: '${oc.env:KD_SECRET}', also: '${oc.select:.key}'}}",
+    'a part of a name': "{end: SECRET, key: '${oc.env:KD_${variables.end}}', also: '${variables[key]}'}",
+    'a mapping': "{key-s: {a-b: '${oc.env:KD_SECRET}'}, also: '${variables[key-s]}'}",
+    'a list': "{key-s: ['${oc.env:KD_SECRET}'], also: '${variables[key-s]}'}",
+    'a text': "{key-s: 'Bearer ${oc.env:KD_SECRET}', also: '${oc.decode:${variables[key-s]}}'}",
+}
+
+
+@pytest.mark.parametrize('way', VALUES)
+def test_what_holds_the_value_of_a_secret_is_one(way, tmp_path):
+    file = tmp_path / 'run.yaml'
+    file.write_text(f'variables: {VALUES[way]}')
+    source = read_source(file)
+    assert json.dumps(source.data).count(SECRET) == 2
+    assert SECRET not in str(hidden(source.data))
+    assert SECRET not in str(source.faults)
+
+
+def test_no_key_is_a_secret(tmp_path):
+    file = tmp_path / 'run.yaml'
+    file.write_text('variables: {d: \'${oc.decode:"{${oc.env:KD_SECRET}: 1}"}\'}')
+    with pytest.raises(ConfigError, match='a key of a mapping holds a value from outside the file') as error:
+        read_source(file)
+    assert SECRET not in str(error.value)
+
+
+def test_what_stands_in_the_file_is_none_though_the_environment_says_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv('KD_DATA', 'digits')
+    file = tmp_path / 'run.yaml'
+    file.write_text("{a: '${oc.env:KD_DATA}', b: digits, digits: {name: digits}, c: '${digits}', e: '${b}'}")
+    copies = {'c': {'name': 'digits'}, 'e': 'digits'}
+    shown = hidden(read_source(file).data)
+    assert shown == {'a': '${oc.env:KD_DATA}', 'b': 'digits', 'digits': {'name': 'digits'}, **copies}
 
 
 def test_what_stays_in_the_file_is_written_as_its_value():

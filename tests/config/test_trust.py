@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from composer_kd.cli.main import main
 from composer_kd.config.load import load_config
 from composer_kd.config.markers import Component
-from composer_kd.config.registry import resolve
+from composer_kd.config.registry import is_shown, resolve
 from composer_kd.config.trust import trusting
 from composer_kd.errors import ConfigError
 from composer_kd.runs.saved import open_run
@@ -169,6 +169,25 @@ def test_a_function_is_called_by_the_check_only_if_it_says_that_it_gives_the_kin
         f'callbacks={{{__name__}.of_another_kind: {{}}}}'
     )
     assert called == ['annotated']
+
+
+def of_one_of_two() -> torch.nn.Linear | torch.nn.Conv2d:
+    return torch.nn.Linear(2, 2)
+
+
+def of_one_or_none() -> torch.nn.Module | None:
+    return None
+
+
+def test_a_function_of_your_own_may_return_one_of_several():
+    for function in (of_one_of_two, of_one_or_none):
+        assert resolve('model', f'{__name__}.{function.__name__}') is function
+
+
+def test_what_is_trusted_already_is_not_to_be_trusted_once_more():
+    said = refusal(f'callbacks={{{__name__}.of_another_kind: {{}}}}')
+    assert 'allow_imports' not in said
+    assert 'Write a function of your own around it, or correct what it is annotated to return' in said
 
 
 @pytest.mark.parametrize(
@@ -337,3 +356,26 @@ def test_the_working_folder_is_searched_first_once_a_file_names_a_module_in_it(t
     (tmp_path / 'mine_of_here.py').write_text('import torch\nclass Net(torch.nn.Linear): pass\n')
     assert resolve('model', 'mine_of_here.Net').__name__ == 'Net'
     assert sys.path[0] == str(tmp_path)
+
+
+def test_weights_of_a_projector_that_bring_code_need_permission():
+    pytest.importorskip('transformers')
+    name = 'transformers.BertModel.from_pretrained'
+    project = f'{{name: {name}, pretrained_model_name_or_path: x, weights_only: false}}'
+    said = refusal(f'algorithms.distillation.kd_loss_fn={{loss: mse, on: features, project: {project}}}')
+    assert 'project.weights_only: runs what is pickled with the weights' in said
+
+
+@pytest.mark.parametrize(
+    'name', ['transformers.BertModel.from_pretrained', 'timm.create_model', 'torchvision.models.resnet18']
+)
+def test_the_check_calls_no_function_of_a_library(name):
+    """Such a function may fetch weights, and unpickle them."""
+    pytest.importorskip(name.partition('.')[0])
+    assert not is_shown('projector', resolve('projector', name))
+    with trusting([name.partition('.')[0]]):
+        assert is_shown('projector', resolve('projector', name))
+
+
+def test_a_callback_says_what_it_saves_and_loads():
+    load_config(KD, ['callbacks={CheckpointSaver: {folder: x, weights_only: false}}'])

@@ -88,11 +88,32 @@ MUTATIONS = [
         (f'{TESTS}test_a_function_is_called_by_the_check_only_if_it_says_that_it_gives_the_kind',),
     ),
     Mutation(
+        'the check calls functions of libraries, which may fetch and unpickle weights',
+        KINDS,
+        'if package is None or not current().vouches_for(package):\n        return False',
+        'if package is None:\n        return False',
+        (f'{TESTS}test_the_check_calls_no_function_of_a_library',),
+    ),
+    Mutation(
+        'only the options of models are looked at for what unpickles weights',
+        'composer_kd/config/remote_code.py',
+        'if package in (None, OURS)',
+        "if scope != 'model' or package in (None, OURS)",
+        (f'{TESTS}test_weights_of_a_projector_that_bring_code_need_permission',),
+    ),
+    Mutation(
         'secrets from the environment are written resolved',
         'composer_kd/config/secrets.py',
         '        return node.written\n    if isinstance(node, dict):\n        return {key: hidden',
         '        return str(node)\n    if isinstance(node, dict):\n        return {key: hidden',
         ('tests/config/test_secrets.py::test_a_secret_is_used_and_written_as_its_interpolation',),
+    ),
+    Mutation(
+        'only the text of an interpolation tells that it is a secret, not its value',
+        'composer_kd/config/secrets.py',
+        'return text not in self._literal and any(',
+        'return False and any(',
+        ('tests/config/test_secrets.py::test_what_holds_the_value_of_a_secret_is_one',),
     ),
     Mutation(
         'a record sends a value of this machine to an address of its own',

@@ -13,11 +13,12 @@ import io
 import os
 import pickle
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from typing_extensions import override
 
 from composer_kd.errors import CheckpointError
@@ -87,11 +88,11 @@ def _index(folder: str, name: str) -> Any:
 
 def _parts(index: Any, name: str) -> Iterator[_Part]:
     try:
-        kinds = {fqn: type(entry).__name__ for fqn, entry in index.state_dict_metadata.items()}
+        entries = dict(index.state_dict_metadata.items())
         for key, where in index.storage_data.items():
             if os.path.basename(where.relative_path) != where.relative_path:
                 raise damaged(name, f'{where.relative_path!r} is no file in this folder')
-            is_object = kinds.get(key.fqn) != 'TensorStorageMetadata'
+            is_object = type(entries.get(key.fqn)) is not TensorStorageMetadata
             yield _Part(where.relative_path, int(where.offset), int(where.length), is_object)
     except (AttributeError, TypeError, ValueError) as error:
         raise damaged(f'{name}/{INDEX_OF_SHARDS}', error) from error
@@ -114,8 +115,24 @@ def _check_object(path: str, part: _Part, name: str) -> None:
     torch_files.load_plain(content, name)
 
 
-class _Unpickler(pickle.Unpickler):
+_OPERATIONS = pickle._Unpickler.dispatch
+
+
+def _set_state(unpickler: Any) -> None:
+    """Sets the state of a record; that of a class or a member of an enumeration is everybody's."""
+    target = unpickler.stack[-2]
+    if isinstance(target, type) or not dataclasses.is_dataclass(target):
+        raise CheckpointError(
+            f'Refused to load a sharded checkpoint: its index changes {target!r}, which could run code. '
+            'Nothing in it was run.'
+        )
+    _OPERATIONS[pickle.BUILD[0]](unpickler)
+
+
+class _Unpickler(pickle._Unpickler):  # in Python: the one in C asks nobody whose state it sets
     """Makes the records of an index, and nothing else."""
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {**_OPERATIONS, pickle.BUILD[0]: _set_state}
 
     @override
     def find_class(self, module: str, name: str) -> Any:

@@ -10,6 +10,7 @@ import shutil
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 from composer_kd.cli.main import main
 from composer_kd.errors import CheckpointError
@@ -87,6 +88,22 @@ def test_nothing_in_it_runs(place, tmp_path):
     with pytest.raises(CheckpointError, match='Refused to load'):
         sharded.check(str(folder), 'w')
     assert not (tmp_path / 'ran').exists()
+
+
+MADE = b'\x80\x02ctorch.distributed.checkpoint.metadata\n'
+CHANGES = {
+    'the name of a class': MADE + b'BytesStorageMetadata\nN}U\x08__name__U\x15TensorStorageMetadatas\x86b0',
+    'a member of an enumeration': MADE + b'_MEM_FORMAT_ENCODING\nK\x00\x85R}U\x07_value_K\x01sb0',
+}
+
+
+@pytest.mark.parametrize('change', CHANGES)
+def test_an_index_changes_nothing_of_torch(change, copy):
+    index = pickle.dumps(pickle.loads((copy / '.metadata').read_bytes()), protocol=2)
+    (copy / '.metadata').write_bytes(CHANGES[change] + index[2:])
+    with pytest.raises(CheckpointError, match='Refused to load a sharded checkpoint: its index changes'):
+        sharded.check(str(copy), 'w')
+    assert BytesStorageMetadata.__name__ == 'BytesStorageMetadata'
 
 
 @pytest.mark.parametrize('kind', ['a file cut short', 'no index'])
