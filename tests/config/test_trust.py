@@ -379,3 +379,22 @@ def test_the_check_calls_no_function_of_a_library(name):
 
 def test_a_callback_says_what_it_saves_and_loads():
     load_config(KD, ['callbacks={CheckpointSaver: {folder: x, weights_only: false}}'])
+
+
+@pytest.mark.parametrize(
+    'options',
+    ['pretrained_cfg_overlay: {file: x.pth}', 'pretrained_cfg: {file: x.pth}', 'checkpoint_path: x.pth'],
+)
+def test_a_file_that_releases_of_timm_unpickle_needs_permission(options):
+    pytest.importorskip('timm')
+    key = f'model={{name: timm.create_model, model_name: resnet18, {options}}}'
+    assert 'older releases of timm run what is pickled in this file' in refusal(key)
+    load_config(KD, [key, 'allow_imports=[timm]'])
+
+
+def test_a_release_of_timm_that_does_not_say_what_it_builds_does(monkeypatch):
+    timm = pytest.importorskip('timm')
+    monkeypatch.delitem(timm.create_model.__annotations__, 'return', raising=False)
+    assert resolve('model', 'timm.create_model') is timm.create_model
+    with pytest.raises(ConfigError, match='is not called as a projector'):
+        resolve('projector', 'timm.create_model')
