@@ -96,7 +96,7 @@ def require_kind(scope: str, thing: Any, name: str) -> Callable[..., Any]:
     believed = current().vouches_for(package)
     if inspect.isclass(thing):
         if not _is_class_of(scope, thing, believed or package == OURS):
-            raise ConfigError(f'{name!r} is no {rule.what}: expected a class derived from {_bases(rule)}')
+            raise ConfigError(f'{name!r} is no {rule.what}: expected {_bases(rule, package)}')
         return thing
     if rule.itself is not None and not _takes(thing, rule.itself):
         raise ConfigError(f'{name!r} is no {rule.what}: expected a function of ({rule.arguments})')
@@ -153,8 +153,13 @@ def _may_be(scope: str, returns: type) -> bool:
     return inspect.isabstract(returns) or getattr(returns, '_is_protocol', False) or not SCOPES[scope].kind
 
 
-def _bases(rule: Scope) -> str:
-    return ' or '.join(rule.kind) or f'a class of {OURS}, or one of your own with {" and ".join(rule.methods)}'
+def _bases(rule: Scope, package: str) -> str:
+    if rule.kind:
+        return f'a class derived from {" or ".join(rule.kind)}'
+    own = f'a class of {OURS}, or one of your own with {" and ".join(rule.methods)}'
+    return (
+        own if current().vouches_for(package) else f'{own}. If you trust it: {current().remedy.format(package=package)}'
+    )
 
 
 def _path_of(kind: type | FunctionType) -> str:

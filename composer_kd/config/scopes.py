@@ -131,6 +131,9 @@ SCOPES: dict[str, Scope] = {
         suffix='_collate',
         methods=_CALLED,
         itself=1,
+        known=tuple(
+            f'transformers.data.data_collator.{name}' for name in ('default_data_collator', 'DefaultDataCollator')
+        ),
         gives=(),  # a batch is a dict or a list, which much else gives too
     ),
     'call': Scope(
