@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import re
 from functools import cache
 from typing import Any
@@ -43,13 +45,15 @@ def known_names(scope: str) -> dict[str, Any]:
 
 
 def has_name(scope: str, thing: Any) -> bool:
-    """Whether a thing is among those with a bare name in a scope.
+    """Whether a thing, or the function that a partial of your own calls, is among those with a bare name in a scope.
 
     Example:
         >>> import torch
         >>> has_name('optimizer', torch.optim.SGD), has_name('optimizer', torch.nn.Linear)
         (True, False)
     """
+    while isinstance(thing, functools.partial) and not inspect.isclass(thing.func):
+        thing = thing.func
     return any(thing is known for known in known_names(scope).values())
 
 

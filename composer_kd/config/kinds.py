@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 from composer_kd.config.bare_names import has_name
@@ -87,19 +88,25 @@ def require_kind(scope: str, thing: Any, name: str) -> Callable[..., Any]:
         ConfigError: If it is of another kind, or nothing shows its kind.
     """
     rule = SCOPES[scope]
+    if _is_known(rule, thing):
+        return thing
     if not callable(thing):
         raise ConfigError(f'{name!r} is no {rule.what}: expected a class or function, got {thing!r}')
     package = origin_of(thing) or name.partition('.')[0]
     believed = current().vouches_for(package)
     if inspect.isclass(thing):
         if not _is_class_of(scope, thing, believed or package == OURS):
-            raise ConfigError(f'{name!r} is no {rule.what}: expected a class derived from {_bases(rule)}')
+            raise ConfigError(f'{name!r} is no {rule.what}: expected {_bases(rule, package)}')
         return thing
     if rule.itself is not None and not _takes(thing, rule.itself):
         raise ConfigError(f'{name!r} is no {rule.what}: expected a function of ({rule.arguments})')
     if has_name(scope, thing) or _is_believed(scope, thing, package, believed):
         return thing
     raise _not_called(rule, name, thing, package)
+
+
+def _is_known(rule: Scope, thing: Any) -> bool:
+    return (inspect.isclass(thing) or inspect.isfunction(thing)) and _path_of(thing) in rule.known
 
 
 def _is_believed(scope: str, thing: Any, package: str, believed: bool) -> bool:
@@ -146,11 +153,16 @@ def _may_be(scope: str, returns: type) -> bool:
     return inspect.isabstract(returns) or getattr(returns, '_is_protocol', False) or not SCOPES[scope].kind
 
 
-def _bases(rule: Scope) -> str:
-    return ' or '.join(rule.kind) or f'a class of {OURS}, or one of your own with {" and ".join(rule.methods)}'
+def _bases(rule: Scope, package: str) -> str:
+    if rule.kind:
+        return f'a class derived from {" or ".join(rule.kind)}'
+    own = f'a class of {OURS}, or one of your own with {" and ".join(rule.methods)}'
+    return (
+        own if current().vouches_for(package) else f'{own}. If you trust it: {current().remedy.format(package=package)}'
+    )
 
 
-def _path_of(kind: type) -> str:
+def _path_of(kind: type | FunctionType) -> str:
     return f'{kind.__module__}.{kind.__qualname__}'
 
 

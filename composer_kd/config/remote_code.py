@@ -18,6 +18,11 @@ _RUN_CODE: dict[str, tuple[Callable[[Any], bool], str]] = {
     'weights_only': (lambda value: not value and value is not None, 'runs what is pickled with the weights'),
     'attn_implementation': (lambda value: '/' in str(value), 'runs a kernel from a repository'),
 }
+# Releases of timm that pyproject.toml allows, such as 1.0.15, unpickle these files.
+_RUN_FILES: dict[str, tuple[Callable[[Any], bool], str]] = dict.fromkeys(
+    ('pretrained_cfg.file', 'pretrained_cfg_overlay.file', 'checkpoint_path'),
+    (bool, 'older releases of timm run what is pickled in this file'),
+)
 
 
 def codes_in(options: Any, target: Any, scope: str, path: str) -> Iterator[str]:
@@ -37,8 +42,9 @@ def codes_in(options: Any, target: Any, scope: str, path: str) -> Iterator[str]:
     package = origin_of(target)
     if package in (None, OURS) or current().vouches_for(package):
         return  # components among the options of our own classes are looked at by themselves
+    rules = _RUN_CODE | _RUN_FILES if package == 'timm' else _RUN_CODE
     for key, value in _inside(options, path):
-        for name, (runs, what) in _RUN_CODE.items():
+        for name, (runs, what) in rules.items():
             if key.endswith(name) and runs(value) and (scope, name) != ('callback', 'weights_only'):
                 yield f'{key}: {what}. If you trust it: {current().remedy.format(package=package)}'
 

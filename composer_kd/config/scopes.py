@@ -24,6 +24,7 @@ class Scope:
         filled_in: Names of parameters that the run fills in besides, if it has them.
         gives: What such a function of a package that everybody may name is annotated to return: dotted paths.
         factories: Dotted paths of classes without this base whose class methods build components of this kind.
+        known: Dotted paths of functions and classes of libraries that are of this kind, though they do not say so.
         suffix: An ending that can be omitted: ``wandb`` names ``WandBLogger``.
         cheap: Whether construction is fast and free of side effects, so that the check does it as a dry run.
         also: Dotted paths of further classes that have a bare name.
@@ -45,6 +46,7 @@ class Scope:
     filled_in: tuple[str, ...] = ()
     gives: tuple[str, ...] = ('torch.Tensor',)
     factories: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
 
     @property
     def only(self) -> str | None:
@@ -66,6 +68,7 @@ SCOPES: dict[str, Scope] = {
         without=('IndexedClassifier',),
         kind=('torch.nn.Module',),
         factories=('transformers.models.auto.auto_factory._BaseAutoModelClass',),
+        known=('timm.models._factory.create_model',),  # 1.0.15 does not say what it returns
     ),
     'dataset': Scope(
         'data set',
@@ -128,6 +131,9 @@ SCOPES: dict[str, Scope] = {
         suffix='_collate',
         methods=_CALLED,
         itself=1,
+        known=tuple(
+            f'transformers.data.data_collator.{name}' for name in ('default_data_collator', 'DefaultDataCollator')
+        ),
         gives=(),  # a batch is a dict or a list, which much else gives too
     ),
     'call': Scope(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -179,6 +180,16 @@ def of_one_or_none() -> torch.nn.Module | None:
     return None
 
 
+def test_a_class_of_a_library_that_has_no_base_class_can_be_trusted():
+    pytest.importorskip('transformers')
+    name = 'transformers.DataCollatorWithPadding'
+    with pytest.raises(ConfigError, match=r'expected a class of composer_kd.*If you trust it: allow_imports') as error:
+        resolve('collate', name)
+    assert 'derived from a class of' not in str(error.value)
+    with trusting(['transformers']):
+        resolve('collate', name)
+
+
 def test_a_function_of_your_own_may_return_one_of_several():
     for function in (of_one_of_two, of_one_or_none):
         assert resolve('model', f'{__name__}.{function.__name__}') is function
@@ -244,6 +255,9 @@ def test_components_of_a_script_are_the_script_s_own():
     assert Component('loss', f'{__name__}.pairwise').target is pairwise
 
 
+together = functools.partial(torch.utils.data.default_collate)
+
+
 def pairwise(student, teacher):
     return (student - teacher).square().mean()
 
@@ -290,6 +304,9 @@ def test_the_check_compiles_no_string_for_a_projector(tmp_path):
         ('collate', 'torch.utils.data.default_collate'),
         ('collate', 'default_collate'),
         ('collate', f'{__name__}.pairwise'),
+        ('collate', f'{__name__}.together'),
+        ('collate', 'transformers.default_data_collator'),
+        ('collate', 'transformers.DefaultDataCollator'),
         ('call', f'{__name__}.pairwise'),
         ('loss', 'torch.nn.functional.cosine_similarity'),
         ('adapter', 'torchvision.transforms.v2.Resize'),
@@ -379,3 +396,22 @@ def test_the_check_calls_no_function_of_a_library(name):
 
 def test_a_callback_says_what_it_saves_and_loads():
     load_config(KD, ['callbacks={CheckpointSaver: {folder: x, weights_only: false}}'])
+
+
+@pytest.mark.parametrize(
+    'options',
+    ['pretrained_cfg_overlay: {file: x.pth}', 'pretrained_cfg: {file: x.pth}', 'checkpoint_path: x.pth'],
+)
+def test_a_file_that_releases_of_timm_unpickle_needs_permission(options):
+    pytest.importorskip('timm')
+    key = f'model={{name: timm.create_model, model_name: resnet18, {options}}}'
+    assert 'older releases of timm run what is pickled in this file' in refusal(key)
+    load_config(KD, [key, 'allow_imports=[timm]'])
+
+
+def test_a_release_of_timm_that_does_not_say_what_it_builds_does(monkeypatch):
+    timm = pytest.importorskip('timm')
+    monkeypatch.delitem(timm.create_model.__annotations__, 'return', raising=False)
+    assert resolve('model', 'timm.create_model') is timm.create_model
+    with pytest.raises(ConfigError, match='is not called as a projector'):
+        resolve('projector', 'timm.create_model')

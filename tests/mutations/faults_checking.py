@@ -76,8 +76,8 @@ MUTATIONS = [
     Mutation(
         'weights_only=false and trust_remote_code=true in an option of an option are passed on',
         'composer_kd/config/remote_code.py',
-        'if key.endswith(name) and runs(value):',
-        'if key == name and runs(value):',
+        'if key.endswith(name) and runs(value)',
+        'if key == name and runs(value)',
         (f'{TESTS}test_options_that_run_what_comes_with_the_weights_need_permission',),
     ),
     Mutation(

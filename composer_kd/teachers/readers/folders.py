@@ -84,7 +84,7 @@ def weight_map(index: str, name: str) -> dict[str, str]:
     try:
         content = json.loads(Path(index).read_bytes())
         files = content['weight_map']
-        plain = all(isinstance(shard, str) and Path(shard).name == shard for shard in files.values())
+        plain = all(isinstance(shard, str) and Path(shard).name == shard != '..' for shard in files.values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise damaged(name, error) from error
     if not files or not plain:

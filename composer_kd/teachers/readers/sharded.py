@@ -109,9 +109,12 @@ def _size(path: str, name: str) -> int:
 
 
 def _check_object(path: str, part: _Part, name: str) -> None:
-    with open(path, 'rb') as file:
-        file.seek(part.offset)
-        content = io.BytesIO(file.read(part.length))
+    try:
+        with open(path, 'rb') as file:
+            file.seek(part.offset)
+            content = io.BytesIO(file.read(part.length))
+    except OSError as error:
+        raise damaged(name, error) from error
     torch_files.load_plain(content, name)
 
 

@@ -123,6 +123,7 @@ def test_folders_of_one_file_and_of_shards(tmp_path, kind):
         '{"weight_map": {}}',
         '{"weight_map": {"a": 3}}',
         '{"weight_map": {"a": "../other.bin"}}',
+        '{"weight_map": {"a": ".."}}',
         '{"weight_map": {"a": "/etc/passwd"}}',
         '{"weight_map": "a"}',
         '[' * 100000,

@@ -78,6 +78,18 @@ def test_a_torn_one_is_noticed(kind, copy):
         sharded.check(str(copy), 'w')
 
 
+@pytest.mark.parametrize('file', ['.metadata', '__0_0.distcp'])
+def test_a_part_that_cannot_be_read_is_said(file, copy, monkeypatch):
+    def refuse(path, *arguments, **options):
+        if str(path).endswith(file):
+            raise PermissionError(13, 'Permission denied')
+        return open(path, *arguments, **options)
+
+    monkeypatch.setattr(sharded, 'open', refuse, raising=False)
+    with pytest.raises(CheckpointError, match=rf'w/{file} .*\n.*Permission denied'):
+        sharded.check(str(copy), 'w')
+
+
 @pytest.mark.parametrize('place', ['index', 'object'])
 def test_nothing_in_it_runs(place, tmp_path):
     folder = tmp_path / 'ep1-ba4'
