@@ -101,9 +101,9 @@ def dry_run(state: State, terms: Sequence[LossTerm], samples: Samples, form: Bat
     known.valid = valid_of(known.batch, form)
     with torch.random.fork_rng(devices=[]):
         for term in terms:
-            if term.student_keys:
-                ours = {k: to_device(torch.randn(samples.shapes[None][k])).requires_grad_() for k in term.student_keys}
-                theirs = {k: to_device(torch.randn(samples.shapes[term.teacher][k])) for k in term.teacher_keys}
+            if term.student_keys:  # numbers between 0 and 1, which losses of probabilities take too
+                ours = {k: to_device(torch.rand(samples.shapes[None][k])).requires_grad_() for k in term.student_keys}
+                theirs = {k: to_device(torch.rand(samples.shapes[term.teacher][k])) for k in term.teacher_keys}
                 term.detached_copy().of_features(state, ours, theirs, micro)
             elif None in samples.logits:
                 _try_logits(state, term, samples.logits, known)

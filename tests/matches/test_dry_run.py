@@ -578,6 +578,18 @@ def test_a_loss_of_probabilities_gets_no_random_values(loss, classes):
     assert len(recorder.batches) == 3
 
 
+def test_a_loss_of_probabilities_may_compare_layers():
+    def probabilities(seed):
+        net = mlp(seed=seed)
+        net[2] = nn.Sigmoid()
+        return net
+
+    _, recorder, _ = distil(
+        [Match(nn.BCELoss(), on='2')], probabilities(3), student(probabilities(1)), loader(*pairs())
+    )
+    assert len(recorder.batches) == 3
+
+
 @pytest.mark.parametrize('on', ['logits', '4'])
 def test_no_schedule_is_read_before_the_length_of_the_run_is_known(on):
     seen = []
