@@ -63,13 +63,6 @@ MUTATIONS = [
         (f'{DRY_RUN}::test_a_large_vocabulary_is_compared_by_its_shape_alone',),
     ),
     Mutation(
-        'a look before training decides how the teacher is called for good',
-        'composer_kd/teachers/shapes.py',
-        'if isinstance(model, FrozenTeacher):  # batches of training may have another form',
-        'if False:',
-        (f'{DRY_RUN}::test_batches_of_training_may_have_another_form',),
-    ),
-    Mutation(
         'hidden states of an encoder are taken for logits',
         'composer_kd/features/outputs.py',
         'if states and all(map(_is_state, states)):',
