@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import numbers
 import warnings
 from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import partial
@@ -21,11 +19,11 @@ from typing_extensions import override
 from composer_kd.algorithms.absent_loss import reads_loss, supply_loss
 from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.algorithms.conflicts import refuse_algorithms, refuse_dropped_layers, refuse_shared, renew_copies
-from composer_kd.algorithms.loss_parts import LossParts, parts_of
+from composer_kd.algorithms.loss_parts import LossParts, parts_of, share_of_batch, weight
 from composer_kd.algorithms.moving_teachers import MovingTeachers
 from composer_kd.algorithms.teacher_evaluation import TeacherEvaluation
-from composer_kd.batches.checks import check_alignment, check_one_label, labels_fit
-from composer_kd.batches.counts import BatchCount, plus_zero, weighed
+from composer_kd.batches.checks import check_alignment, check_one_label
+from composer_kd.batches.counts import BatchCount, plus_zero
 from composer_kd.batches.format import ATTENDED, LABELLED, BatchFormat
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError, TeacherError
@@ -135,8 +133,8 @@ class Distillation(DistillationAlgorithm):
         if positions not in (LABELLED, ATTENDED):
             raise ConfigError(f'positions must be {LABELLED!r} or {ATTENDED!r}, got {positions!r}')
         self._positions = positions
-        self.kd_loss_weight = _weight('kd_loss_weight', kd_loss_weight)
-        self.org_loss_weight = _weight('org_loss_weight', org_loss_weight)
+        self.kd_loss_weight = weight('kd_loss_weight', kd_loss_weight)
+        self.org_loss_weight = weight('org_loss_weight', org_loss_weight)
         self._window = Window(start_dur, end_dur)
         self.pool = TeacherPool(teachers, n_teachers_to_sample, teacher_weights)
         self.criterion = Criterion(kd_loss_fn, self.pool)
@@ -292,9 +290,8 @@ class Distillation(DistillationAlgorithm):
         task, own = scalar_loss(state.loss).to(kd.device), parts_of(state.loss)  # a loss may be the number 0.0
         if self._unsettled and student is not None:
             self._unsettled = [c for c in self._unsettled if not c(micro.batch, self._form, student, task)]
-        if micro.task is not None and labels_fit(micro.batch, self._form, student):
-            task = weighed(task, state.outputs, micro.task, micro.task_share)
-            own = {name: weighed(part, state.outputs, micro.task, micro.task_share) for name, part in own.items()}
+        share = partial(share_of_batch, outputs=state.outputs, micro=micro, logits=student)
+        task, own = share(task), {name: share(part) for name, part in own.items()}
         # A new 0-d tensor, because Composer scales it in place.
         total = torch.add(task * self.org_loss_weight, kd, alpha=self.kd_loss_weight)
         idle = self.criterion.auxiliary.idle([None, *drawn])
@@ -364,12 +361,6 @@ class Distillation(DistillationAlgorithm):
             f'Distillation({self.pool}, {self.criterion.name}, {self.kd_loss_weight}, {self.org_loss_weight}, '
             f'{self._window}, n_teachers_to_sample={self.pool.n_to_sample})'
         )
-
-
-def _weight(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value) or value < 0:
-        raise ConfigError(f'{name} must be a finite number of 0 or more, got {value!r}')
-    return float(value)
 
 
 def _optimized(state: State) -> list[Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,14 +9,13 @@ from typing import Any
 from composer.core import Event, State
 from composer.loggers import Logger
 from composer.utils import dist
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import override
 
 from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.algorithms.conflicts import refuse_beside_joint, renew_copies
 from composer_kd.algorithms.joint_evaluation import JointEvaluation
-from composer_kd.batches.checks import labels_fit
-from composer_kd.batches.counts import BatchCount, weighed
+from composer_kd.batches.counts import BatchCount
 from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError
@@ -28,7 +25,7 @@ from composer_kd.matches.loss_adapter import LossAdapter
 from composer_kd.matches.loss_signature import Loss
 from composer_kd.schedules import Moment, Window
 
-__all__ = ['JointTraining', 'fixed_loss', 'share_of_batch', 'weight']
+__all__ = ['JointTraining', 'fixed_loss']
 
 _EVENTS = (
     Event.INIT,
@@ -163,17 +160,6 @@ class JointTraining(DistillationAlgorithm):
             self._auxiliary.reserve(state, learner.owner)
 
 
-def weight(name: str, value: float) -> float:
-    """A weight of a loss.
-
-    Raises:
-        ConfigError: If it is not a finite number of 0 or more.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value) or value < 0:
-        raise ConfigError(f'{name} must be a finite number of 0 or more, got {value!r}')
-    return float(value)
-
-
 def fixed_loss(loss: Loss) -> LossAdapter:
     """The adapter of a loss between two nets.
 
@@ -183,17 +169,3 @@ def fixed_loss(loss: Loss) -> LossAdapter:
     if isinstance(loss, nn.Module) and (any(True for _ in loss.parameters()) or hasattr(loss, 'build')):
         raise ConfigError(f'kd_loss_fn: {type(loss).__name__} learns something, and cannot serve every pair of nets')
     return LossAdapter(loss)
-
-
-def share_of_batch(task: Tensor, outputs: Any, micro: Microbatch, logits: Tensor) -> Tensor:
-    """A net's own loss of a microbatch, as its share of the mean over the whole batch.
-
-    Args:
-        task: The loss, a scalar.
-        outputs: The net's outputs.
-        micro: The microbatch.
-        logits: The logits in the outputs.
-    """
-    if micro.task is None or not labels_fit(micro.batch, micro.form, logits):
-        return task
-    return weighed(task, outputs, micro.task, micro.task_share)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ['LossParts', 'parts_of']
+from composer_kd.batches.checks import labels_fit
+from composer_kd.batches.counts import weighed
+from composer_kd.batches.microbatch import Microbatch
+from composer_kd.errors import ConfigError
+
+__all__ = ['LossParts', 'parts_of', 'share_of_batch', 'weight']
 
 
 class LossParts(dict[str, Tensor]):
@@ -65,3 +72,28 @@ def parts_of(loss: Any) -> dict[str, Tensor]:
     elif isinstance(loss, Sequence) and len(loss) > 1:
         parts = {f'loss{number}': part for number, part in enumerate(loss)}
     return {name: torch.as_tensor(part).detach().float().mean() for name, part in parts.items()}
+
+
+def share_of_batch(task: Tensor, outputs: Any, micro: Microbatch, logits: Tensor | None) -> Tensor:
+    """A net's own loss of a microbatch, as its share of the mean over the whole batch.
+
+    Args:
+        task: The loss, or a part of it; a scalar.
+        outputs: The net's outputs.
+        micro: The microbatch.
+        logits: The logits in the outputs; ``None`` if they are not looked for.
+    """
+    if micro.task is None or not labels_fit(micro.batch, micro.form, logits):
+        return task
+    return weighed(task, outputs, micro.task, micro.task_share)
+
+
+def weight(name: str, value: float) -> float:
+    """A weight of a loss.
+
+    Raises:
+        ConfigError: If it is not a finite number of 0 or more.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value) or value < 0:
+        raise ConfigError(f'{name} must be a finite number of 0 or more, got {value!r}')
+    return float(value)

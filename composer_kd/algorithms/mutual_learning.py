@@ -12,8 +12,8 @@ from torchmetrics import Metric
 from typing_extensions import override
 
 from composer_kd.algorithms.joint_evaluation import JointEvaluation
-from composer_kd.algorithms.joint_training import JointTraining, fixed_loss, share_of_batch, weight
-from composer_kd.algorithms.loss_parts import LossParts, parts_of
+from composer_kd.algorithms.joint_training import JointTraining, fixed_loss
+from composer_kd.algorithms.loss_parts import LossParts, parts_of, share_of_batch, weight
 from composer_kd.algorithms.peers import Peer, Peers, as_peers
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import TeacherError

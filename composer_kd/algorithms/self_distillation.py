@@ -15,8 +15,8 @@ from typing_extensions import override
 
 from composer_kd.algorithms.exits import EarlyExit, Exit, ExitHead, exit_loss
 from composer_kd.algorithms.joint_evaluation import JointEvaluation
-from composer_kd.algorithms.joint_training import JointTraining, fixed_loss, share_of_batch, weight
-from composer_kd.algorithms.loss_parts import LossParts, parts_of
+from composer_kd.algorithms.joint_training import JointTraining, fixed_loss
+from composer_kd.algorithms.loss_parts import LossParts, parts_of, share_of_batch, weight
 from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.masks import tokens_of
 from composer_kd.batches.microbatch import Microbatch
