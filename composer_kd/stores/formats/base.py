@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+from dataclasses import fields
+from typing import Any, ClassVar, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,11 @@ class Format(Protocol):
     temperature: float | None
 
     def settings(self) -> dict[str, Any]:
-        """What :func:`.format_from` makes an equal format of: plain values, with ``kind`` among them."""
+        """What :func:`.format_from` makes an equal format of: plain values, with ``kind`` among them.
+
+        A format is a dataclass, of whose fields it is made.
+        """
+        return {'kind': self.kind, **{field.name: getattr(self, field.name) for field in fields(cast(Any, self))}}
 
     def nbytes(self, classes: int) -> int:
         """The bytes of a record.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,10 +49,6 @@ class Dense(Format):
         return None
 
     @override
-    def settings(self) -> dict[str, Any]:
-        return {'kind': self.kind, **asdict(self)}
-
-    @override
     def nbytes(self, classes: int) -> int:
         return classes * itemsize(self.dtype)
 
@@ -95,10 +91,6 @@ class Hidden(Format):
     @override
     def temperature(self) -> None:  # type: ignore[override]
         return None
-
-    @override
-    def settings(self) -> dict[str, Any]:
-        return {'kind': self.kind, **asdict(self)}
 
     @override
     def nbytes(self, classes: int) -> int:

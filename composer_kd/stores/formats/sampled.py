@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -55,10 +55,6 @@ class Sampled(Format):
         whole_number('sampled: n', self.n, 1, 2**16)
         whole_number('sampled: seed', self.seed, 0, 2**64 - 1)
         check_temperature('sampled', self.temperature)
-
-    @override
-    def settings(self) -> dict[str, Any]:
-        return {'kind': self.kind, **asdict(self)}
 
     @override
     def nbytes(self, classes: int) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,10 +71,6 @@ class TopK(Format):
         if self.bits == _PLAIN:
             return Halves(self.k)
         return Companded(self.k, levels=int(2 ** (round(_SHARED * self.bits) / _SHARED) + 1e-9))
-
-    @override
-    def settings(self) -> dict[str, Any]:
-        return {'kind': self.kind, **asdict(self)}
 
     @override
     def nbytes(self, classes: int) -> int:
