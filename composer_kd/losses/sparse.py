@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 _CHUNK = 2**18  # elements of the student's logits that are read at once
+_BLOCK, _FEW = 64, 2  # of a row in which the largest are searched: elements, and least number of blocks for each
 _Same = TypeVar('_Same', bound='SparseTarget')
 
 
@@ -130,11 +131,14 @@ def top_logits(logits: Tensor, k: int, temperature: float) -> SparseLogits:
         The classes in descending order of their probability; float32.
     """
     scaled = _scaled(logits, temperature)
-    top = scaled.topk(k, dim=-1)
-    others = scaled.scatter(-1, top.indices, -torch.inf)
-    total = scaled.logsumexp(-1)
+    values, ids = _largest(scaled, k)
+    largest = values[..., :1]
+    # One pass of exponentials, in place, in the stead of two logsumexp: at vocabulary size these are most of the time.
+    others = scaled.sub_(largest).exp_().scatter_(-1, ids, 0.0).sum(-1)
+    log_probs = values - largest
+    log_total = (log_probs.exp().sum(-1) + others).log()
     return SparseLogits(
-        top.indices, logits.shape[-1], temperature, top.values - total.unsqueeze(-1), others.logsumexp(-1) - total
+        ids, logits.shape[-1], temperature, log_probs - log_total.unsqueeze(-1), others.log() - log_total
     )
 
 
@@ -241,9 +245,28 @@ class _Coarse(torch.autograd.Function):
         return gradient, None, None
 
 
+def _largest(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row in descending order, and their places.
+
+    Of long rows the k blocks with the largest maxima are searched alone: the k largest are among them.
+    """
+    blocks = logits.shape[-1] // _BLOCK
+    if blocks < _FEW * k:
+        top = logits.topk(k, dim=-1)
+        return top.values, top.indices
+    whole = blocks * _BLOCK
+    found = logits[..., :whole].unflatten(-1, (blocks, _BLOCK)).amax(-1).topk(k, dim=-1).indices
+    places = torch.arange(_BLOCK, device=logits.device)
+    ids = (found.unsqueeze(-1) * _BLOCK + places).flatten(-2)
+    left = torch.arange(whole, logits.shape[-1], device=logits.device)
+    ids = torch.cat([ids, left.expand(*ids.shape[:-1], -1)], -1)
+    top = logits.gather(-1, ids).topk(k, dim=-1)
+    return top.values, ids.gather(-1, top.indices)
+
+
 def _scaled(logits: Tensor, temperature: float) -> Tensor:
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    return bounded(logits.detach().to(dtype), temperature) / temperature
+    return bounded(logits.detach().to(dtype), temperature).div_(temperature)
 
 
 def _chunks(rows: Tensor) -> list[slice]:

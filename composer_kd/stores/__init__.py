@@ -1,7 +1,6 @@
 """What a teacher said of a whole data set, on disk: formats of records, shards, and the manifest that says of what."""
 
 from composer_kd.stores.columns import default_shard_samples
-from composer_kd.stores.digests import digests
 from composer_kd.stores.formats import Dense, Format, FormatError, Hidden, Sampled, TopK, error, format_from
 from composer_kd.stores.manifest import MANIFEST_FILE, Manifest
 from composer_kd.stores.parts import Feature, Shard
@@ -22,7 +21,6 @@ __all__ = [
     'StoreWriter',
     'TopK',
     'default_shard_samples',
-    'digests',
     'error',
     'format_from',
 ]

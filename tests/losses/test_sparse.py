@@ -46,6 +46,22 @@ def test_it_is_the_divergence_after_the_other_classes_are_joined(classes, k, tem
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-9)
 
 
+@settings(deadline=None, max_examples=30)
+@given(classes=st.sampled_from([63, 129, 640, 1000, 1291]), k=st.integers(1, 12), seed=st.integers(0, 99))
+def test_the_largest_of_long_rows_are_those_of_a_sort(classes, k, seed):
+    (teacher, _) = logits(5, classes, seed)
+    teacher = teacher.round(decimals=1)  # with ties
+    teacher[0] = -torch.inf
+    start = seed % (classes - k)
+    teacher[0, start : start + k] = 1.0  # all others are excluded
+    found = top_logits(teacher, k, 2.0)
+    whole = (teacher / 2.0).log_softmax(-1)
+    assert torch.equal(teacher.gather(-1, found.ids), teacher.sort(-1, descending=True).values[:, :k])
+    assert all(len(set(ids)) == k for ids in found.ids.tolist())
+    torch.testing.assert_close(found.log_probs, whole.gather(-1, found.ids))
+    torch.testing.assert_close(found.log_rest.exp(), whole.scatter(-1, found.ids, -torch.inf).exp().sum(-1))
+
+
 def test_it_is_zero_at_equality_and_at_most_that_of_all_classes():
     student, teacher = logits(64, 30)
     target = top_logits(teacher, 5, 2.0)
