@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,8 @@ from composer_kd.stores.columns import Column
 from composer_kd.stores.formats import Records
 
 __all__ = ['Buffer']
+
+_Array = TypeVar('_Array', bound=NDArray[Any])
 
 
 class Buffer:
@@ -22,35 +25,41 @@ class Buffer:
 
     def __init__(self) -> None:
         self.rows = 0
-        self._lengths: list[NDArray[np.int64]] = []
+        self._lengths: dict[str, list[NDArray[np.int64]]] = {}
         self._records: dict[str, list[Records]] = {}
 
-    def add(self, records: Mapping[str, Records], lengths: NDArray[np.int64]) -> None:
+    def add(self, rows: int, records: Mapping[str, Records], lengths: Mapping[str, NDArray[np.int64]]) -> None:
         """Adds a batch.
 
         Args:
+            rows: The number of its rows.
             records: ``(n, nbytes)`` for each column.
-            lengths: The number of positions of each row.
+            lengths: ``(rows,)`` The number of each row's records, by the column of spans.
         """
-        self.rows += len(lengths)
-        self._lengths.append(lengths)
+        self.rows += rows
+        for name, part in lengths.items():
+            self._lengths.setdefault(name, []).append(part)
         for name, part in records.items():
             self._records.setdefault(name, []).append(part)
 
-    def pop(self, rows: int, columns: Mapping[str, Column]) -> tuple[dict[str, Records], NDArray[np.int64]]:
+    def pop(self, rows: int, columns: Mapping[str, Column]) -> tuple[dict[str, Records], dict[str, NDArray[np.int64]]]:
         """Takes out the records and lengths of the first rows.
 
         Args:
             rows: The number of rows, at most as many as there are.
             columns: The columns.
         """
-        lengths = np.concatenate(self._lengths)
-        positions = int(lengths[:rows].sum())
-        taken = {}
-        for name, parts in self._records.items():
-            whole = np.concatenate(parts)
-            cut = rows if columns[name].per_sample else positions
-            taken[name], self._records[name] = whole[:cut], [whole[cut:]]
-        self._lengths = [lengths[rows:]]
+        lengths = _split(self._lengths, dict.fromkeys(self._lengths, rows))
+        cuts = {spans: int(of_rows.sum()) for spans, of_rows in lengths.items()}
+        records = _split(self._records, {name: cuts.get(columns[name].spans or '', rows) for name in self._records})
         self.rows -= rows
-        return taken, lengths[:rows]
+        return records, lengths
+
+
+def _split(parts: dict[str, list[_Array]], cuts: Mapping[str, int]) -> dict[str, _Array]:
+    """Takes the beginning out of each list of arrays, and leaves the rest there."""
+    taken = {}
+    for name, cut in cuts.items():
+        whole = np.concatenate(parts[name])
+        taken[name], parts[name] = whole[:cut], [whole[cut:]]
+    return taken

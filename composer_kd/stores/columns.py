@@ -9,9 +9,10 @@ from composer_kd.stores.formats import format_from
 from composer_kd.stores.manifest import Manifest
 from composer_kd.stores.parts import Shard
 
-__all__ = ['DIGESTS', 'LOGITS', 'SPANS', 'Column', 'check_shards', 'columns_of', 'default_shard_samples', 'sizes_in']
+__all__ = ['DIGESTS', 'LOGITS', 'SPANS', 'Column', 'check_shards', 'columns_of', 'default_shard_samples', 'sizes_in', 'spans_of']
 
 DIGESTS, SPANS, LOGITS = 'digests', 'spans', 'logits'
+_OF_LAYER = 'spans:'
 _DIGEST_BYTES = 2
 _SPAN_BYTES = 16  # start and end of a sample's tokens in its shard, int64
 _SHARD_BYTES = 2**24
@@ -28,17 +29,24 @@ class Column:
         name: Its name in messages and checksums.
         file: The name of its file.
         nbytes: The bytes of a record.
-        per_sample: Whether there is one record a sample, or one a position.
+        spans: The column that says which records are those of a sample; None if there is one record a sample.
     """
 
     name: str
     file: str
     nbytes: int
-    per_sample: bool
+    spans: str | None = None
 
     def records(self, shard: Shard) -> int:
         """The number of records in a shard."""
-        return shard.rows if self.per_sample else shard.positions
+        if self.spans is None:
+            return shard.rows
+        return shard.positions if self.spans == SPANS else shard.tokens.get(self.spans.removeprefix(_OF_LAYER), 0)
+
+
+def spans_of(path: str) -> str:
+    """The column that says which tokens of a layer are those of a sample."""
+    return f'{_OF_LAYER}{path}'
 
 
 def columns_of(manifest: Manifest) -> dict[str, Column]:
@@ -49,19 +57,21 @@ def columns_of(manifest: Manifest) -> dict[str, Column]:
 
     Example:
         >>> manifest = Manifest(10, 1, 3, 'tokens', 10, format={'kind': 'dense'})
-        >>> [(column.file, column.nbytes, column.per_sample) for column in columns_of(manifest).values()]
-        [('digests.bin', 2, True), ('spans.bin', 16, True), ('logits.bin', 6, False)]
+        >>> [(column.file, column.nbytes, column.spans) for column in columns_of(manifest).values()]
+        [('digests.bin', 2, None), ('spans.bin', 16, None), ('logits.bin', 6, 'spans')]
     """
-    one_a_sample = manifest.positions == 'samples'
-    columns = [Column(DIGESTS, 'digests.bin', _DIGEST_BYTES, True)]
-    if not one_a_sample:
-        columns.append(Column(SPANS, 'spans.bin', _SPAN_BYTES, True))
+    spans = None if manifest.positions == 'samples' else SPANS
+    columns = [Column(DIGESTS, 'digests.bin', _DIGEST_BYTES)]
+    if spans is not None:
+        columns.append(Column(SPANS, 'spans.bin', _SPAN_BYTES))
     if manifest.format is not None:
         nbytes = format_from(manifest.format).nbytes(manifest.classes)
-        columns.append(Column(LOGITS, 'logits.bin', nbytes, one_a_sample))
+        columns.append(Column(LOGITS, 'logits.bin', nbytes, spans))
     for number, (path, feature) in enumerate(sorted(manifest.features.items())):
-        per_sample = one_a_sample or feature.per == 'sample'
-        columns.append(Column(f'features:{path}', f'features-{number:03d}.bin', feature.nbytes, per_sample))
+        if feature.per == 'token':
+            columns.append(Column(spans_of(path), f'spans-{number:03d}.bin', _SPAN_BYTES))
+        own = {'sample': None, 'position': spans, 'token': spans_of(path)}[feature.per]
+        columns.append(Column(f'features:{path}', f'features-{number:03d}.bin', feature.nbytes, own))
     return {column.name: column for column in columns}
 
 
@@ -107,8 +117,7 @@ def default_shard_samples(manifest: Manifest, batch_size: int = 1) -> int:
         >>> default_shard_samples(manifest), default_shard_samples(manifest, batch_size=128)
         (7813, 7936)
     """
-    tokens = 1 if manifest.positions == 'samples' else _TYPICAL_TOKENS
     columns = columns_of(manifest).values()
-    nbytes = sum(column.nbytes * (1 if column.per_sample else tokens) for column in columns)
+    nbytes = sum(column.nbytes * (1 if column.spans is None else _TYPICAL_TOKENS) for column in columns)
     samples = max(1, min(_SHARD_BYTES // nbytes, max(_FEWEST_SAMPLES, -(-manifest.rows // _SHARDS))))
     return -(-samples // batch_size) * batch_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from composer_kd.errors import ConfigError, StoreError
@@ -13,7 +13,7 @@ from composer_kd.stores.formats.floats import check_dtype, itemsize
 
 __all__ = ['Feature', 'Shard', 'checked_int']
 
-_PER = ('position', 'sample')
+_PER = ('position', 'sample', 'token')
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Feature:
     Attributes:
         shape: The shape at one position, or of one sample; ``()`` for one number.
         dtype: ``'float16'``, ``'bfloat16'`` or ``'float32'``.
-        per: ``'position'`` for features of each token (of each sample, if a sample is one position); ``'sample'``.
+        per: ``'sample'``; ``'position'`` for features of each position of the logits; ``'token'`` for features of each
+            token, of which a layer has a number of its own.
 
     Raises:
         StoreError: If a value is out of bounds or of another type.
@@ -66,6 +67,7 @@ class Shard:
         positions: The number of its positions.
         nbytes: Its bytes, of all columns.
         checksums: The CRC-32 of each column's bytes, by the name of the column.
+        tokens: The number of tokens, by the layer, of features that have one record a token.
 
     Raises:
         StoreError: If a value is out of bounds or of another type.
@@ -75,6 +77,7 @@ class Shard:
     positions: int
     nbytes: int
     checksums: Mapping[str, str]
+    tokens: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         checked_int('shards: rows', self.rows, 1, 2**39)
@@ -82,6 +85,10 @@ class Shard:
         checked_int('shards: nbytes', self.nbytes, 0, 2**62)
         if not isinstance(self.checksums, Mapping) or not all(map(_is_checksum, self.checksums.values())):
             raise StoreError('shards: checksums: expected eight hexadecimal digits for each column')
+        if not isinstance(self.tokens, Mapping):
+            raise StoreError(f'shards: tokens: expected a number for each layer, got {self.tokens!r}')
+        for count in self.tokens.values():
+            checked_int('shards: tokens', count, 0, 2**62)
 
 
 def _is_checksum(value: Any) -> bool:

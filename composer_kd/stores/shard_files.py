@@ -11,9 +11,11 @@ from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from composer_kd.errors import StoreError
-from composer_kd.stores.columns import Column, columns_of, sizes_in
+from composer_kd.stores.batch import spans_records
+from composer_kd.stores.columns import SPANS, Column, columns_of, sizes_in, spans_of
 from composer_kd.stores.files import checksum, read_json, sync, write_durably
 from composer_kd.stores.formats import Records
 from composer_kd.stores.manifest import Manifest
@@ -54,18 +56,22 @@ class ShardFiles:
         names = [SHARDS_FOLDER, *(column.file for column in self.columns.values())]
         return [name for name in names if (self._folder / name).exists()]
 
-    def write(self, number: int, columns: dict[str, Records], positions: int) -> None:
+    def write(self, number: int, columns: Mapping[str, Records], lengths: Mapping[str, NDArray[np.int64]]) -> None:
         """Writes a shard.
 
         Args:
             number: The number of the shard.
             columns: ``(records, nbytes)`` for each column.
-            positions: The number of its positions.
+            lengths: The number of each row's records, by the column of spans.
         """
+        columns = {**columns, **{name: spans_records(of_rows) for name, of_rows in lengths.items()}}
         parts = [np.ascontiguousarray(columns[name]) for name in self.columns]
         checksums = {name: checksum(part) for name, part in zip(self.columns, parts)}
         nbytes = sum(part.nbytes for part in parts)
-        shard = Shard(len(self.manifest.shard_rows(number)), positions, nbytes, checksums)
+        rows = len(self.manifest.shard_rows(number))
+        totals = {name: int(of_rows.sum()) for name, of_rows in lengths.items()}
+        tokens = {path: totals[name] for path in self.manifest.features if (name := spans_of(path)) in totals}
+        shard = Shard(rows, totals.get(SPANS, rows), nbytes, checksums, tokens)
         sizes_in(shard, self.columns)
         write_durably(self._file(number, 'bin'), *parts)
         write_durably(self._file(number, 'json'), json.dumps(dataclasses.asdict(shard)).encode())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from composer_kd.errors import StoreError, nearest
-from composer_kd.stores.columns import DIGESTS, LOGITS, SPANS, check_shards, columns_of
+from composer_kd.stores.columns import DIGESTS, LOGITS, SPANS, check_shards, columns_of, spans_of
 from composer_kd.stores.formats import Format, Stored, format_from
 from composer_kd.stores.formats.floats import from_bytes
 from composer_kd.stores.manifest import Manifest, read_manifest
@@ -120,7 +120,8 @@ class Store:
             samples: ``(n,)`` The numbers of the samples, int64; they may repeat.
 
         Returns:
-            ``(n, *shape)``, or ``(tokens, *shape)`` for features of each token; in the stored dtype, on the CPU.
+            ``(n, *shape)``, or ``(tokens, *shape)`` for features of each token, those of the first sample first
+            (:meth:`lengths`); in the stored dtype, on the CPU.
 
         Raises:
             StoreError: If there is no such view, sample or layer, or a shard is damaged.
@@ -141,16 +142,21 @@ class Store:
         """
         return self._readers[DIGESTS].take(self._rows(view, samples)).view('<u2')[:, 0]
 
-    def lengths(self, view: int | Rows, samples: Rows | Tensor) -> NDArray[np.int64]:
+    def lengths(self, view: int | Rows, samples: Rows | Tensor, path: str | None = None) -> NDArray[np.int64]:
         """Reads the numbers of positions of samples: ``(n,)``; 1 each, unless positions are tokens.
+
+        Args:
+            view: The view, or one for each sample.
+            samples: ``(n,)`` The numbers of the samples, int64; they may repeat.
+            path: A layer with features of each token, for the number of these.
 
         Raises:
             StoreError: If there is no such view or sample, or a shard is damaged.
         """
-        rows = self._rows(view, samples)
-        if self.manifest.positions == 'samples':
+        rows, name = self._rows(view, samples), SPANS if path is None else spans_of(path)
+        if name not in self._readers:
             return np.ones(len(rows), np.int64)
-        starts, ends = self._spans(rows)
+        starts, ends = self._spans(rows, name)
         return ends - starts
 
     @property
@@ -172,30 +178,32 @@ class Store:
 
     def _positions(self, rows: Rows, reader: ColumnReader) -> Rows:
         """The records of rows in a column."""
-        if reader.column.per_sample:
+        if reader.column.spans is None:
             return rows
-        starts, ends = self._spans(rows)
+        starts, ends = self._spans(rows, reader.column.spans)
         lengths = ends - starts
         before = lengths.cumsum() - lengths
         return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
 
-    def _spans(self, rows: Rows) -> tuple[Rows, Rows]:
-        """Where the tokens of rows begin and end, in the whole store."""
-        spans = self._readers[SPANS].take(rows).view('<i8')
-        spans = spans + self._first_positions[rows // self.manifest.shard_samples, None]
+    def _spans(self, rows: Rows, name: str) -> tuple[Rows, Rows]:
+        """Where the tokens of rows begin and end, in the whole store, by a column of spans."""
+        spans, shards = self._readers[name].take(rows).view('<i8'), self._shard_ends[name]
+        number = rows // self.manifest.shard_samples
+        spans = spans + np.where(number > 0, shards[number - 1], 0)[:, None]
         starts, ends = spans[:, 0], spans[:, 1]
-        if (starts < 0).any() or (ends < starts).any() or (ends > self._all_positions).any():
+        if (starts < 0).any() or (ends < starts).any() or (ends > shards[-1]).any():
             raise StoreError(f'{self.folder}: spans of samples lie outside the store; build it anew')
         return starts, ends
 
     @cached_property
-    def _all_positions(self) -> int:
-        return sum(shard.positions for shard in self.manifest.shards)
-
-    @cached_property
-    def _first_positions(self) -> Rows:
-        counts = np.array([shard.positions for shard in self.manifest.shards], np.int64)
-        return counts.cumsum() - counts
+    def _shard_ends(self) -> dict[str, Rows]:
+        """The number of records up to the end of each shard, by the column of their spans."""
+        of = {reader.column.spans: reader.column for reader in self._readers.values()}
+        return {
+            spans: np.array([column.records(shard) for shard in self.manifest.shards], np.int64).cumsum()
+            for spans, column in of.items()
+            if spans is not None
+        }
 
 
 def _numbers(what: str, values: Any) -> Rows:

@@ -137,15 +137,17 @@ class StoreWriter:
         features: Mapping[str, Tensor] | None = None,
         digests: NDArray[np.uint16] | None = None,
         lengths: NDArray[np.int64] | Tensor | None = None,
+        tokens: Mapping[str, NDArray[np.int64] | Tensor] | None = None,
     ) -> None:
         """Adds the next rows of :meth:`rows`; a shard is written when its last row is there.
 
         Args:
             logits: ``(n, V)`` (hidden states ``(n, D)`` for :class:`.Hidden`), of all positions of the rows, those of
                 the first row first; as the format takes them. None if none are stored.
-            features: ``(n, *shape)`` by layer path: one for each position, or row, as the manifest says.
+            features: ``(n, *shape)`` by layer path: one for each position, token or row, as the manifest says.
             digests: ``(rows,)`` of the rows' inputs.
             lengths: ``(rows,)`` The number of positions of each row, if positions are tokens.
+            tokens: ``(rows,)`` by layer path: the number of tokens of each row, of layers with features of each token.
 
         Raises:
             StoreError: If something is missing, of another size, or cannot be stored.
@@ -157,14 +159,14 @@ class StoreWriter:
         if count > len(self._rows) - self._next:
             raise StoreError(f'expected at most {len(self._rows) - self._next} more rows, got {count}')
         rows = self._rows[self._next : self._next + count]
-        records, counts = self._records.of(rows, logits, features or {}, np.asarray(digests), lengths)
+        records, counts = self._records.of(rows, logits, features or {}, np.asarray(digests), lengths, tokens or {})
         self._next += count
-        self._buffer.add(records, counts)
+        self._buffer.add(count, records, counts)
         while self._left and self._buffer.rows >= (size := len(self.manifest.shard_rows(self._left[0]))):
             number = self._left.pop(0)
             columns, lengths_of = self._buffer.pop(size, self._shards.columns)
             with room_for(self.folder):
-                self._shards.write(number, self._records.with_spans(columns, lengths_of), int(lengths_of.sum()))
+                self._shards.write(number, columns, lengths_of)
 
     def finish(self) -> Store:
         """Joins the shards of all ranks, and writes the manifest; called by rank 0 when all ranks are done.

@@ -26,17 +26,27 @@ class Said:
         count = int(self.ends[-1])
         self.logits = torch.from_numpy(chance.standard_normal((count, manifest.classes), np.float32))
         self.digests = chance.integers(0, 2**16, manifest.rows).astype(np.uint16)
+        self.tokens = {
+            path: chance.integers(0, 4, manifest.rows) for path, one in manifest.features.items() if one.per == 'token'
+        }
+        totals = {'sample': manifest.rows, 'position': count}
         self.features = {
             path: torch.from_numpy(
-                chance.standard_normal((manifest.rows if one.per == 'sample' else count, *one.shape), np.float32)
+                chance.standard_normal(
+                    (totals.get(one.per, int(self.tokens.get(path, self.lengths).sum())), *one.shape), np.float32
+                )
             )
             for path, one in manifest.features.items()
         }
         self.manifest = manifest
 
     def positions(self, rows):
-        parts = [np.arange(self.ends[row] - self.lengths[row], self.ends[row]) for row in rows]
-        return np.concatenate([np.zeros(0, np.int64), *parts])
+        return records_of(self.lengths, rows)
+
+    def places(self, path, rows):
+        """Where the features of rows are."""
+        per = self.manifest.features[path].per
+        return rows if per == 'sample' else records_of(self.tokens.get(path, self.lengths), rows)
 
     def of(self, rows):
         """The arguments of ``StoreWriter.add``."""
@@ -44,12 +54,18 @@ class Said:
         return {
             'logits': self.logits[places],
             'features': {
-                path: tensor[rows if self.manifest.features[path].per == 'sample' else places]
-                for path, tensor in self.features.items()
+                path: tensor[self.places(path, rows)] for path, tensor in self.features.items()
             },
             'digests': self.digests[rows],
             'lengths': self.lengths[rows] if self.manifest.positions == 'tokens' else None,
+            'tokens': {path: lengths[rows] for path, lengths in self.tokens.items()},
         }
+
+
+def records_of(lengths, rows):
+    """The numbers of the records of rows, where each has as many as ``lengths`` says."""
+    ends = lengths.cumsum()
+    return np.concatenate([np.zeros(0, np.int64), *(np.arange(ends[row] - lengths[row], ends[row]) for row in rows)])
 
 
 def build(folder, manifest, said=None, batch=3, ranks=1, resume=False):
@@ -75,6 +91,7 @@ FEATURES = {
     'layer4:input': Feature((3, 2), 'float32'),
     'a/../b': Feature((), 'float32'),
     'pooled': Feature((4,), 'float32', per='sample'),
+    'tokens': Feature((3,), 'float32', per='token'),
 }
 
 replace = dataclasses.replace

@@ -73,7 +73,7 @@ def test_impossible_values_are_refused(values):
 
 @pytest.mark.parametrize(
     'values', [{'shape': 3}, {'shape': (0,)}, {'shape': (2**20, 2**20)}, {'shape': (1,) * 9}, {'dtype': 'int8'},
-               {'dtype': ['float16']}, {'per': 'token'}]
+               {'dtype': ['float16']}, {'per': 'word'}]
 )  # fmt: skip
 def test_impossible_features_are_refused(values):
     with pytest.raises(StoreError, match='features'):

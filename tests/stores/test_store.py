@@ -38,8 +38,9 @@ def test_any_samples_come_back(tmp_path_factory, data):
     assert np.array_equal(store.digests(*asked), said.digests[rows])
     assert np.array_equal(store.lengths(*asked), said.lengths[rows])
     for path, feature in of.features.items():
-        places = rows if feature.per == 'sample' else said.positions(rows)
-        assert torch.equal(store.features(path, *asked), said.features[path][places])
+        assert torch.equal(store.features(path, *asked), said.features[path][said.places(path, rows)])
+        if feature.per == 'token':
+            assert np.array_equal(store.lengths(*asked, path), said.tokens[path][rows])
     assert torch.equal(store.logits(0, torch.arange(of.samples)), said.logits[said.positions(range(of.samples))])
 
 
