@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
 from composer_kd.cli.arguments import positive
 
@@ -18,7 +19,9 @@ what it cost, how many bytes it takes, how far the format is from the live teach
   composer-kd cache yamls/digits/kd.yaml                        logits in half precision
   composer-kd cache yamls/digits/kd.yaml --format topk --k 4    the 4 most probable classes, and the rest
   composer-kd cache yamls/digits/kd.yaml --features features.0:pooled features.6
+  composer-kd cache yamls/digits/kd.yaml --format hidden        the input of the last layer, and that layer
   composer-kd cache yamls/digits/kd.yaml --resume               go on after an interruption
+  composer-kd cache yamls/digits/kd.yaml --mds s3://bucket/digits-kd
   composer -n 2 -m composer_kd cache yamls/digits/kd.yaml       in two processes
 """
 
@@ -30,18 +33,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'overrides', nargs='*', default=[], metavar='key=value', help='overrides, such as train_loader.views=10'
     )
     parser.add_argument('--out', metavar='DIR', help='folder of the store (default: runs/<run_name>-cache)')
-    parser.add_argument('--format', default='dense', metavar='FORMAT', help='dense (default), topk or sampled')
+    parser.add_argument(
+        '--mds', metavar='DIR|URI', help="also as MosaicML Streaming's MDS: a new folder, or s3://, gs://, ..."
+    )
+    parser.add_argument('--format', default='dense', metavar='FORMAT', help='dense (default), topk, sampled or hidden')
     parser.add_argument('--k', type=positive, metavar='N', help='topk: the number of classes (default: 10)')
     parser.add_argument(
         '--bits', type=float, metavar='BITS', help='topk: bits of a probability: 16 (default), or 4 to 8'
     )
     parser.add_argument('--draws', type=positive, metavar='N', help='sampled: the number of draws (default: 12)')
-    parser.add_argument('--dtype', metavar='DTYPE', help='dense: float16 (default), bfloat16 or float32')
+    parser.add_argument(
+        '--dtype', metavar='DTYPE', help='dense, hidden: float16 (default of dense), bfloat16 (of hidden) or float32'
+    )
+    parser.add_argument('--head', metavar='LAYER', help="hidden: the teacher's last layer (default: it is found)")
     parser.add_argument(
         '--temperature', type=float, metavar='T', help="topk, sampled: default: that of the YAML's loss on logits"
     )
     parser.add_argument(
         '--features', nargs='+', default=(), metavar='LAYER[:pooled]', help='layers to store too, whole or their mean'
+    )
+    parser.add_argument(
+        '--feature-dtype',
+        default='float16',
+        metavar='DTYPE',
+        help='of the layers: float16 (default), bfloat16, float32',
     )
     parser.add_argument('--batch-size', type=positive, metavar='N', help='samples at once (default: 256 or more)')
     parser.add_argument('--resume', action='store_true', help='go on with a build that was ended')
@@ -55,6 +70,6 @@ def run(options: argparse.Namespace) -> None:
     from composer_kd.config.load import load_config
     from composer_kd.workflows.cache import CacheSettings, cache
 
-    names = ('format', 'k', 'bits', 'draws', 'dtype', 'temperature', 'features', 'batch_size', 'resume')
+    names = [field.name for field in dataclasses.fields(CacheSettings)]
     settings = CacheSettings(**{name: getattr(options, name) for name in names})
-    cache(load_config(options.yaml, options.overrides), settings, options.out)
+    cache(load_config(options.yaml, options.overrides), settings, options.out, options.mds)

@@ -63,7 +63,7 @@ def _materialise(value: Any, stand_in: Callable[[Any], Any] | None) -> Any:
     if isinstance(value, TeacherConfig):
         return build_teacher(value)
     if isinstance(value, StoredTeacherConfig):
-        return CachedTeacher(value.cache, value.name)
+        return CachedTeacher(value.cache, value.name, local=value.local)
     if isinstance(value, list):
         attempt = Attempts()  # reports every teacher that cannot be built
         items = [attempt(_materialise, item, stand_in) for item in value]

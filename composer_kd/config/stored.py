@@ -15,10 +15,11 @@ __all__ = ['Stored', 'StoredTeacherConfig', 'is_stored', 'stored_conflicts', 'st
 
 @dataclass
 class StoredTeacherConfig:
-    """A stored teacher: the folder that ``composer-kd cache`` wrote, and its name."""
+    """A stored teacher: the folder that ``composer-kd cache`` wrote, or an address in an object store, and its name."""
 
     cache: Annotated[str, Place]
     name: str | None = None  # None: that of the teacher that was stored
+    local: str | None = None  # where what is fetched of a store in MDS is kept; None: among temporary files
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,14 @@ class Stored:
         folder: The folder of the store.
         name: Its name; None for that of the teacher that was stored.
         algorithm: The algorithm that it teaches in.
+        local: Where what is fetched of it is kept; None for the default.
     """
 
     key: str
     folder: str
     name: str | None
     algorithm: Component
+    local: str | None = None
 
 
 def is_stored(written: Any) -> bool:
@@ -73,13 +76,14 @@ def stored_teachers(algorithms: Mapping[str, Component]) -> list[Stored]:
                 stored = _stored(one)
                 if stored is not None:
                     key = f'{algorithm.path}.{option}' + (f'.{number}' if isinstance(value, list) else '')
-                    found.append(Stored(key, stored.cache, stored.name, algorithm))
+                    found.append(Stored(key, stored.cache, stored.name, algorithm, stored.local))
     return found
 
 
 def _stored(written: Any) -> StoredTeacherConfig | None:
     if isinstance(written, Component) and written.scope == 'teacher' and written.target is CachedTeacher:
-        return StoredTeacherConfig(str(written.options.get('folder')), written.options.get('name'))
+        options = written.options
+        return StoredTeacherConfig(str(options.get('folder')), options.get('name'), options.get('local'))
     return written if isinstance(written, StoredTeacherConfig) else None
 
 

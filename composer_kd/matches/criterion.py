@@ -144,6 +144,8 @@ class Criterion:
         for index, terms in self.on_teacher.items():
             teacher, keys = self.pool.teachers[index], [key for term in terms for key in term.teacher_keys]
             if keys:
+                if hasattr(teacher, 'check_layers'):
+                    teacher.check_layers(keys)
                 self._teacher_hooks[index] = FeatureHooks(layers_of(teacher), keys, f'the teacher {teacher.name!r}')
 
     def _reserve(self, state: State, match: Match) -> None:

@@ -46,7 +46,7 @@ def check_stores(config: RunConfig) -> None:
 
 def _check(stored: Stored, config: RunConfig) -> None:
     try:
-        store = Store(stored.folder)
+        store = Store(stored.folder, stored.local)
     except StoreError as error:
         raise StoreError(f'{stored.key}: {error}') from error
     faults = list(_other_views(store.manifest, config.train_loader))

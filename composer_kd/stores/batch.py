@@ -94,9 +94,7 @@ class BatchRecords:
             return np.ones(rows, np.int64)
         return _checked_lengths('lengths', lengths, rows)
 
-    def _tokens(
-        self, rows: int, tokens: Mapping[str, NDArray[np.int64] | Tensor]
-    ) -> dict[str, NDArray[np.int64]]:
+    def _tokens(self, rows: int, tokens: Mapping[str, NDArray[np.int64] | Tensor]) -> dict[str, NDArray[np.int64]]:
         paths = [path for path, feature in self._manifest.features.items() if feature.per == 'token']
         if set(tokens) != set(paths):
             raise StoreError(f'tokens: expected the lengths of {paths}, got those of {list(tokens)}')

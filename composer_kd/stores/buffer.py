@@ -37,8 +37,8 @@ class Buffer:
             lengths: ``(rows,)`` The number of each row's records, by the column of spans.
         """
         self.rows += rows
-        for name, part in lengths.items():
-            self._lengths.setdefault(name, []).append(part)
+        for name, count in lengths.items():
+            self._lengths.setdefault(name, []).append(count)
         for name, part in records.items():
             self._records.setdefault(name, []).append(part)
 

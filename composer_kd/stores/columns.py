@@ -9,7 +9,17 @@ from composer_kd.stores.formats import format_from
 from composer_kd.stores.manifest import Manifest
 from composer_kd.stores.parts import Shard
 
-__all__ = ['DIGESTS', 'LOGITS', 'SPANS', 'Column', 'check_shards', 'columns_of', 'default_shard_samples', 'sizes_in', 'spans_of']
+__all__ = [
+    'DIGESTS',
+    'LOGITS',
+    'SPANS',
+    'Column',
+    'check_shards',
+    'columns_of',
+    'default_shard_samples',
+    'sizes_in',
+    'spans_of',
+]
 
 DIGESTS, SPANS, LOGITS = 'digests', 'spans', 'logits'
 _OF_LAYER = 'spans:'

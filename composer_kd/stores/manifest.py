@@ -11,7 +11,7 @@ from typing import Any
 
 from composer_kd.errors import StoreError
 from composer_kd.stores.files import checksum, own_file, read_json, write_durably
-from composer_kd.stores.parts import Feature, Shard, checked_int
+from composer_kd.stores.parts import Feature, Shard, checked_int, is_checksum
 
 __all__ = ['MANIFEST_FILE', 'UNFINISHED_FILE', 'Manifest', 'read_manifest', 'write_manifest']
 
@@ -43,6 +43,7 @@ class Manifest:
         versions: Versions of the packages that built the store.
         version: Of this layout.
         shards: The shards; none while the store is built.
+        index: The checksum of the index of shards, of a store in MDS; None for memory-mapped columns.
 
     Raises:
         StoreError: If a value is out of bounds or of another type.
@@ -69,6 +70,7 @@ class Manifest:
     versions: Mapping[str, Any] = field(default_factory=dict)
     version: int = VERSION
     shards: tuple[Shard, ...] = ()
+    index: str | None = None
 
     def __post_init__(self) -> None:
         if self.version != VERSION:
@@ -82,6 +84,8 @@ class Manifest:
             object.__setattr__(self, name, _plain(name, getattr(self, name)))
         object.__setattr__(self, 'format', None if self.format is None else _plain('format', self.format))
         object.__setattr__(self, 'shards', tuple(self.shards))
+        if self.index is not None and not is_checksum(self.index):
+            raise StoreError(f'index: expected eight hexadecimal digits, got {self.index!r}')
         if self.shards and len(self.shards) != self.shard_count:
             raise StoreError(f'shards: expected {self.shard_count}, got {len(self.shards)}')
 

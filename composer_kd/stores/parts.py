@@ -11,7 +11,7 @@ from typing import Any
 from composer_kd.errors import ConfigError, StoreError
 from composer_kd.stores.formats.floats import check_dtype, itemsize
 
-__all__ = ['Feature', 'Shard', 'checked_int']
+__all__ = ['Feature', 'Shard', 'checked_int', 'is_checksum']
 
 _PER = ('position', 'sample', 'token')
 
@@ -25,6 +25,7 @@ class Feature:
         dtype: ``'float16'``, ``'bfloat16'`` or ``'float32'``.
         per: ``'sample'``; ``'position'`` for features of each position of the logits; ``'token'`` for features of each
             token, of which a layer has a number of its own.
+        pooled: Whether it is the mean over the positions of a map, or over tokens.
 
     Raises:
         StoreError: If a value is out of bounds or of another type.
@@ -37,6 +38,7 @@ class Feature:
     shape: tuple[int, ...]
     dtype: str = 'float16'
     per: str = 'position'
+    pooled: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.shape, (tuple, list)) or len(self.shape) > 8:
@@ -49,6 +51,8 @@ class Feature:
             check_dtype('features', self.dtype)
         except ConfigError as error:
             raise StoreError(str(error)) from error
+        if not isinstance(self.pooled, bool):
+            raise StoreError(f'features: pooled: expected true or false, got {self.pooled!r}')
         if self.per not in _PER:
             raise StoreError(f'features: per: expected one of {_PER}, got {self.per!r}')
 
@@ -83,7 +87,7 @@ class Shard:
         checked_int('shards: rows', self.rows, 1, 2**39)
         checked_int('shards: positions', self.positions, 0, 2**62)
         checked_int('shards: nbytes', self.nbytes, 0, 2**62)
-        if not isinstance(self.checksums, Mapping) or not all(map(_is_checksum, self.checksums.values())):
+        if not isinstance(self.checksums, Mapping) or not all(map(is_checksum, self.checksums.values())):
             raise StoreError('shards: checksums: expected eight hexadecimal digits for each column')
         if not isinstance(self.tokens, Mapping):
             raise StoreError(f'shards: tokens: expected a number for each layer, got {self.tokens!r}')
@@ -91,7 +95,8 @@ class Shard:
             checked_int('shards: tokens', count, 0, 2**62)
 
 
-def _is_checksum(value: Any) -> bool:
+def is_checksum(value: Any) -> bool:
+    """Whether a value is a CRC-32 as eight hexadecimal digits."""
     return isinstance(value, str) and re.fullmatch('[0-9a-f]{8}', value) is not None
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from composer_kd.errors import StoreError, nearest
-from composer_kd.stores.columns import DIGESTS, LOGITS, SPANS, check_shards, columns_of, spans_of
+from composer_kd.stores.columns import DIGESTS, LOGITS, Column, columns_of
 from composer_kd.stores.formats import Format, Stored, format_from
 from composer_kd.stores.formats.floats import from_bytes
 from composer_kd.stores.manifest import Manifest, read_manifest
-from composer_kd.stores.reader import ColumnReader
+from composer_kd.stores.mapped_records import MappedRecords
+from composer_kd.stores.mds import MDSRecords, fetched, is_remote
+from composer_kd.stores.source import RecordSource
 
 __all__ = ['Store']
 
@@ -31,11 +32,15 @@ class Store:
     columns that are asked for are read. A store can be pickled, for worker processes: it is opened anew there.
 
     Args:
-        folder: The folder of the store.
+        folder: The folder of the store; of a store in MDS (:func:`.to_mds`) also its address in an object store.
+        local: Where what is fetched of a store in MDS is kept, one folder below for each store; None for a folder among
+            temporary files. With it, ``folder`` may be a plain one too, such as one of a network.
 
     Attributes:
+        folder: The local folder.
         manifest: What it holds, and of what.
         format: The format of the logits; None if only features are stored.
+        records: Where its records come from.
 
     Raises:
         StoreError: If there is no store, it is unfinished, damaged, or of another version.
@@ -52,19 +57,27 @@ class Store:
         torch.Size([3, 10])
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = pathlib.Path(folder)
+    def __init__(self, folder: str | os.PathLike[str], local: str | os.PathLike[str] | None = None) -> None:
+        self._asked = os.fspath(folder), None if local is None else os.fspath(local)
+        remote = os.fspath(folder) if local is not None or is_remote(folder) else None
+        self.folder = pathlib.Path(folder) if remote is None else fetched(remote, local)
         self.manifest: Manifest = read_manifest(self.folder)
         try:
             self.format: Format | None = None if self.manifest.format is None else format_from(self.manifest.format)
             columns = columns_of(self.manifest)
-            check_shards(self.manifest, columns)
+            self.records = self._source(columns, remote)
         except StoreError as error:
+            if str(self.folder) in str(error):
+                raise
             raise StoreError(f'{self.folder}: {error}') from error
-        self._readers = {name: ColumnReader(self.folder, self.manifest, one) for name, one in columns.items()}
 
-    def __reduce__(self) -> tuple[type[Store], tuple[pathlib.Path]]:
-        return Store, (self.folder,)
+    def _source(self, columns: Mapping[str, Column], remote: str | None) -> RecordSource:
+        if self.manifest.index is None:
+            return MappedRecords(self.folder, self.manifest, columns)
+        return MDSRecords(self.folder, self.manifest, columns, remote)
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str, str | None]]:
+        return Store, self._asked
 
     def __repr__(self) -> str:
         of = self.manifest
@@ -73,7 +86,7 @@ class Store:
     @property
     def nbytes(self) -> int:
         """The bytes of all records."""
-        return sum(shard.nbytes for shard in self.manifest.shards)
+        return self.records.nbytes
 
     def check(self, expected: Mapping[str, Any]) -> None:
         """Compares the manifest with what a run expects; see :meth:`Manifest.check`.
@@ -89,8 +102,7 @@ class Store:
         Raises:
             StoreError: If a shard is damaged.
         """
-        for reader in self._readers.values():
-            reader.verify(np.arange(self.manifest.shard_count))
+        self.records.verify()
 
     def logits(self, view: int | Rows, samples: Rows | Tensor) -> Stored:
         """Reads what the teacher said of samples.
@@ -108,8 +120,7 @@ class Store:
         """
         if self.format is None:
             raise StoreError(f'{self.folder}: holds features alone ({self._paths}), no logits')
-        reader, rows = self._readers[LOGITS], self._rows(view, samples)
-        return self.format.decode(reader.take(self._positions(rows, reader)), self.manifest.classes)
+        return self.format.decode(self.records.take(LOGITS, self._rows(view, samples)), self.manifest.classes)
 
     def features(self, path: str, view: int | Rows, samples: Rows | Tensor) -> Tensor:
         """Reads the features of a layer.
@@ -130,8 +141,8 @@ class Store:
             raise StoreError(
                 f'{self.folder}: no features of {path!r} are stored{nearest(path, self.manifest.features)}'
             )
-        feature, reader = self.manifest.features[path], self._readers[f'features:{path}']
-        records = reader.take(self._positions(self._rows(view, samples), reader))
+        feature = self.manifest.features[path]
+        records = self.records.take(f'features:{path}', self._rows(view, samples))
         return from_bytes(records, feature.dtype, feature.shape)
 
     def digests(self, view: int | Rows, samples: Rows | Tensor) -> NDArray[np.uint16]:
@@ -140,7 +151,7 @@ class Store:
         Raises:
             StoreError: If there is no such view or sample, or a shard is damaged.
         """
-        return self._readers[DIGESTS].take(self._rows(view, samples)).view('<u2')[:, 0]
+        return self.records.take(DIGESTS, self._rows(view, samples)).view('<u2')[:, 0]
 
     def lengths(self, view: int | Rows, samples: Rows | Tensor, path: str | None = None) -> NDArray[np.int64]:
         """Reads the numbers of positions of samples: ``(n,)``; 1 each, unless positions are tokens.
@@ -153,11 +164,7 @@ class Store:
         Raises:
             StoreError: If there is no such view or sample, or a shard is damaged.
         """
-        rows, name = self._rows(view, samples), SPANS if path is None else spans_of(path)
-        if name not in self._readers:
-            return np.ones(len(rows), np.int64)
-        starts, ends = self._spans(rows, name)
-        return ends - starts
+        return self.records.lengths(LOGITS if path is None else f'features:{path}', self._rows(view, samples))
 
     @property
     def _paths(self) -> str:
@@ -175,35 +182,6 @@ class Store:
                     f'{values.min()} to {values.max()}. It may be of another data set'
                 )
         return views * self.manifest.samples + numbers
-
-    def _positions(self, rows: Rows, reader: ColumnReader) -> Rows:
-        """The records of rows in a column."""
-        if reader.column.spans is None:
-            return rows
-        starts, ends = self._spans(rows, reader.column.spans)
-        lengths = ends - starts
-        before = lengths.cumsum() - lengths
-        return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
-
-    def _spans(self, rows: Rows, name: str) -> tuple[Rows, Rows]:
-        """Where the tokens of rows begin and end, in the whole store, by a column of spans."""
-        spans, shards = self._readers[name].take(rows).view('<i8'), self._shard_ends[name]
-        number = rows // self.manifest.shard_samples
-        spans = spans + np.where(number > 0, shards[number - 1], 0)[:, None]
-        starts, ends = spans[:, 0], spans[:, 1]
-        if (starts < 0).any() or (ends < starts).any() or (ends > shards[-1]).any():
-            raise StoreError(f'{self.folder}: spans of samples lie outside the store; build it anew')
-        return starts, ends
-
-    @cached_property
-    def _shard_ends(self) -> dict[str, Rows]:
-        """The number of records up to the end of each shard, by the column of their spans."""
-        of = {reader.column.spans: reader.column for reader in self._readers.values()}
-        return {
-            spans: np.array([column.records(shard) for shard in self.manifest.shards], np.int64).cumsum()
-            for spans, column in of.items()
-            if spans is not None
-        }
 
 
 def _numbers(what: str, values: Any) -> Rows:

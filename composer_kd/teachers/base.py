@@ -23,7 +23,8 @@ class Teacher(Protocol):
     gradients, in the run's precision. A teacher whose layers can be matched has its module in the attribute ``model``.
 
     One that knows samples by their numbers has a true attribute ``by_number``, and may have a method
-    ``check_data(dataset, positions)``, which is called before training.
+    ``check_data(dataset, positions)``, which is called before training. One that does not know all of its layers'
+    features may have ``check_layers(keys)``, called before training with the layers that are compared.
 
     A teacher that gives a :class:`composer_kd.losses.sparse.SparseTarget` has a true attribute ``sparse``: its logits
     have no mean with those of other teachers, and a loss on the mean of several becomes the mean of the losses. A

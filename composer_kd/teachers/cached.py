@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +19,13 @@ from composer_kd.batches.format import BatchFormat
 from composer_kd.data.digest import digest, same
 from composer_kd.data.fingerprint import differences, fingerprint
 from composer_kd.errors import StoreError, TeacherError
+from composer_kd.features.hooks import Summary
+from composer_kd.losses._common import pooled
 from composer_kd.losses.sparse import SparseTarget, TeacherLogits
 from composer_kd.stores import Hidden, Store
 from composer_kd.teachers.frozen import FrozenTeacher
+from composer_kd.teachers.store_head import kept_head
+from composer_kd.teachers.store_reading import tokens_in
 from composer_kd.teachers.store_sections import inputs_of, labels_section, stored_mask, weights_hash
 
 __all__ = ['CachedTeacher']
@@ -40,9 +46,11 @@ class CachedTeacher:
     of the inputs is compared too: in each microbatch on the CPU, else in one of a hundred and the first of each epoch.
 
     Args:
-        folder: The folder of the store.
+        folder: The folder of the store, or its address in an object store (``s3://bucket/store``), if it is in MDS.
         name: Its name in messages, and in ``Match(..., teacher=name)``; ``None`` for that of the teacher stored.
-        head: For stored hidden states: the teacher's own last layer, which makes logits of them.
+        head: For stored hidden states: the teacher's own last layer, which makes logits of them; ``None`` for that
+            which the store keeps, if it is linear.
+        local: Where what is fetched of a store in MDS is kept; ``None`` for a folder among temporary files.
 
     Attributes:
         sparse: Whether a part of the classes is known, so that it has no mean logits with other teachers.
@@ -64,10 +72,18 @@ class CachedTeacher:
         torch.Size([2, 3])
     """
 
-    def __init__(self, folder: str | os.PathLike[str], name: str | None = None, head: nn.Module | None = None) -> None:
-        self.store = Store(folder)
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        name: str | None = None,
+        head: nn.Module | None = None,
+        local: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.store = Store(folder, local)
         manifest = self.store.manifest
         self.name = name or str(manifest.teacher.get('name') or self.store.folder.name)
+        if isinstance(self.store.format, Hidden) and head is None:
+            head = kept_head(self.store.folder)
         if isinstance(self.store.format, Hidden) != (head is not None):
             raise TeacherError(
                 f'{self.store.folder} holds {self.store.format}: '
@@ -131,6 +147,21 @@ class CachedTeacher:
                 'Train on the data of the build, or build a store of this data: composer-kd cache.'
             )
 
+    def check_layers(self, keys: Iterable[tuple[str, Summary | None]]) -> None:
+        """Warns of losses on whole features where the store holds their mean; called before training.
+
+        Args:
+            keys: The layers that are compared, with what the loss reads of each; ``None`` for all.
+        """
+        features = self.store.manifest.features
+        for path in sorted({path for path, summary in keys if summary is not pooled}):
+            if path in features and features[path].pooled:
+                warnings.warn(
+                    f'{self.store.folder} holds the mean of {path!r} over positions, with which a match compares in '
+                    f'the place of the whole features. For these, store {path!r} whole (--features {path}).',
+                    stacklevel=2,
+                )
+
     def outputs(self, batch: Any, index: Tensor | None = None) -> StoredAnswer:
         """What the teacher said of the samples of a microbatch.
 
@@ -158,7 +189,7 @@ class CachedTeacher:
         device = inputs.device
         if self.model is not None:
             for path in self.model.looked_at():
-                self.model.show(path, self.store.features(path, view, samples).to(device, non_blocking=True).float())
+                self.model.show(path, self._features(path, batch, view, samples, is_due))
         if self.store.format is None:
             return StoredAnswer(None)
         logits: TeacherLogits = self.store.logits(view, samples).to(device)
@@ -167,7 +198,7 @@ class CachedTeacher:
             head = self._head.model
             logits = head(logits.to(next(head.parameters()).dtype))
         if self.store.manifest.positions == 'tokens':
-            logits = self._placed(logits, batch, self.store.lengths(view, samples), is_due)
+            logits = self._placed(logits, stored_mask(batch, self._form), self.store.lengths(view, samples), is_due)
         return StoredAnswer(logits)
 
     end_batch = FrozenTeacher.end_batch
@@ -192,9 +223,16 @@ class CachedTeacher:
                 'live teacher.'
             )
 
-    def _placed(self, rows: TeacherLogits, batch: Any, lengths: NDArray[np.int64], is_due: bool) -> TeacherLogits:
-        """Outputs of the stored positions at their places in the batch, ``(B, S, ...)``."""
-        mask = stored_mask(batch, self._form)
+    def _features(self, path: str, batch: Any, view: int, samples: NDArray[np.int64], is_due: bool) -> Tensor:
+        """The features of a layer as the teacher's own would be; those of padding are 0."""
+        features = self.store.features(path, view, samples).to(inputs_of(batch)[0].device, non_blocking=True).float()
+        if self.store.manifest.features[path].per != 'token':
+            return features
+        mask, lengths = tokens_in(batch, self._form, path), self.store.lengths(view, samples, path)
+        return self._placed(features, mask, lengths, is_due)
+
+    def _placed(self, rows: Any, mask: Tensor | None, lengths: NDArray[np.int64], is_due: bool) -> Any:
+        """What is stored of positions at their places in the batch, ``(B, S, ...)``."""
         if mask is None:
             if len(set(lengths.tolist())) > 1:
                 raise StoreError(f'{self.store.folder}: samples have different lengths, and the batch marks no padding')

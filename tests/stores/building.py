@@ -53,9 +53,7 @@ class Said:
         places = self.positions(rows)
         return {
             'logits': self.logits[places],
-            'features': {
-                path: tensor[self.places(path, rows)] for path, tensor in self.features.items()
-            },
+            'features': {path: tensor[self.places(path, rows)] for path, tensor in self.features.items()},
             'digests': self.digests[rows],
             'lengths': self.lengths[rows] if self.manifest.positions == 'tokens' else None,
             'tokens': {path: lengths[rows] for path, lengths in self.tokens.items()},

@@ -98,7 +98,8 @@ def test_a_store_may_hold_features_alone(tmp_path):
 def test_reading_logits_touches_no_features(tmp_path):
     store = build(tmp_path, manifest(features=FEATURES))
     store.logits(0, np.arange(10))
-    assert not any(reader._verified.any() for name, reader in store._readers.items() if name.startswith('features'))
+    readers = store.records._readers
+    assert not any(readers[name]._verified.any() for name in readers if name.startswith('features'))
 
 
 def test_a_store_can_be_pickled(tmp_path):

@@ -26,7 +26,13 @@ def test_bytes_depend_on_neither_ranks_nor_batches(tmp_path, of):
     assert build(tmp_path / 'three', of, batch=5, ranks=3).nbytes == one.nbytes
     build(tmp_path / 'many', of, batch=100, ranks=9)
     assert content(tmp_path / 'one') == content(tmp_path / 'three') == content(tmp_path / 'many')
-    files = {'digests.bin', *(f'features-{n:03d}.bin' for n in range(4)), 'spans-003.bin', 'logits.bin', 'manifest.json'}
+    files = {
+        'digests.bin',
+        *(f'features-{n:03d}.bin' for n in range(4)),
+        'spans-003.bin',
+        'logits.bin',
+        'manifest.json',
+    }
     assert set(content(tmp_path / 'one')) - {'spans.bin'} == files
 
 

@@ -23,7 +23,7 @@ from composer_kd import (
 )
 from composer_kd.data import ImageTensors, Indexed, SeededViews
 from composer_kd.errors import StoreError, TeacherError
-from composer_kd.losses import DIST, hint, kl_divergence
+from composer_kd.losses import DIST, hint, kl_divergence, normalized_mse, pkt, rkd, similarity_preserving
 from composer_kd.models import IndexedClassifier
 from composer_kd.stores import Dense, Hidden, Sampled, TopK
 from tests.distilling import cnn, tokens
@@ -180,8 +180,81 @@ def test_hidden_states_get_their_head_in_training(tmp_path):
     found = losses(CachedTeacher(tmp_path, head=teacher.head), DIST(), DataLoader(data, 8), model=TokenModel())
     live = losses(TokenModel(seed=5), DIST(), DataLoader(data, 8), model=TokenModel())
     assert found == pytest.approx(live, rel=1e-4)
+    kept = losses(CachedTeacher(tmp_path), DIST(), DataLoader(data, 8), model=TokenModel())
+    assert kept == found
+    (tmp_path / 'head.pt').unlink()
     with pytest.raises(TeacherError, match='head='):
         CachedTeacher(tmp_path)
+
+
+def test_a_last_layer_that_something_follows_is_refused(tmp_path):
+    class Capped(TokenModel):
+        def forward(self, batch):
+            return 3.0 * torch.tanh(super().forward(batch))
+
+    data = TokenDataset(**tokens(attention=True).columns)
+    with pytest.raises(TeacherError, match='a softcap'):
+        build_store(tmp_path, Capped(seed=5), TokenModel(), data, Hidden(5), head='head')
+
+
+@pytest.mark.parametrize('left', [True, False])
+@pytest.mark.parametrize(('how', 'dtype'), [('whole', 'float16'), ('whole', 'bfloat16'), ('pooled', 'float16')])
+def test_features_of_tokens_are_matched_whatever_the_padding(tmp_path, how, dtype, left):
+    columns = tokens(attention=True).columns
+    teacher = TokenModel(seed=5)
+    options = {'feature_dtype': dtype, 'batch_size': 5}
+    build_store(tmp_path, teacher, TokenModel(), TokenDataset(**columns), TopK(3, 2.0), {'embed': how}, **options)
+    padding = (3, 0) if left else (0, 2)
+    padded = {
+        name: nn.functional.pad(column, padding, value=-100 if name == 'labels' else 0)
+        for name, column in columns.items()
+    }
+    loss = {'whole': [hint, normalized_mse], 'pooled': [rkd, pkt]}[how]
+    matches = [Match(one, on='embed', name=f'match {number}') for number, one in enumerate(loss)]
+
+    def go(taught, size=8):
+        recorder = Recorder()
+        algorithm = Distillation(taught, matches)
+        algorithm.pool.teachers[0].check_data = lambda *_: None  # other padding is another data set to a fingerprint
+        data = DataLoader(TokenDataset(**padded, index=torch.arange(16)), 8)
+        train(TokenModel(), data, [algorithm], [recorder], device_train_microbatch_size=size)
+        return [batch[match.name] for batch in recorder.batches for match in matches]
+
+    stored = go(CachedTeacher(tmp_path))
+    assert stored == pytest.approx(go(FrozenTeacher(TokenModel(seed=5))), rel=2e-2 if dtype == 'bfloat16' else 2e-3)
+    if how == 'whole':  # relations of samples depend on the microbatch
+        assert go(CachedTeacher(tmp_path), 3) == pytest.approx(stored, rel=1e-4)
+
+
+def test_a_loss_on_whole_features_of_which_the_mean_is_stored_is_said(tmp_path):
+    build_store(tmp_path, cnn(8, 2), student(), pictures(), Dense('float32'), {'1': 'pooled'})
+    with pytest.warns(UserWarning, match=r"holds the mean of '1' .*--features 1"):
+        losses(CachedTeacher(tmp_path), Match(similarity_preserving, on='1'), loader(pictures()), '1ba')
+
+
+def test_features_of_tokens_take_bytes_of_their_tokens_alone(tmp_path):
+    columns = tokens(attention=True).columns
+    store = build_store(tmp_path, TokenModel(seed=5), TokenModel(), TokenDataset(**columns), features=['embed'])
+    valid = int(columns['attention_mask'].sum())
+    assert (tmp_path / 'features-000.bin').stat().st_size == valid * 5 * 2
+    assert store.lengths(0, torch.arange(16), 'embed').sum() == valid
+    live = TokenModel(seed=5).embed(columns['input_ids'])[columns['attention_mask'] == 1]
+    torch.testing.assert_close(store.features('embed', 0, torch.arange(16)), live.half())
+
+
+def test_features_without_a_vector_for_each_token_are_refused(tmp_path):
+    class Attending(TokenModel):
+        def __init__(self):
+            super().__init__(seed=5)
+            self.weights = nn.Identity()
+
+        def forward(self, batch):
+            hidden = self.embed(batch['input_ids'])
+            return self.head(self.weights((hidden @ hidden.mT).softmax(-1).unsqueeze(1)).squeeze(1) @ hidden)
+
+    data = TokenDataset(**tokens(attention=True).columns)
+    with pytest.raises(TeacherError, match='no vector for each token'):
+        build_store(tmp_path, Attending(), TokenModel(), data, features=['weights'])
 
 
 def test_a_resume_inside_an_epoch_has_the_views_of_a_straight_run(tmp_path):

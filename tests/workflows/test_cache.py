@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -113,6 +114,51 @@ def test_formats_features_and_views(overrides, tmp_path, capsys):
     printed = said(capsys)
     assert 'the draws estimate' in printed
     assert 'for a run with other losses than those of this YAML' in printed
+
+
+@pytest.mark.parametrize('loss', ['{name: KLDivergence, temperature: 4.0}', '{name: DKD}'])
+def test_hidden_states_get_the_stored_last_layer_in_training(overrides, tmp_path, capsys, loss):
+    folder = tmp_path / 'hidden'
+    assert main(['cache', KD, *overrides, '--format', 'hidden', '--dtype', 'float32', '--out', str(folder)]) == 0
+    printed = said(capsys)
+    assert "Hidden(width=512, dtype='float32')" in printed
+    assert float(re.search(r'KL\(live \|\| stored\) (\S+) nats', printed)[1]) < 1e-9
+    short = ['max_duration=2ep', 'global_train_batch_size=32', f'{LOSS}={loss}']
+    live = train(load_config(KD, [*overrides, *short]), quiet=True)
+    stored = train(load_config(CACHED, [*overrides[:2], overrides[3], *short, f'variables.store={folder}']), quiet=True)
+    assert stored['loss/train/kd'] == pytest.approx(live['loss/train/kd'], rel=1e-3)
+
+
+@pytest.mark.parametrize('form', [['--format', 'hidden'], ['--format', 'topk', '--k', '4']])
+def test_a_copy_in_mds_teaches_as_the_store_does(overrides, tmp_path, capsys, form):
+    pytest.importorskip('streaming')
+    mds = tmp_path / 'mds'
+    assert main(['cache', KD, *overrides, *form, '--out', str(tmp_path / 'mapped'), '--mds', str(mds)]) == 0
+    assert f'{TEACHERS}.0: {{cache: {mds}}}' in said(capsys)
+    options = [*overrides[:2], overrides[3], 'max_duration=2ep', 'global_train_batch_size=32']
+
+    def go(name, written):
+        where = f'run_name={name}'
+        return train(load_config(CACHED, [*options, where, f'{TEACHERS}=[{written}]']), quiet=True)
+
+    mapped = go('mapped', f'{{cache: {tmp_path}/mapped}}')
+    for name, local in (('copy', ''), ('fetched', f', local: {tmp_path}/kept')):
+        found = go(name, f'{{cache: {mds}{local}}}')
+        assert found['loss/train/kd'] == mapped['loss/train/kd']
+    teacher, _ = compared_models([open_run(tmp_path / 'copy')])
+    assert teacher.role == TEACHER
+    assert main(['cache', KD, *overrides, *form, '--out', str(tmp_path / 'mapped'), '--mds', str(mds), '--resume']) == 2
+
+
+def test_streaming_that_is_not_installed_is_said_first(overrides, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'streaming', None)
+    with pytest.raises(ConfigError, match=r'composer_kd\[streaming\]'):
+        cache(load_config(KD, overrides), None, None, 's3://bucket/store')
+
+
+def test_a_last_layer_that_cannot_be_kept_is_refused(overrides):
+    for head, part in (('features.0', 'is a '), ('clasifier', "no layer 'clasifier'"), ('classifier.1', 'softcap')):
+        assert part in refusal(overrides, CacheSettings('hidden', head=head), (ConfigError, TeacherError))
 
 
 def test_layers_that_matches_need_and_that_are_not_stored_are_said(overrides, capsys):

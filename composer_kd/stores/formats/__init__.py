@@ -8,7 +8,7 @@ from typing import Any
 from composer_kd.errors import ConfigError, StoreError, nearest
 from composer_kd.stores.formats.base import Format, Records, Stored
 from composer_kd.stores.formats.dense import Dense, Hidden
-from composer_kd.stores.formats.error import FormatError, error
+from composer_kd.stores.formats.error import FormatError, distance, error
 from composer_kd.stores.formats.sampled import Sampled
 from composer_kd.stores.formats.top_k import TopK
 
@@ -22,6 +22,7 @@ __all__ = [
     'Sampled',
     'Stored',
     'TopK',
+    'distance',
     'error',
     'format_from',
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import singledispatch
 
@@ -14,7 +14,7 @@ from composer_kd.losses._common import bounded
 from composer_kd.losses.sparse import SampledLogits, SparseLogits, coarse
 from composer_kd.stores.formats.base import Format, Stored, chunks
 
-__all__ = ['FormatError', 'error']
+__all__ = ['FormatError', 'distance', 'error']
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,13 @@ class FormatError:
     kl: float
     top1: float
     positions: int
+
+    @classmethod
+    def of(cls, parts: Iterable[tuple[Tensor, Tensor]]) -> FormatError:
+        """The means over all positions of what :func:`distance` found."""
+        kl, same = zip((torch.zeros(0), torch.zeros(0)), *parts)
+        means = [float(torch.cat([one.double().cpu() for one in values]).mean()) for values in (kl, same)]
+        return cls(means[0], means[1], sum(map(len, kl)))
 
 
 def error(form: Format, outputs: Tensor, head: Callable[[Tensor], Tensor] = lambda outputs: outputs) -> FormatError:
@@ -55,30 +62,41 @@ def error(form: Format, outputs: Tensor, head: Callable[[Tensor], Tensor] = lamb
         >>> 0 <= found.kl < 1e-5, found.top1
         (True, 1.0)
     """
-    kl, same = [torch.zeros(0)], [torch.zeros(0)]
+    found = []
     for part in chunks(outputs):
         live, rows = outputs[part].detach(), np.arange(len(outputs))[part]
         stored = form.decode(form.encode(live, rows), live.shape[1])
-        parts = _compared(stored, head(live).float(), head)
-        kl.append(parts[0].cpu())
-        same.append(parts[1].float().cpu())
-    return FormatError(float(torch.cat(kl).double().mean()), float(torch.cat(same).double().mean()), len(outputs))
+        found.append(distance(head(stored.to(live)) if isinstance(stored, Tensor) else stored, head(live)))
+    return FormatError.of(found)
+
+
+def distance(stored: Stored, live: Tensor) -> tuple[Tensor, Tensor]:
+    """How far what is stored is from the live logits ``(N, V)``.
+
+    Returns:
+        ``(N,)`` The divergence of each position, in nats, and whether the most probable class is the same.
+
+    Example:
+        >>> live = torch.tensor([[2.0, 0.0]])
+        >>> distance(live.half(), live)
+        (tensor([0.], dtype=torch.float64), tensor([True]))
+    """
+    return _compared(stored, live.float())
 
 
 @singledispatch
-def _compared(stored: Stored, live: Tensor, head: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """The divergence of each position, and whether the most probable class is the same."""
+def _compared(stored: Stored, live: Tensor) -> tuple[Tensor, Tensor]:
     raise TypeError(f'expected logits or a sparse target, got {type(stored).__name__}')
 
 
 @_compared.register
-def _(stored: Tensor, live: Tensor, head: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    stored = head(stored.to(live.device, live.dtype))
+def _(stored: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+    stored = stored.to(live)
     return _divergence(live, stored), live.argmax(-1) == stored.argmax(-1)
 
 
 @_compared.register
-def _(stored: SparseLogits, live: Tensor, head: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def _(stored: SparseLogits, live: Tensor) -> tuple[Tensor, Tensor]:
     stored = stored.to(live.device)
     joined, kept = (logits / stored.temperature for logits in coarse(live, stored))
     top = stored.ids.gather(-1, stored.log_probs.argmax(-1, keepdim=True)).squeeze(-1)
@@ -86,7 +104,7 @@ def _(stored: SparseLogits, live: Tensor, head: Callable[[Tensor], Tensor]) -> t
 
 
 @_compared.register
-def _(stored: SampledLogits, live: Tensor, head: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def _(stored: SampledLogits, live: Tensor) -> tuple[Tensor, Tensor]:
     stored = stored.to(live.device)
     log_probs = (bounded(live, stored.temperature) / stored.temperature).log_softmax(-1)
     cross_entropy = -log_probs.gather(-1, stored.ids).mean(-1)

@@ -19,8 +19,10 @@ from torch.utils.data import default_collate
 from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.layout import layout_of
 from composer_kd.data import ViewIndex
-from composer_kd.stores import FormatError, Store, error
+from composer_kd.stores import FormatError, Hidden, Store
+from composer_kd.stores.formats import Stored, distance
 from composer_kd.teachers import Teacher, answered_logits
+from composer_kd.teachers.store_head import kept_head
 from composer_kd.teachers.store_sections import stored_mask
 
 __all__ = ['Measured', 'measure']
@@ -72,7 +74,8 @@ def measure(
     chosen = Precision(precision or ('fp32' if device.name == 'cpu' else 'amp_fp16'))
     count = min(len(dataset), _BATCHES * batch_size)
     numbers = np.linspace(0, len(dataset) - 1, count).round().astype(np.int64)
-    rows, live, stored = [], [], []
+    head = kept_head(store.folder) if isinstance(store.format, Hidden) else None
+    parts, live, stored = [], [], []
     for part in np.array_split(numbers, math.ceil(count / batch_size)):
         items = [dataset[ViewIndex(int(number), 0)] for number in part]
         written = device.batch_to_device((default_collate if collate_fn is None else collate_fn)(items))
@@ -80,12 +83,14 @@ def measure(
         with torch.no_grad(), get_precision_context(chosen):
             outputs, seconds = _timed(partial(teacher.outputs, batch))
         live.append(seconds / len(part))
-        stored.append(_timed(partial(_read, store, part))[1] / len(part))
-        rows.append(_compared(answered_logits(teacher, outputs), batch, form, store).float().cpu())
-    found = torch.cat(rows)
+        with torch.no_grad():
+            read, seconds = _timed(partial(_read, store, part, head))
+        stored.append(seconds / len(part))
+        parts.append(distance(read, _compared(answered_logits(teacher, outputs), batch, form, store).float().cpu()))
+    found = FormatError.of(parts)
     return Measured(
         count,
-        None if store.format is None or not len(found) else error(store.format, found),
+        found if found.positions else None,
         float(np.median(live)),
         float(np.median(stored)),
     )
@@ -98,11 +103,13 @@ def _compared(logits: Any, batch: Any, form: BatchFormat, store: Store) -> Tenso
     return rows.flatten(0, -2) if mask is None else rows[mask]
 
 
-def _read(store: Store, samples: Any) -> None:
+def _read(store: Store, samples: Any, head: nn.Module | None) -> Stored:
+    """Reads all that is stored of samples; the logits, or what was kept of them."""
     store.digests(0, samples)
-    store.logits(0, samples)
     for path in store.manifest.features:
         store.features(path, 0, samples)
+    said = store.logits(0, samples)
+    return said if head is None or not isinstance(said, Tensor) else head(said.to(next(head.parameters()).dtype))
 
 
 def _timed(call: Callable[[], Any]) -> tuple[Any, float]:

@@ -57,6 +57,7 @@ def lines_of(built: Built, config: RunConfig) -> Iterator[str]:
         else 'nothing was left to do'
     )
     yield f'  size      {_size(store)}'
+    yield from _features(store)
     yield f'  error     {_error(built)}'
     yield f'  saves     {_savings(built, config)}'
     yield f'  in YAML   {built.key}: {{cache: {store.folder}}}'
@@ -73,6 +74,15 @@ def _size(store: Store) -> str:
         f'{bytes_text(store.nbytes)}: {number_text(round(each, 1))} bytes a {what}, '
         f'{number_text(manifest.samples)} samples{views}, {store.format}'
     )
+
+
+def _features(store: Store) -> Iterator[str]:
+    for path, feature in store.manifest.features.items():
+        mean = ', the mean over positions' if feature.pooled else ''
+        yield (
+            f'  features  {path}: {number_text(feature.nbytes)} bytes a {feature.per}, {feature.dtype} '
+            f'{list(feature.shape)}{mean}'
+        )
 
 
 def _error(built: Built) -> str:

@@ -22,13 +22,15 @@ from composer_kd.config.stored import stored_teachers
 from composer_kd.data import Indexed
 from composer_kd.errors import ConfigError, TeacherError
 from composer_kd.matches.match import Match
+from composer_kd.presentation.addresses import without_credentials
 from composer_kd.runs.build import build_model
 from composer_kd.runs.files import make_folder
 from composer_kd.runs.loaders import build_loader
 from composer_kd.runs.process import keep_freed_memory, say, without_remarks
 from composer_kd.runs.stored import matches_of, note_teacher
-from composer_kd.stores import Store
-from composer_kd.teachers import CachedTeacher, FrozenTeacher, Teacher, build_store, moves
+from composer_kd.stores import Store, import_streaming, to_mds
+from composer_kd.teachers import CachedTeacher, FrozenTeacher, Teacher, build_store, module_of, moves
+from composer_kd.teachers.store_head import Head, find_head
 from composer_kd.workflows.cache.measure import Measured, measure
 from composer_kd.workflows.cache.progress import BuildProgress
 from composer_kd.workflows.cache.report import Built, lines_of
@@ -57,7 +59,10 @@ def default_folder(config: RunConfig) -> pathlib.Path:
 
 
 def cache(
-    config: RunConfig, settings: CacheSettings | None = None, out: str | pathlib.Path | None = None
+    config: RunConfig,
+    settings: CacheSettings | None = None,
+    out: str | pathlib.Path | None = None,
+    mds: str | None = None,
 ) -> list[Store]:
     """Runs each teacher of a run once over all views of its training set, and stores what it says.
 
@@ -66,6 +71,8 @@ def cache(
         settings: How teachers are stored; None for :class:`CacheSettings` with its defaults.
         out: The folder of the store; with several teachers they are below it, each in a folder of its name. None for
             :func:`default_folder`.
+        mds: A folder or the address of an object store for a copy in MosaicML Streaming's format; with several teachers
+            below it, as in ``out``. None for no copy.
 
     Returns:
         The stores, in the order of the teachers. In a run of several processes each gets all of them.
@@ -79,6 +86,8 @@ def cache(
     if config.folder is not None and folder.resolve() == config.folder.resolve():
         raise ConfigError(f'--out: {folder} is the folder of the run itself; give the store one of its own')
     chosen = _teachers_of(config, folder)
+    if mds is not None:
+        import_streaming()
     if dist.get_world_size() > 1:
         dist.initialize_dist(get_device(None), timeout=_PATIENCE)
     keep_freed_memory()
@@ -89,7 +98,19 @@ def cache(
         model = build_model(config.model, getattr(loader.dataset, 'num_classes', None))
         if dist.get_global_rank() == 0:
             make_folder(folder, '--out')
-        return [_store(one, config, settings, loader, model) for one in chosen]
+        stores = [_store(one, config, settings, loader, model) for one in chosen]
+    if mds is not None and dist.get_global_rank() == 0:
+        for one in chosen:
+            _copy(one, folder, mds)
+    return stores
+
+
+def _copy(one: _Chosen, folder: pathlib.Path, mds: str) -> None:
+    """Copies a store into MosaicML Streaming's format."""
+    own = one.folder.relative_to(folder).as_posix()
+    to = mds if own == '.' else f'{mds.rstrip("/")}/{own}'
+    to_mds(Store(one.folder), to)
+    say(f'copied to {without_credentials(to)}, in MDS; in YAML  {one.key}: {{cache: {without_credentials(to)}}}')
 
 
 def _teachers_of(config: RunConfig, folder: pathlib.Path) -> list[_Chosen]:
@@ -132,7 +153,8 @@ def _store(
 ) -> Store:
     teacher = _built(one)
     matches = matches_of(one.algorithm, teacher.name)
-    form = settings.form(lambda: temperature_of_losses(matches))
+    head = _head_of(teacher, settings)
+    form = settings.form(lambda: temperature_of_losses(matches), lambda: head.width if head else 1)
     try:
         check_losses(form, matches, getattr(model, 'num_classes', None))
     except ConfigError as error:
@@ -157,6 +179,8 @@ def _store(
             form,
             settings.layers,
             batch_size=size,
+            head=None if head is None else head.path,
+            feature_dtype=settings.feature_dtype,
             num_workers=config.train_loader.num_workers,
             resume=settings.resume,
             progress=progress,
@@ -181,6 +205,16 @@ def _measured(
     while isinstance(dataset, Indexed):
         dataset = dataset.dataset
     return measure(teacher, store, model, dataset, config.device_train_batch_size, **rules)
+
+
+def _head_of(teacher: Teacher, settings: CacheSettings) -> Head | None:
+    """The last layer of a teacher whose hidden states are to be stored."""
+    if settings.format != 'hidden':
+        return None
+    module = module_of(teacher)
+    if module is None:
+        raise ConfigError(f'--format hidden: the teacher {teacher.name!r} has no module with a last layer')
+    return find_head(module, settings.head)
 
 
 def _built(one: _Chosen) -> Teacher:

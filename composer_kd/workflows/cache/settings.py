@@ -13,12 +13,13 @@ from composer_kd.errors import ConfigError, LossError, nearest
 from composer_kd.matches.match import Match
 from composer_kd.matches.sparse import against
 from composer_kd.runs.stored import temperature_at
-from composer_kd.stores import Dense, Format, Sampled, TopK
-from composer_kd.teachers.store_building import POOLED, WHOLE
+from composer_kd.stores import Dense, Format, Hidden, Sampled, TopK
+from composer_kd.stores.formats.floats import check_dtype
+from composer_kd.teachers.store_reading import POOLED, WHOLE
 
 __all__ = ['CacheSettings', 'check_losses', 'temperature_of_losses']
 
-_K, _DRAWS, _DTYPE = 10, 12, 'float16'
+_K, _DRAWS, _DTYPE, _HIDDEN_DTYPE = 10, 12, 'float16', 'bfloat16'
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,15 @@ class CacheSettings:
     """How teachers are stored; None for the default of each.
 
     Args:
-        format: ``'dense'``, ``'topk'`` or ``'sampled'``.
+        format: ``'dense'``, ``'topk'``, ``'sampled'`` or ``'hidden'``.
         k: Of ``topk``: the number of classes; 10.
         bits: Of ``topk``: the bits of a probability; 16.
         draws: Of ``sampled``: the number of draws; 12.
-        dtype: Of ``dense``: the floating dtype; float16.
+        dtype: The floating dtype: of ``dense`` float16, of ``hidden`` bfloat16.
+        head: Of ``hidden``: the teacher's last layer; that which is found.
         temperature: Of ``topk`` and ``sampled``: that of the softmax; that of the run's losses on logits.
         features: The layers that are stored, each as ``'LAYER'`` or ``'LAYER:pooled'``.
+        feature_dtype: The floating dtype of stored features; float16.
         batch_size: Samples that a teacher is given at once, in one process.
         resume: Whether to go on with a build that was ended.
 
@@ -49,8 +52,10 @@ class CacheSettings:
     bits: float | None = None
     draws: int | None = None
     dtype: str | None = None
+    head: str | None = None
     temperature: float | None = None
     features: Sequence[str] = ()
+    feature_dtype: str = 'float16'
     batch_size: int | None = None
     resume: bool = False
 
@@ -60,7 +65,8 @@ class CacheSettings:
         for name, of in _OF.items():
             if getattr(self, name) is not None and self.format not in of:
                 raise ConfigError(f'--{name}: is for --format {" and ".join(of)}, got --format {self.format}')
-        self.form(lambda: 1.0)  # refuses values that no format takes
+        self.form(lambda: 1.0, lambda: 1)  # refuses values that no format takes
+        check_dtype('--feature-dtype', self.feature_dtype)
         _ = self.layers
 
     @property
@@ -80,38 +86,41 @@ class CacheSettings:
             found[path] = how
         return found
 
-    def form(self, temperature: Callable[[], float]) -> Format:
+    def form(self, temperature: Callable[[], float], width: Callable[[], int]) -> Format:
         """Makes the format.
 
         Args:
             temperature: Returns the temperature of the run's losses, called only if it is needed and not set.
+            width: Returns the size of the teacher's hidden state, called only if it is needed.
 
         Raises:
             ConfigError: If a setting is out of bounds.
         """
-        return _FORMATS[self.format](self, temperature)
+        return _FORMATS[self.format](self, temperature, width)
 
 
 def _softened(settings: CacheSettings, temperature: Callable[[], float]) -> float:
     return temperature() if settings.temperature is None else settings.temperature
 
 
-_FORMATS: dict[str, Callable[[CacheSettings, Callable[[], float]], Format]] = {
-    'dense': lambda settings, _: Dense(settings.dtype or _DTYPE),
-    'topk': lambda settings, temperature: TopK(
+_FORMATS: dict[str, Callable[[CacheSettings, Callable[[], float], Callable[[], int]], Format]] = {
+    'dense': lambda settings, *_: Dense(settings.dtype or _DTYPE),
+    'topk': lambda settings, temperature, _: TopK(
         _K if settings.k is None else settings.k,
         _softened(settings, temperature),
         **({} if settings.bits is None else {'bits': settings.bits}),
     ),
-    'sampled': lambda settings, temperature: Sampled(
+    'sampled': lambda settings, temperature, _: Sampled(
         _DRAWS if settings.draws is None else settings.draws, _softened(settings, temperature)
     ),
+    'hidden': lambda settings, _, width: Hidden(width(), settings.dtype or _HIDDEN_DTYPE),
 }
 _OF = {
     'k': ('topk',),
     'bits': ('topk',),
     'draws': ('sampled',),
-    'dtype': ('dense',),
+    'dtype': ('dense', 'hidden'),
+    'head': ('hidden',),
     'temperature': ('topk', 'sampled'),
 }
 
