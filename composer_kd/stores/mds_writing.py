@@ -95,10 +95,9 @@ def _write(store: Store, folder: pathlib.Path, remote: str | None) -> None:
                 shutil.copyfile(store.folder / name, folder / name)
         write_manifest(folder / MANIFEST_FILE, dataclasses.replace(store.manifest, shards=(), index=index))
         if remote is not None:
-            upload = streaming.base.storage.CloudUploader.get(place, keep_local=True, exist_ok=True)
             for name in (*_BESIDE, MANIFEST_FILE):
                 if (folder / name).is_file():
-                    upload.upload_file(name)
+                    writer.cloud_writer.upload_file(name)
     except (StoreError, OSError):
         raise
     except Exception as error:  # each kind of object store has its own

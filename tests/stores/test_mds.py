@@ -179,6 +179,17 @@ def test_other_files_are_left_alone(pair, tmp_path):
     assert [file.name for file in (tmp_path / 'mine').iterdir()] == ['notes.txt']
 
 
+def test_what_is_uploaded_can_be_fetched_and_is_not_replaced(pair, tmp_path, monkeypatch):
+    """Streaming takes a folder in the place of an object store."""
+    store, _ = pair
+    monkeypatch.setattr('composer_kd.stores.mds_writing.is_remote', lambda _: True)
+    remote = tmp_path / 'remote'
+    to_mds(store, remote)
+    assert_same(Store(remote, local=tmp_path / 'kept'), store)
+    with pytest.raises(StoreError, match='holds a store already'):
+        to_mds(store, remote)
+
+
 def test_a_copy_that_fails_leaves_nothing(pair, tmp_path, monkeypatch):
     store, _ = pair
 
