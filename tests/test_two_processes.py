@@ -82,6 +82,12 @@ def test_features_of_a_sharded_student(results):
     assert two == pytest.approx(one, abs=5e-5)
 
 
+def test_a_sharded_student_is_taught_from_a_store(results):
+    for live, stored in (result['sharded, from a store'] for result in results):
+        assert stored == pytest.approx(live, abs=1e-6)
+    assert results[1]['sharded, from a store'][1] == pytest.approx(results[0]['sharded, from a store'][1], abs=5e-5)
+
+
 def test_a_sharded_student_learns_nothing_beside_itself(results):
     assert 'Under FSDP use matches without projector' in results[1]['sharded and learning']
 

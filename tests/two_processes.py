@@ -11,10 +11,21 @@ from composer.models import ComposerModel, HuggingFaceModel
 from composer.utils import dist
 from composer.utils.parallelism import FSDP2Config
 
-from composer_kd import ConfigError, Distillation, EMATeacher, KLDivergence, Match, MutualLearning, SnapshotTeacher
+from composer_kd import (
+    CachedTeacher,
+    ConfigError,
+    Distillation,
+    EMATeacher,
+    KLDivergence,
+    Match,
+    MutualLearning,
+    SnapshotTeacher,
+    build_store,
+)
 from composer_kd.data.indexed import Indexed
 from composer_kd.losses import CRD, VID, ReverseKL, hint
 from composer_kd.models.classifier import IndexedClassifier
+from composer_kd.stores import Dense, TopK
 from tests.helpers import (
     EventSpy,
     Recorder,
@@ -149,6 +160,31 @@ def mutual(**options):
     return TokenModel(seed=1), data, MutualLearning([TokenModel(seed=0), TokenModel(seed=2)], **options)
 
 
+def stored_tokens():
+    """A store that all processes have built together, of tokens: parts of the classes, and whole features."""
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(11, (32, 6), generator=generator)
+    chance = torch.tensor([0.1, 0.9]).repeat(16).unsqueeze(-1)
+    labels = torch.where(torch.rand(32, 6, generator=generator) < chance, ids, -100)
+    mask = (torch.arange(6) < torch.randint(2, 7, (32, 1), generator=generator)).long()
+    columns = {'input_ids': ids, 'attention_mask': mask, 'labels': torch.where(mask == 1, labels, -100)}
+    dataset = TokenDataset(**columns, index=torch.arange(32))
+    folder = f'{sys.argv[1]}-tokens'
+    build_store(folder, TokenModel(seed=0), TokenModel(), dataset, TopK(3, 2.0), ['embed'], batch_size=5)
+    teacher = CachedTeacher(folder)
+    return TokenModel(seed=1), loader(dataset), Distillation(teacher, [KLDivergence(2.0), Match(hint, on='embed')])
+
+
+def stored_beside_live(**options):
+    dataset = torch.utils.data.TensorDataset(*pairs(32))
+    model = IndexedClassifier(student().module, num_classes=3)
+    folder = f'{sys.argv[1]}-pairs'
+    if not os.path.exists(folder):
+        build_store(folder, mlp(seed=0), model, dataset, Dense('float32'), batch_size=8)
+    dist.barrier()
+    return model, loader(Indexed(dataset)), Distillation([CachedTeacher(folder), mlp(seed=1)], KLDivergence(), **options)
+
+
 def of_kind(name):
     """Four batches of a task, each rank with labels of its own."""
     task, *more = (make_task(name, seed=seed) for seed in range(4))
@@ -175,6 +211,8 @@ CASES = {
     'matches of sampled teachers': lambda: matches(n_teachers_to_sample=1),
     'matches in a window': lambda: matches(start_dur=0.25, end_dur=0.75),
     'features with padding': masked_features,
+    'stored tokens': stored_tokens,
+    'stored beside live': stored_beside_live,
 }
 
 
@@ -210,6 +248,20 @@ def sharded(matches):
     settings = {'device': 'cpu', 'max_duration': '1ba', 'parallelism_config': {'fsdp': FSDP2Config()}}
     train(model, data, [Distillation(mlp(seed=3), matches)], [recorder], **settings)
     return recorder.batches[0]
+
+
+def sharded_stored():
+    """The first batch of a sharded student: from a store, and from the live teacher."""
+    os.environ['FSDP_VERSION'] = '2'
+    settings = {'device': 'cpu', 'max_duration': '1ba', 'parallelism_config': {'fsdp': FSDP2Config()}}
+    found = []
+    for live in (True, False):
+        model, data, algorithm = stored_beside_live()
+        teacher = Distillation([mlp(seed=0), mlp(seed=1)], KLDivergence()) if live else algorithm
+        recorder = Recorder()
+        train(model, data, [teacher], [recorder], **settings)
+        found.append(recorder.batches[0])
+    return found
 
 
 def sharded_and_learning():
@@ -248,6 +300,7 @@ def main(out):
     results['evaluation'] = evaluation()
     results['average with statistics'] = average_with_statistics()
     results['sharded'] = sharded([Match(hint, on='2'), KLDivergence()])
+    results['sharded, from a store'] = sharded_stored()
     results['sharded and learning'] = sharded_and_learning()
     if dist.get_global_rank() == 0:
         with open(out, 'w') as file:
