@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from composer_kd.features.outputs import BY_FORWARD, logits_of
 from composer_kd.losses.sparse import SparseTarget, TeacherLogits
 
-__all__ = ['Teacher', 'Teachers', 'answered_logits', 'missing_of', 'module_of', 'teacher_logits']
+__all__ = ['Teacher', 'Teachers', 'answered_logits', 'kept_logits', 'missing_of', 'module_of', 'teacher_logits']
 
 
 @runtime_checkable
@@ -112,10 +112,14 @@ def answered_logits(teacher: Teacher, outputs: Any) -> TeacherLogits:
     Raises:
         TeacherError: If they contain no logits, or it cannot be known which they are.
     """
+    said = kept_logits(outputs)
+    return logits_of(outputs, f'the teacher {teacher.name!r}', BY_FORWARD) if said is None else said
+
+
+def kept_logits(outputs: Any) -> SparseTarget | None:
+    """What a stored teacher kept of its logits, if a part of the classes; ``None`` for other outputs."""
     said = outputs if isinstance(outputs, SparseTarget) else getattr(outputs, 'logits', None)
-    if isinstance(said, SparseTarget):
-        return said
-    return logits_of(outputs, f'the teacher {teacher.name!r}', BY_FORWARD)
+    return said if isinstance(said, SparseTarget) else None
 
 
 def module_of(teacher: Teacher) -> nn.Module | None:

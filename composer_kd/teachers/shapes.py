@@ -26,7 +26,7 @@ from composer_kd.features.meta import (
     without_draws,
 )
 from composer_kd.features.outputs import BY_FORWARD, BY_MATCH, logits_of
-from composer_kd.teachers.base import Teacher, module_of
+from composer_kd.teachers.base import Teacher, kept_logits, module_of
 from composer_kd.teachers.frozen import FrozenTeacher
 
 __all__ = ['NotMeasured', 'Shapes', 'feature_shapes', 'logits_shape', 'measured']
@@ -167,7 +167,8 @@ def _logits_in(outputs: Any, whose: str, remedy: str) -> torch.Size | TeacherErr
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # which of several is taken is said at the first batch
-            return logits_of(outputs, whose, remedy).shape
+            said = kept_logits(outputs)
+            return logits_of(outputs, whose, remedy).shape if said is None else said.shape
     except TeacherError as error:
         return error.with_traceback(None)
 

@@ -226,6 +226,14 @@ def test_features_of_tokens_are_matched_whatever_the_padding(tmp_path, how, dtyp
         assert go(CachedTeacher(tmp_path), 3) == pytest.approx(stored, rel=1e-4)
 
 
+def test_parts_of_the_classes_and_features_in_one_run(tmp_path):
+    data = pictures()
+    build_store(tmp_path, cnn(8, 2), student(), data, TopK(4, 2.0), ['4'])
+    matches = [KLDivergence(2.0), Match(hint, on='4', project='auto')]
+    found = losses(CachedTeacher(tmp_path), matches, loader(data))
+    assert found == pytest.approx(losses(cnn(8, 2), matches, loader(data)), rel=5e-3)
+
+
 def test_a_loss_on_whole_features_of_which_the_mean_is_stored_is_said(tmp_path):
     build_store(tmp_path, cnn(8, 2), student(), pictures(), Dense('float32'), {'1': 'pooled'})
     with pytest.warns(UserWarning, match=r"holds the mean of '1' .*--features 1"):
