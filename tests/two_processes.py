@@ -182,7 +182,11 @@ def stored_beside_live(**options):
     if not os.path.exists(folder):
         build_store(folder, mlp(seed=0), model, dataset, Dense('float32'), batch_size=8)
     dist.barrier()
-    return model, loader(Indexed(dataset)), Distillation([CachedTeacher(folder), mlp(seed=1)], KLDivergence(), **options)
+    return (
+        model,
+        loader(Indexed(dataset)),
+        Distillation([CachedTeacher(folder), mlp(seed=1)], KLDivergence(), **options),
+    )
 
 
 def of_kind(name):
