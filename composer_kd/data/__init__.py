@@ -8,7 +8,7 @@ from composer_kd.data.folder import image_folder
 from composer_kd.data.handwritten import digits
 from composer_kd.data.held_out import HeldOut
 from composer_kd.data.image_tensors import ImageTensors
-from composer_kd.data.indexed import Indexed
+from composer_kd.data.indexed import Indexed, IndexedSamples
 from composer_kd.data.partly_labelled import UNLABELLED, PartlyLabelled
 from composer_kd.data.repeated import RepeatingSampler
 from composer_kd.data.small_images import cifar10, cifar100, fashion_mnist
@@ -43,6 +43,7 @@ __all__ = [
     'HeldOut',
     'ImageTensors',
     'Indexed',
+    'IndexedSamples',
     'PartlyLabelled',
     'RepeatingSampler',
     'SeededViews',

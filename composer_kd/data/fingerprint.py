@@ -14,6 +14,7 @@ from torch import Tensor
 from composer_kd.data.counter_random import sample_seeds
 from composer_kd.data.digest import digest, same
 from composer_kd.data.held_out import LABELS, targets_of
+from composer_kd.data.indexed import by_index
 from composer_kd.data.partly_labelled import UNLABELLED
 from composer_kd.data.randomness import spread_over
 from composer_kd.data.sample_content import content_hash
@@ -51,6 +52,7 @@ def fingerprint(dataset: Any, samples: int = 64) -> dict[str, Any]:
         >>> found['class'], found['length'], found['settings'][:15], found['samples']['0']['label']
         ('ImageTensors', 1297, 'pad=0, flip=Fal', 0)
     """
+    dataset = by_index(dataset)
     chain = list(_chain(dataset))
     views = next((one for one in chain if isinstance(one, SeededViews)), None)
     describe = getattr(chain[-1], 'extra_repr', None)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from composer_kd.errors import ConfigError
 
-__all__ = ['Indexed']
+__all__ = ['ByIndex', 'Indexed', 'IndexedSamples', 'by_index']
 
 
 class Indexed(Dataset[Any]):
@@ -59,6 +60,54 @@ class Indexed(Dataset[Any]):
         at_once = getattr(self.dataset, '__getitems__', None)
         items = at_once(indices) if at_once else [self.dataset[index] for index in indices]
         return [_with_index(item, int(index)) for item, index in zip(items, indices)]
+
+
+class IndexedSamples:
+    """For a streamed data set of your own: each sample tells its index, in whatever order it comes.
+
+    A ``StreamingDataset`` of MosaicML Streaming draws an order of its own, and asks itself for each sample by its
+    index. Put this before it among the base classes. The index is added as :class:`Indexed` does.
+
+    Example:
+        >>> class Numbers(list):
+        ...     num_samples = 3
+        >>> class Told(IndexedSamples, Numbers): ...
+        >>> Told([{'x': 5}, {'x': 6}, {'x': 7}])[1]
+        {'x': 6, 'index': 1}
+    """
+
+    num_samples: int
+
+    def __getitem__(self, at: Any) -> Any:
+        item = super().__getitem__(at)  # type: ignore[misc]
+        return _with_index(item, int(at)) if isinstance(at, (int, np.integer)) else item
+
+
+class ByIndex(Dataset[Any]):
+    """The samples of a streamed data set by their index: all of them, in each process.
+
+    Args:
+        dataset: The data set.
+    """
+
+    def __init__(self, dataset: IndexedSamples) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return self.dataset.num_samples
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[index]
+
+
+def by_index(dataset: Any) -> Any:
+    """A data set whose samples are loaded by their index; of others than streamed ones itself.
+
+    Example:
+        >>> by_index([5, 6])
+        [5, 6]
+    """
+    return ByIndex(dataset) if isinstance(dataset, IndexedSamples) else dataset
 
 
 def _with_index(item: Any, index: int) -> Any:

@@ -22,6 +22,7 @@ from typing_extensions import Self
 from composer_kd.batches.format import LABELLED
 from composer_kd.data import Indexed, SeededViews, ViewIndex
 from composer_kd.data.fingerprint import fingerprint
+from composer_kd.data.indexed import by_index
 from composer_kd.data.randomness import is_random
 from composer_kd.errors import StoreError
 from composer_kd.stores import Dense, Format, Hidden, Manifest, Store, StoreWriter, default_shard_samples
@@ -61,8 +62,8 @@ def build_store(
         teacher: The teacher: a module, or any :class:`.Teacher` that answers alike at any time. It is frozen, and in
             eval mode from then on.
         model: The student, or a model of its kind, which says how batches are read and where predictions count.
-        dataset: The training data: map-style, with a length. :class:`composer_kd.data.Indexed` around it changes
-            nothing.
+        dataset: The training data: map-style, with a length, or streamed, with
+            :class:`composer_kd.data.IndexedSamples`. :class:`composer_kd.data.Indexed` around it changes nothing.
         format: How logits are stored; ``None`` for :class:`composer_kd.stores.Dense` in float16.
         features: The layers of the teacher whose features are stored, by their paths, as ``'whole'`` or ``'pooled'``
             (a mean over positions); a list of paths for whole ones. Of tokens, whole features are those of each token
@@ -96,7 +97,7 @@ def build_store(
         >>> store.manifest.samples, store.manifest.classes, store.nbytes
         (8, 3, 64)
     """
-    dataset = dataset.dataset if isinstance(dataset, Indexed) else dataset
+    dataset = by_index(dataset.dataset if isinstance(dataset, Indexed) else dataset)
     views = _views_of(dataset)
     asked: Teacher = FrozenTeacher(teacher) if not isinstance(teacher, Teacher) else teacher
     form = Dense() if format is None else format

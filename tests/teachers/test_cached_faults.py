@@ -69,9 +69,8 @@ def test_another_tokenizer_is_refused(tmp_path):
 
     data = TokenDataset(**tokens(attention=True).columns, index=torch.arange(16))
     build_store(tmp_path, model('abcdefghijk', 5), model('abcdefghijk'), data)
-    Distillation(CachedTeacher(tmp_path), KLDivergence(2.0))
-    with pytest.raises(StoreError, match='labels.vocabulary'):
-        algorithm = Distillation(CachedTeacher(tmp_path), KLDivergence(2.0))
+    algorithm = Distillation(CachedTeacher(tmp_path), KLDivergence(2.0))
+    with pytest.raises(StoreError, match=r'labels\.vocabulary'):
         train(model('kjihgfedcba'), DataLoader(data, 8), [algorithm])
 
 
