@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -43,25 +44,40 @@ def rehearse(chain: Chain, left: list[Stage]) -> None:
         ConfigError: If stages cannot be built; lists the errors of all.
     """
     folder = chain.folder / _FOLDER
-    if dist.get_global_rank() == 0:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-    dist.barrier()
-    attempt = Attempts()
     stand_ins: dict[str, str | None] = {str(stage.folder / LATEST): None for stage in left}
-    for stage in left:
-        file = folder / f'{stage.name}.pt'
-        if attempt(_said, _build, chain, stage, stand_ins, file):
-            stand_ins[str(stage.folder / LATEST)] = str(file)
-    dist.barrier()
-    if dist.get_global_rank() == 0:
-        shutil.rmtree(folder, ignore_errors=True)
+    attempt = Attempts()
+    with _shared(folder):
+        for stage in left:
+            file = folder / f'{stage.name}.pt'
+            if _tried(attempt, chain, stage, stand_ins, file):
+                stand_ins[str(stage.folder / LATEST)] = str(file)
     attempt.finish()
 
 
-def _said(build: Any, chain: Chain, stage: Stage, *rest: Any) -> bool:
+@contextlib.contextmanager
+def _shared(folder: pathlib.Path) -> Iterator[None]:
+    """A folder that rank 0 makes for all processes, and removes."""
+    here = dist.get_global_rank() == 0
+    if here:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    dist.barrier()
     try:
-        return build(chain, stage, *rest)
+        yield
+        dist.barrier()
+    finally:
+        if here:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _tried(attempt: Attempts, *arguments: Any) -> bool | None:
+    # Of several processes one alone may fail: the others would wait for it at the next stage.
+    return attempt(_said, *arguments) if dist.get_world_size() == 1 else _said(*arguments)
+
+
+def _said(chain: Chain, stage: Stage, *rest: Any) -> bool:
+    try:
+        return _build(chain, stage, *rest)
     except ComposerKDError as error:
         raise ConfigError(f'{stage.name}: {error}') from error
 
