@@ -12,6 +12,10 @@ Checks the whole YAML and all overrides, then trains. An override key.sub=value 
 null for none, {a: 1} for a mapping, teachers.0.name for an entry of a list. Writes checkpoints, the
 resolved config.yaml and metrics.json to save_folder, by default runs/<run_name>. A folder that holds
 a run is refused: autoresume=true goes on with it, save_overwrite=true replaces it.
+
+A YAML with `stages` describes several runs, of which later ones may be taught by earlier ones; an
+override is for all of them, or for one: stages.student.seed=3. Started again, it goes on where it
+stopped; save_overwrite=true starts anew.
 """
 
 
@@ -32,6 +36,13 @@ def run(options: argparse.Namespace) -> None:
     from composer_kd.config.yaml_file import require_file
 
     require_file(options.yaml)  # before torch is imported, to report a mistyped name at once
+    from composer_kd.config.stages import has_stages, load_chain
+
+    if has_stages(options.yaml):
+        from composer_kd.workflows.stages import train_stages
+
+        train_stages(load_chain(options.yaml, options.overrides))
+        return
     from composer_kd.config.load import load_config
     from composer_kd.runs.train import train
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from composer_kd.config.annotations import Annotation, Kind
@@ -18,7 +19,7 @@ from composer_kd.config.typecheck import Parameter, describe, fits
 from composer_kd.config.yaml_source import UNRESOLVED, Source
 from composer_kd.errors import ConfigError, nearest
 
-__all__ = ['check']
+__all__ = ['check', 'faults_said', 'findings']
 
 T = TypeVar('T')
 
@@ -37,14 +38,33 @@ def check(source: Source, schema: type[T]) -> T:
         ConfigError: If there are faults; lists all of them: unknown and missing keys at any depth, unknown names, wrong
             types, values out of range, and overrides that add keys where any key is accepted.
     """
+    config, faults = findings(source, schema)
+    if config is None:
+        raise faults_said(source.path, faults)
+    return config
+
+
+def findings(source: Source, schema: type[T]) -> tuple[T | None, list[str]]:
+    """Checks the content of a YAML file like :func:`check`, and returns the faults.
+
+    Args:
+        source: As in :func:`check`.
+        schema: As in :func:`check`.
+
+    Returns:
+        An instance of the dataclass, None if there are faults; and the faults, one line each.
+    """
     checker = _Checker(source)
     config = checker.section(source.data, Annotation(schema), '')
     faults = list(dict.fromkeys(checker.faults))
-    if faults:
-        count = '1 fault' if len(faults) == 1 else f'{len(faults)} faults'
-        lines = '\n'.join(f'  {fault}' for fault in faults)
-        raise ConfigError(f'{source.path}: {count}; nothing was started\n{lines}')
-    return config
+    return (None if faults else config), faults
+
+
+def faults_said(path: pathlib.Path, faults: Sequence[str]) -> ConfigError:
+    """The error for the faults of a YAML file."""
+    count = '1 fault' if len(faults) == 1 else f'{len(faults)} faults'
+    lines = '\n'.join(f'  {fault}' for fault in faults)
+    return ConfigError(f'{path}: {count}; nothing was started\n{lines}')
 
 
 class _Checker:

@@ -15,6 +15,7 @@ from composer_kd.config.construct import construct
 from composer_kd.config.markers import Component
 from composer_kd.config.registry import SCOPES, is_function_itself, is_shown
 from composer_kd.config.schema import TeacherConfig
+from composer_kd.config.stage_teachers import StageTeacherConfig
 from composer_kd.config.stored import StoredTeacherConfig
 from composer_kd.config.typecheck import Parameter, parameters
 from composer_kd.errors import stopped_by
@@ -171,6 +172,8 @@ def _stand_in(value: Any) -> Any:
         )
     if isinstance(value, StoredTeacherConfig):
         return FrozenTeacher(torch.nn.Identity(), name=value.name or value.cache)
+    if isinstance(value, StageTeacherConfig):
+        return FrozenTeacher(torch.nn.Identity(), name=value.name or value.stage)
     if isinstance(value, Component) and value.scope == 'teacher':
         return FrozenTeacher(torch.nn.Identity(), name=value.name)
     if isinstance(value, Component) and not _is_tried(value):

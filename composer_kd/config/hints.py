@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from composer_kd.config.markers import Component, Either, Must, Part
 from composer_kd.config.registry import known_names, resolve
 from composer_kd.config.schema import TeacherConfig
+from composer_kd.config.stage_teachers import StageTeacherConfig, is_of_stage
 from composer_kd.config.stored import StoredTeacherConfig, is_stored
 from composer_kd.config.typecheck import Parameter, parameters
 from composer_kd.errors import ConfigError, nearest
@@ -137,6 +138,8 @@ def _is_kind_of_teacher(value: Any) -> bool:
 def _kind_of_entry(value: Any) -> Any:
     if _is_kind_of_teacher(value):
         return Teacher
+    if is_of_stage(value):
+        return StageTeacherConfig
     return StoredTeacherConfig if is_stored(value) else TeacherConfig
 
 
@@ -174,7 +177,8 @@ OneTeacher = Annotated[
     Any,
     Either(
         f'a mapping with the keys {", ".join(field.name for field in dataclasses.fields(TeacherConfig))}, a stored '
-        'teacher: {cache: its folder}, or a kind of teacher: {name: my_package.MyTeacher, its options}',
+        'teacher: {cache: its folder}, an earlier stage: {stage: its name}, or a kind of teacher: '
+        '{name: my_package.MyTeacher, its options}',
         _kind_of_entry,
     ),
 ]

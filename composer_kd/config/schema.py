@@ -43,7 +43,7 @@ __all__ = ['EvaluationConfig', 'LoaderConfig', 'RunConfig', 'TeacherConfig', 'lo
 
 
 _Adapter = Annotated[Component, Part('adapter')]
-_ONE_OR_SEVERAL = Either(
+INPUT_ADAPTERS = Either(
     'an input adapter: {name: ..., its options}, or a list of these',
     lambda value: list[_Adapter] if isinstance(value, list) else Annotated[Component | None, Part('adapter')],
 )
@@ -90,7 +90,7 @@ class TeacherConfig:
     model: Annotated[Component, Part('model')]
     checkpoint: Annotated[str | None, Place] = None
     entry: str | None = None  # which weights of the checkpoint, if several fit: 'ema', 'state_dict.teacher'
-    input_adapter: Annotated[Any, _ONE_OR_SEVERAL] = None  # several are applied in this order
+    input_adapter: Annotated[Any, INPUT_ADAPTERS] = None  # several are applied in this order
     # A function (model, batch) that returns logits: its dotted path, or {name: ..., its options}
     forward: Annotated[Component | None, Part('call')] = None
     name: str | None = None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,10 @@ from composer_kd.config.secrets import Secret, Secrets, concealed
 from composer_kd.config.yaml_file import MOST_LEVELS, NOT_YAML, read_mapping, with_names
 from composer_kd.errors import ConfigError, nearest
 
-__all__ = ['UNRESOLVED', 'Source', 'read_settings', 'read_source']
+__all__ = ['STAGES', 'UNRESOLVED', 'Source', 'compose', 'read_settings', 'read_source']
+
+STAGES = 'stages'
+"""The key of a YAML of several runs."""
 
 
 class _Unresolved:
@@ -60,8 +64,8 @@ def read_source(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Sour
         The content and the faults found so far.
 
     Raises:
-        ConfigError: If the file does not exist or is not a YAML mapping. Faults in single keys are collected in the
-            result.
+        ConfigError: If the file does not exist, is not a YAML mapping, or has stages. Faults in single keys are
+            collected in the result.
 
     Example:
         >>> import tempfile, os
@@ -71,8 +75,35 @@ def read_source(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Sour
         {'optimizer': {'lr': 0.001}}
     """
     path = pathlib.Path(path)
-    raw = read_mapping(path)
-    source = Source(path, raw)
+    content = read_mapping(path)
+    if STAGES in content:
+        raise ConfigError(
+            f'{path} has stages, each of which is a run of its own: `composer-kd train {path}` trains them, and then '
+            'the folder of a stage, or the config.yaml in it, stands for that run'
+        )
+    return compose(path, content, {}, overrides)
+
+
+def compose(path: pathlib.Path, content: Any, settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Source:
+    """Puts settings and overrides into the content of a file.
+
+    Args:
+        path: The file.
+        content: Its content, which stays as it is.
+        settings: Values by dotted key, which replace those of the content before the interpolations are resolved.
+        overrides: As in :func:`read_source`.
+
+    Returns:
+        The content and the faults found so far.
+
+    Example:
+        >>> compose(pathlib.Path('run.yaml'), {'seed': 1, 'optimizer': {'lr': 0.1}}, {'optimizer.lr': '${seed}'}).data
+        {'seed': 1, 'optimizer': {'lr': 1}}
+    """
+    source = Source(path, copy.deepcopy(content))
+    for key, value in settings.items():
+        _put(source, key, value, key)
+    source.added.clear()  # it stands in a file
     for override in overrides:
         _override(source, override)
     source.data = _resolved(source)

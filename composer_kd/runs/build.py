@@ -38,7 +38,7 @@ from composer_kd.runs.resume import check_resumable
 from composer_kd.runs.stored import check_stores
 from composer_kd.students import EXTRAS
 
-__all__ = ['build_model', 'build_trainer']
+__all__ = ['build_model', 'build_trainer', 'check_components']
 
 
 def build_model(component: Component, num_classes: int | None = None) -> ComposerModel:
@@ -122,6 +122,21 @@ def build_trainer(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trai
             loggers=[*parts.loggers, *(one for one in callbacks if isinstance(one, LoggerDestination))],
             **_trainer_settings(config),
         )
+
+
+def check_components(config: RunConfig) -> None:
+    """Builds the callbacks and loggers of a run as a check, without a Trainer that would start them.
+
+    Args:
+        config: A checked configuration.
+
+    Raises:
+        ConfigError: If one cannot be built from its options; lists all of them.
+    """
+    attempt = Attempts()
+    for part in (*config.callbacks.values(), *config.loggers.values()):
+        attempt(construct_or_say, part)
+    attempt.finish()
 
 
 @dataclass(frozen=True)

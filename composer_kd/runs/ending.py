@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import pathlib
 import shutil
 from collections.abc import Iterator
 
+import torch
 from composer import Trainer
 
 from composer_kd.config.schema import RunConfig
@@ -16,7 +18,7 @@ from composer_kd.presentation.units import bytes_text
 from composer_kd.runs.files import checkpoints
 from composer_kd.runs.process import say
 
-__all__ = ['closing', 'full_disk_said', 'where_it_stands']
+__all__ = ['closing', 'full_disk_said', 'release', 'where_it_stands']
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OF_TORCH = ('PytorchStreamWriter failed', 'unexpected pos', 'file write failed')
@@ -78,6 +80,20 @@ def closing(trainer: Trainer) -> Iterator[None]:
         trainer.engine.close()
         raise
     trainer.close()
+
+
+def release(trainer: Trainer) -> None:
+    """Takes models, optimizers and algorithms out of a closed trainer, so that the next run has their memory.
+
+    Composer keeps the state of each Trainer until the process ends.
+
+    Args:
+        trainer: The trainer, after :func:`closing`.
+    """
+    state = trainer.state
+    state.model = torch.nn.Identity()
+    state.optimizers = state.schedulers = state.algorithms = state.callbacks = ()
+    gc.collect()  # modules and hooks refer to each other
 
 
 @contextlib.contextmanager

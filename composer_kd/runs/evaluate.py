@@ -9,19 +9,21 @@ from typing import Any
 
 import torch
 from composer import Trainer
+from composer.models import ComposerModel
 from rich.table import Table
 from torch.utils.data import DataLoader
 
 from composer_kd.bench.size import count_parameters, size_in_bytes
-from composer_kd.config.schema import EvaluationConfig
+from composer_kd.config.schema import EvaluationConfig, RunConfig
 from composer_kd.errors import ConfigError
 from composer_kd.presentation.units import bytes_text, metric_text, number_text
 from composer_kd.runs.ending import closing
 from composer_kd.runs.process import without_remarks
 from composer_kd.runs.saved import SavedRun, open_run
+from composer_kd.runs.stages import stage_folders
 from composer_kd.runs.train import final_metrics
 
-__all__ = ['Evaluation', 'as_table', 'count_parameters', 'evaluate', 'evaluate_all']
+__all__ = ['Evaluation', 'as_table', 'count_parameters', 'evaluate', 'evaluate_all', 'heading_of', 'metrics_of']
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def as_table(evaluations: Iterable[Evaluation]) -> Table:
     names = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.metrics))
     table = Table()
     table.add_column('checkpoint', overflow='fold')
-    for heading in [*map(_heading, names), 'parameters', 'size']:
+    for heading in [*map(heading_of, names), 'parameters', 'size']:
         table.add_column(heading, justify='right')
     for evaluation in evaluations:
         values = [metric_text(evaluation.metrics.get(name)) for name in names]
@@ -88,13 +90,29 @@ def as_table(evaluations: Iterable[Evaluation]) -> Table:
 _HEADINGS = {'MulticlassAccuracy': 'accuracy', 'CrossEntropy': 'loss'}
 
 
-def _heading(name: str) -> str:
+def heading_of(name: str) -> str:
+    """The short name of a metric, as tables have it.
+
+    Example:
+        >>> heading_of('metrics/eval/MulticlassAccuracy')
+        'accuracy'
+    """
     label, _, metric = name.removeprefix('metrics/').partition('/')
     heading = _HEADINGS.get(metric, metric)
     return heading if label == 'eval' else f'{label} {heading}'
 
 
-def _metrics(model: torch.nn.Module, loader: DataLoader[Any], run: EvaluationConfig) -> dict[str, float]:
+def metrics_of(model: ComposerModel, loader: DataLoader[Any], run: EvaluationConfig | RunConfig) -> dict[str, float]:
+    """Evaluates a model on the evaluation data of a run.
+
+    Args:
+        model: The model.
+        loader: The data.
+        run: The settings of the evaluation.
+
+    Returns:
+        Its metrics, as Composer calls them.
+    """
     precision = run.precision if torch.cuda.is_available() else None  # the CPU supports one only
     with without_remarks():
         trainer = Trainer(model=model, eval_dataloader=loader, precision=precision, progress_bar=False, seed=run.seed)
@@ -117,7 +135,7 @@ def evaluate_all(checkpoints: Sequence[str], config: str | None = None) -> list[
     Raises:
         ComposerKDError: As in ``evaluate``.
     """
-    return [_evaluate(run) for run in [_open(checkpoint, config) for checkpoint in checkpoints]]
+    return [_evaluate(run) for run in [_open(str(one), config) for one in stage_folders(checkpoints)]]
 
 
 def _open(checkpoint: str, config: str | pathlib.Path | None) -> SavedRun:
@@ -133,5 +151,5 @@ def _evaluate(run: SavedRun) -> Evaluation:
     model = run.model(getattr(loader.dataset, 'num_classes', None))
     assert run.checkpoint is not None
     return Evaluation(
-        run.checkpoint, _metrics(model, loader, run.config), count_parameters(model), size_in_bytes(model)
+        run.checkpoint, metrics_of(model, loader, run.config), count_parameters(model), size_in_bytes(model)
     )

@@ -9,7 +9,17 @@ import re
 from composer_kd.errors import CheckpointNotFoundError, ConfigError
 from composer_kd.presentation.addresses import without_credentials
 
-__all__ = ['CONFIG_FILE', 'LATEST', 'LOCK_FILE', 'METRICS_FILE', 'checkpoint_file', 'checkpoints', 'make_folder']
+__all__ = [
+    'CONFIG_FILE',
+    'LATEST',
+    'LOCK_FILE',
+    'METRICS_FILE',
+    'STAGES_FILE',
+    'STAGE_FILE',
+    'checkpoint_file',
+    'checkpoints',
+    'make_folder',
+]
 
 
 def make_folder(folder: pathlib.Path | None, key: str) -> None:
@@ -35,6 +45,12 @@ CONFIG_FILE = 'config.yaml'
 
 
 METRICS_FILE = 'metrics.json'
+
+
+STAGES_FILE = 'stages.json'
+
+
+STAGE_FILE = 'stage.json'
 
 
 LATEST = 'latest-rank0.pt'

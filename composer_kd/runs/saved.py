@@ -25,6 +25,7 @@ from composer_kd.errors import Attempts, ConfigError
 from composer_kd.runs.build import build_model
 from composer_kd.runs.files import CONFIG_FILE, LATEST, METRICS_FILE, checkpoint_file
 from composer_kd.runs.loaders import build_loader, evaluation_data
+from composer_kd.runs.stages import stage_folders
 from composer_kd.runs.stored import live_teacher
 from composer_kd.teachers import load_weights
 
@@ -231,7 +232,7 @@ def open_runs(written: Sequence[str | pathlib.Path], config: str | pathlib.Path 
     """Opens several runs; runs with the same name get their paths as names.
 
     Args:
-        written: Run folders, checkpoints or YAML files, as in ``open_run``.
+        written: Run folders, checkpoints or YAML files, as in ``open_run``; or the folder of a chain of stages.
         config: One YAML for all of them; default: the ``config.yaml`` of each.
 
     Returns:
@@ -245,6 +246,7 @@ def open_runs(written: Sequence[str | pathlib.Path], config: str | pathlib.Path 
         ['digits-student', 'digits-kd']
     """
     attempt = Attempts()
+    written = stage_folders(written)
     opened = [attempt(open_run, one, config) for one in written]
     attempt.finish()
     runs = [run for run in opened if run is not None]

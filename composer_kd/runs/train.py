@@ -24,7 +24,7 @@ from composer_kd.presentation.files import write_file
 from composer_kd.presentation.settings import leaves
 from composer_kd.presentation.units import cost_text, metric_text
 from composer_kd.runs.build import build_trainer
-from composer_kd.runs.ending import closing, full_disk_said, where_it_stands
+from composer_kd.runs.ending import closing, full_disk_said, release, where_it_stands
 from composer_kd.runs.files import CONFIG_FILE, METRICS_FILE
 from composer_kd.runs.finished import is_finished, last_losses, noted_metrics
 from composer_kd.runs.folder import alone_in, clear, holds_run
@@ -68,6 +68,7 @@ def train(config: RunConfig, callbacks: Sequence[Callback] = (), quiet: bool = F
         trainer = build_trainer(config, [*_recorders(config), *callbacks])
         with closing(trainer), contextlib.nullcontext() if quiet else where_it_stands(trainer, config):
             metrics = _fit_or_evaluate(trainer, config)
+        release(trainer)
     if not quiet:
         _summarise(config, metrics)
     return metrics

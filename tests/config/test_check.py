@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from composer_kd.config.load import as_mapping, load_config
 from composer_kd.config.schema import RunConfig
+from composer_kd.config.stages import has_stages, load_chain
 from composer_kd.errors import ConfigError
 
 YAMLS = sorted(path for path in pathlib.Path('yamls').rglob('*.yaml') if path.parent.name != 'sweeps')
@@ -39,10 +40,14 @@ def write(tmp_path):
 
 @pytest.mark.parametrize('path', YAMLS, ids=lambda path: '/'.join(path.parts[1:]))
 def test_every_yaml_of_the_repository_is_valid(path):
-    config = load_config(path)
-    assert isinstance(config, RunConfig)
-    assert config.progress_bar
-    assert config.folder == pathlib.Path('runs') / config.run_name
+    if has_stages(path):
+        chain = load_chain(path)
+        configs, folder = [stage.config for stage in chain.stages], pathlib.Path('runs') / chain.name
+        assert [stage.folder for stage in chain.stages] == [folder / stage.name for stage in chain.stages]
+    else:
+        configs, folder = [load_config(path)], pathlib.Path('runs') / load_config(path).run_name
+        assert configs[0].folder == folder
+    assert all(isinstance(config, RunConfig) and config.progress_bar for config in configs)
 
 
 def test_both_data_sets_have_the_promised_runs():

@@ -10,7 +10,10 @@ import torch
 
 from composer_kd.callbacks.history import read_history
 from composer_kd.config.load import load_config
+from composer_kd.config.stages import has_stages, load_chain
 from composer_kd.runs.train import train
+from composer_kd.workflows.stages import run as stages
+from composer_kd.workflows.stages import train_stages
 
 CONTEXT = multiprocessing.get_context('forkserver')
 CONTEXT.set_forkserver_preload(['composer_kd.runs.train', 'composer_kd.algorithms'])
@@ -36,8 +39,11 @@ def kill():
 def _run(yaml, overrides, moment, count):
     torch.set_num_threads(1)
     if moment is not None:
-        MOMENTS[moment](count)
-    train(load_config(yaml, overrides), quiet=True)
+        {**MOMENTS, **BETWEEN_STAGES}[moment](count)
+    if has_stages(yaml):
+        train_stages(load_chain(yaml, overrides), quiet=True)
+    else:
+        train(load_config(yaml, overrides), quiet=True)
 
 
 def _at(module, name, before, count):
@@ -100,6 +106,14 @@ MOMENTS = {
     'after the link was moved': lambda count: _checkpoint('_rotate_checkpoints', _nothing)(count),
     'before the settings': _writing('config.yaml'),
     'before the metrics': _writing('metrics.json'),
+}
+
+
+BETWEEN_STAGES = {
+    'before a stage': lambda count: _at(stages, 'note_teachers', _nothing, count),
+    'after its teachers are noted': lambda count: _at(stages, 'train', _nothing, count),
+    'before the results': lambda count: _at(stages, 'write_results', _nothing, count),
+    'before the generations are evaluated': lambda count: _at(stages, 'evaluate_together', _nothing, 1),
 }
 
 

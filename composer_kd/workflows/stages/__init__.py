@@ -1,0 +1,5 @@
+"""The workflow of ``composer-kd train`` for a YAML of stages: trains them in order, each from its own folder."""
+
+from composer_kd.workflows.stages.run import train_stages
+
+__all__ = ['train_stages']
