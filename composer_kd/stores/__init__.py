@@ -5,6 +5,7 @@ from composer_kd.stores.digests import digests
 from composer_kd.stores.formats import Dense, Format, FormatError, Hidden, Sampled, TopK, error, format_from
 from composer_kd.stores.manifest import MANIFEST_FILE, Manifest
 from composer_kd.stores.parts import Feature, Shard
+from composer_kd.stores.recode import recode
 from composer_kd.stores.store import Store
 from composer_kd.stores.writer import StoreWriter
 
@@ -25,4 +26,5 @@ __all__ = [
     'digests',
     'error',
     'format_from',
+    'recode',
 ]
