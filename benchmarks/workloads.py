@@ -49,6 +49,7 @@ class Workload:
         in_composer: Wraps such a module as Composer users would; both share the weights.
         batches: Makes the batches as Composer sees them.
         batch_size: Samples in a batch.
+        classes: Number of logits.
         inputs_and_labels: What of a batch the bare modules get: inputs and ``(N,)`` labels.
         optimizer: A key of ``torch.optim`` and its arguments.
         steps: Measured steps in a turn.
@@ -66,6 +67,7 @@ class Workload:
     in_composer: Callable[[nn.Module], ComposerModel]
     batches: Callable[[], list[Any]]
     batch_size: int
+    classes: int
     inputs_and_labels: Callable[[Any], tuple[Any, Tensor]]
     optimizer: tuple[str, dict[str, float]]
     steps: int = 2
@@ -172,6 +174,7 @@ WORKLOADS = {
             in_composer=_classifier,
             batches=lambda: _pairs(128, (3, 32, 32), 100),
             batch_size=128,
+            classes=100,
             inputs_and_labels=lambda batch: batch,
             optimizer=('SGD', {'lr': 1e-3, 'momentum': 0.9}),
         ),
@@ -183,6 +186,7 @@ WORKLOADS = {
             in_composer=lambda rows: HuggingFaceModel(rows.model, use_logits=True),
             batches=_token_batches,
             batch_size=16,
+            classes=VOCABULARY,
             inputs_and_labels=_tokens_and_labels,
             optimizer=('SGD', {'lr': 1e-3, 'momentum': 0.9}),
         ),
@@ -194,6 +198,7 @@ WORKLOADS = {
             in_composer=_classifier,
             batches=lambda: _pairs(32, (32,), 10),
             batch_size=32,
+            classes=10,
             inputs_and_labels=lambda batch: batch,
             optimizer=('SGD', {'lr': 1e-3, 'momentum': 0.9}),
             steps=20,

@@ -6,6 +6,7 @@ from composer_kd.stores.manifest import MANIFEST_FILE, Manifest
 from composer_kd.stores.mds import import_streaming
 from composer_kd.stores.mds_writing import to_mds
 from composer_kd.stores.parts import Feature, Shard
+from composer_kd.stores.recode import recode
 from composer_kd.stores.store import Store
 from composer_kd.stores.writer import StoreWriter
 
@@ -27,4 +28,5 @@ __all__ = [
     'format_from',
     'import_streaming',
     'to_mds',
+    'recode',
 ]

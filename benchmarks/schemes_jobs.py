@@ -1,0 +1,202 @@
+"""What ``schemes.py`` runs: a teacher's training, stores of its outputs, and training runs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+import os
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+
+from benchmarks.jobs import ROOT, Result, digest
+from composer_kd.config.load import load_config
+from composer_kd.runs.train import train
+from composer_kd.stores import Dense, Format, Sampled, Store, TopK, recode
+from composer_kd.workflows.cache import CacheSettings, cache
+
+__all__ = ['STORED', 'Kind', 'Run', 'Stored', 'Trained']
+
+YAML = ROOT / 'yamls' / 'schemes' / 'cifar10.yaml'
+TEMPERATURE = 4.0
+FORMS: dict[str, Format] = {'dense': Dense(), 'topk': TopK(4, TEMPERATURE), 'sampled': Sampled(12, TEMPERATURE)}
+SAME = ('progress_bar=false', 'save_overwrite=true')
+
+
+class Kind(NamedTuple):
+    """Which store a method reads."""
+
+    teacher: str
+    form: str
+
+
+STORED = {
+    'dense': Kind('resnet56', 'dense'),
+    'topk': Kind('resnet56', 'topk'),
+    'sampled': Kind('resnet56', 'sampled'),
+    'dist': Kind('resnet56', 'dense'),
+    'deep': Kind('deep', 'dense'),
+}
+METHOD_OF = {'deep': 'dense'}  # in the YAML
+
+
+@functools.cache
+def _written(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """What a run of the YAML with these overrides says, without what it leaves open."""
+    config = OmegaConf.merge(OmegaConf.load(YAML), OmegaConf.from_dotlist(list(overrides)))
+    said: Any = OmegaConf.to_container(config, resolve=True)
+    return {key: value for key, value in said.items() if key not in ('variables', 'run_name', 'save_folder')}
+
+
+def _path(told: Any, work: str) -> pathlib.Path:
+    text = json.dumps(told, default=str).replace(os.environ.get('COMPOSER_KD_DATA') or './data', '')
+    return pathlib.Path(work) / f'{digest(text, work)}.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """The training of the deep CNN, on all labels."""
+
+    batches: int
+    work: str
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return 'the deep CNN'
+
+    @property
+    def folder(self) -> str:
+        """Where its checkpoint lies."""
+        return f'{self.work}/deep-{self.batches}'
+
+    @property
+    def path(self) -> pathlib.Path:
+        """Where its result lies."""
+        return _path(['deep', self.batches], self.work)
+
+    def run(self) -> Result:
+        """Trains it."""
+        overrides = [f'max_duration={self.batches}ba', f'eval_interval={self.batches}ba', *SAME]
+        overrides += [f'save_folder={self.folder}', 'algorithms={channels_last: {}}']
+        metrics = train(load_config(ROOT / 'yamls' / 'cifar10' / 'teacher.yaml', overrides))
+        return {'accuracy': metrics['metrics/eval/MulticlassAccuracy']}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """The store of a teacher's outputs for all views of a part of the training images."""
+
+    teacher: str
+    part: str
+    views: int
+    form: str
+    work: str
+    trained: Trained | None = None
+    source: Stored | None = None
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f'{self.form} store of {self.teacher}, {self.part}, {self.views} views'
+
+    @property
+    def batches(self) -> int:
+        """Of 128 images; one hundredth of them, where no teacher runs."""
+        return self.views * 391 // (1 if self.source is None else 100)
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """Where it lies."""
+        return self.path.with_suffix('')
+
+    @property
+    def path(self) -> pathlib.Path:
+        """Where the result lies."""
+        trained = None if self.trained is None else self.trained.batches
+        return _path(['store', self.teacher, self.part, self.views, self.form, trained], self.work)
+
+    def run(self) -> Result:
+        """Asks the teacher, or makes another format of the dense store."""
+        if self.trained is not None and self.source is None and not self.trained.path.exists():
+            from benchmarks.jobs import execute
+
+            execute(self.trained, self.trained.path)
+        start = time.perf_counter()
+        if self.source is not None:
+            store = recode(Store(self.source.folder), self.folder, FORMS[self.form], resume=self.folder.exists())
+        else:
+            overrides = ['variables.method=live', f'variables.teacher={self.teacher}', *_images(self.part, 'all')]
+            overrides += [f'train_loader.views={self.views}', *SAME]
+            if self.trained is not None:
+                overrides += [f'variables.teachers.deep.checkpoint={self.trained.folder}/latest-rank0.pt']
+            settings = CacheSettings(resume=self.folder.exists())
+            cache(load_config(YAML, overrides), settings, str(self.folder))
+            store = Store(self.folder)
+        return {'seconds': time.perf_counter() - start, 'bytes': store.nbytes}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A training run of the student."""
+
+    method: str
+    setting: str
+    seed: int
+    rate: float
+    part: str
+    batches: int
+    work: str
+    store: Stored | None = None
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f'{self.method}, {self.setting}, {self.rate:g}, seed {self.seed}'
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """Those of the YAML."""
+        alone = self.setting == 'few' and self.store is None and self.method != 'live'
+        found = [
+            f'variables.method={METHOD_OF.get(self.method, self.method)}',
+            *_images(self.part, 'few_alone' if alone else self.setting),
+            *(['train_loader.samples_per_epoch=50000'] if alone else []),
+            *(f'variables.lr={self.rate}', f'seed={self.seed}', 'save_folder=null'),
+            *(f'max_duration={self.batches}ba', f'eval_interval={self.batches}ba', *SAME),
+        ]
+        if self.store is not None:
+            found += [f'variables.store={self.store.folder}', f'train_loader.views={self.store.views}']
+        return tuple(found)
+
+    @property
+    def path(self) -> pathlib.Path:
+        """Where the result lies: named after what the YAML with its overrides says."""
+        return _path(_written(self.overrides), self.work)
+
+    def run(self) -> Result:
+        """Trains."""
+        with contextlib.suppress(OSError):
+            os.nice(5)
+        metrics = train(load_config(YAML, list(self.overrides)))
+        found: Result = {'accuracy': metrics['metrics/eval/MulticlassAccuracy']}
+        if not math.isfinite(metrics['metrics/eval/CrossEntropy']):
+            found['failed'] = 'diverged: the logits are not finite'
+        return found
+
+
+def _images(part: str, labels: str) -> list[str]:
+    if part == 'all':
+        return [f'variables.labels={labels}']
+    own = 'benchmarks.schemes_data.images'
+    return [
+        f'variables.labels={labels}',
+        f'variables.images.{labels}.name={own}',
+        f'variables.images.{labels}.split=rest',
+        f'eval_loader.dataset={{name: {own}, split: held_out}}',
+    ]

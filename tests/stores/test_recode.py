@@ -1,0 +1,57 @@
+"""A store in another format is the one that the teacher would have been stored in."""
+
+import pytest
+import torch
+
+from composer_kd.errors import StoreError
+from composer_kd.stores import Dense, Hidden, Sampled, TopK, recode
+from tests.stores.building import FEATURES, Said, build, content, manifest, replace
+
+
+@pytest.mark.parametrize('positions', ['samples', 'tokens'])
+@pytest.mark.parametrize('form', [TopK(3, 2.0), Sampled(5, 2.0), Dense('bfloat16')])
+def test_it_is_the_store_that_the_teacher_makes(tmp_path, form, positions):
+    of = manifest(positions=positions, features=FEATURES, data={'name': 'digits'})
+    said = Said(of)
+    dense = build(tmp_path / 'dense', of, said)
+    directly = build(tmp_path / 'directly', replace(of, format=form.settings()), said)
+    made = recode(dense, tmp_path / 'made', form)
+    assert content(made.folder) == content(directly.folder)
+    assert made.manifest.data == {'name': 'digits'}
+
+
+def test_an_attempt_that_was_ended_goes_on(tmp_path, monkeypatch):
+    of = manifest()
+    dense = build(tmp_path / 'dense', of)
+    read, calls = type(dense).logits, []
+
+    def ends(self, *asked):
+        calls.append(asked)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return read(self, *asked)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(dense), 'logits', ends)
+        with pytest.raises(KeyboardInterrupt):
+            recode(dense, tmp_path / 'made', TopK(3, 1.0))
+    with pytest.raises(StoreError, match='resume its build'):
+        recode(dense, tmp_path / 'made', TopK(3, 1.0))
+    recode(dense, tmp_path / 'made', TopK(3, 1.0), resume=True)
+    recode(dense, tmp_path / 'undisturbed', TopK(3, 1.0))
+    assert content(tmp_path / 'made') == content(tmp_path / 'undisturbed')
+
+
+@pytest.mark.parametrize('form', [TopK(3, 1.0), Sampled(5, 1.0), Hidden(4)])
+def test_what_is_not_all_logits_is_no_source(tmp_path, form):
+    of = manifest(form=form)
+    said = Said(of)
+    if isinstance(form, Hidden):
+        said.logits = torch.randn(len(said.logits), 4)
+    with pytest.raises(StoreError, match='format dense'):
+        recode(build(tmp_path / 'first', of, said), tmp_path / 'made', Dense())
+
+
+def test_hidden_states_cannot_be_made_of_logits(tmp_path):
+    with pytest.raises(StoreError, match='running the teacher'):
+        recode(build(tmp_path / 'dense', manifest()), tmp_path / 'made', Hidden(4))
