@@ -10,11 +10,14 @@ import transformers
 from composer.models import ComposerModel, HuggingFaceModel
 from composer.utils import dist
 from composer.utils.parallelism import FSDP2Config
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from composer_kd import ConfigError, Distillation, EMATeacher, KLDivergence, Match, MutualLearning, SnapshotTeacher
 from composer_kd.data.indexed import Indexed
 from composer_kd.losses import CRD, VID, ReverseKL, hint
 from composer_kd.models.classifier import IndexedClassifier
+from composer_kd.teachers import FrozenTeacher, teacher_fingerprint
 from tests.helpers import (
     EventSpy,
     Recorder,
@@ -219,6 +222,15 @@ def sharded_and_learning():
         return str(error)
 
 
+def hashes_of_wrapped_teachers():
+    """Whether a teacher's weights have one hash: alone, in DistributedDataParallel, and sharded over the ranks."""
+    parallel = torch.nn.parallel.DistributedDataParallel(mlp())
+    sharded = mlp()
+    fully_shard(sharded, mesh=init_device_mesh('cpu', (dist.get_world_size(),)))
+    said = [teacher_fingerprint(FrozenTeacher(one)) for one in (mlp(), parallel, sharded)]
+    return [[one['class'], one['weights'] == said[0]['weights']] for one in said]
+
+
 def main(out):
     dist.initialize_dist('cpu')
     results = {}
@@ -247,6 +259,7 @@ def main(out):
         }
     results['evaluation'] = evaluation()
     results['average with statistics'] = average_with_statistics()
+    results['hashes'] = hashes_of_wrapped_teachers()
     results['sharded'] = sharded([Match(hint, on='2'), KLDivergence()])
     results['sharded and learning'] = sharded_and_learning()
     if dist.get_global_rank() == 0:

@@ -21,7 +21,9 @@ from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.algorithms.conflicts import refuse_algorithms, refuse_dropped_layers, refuse_shared, renew_copies
 from composer_kd.algorithms.loss_parts import LossParts, parts_of, share_of_batch, weight
 from composer_kd.algorithms.moving_teachers import MovingTeachers
+from composer_kd.algorithms.teacher_checks import check_answers, check_data
 from composer_kd.algorithms.teacher_evaluation import TeacherEvaluation
+from composer_kd.algorithms.teacher_record import TeacherRecord
 from composer_kd.batches.checks import check_alignment, check_one_label
 from composer_kd.batches.counts import BatchCount, plus_zero
 from composer_kd.batches.format import ATTENDED, LABELLED, BatchFormat
@@ -144,7 +146,7 @@ class Distillation(DistillationAlgorithm):
         wanted = [*_OCCASIONAL, *(_EVALUATION if run_teacher_on_eval else ())]
         if any(term.remembers for term in self.criterion.terms) or self.pool.moving:
             wanted.append(Event.BATCH_END)
-        self._moving = MovingTeachers(self.pool.moving)
+        self._moving, self._record = MovingTeachers(self.pool.moving), TeacherRecord(self.pool.teachers)
         self._auxiliary = AuxiliaryState()
         self._events = {id(event) for event in wanted}
         self._fits = False  # whether the shapes of the teachers' logits have been checked
@@ -177,10 +179,11 @@ class Distillation(DistillationAlgorithm):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {**self._moving.state_dict(), **self._auxiliary.state_dict()}
+        return {**self._record.state_dict(), **self._moving.state_dict(), **self._auxiliary.state_dict()}
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._record.load_state_dict(state)
         self._moving.load_state_dict(state)
         self._auxiliary.load_state_dict(state)
 
@@ -227,7 +230,7 @@ class Distillation(DistillationAlgorithm):
         elif event is Event.FIT_START:
             refuse_shared(self.pool, _optimized(state), 'the optimizer')
             self._window.check(state)
-            self._check_answers(state)
+            check_answers(self.pool.teachers, self._window, state)
             self._check_data(state)  # fit() may have been given another loader than the Trainer
             self.criterion.attach(state)
         elif event is Event.FIT_END:
@@ -251,7 +254,9 @@ class Distillation(DistillationAlgorithm):
         refuse_algorithms(state, self.criterion)
         refuse_shared(self.pool, state.model.parameters(), 'the student')
         self.pool.prepare(state)
-        self._moving.prepared(state, [one._moving for one in state.algorithms if isinstance(one, Distillation)])
+        every = [one for one in state.algorithms if isinstance(one, Distillation)]
+        self._moving.prepared(state, [one._moving for one in every])
+        self._record.prepared([one._record for one in every])
         self._form = self.evaluation.form = BatchFormat.of(state.model, self._positions)
         self._count = BatchCount(dist.get_world_size(), self._form, self.criterion.needs_features)
         self._model = state.model
@@ -313,20 +318,7 @@ class Distillation(DistillationAlgorithm):
         if dataset is self._checked_data or not isinstance(dataset, Sized):
             return
         self._checked_data = dataset
-        for teacher in self.pool.teachers:
-            if hasattr(teacher, 'check_data'):
-                teacher.check_data(dataset, self._positions)
-
-    def _check_answers(self, state: State) -> None:
-        """Refuses a window that opens before a teacher has an answer."""
-        for teacher in self.pool.teachers:
-            first = getattr(teacher, 'first_answer', None)
-            if first is not None and self._window.may_open_before(first, state):
-                raise ConfigError(
-                    f'The teacher {teacher.name!r} has no answer before {first.to_timestring()}, and the window opens '
-                    f'at start_dur={self._window.start.to_timestring()}. Let it open then: '
-                    f'start_dur={first.to_timestring()!r}.'
-                )
+        check_data(self.pool.teachers, dataset, self._positions)
 
     # Checks -----------------------------------------------------------------------------------------------------------
 

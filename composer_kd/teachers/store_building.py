@@ -30,9 +30,10 @@ from composer_kd.features.hooks import FeatureHooks
 from composer_kd.losses._common import pooled
 from composer_kd.stores import Dense, Feature, Format, Hidden, Manifest, Store, StoreWriter, default_shard_samples
 from composer_kd.teachers.base import Teacher, answered_logits, module_of
+from composer_kd.teachers.fingerprint import teacher_fingerprint, weights_hash
 from composer_kd.teachers.frozen import FrozenTeacher
 from composer_kd.teachers.meanings import check_classes, check_tokens
-from composer_kd.teachers.store_sections import inputs_of, labels_section, stored_mask, teacher_section, weights_hash
+from composer_kd.teachers.store_sections import inputs_of, labels_section, stored_mask
 
 __all__ = ['POOLED', 'WHOLE', 'build_store']
 
@@ -231,7 +232,7 @@ class _Reader:
             shard_samples=1,
             format=form.settings(),
             features=stored,
-            teacher={**teacher_section(self._teacher), 'precision': self._precision.value, **self._head_section()},
+            teacher={**teacher_fingerprint(self._teacher), 'precision': self._precision.value, **self._head_section()},
             labels=labels_section(self._model, self._positions),
         )
 
