@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from composer.core import State
+from torch import Tensor
 
 from composer_kd.errors import ConfigError
 from composer_kd.schedules import Window
 from composer_kd.teachers import Teacher
 
-__all__ = ['check_answers', 'check_data']
+__all__ = ['check_answers', 'check_data', 'optimized']
 
 
 def check_data(teachers: Sequence[Teacher], dataset: Any, positions: str) -> None:
@@ -45,3 +46,8 @@ def check_answers(teachers: Sequence[Teacher], window: Window, state: State) -> 
                 f'The teacher {teacher.name!r} has no answer before {first.to_timestring()}, and the window opens '
                 f'at start_dur={window.start.to_timestring()}. Let it open then: start_dur={first.to_timestring()!r}.'
             )
+
+
+def optimized(state: State) -> list[Tensor]:
+    """The parameters that the optimizers of a run train, which no teacher may contain."""
+    return [p for optimizer in state.optimizers for group in optimizer.param_groups for p in group['params']]

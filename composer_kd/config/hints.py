@@ -17,6 +17,7 @@ from composer_kd.config.typecheck import Parameter, parameters
 from composer_kd.errors import ConfigError, nearest
 from composer_kd.matches.match import Losses, Match
 from composer_kd.teachers import Teachers
+from composer_kd.teachers.routing import RouteBy
 
 __all__ = ['nested_hints', 'of_a_match']
 
@@ -178,5 +179,12 @@ OneTeacher = Annotated[
         _kind_of_entry,
     ),
 ]
+WrittenRoute = Annotated[
+    Any,
+    Either(
+        'the name of a column of the batch, or a function (batch, index): its dotted path, or {name: ..., its options}',
+        lambda value: str if isinstance(value, str) and '.' not in value else Annotated[Component, Part('route')],
+    ),
+]
 # Annotations of algorithms' parameters, each with the annotation for its YAML form.
-_WRITTEN = ((Teachers, list[OneTeacher]), (Losses, LossesAndMatches))
+_WRITTEN = ((Teachers, list[OneTeacher]), (Losses, LossesAndMatches), (RouteBy, WrittenRoute))

@@ -83,7 +83,7 @@ def weights_hash(module: nn.Module) -> str | None:
         for name, value in sorted(named, key=lambda one: one[0]):
             flat = _flat(value)
             state.update(f'{name} {flat.dtype} {tuple(value.shape)}'.encode())
-            state.update(memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else b'')
+            state.update(flat.view(torch.uint8).numpy().data if flat.numel() else b'')
     except (RuntimeError, TypeError, NotImplementedError):  # a kind of tensor whose memory cannot be read
         return None
     return state.hexdigest()

@@ -236,7 +236,7 @@ class _Reader:
             labels=labels_section(self._model, self._positions),
         )
 
-    def _head_section(self) -> dict[str, str]:
+    def _head_section(self) -> dict[str, str | None]:
         module = module_of(self._teacher)
         if self._head is None or module is None:
             return {}
