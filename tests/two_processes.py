@@ -72,6 +72,27 @@ def matches(**options):
     return model, data, Distillation([wide(3), wide(4)], chosen, **options)
 
 
+def routed_matches():
+    """Each of two ranks has samples of one teacher alone, or of none; what is learned for the other one rests there."""
+    model = IndexedClassifier(mlp(seed=1), num_classes=4)
+    data = loader(Indexed(torch.utils.data.TensorDataset(*pairs(32))))
+    chosen = [Match(hint, on='0', project='auto', name='hint'), Match(VID(), on='2'), KLDivergence()]
+    named = [FrozenTeacher(wide(seed), name=str(seed)) for seed in (3, 4)]
+    chosen.append(Match(mse, teacher='4', name='one'))
+    route = functools.partial(_by_number, torch.where(torch.arange(32) % 8 < 6, torch.arange(32) % 2, -1))
+    return model, data, Distillation(named, chosen, route=route)
+
+
+def _by_number(table, batch, index):
+    return table[index]
+
+
+def routed_tokens():
+    _, data, _ = tokens()
+    data.dataset.columns['teacher'] = torch.tensor([0, 1, 1, -1]).repeat(8)
+    return TokenModel(seed=1), data, Distillation([TokenModel(seed=s) for s in (0, 2)], mse, route='teacher')
+
+
 def wide(seed):
     torch.manual_seed(seed)
     return torch.nn.Sequential(torch.nn.Linear(6, 10), torch.nn.Identity(), torch.nn.Tanh(), torch.nn.Linear(10, 4))
@@ -162,6 +183,8 @@ def of_kind(name):
 
 CASES = {
     **{name: functools.partial(of_kind, name) for name in TASKS},
+    'routed matches': routed_matches,
+    'routed tokens': routed_tokens,
     'moving teachers': moving,
     'mutual learning': mutual,
     'mutual learning in a window': lambda: mutual(start_dur='2ba'),

@@ -154,6 +154,11 @@ def _number_or_schedule(value: Any, number: Any) -> Any:
     return Schedule if isinstance(value, (dict, str)) else number
 
 
+def _written_route(value: Any) -> Any:
+    is_function = isinstance(value, dict) or (isinstance(value, str) and '.' in value)
+    return Annotated[Component, Part('route')] if is_function else str
+
+
 Weight = _or_schedule(Annotated[float, NotNegative])
 Temperature = _or_schedule(Annotated[float | None, Positive])
 AnyProjector = Annotated[
@@ -183,7 +188,7 @@ WrittenRoute = Annotated[
     Any,
     Either(
         'the name of a column of the batch, or a function (batch, index): its dotted path, or {name: ..., its options}',
-        lambda value: str if isinstance(value, str) and '.' not in value else Annotated[Component, Part('route')],
+        _written_route,
     ),
 ]
 # Annotations of algorithms' parameters, each with the annotation for its YAML form.

@@ -123,7 +123,8 @@ class Route:
         )
 
     def __repr__(self) -> str:
-        name = self._by if isinstance(self._by, str) else getattr(self._by, '__qualname__', type(self._by).__qualname__)
+        function = getattr(self._by, 'func', self._by)  # of a partial
+        name = self._by if isinstance(self._by, str) else getattr(function, '__qualname__', type(function).__qualname__)
         return f'route={name!r}'
 
 
