@@ -45,7 +45,7 @@ def nested_hints(scope: str, target: Any, known: dict[str, Parameter]) -> dict[s
     Example:
         >>> from composer_kd import Distillation
         >>> sorted(nested_hints('algorithm', Distillation, parameters(Distillation)[0]))
-        ['kd_loss_fn', 'teachers']
+        ['kd_loss_fn', 'route', 'teachers']
         >>> nested_hints('optimizer', object, {})
         {}
     """

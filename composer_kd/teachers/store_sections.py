@@ -27,6 +27,7 @@ def inputs_of(batch: Any) -> tuple[Tensor, Tensor | None]:
         TeacherError: If it has no tensor of inputs.
 
     Example:
+        >>> import torch
         >>> inputs_of((torch.zeros(2, 3), torch.zeros(2)))[0].shape
         torch.Size([2, 3])
     """
