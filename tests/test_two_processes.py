@@ -94,3 +94,7 @@ def test_a_sharded_student_learns_nothing_beside_itself(results):
 
 def test_an_average_with_statistics_is_equal_on_all_ranks(results):
     assert all(result['average with statistics'] for result in results)
+
+
+def test_wrapped_and_sharded_teachers_have_the_hash_of_the_net(results):
+    assert all(result['hashes'] == [['Sequential', True]] * 3 for result in results)

@@ -10,6 +10,8 @@ import transformers
 from composer.models import ComposerModel, HuggingFaceModel
 from composer.utils import dist
 from composer.utils.parallelism import FSDP2Config
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from composer_kd import (
     CachedTeacher,
@@ -26,6 +28,7 @@ from composer_kd.data.indexed import Indexed
 from composer_kd.losses import CRD, VID, ReverseKL, hint
 from composer_kd.models.classifier import IndexedClassifier
 from composer_kd.stores import Dense, TopK
+from composer_kd.teachers import FrozenTeacher, teacher_fingerprint
 from tests.helpers import (
     EventSpy,
     Recorder,
@@ -78,6 +81,27 @@ def matches(**options):
         KLDivergence(),
     ]
     return model, data, Distillation([wide(3), wide(4)], chosen, **options)
+
+
+def routed_matches():
+    """Each of two ranks has samples of one teacher alone, or of none; what is learned for the other one rests there."""
+    model = IndexedClassifier(mlp(seed=1), num_classes=4)
+    data = loader(Indexed(torch.utils.data.TensorDataset(*pairs(32))))
+    chosen = [Match(hint, on='0', project='auto', name='hint'), Match(VID(), on='2'), KLDivergence()]
+    named = [FrozenTeacher(wide(seed), name=str(seed)) for seed in (3, 4)]
+    chosen.append(Match(mse, teacher='4', name='one'))
+    route = functools.partial(_by_number, torch.where(torch.arange(32) % 8 < 6, torch.arange(32) % 2, -1))
+    return model, data, Distillation(named, chosen, route=route)
+
+
+def _by_number(table, batch, index):
+    return table[index]
+
+
+def routed_tokens():
+    _, data, _ = tokens()
+    data.dataset.columns['teacher'] = torch.tensor([0, 1, 1, -1]).repeat(8)
+    return TokenModel(seed=1), data, Distillation([TokenModel(seed=s) for s in (0, 2)], mse, route='teacher')
 
 
 def wide(seed):
@@ -199,6 +223,8 @@ def of_kind(name):
 
 CASES = {
     **{name: functools.partial(of_kind, name) for name in TASKS},
+    'routed matches': routed_matches,
+    'routed tokens': routed_tokens,
     'moving teachers': moving,
     'mutual learning': mutual,
     'mutual learning in a window': lambda: mutual(start_dur='2ba'),
@@ -275,6 +301,15 @@ def sharded_and_learning():
         return str(error)
 
 
+def hashes_of_wrapped_teachers():
+    """Whether a teacher's weights have one hash: alone, in DistributedDataParallel, and sharded over the ranks."""
+    parallel = torch.nn.parallel.DistributedDataParallel(mlp())
+    sharded = mlp()
+    fully_shard(sharded, mesh=init_device_mesh('cpu', (dist.get_world_size(),)))
+    said = [teacher_fingerprint(FrozenTeacher(one)) for one in (mlp(), parallel, sharded)]
+    return [[one['class'], one['weights'] == said[0]['weights']] for one in said]
+
+
 def main(out):
     dist.initialize_dist('cpu')
     results = {}
@@ -303,6 +338,7 @@ def main(out):
         }
     results['evaluation'] = evaluation()
     results['average with statistics'] = average_with_statistics()
+    results['hashes'] = hashes_of_wrapped_teachers()
     results['sharded'] = sharded([Match(hint, on='2'), KLDivergence()])
     results['sharded, from a store'] = sharded_stored()
     results['sharded and learning'] = sharded_and_learning()

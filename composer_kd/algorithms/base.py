@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from composer.core import Algorithm
+from torch import nn
 
+from composer_kd.batches.format import BatchFormat
 from composer_kd.schedules import Window
 from composer_kd.teachers import Teacher
 
@@ -40,6 +42,10 @@ class DistillationAlgorithm(Algorithm):
     def teachers(self) -> Sequence[Teacher]:
         """The teachers that run beside the student; empty if the algorithm has none."""
         return ()
+
+    def format_of(self, model: nn.Module) -> BatchFormat:
+        """The format of the batches of a model, from which its teachers get their part."""
+        return BatchFormat.of(model)
 
     def final_metrics(self) -> Mapping[str, float]:
         """The latest value of each metric that it measured, by the name under which it was logged."""

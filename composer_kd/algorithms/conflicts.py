@@ -60,6 +60,12 @@ _CONFLICTS = (
         'the loss keeps something for each sample under its number, and the samples of such a batch are not those of '
         'the numbers any more (mixtures, or a part of the batch). Use one of the two.',
     ),
+    _Conflict(
+        _OTHER_SAMPLES,
+        lambda criterion: criterion.routed,
+        'each sample has teachers of its own (route), and the samples of such a batch are mixtures or a part of those '
+        'that the route is about. Use one of the two.',
+    ),
 )
 
 

@@ -13,7 +13,7 @@ from composer.algorithms import LabelSmoothing
 from composer.core import Event, State, get_precision_context
 from composer.loggers import Logger
 from composer.utils import dist
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import override
 
 from composer_kd.algorithms.absent_loss import reads_loss, supply_loss
@@ -21,7 +21,9 @@ from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.algorithms.conflicts import refuse_algorithms, refuse_dropped_layers, refuse_shared, renew_copies
 from composer_kd.algorithms.loss_parts import LossParts, parts_of, share_of_batch, weight
 from composer_kd.algorithms.moving_teachers import MovingTeachers
+from composer_kd.algorithms.teacher_checks import check_answers, check_data, optimized
 from composer_kd.algorithms.teacher_evaluation import TeacherEvaluation
+from composer_kd.algorithms.teacher_record import TeacherRecord
 from composer_kd.batches.checks import check_alignment, check_one_label
 from composer_kd.batches.counts import BatchCount, plus_zero
 from composer_kd.batches.format import ATTENDED, LABELLED, BatchFormat
@@ -29,12 +31,13 @@ from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError, TeacherError
 from composer_kd.features.outputs import logits_of, scalar_loss
 from composer_kd.matches.auxiliary_state import AuxiliaryState
-from composer_kd.matches.criterion import Criterion
 from composer_kd.matches.match import Losses
+from composer_kd.matches.routed import make_criterion
 from composer_kd.matches.term import misfit
 from composer_kd.schedules import Moment, Window
 from composer_kd.spans import DISTILLATION_LOSS, labelled
 from composer_kd.teachers import Teacher, TeacherPool, Teachers, logits_shape
+from composer_kd.teachers.routing import RouteBy
 
 __all__ = ['Distillation']
 
@@ -102,6 +105,8 @@ class Distillation(DistillationAlgorithm):
         positions: Where logits are compared: ``'labelled'`` for the positions with a label (of a masked language model,
             the masked tokens), ``'attended'`` for all that the attention mask includes. The model's own loss keeps its
             positions.
+        route: Which teachers teach each sample, if not all: the name of a column of the batch, or a function
+            ``(batch, index)``; see :class:`.RoutedCriterion` for the mean. Each teacher runs on its own samples alone.
 
     Raises:
         ConfigError: If a setting is out of range, or another algorithm of the run is incompatible with this one.
@@ -129,6 +134,7 @@ class Distillation(DistillationAlgorithm):
         teacher_weights: Sequence[float] | None = None,
         run_teacher_on_eval: bool = False,
         positions: Literal['labelled', 'attended'] = LABELLED,
+        route: RouteBy | None = None,
     ) -> None:
         if positions not in (LABELLED, ATTENDED):
             raise ConfigError(f'positions must be {LABELLED!r} or {ATTENDED!r}, got {positions!r}')
@@ -137,14 +143,14 @@ class Distillation(DistillationAlgorithm):
         self.org_loss_weight = weight('org_loss_weight', org_loss_weight)
         self._window = Window(start_dur, end_dur)
         self.pool = TeacherPool(teachers, n_teachers_to_sample, teacher_weights)
-        self.criterion = Criterion(kd_loss_fn, self.pool)
+        self.criterion = make_criterion(kd_loss_fn, self.pool, route, run_teacher_on_eval)
         must_agree = len(self.criterion.same_logits) == len(self.pool.teachers)
         self.evaluation = TeacherEvaluation(self.pool, self.criterion.classes_dim, must_agree)
         self._evaluates = run_teacher_on_eval
         wanted = [*_OCCASIONAL, *(_EVALUATION if run_teacher_on_eval else ())]
         if any(term.remembers for term in self.criterion.terms) or self.pool.moving:
             wanted.append(Event.BATCH_END)
-        self._moving = MovingTeachers(self.pool.moving)
+        self._moving, self._record = MovingTeachers(self.pool.moving), TeacherRecord(self.pool.teachers)
         self._auxiliary = AuxiliaryState()
         self._events = {id(event) for event in wanted}
         self._fits = False  # whether the shapes of the teachers' logits have been checked
@@ -172,15 +178,21 @@ class Distillation(DistillationAlgorithm):
         return self.pool.teachers
 
     @override
+    def format_of(self, model: nn.Module) -> BatchFormat:
+        route = self.criterion.route
+        return BatchFormat.of(model, self._positions, None if route is None else route.column)
+
+    @override
     def final_metrics(self) -> Mapping[str, float]:
         return self.evaluation.latest
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {**self._moving.state_dict(), **self._auxiliary.state_dict()}
+        return {**self._record.state_dict(), **self._moving.state_dict(), **self._auxiliary.state_dict()}
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._record.load_state_dict(state)
         self._moving.load_state_dict(state)
         self._auxiliary.load_state_dict(state)
 
@@ -204,7 +216,7 @@ class Distillation(DistillationAlgorithm):
             else:
                 self._rest(state)
         elif event is _BATCH_START:
-            self._count.count(state, self._form.split(state.batch)[0])
+            self._count.count(state, *self._form.split(state.batch))
         elif event is _BEFORE_FORWARD:
             self.criterion.hooks.open(once=True)  # type: ignore[union-attr]
         elif event is Event.BATCH_END:
@@ -225,9 +237,9 @@ class Distillation(DistillationAlgorithm):
             self._moving.after_load(state)
             self._auxiliary.after_load()
         elif event is Event.FIT_START:
-            refuse_shared(self.pool, _optimized(state), 'the optimizer')
+            refuse_shared(self.pool, optimized(state), 'the optimizer')
             self._window.check(state)
-            self._check_answers(state)
+            check_answers(self.pool.teachers, self._window, state)
             self._check_data(state)  # fit() may have been given another loader than the Trainer
             self.criterion.attach(state)
         elif event is Event.FIT_END:
@@ -251,9 +263,11 @@ class Distillation(DistillationAlgorithm):
         refuse_algorithms(state, self.criterion)
         refuse_shared(self.pool, state.model.parameters(), 'the student')
         self.pool.prepare(state)
-        self._moving.prepared(state, [one._moving for one in state.algorithms if isinstance(one, Distillation)])
-        self._form = self.evaluation.form = BatchFormat.of(state.model, self._positions)
-        self._count = BatchCount(dist.get_world_size(), self._form, self.criterion.needs_features)
+        every = [one for one in state.algorithms if isinstance(one, Distillation)]
+        self._moving.prepared(state, [one._moving for one in every])
+        self._record.prepared([one._record for one in every])
+        self._form = self.evaluation.form = self.format_of(state.model)
+        self._count = BatchCount(dist.get_world_size(), self._form, self.criterion.needs_features, self.criterion.route)
         self._model = state.model
         self._checked_data = None
         self._smoothing = next((other for other in state.algorithms if isinstance(other, LabelSmoothing)), None)
@@ -276,7 +290,7 @@ class Distillation(DistillationAlgorithm):
         # Smoothed labels, which are put back before or after this event, do not say which positions have one.
         labels = None if self._smoothing is None else self._smoothing.original_labels
         micro = Microbatch.read(state, self._form, self._count, self.criterion.needs_features, labels)
-        drawn = self.pool.draw(state.rank_zero_seed, micro.number)
+        drawn = self.criterion.draw(state, micro)
         if isinstance(state.loss, LossParts):
             raise ConfigError(
                 'Two Distillation objects are active in the same batch. Give all teachers to one of them, or let one '
@@ -294,7 +308,7 @@ class Distillation(DistillationAlgorithm):
         task, own = share(task), {name: share(part) for name, part in own.items()}
         # A new 0-d tensor, because Composer scales it in place.
         total = torch.add(task * self.org_loss_weight, kd, alpha=self.kd_loss_weight)
-        idle = self.criterion.auxiliary.idle([None, *drawn])
+        idle = self.criterion.auxiliary.idle([None, *drawn] if drawn else [])
         if idle is not None:
             total = total + idle
         state.loss = LossParts(total, task, kd, values if self.criterion.named else {}, own)
@@ -313,20 +327,7 @@ class Distillation(DistillationAlgorithm):
         if dataset is self._checked_data or not isinstance(dataset, Sized):
             return
         self._checked_data = dataset
-        for teacher in self.pool.teachers:
-            if hasattr(teacher, 'check_data'):
-                teacher.check_data(dataset, self._positions)
-
-    def _check_answers(self, state: State) -> None:
-        """Refuses a window that opens before a teacher has an answer."""
-        for teacher in self.pool.teachers:
-            first = getattr(teacher, 'first_answer', None)
-            if first is not None and self._window.may_open_before(first, state):
-                raise ConfigError(
-                    f'The teacher {teacher.name!r} has no answer before {first.to_timestring()}, and the window opens '
-                    f'at start_dur={self._window.start.to_timestring()}. Let it open then: '
-                    f'start_dur={first.to_timestring()!r}.'
-                )
+        check_data(self.pool.teachers, dataset, self._positions)
 
     # Checks -----------------------------------------------------------------------------------------------------------
 
@@ -361,7 +362,3 @@ class Distillation(DistillationAlgorithm):
             f'Distillation({self.pool}, {self.criterion.name}, {self.kd_loss_weight}, {self.org_loss_weight}, '
             f'{self._window}, n_teachers_to_sample={self.pool.n_to_sample})'
         )
-
-
-def _optimized(state: State) -> list[Tensor]:
-    return [p for optimizer in state.optimizers for group in optimizer.param_groups for p in group['params']]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.masks import Valid, all_valid, labelled, samples_of, source_of, tokens_of, valid_of
+from composer_kd.batches.parts import take
 
 __all__ = ['BatchCount', 'plus_zero', 'weighed']
 
@@ -25,20 +26,30 @@ class BatchCount:
         world_size: The number of ranks.
         form: The format of the batches.
         of_tokens: Whether to count the valid tokens of hidden states too.
+        taught: Says which samples are distilled, booleans ``(B, ...)``, from a batch as the run has it, as models take
+            it, and the samples' numbers; ``None`` if all are. Others count for ``task`` alone.
 
     Attributes:
+        taught: The fraction of samples that are distilled; ``None`` if all are.
         answers: Valid positions of logits per sample, a float32 scalar tensor; ``None`` if no correction is needed.
         task: Positions with a label per sample, likewise.
         tokens: Valid tokens of hidden states per sample, likewise.
         source: Valid tokens of an encoder-decoder's encoder per sample, likewise.
     """
 
-    def __init__(self, world_size: int = 1, form: BatchFormat | None = None, of_tokens: bool = False) -> None:
-        self._number = -1
+    def __init__(
+        self,
+        world_size: int = 1,
+        form: BatchFormat | None = None,
+        of_tokens: bool = False,
+        taught: Callable[[Any, Any, Tensor | None], Tensor] | None = None,
+    ) -> None:
+        self._number, self._says_taught = -1, taught
         self._world_size, self._form, self._of_tokens = world_size, form or BatchFormat(), of_tokens
         self._clear()
 
     def _clear(self) -> None:
+        self.taught: Tensor | None = None
         self.answers: Tensor | None = None
         self.task: Tensor | None = None
         self.tokens: Tensor | None = None
@@ -46,37 +57,41 @@ class BatchCount:
 
     def is_needed(self, state: State, batch: Any) -> bool:
         """Whether the batch is split between ranks or microbatches, so that its valid positions must be counted."""
-        if self._world_size > 1 or state.auto_microbatching:
+        if self._world_size > 1 or state.auto_microbatching or self._says_taught is not None:
             return True
         samples, size = samples_of(batch), state.device_train_microbatch_size
         return samples is not None and isinstance(size, numbers.Real) and samples > size
 
-    def count(self, state: State, batch: Any) -> None:
+    def count(self, state: State, batch: Any, index: Tensor | None = None) -> None:
         """Counts the valid positions of a whole batch; a collective call if there are several ranks.
 
         Args:
             state: The state of the run.
             batch: This rank's whole batch, as models take it.
+            index: ``(B,)`` The samples' numbers in the data set, if they are known.
         """
         self._number = state.timestamp.batch.value
         self._clear()
         found: dict[str, Valid | None] = {}
+        part = batch
+        if self._says_taught is not None:
+            taught = self._says_taught(state.batch, batch, index).flatten(1).any(1)
+            found['taught'] = Valid.of(taught, False)
+            part, _ = take(batch, taught.nonzero().squeeze(1), taught.shape[0])
         if self._world_size > 1 or not all_valid(batch, self._form):
-            found.update(answers=valid_of(batch, self._form), task=labelled(batch, self._form))
+            found.update(answers=valid_of(part, self._form), task=labelled(batch, self._form))
         if self._of_tokens:
-            found.update(tokens=tokens_of(batch, self._form), source=source_of(batch, self._form))
+            found.update(tokens=tokens_of(part, self._form), source=source_of(part, self._form))
         found = {name: valid for name, valid in found.items() if valid is not None and valid.mask is not None}
         if not found:
             return
-        both = torch.stack(
-            [torch.stack([valid.count.float(), torch.full_like(valid.count, valid.size, dtype=torch.float32)])
-             for valid in found.values() if valid is not None]
-        )  # fmt: skip
-        both = state.device.tensor_to_device(both)
+        counts = [torch.stack([valid.count.float(), torch.full_like(valid.count, valid.size, dtype=torch.float32)])
+                  for valid in found.values() if valid is not None]  # fmt: skip
+        both = torch.stack([state.device.tensor_to_device(one) for one in counts])
         if self._world_size > 1:
             dist.all_reduce(both, reduce_operation='SUM')
         for name, (count, samples) in zip(found, both):
-            setattr(self, name, (count / samples).clamp_min(torch.finfo(torch.float32).tiny))
+            setattr(self, name, (count / samples.clamp_min(1.0)).clamp_min(torch.finfo(torch.float32).tiny))
 
     def forget(self, number: int) -> None:
         """Discards the counts unless they belong to the batch with this number."""

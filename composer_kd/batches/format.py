@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -38,6 +38,7 @@ class BatchFormat:
             its cross-entropy, or of its config if it is a segmentation model of transformers.
         positions: ``'labelled'`` or ``'attended'``.
         several_labels: Whether the model says that a sample may have several labels at once.
+        route_column: The name of an entry that says which teacher each sample has; no teacher gets it.
         valid_positions: The model's method of this name, a function from a batch to booleans of the logits' positions;
             it replaces all rules.
     """
@@ -51,16 +52,18 @@ class BatchFormat:
     ignore_index: int = field(default=IGNORE, repr=False)
     positions: str = field(default=LABELLED, repr=False)
     several_labels: bool = field(default=False, repr=False)
+    route_column: str | None = field(default=None, repr=False)
     valid_positions: Callable[[Any], Tensor | None] | None = field(default=None, repr=False, compare=False)
     _said: set[str] = field(default_factory=set, repr=False, compare=False)
 
     @classmethod
-    def of(cls, model: nn.Module, positions: str = LABELLED) -> BatchFormat:
+    def of(cls, model: nn.Module, positions: str = LABELLED, route_column: str | None = None) -> BatchFormat:
         """The format that a model expects.
 
         Args:
             model: The student, or any module.
             positions: ``'labelled'`` or ``'attended'``.
+            route_column: The entry of a batch that says which teacher each sample has.
 
         Example:
             >>> BatchFormat.of(nn.Linear(2, 3))
@@ -80,6 +83,7 @@ class BatchFormat:
             frame_lengths=next((lengths for lengths in makes_frames if lengths is not None), None),
             ignore_index=_ignored(model),
             positions=positions,
+            route_column=route_column,
             several_labels=any(map(_has_several_labels, model.modules())),
             valid_positions=getattr(model, 'valid_positions', None),
         )
@@ -90,7 +94,10 @@ class BatchFormat:
         Returns:
             The batch as teachers take it; and the index ``(B,)``, or ``None`` if the batch has none.
         """
-        return split_index(batch, self.takes_index)
+        batch, index = split_index(batch, self.takes_index)
+        if self.route_column is not None and isinstance(batch, Mapping) and self.route_column in batch:
+            batch = {key: value for key, value in batch.items() if key != self.route_column}
+        return batch, index
 
     def warn_once(self, message: str, about: str) -> None:
         """Warns once in a run about something that cannot be known."""

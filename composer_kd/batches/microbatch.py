@@ -14,6 +14,7 @@ from composer_kd.batches.counts import BatchCount
 from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.layout import Layout, layout_of
 from composer_kd.batches.masks import Valid, aligned_labels, all_valid, labelled, source_of, tokens_of, valid_of
+from composer_kd.batches.parts import take
 
 __all__ = ['BatchFormat', 'Microbatch']
 
@@ -35,6 +36,7 @@ class Microbatch:
         task_share: The factor for means over ``task``.
         source: The valid tokens of an encoder-decoder's encoder; ``None`` if all are valid, and for other models.
         source_share: The factor for means over ``source``.
+        count: The counts of the whole batch.
     """
 
     batch: Any
@@ -49,6 +51,7 @@ class Microbatch:
     task_share: Tensor | None = None
     source: Valid | None = None
     source_share: Tensor | None = None
+    count: BatchCount | None = field(default=None, repr=False)
 
     @classmethod
     def read(
@@ -74,7 +77,7 @@ class Microbatch:
         """
         batch, index = form.split(state.batch)
         batch = batch if labels is None else with_labels(batch, lambda _: labels)
-        micro = cls(batch, state.timestamp.batch.value, index=index, form=form)
+        micro = cls(batch, state.timestamp.batch.value, index=index, form=form, count=count)
         count.forget(micro.number)
         # If the whole batch is valid, so is every part of it.
         if count.answers is not None or count.task is not None or not all_valid(batch, form):
@@ -89,6 +92,29 @@ class Microbatch:
             micro.token_share = _share(micro.tokens, count.tokens)
             micro.source_share = _share(micro.source, count.source)
         return micro
+
+    def part(self, rows: Tensor, size: int) -> Microbatch:
+        """Some of its samples, of a run in which a part of each batch is distilled.
+
+        Args:
+            rows: ``(N,)`` The samples' positions in the microbatch.
+            size: The number of samples in the microbatch.
+
+        Returns:
+            Their microbatch. Its factors correct for the valid positions per sample that is distilled; the share of
+            the samples remains for the caller.
+        """
+        batch, _ = take(self.batch, rows, size)
+        index = None if self.index is None else self.index[rows.to(self.index.device)]
+        count = self.count or BatchCount()
+        one = Microbatch(batch, self.number, index=index, form=self.form, count=self.count)
+        if self.valid is not None:
+            one.valid = valid_of(batch, self.form)
+            one.share = _share(one.valid, count.answers)
+        one.tokens = None if self.tokens is None else tokens_of(batch, self.form)
+        one.source = None if self.source is None else source_of(batch, self.form)
+        one.token_share, one.source_share = _share(one.tokens, count.tokens), _share(one.source, count.source)
+        return one
 
     @functools.cached_property
     def labels(self) -> Tensor | None:

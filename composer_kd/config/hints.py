@@ -18,6 +18,7 @@ from composer_kd.config.typecheck import Parameter, parameters
 from composer_kd.errors import ConfigError, nearest
 from composer_kd.matches.match import Losses, Match
 from composer_kd.teachers import Teachers
+from composer_kd.teachers.routing import RouteBy
 
 __all__ = ['nested_hints', 'of_a_match']
 
@@ -45,7 +46,7 @@ def nested_hints(scope: str, target: Any, known: dict[str, Parameter]) -> dict[s
     Example:
         >>> from composer_kd import Distillation
         >>> sorted(nested_hints('algorithm', Distillation, parameters(Distillation)[0]))
-        ['kd_loss_fn', 'teachers']
+        ['kd_loss_fn', 'route', 'teachers']
         >>> nested_hints('optimizer', object, {})
         {}
     """
@@ -156,6 +157,11 @@ def _number_or_schedule(value: Any, number: Any) -> Any:
     return Schedule if isinstance(value, (dict, str)) else number
 
 
+def _written_route(value: Any) -> Any:
+    is_function = isinstance(value, dict) or (isinstance(value, str) and '.' in value)
+    return Annotated[Component, Part('route')] if is_function else str
+
+
 Weight = _or_schedule(Annotated[float, NotNegative])
 Temperature = _or_schedule(Annotated[float | None, Positive])
 AnyProjector = Annotated[
@@ -182,5 +188,12 @@ OneTeacher = Annotated[
         _kind_of_entry,
     ),
 ]
+WrittenRoute = Annotated[
+    Any,
+    Either(
+        'the name of a column of the batch, or a function (batch, index): its dotted path, or {name: ..., its options}',
+        _written_route,
+    ),
+]
 # Annotations of algorithms' parameters, each with the annotation for its YAML form.
-_WRITTEN = ((Teachers, list[OneTeacher]), (Losses, LossesAndMatches))
+_WRITTEN = ((Teachers, list[OneTeacher]), (Losses, LossesAndMatches), (RouteBy, WrittenRoute))

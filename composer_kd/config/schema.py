@@ -146,6 +146,8 @@ class RunConfig:
     load_path: Annotated[str | None, Place, Effect.START] = None
     load_weights_only: Annotated[bool, Effect.START] = False
     load_strict_model_weights: Annotated[bool, Effect.START] = True
+    # Parts of the checkpoint of load_path that are left out, as Composer's Trainer takes them: state/algorithms/*
+    load_ignore_keys: Annotated[list[str], Effect.START] = field(default_factory=list)
     autoresume: Annotated[bool, Effect.OUTPUT] = False
     profiler: Annotated[ProfilerConfig | None, Effect.OUTPUT] = None
     progress_bar: Annotated[bool, Effect.OUTPUT] = True
@@ -234,6 +236,8 @@ def _is_plain_path(folder: str) -> bool:
 
 
 def _resuming(run: RunConfig) -> Iterator[str]:
+    if run.load_ignore_keys and run.load_path is None:
+        yield f'load_ignore_keys: needs load_path, of whose checkpoint it leaves parts out, got {run.load_ignore_keys}'
     if not run.autoresume:
         return
     if run.save_folder is None:

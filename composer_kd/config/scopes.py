@@ -145,6 +145,14 @@ SCOPES: dict[str, Scope] = {
         given=2,
         filled_in=('index',),
     ),
+    'route': Scope(
+        'function that says which teachers teach each sample',
+        (),
+        methods=_CALLED,
+        itself=2,
+        arguments='batch, index',
+        given=2,
+    ),
     'optimizer': Scope(
         'optimizer', ('composer.optim', 'torch.optim'), 'torch.optim.Optimizer', kind=('torch.optim.Optimizer',)
     ),

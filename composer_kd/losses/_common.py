@@ -247,3 +247,9 @@ def joins_any_shape(loss: Loss) -> Loss:
     """Marks a loss that accepts student and teacher features of different shapes."""
     loss.any_shape = True  # type: ignore[attr-defined]
     return loss
+
+
+def relates_samples(loss: Loss) -> Loss:
+    """Marks a loss that compares the samples of a batch with one another, so that it is no mean over samples."""
+    loss.relates_samples = True  # type: ignore[attr-defined]
+    return loss

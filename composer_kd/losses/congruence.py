@@ -12,12 +12,14 @@ from composer_kd.losses._common import (
     full_precision,
     pooled,
     reads,
+    relates_samples,
     same_samples,
 )
 
 __all__ = ['KernelCongruence', 'kernel_congruence']
 
 
+@relates_samples
 @reads(pooled)
 def kernel_congruence(student: Tensor, teacher: Tensor, gamma: float = 0.4, order: int = 2) -> Tensor:
     r"""Mean squared difference of Gaussian kernels between all samples: correlation congruence as in its paper.
@@ -61,6 +63,7 @@ def kernel_congruence(student: Tensor, teacher: Tensor, gamma: float = 0.4, orde
         return (_kernel(student, gamma, order) - _kernel(teacher, gamma, order)).square().mean()
 
 
+@relates_samples
 class KernelCongruence(nn.Module):
     r"""Module version of :func:`kernel_congruence`.
 

@@ -20,6 +20,7 @@ from composer_kd.losses._common import (
     mean,
     pooled,
     ready,
+    relates_samples,
     unit,
 )
 from composer_kd.losses._memory_bank import SEED, others, scores
@@ -27,6 +28,7 @@ from composer_kd.losses._memory_bank import SEED, others, scores
 __all__ = ['CRD']
 
 
+@relates_samples
 class CRD(nn.Module):
     r"""Contrastive representation distillation: contrasts student and teacher embeddings of a sample with negatives.
 

@@ -14,6 +14,7 @@ from composer_kd.losses._common import (
     length,
     over_classes,
     ready,
+    relates_samples,
 )
 
 __all__ = ['DIST', 'dist']
@@ -22,6 +23,7 @@ LEAST = 1e-8  # smallest norm that a vector is divided by
 NOISE = 8.0  # times the dtype's epsilon and the norm of the values: rounding error of a constant vector, at most
 
 
+@relates_samples
 @over_classes
 def dist(
     student: Tensor,
@@ -95,6 +97,7 @@ def _direction(values: Tensor, dim: int) -> Tensor:
     return centred / length(centred, norm > noise, dim).clamp(min=LEAST)
 
 
+@relates_samples
 @over_classes
 class DIST(nn.Module):
     r"""Module version of :func:`dist`.

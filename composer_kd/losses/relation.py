@@ -14,6 +14,7 @@ from composer_kd.losses._common import (
     pooled,
     reads,
     ready,
+    relates_samples,
     same_samples,
     takes_maps,
 )
@@ -23,6 +24,7 @@ __all__ = ['RKD', 'correlation_congruence', 'pkt', 'rkd', 'similarity_preserving
 PKT_EPS = 1e-7
 
 
+@relates_samples
 @joins_any_shape
 @takes_maps
 def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
@@ -62,6 +64,7 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
         return (_gram_rows(student) - _gram_rows(teacher)).square().mean()
 
 
+@relates_samples
 @reads(pooled)
 def rkd(student: Tensor, teacher: Tensor, distance: float = 25.0, angle: float = 50.0) -> Tensor:
     r"""Relational knowledge distillation: distances between pairs of samples, and angles in triplets of samples.
@@ -116,6 +119,7 @@ def rkd(student: Tensor, teacher: Tensor, distance: float = 25.0, angle: float =
     return loss
 
 
+@relates_samples
 class RKD(nn.Module):
     """Module version of :func:`rkd`: distances and angles between samples.
 
@@ -152,6 +156,7 @@ class RKD(nn.Module):
         return f'distance={self.distance}, angle={self.angle}'
 
 
+@relates_samples
 @reads(pooled)
 def correlation_congruence(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Product of the absolute errors of consecutive samples in the batch: correlation congruence.
@@ -193,6 +198,7 @@ def correlation_congruence(student: Tensor, teacher: Tensor) -> Tensor:
     return (apart[:-1] * apart[1:]).sum(-1).mean()
 
 
+@relates_samples
 @reads(pooled)
 def pkt(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Probabilistic knowledge transfer: KL between the distributions of each sample's similarities to the batch.

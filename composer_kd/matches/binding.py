@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from torch import nn
 
 from composer_kd.errors import ConfigError, nearest
+from composer_kd.losses.sparse import SparseTarget
 from composer_kd.matches.match import Match
 from composer_kd.matches.term import LossTerm
 from composer_kd.teachers import Teacher, module_of
 
-__all__ = ['bind', 'layers_of', 'refuse_shared_modules']
+__all__ = ['bind', 'check_targets', 'layers_of', 'refuse_shared_modules']
 
 
 def bind(match: Match, names: Sequence[str]) -> list[LossTerm]:
@@ -64,6 +65,20 @@ def refuse_shared_modules(terms: Sequence[LossTerm]) -> None:
                     f'The matches {owner[id(thing)]!r} and {term.match.name!r} share a module that learns. '
                     'Give each its own (copy.deepcopy).'
                 )
+
+
+def check_targets(terms: Sequence[LossTerm], teachers: Sequence[Teacher]) -> None:
+    """Refuses losses that teachers which keep a part of the classes cannot serve.
+
+    Raises:
+        LossError: If a loss on logits cannot be taken of what its teacher keeps.
+    """
+    for number, teacher in enumerate(teachers):
+        example = getattr(teacher, 'example', None)
+        target = None if example is None else example()
+        for term in terms:
+            if isinstance(target, SparseTarget) and term.match.on_logits and term.teacher in (number, None):
+                term.adapter.check_target(target, term.match.temperature)
 
 
 def layers_of(teacher: Teacher) -> nn.Module:

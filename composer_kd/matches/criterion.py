@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -15,16 +14,18 @@ from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError
 from composer_kd.features.hooks import FeatureHooks, LayerNotRun
-from composer_kd.losses.sparse import SparseTarget, TeacherLogits
+from composer_kd.losses.sparse import TeacherLogits
 from composer_kd.matches.auxiliary import AuxiliaryModules
-from composer_kd.matches.binding import bind, layers_of, refuse_shared_modules
+from composer_kd.matches.binding import bind, check_targets, layers_of, refuse_shared_modules
 from composer_kd.matches.dry_run import dry_run, measure, runs_anywhere
 from composer_kd.matches.match import Match, as_matches
 from composer_kd.matches.softmax import ignores_level
+from composer_kd.matches.student_features import StudentFeatures
 from composer_kd.matches.term import Key, LossTerm
 from composer_kd.schedules import value_at
 from composer_kd.spans import TEACHER_FORWARD, labelled
 from composer_kd.teachers import NotMeasured, TeacherPool, answered_logits, check_classes, teacher_logits
+from composer_kd.teachers.routing import Route
 
 __all__ = ['Criterion']
 
@@ -43,6 +44,8 @@ class Criterion:
         >>> Criterion(nn.MSELoss(), TeacherPool(nn.Linear(2, 3))).name
         'MSELoss'
     """
+
+    route: Route | None = None  # which teachers teach each sample; None: those that are drawn for the batch
 
     def __init__(self, kd_loss_fn: Any, pool: TeacherPool) -> None:
         self.matches, self.named = as_matches(kd_loss_fn)
@@ -64,8 +67,7 @@ class Criterion:
         self._apart = False  # whether each teacher's logits are compared apart, because they have no mean
         self.hooks: FeatureHooks | None = None  # the student's
         self._teacher_hooks: dict[int, FeatureHooks] = {}
-        self._taught: set[str] = set()  # layers of the student that have had a gradient
-        self._frozen: set[str] = set()  # those that have lost it
+        self._features = StudentFeatures()
         self.auxiliary = AuxiliaryModules()
 
     @property
@@ -82,6 +84,11 @@ class Criterion:
     def indexed(self) -> list[str]:
         """The names of the matches whose loss needs the samples' numbers."""
         return list(dict.fromkeys(term.match.name for term in self.terms if term.adapter.needs_index))
+
+    @property
+    def routed(self) -> list[str]:
+        """The names of the matches in which samples have teachers of their own."""
+        return [] if self.route is None else [match.name for match in self.matches]
 
     @property
     def student_layers(self) -> dict[str, str]:
@@ -108,8 +115,7 @@ class Criterion:
                 an earlier run.
         """
         self.detach()
-        self._taught.clear()
-        self._frozen.clear()
+        self._features.clear()
         if self.auxiliary.taken:
             raise ConfigError(
                 'This Distillation holds what it learned in an earlier run; make a new one for a new run, with losses '
@@ -123,20 +129,11 @@ class Criterion:
         for number in self.same_logits:
             check_classes(state.model, self.pool.teachers[number])
         self._apart = any(getattr(teacher, 'sparse', False) for teacher in self.pool.teachers)
-        self._check_targets()
+        check_targets(self.terms, self.pool.teachers)
         self._find_layers(state)
         self.auxiliary.drop_leftovers(state)
         for match in self.matches:
             self._reserve(state, match)
-
-    def _check_targets(self) -> None:
-        """Refuses losses that teachers which keep a part of the classes cannot serve."""
-        for number, teacher in enumerate(self.pool.teachers):
-            example = getattr(teacher, 'example', None)
-            target = None if example is None else example()
-            for term in (*self.on_teacher[number], *self.on_mean):
-                if isinstance(target, SparseTarget) and term.match.on_logits:
-                    term.adapter.check_target(target, term.match.temperature)
 
     def _find_layers(self, state: State) -> None:
         keys = [key for term in self.terms for key in term.student_keys]
@@ -228,6 +225,14 @@ class Criterion:
 
     # One microbatch ---------------------------------------------------------------------------------------------------
 
+    def draw(self, state: State, micro: Microbatch) -> Sequence[int]:
+        """The numbers of the teachers that run for a microbatch."""
+        return self.pool.draw(state.rank_zero_seed, micro.number)
+
+    def student_features(self) -> dict[Key, Tensor]:
+        """The student's features of the last forward pass by layer."""
+        return self._features.take(self.hooks)
+
     def __call__(
         self,
         state: State,
@@ -242,18 +247,29 @@ class Criterion:
             state: The state of the run; schedules read its timestamp.
             micro: The microbatch.
             student: The student's logits; ``None`` if no match is on logits.
-            drawn: The numbers of the teachers that run for this batch.
+            drawn: The numbers of the teachers that run for it, from :meth:`draw`.
             precision: Makes the precision context in which the teachers run.
 
         Returns:
             The weighted sum of all matches, and the unweighted loss of each match by its name; all scalars.
         """
+        return self.of_part(state, micro, student, self.student_features(), drawn, precision)
+
+    def of_part(
+        self,
+        state: State,
+        micro: Microbatch,
+        student: Tensor | None,
+        features: Mapping[Key, Tensor],
+        drawn: Sequence[int],
+        precision: Callable[[], AbstractContextManager[Any]],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of samples that have the same teachers; arguments and result are those of a call."""
         if self._only is not None and student is not None and not (self._apart and len(drawn) > 1):
             with torch.no_grad(), precision():
                 teacher = labelled(TEACHER_FORWARD, self.pool)(micro.batch, drawn, micro.index)
             value = self._only.of_logits(state, student, teacher, micro, drawn)
             return value, {self.matches[0].name: value}
-        features = self._student_features()
         found: dict[str, list[tuple[float, Tensor]]] = {}
         for term, weight, value in self._values(state, micro, student, features, drawn, precision):
             found.setdefault(term.match.name, []).append((weight, value))
@@ -268,24 +284,6 @@ class Criterion:
         if total is None:
             total = torch.zeros((), device=micro.share.device if micro.share is not None else None)
         return total, values
-
-    def _student_features(self) -> dict[Key, Tensor]:
-        features = self.hooks.take() if self.hooks is not None else {}
-        for (text, _), feature in features.items():
-            if feature.requires_grad:
-                self._taught.add(text)
-            elif text not in self._taught:
-                raise ConfigError(
-                    f'The layer {text!r} of the student has no gradient, so nothing could be learned there: it is '
-                    'frozen, or inside an activation checkpoint, which must then be one with use_reentrant=False'
-                )
-            elif text not in self._frozen:
-                self._frozen.add(text)
-                warnings.warn(
-                    f'The layer {text!r} of the student was frozen during training: nothing is learned there any more.',
-                    stacklevel=2,
-                )
-        return features
 
     def _values(
         self,

@@ -243,6 +243,7 @@ def _trainer_settings(config: RunConfig) -> dict[str, Any]:
     ]
     return {
         **{name: getattr(config, name) for name in same},
+        'load_ignore_keys': config.load_ignore_keys or None,
         'save_folder': str(config.folder) if config.folder is not None else config.save_folder,
         # The folder was checked: what lies there is this run's, and a damaged checkpoint is written anew.
         'save_overwrite': True,

@@ -13,7 +13,6 @@ from composer.utils import dist, get_device
 from torch.utils.data import DataLoader
 
 from composer_kd.algorithms.base import DistillationAlgorithm
-from composer_kd.batches.microbatch import BatchFormat
 from composer_kd.config.schema import RunConfig
 from composer_kd.data.view_index import first_items
 from composer_kd.errors import Attempts, CheckpointError, ConfigError
@@ -96,16 +95,17 @@ def dry_run(
             attempt(_check_classes, answer, getattr(model, 'num_classes', None))
             for path, algorithm in algorithms.items():
                 for teacher in algorithm.teachers if isinstance(algorithm, DistillationAlgorithm) else ():
-                    attempt(_answer, f'{path}.teachers: the teacher {teacher.name!r}', _ask(teacher, state), batch)
+                    ask = _ask(teacher, algorithm, state)
+                    attempt(_answer, f'{path}.teachers: the teacher {teacher.name!r}', ask, batch)
     attempt.finish()
 
 
-def _ask(teacher: Teacher, state: State) -> Callable[[Any], Any]:
+def _ask(teacher: Teacher, algorithm: DistillationAlgorithm, state: State) -> Callable[[Any], Any]:
     """Returns a function that prepares a teacher and computes its logits for a batch of the loader."""
 
     def answer(batch: Any) -> Any:
         teacher.prepare(state)
-        return teacher_logits(teacher, *BatchFormat.of(state.model).split(batch))
+        return teacher_logits(teacher, *algorithm.format_of(state.model).split(batch))
 
     return answer
 

@@ -5,6 +5,7 @@ from composer_kd.teachers.base import Teacher, Teachers, answered_logits, module
 from composer_kd.teachers.cached import CachedTeacher
 from composer_kd.teachers.checkpoints import load_weights, read_weights
 from composer_kd.teachers.ema import EMATeacher
+from composer_kd.teachers.fingerprint import differences, teacher_fingerprint
 from composer_kd.teachers.frozen import FrozenTeacher
 from composer_kd.teachers.meanings import check_classes
 from composer_kd.teachers.pool import TeacherPool, moves
@@ -27,6 +28,7 @@ __all__ = [
     'answered_logits',
     'build_store',
     'check_classes',
+    'differences',
     'feature_shapes',
     'load_weights',
     'logits_shape',
@@ -34,5 +36,6 @@ __all__ = [
     'module_of',
     'moves',
     'read_weights',
+    'teacher_fingerprint',
     'teacher_logits',
 ]

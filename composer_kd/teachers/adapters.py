@@ -126,3 +126,7 @@ class InputAdapters(nn.Module):
         for adapter in self._all:
             inputs = adapter(inputs)
         return inputs
+
+    def extra_repr(self) -> str:
+        """The names of the adapters in order, for ``repr``."""
+        return ', '.join(getattr(one, '__qualname__', type(one).__qualname__) for one in self._all)

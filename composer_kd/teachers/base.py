@@ -33,6 +33,10 @@ class Teacher(Protocol):
     One that has no answer in the first batches has an attribute ``first_answer``, a Composer ``Time``: a window that
     opens before is refused.
 
+    Checkpoints of a run say which teachers it has, by their classes, weights and adapters. A teacher that is more than
+    its ``model``, or stands for another one, may have a method ``fingerprint()`` that returns ``name``, ``class``,
+    ``weights`` (a hash or ``None``) and ``input_adapter`` as :func:`.teacher_fingerprint` does.
+
     A teacher that changes during training, such as an average of the student, should have ``state_dict()`` and
     ``load_state_dict(state)``: :class:`.Distillation` then saves its state with the run and restores it in a resume.
     Without them it is prepared anew in a resume, with a warning.

@@ -23,10 +23,11 @@ from composer_kd.features.hooks import Summary
 from composer_kd.losses._common import pooled
 from composer_kd.losses.sparse import SparseTarget, TeacherLogits
 from composer_kd.stores import Hidden, Store
+from composer_kd.teachers.fingerprint import weights_hash
 from composer_kd.teachers.frozen import FrozenTeacher
 from composer_kd.teachers.store_head import kept_head
 from composer_kd.teachers.store_reading import tokens_in
-from composer_kd.teachers.store_sections import inputs_of, labels_section, stored_mask, weights_hash
+from composer_kd.teachers.store_sections import inputs_of, labels_section, stored_mask
 
 __all__ = ['CachedTeacher']
 
@@ -117,6 +118,11 @@ class CachedTeacher:
         stored = self.store.manifest.labels
         both = {key: value for key, value in labels.items() if value is not None and stored.get(key) is not None}
         self.store.check({'labels': both})
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Which teacher was stored: its name, class, a hash of its weights, and its input adapter."""
+        stored = self.store.manifest.teacher
+        return {key: stored.get(key) for key in ('name', 'class', 'weights', 'input_adapter')}
 
     def example(self) -> TeacherLogits | None:
         """What it says of one position, of made-up logits; ``None`` if features alone are stored."""

@@ -16,7 +16,7 @@ from composer_kd.teachers.entries import Entries, is_within, listed, shortened
 from composer_kd.teachers.leftovers import Leftovers
 from composer_kd.teachers.translation import is_translated
 
-__all__ = ['Fit', 'choose']
+__all__ = ['Fit', 'choose', 'plain_name']
 
 # What DistributedDataParallel, torch.compile, FSDP and activation checkpoints put into names, at any depth.
 _WRAPPERS = ('module', '_orig_mod', '_fsdp_wrapped_module', '_checkpoint_wrapped_module')
@@ -90,7 +90,7 @@ def _candidates(entries: Entries, target: Mapping[str, Any], scope: str) -> Iter
         for path in (path for path in entries.tensors if is_within(path, scope)):
             parts = path.split('.')
             for cut in range(start, len(parts)):
-                key = names.get(_plain('.'.join(parts[cut:])))
+                key = names.get(plain_name('.'.join(parts[cut:])))
                 prefix = '.'.join(parts[:cut])
                 if key is not None and len(found[prefix].get(key, path)) >= len(path):  # the one with fewer wrappers
                     found[prefix][key] = path
@@ -99,7 +99,7 @@ def _candidates(entries: Entries, target: Mapping[str, Any], scope: str) -> Iter
 
 def _spellings(target: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     """Yields the module's names as a file may spell them: without wrappers, then without what most begin with."""
-    names = {_plain(key): key for key in target}
+    names = {plain_name(key): key for key in target}
     if len(names) < len(target):
         names = {key: key for key in target}
     while names:
@@ -111,7 +111,13 @@ def _spellings(target: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         names = shorter
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """The name of a tensor of a module without what is around it: compilation, parallel training.
+
+    Example:
+        >>> plain_name('_orig_mod.layer1._fsdp_wrapped_module.weight')
+        'layer1.weight'
+    """
     return '.'.join(part for part in name.split('.') if part not in _WRAPPERS)
 
 
@@ -136,7 +142,7 @@ def _translated(entries: Entries, module: nn.Module, target: Mapping[str, Any], 
     for fit in (fit for fit in fits if 0 < len(fit.paths) == most):
         places = {entries.places[path] for path in fit.paths.values()}
         beside = (path for path in entries.tensors if is_within(path, fit.prefix) and entries.places[path] in places)
-        paths = {_plain(path[len(fit.prefix) + 1 :] if fit.prefix else path): path for path in beside}
+        paths = {plain_name(path[len(fit.prefix) + 1 :] if fit.prefix else path): path for path in beside}
         weights = {key: entries.tensors[path] for key, path in paths.items()}
         known = {key: tensor for key, tensor in weights.items() if key in target}
         sound = not any(names for what, names in _misfits(known, target) if what != 'missing')

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 from composer_kd.errors import TeacherError
 from composer_kd.features.meta import to_evaluation
 
-__all__ = ['is_placed', 'place']
+__all__ = ['is_placed', 'is_sharded', 'place']
 
 # The marks that accelerate leaves on modules whose inputs it moves, and transformers on weights of bitsandbytes.
 _MARKS = ('_hf_hook', 'is_loaded_in_8bit', 'is_loaded_in_4bit')
@@ -55,3 +55,14 @@ def is_placed(module: nn.Module) -> bool:
     tensors: list[Tensor] = [*module.parameters(), *module.buffers()]
     accelerators = {tensor.device for tensor in tensors} - {torch.device('cpu'), torch.device('meta')}
     return len(accelerators) > 1 or any(isinstance(tensor, DTensor) for tensor in tensors)
+
+
+def is_sharded(module: nn.Module | None) -> bool:
+    """Whether weights of a module are sharded over processes, which must all run it together.
+
+    Example:
+        >>> is_sharded(nn.Linear(2, 3))
+        False
+    """
+    wrapped = module is not None and any(hasattr(part, '_fsdp_wrapped_module') for part in module.modules())
+    return wrapped or (module is not None and any(isinstance(one, DTensor) for one in module.parameters()))

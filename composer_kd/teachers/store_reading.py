@@ -24,9 +24,10 @@ from composer_kd.features.hooks import FeatureHooks
 from composer_kd.losses._common import pooled
 from composer_kd.stores import Feature, Format, Manifest
 from composer_kd.teachers.base import Teacher, answered_logits, module_of
+from composer_kd.teachers.fingerprint import teacher_fingerprint, weights_hash
 from composer_kd.teachers.meanings import check_classes, check_tokens
 from composer_kd.teachers.store_head import check_head, keep_head
-from composer_kd.teachers.store_sections import inputs_of, labels_section, stored_mask, teacher_section, weights_hash
+from composer_kd.teachers.store_sections import inputs_of, labels_section, stored_mask
 
 __all__ = ['POOLED', 'WHOLE', 'TeacherReader', 'tokens_in']
 
@@ -117,7 +118,11 @@ class TeacherReader:
             shard_samples=1,
             format=form.settings(),
             features={path: self._feature(path, value, said, layout) for path, value in said.features.items()},
-            teacher={**teacher_section(self._teacher), 'precision': self._precision.value, **self._head_section(said)},
+            teacher={
+                **teacher_fingerprint(self._teacher),
+                'precision': self._precision.value,
+                **self._head_section(said),
+            },
             labels=labels_section(self._model, self._positions),
         )
 
@@ -146,7 +151,7 @@ class TeacherReader:
         (name,) = FeatureHooks(module, [(self._head_input, None)], 'the teacher').module_names().values()
         return module.get_submodule(name)
 
-    def _head_section(self, said: _Said) -> dict[str, str]:
+    def _head_section(self, said: _Said) -> dict[str, str | None]:
         head = self._head
         if head is None or said.hidden is None or self._head_input is None:
             return {}

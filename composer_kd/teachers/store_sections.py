@@ -1,4 +1,4 @@
-"""What a store says of its data, teacher and classes, and which inputs and positions of a batch it is about."""
+"""What a store says of its classes, and which inputs and positions of a batch it is about."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from composer_kd.batches.contents import without_labels
 from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.masks import valid_of
 from composer_kd.errors import TeacherError
-from composer_kd.teachers.base import Teacher, module_of
 from composer_kd.teachers.meanings import class_names, vocabulary_of
 
-__all__ = ['inputs_of', 'labels_section', 'stored_mask', 'teacher_section', 'weights_hash']
+__all__ = ['inputs_of', 'labels_section', 'stored_mask']
 
 
 def inputs_of(batch: Any) -> tuple[Tensor, Tensor | None]:
@@ -29,6 +27,7 @@ def inputs_of(batch: Any) -> tuple[Tensor, Tensor | None]:
         TeacherError: If it has no tensor of inputs.
 
     Example:
+        >>> import torch
         >>> inputs_of((torch.zeros(2, 3), torch.zeros(2)))[0].shape
         torch.Size([2, 3])
     """
@@ -73,42 +72,3 @@ def labels_section(model: nn.Module, positions: str | None) -> dict[str, Any]:
         tokens = hashlib.blake2b(words.encode(), digest_size=16).hexdigest()
     section: dict[str, Any] = {'names': list(names) or None, 'vocabulary': tokens}
     return section if positions is None else {**section, 'positions': positions}
-
-
-def teacher_section(teacher: Teacher) -> dict[str, Any]:
-    """Which teacher was stored: its name, class, a hash of its weights, and its input adapter."""
-    module = module_of(teacher)
-    adapter = getattr(teacher, 'input_adapter', None)
-    return {
-        'name': teacher.name,
-        'class': type(teacher).__qualname__ if module is None else type(module).__qualname__,
-        'weights': None if module is None else weights_hash(module),
-        'input_adapter': None if adapter is None else _described(adapter),
-    }
-
-
-def weights_hash(module: nn.Module) -> str:
-    """A hash of a module's weights and buffers with their names, the same on every machine.
-
-    Example:
-        >>> one, other = nn.Linear(2, 3), nn.Linear(2, 3)
-        >>> weights_hash(one) == weights_hash(other)
-        False
-        >>> _ = other.load_state_dict(one.state_dict())
-        >>> weights_hash(one) == weights_hash(other)
-        True
-    """
-    state = hashlib.blake2b(digest_size=16)
-    for name, value in sorted(module.state_dict().items()):
-        if isinstance(value, Tensor):
-            flat = value.detach().cpu().contiguous().reshape(-1)
-            state.update(f'{name} {value.dtype} {tuple(value.shape)}'.encode())
-            state.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b'')
-    return state.hexdigest()
-
-
-def _described(adapter: Any) -> str:
-    """An adapter as text, without memory addresses: modules by their settings and buffers."""
-    if isinstance(adapter, nn.Module):
-        return f'{type(adapter).__qualname__} {weights_hash(adapter)}'
-    return getattr(adapter, '__qualname__', type(adapter).__qualname__)
