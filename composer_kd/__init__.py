@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         NormalizationAdapter,
         ResizeAdapter,
         SnapshotTeacher,
+        VirtualTeacher,
         build_store,
     )
 
@@ -56,6 +57,7 @@ __all__ = [
     'SelfDistillation',
     'SnapshotTeacher',
     'TeacherError',
+    'VirtualTeacher',
     'build_store',
     'kl_divergence',
     'observe',

@@ -11,6 +11,7 @@ from composer_kd.teachers.pool import TeacherPool, moves
 from composer_kd.teachers.shapes import NotMeasured, Shapes, feature_shapes, logits_shape, measured
 from composer_kd.teachers.snapshot import SnapshotTeacher
 from composer_kd.teachers.store_building import build_store
+from composer_kd.teachers.virtual import VirtualTeacher
 
 __all__ = [
     'CachedTeacher',
@@ -24,6 +25,7 @@ __all__ = [
     'Teacher',
     'TeacherPool',
     'Teachers',
+    'VirtualTeacher',
     'answered_logits',
     'build_store',
     'check_classes',
