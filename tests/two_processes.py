@@ -11,9 +11,18 @@ from composer.models import ComposerModel, HuggingFaceModel
 from composer.utils import dist
 from composer.utils.parallelism import FSDP2Config
 
-from composer_kd import ConfigError, Distillation, EMATeacher, KLDivergence, Match, MutualLearning, SnapshotTeacher
+from composer_kd import (
+    ConfigError,
+    Distillation,
+    EMATeacher,
+    KLDivergence,
+    Match,
+    MutualLearning,
+    SnapshotTeacher,
+    VirtualTeacher,
+)
 from composer_kd.data.indexed import Indexed
-from composer_kd.losses import CRD, VID, ReverseKL, hint
+from composer_kd.losses import CRD, VID, ReverseKL, attention_transfer, hint
 from composer_kd.models.classifier import IndexedClassifier
 from tests.helpers import (
     EventSpy,
@@ -140,6 +149,18 @@ def moving():
     return student(), data, Distillation([EMATeacher('2ba'), SnapshotTeacher('2ba')], mse, start_dur='2ba')
 
 
+def own_layers():
+    """Tokens with padding, far more in one half of a batch, taught by a deeper layer and by the labels."""
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(11, (32, 6), generator=generator)
+    attention = (torch.arange(6) < torch.tensor([2, 6]).repeat(16).unsqueeze(-1)).long()
+    chance = torch.tensor([0.1, 0.9]).repeat(16).unsqueeze(-1)
+    labels = torch.where(torch.rand(32, 6, generator=generator) < chance, ids, -100)
+    data = loader(TokenDataset(input_ids=ids, labels=labels, attention_mask=attention))
+    own = [Match(attention_transfer, on=('embed', 'head'), teacher='student'), Match(KLDivergence(), name='labels')]
+    return TokenModel(seed=1), data, Distillation(VirtualTeacher(), own)
+
+
 def mutual(**options):
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(11, (32, 6), generator=generator)
@@ -160,6 +181,7 @@ def of_kind(name):
 CASES = {
     **{name: functools.partial(of_kind, name) for name in TASKS},
     'moving teachers': moving,
+    'own layers and labels': own_layers,
     'mutual learning': mutual,
     'mutual learning in a window': lambda: mutual(start_dur='2ba'),
     'pixels': pixels,
