@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from composer_kd.schedules import Ramp
     from composer_kd.students import student_state_dict
     from composer_kd.teachers import (
+        BaseModelTeacher,
         CachedTeacher,
         EMATeacher,
         FrozenTeacher,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __version__ = '0.1.0'
 
 __all__ = [
+    'BaseModelTeacher',
     'CachedTeacher',
     'CheckpointError',
     'CheckpointNotFoundError',

@@ -1,6 +1,8 @@
 """Run by the composer launcher in test_two_processes.py, with one process or two: prints what was trained as JSON."""
 
 import functools
+import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -12,6 +14,7 @@ from composer.utils import dist
 from composer.utils.parallelism import FSDP2Config
 
 from composer_kd import (
+    BaseModelTeacher,
     ConfigError,
     Distillation,
     EMATeacher,
@@ -161,6 +164,15 @@ def own_layers():
     return TokenModel(seed=1), data, Distillation(VirtualTeacher(), own)
 
 
+def base_model():
+    """A student with adapters, which DDP wraps, taught by its own base; and by one of its layers."""
+    peft = importlib.import_module('peft')
+    torch.manual_seed(1)
+    net = peft.get_peft_model(mlp(seed=1), peft.LoraConfig(target_modules=['0', '4']))
+    data = loader(torch.utils.data.TensorDataset(*pairs(32)))
+    return student(net), data, Distillation(BaseModelTeacher(), [mse, Match(hint, on='base_model.model.2')])
+
+
 def mutual(**options):
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(11, (32, 6), generator=generator)
@@ -182,6 +194,7 @@ CASES = {
     **{name: functools.partial(of_kind, name) for name in TASKS},
     'moving teachers': moving,
     'own layers and labels': own_layers,
+    **({} if importlib.util.find_spec('peft') is None else {'base model': base_model}),
     'mutual learning': mutual,
     'mutual learning in a window': lambda: mutual(start_dur='2ba'),
     'pixels': pixels,

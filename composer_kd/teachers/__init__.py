@@ -2,6 +2,7 @@
 
 from composer_kd.teachers.adapters import NormalizationAdapter, ResizeAdapter
 from composer_kd.teachers.base import Teacher, Teachers, answered_logits, module_of, teacher_logits
+from composer_kd.teachers.base_model import BaseModelTeacher
 from composer_kd.teachers.cached import CachedTeacher
 from composer_kd.teachers.checkpoints import load_weights, read_weights
 from composer_kd.teachers.ema import EMATeacher
@@ -14,6 +15,7 @@ from composer_kd.teachers.store_building import build_store
 from composer_kd.teachers.virtual import VirtualTeacher
 
 __all__ = [
+    'BaseModelTeacher',
     'CachedTeacher',
     'EMATeacher',
     'FrozenTeacher',
