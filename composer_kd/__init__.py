@@ -24,18 +24,21 @@ if TYPE_CHECKING:
     from composer_kd.schedules import Ramp
     from composer_kd.students import student_state_dict
     from composer_kd.teachers import (
+        BaseModelTeacher,
         CachedTeacher,
         EMATeacher,
         FrozenTeacher,
         NormalizationAdapter,
         ResizeAdapter,
         SnapshotTeacher,
+        VirtualTeacher,
         build_store,
     )
 
 __version__ = '0.1.0'
 
 __all__ = [
+    'BaseModelTeacher',
     'CachedTeacher',
     'CheckpointError',
     'CheckpointNotFoundError',
@@ -56,6 +59,7 @@ __all__ = [
     'SelfDistillation',
     'SnapshotTeacher',
     'TeacherError',
+    'VirtualTeacher',
     'build_store',
     'kl_divergence',
     'observe',

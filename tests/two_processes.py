@@ -1,6 +1,8 @@
 """Run by the composer launcher in test_two_processes.py, with one process or two: prints what was trained as JSON."""
 
 import functools
+import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -14,6 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from composer_kd import (
+    BaseModelTeacher,
     CachedTeacher,
     ConfigError,
     Distillation,
@@ -22,10 +25,11 @@ from composer_kd import (
     Match,
     MutualLearning,
     SnapshotTeacher,
+    VirtualTeacher,
     build_store,
 )
 from composer_kd.data.indexed import Indexed
-from composer_kd.losses import CRD, VID, ReverseKL, hint
+from composer_kd.losses import CRD, VID, ReverseKL, attention_transfer, hint
 from composer_kd.models.classifier import IndexedClassifier
 from composer_kd.stores import Dense, TopK
 from composer_kd.teachers import FrozenTeacher, teacher_fingerprint
@@ -175,6 +179,27 @@ def moving():
     return student(), data, Distillation([EMATeacher('2ba'), SnapshotTeacher('2ba')], mse, start_dur='2ba')
 
 
+def own_layers():
+    """Tokens with padding, far more in one half of a batch, taught by a deeper layer and by the labels."""
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(11, (32, 6), generator=generator)
+    attention = (torch.arange(6) < torch.tensor([2, 6]).repeat(16).unsqueeze(-1)).long()
+    chance = torch.tensor([0.1, 0.9]).repeat(16).unsqueeze(-1)
+    labels = torch.where(torch.rand(32, 6, generator=generator) < chance, ids, -100)
+    data = loader(TokenDataset(input_ids=ids, labels=labels, attention_mask=attention))
+    own = [Match(attention_transfer, on=('embed', 'head'), teacher='student'), Match(KLDivergence(), name='labels')]
+    return TokenModel(seed=1), data, Distillation(VirtualTeacher(), own)
+
+
+def base_model():
+    """A student with adapters, which DDP wraps, taught by its own base; and by one of its layers."""
+    peft = importlib.import_module('peft')
+    torch.manual_seed(1)
+    net = peft.get_peft_model(mlp(seed=1), peft.LoraConfig(target_modules=['0', '4']))
+    data = loader(torch.utils.data.TensorDataset(*pairs(32)))
+    return student(net), data, Distillation(BaseModelTeacher(), [mse, Match(hint, on='base_model.model.2')])
+
+
 def mutual(**options):
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(11, (32, 6), generator=generator)
@@ -226,6 +251,8 @@ CASES = {
     'routed matches': routed_matches,
     'routed tokens': routed_tokens,
     'moving teachers': moving,
+    'own layers and labels': own_layers,
+    **({} if importlib.util.find_spec('peft') is None else {'base model': base_model}),
     'mutual learning': mutual,
     'mutual learning in a window': lambda: mutual(start_dur='2ba'),
     'pixels': pixels,

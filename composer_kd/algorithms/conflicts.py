@@ -241,7 +241,7 @@ def refuse_shared(pool: TeacherPool, parameters: Iterable[Tensor], owner: str) -
     """
     theirs = {id(parameter) for parameter in parameters}
     for teacher in pool.teachers:
-        module = module_of(teacher)
+        module = None if getattr(teacher, 'is_student', False) else module_of(teacher)
         if module is not None and any(id(parameter) in theirs for parameter in module.parameters()):
             raise TeacherError(
                 f'The teacher {teacher.name!r} shares parameters with {owner}, so it would not stay as it is. '

@@ -84,7 +84,8 @@ class Distillation(DistillationAlgorithm):
         teachers: A module, a list of modules, or ``{checkpoint: module}``, where a checkpoint is a path or URI of a
             Composer checkpoint; each module may also be a :class:`.FrozenTeacher`, which takes an input adapter, or any
             other :class:`.Teacher`. Modules are frozen and moved to the student's device; no optimizer, ``state_dict``
-            or checkpoint contains them.
+            or checkpoint contains them. An empty list if layers of the student teach others of its layers alone
+            (``Match(..., teacher='student')``).
         kd_loss_fn: A function ``(student_logits, teacher_logits) -> scalar``: :class:`.KLDivergence`, a torch loss or
             your own function; or a :class:`.Match`, which adds layers, a weight and a projector; or a list of losses
             and matches. For token models a loss on logits gets the valid positions as rows ``(N, V)`` (to select them,
@@ -144,6 +145,8 @@ class Distillation(DistillationAlgorithm):
         self._window = Window(start_dur, end_dur)
         self.pool = TeacherPool(teachers, n_teachers_to_sample, teacher_weights)
         self.criterion = make_criterion(kd_loss_fn, self.pool, route, run_teacher_on_eval)
+        if run_teacher_on_eval and not self.pool.teachers:
+            raise ConfigError('run_teacher_on_eval: there is no teacher beside the student; leave it out')
         must_agree = len(self.criterion.same_logits) == len(self.pool.teachers)
         self.evaluation = TeacherEvaluation(self.pool, self.criterion.classes_dim, must_agree)
         self._evaluates = run_teacher_on_eval

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from composer_kd.config.annotations import Annotation, Kind
 from composer_kd.config.dry_construct import fsdp_settings, try_component
 from composer_kd.config.hints import of_a_match
-from composer_kd.config.markers import Component, Either, Must, OptionsOf, Part
+from composer_kd.config.markers import Component, Either, MayBeEmpty, Must, OptionsOf, Part
 from composer_kd.config.registry import SCOPES
 from composer_kd.config.remote_code import codes_in
 from composer_kd.config.signature import Signature
@@ -137,7 +137,7 @@ class _Checker:
         hint = annotation.options[0]
         if not isinstance(value, list):
             return [self.read(value, hint, path)]
-        if not value:
+        if not value and annotation.mark(MayBeEmpty) is None:
             self.fault(path, 'expected at least one entry, got an empty list')
         return [self.read(item, hint, f'{path}.{i}') for i, item in enumerate(value)]
 

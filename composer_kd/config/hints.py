@@ -9,7 +9,7 @@ import functools
 import typing
 from typing import Annotated, Any, Literal
 
-from composer_kd.config.markers import Component, Either, Must, Part
+from composer_kd.config.markers import Component, Either, MayBeEmpty, Must, Part
 from composer_kd.config.registry import known_names, resolve
 from composer_kd.config.schema import TeacherConfig
 from composer_kd.config.stage_teachers import StageTeacherConfig, is_of_stage
@@ -132,8 +132,11 @@ def _is_kind_of_teacher(value: Any) -> bool:
     """Whether a mapping names a class of teachers; with a key `model` it is a frozen teacher, and `name` is a label."""
     if not isinstance(value, dict) or 'model' in value or not isinstance(value.get('name'), str):
         return False
-    parts = value['name'].split('.')
-    return (len(parts) > 1 and all(map(str.isidentifier, parts))) or value['name'] in known_names('teacher')
+    parts, known = value['name'].split('.'), known_names('teacher')
+    if len(parts) > 1 and all(map(str.isidentifier, parts)):
+        return True
+    is_mistyped = 'did you mean' in nearest(value['name'], known) and not value.keys() & {'cache', 'checkpoint'}
+    return value['name'] in known or is_mistyped
 
 
 def _kind_of_entry(value: Any) -> Any:
@@ -196,4 +199,8 @@ WrittenRoute = Annotated[
     ),
 ]
 # Annotations of algorithms' parameters, each with the annotation for its YAML form.
-_WRITTEN = ((Teachers, list[OneTeacher]), (Losses, LossesAndMatches), (RouteBy, WrittenRoute))
+_WRITTEN = (
+    (Teachers, Annotated[list[OneTeacher], MayBeEmpty()]),
+    (Losses, LossesAndMatches),
+    (RouteBy, WrittenRoute),
+)

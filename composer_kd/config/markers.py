@@ -22,6 +22,7 @@ __all__ = [
     'Folder',
     'Interval',
     'Length',
+    'MayBeEmpty',
     'Must',
     'NotNegative',
     'OptionsOf',
@@ -53,6 +54,11 @@ class OptionsOf:
     """Marks a mapping whose keys are the settings of a class that accepts any keyword without a check."""
 
     what: str
+
+
+@dataclass(frozen=True)
+class MayBeEmpty:
+    """Marks a list of components that may have no entry."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from composer_kd.losses.pearson import DIST, dist
 from composer_kd.losses.pointwise import UniversalLogit, cosine, hard_label, mse, universal_logit
 from composer_kd.losses.relation import RKD, correlation_congruence, pkt, rkd, similarity_preserving
 from composer_kd.losses.review import ReviewKD
+from composer_kd.losses.spatial_attention import sad
 from composer_kd.losses.standardization import LogitStandardization, standardize
 from composer_kd.losses.transformer import ValueRelationKL, attention_kl, attention_mse, value_relation_kl
 from composer_kd.losses.variational import VID
@@ -67,6 +68,7 @@ __all__ = [
     'pkt',
     'reverse_kl',
     'rkd',
+    'sad',
     'similarity_preserving',
     'soft_cross_entropy',
     'standardize',

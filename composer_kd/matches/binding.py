@@ -8,7 +8,7 @@ from torch import nn
 
 from composer_kd.errors import ConfigError, nearest
 from composer_kd.losses.sparse import SparseTarget
-from composer_kd.matches.match import Match
+from composer_kd.matches.match import STUDENT, Match
 from composer_kd.matches.term import LossTerm
 from composer_kd.teachers import Teacher, module_of
 
@@ -23,11 +23,11 @@ def bind(match: Match, names: Sequence[str]) -> list[LossTerm]:
         names: The names of all teachers.
 
     Returns:
-        One term for the teacher that the match names. Otherwise one for the mean logits of all teachers or, for a match
-        of features, one for each teacher.
+        One term for the teacher that the match names, or for the student's own layers. Otherwise one for the mean
+        logits of all teachers or, for a match of features, one for each teacher.
 
     Raises:
-        ConfigError: If the match names no teacher, or several.
+        ConfigError: If the match names no teacher, or several; or if there is none.
 
     Example:
         >>> from composer_kd.losses import mse
@@ -36,8 +36,16 @@ def bind(match: Match, names: Sequence[str]) -> list[LossTerm]:
         >>> [term.teacher for term in bind(Match(mse), ['large', 'larger'])]
         [None]
     """
-    if match.teacher is None:
-        numbers: Sequence[int | None] = [None] if match.on_logits else range(len(names))
+    if match.teacher == STUDENT:
+        _check_own(match, names)
+        numbers: Sequence[int | None] = [None]
+    elif not names:
+        raise ConfigError(
+            'No teachers: expected a module, a list of modules, or {checkpoint: module}. Only matches between layers '
+            "of the student need none: Match(..., on=('layer1', 'layer2'), teacher='student')."
+        )
+    elif match.teacher is None:
+        numbers = [None] if match.on_logits else range(len(names))
     else:
         numbers = [number for number, name in enumerate(names) if name == match.teacher]
         if len(numbers) != 1:
@@ -47,6 +55,21 @@ def bind(match: Match, names: Sequence[str]) -> list[LossTerm]:
                 f'{nearest(match.teacher, set(names))}. FrozenTeacher(model, name=...) names one.'
             )
     return [LossTerm(match, number, position == 0, names) for position, number in enumerate(numbers)]
+
+
+def _check_own(match: Match, names: Sequence[str]) -> None:
+    """Refuses matches of the student with itself from which nothing could be learned."""
+    if STUDENT in names:
+        raise ConfigError(
+            f'Match {match.name!r}: {STUDENT!r} is the student itself, and a teacher has that name too. Give the '
+            'teacher another: FrozenTeacher(model, name=...).'
+        )
+    if match.on_logits or match.student_layers == match.teacher_layers:
+        what = 'logits' if match.on_logits else repr(match.student_layers[0])
+        raise ConfigError(
+            f'Match {match.name!r} compares {what} of the student with itself, which is always 0. Name two layers, the '
+            "one that learns first: on=('layer1', 'layer2'). Logits of an earlier student: EMATeacher, SnapshotTeacher."
+        )
 
 
 def refuse_shared_modules(terms: Sequence[LossTerm]) -> None:

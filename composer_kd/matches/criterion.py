@@ -38,7 +38,7 @@ class Criterion:
         pool: The teachers.
 
     Raises:
-        ConfigError: If a match names an unknown teacher, or two matches share a module that learns.
+        ConfigError: If a match names an unknown teacher, or has none; or if two share a module that learns.
 
     Example:
         >>> Criterion(nn.MSELoss(), TeacherPool(nn.Linear(2, 3))).name
@@ -54,7 +54,8 @@ class Criterion:
         self.terms = [term for match in self.matches for term in bind(match, names)]
         refuse_shared_modules(self.terms)
         self.name = ', '.join(match.name for match in self.matches)
-        self.on_mean = [term for term in self.terms if term.teacher is None]
+        self.on_mean = [term for term in self.terms if term.teacher is None and not term.is_own]
+        self.on_student = [term for term in self.terms if term.is_own]
         self.on_teacher = {
             index: [term for term in self.terms if term.teacher == index] for index in range(len(pool.teachers))
         }
@@ -67,7 +68,7 @@ class Criterion:
         self._apart = False  # whether each teacher's logits are compared apart, because they have no mean
         self.hooks: FeatureHooks | None = None  # the student's
         self._teacher_hooks: dict[int, FeatureHooks] = {}
-        self._features = StudentFeatures()
+        self._features = StudentFeatures({text for term in self.terms for text, _ in term.student_keys})
         self.auxiliary = AuxiliaryModules()
 
     @property
@@ -136,7 +137,7 @@ class Criterion:
             self._reserve(state, match)
 
     def _find_layers(self, state: State) -> None:
-        keys = [key for term in self.terms for key in term.student_keys]
+        keys = [key for term in self.terms for key in term.read_keys]
         self.hooks = FeatureHooks(state.model, keys, 'the student') if keys else None
         for index, terms in self.on_teacher.items():
             teacher, keys = self.pool.teachers[index], [key for term in terms for key in term.teacher_keys]
@@ -314,6 +315,8 @@ class Criterion:
             del shown, logits
         for term in self.on_mean if not self._apart else ():
             yield term, 1.0, term.of_logits(state, student, mean.value, micro, drawn)
+        for term in self.on_student:
+            yield term, 1.0, term.of_features(state, features, term.own_targets(features, micro), micro)
 
     def _ask(self, index: int, micro: Microbatch) -> tuple[dict[Key, Tensor], TeacherLogits | None]:
         """Runs one teacher, and returns the features and logits that the loss terms need."""

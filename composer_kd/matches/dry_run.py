@@ -62,7 +62,8 @@ def measure(state: State, pool: TeacherPool, terms: Sequence[LossTerm], form: Ba
     """
     whole = first_samples(state)
     batch, index = form.split(whole)
-    ours = measured(state.model, whole, [key for term in terms for key in term.student_keys], 'the student')
+    own = [key for term in terms for key in (*term.student_keys, *(term.teacher_keys if term.is_own else ()))]
+    ours = measured(state.model, whole, own, 'the student')
     looks: dict[int | None, Shapes] = {None: ours}
     on_logits = {term.teacher for term in terms if term.match.on_logits}
     answering = {*range(len(pool.teachers))} if None in on_logits else on_logits

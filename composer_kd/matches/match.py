@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 from torch import nn
 
@@ -13,11 +13,13 @@ from composer_kd.features.hooks import LayerPath
 from composer_kd.matches.loss_signature import Loss, checked_loss, name_of, parameters_of
 from composer_kd.schedules import Schedule, number_or_schedule
 
-__all__ = ['Losses', 'Match', 'Where', 'as_matches']
+__all__ = ['STUDENT', 'Losses', 'Match', 'Where', 'as_matches']
 
 Where: TypeAlias = str | Sequence[str]
 
 LOGITS = 'logits'
+STUDENT: Final = 'student'
+"""The name of a match's teacher if layers of the student teach others of its layers."""
 _TAKEN = ('total', 'task', 'kd')
 # What every logger takes in a metric's name; MLflow drops all metrics of a batch for one name with other characters.
 _NOT_LOGGABLE = re.compile(r'[^\w./ :-]')
@@ -40,7 +42,8 @@ class Match:
         name: The name in the log, ``loss/train/<name>``, of letters, digits and ``_ . / : -`` and spaces; ``None`` for
             a name made of the loss and the layers (``hint_rnn.0`` for ``hint`` on ``'rnn[0]'``).
         teacher: The name of the only teacher to compare with; ``None`` for all teachers: the mean of their logits, or
-            the weighted mean of the losses on each teacher's layers, with one projector per teacher.
+            the weighted mean of the losses on each teacher's layers, with one projector per teacher. ``'student'`` is
+            the student itself: its second layer of ``on`` teaches the first, in the same forward pass.
         temperature: The loss's temperature, set anew for each batch: a positive number, or a schedule.
         lr: The learning rate of the match's auxiliary modules; ``None`` for the optimizer's.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 
 from torch import Tensor
 
@@ -16,12 +17,16 @@ __all__ = ['StudentFeatures']
 class StudentFeatures:
     """Takes the student's features from its hooks, and notices layers without a gradient.
 
+    Args:
+        learning: The layers at which something is learned; the others are read as targets.
+
     Example:
-        >>> StudentFeatures().take(None)
+        >>> StudentFeatures({'layer1'}).take(None)
         {}
     """
 
-    def __init__(self) -> None:
+    def __init__(self, learning: Collection[str]) -> None:
+        self._learning = learning
         self._taught: set[str] = set()  # layers that have had a gradient
         self._frozen: set[str] = set()  # those that have lost it
 
@@ -44,6 +49,8 @@ class StudentFeatures:
         """
         features = hooks.take() if hooks is not None else {}
         for (text, _), feature in features.items():
+            if text not in self._learning:
+                continue
             if feature.requires_grad:
                 self._taught.add(text)
             elif text not in self._taught:

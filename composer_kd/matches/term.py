@@ -1,4 +1,4 @@
-"""A loss term: a match bound to one teacher, with its auxiliary modules."""
+"""A loss term: a match bound to one teacher, or to the student itself, with its auxiliary modules."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from composer_kd.batches.masks import Valid, token_mask
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError, TeacherError, is_of_device
 from composer_kd.features.hooks import Summary
+from composer_kd.losses._common import at_least_float32
 from composer_kd.losses.sparse import TeacherLogits
 from composer_kd.matches.loss_adapter import Feature, LossAdapter
 from composer_kd.matches.match import Match
@@ -25,11 +26,12 @@ Key = tuple[str, Summary | None]
 
 
 class LossTerm:
-    """One match bound to one teacher, or to the mean of all teachers' logits.
+    """One match bound to one teacher, to the mean of all teachers' logits, or to other layers of the student.
 
     Args:
         match: The match.
-        teacher: The teacher's number in the pool; ``None`` for the mean of the teachers' logits.
+        teacher: The teacher's number in the pool; ``None`` for the mean of the teachers' logits and, of a match of
+            features, for the student's own.
         is_first: Whether this is the match's first term, which uses the user's own modules; the others use copies.
         names: The names of all teachers, for messages.
     """
@@ -56,13 +58,26 @@ class LossTerm:
 
     @property
     def number(self) -> int | None:
-        """The number of its teacher; ``None`` on the mean of all, of which some are in every batch."""
+        """The number of its teacher; ``None`` for what is there in every batch: some of all teachers, the student."""
         return self.teacher
 
     @property
     def slot(self) -> str:
         """Its key among the auxiliary modules."""
-        return self.match.key + ('_mean' if self.teacher is None else f'_{self.teacher}')
+        if self.teacher is None:
+            return self.match.key + ('_student' if self.is_own else '_mean')
+        return f'{self.match.key}_{self.teacher}'
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the student's own layers are its teacher."""
+        return self.teacher is None and not self.match.on_logits
+
+    @property
+    def read_keys(self) -> list[Key]:
+        """The layers of the student that it reads, those that teach among them."""
+        own = [(text, None) for text, _ in self.teacher_keys] if self.is_own else []
+        return [*self.student_keys, *own]
 
     @property
     def waits(self) -> bool:
@@ -201,6 +216,25 @@ class LossTerm:
             ours, theirs, micro, tokens, micro.keys(self.match.student_layers[0])
         )
         return value if share is None or not per_token else value * share
+
+    def own_targets(self, student: Mapping[Key, Tensor], micro: Microbatch) -> dict[Key, Tensor]:
+        """What the student's own layers teach others: their features in this forward pass, without a graph.
+
+        Args:
+            student: The student's features by layer.
+            micro: The microbatch.
+
+        Returns:
+            The features by layer and summary, as of a teacher.
+        """
+        found = {}
+        for text, summary in self.teacher_keys:
+            feature = student[(text, None)].detach()
+            if summary is not None:
+                feature = at_least_float32(feature)
+                feature = summary(feature, token_mask(feature, micro.tokens_at(text)))
+            found[(text, summary)] = feature
+        return found
 
     def _project(self, student: Tensor, teacher: Tensor, tokens: Valid | None) -> tuple[Tensor, Tensor]:
         if self.projector is None:

@@ -91,8 +91,8 @@ def dry_run(
         batch = device.batch_to_device(attempt(_answer, 'train_loader', _one_sample, loader))
         if not attempt.errors:
             state = State(device.module_to_device(model), rank_zero_seed=0, run_name='dry run', device=device)
-            answer = attempt(_answer, 'model', model, batch)
-            attempt(_check_classes, answer, getattr(model, 'num_classes', None))
+            state.batch, state.outputs = batch, attempt(_answer, 'model', model, batch)
+            attempt(_check_classes, state.outputs, getattr(model, 'num_classes', None))
             for path, algorithm in algorithms.items():
                 for teacher in algorithm.teachers if isinstance(algorithm, DistillationAlgorithm) else ():
                     ask = _ask(teacher, algorithm, state)

@@ -2,6 +2,7 @@
 
 from composer_kd.teachers.adapters import NormalizationAdapter, ResizeAdapter
 from composer_kd.teachers.base import Teacher, Teachers, answered_logits, module_of, teacher_logits
+from composer_kd.teachers.base_model import BaseModelTeacher
 from composer_kd.teachers.cached import CachedTeacher
 from composer_kd.teachers.checkpoints import load_weights, read_weights
 from composer_kd.teachers.ema import EMATeacher
@@ -12,8 +13,10 @@ from composer_kd.teachers.pool import TeacherPool, moves
 from composer_kd.teachers.shapes import NotMeasured, Shapes, feature_shapes, logits_shape, measured
 from composer_kd.teachers.snapshot import SnapshotTeacher
 from composer_kd.teachers.store_building import build_store
+from composer_kd.teachers.virtual import VirtualTeacher
 
 __all__ = [
+    'BaseModelTeacher',
     'CachedTeacher',
     'EMATeacher',
     'FrozenTeacher',
@@ -25,6 +28,7 @@ __all__ = [
     'Teacher',
     'TeacherPool',
     'Teachers',
+    'VirtualTeacher',
     'answered_logits',
     'build_store',
     'check_classes',

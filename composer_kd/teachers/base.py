@@ -30,6 +30,9 @@ class Teacher(Protocol):
     have no mean with those of other teachers, and a loss on the mean of several becomes the mean of the losses. A
     method ``example()`` that returns one lets losses that cannot take it be refused before training.
 
+    One whose module is the student itself has a true attribute ``is_student``. It may share its parameters, and leaves
+    them, their gradients, the modes of its modules and its hooks as they are.
+
     One that has no answer in the first batches has an attribute ``first_answer``, a Composer ``Time``: a window that
     opens before is refused.
 

@@ -28,12 +28,12 @@ class TeacherPool:
     """All teachers of a run.
 
     Args:
-        teachers: A module or :class:`.Teacher`, a list of them, or ``{checkpoint: module}``.
+        teachers: A module or :class:`.Teacher`, a list of them, which may be empty, or ``{checkpoint: module}``.
         n_to_sample: The number of teachers drawn for each batch; ``None`` for all.
         weights: A positive weight for each teacher in means over teachers; equal weights if ``None``.
 
     Raises:
-        ConfigError: If there is no teacher, or the other arguments do not fit their number.
+        ConfigError: If the other arguments do not fit the number of teachers.
         TeacherError: If one of them is neither a module nor a teacher.
         CheckpointError: If weights cannot be loaded.
 
@@ -52,8 +52,6 @@ class TeacherPool:
     ) -> None:
         self.teachers: list[Teacher] = _as_teachers(teachers)
         count = len(self.teachers)
-        if not count:
-            raise ConfigError('No teachers: expected a module, a list of modules, or {checkpoint: module}')
         if n_to_sample is not None and (
             isinstance(n_to_sample, bool) or not isinstance(n_to_sample, int) or not 1 <= n_to_sample <= count
         ):

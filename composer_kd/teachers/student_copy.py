@@ -15,7 +15,7 @@ from composer_kd.errors import TeacherError
 from composer_kd.students import EXTRAS
 from composer_kd.teachers.frozen import FrozenTeacher
 
-__all__ = ['StudentCopy']
+__all__ = ['StudentCopy', 'bare']
 
 
 class StudentCopy:
@@ -52,7 +52,7 @@ class StudentCopy:
                 'cannot be averaged from outside. Train without parallelism_config, or take a trained teacher.'
             )
         self._pairs = None
-        if self.model is None or _parts(self.model) != _parts(_unwrapped(state.model)):
+        if self.model is None or _parts(self.model) != _parts(bare(state.model)):
             self._teacher = FrozenTeacher(_copy_of(state.model), name=self.name)
         else:  # the same module, on whose layers there may be hooks
             self.follow(state, 1.0)
@@ -82,7 +82,7 @@ class StudentCopy:
             share: The share of the student in the new weights, 0 to 1. Integers, such as counters, are those of the
                 student.
         """
-        student = _unwrapped(state.model)
+        student = bare(state.model)
         if self._pairs is None:
             self._pairs = self._paired(student)
         # Buffers are looked up anew, because a module may replace its own.
@@ -123,14 +123,15 @@ class StudentCopy:
         return f'{type(self).__name__}({self.name!r})'
 
 
-def _unwrapped(student: nn.Module) -> nn.Module:
+def bare(student: nn.Module) -> nn.Module:
+    """The student inside what compiles it or averages its gradients over ranks."""
     student = getattr(student, '_orig_mod', student)  # compiled
     return student.module if isinstance(student, DistributedDataParallel) else student
 
 
 def _copy_of(student: nn.Module) -> nn.Module:
     """A copy without auxiliary modules, gradients and hooks of others."""
-    student = _unwrapped(student)
+    student = bare(student)
     left_out = {id(part): None for name, part in student.named_modules() if name.split('.')[-1] == EXTRAS}
     memo: dict[int, Any] = dict(left_out)
     twin = copy.deepcopy(student, memo)

@@ -16,7 +16,7 @@ from tests.config.test_check import KD, refusal
         (['algorithms.distillation.teachers.3.name=x'], "teachers is a list, got '3' for an index below 1"),
         (['seed.sub=3'], 'seed is 17, not a mapping'),
         (['model={name: '], 'the value is not valid YAML'),
-        (['algorithms.distillation.teachers=[]'], 'expected at least one entry'),
+        (['algorithms.distillation.teachers=[]'], 'No teachers'),
         (['algorithms.distillation.n_teachers_to_sample=2'], 'n_teachers_to_sample'),
         (['model=my_package.Net'], "no module named 'my_package'"),
         (['model=torch.nn.Liner'], "did you mean 'Linear'"),

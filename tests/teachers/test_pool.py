@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from composer_kd import CheckpointNotFoundError, ConfigError, FrozenTeacher, TeacherError
+from composer_kd import CheckpointNotFoundError, ConfigError, Distillation, FrozenTeacher, TeacherError
 from composer_kd.teachers import TeacherPool
-from tests.helpers import mlp, pairs, student
+from tests.helpers import mlp, mse, pairs, student
 
 
 def teachers(n=4):
@@ -106,8 +106,9 @@ def test_a_draw_touches_no_global_random_state():
 
 @pytest.mark.parametrize('nothing', [None, [], (), {}, nn.ModuleList()])
 def test_no_teachers(nothing):
-    with pytest.raises(ConfigError, match='No teachers'):
-        TeacherPool(nothing)
+    with pytest.raises(ConfigError, match=r"No teachers.*teacher='student'"):
+        Distillation(nothing, mse)
+    assert TeacherPool(nothing).draw(17, 3) == ()
 
 
 @pytest.mark.parametrize('n', [0, -1, 5, 2.0, True, '2'])

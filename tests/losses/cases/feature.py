@@ -239,6 +239,31 @@ def nst(student, teacher):
     return np.mean([((mean_product(s) - mean_product(t)) ** 2).sum() for s, t in zip(student, teacher)])
 
 
+def bilinear(grid, height, width):
+    """Linear interpolation between the centres of cells, flat outside of them; no smaller than the grid."""
+    rows, columns = grid.shape
+    found = np.empty((height, width))
+    for i in range(height):
+        for j in range(width):
+            y, x = (max((k + 0.5) * n / m - 0.5, 0.0) for k, n, m in ((i, rows, height), (j, columns, width)))
+            (top, left), (down, right) = (int(y), int(x)), (min(int(y) + 1, rows - 1), min(int(x) + 1, columns - 1))
+            v, h = y - top, x - left
+            above = (1 - h) * grid[top, left] + h * grid[top, right]
+            below = (1 - h) * grid[down, left] + h * grid[down, right]
+            found[i, j] = (1 - v) * above + v * below
+    return found
+
+
+def sad(student, teacher):
+    height, width = (max(student.shape[d], teacher.shape[d]) for d in (2, 3))
+
+    def attention_of(maps):
+        grid = np.exp(bilinear((maps**2).sum(0), height, width))
+        return grid / grid.sum()
+
+    return np.mean([((attention_of(s) - attention_of(t)) ** 2).sum() for s, t in zip(student, teacher)])
+
+
 def seeded(build):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -255,6 +280,7 @@ CASES: dict[str, Case] = {
     'channel_wise_kl': Case(losses.channel_wise_kl, normal((3, 2, 3, 4)), channel_wise_kl),
     'ChannelWiseKL': Case(losses.ChannelWiseKL(2.0), normal((3, 2, 3, 4)), partial(channel_wise_kl, temperature=2.0)),
     'nst': Case(losses.nst, normal((3, 2, 4, 3), (3, 4, 3, 5)), nst),
+    'sad': Case(losses.sad, normal((3, 2, 5, 3), (3, 3, 3, 4)), sad),
     'normalized_mse': Case(losses.normalized_mse, normal((3, 4, 5)), normalized_mse),
     'attention_mse': Case(losses.attention_mse, attention, attention_mse),
     'attention_kl': Case(losses.attention_kl, attention, attention_kl),
