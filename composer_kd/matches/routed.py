@@ -81,6 +81,12 @@ class RoutedCriterion(Criterion):
                 'would draw some of them at random: use one of the two'
             )
         for term in self.terms:
+            if term.is_own:
+                raise ConfigError(
+                    f'Match {term.match.name!r} compares layers of the student, which no teacher teaches, and '
+                    f'{self.route!r} leaves out samples without a teacher. Give it to a Distillation of its own, with '
+                    'teachers=[]'
+                )
             if attribute_of(term.adapter.loss, 'relates_samples', False):
                 raise ConfigError(
                     f'Match {term.match.name!r} compares the samples of a batch with one another, and with '

@@ -336,6 +336,12 @@ def test_settings_that_exclude_one_another(options, said):
         Distillation(nets(), mse, **{'route': 'teacher_id', **options})
 
 
+def test_layers_of_the_student_that_no_teacher_teaches():
+    own = Match(mse, on=('0', '0'), teacher='student')
+    with pytest.raises(ConfigError, match='Give it to a Distillation of its own'):
+        Distillation(nets(), [mse, own], route='teacher_id')
+
+
 @pytest.mark.parametrize(
     'loss', [DIST(), dist, RKD(), similarity_preserving, LogitStandardization(DIST())], ids=lambda one: str(one)[:20]
 )
