@@ -40,7 +40,7 @@ from composer_kd.teachers import CachedTeacher, FrozenTeacher
 from tests.helpers import Recorder, TokenDataset, loader, mlp, pairs, sgd, student, train, weights
 from tests.tasks import SIZE, TASKS, make_task
 
-QUICK = settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+QUICK = settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 N, ROUTE = 8, torch.tensor([2, 0, -1, 1, 0, 0, 2, -1])
 
 

@@ -70,7 +70,7 @@ MUTATIONS = [
     ),
     Mutation(
         'an object that is used again does not look at the frozen layers of its new student',
-        'composer_kd/matches/criterion.py',
+        'composer_kd/matches/student_features.py',
         'self._taught.clear()',
         'pass',
         TESTS,

@@ -50,13 +50,13 @@ MUTATIONS = [
     Mutation(
         'mixtures enter the memory under the number of their first image',
         CONFLICTS,
-        '        _OTHER_SAMPLES,\n',
-        '        (),\n',
+        '        _OTHER_SAMPLES,\n        lambda criterion: criterion.indexed,\n',
+        '        (),\n        lambda criterion: criterion.indexed,\n',
         ('tests/algorithms/test_conflicts.py::test_refuses_an_algorithm_in_either_order',),
     ),
     Mutation(
         'a layer that is frozen in mid-run ends the run',
-        'composer_kd/matches/criterion.py',
+        'composer_kd/matches/student_features.py',
         'elif text not in self._taught:',
         'elif True:',
         ('tests/algorithms/test_conflicts.py::test_a_match_ends_with_the_layer_that_is_frozen',),
