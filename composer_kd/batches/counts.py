@@ -10,6 +10,7 @@ import torch
 from composer.core import State
 from composer.utils import dist
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torch.utils._pytree import tree_leaves
 
 from composer_kd.batches.format import BatchFormat
@@ -25,6 +26,7 @@ class BatchCount:
         world_size: The number of ranks.
         form: The format of the batches.
         of_tokens: Whether to count the valid tokens of hidden states too.
+        group: The process group of these ranks; ``None`` for all ranks of the run.
 
     Attributes:
         answers: Valid positions of logits per sample, a float32 scalar tensor; ``None`` if no correction is needed.
@@ -33,8 +35,15 @@ class BatchCount:
         source: Valid tokens of an encoder-decoder's encoder per sample, likewise.
     """
 
-    def __init__(self, world_size: int = 1, form: BatchFormat | None = None, of_tokens: bool = False) -> None:
+    def __init__(
+        self,
+        world_size: int = 1,
+        form: BatchFormat | None = None,
+        of_tokens: bool = False,
+        group: ProcessGroup | None = None,
+    ) -> None:
         self._number = -1
+        self._group = group
         self._world_size, self._form, self._of_tokens = world_size, form or BatchFormat(), of_tokens
         self._clear()
 
@@ -74,7 +83,7 @@ class BatchCount:
         )  # fmt: skip
         both = state.device.tensor_to_device(both)
         if self._world_size > 1:
-            dist.all_reduce(both, reduce_operation='SUM')
+            dist.all_reduce(both, reduce_operation='SUM', group=self._group)
         for name, (count, samples) in zip(found, both):
             setattr(self, name, (count / samples).clamp_min(torch.finfo(torch.float32).tiny))
 

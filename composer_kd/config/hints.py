@@ -15,6 +15,7 @@ from composer_kd.config.schema import TeacherConfig
 from composer_kd.config.stored import StoredTeacherConfig, is_stored
 from composer_kd.config.typecheck import Parameter, parameters
 from composer_kd.errors import ConfigError, nearest
+from composer_kd.matches.loss_signature import Loss as LossObject
 from composer_kd.matches.match import Losses, Match
 from composer_kd.teachers import Teachers
 
@@ -179,4 +180,4 @@ OneTeacher = Annotated[
     ),
 ]
 # Annotations of algorithms' parameters, each with the annotation for its YAML form.
-_WRITTEN = ((Teachers, list[OneTeacher]), (Losses, LossesAndMatches))
+_WRITTEN = ((Teachers, list[OneTeacher]), (Losses, LossesAndMatches), (LossObject, Loss))
