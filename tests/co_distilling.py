@@ -15,8 +15,10 @@ from composer.utils import dist
 from composer.utils.parallelism import FSDP2Config
 
 from composer_kd import CoDistillation, Distillation, KLDivergence
+from composer_kd.config.load import load_config
 from composer_kd.losses import mse
-from tests.helpers import Recorder, TokenDataset, TokenModel, mlp, pairs, sgd, student, trainer, weights
+from composer_kd.runs.train import train as train_run
+from tests.helpers import EventSpy, Recorder, TokenDataset, TokenModel, mlp, pairs, sgd, student, trainer, weights
 
 GROUPS = 2
 
@@ -184,6 +186,27 @@ def warned(**options):
     return [str(one.message) for one in caught if 'groups' in str(one.message) or 'never' in str(one.message)]
 
 
+def from_a_yaml():
+    """The metrics of a run, of the same run resumed inside an epoch, and whether the nets begin apart."""
+    folder, seen = everywhere(tempfile.mkdtemp())[0], []
+
+    def go(name, *overrides):
+        same = ['device_train_microbatch_size=8', 'max_duration=50ba', 'eval_interval=1ep', 'progress_bar=false']
+        config = load_config(
+            'yamls/digits/co_distillation.yaml', [*same, f'run_name={name}', f'save_folder={folder}/{name}', *overrides]
+        )
+        begins = EventSpy('init', lambda state: seen.append(everywhere(weights(state.model).tolist())))
+        found = train_run(config, [begins], quiet=True)
+        return {key: value for key, value in found.items() if key.startswith(('loss/', 'metrics/'))}
+
+    straight = go('straight', 'save_interval=30ba', 'save_num_checkpoints_to_keep=-1')
+    return {
+        'straight': straight,
+        'resumed': go('resumed', f'load_path={folder}/straight/ep1-ba30-rank0.pt', 'save_interval=1ep'),
+        'apart': seen[0][0] != seen[0][1],
+    }
+
+
 def two():
     return {
         **{name: case() for name, case in TRAINED.items()},
@@ -197,6 +220,7 @@ def two():
         'equal': warned(model=student(mlp(seed=1))),
         'own': warned(),
         'never': warned(every='9ba'),
+        'yaml': from_a_yaml(),
     }
 
 

@@ -82,10 +82,10 @@ class RankGroups:
                 'with MutualLearning.'
             )
         if world % self.count:
+            start = max(world // self.count, 1) * self.count
             raise ConfigError(
                 f'CoDistillation needs groups of one size: {world} processes are not a multiple of '
-                f'groups={self.count}. Start {world // self.count * self.count or self.count} processes, or set groups to a '
-                f'divisor of {world}.'
+                f'groups={self.count}. Start {start} processes, or set groups to a divisor of {world}.'
             )
         self.own = group_of_rank(self.count)
         if not self._groups:

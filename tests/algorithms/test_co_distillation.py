@@ -248,6 +248,16 @@ def test_smoothed_and_mixed_labels(two):
     assert two['mixed'] == 'nothing'
 
 
+def test_a_yaml_trains_and_resumes_nets_of_their_own(two):
+    found = two['yaml']
+    assert found['apart']
+    assert found['straight'] == found['resumed']
+    assert found['straight']['loss/train/group-1/kd'] > 0
+    accuracies = [found['straight'][f'metrics/eval/{net}MulticlassAccuracy'] for net in ('', 'group-1/')]
+    assert min(accuracies) > 0.6
+    assert accuracies[0] != accuracies[1]
+
+
 def test_warnings(two):
     assert len(two['equal']) == 1
     assert 'torch.manual_seed(seed + algorithm.group)' in two['equal'][0]
