@@ -8,11 +8,14 @@ import warnings
 from pathlib import Path
 
 import torch
+import transformers
 from composer.algorithms import EMA, SAM, SWA, LabelSmoothing, LayerFreezing, MixUp
 from composer.callbacks import EarlyStopper
 from composer.loggers import InMemoryLogger
+from composer.models import HuggingFaceModel
 from composer.utils import dist
 from composer.utils.parallelism import FSDP2Config
+from torchmetrics.classification import MulticlassAccuracy
 
 from composer_kd import CoDistillation, Distillation, KLDivergence
 from composer_kd.config.load import load_config
@@ -56,7 +59,7 @@ def trained(**options):
     """The losses, and each rank's net at the end."""
     settings = {key: options.pop(key) for key in ('start_dur', 'kd_loss_fn', 'kd_loss_weight', 'org_loss_weight')
                 if key in options}  # fmt: skip
-    algorithm, recorder = CoDistillation('2ba', GROUPS, **settings), Recorder()
+    algorithm, recorder = CoDistillation('2ba', options.pop('groups', GROUPS), **settings), Recorder()
     model = options.pop('make', lambda one: net(one, norm=True))(algorithm)
     run = fit(algorithm, model, options.pop('data', points)(), [recorder], **options)
     found = everywhere(weights(model).tolist())
@@ -86,9 +89,28 @@ def uneven():
     return torch.utils.data.DataLoader(dataset, batch_size=3 + 2 * dist.get_global_rank(), sampler=sampler)
 
 
+def bert(algorithm):
+    sizes = {'hidden_size': 16, 'num_hidden_layers': 1, 'num_attention_heads': 2, 'intermediate_size': 32}
+    rates = dict.fromkeys(('hidden_dropout_prob', 'attention_probs_dropout_prob'), 0.0)
+    torch.manual_seed(10 + algorithm.group)
+    net = transformers.BertForSequenceClassification(transformers.BertConfig(vocab_size=11, **sizes, **rates))
+    metric = MulticlassAccuracy(2, average='micro')
+    return HuggingFaceModel(net, use_logits=True, metrics=[metric], eval_metrics=[metric])
+
+
+def texts():
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(11, (32, 6), generator=generator)
+    return TokenDataset(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids[:, 0] % 2)
+
+
 TRAINED = {
     'points': trained,
     'settings': lambda: trained(start_dur='5ba', kd_loss_fn=mse, kd_loss_weight=0.7, org_loss_weight=0.4),
+    'evaluated on the way': lambda: trained(eval_dataloader=points(), eval_interval='1ba'),
+    'hugging face': lambda: trained(
+        make=bert, data=lambda: loader(texts()), eval_dataloader=loader(texts()), eval_interval='3ba'
+    ),
     'microbatches': lambda: trained(make=net, device_train_microbatch_size=1),
     'tokens': lambda: trained(make=token_model, data=lambda: loader(tokens())),
     'tokens in microbatches': lambda: trained(
@@ -227,6 +249,7 @@ def two():
 def four():
     return {
         **{name: case() for name, case in TRAINED.items()},
+        'four nets': trained(groups=4),
         'evaluated': evaluated(),
         'resumed': {stop: resumed(stop) for stop in ('3ba', '4ba')},
     }

@@ -11,9 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from composer_kd import CheckpointError, CoDistillation, ConfigError
-from tests.co_distilling import REFUSED, TRAINED, tokens
-from tests.helpers import TokenModel, loader, mlp, pairs, student, trainer, weights
+from composer_kd import CheckpointError, CoDistillation, ConfigError, FrozenTeacher
+from tests.co_distilling import REFUSED, TRAINED, bert, texts, token_model, tokens
+from tests.helpers import loader, mlp, pairs, student, trainer, weights
 
 ROOT = Path(__file__).parents[2]
 GROUPS = 2
@@ -103,6 +103,14 @@ def of_tokens(net, others, batch, mine, kd):
     return task, sum(found) / max(1, len(found)) + logits.new_zeros(())
 
 
+def of_texts(net, others, batch, mine, kd):
+    samples = sum(len(one['labels']) for one in mine)
+    outputs = net(**batch)
+    found = [kd(outputs.logits, other(**batch).logits.detach()).sum() / samples for other in others]
+    share = len(batch['labels']) / samples
+    return outputs.loss * share, sum(found) / max(1, len(found)) + outputs.logits.new_zeros(())
+
+
 def point_batches(ranks, step):
     x, y = pairs(32)
     rows = [range(32)[rank::ranks] for rank in range(ranks)]
@@ -110,35 +118,50 @@ def point_batches(ranks, step):
     return [(x[list(row[step * size :][:size])], y[list(row[step * size :][:size])]) for row in rows]
 
 
-def token_batches(ranks, step):
-    columns, size = tokens().columns, 8 // ranks
+def token_batches(ranks, step, dataset=None):
+    columns, size = (dataset or tokens()).columns, 8 // ranks
     rows = [list(range(32)[rank::ranks])[step * size :][:size] for rank in range(ranks)]
     return [{key: value[row] for key, value in columns.items()} for row in rows]
 
 
-def expected(case, ranks):
-    of_text = case.startswith('tokens')
+def text_batches(ranks, step):
+    return token_batches(ranks, step, texts())
+
+
+class Group:
+    def __init__(self, group):
+        self.group = group
+
+
+KINDS = {
+    'tokens': (token_batches, of_tokens, token_model),
+    'tokens in microbatches': (token_batches, of_tokens, token_model),
+    'hugging face': (text_batches, of_texts, lambda group: bert(group).model),
+    'microbatches': (point_batches, of_points, lambda group: mlp(seed=10 + group.group)),
+}
+NORMED = (point_batches, of_points, lambda group: mlp(seed=10 + group.group, norm=True))
+
+
+def expected(case, ranks, groups=GROUPS):
+    batches, losses, make = KINDS.get(case, NORMED)
     options = {}
     if case == 'settings':
         options = {'start': 5, 'kd_weight': 0.7, 'org_weight': 0.4, 'kd': lambda a, b: (a - b).square().mean(-1)}
-    nets = [
-        TokenModel(seed=10 + n) if of_text else mlp(seed=10 + n, norm=case != 'microbatches') for n in range(GROUPS)
-    ]
-    found = Reference(nets, ranks, **options)
+    found = Reference([make(Group(number)) for number in range(groups)], ranks, **options)
     for step in range(8):
-        batches = (token_batches if of_text else point_batches)(ranks, step % 4)
-        found.step(step, batches, of_tokens if of_text else of_points)
+        found.step(step, batches(ranks, step % 4), losses)
     return found
 
 
 def check(result, reference, ranks):
     for batch, row in zip(result['losses'], reference.log):
-        got = [[batch['task'], batch['kd']], [batch['group-1/task'], batch['group-1/kd']]]
+        names = ['', *(f'group-{number}/' for number in range(1, len(reference.nets)))]
+        got = [[batch[f'{name}task'], batch[f'{name}kd']] for name in names]
         for one, other in zip(got, row):
             assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
     assert len(result['losses']) == len(reference.log)
     for rank, found in enumerate(result['ranks']):
-        net = reference.nets[rank * GROUPS // ranks]
+        net = reference.nets[rank * len(reference.nets) // ranks]
         assert found == pytest.approx(weights(net).tolist(), abs=1e-6)
     for found, net in zip(result['networks'], reference.nets):
         whole = torch.cat([value.flatten() for value in net.state_dict().values()])
@@ -154,6 +177,11 @@ def test_two_processes_train_what_one_loop_trains(two, case):
 @pytest.mark.parametrize('case', TRAINED)
 def test_groups_of_two_processes_train_what_one_loop_trains(four, case):
     check(four[case], expected(case, 4), 4)
+
+
+@pytest.mark.slow
+def test_each_of_four_nets_learns_from_the_mean_of_three(four):
+    check(four['four nets'], expected('four nets', 4, 4), 4)
 
 
 def test_ranks_with_batches_of_other_sizes(two):
@@ -212,7 +240,11 @@ def test_a_resume_of_groups_is_bit_equal_on_every_rank(four, stop):
 @pytest.mark.slow
 def test_groups_may_have_more_ranks_after_a_resume(tmp_path):
     path = tmp_path / 'run.pt'
-    assert launch(2, f'saved:{path}', tmp_path)['networks'] == launch(4, f'loaded:{path}', tmp_path)['networks']
+    nets = launch(2, f'saved:{path}', tmp_path)['networks']
+    assert nets == launch(4, f'loaded:{path}', tmp_path)['networks']
+    for number, entry in enumerate([None, 'state.algorithms.0.1.nets.1.net']):
+        net = FrozenTeacher(mlp(), path, entry=entry).model
+        assert nets[number] == torch.cat([value.flatten() for value in net.state_dict().values()]).tolist()
 
 
 WORDS = {
