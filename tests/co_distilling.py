@@ -24,6 +24,7 @@ from composer_kd.runs.train import train as train_run
 from tests.helpers import EventSpy, Recorder, TokenDataset, TokenModel, mlp, pairs, sgd, student, trainer, weights
 
 GROUPS = 2
+FEW = [number for number in range(32) if number % 4 != 1]  # the first of two processes has no label at all
 
 
 def everywhere(thing):
@@ -35,8 +36,8 @@ def loader(dataset, batch_size=8, **options):
     return torch.utils.data.DataLoader(dataset, batch_size=batch_size // dist.get_world_size(), sampler=sampler)
 
 
-def points(n=32, **options):
-    return loader(torch.utils.data.TensorDataset(*pairs(n)), **options)
+def points(n=32, unlabelled=(), **options):
+    return loader(torch.utils.data.TensorDataset(*pairs(n, unlabelled=unlabelled)), **options)
 
 
 def net(algorithm, **options):
@@ -111,6 +112,7 @@ TRAINED = {
     'hugging face': lambda: trained(
         make=bert, data=lambda: loader(texts()), eval_dataloader=loader(texts()), eval_interval='3ba'
     ),
+    'few labels': lambda: trained(make=net, data=lambda: points(unlabelled=FEW)),
     'microbatches': lambda: trained(make=net, device_train_microbatch_size=1),
     'tokens': lambda: trained(make=token_model, data=lambda: loader(tokens())),
     'tokens in microbatches': lambda: trained(
@@ -249,7 +251,7 @@ def two():
 def four():
     return {
         **{name: case() for name, case in TRAINED.items()},
-        'four nets': trained(groups=4),
+        'four nets': trained(groups=4, make=net),
         'evaluated': evaluated(),
         'resumed': {stop: resumed(stop) for stop in ('3ba', '4ba')},
     }

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from composer_kd import CheckpointError, CoDistillation, ConfigError, FrozenTeacher
-from tests.co_distilling import REFUSED, TRAINED, bert, texts, token_model, tokens
+from tests.co_distilling import FEW, REFUSED, TRAINED, bert, texts, token_model, tokens
 from tests.helpers import loader, mlp, pairs, student, trainer, weights
 
 ROOT = Path(__file__).parents[2]
@@ -111,8 +111,8 @@ def of_texts(net, others, batch, mine, kd):
     return outputs.loss * share, sum(found) / max(1, len(found)) + outputs.logits.new_zeros(())
 
 
-def point_batches(ranks, step):
-    x, y = pairs(32)
+def point_batches(ranks, step, unlabelled=()):
+    x, y = pairs(32, unlabelled=unlabelled)
     rows = [range(32)[rank::ranks] for rank in range(ranks)]
     size = 8 // ranks
     return [(x[list(row[step * size :][:size])], y[list(row[step * size :][:size])]) for row in rows]
@@ -128,16 +128,31 @@ def text_batches(ranks, step):
     return token_batches(ranks, step, texts())
 
 
+def few_labels(ranks, step):
+    return point_batches(ranks, step, FEW)
+
+
+def of_few(net, others, batch, mine, kd):
+    count = max(1, sum((y != -100).sum() for _, y in mine))
+    return F.cross_entropy(net(batch[0]), batch[1], reduction='sum') / count, of_points(net, others, batch, mine, kd)[1]
+
+
 class Group:
     def __init__(self, group):
         self.group = group
+
+
+def plain(group):
+    return mlp(seed=10 + group.group)
 
 
 KINDS = {
     'tokens': (token_batches, of_tokens, token_model),
     'tokens in microbatches': (token_batches, of_tokens, token_model),
     'hugging face': (text_batches, of_texts, lambda group: bert(group).model),
-    'microbatches': (point_batches, of_points, lambda group: mlp(seed=10 + group.group)),
+    'few labels': (few_labels, of_few, plain),
+    'microbatches': (point_batches, of_points, plain),
+    'four nets': (point_batches, of_points, plain),  # BatchNorm of two samples would be ill-conditioned
 }
 NORMED = (point_batches, of_points, lambda group: mlp(seed=10 + group.group, norm=True))
 
