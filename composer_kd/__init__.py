@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from composer_kd.algorithms import Distillation, MutualLearning, Peer, SelfDistillation
+    from composer_kd.algorithms import CoDistillation, Distillation, MutualLearning, Peer, SelfDistillation
     from composer_kd.errors import (
         CheckpointError,
         CheckpointNotFoundError,
@@ -42,6 +42,7 @@ __all__ = [
     'CachedTeacher',
     'CheckpointError',
     'CheckpointNotFoundError',
+    'CoDistillation',
     'ComposerKDError',
     'ConfigError',
     'Distillation',

@@ -1,7 +1,9 @@
 """What the documents say is run: the README's Python blocks, every docstring's example, the Makefile's help."""
 
 import doctest
+import importlib
 import importlib.util
+import os
 import pkgutil
 import re
 import subprocess
@@ -14,6 +16,7 @@ import composer_kd
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
+SCHEMES = (ROOT / 'docs/schemes.md').read_text(encoding='utf-8')
 BLOCKS = re.findall(r'<!-- name: (.*?) -->\n```python\n(.*?)```', README, re.DOTALL)
 MODULES = [
     module.name
@@ -34,11 +37,27 @@ def test_readme_examples(tmp_path, monkeypatch, capfd):
     assert accuracy > 0.5
 
 
+def test_example_of_schemes_in_two_processes(tmp_path):
+    (block,) = re.findall(r'<!-- run with two processes -->\n```python\n(.*?)```', SCHEMES, re.DOTALL)
+    (tmp_path / 'script.py').write_text(block, encoding='utf-8')
+    done = subprocess.run(
+        [sys.executable, '-m', 'composer.cli.launcher', '-n', '2', 'script.py'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)},
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert 'metrics/eval/group-1/MulticlassAccuracy' in done.stdout
+
+
 def test_examples_of_schemes(tmp_path, monkeypatch, capsys):
     """The Python blocks of docs/schemes.md, in one namespace and in order."""
     monkeypatch.chdir(tmp_path)
     namespace = {}
-    for block in re.findall(r'```python\n(.*?)```', (ROOT / 'docs/schemes.md').read_text(encoding='utf-8'), re.DOTALL):
+    for block in re.findall(r'(?<!-->\n)```python\n(.*?)```', SCHEMES, re.DOTALL):
         if 'import peft' in block and importlib.util.find_spec('peft') is None:
             continue
         exec(compile(block, 'docs/schemes.md', 'exec'), namespace)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from composer.core import Algorithm
 from torch import nn
@@ -46,6 +47,16 @@ class DistillationAlgorithm(Algorithm):
     def format_of(self, model: nn.Module) -> BatchFormat:
         """The format of the batches of a model, from which its teachers get their part."""
         return BatchFormat.of(model)
+
+    @classmethod
+    def student_seed(cls, seed: int, options: Mapping[str, Any]) -> int:
+        """The seed from which a YAML run draws the student's first weights in this process.
+
+        Args:
+            seed: The run's seed, which is returned by default.
+            options: The constructor's arguments.
+        """
+        return seed
 
     def final_metrics(self) -> Mapping[str, float]:
         """The latest value of each metric that it measured, by the name under which it was logged."""

@@ -69,6 +69,14 @@ class JointTraining(DistillationAlgorithm):
     def learners(self) -> Sequence[Learner]:
         """What trains beside the student."""
 
+    def refuse(self, state: State) -> None:
+        """At ``INIT``: checks that the run has nothing that this algorithm cannot be combined with."""
+        refuse_beside_joint(state, self)
+
+    def counter(self) -> BatchCount:
+        """At ``INIT``: what counts the valid positions of a whole batch, over the ranks that train the same nets."""
+        return BatchCount(dist.get_world_size(), self.form)
+
     @abstractmethod
     def join(self, state: State) -> None:
         """At ``INIT``: checks that the nets can join the student."""
@@ -150,10 +158,10 @@ class JointTraining(DistillationAlgorithm):
     def _prepare(self, state: State) -> None:
         if self._auxiliary.taken:
             raise ConfigError(f'This {type(self).__name__} is part of an earlier run; make a new one for a new run')
-        refuse_beside_joint(state, self)
+        self.refuse(state)
         self._model = state.model
         self.form = self.evaluation.form = BatchFormat.of(state.model)
-        self._count = BatchCount(dist.get_world_size(), self.form)
+        self._count = self.counter()
         self._auxiliary.drop_leftovers(state)
         self.join(state)
         for learner in self.learners():

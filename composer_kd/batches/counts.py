@@ -10,6 +10,7 @@ import torch
 from composer.core import State
 from composer.utils import dist
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torch.utils._pytree import tree_leaves
 
 from composer_kd.batches.format import BatchFormat
@@ -28,6 +29,7 @@ class BatchCount:
         of_tokens: Whether to count the valid tokens of hidden states too.
         taught: Says which samples are distilled, booleans ``(B, ...)``, from a batch as the run has it, as models take
             it, and the samples' numbers; ``None`` if all are. Others count for ``task`` alone.
+        group: The process group of these ranks; ``None`` for all ranks of the run.
 
     Attributes:
         taught: The fraction of samples that are distilled; ``None`` if all are.
@@ -43,8 +45,9 @@ class BatchCount:
         form: BatchFormat | None = None,
         of_tokens: bool = False,
         taught: Callable[[Any, Any, Tensor | None], Tensor] | None = None,
+        group: ProcessGroup | None = None,
     ) -> None:
-        self._number, self._says_taught = -1, taught
+        self._number, self._says_taught, self._group = -1, taught, group
         self._world_size, self._form, self._of_tokens = world_size, form or BatchFormat(), of_tokens
         self._clear()
 
@@ -89,7 +92,7 @@ class BatchCount:
                   for valid in found.values() if valid is not None]  # fmt: skip
         both = torch.stack([state.device.tensor_to_device(one) for one in counts])
         if self._world_size > 1:
-            dist.all_reduce(both, reduce_operation='SUM')
+            dist.all_reduce(both, reduce_operation='SUM', group=self._group)
         for name, (count, samples) in zip(found, both):
             setattr(self, name, (count / samples.clamp_min(1.0)).clamp_min(torch.finfo(torch.float32).tiny))
 

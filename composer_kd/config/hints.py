@@ -16,6 +16,7 @@ from composer_kd.config.stage_teachers import StageTeacherConfig, is_of_stage
 from composer_kd.config.stored import StoredTeacherConfig, is_stored
 from composer_kd.config.typecheck import Parameter, parameters
 from composer_kd.errors import ConfigError, nearest
+from composer_kd.matches.loss_signature import Loss as LossObject
 from composer_kd.matches.match import Losses, Match
 from composer_kd.teachers import Teachers
 from composer_kd.teachers.routing import RouteBy
@@ -202,5 +203,6 @@ WrittenRoute = Annotated[
 _WRITTEN = (
     (Teachers, Annotated[list[OneTeacher], MayBeEmpty()]),
     (Losses, LossesAndMatches),
+    (LossObject, Loss),
     (RouteBy, WrittenRoute),
 )

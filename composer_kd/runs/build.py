@@ -21,6 +21,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
+from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.batches.contents import IGNORE
 from composer_kd.callbacks.phases import PhaseLabels
 from composer_kd.config.construct import HUGGING_FACE, construct, construct_or_say
@@ -163,7 +164,7 @@ def _build_parts(config: RunConfig) -> _Parts:
         attempt(check, config)
     train_loader, eval_loader = _build_loaders(config, attempt)
     # Built first after seeding, so that the initial weights of the student depend on the seed and not on a teacher.
-    reproducibility.seed_all(config.seed)
+    reproducibility.seed_all(_student_seed(config))
     model = attempt(build_model, config.model, getattr(getattr(train_loader, 'dataset', None), 'num_classes', None))
     algorithms = {part.path: attempt(construct_or_say, part) for part in config.algorithms.values()}
     callbacks = [attempt(construct_or_say, part) for part in config.callbacks.values()]
@@ -175,6 +176,15 @@ def _build_parts(config: RunConfig) -> _Parts:
     assert model is not None
     assert train_loader is not None
     return _Parts(train_loader, eval_loader, model, algorithms, callbacks, loggers)
+
+
+def _student_seed(config: RunConfig) -> int:
+    """The seed of the student's first weights in this process: an algorithm may train several nets, one a process."""
+    seed = config.seed
+    for part in config.algorithms.values():
+        if isinstance(part.target, type) and issubclass(part.target, DistillationAlgorithm):
+            seed = part.target.student_seed(seed, part.options)
+    return seed
 
 
 def _build_loaders(config: RunConfig, attempt: Attempts) -> tuple[DataLoader[Any] | None, DataLoader[Any] | None]:

@@ -8,7 +8,7 @@ from composer_kd.errors import TeacherError
 from composer_kd.teachers.ema import positive_time
 from composer_kd.teachers.student_copy import StudentCopy
 
-__all__ = ['SnapshotTeacher']
+__all__ = ['SnapshotTeacher', 'is_due']
 
 
 class SnapshotTeacher(StudentCopy):
@@ -45,19 +45,28 @@ class SnapshotTeacher(StudentCopy):
 
     def end_batch(self, state: State) -> None:
         """Takes a snapshot if it is time for one."""
-        if self._is_due(state):
+        if is_due(self.every, state, repr(self)):
             self.follow(state, 1.0)
-
-    def _is_due(self, state: State) -> bool:
-        now, length = state.timestamp, state.dataloader_len
-        if self.every.unit == TimeUnit.BATCH:
-            return now.batch.value % self.every.value == 0
-        if length is None:
-            raise TeacherError(
-                f'{self!r}: the number of batches in an epoch is unknown; give the time in batches, as 500ba'
-            )
-        # At the end of the last batch, the epoch itself is not counted yet.
-        return now.batch_in_epoch.value == length.value and (now.epoch.value + 1) % self.every.value == 0
 
     def __repr__(self) -> str:
         return f'SnapshotTeacher(every={self.every.to_timestring()!r})'
+
+
+def is_due(every: Time, state: State, owner: str) -> bool:
+    """Whether, at the end of a batch, it is time for something that recurs.
+
+    Args:
+        every: The time between two of them, in batches or epochs.
+        state: The state of the run, at ``BATCH_END``.
+        owner: What asks, for the message.
+
+    Raises:
+        TeacherError: If ``every`` is in epochs, whose length is unknown.
+    """
+    now, length = state.timestamp, state.dataloader_len
+    if every.unit == TimeUnit.BATCH:
+        return now.batch.value % every.value == 0
+    if length is None:
+        raise TeacherError(f'{owner}: the number of batches in an epoch is unknown; give the time in batches, as 500ba')
+    # At the end of the last batch, the epoch itself is not counted yet.
+    return now.batch_in_epoch.value == length.value and (now.epoch.value + 1) % every.value == 0

@@ -15,7 +15,7 @@ from composer_kd.errors import TeacherError
 from composer_kd.students import EXTRAS
 from composer_kd.teachers.frozen import FrozenTeacher
 
-__all__ = ['StudentCopy', 'bare']
+__all__ = ['StudentCopy', 'bare', 'copy_of']
 
 
 class StudentCopy:
@@ -53,7 +53,7 @@ class StudentCopy:
             )
         self._pairs = None
         if self.model is None or _parts(self.model) != _parts(bare(state.model)):
-            self._teacher = FrozenTeacher(_copy_of(state.model), name=self.name)
+            self._teacher = FrozenTeacher(copy_of(state.model), name=self.name)
         else:  # the same module, on whose layers there may be hooks
             self.follow(state, 1.0)
         self._prepared().prepare(state)
@@ -129,7 +129,7 @@ def bare(student: nn.Module) -> nn.Module:
     return student.module if isinstance(student, DistributedDataParallel) else student
 
 
-def _copy_of(student: nn.Module) -> nn.Module:
+def copy_of(student: nn.Module) -> nn.Module:
     """A copy without auxiliary modules, gradients and hooks of others."""
     student = bare(student)
     left_out = {id(part): None for name, part in student.named_modules() if name.split('.')[-1] == EXTRAS}

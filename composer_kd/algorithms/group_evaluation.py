@@ -1,0 +1,82 @@
+"""Evaluates the nets of all groups of ranks on all data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from composer.core import Event, State
+from composer.loggers import Logger
+from torch import Tensor, nn
+from torchmetrics import Metric
+from typing_extensions import override
+
+from composer_kd.algorithms.joint_evaluation import JointEvaluation
+from composer_kd.algorithms.rank_groups import RankGroups, send, tensors_of
+from composer_kd.teachers.student_copy import copy_of
+
+__all__ = ['GroupEvaluation']
+
+
+class GroupEvaluation(JointEvaluation):
+    """Evaluates the student, which is the net of group 0, and the nets of the other groups as they are now.
+
+    Composer evaluates on each rank that rank's part of the data. While an evaluator runs, all ranks therefore have the
+    student in the place of their own net, and copies of the other groups' nets beside it.
+
+    Args:
+        groups: The groups of ranks.
+    """
+
+    def __init__(self, groups: RankGroups) -> None:
+        super().__init__()
+        self._groups = groups
+        self._copies: dict[str, Any] = {}
+        self._own: tuple[nn.Module, list[Tensor]] | None = None  # what this rank trains
+
+    @override
+    def apply(self, event: Event, state: State, logger: Logger) -> None:
+        if event is Event.EVAL_START:
+            self.give_back()
+            self._copies = self._current(state.model)
+            self.lend(state.model)
+        super().apply(event, state, logger)
+        if event is Event.EVAL_END:
+            self._copies = {}
+            self.give_back()
+
+    @override
+    def outputs(self, batch: Any) -> Mapping[str, Any]:
+        # Each gets a mapping of its own, because a HuggingFaceModel takes the labels out of it.
+        return {
+            name: net.eval_forward(dict(batch) if isinstance(batch, Mapping) else batch)
+            for name, net in self._copies.items()
+        }
+
+    @override
+    def update(self, name: str, batch: Any, outputs: Any, metric: Metric) -> None:
+        self._copies[name].update_metric(batch, outputs, metric)
+
+    def lend(self, model: nn.Module) -> None:
+        """Puts the student in the place of this rank's net until :meth:`give_back`; a collective call."""
+        tensors = list(tensors_of(model).values())
+        self._own = model, [tensor.detach().clone() for tensor in tensors]
+        send(tensors, 0)
+
+    def give_back(self) -> None:
+        """Puts this rank's net back."""
+        if self._own is not None:
+            (model, own), self._own = self._own, None
+            with torch.no_grad():
+                for tensor, value in zip(tensors_of(model).values(), own):
+                    tensor.copy_(value)
+
+    def _current(self, model: nn.Module) -> dict[str, Any]:
+        """Copies of the other groups' nets, as they are now."""
+        found = {}
+        for number in range(1, self._groups.count):
+            net = copy_of(model).eval().requires_grad_(False)
+            send(list(tensors_of(net).values()), self._groups.leader(number))
+            found[f'group-{number}'] = net
+        return found
