@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from composer_kd.algorithms.joint_evaluation import JointEvaluation
 from composer_kd.algorithms.joint_training import JointTraining, fixed_loss
-from composer_kd.algorithms.loss_parts import LossParts, parts_of, share_of_batch, weight
+from composer_kd.algorithms.loss_parts import LossParts, share_of_batch, shares_of_parts, weight
 from composer_kd.algorithms.peers import Peer, Peers, as_peers
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import TeacherError
@@ -88,7 +88,8 @@ class MutualLearning(JointTraining):
 
     @override
     def learn(self, state: State, micro: Microbatch, is_open: bool) -> None:
-        own, logits = parts_of(state.loss), [logits_of(state.outputs, 'the student')]
+        logits = [logits_of(state.outputs, 'the student')]
+        own = shares_of_parts(state.loss, state.outputs, micro, logits[0])
         tasks = [share_of_batch(scalar_loss(state.loss), state.outputs, micro, logits[0])]
         for peer in self.peers:
             with get_precision_context(state.precision, state.precision_config):

@@ -16,7 +16,7 @@ from typing_extensions import override
 from composer_kd.algorithms.exits import EarlyExit, Exit, ExitHead, exit_loss
 from composer_kd.algorithms.joint_evaluation import JointEvaluation
 from composer_kd.algorithms.joint_training import JointTraining, fixed_loss
-from composer_kd.algorithms.loss_parts import LossParts, parts_of, share_of_batch, weight
+from composer_kd.algorithms.loss_parts import LossParts, share_of_batch, shares_of_parts, weight
 from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.masks import tokens_of
 from composer_kd.batches.microbatch import Microbatch
@@ -152,7 +152,8 @@ class SelfDistillation(JointTraining):
     def learn(self, state: State, micro: Microbatch, is_open: bool) -> None:
         assert self._hooks is not None
         seen = {layer: feature for (layer, _), feature in self._hooks.take().items()}
-        logits, own = logits_of(state.outputs, 'the student'), parts_of(state.loss)
+        logits = logits_of(state.outputs, 'the student')
+        own = shares_of_parts(state.loss, state.outputs, micro, logits)
         task = share_of_batch(scalar_loss(state.loss), state.outputs, micro, logits)
         mask, last = _mask(micro.batch, self.form), seen[self._last].detach()
         target, features = logits.detach(), pooled(last, mask if last.ndim == 3 else None)
