@@ -9,12 +9,14 @@ import functools
 import typing
 from typing import Annotated, Any, Literal
 
+from composer_kd.algorithms.peers import Peers
 from composer_kd.config.markers import Component, Either, Must, Part
 from composer_kd.config.registry import known_names, resolve
-from composer_kd.config.schema import TeacherConfig
+from composer_kd.config.schema import PeerConfig, TeacherConfig
 from composer_kd.config.stored import StoredTeacherConfig, is_stored
 from composer_kd.config.typecheck import Parameter, parameters
 from composer_kd.errors import ConfigError, nearest
+from composer_kd.matches.loss_signature import Loss as LossObject
 from composer_kd.matches.match import Losses, Match
 from composer_kd.teachers import Teachers
 
@@ -179,4 +181,9 @@ OneTeacher = Annotated[
     ),
 ]
 # Annotations of algorithms' parameters, each with the annotation for its YAML form.
-_WRITTEN = ((Teachers, list[OneTeacher]), (Losses, LossesAndMatches))
+_WRITTEN = (
+    (Teachers, list[OneTeacher]),
+    (Losses, LossesAndMatches),
+    (LossObject, Loss),
+    (Peers, list[PeerConfig]),
+)

@@ -12,10 +12,12 @@ from composer import Trainer
 from rich.table import Table
 from torch.utils.data import DataLoader
 
+from composer_kd.algorithms.joint_training import JointTraining
 from composer_kd.bench.size import count_parameters, size_in_bytes
 from composer_kd.config.schema import EvaluationConfig
 from composer_kd.errors import ConfigError
 from composer_kd.presentation.units import bytes_text, metric_text, number_text
+from composer_kd.runs.beside import restored
 from composer_kd.runs.ending import closing
 from composer_kd.runs.process import without_remarks
 from composer_kd.runs.saved import SavedRun, open_run
@@ -94,11 +96,22 @@ def _heading(name: str) -> str:
     return heading if label == 'eval' else f'{label} {heading}'
 
 
-def _metrics(model: torch.nn.Module, loader: DataLoader[Any], run: EvaluationConfig) -> dict[str, float]:
+def _metrics(
+    model: torch.nn.Module, loader: DataLoader[Any], run: EvaluationConfig, beside: Sequence[JointTraining]
+) -> dict[str, float]:
     precision = run.precision if torch.cuda.is_available() else None  # the CPU supports one only
     with without_remarks():
-        trainer = Trainer(model=model, eval_dataloader=loader, precision=precision, progress_bar=False, seed=run.seed)
+        trainer = Trainer(
+            model=model,
+            eval_dataloader=loader,
+            algorithms=[one.evaluator() for one in beside],
+            precision=precision,
+            progress_bar=False,
+            seed=run.seed,
+        )
         with closing(trainer):
+            for one in beside:
+                one.move(trainer.state.device)
             trainer.eval(subset_num_batches=run.eval_subset_num_batches)
             found = final_metrics(trainer)
     return {name: value for name, value in found.items() if name.startswith('metrics/')}
@@ -132,6 +145,5 @@ def _evaluate(run: SavedRun) -> Evaluation:
     loader = run.loader()
     model = run.model(getattr(loader.dataset, 'num_classes', None))
     assert run.checkpoint is not None
-    return Evaluation(
-        run.checkpoint, _metrics(model, loader, run.config), count_parameters(model), size_in_bytes(model)
-    )
+    metrics = _metrics(model, loader, run.config, restored(run, model, loader))
+    return Evaluation(run.checkpoint, metrics, count_parameters(model), size_in_bytes(model))

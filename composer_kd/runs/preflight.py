@@ -13,12 +13,10 @@ from composer.utils import dist, get_device
 from torch.utils.data import DataLoader
 
 from composer_kd.algorithms.base import DistillationAlgorithm
-from composer_kd.batches.microbatch import BatchFormat
 from composer_kd.config.schema import RunConfig
 from composer_kd.data.view_index import first_items
 from composer_kd.errors import Attempts, CheckpointError, ConfigError
 from composer_kd.presentation.addresses import without_credentials
-from composer_kd.teachers import Teacher, teacher_logits
 from composer_kd.teachers.checkpoints import read_checkpoint
 from composer_kd.teachers.readers import sharded
 
@@ -72,7 +70,7 @@ def check_autoresume(config: RunConfig) -> None:
 def dry_run(
     model: ComposerModel, algorithms: dict[str, Any], loader: DataLoader[Any], precision: str | None = None
 ) -> None:
-    """Runs the student and its teachers on one sample, to report models that do not fit the data.
+    """Runs the student and what teaches or trains beside it on one sample, to report models that do not fit the data.
 
     Moves the models to the device of the run, and restores the random state.
 
@@ -95,19 +93,9 @@ def dry_run(
             answer = attempt(_answer, 'model', model, batch)
             attempt(_check_classes, answer, getattr(model, 'num_classes', None))
             for path, algorithm in algorithms.items():
-                for teacher in algorithm.teachers if isinstance(algorithm, DistillationAlgorithm) else ():
-                    attempt(_answer, f'{path}.teachers: the teacher {teacher.name!r}', _ask(teacher, state), batch)
+                for what, trial in algorithm.trials(state) if isinstance(algorithm, DistillationAlgorithm) else ():
+                    attempt(_answer, f'{path}.{what}', trial, batch)
     attempt.finish()
-
-
-def _ask(teacher: Teacher, state: State) -> Callable[[Any], Any]:
-    """Returns a function that prepares a teacher and computes its logits for a batch of the loader."""
-
-    def answer(batch: Any) -> Any:
-        teacher.prepare(state)
-        return teacher_logits(teacher, *BatchFormat.of(state.model).split(batch))
-
-    return answer
 
 
 def _one_sample(loader: DataLoader[Any]) -> Any:
