@@ -15,13 +15,23 @@ from composer_kd.algorithms.joint_net import JointNet
 from composer_kd.algorithms.joint_training import JointTraining
 from composer_kd.config.construct import construct_or_say
 from composer_kd.config.dry_construct import without_weights
+from composer_kd.config.load import as_mapping
 from composer_kd.config.markers import Component
 from composer_kd.config.schema import PeerConfig
 from composer_kd.errors import ConfigError, nearest
+from composer_kd.runs.loaders import build_loader
 from composer_kd.runs.saved import SavedRun
 from composer_kd.teachers import load_weights
 
-__all__ = ['joint_net', 'names_beside', 'restored']
+__all__ = [
+    'joint_net',
+    'name_of_net',
+    'names_beside',
+    'net_module',
+    'require_name',
+    'restored',
+    'written_model',
+]
 
 
 def names_beside(run: SavedRun) -> list[str]:
@@ -41,13 +51,35 @@ def names_beside(run: SavedRun) -> list[str]:
     return [name for part in _joint(run) for name in without_weights(part).names()]
 
 
-def restored(run: SavedRun, student: nn.Module, loader: DataLoader[Any]) -> list[JointTraining]:
+def name_of_net(run: SavedRun, net: str) -> str:
+    """The name of a net beside the student of a run, in tables of several runs."""
+    return f'{run.name} {net}'
+
+
+def written_model(run: SavedRun, net: str) -> dict[str, Any]:
+    """The settings of the model of a net beside the student of a run, to compare it with other models.
+
+    Args:
+        run: The run.
+        net: The name of the net.
+
+    Returns:
+        Those of a peer; else those of the student, and the name of the net.
+    """
+    for part in _joint(run):
+        peers = part.holding(PeerConfig)
+        for name, peer in zip(without_weights(part).names(), peers):
+            if name == net:
+                return dict(as_mapping(peer.model))
+    return {**as_mapping(run.config.model), 'net': net}
+
+
+def restored(run: SavedRun, student: nn.Module) -> list[JointTraining]:
     """Builds the algorithms that trained nets beside the student of a run, and loads the weights of these nets.
 
     Args:
         run: The run; without a checkpoint, the nets have random weights.
         student: Its student, on the CPU.
-        loader: Its evaluation data, on which the layers of exits are measured.
 
     Returns:
         The algorithms; their nets are on the CPU.
@@ -55,20 +87,33 @@ def restored(run: SavedRun, student: nn.Module, loader: DataLoader[Any]) -> list
     Raises:
         CheckpointError: If the weights do not fit.
     """
-    state = State(student, rank_zero_seed=0, run_name=run.name, device=DeviceCPU(), train_dataloader=loader)
     found = [construct_or_say(_from_scratch(part)) for part in _joint(run)]
-    for algorithm in found:
-        algorithm.restore(state, _load(run))
+    if found:
+        data = some_data(run)
+        state = State(student, rank_zero_seed=0, run_name=run.name, device=DeviceCPU(), train_dataloader=data)
+        for algorithm in found:
+            algorithm.restore(state, _load(run))
     return found
 
 
-def joint_net(run: SavedRun, name: str, loader: DataLoader[Any], num_classes: int | None = None) -> JointNet:
+def some_data(run: SavedRun) -> DataLoader[Any]:
+    """Data on which layers can be measured: that of the evaluation, or else of the training."""
+    if run.config.evaluation is None and run.config.train_loader is not None:
+        return build_loader(run.config.train_loader, 1, run.config.seed, train=False)
+    return run.loader()
+
+
+def net_module(run: SavedRun, name: str, num_classes: int | None = None) -> nn.Module:
+    """The module of a net that was trained beside the student of a run; see :func:`joint_net`."""
+    return joint_net(run, name, num_classes).model
+
+
+def joint_net(run: SavedRun, name: str, num_classes: int | None = None) -> JointNet:
     """Builds a net that was trained beside the student of a run.
 
     Args:
         run: The run.
         name: The name of the net.
-        loader: Its evaluation data.
         num_classes: As for the student.
 
     Returns:
@@ -79,8 +124,10 @@ def joint_net(run: SavedRun, name: str, loader: DataLoader[Any], num_classes: in
         CheckpointError: If the weights do not fit.
     """
     require_name(run, name)
+    loader = some_data(run)
+    classes = getattr(loader.dataset, 'num_classes', None) if num_classes is None else num_classes
+    algorithms = restored(run, run.model(classes))
     batch = next(iter(run.batches(loader)))
-    algorithms = restored(run, run.model(num_classes), loader)
     return next(one for part in algorithms for key, one in part.nets(batch).items() if key == name)
 
 
