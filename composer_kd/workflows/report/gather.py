@@ -191,7 +191,7 @@ def _with_records(found: ModelEvidence, compared: ComparedModel) -> ModelEvidenc
     if run is not None and compared.net is not None:
         found = dataclasses.replace(
             found,
-            settings={**run.written, 'model': written_model(run, compared.net)},
+            settings={**run.written, 'model': written_model(run, compared.net), 'net': compared.net},
             distilled_by=tuple(run.config.distilling),
             metrics=metrics_of(run.metrics, compared.net, names_beside(run)),
         )
