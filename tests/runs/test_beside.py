@@ -59,7 +59,7 @@ def test_an_evaluation_finds_what_training_found(runs, name, capsys):
 
 
 @pytest.mark.parametrize('name', NAMES)
-@pytest.mark.parametrize('stop', ['ep1-ba2', 'ep1-ba3'])
+@pytest.mark.parametrize('stop', ['ep0-ba2', 'ep1-ba3'])
 def test_a_resume_is_bit_equal(runs, name, stop, tmp_path):
     """At the end of an epoch of two batches, and inside the next."""
     for file in ('config.yaml', f'{stop}-rank0.pt'):
