@@ -53,6 +53,7 @@ class ExitHead(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], width: int, classes: int) -> None:
         super().__init__()
+        self.made_for = (tuple(shape), width, classes)
         if not 2 <= len(shape) <= 4:
             raise ConfigError(f'an exit stands on maps (B, C, H, W), tokens (B, S, D) or vectors (B, D), got {shape}')
         layers, channels = [], shape[1] if len(shape) == 4 else shape[-1]
@@ -272,6 +273,28 @@ class EarlyExit(nn.Module):
         own = TrimmedExit(body, self.head).eval()
         inputs = batch if isinstance(batch, Tensor) else batch[0]
         return own if torch.equal(own(inputs), self(batch)) else self
+
+    def code(self, batch: Any) -> str:
+        """Python that makes a module of this structure of ``model``, the net.
+
+        Args:
+            batch: The inputs, or a batch as models take it.
+
+        Returns:
+            Code that makes what :meth:`trimmed` returns for the batch, with other weights; empty for a head of another
+            class.
+        """
+        if not isinstance(self.head, ExitHead):
+            return ''
+        is_cut = self.trimmed(batch) is not self
+        inputs = batch if isinstance(batch, Tensor) else batch[0] if is_cut else None
+        sample = f'.trimmed(torch.zeros{(1, *inputs.shape[1:])})' if is_cut and inputs is not None else ''
+        shape, width, classes = self.head.made_for
+        return (
+            'from composer_kd.algorithms.exits import EarlyExit, ExitHead\n\n'
+            f'head = ExitHead({(1, *shape[1:])}, width={width}, classes={classes})\n'
+            f'model = EarlyExit(model, {self.layer!r}, head){sample}\n'
+        )
 
 
 def _mask(batch: Any) -> Tensor | None:

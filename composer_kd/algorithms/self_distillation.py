@@ -106,7 +106,8 @@ class SelfDistillation(JointTraining):
 
     @override
     def nets(self, batch: Any) -> Mapping[str, JointNet]:
-        return {one.name: JointNet(self.exit_model(one.layer).trimmed(batch)) for one in self.exits}
+        found = {one.name: self.exit_model(one.layer) for one in self.exits}
+        return {name: JointNet(one.trimmed(batch), code=one.code(batch)) for name, one in found.items()}
 
     @override
     def trials(self, state: State) -> Iterator[tuple[str, Callable[[Any], Any]]]:

@@ -25,6 +25,7 @@ from composer_kd.teachers import load_weights
 
 __all__ = [
     'joint_net',
+    'model_of_net',
     'name_of_net',
     'names_beside',
     'net_module',
@@ -56,6 +57,23 @@ def name_of_net(run: SavedRun, net: str) -> str:
     return f'{run.name} {net}'
 
 
+def model_of_net(run: SavedRun, net: str) -> Component:
+    """The settings of the model that a net beside the student of a run is, or is a part of.
+
+    Args:
+        run: The run.
+        net: The name of the net.
+
+    Returns:
+        Those of a peer; those of the student for an exit.
+    """
+    for part in _joint(run):
+        for name, peer in zip(without_weights(part).names(), part.holding(PeerConfig)):
+            if name == net:
+                return peer.model
+    return run.config.model
+
+
 def written_model(run: SavedRun, net: str) -> dict[str, Any]:
     """The settings of the model of a net beside the student of a run, to compare it with other models.
 
@@ -64,14 +82,10 @@ def written_model(run: SavedRun, net: str) -> dict[str, Any]:
         net: The name of the net.
 
     Returns:
-        Those of a peer; else those of the student, and the name of the net.
+        Those of a peer; those of the student, and the name of the net, for a part of the student.
     """
-    for part in _joint(run):
-        peers = part.holding(PeerConfig)
-        for name, peer in zip(without_weights(part).names(), peers):
-            if name == net:
-                return dict(as_mapping(peer.model))
-    return {**as_mapping(run.config.model), 'net': net}
+    model = model_of_net(run, net)
+    return {**as_mapping(model), **({'net': net} if model is run.config.model else {})}
 
 
 def restored(run: SavedRun, student: nn.Module) -> list[JointTraining]:

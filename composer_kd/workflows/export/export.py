@@ -17,7 +17,7 @@ from composer_kd.deploy.exporter import Exported, export, find_target
 from composer_kd.deploy.targets import Student
 from composer_kd.deploy.verification import in_pieces
 from composer_kd.errors import Attempts, ConfigError
-from composer_kd.runs.beside import joint_net, name_of_net, names_beside, require_name
+from composer_kd.runs.beside import joint_net, model_of_net, name_of_net, names_beside, require_name
 from composer_kd.runs.build import build_model
 from composer_kd.runs.files import make_folder
 from composer_kd.runs.process import without_remarks
@@ -115,7 +115,7 @@ def net_of(run: SavedRun, net: str) -> Student:
         raise ConfigError(
             f'{net}: the peer was trained on inputs that an adapter changes, which cannot be exported with it'
         )
-    inference = Inference(built.model, batch)
+    inference, code = Inference(built.model, batch), _code(model_of_net(run, net))
 
     def fresh() -> Any:
         return Inference(joint_net(run, net).model, batch).model
@@ -125,6 +125,7 @@ def net_of(run: SavedRun, net: str) -> Student:
         batch=batch,
         pieces=in_pieces(inference.inputs_of(one) for one in run.batches(loader)),
         fresh=fresh,
+        code=None if code is None else code + built.code,
         tokenizer=getattr(built.model, 'tokenizer', None),
         preparation=preparation(loader.dataset),
     )
