@@ -9,11 +9,14 @@ import shutil
 import pytest
 import torch
 
+from composer_kd.bench import BenchResults
 from composer_kd.cli.main import main
 from composer_kd.config.load import load_config
 from composer_kd.errors import CheckpointError, ConfigError
 from composer_kd.models import ShallowCNN
+from composer_kd.presentation.console import terminal
 from composer_kd.presentation.roles import DISTILLED
+from composer_kd.reports.groups import group
 from composer_kd.runs.beside import joint_net, names_beside
 from composer_kd.runs.compared import compared_models
 from composer_kd.runs.evaluate import evaluate
@@ -21,6 +24,7 @@ from composer_kd.runs.saved import open_run
 from composer_kd.runs.train import train
 from composer_kd.teachers import load_weights, read_weights
 from composer_kd.workflows.profile.run import profile
+from composer_kd.workflows.report.gather import ReportOptions, gather
 
 QUICK = ['progress_bar=false', 'train_loader.dataset.subset=128', 'eval_loader.dataset.subset=100']
 SHORT = [*QUICK, 'max_duration=4ba', 'eval_interval=4ba', 'save_interval=1ba', 'save_num_checkpoints_to_keep=-1']
@@ -62,7 +66,7 @@ def test_an_evaluation_finds_what_training_found(runs, name, capsys):
 @pytest.mark.parametrize('stop', ['ep0-ba2', 'ep1-ba3'])
 def test_a_resume_is_bit_equal(runs, name, stop, tmp_path):
     """At the end of an epoch of two batches, and inside the next."""
-    for file in ('config.yaml', f'{stop}-rank0.pt'):
+    for file in ('config.yaml', 'history.jsonl', f'{stop}-rank0.pt'):
         shutil.copy(runs[0] / name / file, tmp_path / file)
     (tmp_path / 'latest-rank0.pt').symlink_to(f'{stop}-rank0.pt')
     run(name, tmp_path, 'autoresume=true')
@@ -98,6 +102,67 @@ def test_they_are_compared_after_their_student(runs):
         for name, nets in NAMES.items()
         for net in ('', *nets)
     ]
+
+
+def test_they_are_timed_each_on_its_own(runs, tmp_path):
+    folder, metrics = runs
+    quick = ['--devices', 'cpu', '--threads', '1', '--budget', '0.02', '--max-batch', '2', '--precisions', 'fp32']
+    both = [str(folder / name) for name in NAMES]
+    assert main(['bench', *both, '--out', str(tmp_path / 'bench'), *quick, '--backends', 'eager']) == 0
+    rows = BenchResults.read(tmp_path / 'bench').rows
+    assert {row.model for row in rows} == {
+        f'digits-{name}' + (f' {net}' if net else '') for name, nets in NAMES.items() for net in ('', *nets)
+    }
+    for row in rows:
+        run_name, _, net = row.model.partition(' ')
+        key = f'metrics/eval/{net}/MulticlassAccuracy' if net else 'metrics/eval/MulticlassAccuracy'
+        assert row.failed is None
+        assert row.accuracy == pytest.approx(metrics[run_name.removeprefix('digits-')][key], abs=1e-6)
+        assert row.output_match == 1
+    own = [row for row in rows if row.model.startswith('digits-self') and row.setting.backend == 'eager']
+    whole, first, second = sorted(own, key=lambda row: row.model)
+    assert first.parameters < second.parameters < whole.parameters
+    assert first.flops < second.flops < whole.flops
+
+
+def test_each_is_a_model_of_its_own_in_a_report(runs):
+    """A peer of the student's class is no second seed of it."""
+    opened = [open_run(runs[0] / name) for name in NAMES]
+    found = gather(opened, ReportOptions([], with_bench=False), terminal(quiet=True))
+    assert [(one.name, one.n) for one in group(found.models)] == [(one.name, 1) for one in compared_models(opened)]
+    for one in found.models:
+        name, _, net = one.name.removeprefix('digits-').partition(' ')
+        key = f'metrics/eval/{net}/MulticlassAccuracy' if net else 'metrics/eval/MulticlassAccuracy'
+        right = (one.answers.predicted == found.evaluation.labels).mean()
+        assert one.metrics['metrics/eval/MulticlassAccuracy'] == pytest.approx(right)
+        assert right == pytest.approx(runs[1][name][key])
+    models = [one.settings['model']['name'] for one in found.models]
+    assert models == ['ShallowCNN', 'DeepCNN', 'ShallowCNN', 'CifarResNet', 'CifarResNet', 'CifarResNet']
+
+
+@pytest.mark.parametrize('net', [None, 'exit.layer1', 'twin'])
+def test_one_of_them_is_exported(runs, net, tmp_path, monkeypatch):
+    name = 'mutual' if net == 'twin' else 'self'
+    chosen = [] if net is None else ['--net', net]
+    assert main(['export', str(runs[0] / name), '--to', 'state-dict', *chosen, '--out', str(tmp_path)]) == 0
+    written = torch.load(tmp_path / 'state-dict' / 'student.pt', weights_only=True)
+    assert not any('composer_kd' in key for key in written)
+    assert any(key.startswith('head.') for key in written) == (net == 'exit.layer1')
+    text = (tmp_path / 'state-dict' / 'README.md').read_text()
+    assert f'# digits-{name}' + (f' {net}' if net else '') in text
+    key = f'metrics/eval/{net}/MulticlassAccuracy' if net else 'metrics/eval/MulticlassAccuracy'
+    assert f'| accuracy, % | {100 * runs[1][name][key]:.2f} |' in text
+    assert text.count('accuracy, %') == 1
+    scope = {}
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path / 'state-dict')
+        exec(re.search(r'```python\n(.*?)```', text, re.DOTALL)[1], scope)
+    assert scope['logits'].shape == (1, 10)
+
+
+def test_a_net_that_is_not_there_is_not_exported(runs, capsys):
+    assert main(['export', str(runs[0] / 'self'), '--to', 'state-dict', '--net', 'exit.layr1']) == 2
+    assert "no net 'exit.layr1' was trained beside the student; did you mean 'exit.layer1'" in capsys.readouterr().err
 
 
 def test_a_peer_may_become_a_teacher(runs, tmp_path):
