@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from composer.core import Algorithm
+from composer.core import Algorithm, State
 from torch import nn
 
 from composer_kd.batches.format import BatchFormat
 from composer_kd.schedules import Window
-from composer_kd.teachers import Teacher
+from composer_kd.teachers import Teacher, teacher_logits
 
 __all__ = ['DistillationAlgorithm']
 
@@ -18,13 +19,15 @@ __all__ = ['DistillationAlgorithm']
 class DistillationAlgorithm(Algorithm):
     """Base class of distillation algorithms such as :class:`.Distillation`.
 
-    ``composer-kd`` uses an algorithm only through the members below: it tries ``teachers`` on a sample before training,
-    the profiler reads ``window``, and ``final_metrics()`` go into ``metrics.json``. A run with such an algorithm counts
-    as distilled.
+    ``composer-kd`` uses an algorithm only through the members below: it tries what ``trials()`` gives on a sample
+    before training, the profiler reads ``window`` and ``teachers``, and ``final_metrics()`` go into ``metrics.json``. A
+    run with such an algorithm counts as distilled.
 
     In a YAML file, the annotations of the constructor's parameters decide how they are written: a parameter annotated
     :data:`composer_kd.teachers.Teachers` takes a list of teachers, one annotated
-    :data:`composer_kd.matches.match.Losses` takes losses and matches.
+    :data:`composer_kd.matches.match.Losses` takes losses and matches, one annotated
+    :data:`composer_kd.matches.loss_signature.Loss` a loss, and one annotated
+    :data:`composer_kd.algorithms.peers.Peers` a list of nets that train beside the student.
 
     Example:
         >>> class Mine(DistillationAlgorithm):
@@ -58,6 +61,23 @@ class DistillationAlgorithm(Algorithm):
         """
         return seed
 
+    def trials(self, state: State) -> Iterator[tuple[str, Callable[[Any], Any]]]:
+        """What a run tries on its first sample before training, beside the student; by default its teachers.
+
+        Args:
+            state: A state with the student, in eval mode, and the device; without data and optimizer.
+
+        Yields:
+            What messages call it, which follows after the algorithm's key, and a function of a batch of the loader.
+        """
+        for teacher in self.teachers:
+            yield f'teachers: the teacher {teacher.name!r}', partial(_answer, self, teacher, state)
+
     def final_metrics(self) -> Mapping[str, float]:
         """The latest value of each metric that it measured, by the name under which it was logged."""
         return {}
+
+
+def _answer(algorithm: DistillationAlgorithm, teacher: Teacher, state: State, batch: Any) -> Any:
+    teacher.prepare(state)
+    return teacher_logits(teacher, *algorithm.format_of(state.model).split(batch))

@@ -19,7 +19,7 @@ from typing_extensions import override
 from composer_kd.algorithms.absent_loss import reads_loss, supply_loss
 from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.algorithms.conflicts import refuse_algorithms, refuse_dropped_layers, refuse_shared, renew_copies
-from composer_kd.algorithms.loss_parts import LossParts, parts_of, share_of_batch, weight
+from composer_kd.algorithms.loss_parts import LossParts, share_of_batch, shares_of_parts, weight
 from composer_kd.algorithms.moving_teachers import MovingTeachers
 from composer_kd.algorithms.teacher_checks import check_answers, check_data, optimized
 from composer_kd.algorithms.teacher_evaluation import TeacherEvaluation
@@ -304,11 +304,11 @@ class Distillation(DistillationAlgorithm):
         kd, values = self.criterion(state, micro, student, drawn, precision)
         if not self._fits:
             self._check_fit(state, drawn)
-        task, own = scalar_loss(state.loss).to(kd.device), parts_of(state.loss)  # a loss may be the number 0.0
+        task = scalar_loss(state.loss).to(kd.device)  # a loss may be the number 0.0
         if self._unsettled and student is not None:
             self._unsettled = [c for c in self._unsettled if not c(micro.batch, self._form, student, task)]
-        share = partial(share_of_batch, outputs=state.outputs, micro=micro, logits=student)
-        task, own = share(task), {name: share(part) for name, part in own.items()}
+        task = share_of_batch(task, state.outputs, micro, student)
+        own = shares_of_parts(state.loss, state.outputs, micro, student)
         # A new 0-d tensor, because Composer scales it in place.
         total = torch.add(task * self.org_loss_weight, kd, alpha=self.kd_loss_weight)
         idle = self.criterion.auxiliary.idle([None, *drawn] if drawn else [])

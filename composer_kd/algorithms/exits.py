@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from composer.models import ComposerModel, HuggingFaceModel
 from torch import Tensor, nn
 
+from composer_kd.algorithms.trimming import TrimmedExit, up_to
 from composer_kd.batches.contents import labels_of
 from composer_kd.batches.masks import tokens_of
 from composer_kd.errors import ConfigError
 from composer_kd.features.calling import choose_call, unwrapped
 from composer_kd.features.hooks import FeatureHooks
+from composer_kd.features.meta import as_in_evaluation, to_device, without_draws
 from composer_kd.losses._common import pooled
+from composer_kd.teachers import feature_shapes
 
-__all__ = ['EarlyExit', 'Exit', 'ExitHead', 'exit_loss']
+__all__ = ['EarlyExit', 'Exit', 'ExitHead', 'exit_loss', 'exit_shapes']
 
 
 class ExitHead(nn.Module):
@@ -46,6 +53,7 @@ class ExitHead(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], width: int, classes: int) -> None:
         super().__init__()
+        self.made_for = (tuple(shape), width, classes)
         if not 2 <= len(shape) <= 4:
             raise ConfigError(f'an exit stands on maps (B, C, H, W), tokens (B, S, D) or vectors (B, D), got {shape}')
         layers, channels = [], shape[1] if len(shape) == 4 else shape[-1]
@@ -121,6 +129,52 @@ class Exit:
 
     def __repr__(self) -> str:
         return f'Exit({self.layer!r})'
+
+
+def exit_shapes(model: nn.Module, batch: Any, wanted: Sequence[str], layers: Sequence[str]) -> dict[str, torch.Size]:
+    """Measures the outputs of layers for a batch.
+
+    Args:
+        model: The student.
+        batch: A batch as models take it.
+        wanted: The paths of the layers.
+        layers: Those of them on which exits stand.
+
+    Returns:
+        The shapes by path.
+
+    Raises:
+        ConfigError: If a layer does not exist, or one with an exit runs several times: the net could not end at it.
+
+    Example:
+        >>> exit_shapes(nn.Sequential(nn.Linear(2, 8), nn.ReLU()), torch.zeros(4, 2), ['1'], ['1'])
+        {'1': torch.Size([4, 8])}
+    """
+    found = feature_shapes(model, batch, [(layer, None) for layer in wanted], 'the student')
+    for layer, runs in _runs(model, batch, layers).items():
+        if runs > 1:
+            raise ConfigError(
+                f'the layer {layer!r} runs {runs} times in the student, so that the net cannot end there: name one '
+                'that runs once, such as the block around it'
+            )
+    return {layer: shape for (layer, _), shape in found.items()}
+
+
+def _runs(model: nn.Module, batch: Any, layers: Sequence[str]) -> Counter[str]:
+    """Counts how often each layer runs in a forward pass."""
+    runs: Counter[str] = Counter()
+    parts = FeatureHooks(model, [(layer, None) for layer in layers], 'the student').module_names()
+    call = model if isinstance(model, ComposerModel) else choose_call(model, batch)
+    with contextlib.ExitStack() as stack, torch.no_grad(), without_draws(), as_in_evaluation(model) as device:
+        for layer, name in parts.items():
+            hook = model.get_submodule(name).register_forward_hook(partial(_count, runs, layer))
+            stack.callback(hook.remove)
+        call(to_device(batch, device))
+    return runs
+
+
+def _count(runs: Counter[str], layer: str, *_: Any) -> None:
+    runs[layer] += 1
 
 
 def exit_loss(student: ComposerModel, logits: Tensor, batch: Any) -> Any:
@@ -200,6 +254,47 @@ class EarlyExit(nn.Module):
             (feature,) = hooks.take().values()
         logits: Tensor = self.head(feature, _mask(batch))[0]
         return logits
+
+    @torch.no_grad()
+    def trimmed(self, batch: Any) -> nn.Module:
+        """A net of its own that ends at the exit and has none of the layers behind it, for timing and export.
+
+        Args:
+            batch: The inputs, or a batch as models take it.
+
+        Returns:
+            A :class:`.TrimmedExit`, which takes the inputs; in eval mode, with its own weights. This one for a net that
+            cannot be cut (see :func:`.up_to`).
+        """
+        self.eval()
+        body = up_to(self.model, self.layer, batch)
+        if body is None:
+            return self
+        own = TrimmedExit(body, self.head).eval()
+        inputs = batch if isinstance(batch, Tensor) else batch[0]
+        return own if torch.equal(own(inputs), self(batch)) else self
+
+    def code(self, batch: Any) -> str:
+        """Python that makes a module of this structure of ``model``, the net.
+
+        Args:
+            batch: The inputs, or a batch as models take it.
+
+        Returns:
+            Code that makes what :meth:`trimmed` returns for the batch, with other weights; empty for a head of another
+            class.
+        """
+        if not isinstance(self.head, ExitHead):
+            return ''
+        is_cut = self.trimmed(batch) is not self
+        inputs = batch if isinstance(batch, Tensor) else batch[0] if is_cut else None
+        sample = f'.trimmed(torch.zeros{(1, *inputs.shape[1:])})' if is_cut and inputs is not None else ''
+        shape, width, classes = self.head.made_for
+        return (
+            'from composer_kd.algorithms.exits import EarlyExit, ExitHead\n\n'
+            f'head = ExitHead({(1, *shape[1:])}, width={width}, classes={classes})\n'
+            f'model = EarlyExit(model, {self.layer!r}, head){sample}\n'
+        )
 
 
 def _mask(batch: Any) -> Tensor | None:

@@ -16,7 +16,15 @@ from torchmetrics import Metric
 from composer_kd.algorithms.teacher_evaluation import updates_of
 from composer_kd.batches.format import BatchFormat
 
-__all__ = ['JointEvaluation']
+__all__ = ['EVALUATION_EVENTS', 'JointEvaluation']
+
+EVALUATION_EVENTS = (
+    Event.EVAL_START,
+    Event.EVAL_BEFORE_FORWARD,
+    Event.EVAL_AFTER_FORWARD,
+    Event.EVAL_BATCH_END,
+    Event.EVAL_END,
+)
 
 
 class JointEvaluation(ABC):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from composer.core import Event, State
+from composer.devices import Device
 from composer.loggers import Logger
 from composer.utils import dist
 from torch import nn
@@ -14,7 +15,8 @@ from typing_extensions import override
 
 from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.algorithms.conflicts import refuse_beside_joint, renew_copies
-from composer_kd.algorithms.joint_evaluation import JointEvaluation
+from composer_kd.algorithms.joint_evaluation import EVALUATION_EVENTS, JointEvaluation
+from composer_kd.algorithms.joint_net import JointEvaluator, JointNet
 from composer_kd.batches.counts import BatchCount
 from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.microbatch import Microbatch
@@ -24,6 +26,7 @@ from composer_kd.matches.auxiliary_state import AuxiliaryState
 from composer_kd.matches.loss_adapter import LossAdapter
 from composer_kd.matches.loss_signature import Loss
 from composer_kd.schedules import Moment, Window
+from composer_kd.students import EXTRAS
 
 __all__ = ['JointTraining', 'fixed_loss']
 
@@ -34,11 +37,7 @@ _EVENTS = (
     Event.FIT_START,
     Event.AFTER_LOSS,
     Event.FIT_END,
-    Event.EVAL_START,
-    Event.EVAL_BEFORE_FORWARD,
-    Event.EVAL_AFTER_FORWARD,
-    Event.EVAL_BATCH_END,
-    Event.EVAL_END,
+    *EVALUATION_EVENTS,
 )
 
 
@@ -93,6 +92,46 @@ class JointTraining(DistillationAlgorithm):
             micro: The microbatch.
             is_open: Whether the nets learn from one another in this batch.
         """
+
+    def names(self) -> Sequence[str]:
+        """The names of the nets that can be used on their own, as in the names of their metrics."""
+        return ()
+
+    def nets(self, batch: Any) -> Mapping[str, JointNet]:
+        """The nets by these names, in eval mode; they may share weights with the student and with one another.
+
+        Args:
+            batch: A batch of the kind that they are used with.
+        """
+        return {}
+
+    def restore(self, state: State, load: Callable[[nn.Module, str], None]) -> None:
+        """Prepares the nets for use beside a student that was trained with them, without a run.
+
+        Args:
+            state: A state with the trained student, and data as its ``train_dataloader``, on whose first samples shapes
+                are measured.
+            load: Loads the weights of a module that was at a path in the student's module tree.
+        """
+        self._model = state.model
+        self.form = self.evaluation.form = BatchFormat.of(state.model)
+        self.join(state)
+        self.build(state)
+        for learner in self.learners():
+            for part, module in learner.learned().items():
+                load(module, f'{EXTRAS}.{learner.slot}.{part}')
+                module.eval()
+        self.move(state.device)
+
+    def move(self, device: Device) -> None:
+        """Moves the nets to a device."""
+        for learner in self.learners():
+            for module in learner.learned().values():
+                device.module_to_device(module)
+
+    def evaluator(self) -> JointEvaluator:
+        """An algorithm that evaluates the nets in a Trainer which only evaluates the student."""
+        return JointEvaluator(self.evaluation)
 
     @property
     @override

@@ -16,7 +16,7 @@ from composer_kd.batches.counts import weighed
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError
 
-__all__ = ['LossParts', 'parts_of', 'share_of_batch', 'weight']
+__all__ = ['LossParts', 'parts_of', 'share_of_batch', 'shares_of_parts', 'weight']
 
 
 class LossParts(dict[str, Tensor]):
@@ -86,6 +86,18 @@ def share_of_batch(task: Tensor, outputs: Any, micro: Microbatch, logits: Tensor
     if micro.task is None or not labels_fit(micro.batch, micro.form, logits):
         return task
     return weighed(task, outputs, micro.task, micro.task_share)
+
+
+def shares_of_parts(loss: Any, outputs: Any, micro: Microbatch, logits: Tensor | None) -> dict[str, Tensor]:
+    """The parts of a model's own loss of a microbatch, each as its share of the mean over the whole batch.
+
+    Args:
+        loss: What the model's ``loss()`` returned.
+        outputs: The model's outputs.
+        micro: The microbatch.
+        logits: The logits in the outputs; ``None`` if they are not looked for.
+    """
+    return {name: share_of_batch(part, outputs, micro, logits) for name, part in parts_of(loss).items()}
 
 
 def weight(name: str, value: float) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,9 +13,11 @@ from torchmetrics import Metric
 from typing_extensions import override
 
 from composer_kd.algorithms.joint_evaluation import JointEvaluation
+from composer_kd.algorithms.joint_net import JointNet
 from composer_kd.algorithms.joint_training import JointTraining, fixed_loss
-from composer_kd.algorithms.loss_parts import LossParts, parts_of, share_of_batch, weight
+from composer_kd.algorithms.loss_parts import LossParts, share_of_batch, shares_of_parts, weight
 from composer_kd.algorithms.peers import Peer, Peers, as_peers
+from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import TeacherError
 from composer_kd.features.outputs import logits_of, scalar_loss
@@ -82,13 +85,39 @@ class MutualLearning(JointTraining):
         return self.peers
 
     @override
+    def names(self) -> Sequence[str]:
+        return [peer.name for peer in self.peers]
+
+    @override
+    def nets(self, batch: Any) -> Mapping[str, JointNet]:
+        return {peer.name: JointNet(peer.model.eval(), peer.input_adapter) for peer in self.peers}
+
+    @override
+    def trials(self, state: State) -> Iterator[tuple[str, Callable[[Any], Any]]]:
+        for number, peer in enumerate(self.peers):
+            yield f'peers.{number}: the peer {peer.name!r}', partial(self._try, peer, state)
+
+    def _try(self, peer: Peer, state: State, batch: Any) -> None:
+        state.device.module_to_device(peer.model)
+        peer.join(state)
+        logits = logits_of(state.model(batch), 'the student')
+        was_training = peer.model.training
+        peer.model.eval()  # BatchNorm has no statistics of one sample, and keeps its own
+        try:
+            outputs = peer.outputs(BatchFormat.of(state.model).split(batch)[0])
+            _check_shape(logits, peer.logits(outputs), peer.name)
+        finally:
+            peer.model.train(was_training)
+
+    @override
     def join(self, state: State) -> None:
         for peer in self.peers:
             peer.join(state)
 
     @override
     def learn(self, state: State, micro: Microbatch, is_open: bool) -> None:
-        own, logits = parts_of(state.loss), [logits_of(state.outputs, 'the student')]
+        logits = [logits_of(state.outputs, 'the student')]
+        own = shares_of_parts(state.loss, state.outputs, micro, logits[0])
         tasks = [share_of_batch(scalar_loss(state.loss), state.outputs, micro, logits[0])]
         for peer in self.peers:
             with get_precision_context(state.precision, state.precision_config):

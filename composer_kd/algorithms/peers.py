@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from composer.core import State
 from composer.models import ComposerModel, HuggingFaceModel
@@ -14,6 +14,7 @@ from composer_kd.batches.contents import split_index
 from composer_kd.errors import ConfigError
 from composer_kd.features.calling import choose_call
 from composer_kd.features.outputs import logits_of
+from composer_kd.schedules import number_or_schedule
 
 __all__ = ['Peer', 'Peers', 'as_peers']
 
@@ -29,7 +30,8 @@ class Peer:
         lr: Its learning rate, which follows the student's schedule; ``None`` for that of the student.
 
     Raises:
-        ConfigError: If the model is not a module, or a ``ComposerModel`` has an input adapter.
+        ConfigError: If the model is not a module, a ``ComposerModel`` has an input adapter, or the learning rate is not
+            a number above 0.
 
     Example:
         >>> Peer(nn.Linear(2, 3), lr=0.1)
@@ -47,6 +49,8 @@ class Peer:
             raise ConfigError(f'Peer: expected a module, got {type(model).__name__}')
         if input_adapter is not None and isinstance(model, ComposerModel):
             raise ConfigError('Peer: a ComposerModel gets the whole batch; give the input adapter with a plain module')
+        if lr is not None and (callable(lr) or not number_or_schedule('Peer: lr', lr, 0.0, strict=True)):
+            raise ConfigError(f"Peer: lr must be a number, which follows the student's own schedule, got {lr!r}")
         self.model, self.input_adapter, self.lr = model, input_adapter, lr
         self.name = name or type(model).__name__
         self._calls: dict[type, Callable[[Any], Any]] = {}  # by the kind of batch
@@ -130,8 +134,11 @@ class Peer:
         return f'Peer({self.name!r})'
 
 
-Peers: TypeAlias = Sequence[nn.Module | Peer]
-"""Modules or :class:`Peer`."""
+Peers: TypeAlias = Annotated[Sequence[nn.Module | Peer], 'peers']
+"""Modules or :class:`Peer`.
+
+An algorithm's parameter with this annotation is written as a list of peers in a YAML file.
+"""
 
 
 def as_peers(given: Any) -> list[Peer]:

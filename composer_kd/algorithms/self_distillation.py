@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from typing_extensions import override
 
-from composer_kd.algorithms.exits import EarlyExit, Exit, ExitHead, exit_loss
+from composer_kd.algorithms.exits import EarlyExit, Exit, ExitHead, exit_loss, exit_shapes
 from composer_kd.algorithms.joint_evaluation import JointEvaluation
+from composer_kd.algorithms.joint_net import JointNet
 from composer_kd.algorithms.joint_training import JointTraining, fixed_loss
-from composer_kd.algorithms.loss_parts import LossParts, parts_of, share_of_batch, weight
+from composer_kd.algorithms.loss_parts import LossParts, share_of_batch, shares_of_parts, weight
 from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.masks import tokens_of
 from composer_kd.batches.microbatch import Microbatch
@@ -30,7 +32,6 @@ from composer_kd.matches.dry_run import first_samples
 from composer_kd.matches.loss_signature import Loss
 from composer_kd.schedules import Moment
 from composer_kd.students import EXTRAS
-from composer_kd.teachers import feature_shapes
 
 __all__ = ['SelfDistillation']
 
@@ -100,6 +101,25 @@ class SelfDistillation(JointTraining):
         return self.exits
 
     @override
+    def names(self) -> Sequence[str]:
+        return [one.name for one in self.exits]
+
+    @override
+    def nets(self, batch: Any) -> Mapping[str, JointNet]:
+        found = {one.name: self.exit_model(one.layer) for one in self.exits}
+        return {name: JointNet(one.trimmed(batch), code=one.code(batch)) for name, one in found.items()}
+
+    @override
+    def trials(self, state: State) -> Iterator[tuple[str, Callable[[Any], Any]]]:
+        for number, one in enumerate(self.exits):
+            yield f'exits.{number}: the exit {one.layer!r}', partial(self._try, one, state)
+
+    def _try(self, one: Exit, state: State, batch: Any) -> None:
+        batch, _ = BatchFormat.of(state.model).split(batch)
+        (shape,) = exit_shapes(state.model, batch, [one.layer], [one.layer]).values()
+        ExitHead(tuple(shape), 1, 1)
+
+    @override
     def join(self, state: State) -> None:
         self._look(state.model)
 
@@ -116,20 +136,20 @@ class SelfDistillation(JointTraining):
             return  # an evaluation; training is refused at FIT_START
         batch, _ = self.form.split(first_samples(state))
         answers = 'outputs.logits' if isinstance(state.model, HuggingFaceModel) else 'outputs'
-        wanted = [*(one.layer for one in self.exits), self._last, answers]
-        shapes = feature_shapes(state.model, batch, [(layer, None) for layer in wanted], 'the student')
-        answer = shapes[answers, None]
+        layers = [one.layer for one in self.exits]
+        shapes = exit_shapes(state.model, batch, [*layers, self._last, answers], layers)
+        answer = shapes[answers]
         if len(answer) != 2:
             raise ConfigError(
                 f'SelfDistillation: the student answers in the shape {tuple(answer)}; exits are for one prediction per '
                 'sample, (B, classes)'
             )
-        width = pooled(torch.zeros(shapes[self._last, None])).shape[-1]
+        width = pooled(torch.zeros(shapes[self._last])).shape[-1]
         for number, one in enumerate(self.exits):
             # Equal initial weights on every rank and in every run with this seed.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(state.rank_zero_seed + number)
-                one.head = ExitHead(tuple(shapes[one.layer, None]), width, answer[-1])
+                one.head = ExitHead(tuple(shapes[one.layer]), width, answer[-1])
 
     @override
     def match(self, event: Event, state: State) -> bool:
@@ -152,7 +172,8 @@ class SelfDistillation(JointTraining):
     def learn(self, state: State, micro: Microbatch, is_open: bool) -> None:
         assert self._hooks is not None
         seen = {layer: feature for (layer, _), feature in self._hooks.take().items()}
-        logits, own = logits_of(state.outputs, 'the student'), parts_of(state.loss)
+        logits = logits_of(state.outputs, 'the student')
+        own = shares_of_parts(state.loss, state.outputs, micro, logits)
         task = share_of_batch(scalar_loss(state.loss), state.outputs, micro, logits)
         mask, last = _mask(micro.batch, self.form), seen[self._last].detach()
         target, features = logits.detach(), pooled(last, mask if last.ndim == 3 else None)

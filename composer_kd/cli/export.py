@@ -13,7 +13,8 @@ FORMATS = ('onnx', 'torch-export', 'huggingface', 'state-dict')
 
 HELP = 'export the student for another runtime'
 ABOUT = """\
-Exports the student of a run, without teachers, projectors and other auxiliary modules:
+Exports the student of a run, without teachers, peers, exits, projectors and other auxiliary modules;
+or, with --net, a peer or an exit that was trained beside it:
 
   onnx           model.onnx, for ONNX Runtime, TensorRT, OpenVINO
   torch-export   model.pt2, which torch.export.load reads without the model's code
@@ -29,11 +30,14 @@ student, its training and results, and how to load it. An earlier export is repl
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to a parser."""
     # RUN comes first in the usage: after --to, argparse would read it as a format.
-    options = '[--out DIR] [--bench FILE] [--config YAML] [--allow-imports PACKAGE,PACKAGE]'
+    options = '[--net NAME] [--out DIR] [--bench FILE] [--config YAML] [--allow-imports PACKAGE,PACKAGE]'
     parser.usage = f'%(prog)s RUN --to FORMAT [FORMAT ...] {options}'
     parser.add_argument('run_', metavar='RUN', help='a run folder, a checkpoint, or the YAML of a run')
     parser.add_argument('--to', nargs='+', metavar='FORMAT', required=True, help=', '.join(FORMATS))
-    parser.add_argument('--out', metavar='DIR', help='the folder for the formats; default: RUN/export')
+    parser.add_argument(
+        '--net', metavar='NAME', help='a net trained beside the student, in its place: a peer, or an exit (exit.layer2)'
+    )
+    parser.add_argument('--out', metavar='DIR', help='the folder for the formats; default: RUN/export, RUN/export/NET')
     parser.add_argument(
         '--bench', metavar='FILE', help='results of `composer-kd bench`, for the speed in the model card'
     )
@@ -58,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
     from composer_kd.workflows.export.export import export_run
 
     console = terminal(soft_wrap=True)
-    given = {'--out': options.out, '--bench': options.bench, '--config': options.config}
+    given = {'--net': options.net, '--out': options.out, '--bench': options.bench, '--config': options.config}
     words = [options.run_, '--to', *options.to, *(w for k, v in given.items() if v is not None for w in (k, v))]
 
     def done(exported: object) -> None:
@@ -70,4 +74,4 @@ def run(options: argparse.Namespace) -> None:
         console.print(f'  verified with {exported.verification}', highlight=False, markup=False)
 
     command = f'composer-kd export {shlex.join(words)}'
-    export_run(options.run_, options.to, options.out, options.bench, options.config, command, done)
+    export_run(options.run_, options.to, options.out, options.bench, options.config, command, done, options.net)

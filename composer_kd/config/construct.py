@@ -10,16 +10,17 @@ from typing import Any
 
 from composer.models import HuggingFaceModel
 
+from composer_kd.algorithms.peers import Peer
 from composer_kd.config.markers import Component
 from composer_kd.config.registry import SCOPES, import_path, is_function_itself
-from composer_kd.config.schema import TeacherConfig
+from composer_kd.config.schema import PeerConfig, TeacherConfig
 from composer_kd.config.secrets import hidden
 from composer_kd.config.stored import StoredTeacherConfig
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError, stopped_by
-from composer_kd.teachers import CachedTeacher, FrozenTeacher
+from composer_kd.teachers import CachedTeacher, FrozenTeacher, load_weights
 from composer_kd.teachers.adapters import InputAdapters
 
-__all__ = ['HUGGING_FACE', 'build_adapter', 'build_teacher', 'construct', 'construct_or_say']
+__all__ = ['HUGGING_FACE', 'build_adapter', 'build_peer', 'build_teacher', 'construct', 'construct_or_say']
 
 
 HUGGING_FACE = (
@@ -62,6 +63,8 @@ def _materialise(value: Any, stand_in: Callable[[Any], Any] | None) -> Any:
         return construct(value, stand_in)
     if isinstance(value, TeacherConfig):
         return build_teacher(value)
+    if isinstance(value, PeerConfig):
+        return build_peer(value)
     if isinstance(value, StoredTeacherConfig):
         return CachedTeacher(value.cache, value.name, local=value.local)
     if isinstance(value, list):
@@ -158,3 +161,26 @@ def build_teacher(config: TeacherConfig) -> FrozenTeacher:
     adapter = build_adapter(config.input_adapter)
     forward = construct_or_say(config.forward) if config.forward is not None else None
     return FrozenTeacher(model, config.checkpoint, adapter, forward, config.name, config.entry)
+
+
+def build_peer(config: PeerConfig) -> Peer:
+    """Builds a peer, and loads the weights that it starts from.
+
+    Args:
+        config: Its model, checkpoint and entry, input adapters, name and learning rate.
+
+    Returns:
+        The peer.
+
+    Raises:
+        CheckpointNotFoundError: If the checkpoint does not exist.
+        CheckpointError: If it is damaged, unsafe, or does not fit the model.
+        ConfigError: If the model cannot be built, or takes no input adapter.
+    """
+    model = construct_or_say(config.model)
+    if config.checkpoint is not None:
+        load_weights(model, config.checkpoint, config.entry)
+    try:
+        return Peer(model, build_adapter(config.input_adapter), config.called, config.lr)
+    except ConfigError as error:
+        raise ConfigError(f'{config.model.path.removesuffix(".model")}: {error}') from error

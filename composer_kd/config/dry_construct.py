@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from composer.utils.parallelism import FSDP2Config, FSDPConfig
 
+from composer_kd.algorithms.peers import Peer
 from composer_kd.config.construct import construct
 from composer_kd.config.markers import Component
 from composer_kd.config.registry import SCOPES, is_function_itself, is_shown
-from composer_kd.config.schema import TeacherConfig
+from composer_kd.config.schema import PeerConfig, TeacherConfig
 from composer_kd.config.stage_teachers import StageTeacherConfig
 from composer_kd.config.stored import StoredTeacherConfig
 from composer_kd.config.typecheck import Parameter, parameters
@@ -22,7 +23,7 @@ from composer_kd.errors import stopped_by
 from composer_kd.presentation.addresses import without_credentials
 from composer_kd.teachers import FrozenTeacher
 
-__all__ = ['STAND_IN', 'fsdp_settings', 'supplied_names', 'try_component']
+__all__ = ['STAND_IN', 'fsdp_settings', 'supplied_names', 'try_component', 'without_weights']
 
 # Replaces an option that has faults, so that the component around it can still be constructed.
 STAND_IN = Component('model', 'stand-in')
@@ -68,6 +69,25 @@ def fsdp_settings() -> dict[str, Parameter]:
     """
     version = FSDP2Config if os.environ.get('FSDP_VERSION', '1') == '2' else FSDPConfig
     return {f.name: Parameter(Any, False) for f in dataclasses.fields(version) if not f.name.startswith('_')}
+
+
+def without_weights(component: Component) -> Any:
+    """Constructs a component with stand-ins for models and teachers, to ask it what its settings alone decide.
+
+    Args:
+        component: A checked component.
+
+    Returns:
+        The object.
+
+    Example:
+        >>> options = {'exits': ['layer1', 'layer2']}
+        >>> without_weights(Component('algorithm', 'self_distillation', options)).names()
+        ['exit.layer1', 'exit.layer2']
+    """
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter('ignore')
+        return construct(component, stand_in=_stand_in)
 
 
 def try_component(component: Component) -> list[str]:
@@ -170,6 +190,8 @@ def _stand_in(value: Any) -> Any:
         return FrozenTeacher(
             torch.nn.Identity(), name=value.name or without_credentials(value.checkpoint or model) or None
         )
+    if isinstance(value, PeerConfig):
+        return Peer(torch.nn.Identity(), name='' if value.model is None else value.called, lr=value.lr)
     if isinstance(value, StoredTeacherConfig):
         return FrozenTeacher(torch.nn.Identity(), name=value.name or value.cache)
     if isinstance(value, StageTeacherConfig):

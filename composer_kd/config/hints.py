@@ -9,9 +9,10 @@ import functools
 import typing
 from typing import Annotated, Any, Literal
 
+from composer_kd.algorithms.peers import Peers
 from composer_kd.config.markers import Component, Either, MayBeEmpty, Must, Part
 from composer_kd.config.registry import known_names, resolve
-from composer_kd.config.schema import TeacherConfig
+from composer_kd.config.schema import PeerConfig, TeacherConfig
 from composer_kd.config.stage_teachers import StageTeacherConfig, is_of_stage
 from composer_kd.config.stored import StoredTeacherConfig, is_stored
 from composer_kd.config.typecheck import Parameter, parameters
@@ -205,4 +206,5 @@ _WRITTEN = (
     (Losses, LossesAndMatches),
     (LossObject, Loss),
     (RouteBy, WrittenRoute),
+    (Peers, list[PeerConfig]),
 )

@@ -39,7 +39,7 @@ from composer_kd.config.markers import (
 from composer_kd.config.profiler import ProfilerConfig
 from composer_kd.config.stored import stored_conflicts, stored_teachers
 
-__all__ = ['EvaluationConfig', 'LoaderConfig', 'RunConfig', 'TeacherConfig', 'local_folder']
+__all__ = ['EvaluationConfig', 'LoaderConfig', 'PeerConfig', 'RunConfig', 'TeacherConfig', 'local_folder']
 
 
 _Adapter = Annotated[Component, Part('adapter')]
@@ -107,6 +107,32 @@ class TeacherConfig:
                 f'checkpoint: the teacher {self.model.name} has no checkpoint: its weights would be random; '
                 'give the checkpoint of a trained one'
             )
+        if self.entry is not None and self.checkpoint is None:
+            yield f'entry: names weights in a checkpoint, and there is none; got {self.entry!r}'
+
+
+@dataclass
+class PeerConfig:
+    """One peer: a net that trains beside the student."""
+
+    model: Annotated[Component, Part('model')]
+    checkpoint: Annotated[str | None, Place] = None  # the weights that it starts from; None: those it is built with
+    entry: str | None = None  # which weights of the checkpoint, as for a teacher
+    input_adapter: Annotated[Any, INPUT_ADAPTERS] = None
+    name: str | None = None  # None: that of the model, as written
+    lr: Annotated[float | None, Positive] = None  # None: that of the student
+
+    @property
+    def called(self) -> str:
+        """Its name in the log and in messages."""
+        return self.name or self.model.name.rpartition('.')[2]
+
+    def from_scratch(self) -> PeerConfig:
+        """A copy without the weights that it starts from."""
+        return dataclasses.replace(self, checkpoint=None, entry=None)
+
+    def conflicts(self) -> Iterator[str]:
+        """Yields conflicts between settings that are valid on their own."""
         if self.entry is not None and self.checkpoint is None:
             yield f'entry: names weights in a checkpoint, and there is none; got {self.entry!r}'
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +14,11 @@ from composer_kd.errors import ConfigError
 
 __all__ = ['Loss', 'attribute_of', 'checked_loss', 'is_known', 'name_of', 'parameters_of']
 
-Loss: TypeAlias = Callable[..., Tensor]
+Loss: TypeAlias = Annotated[Callable[..., Tensor], 'a loss']
+"""A function or module of ``(student, teacher)``.
+
+An algorithm's parameter with this annotation is written as ``{name: ..., its options}`` in a YAML file.
+"""
 
 
 def attribute_of(loss: Any, name: str, default: Any) -> Any:

@@ -230,7 +230,7 @@ def _load_errors_said(config: RunConfig, loading: _Loading) -> Iterator[None]:
         )
         if key == 'load_path' and f'{EXTRAS}.' in str(error):
             raise ConfigError(
-                f'load_path: what the matches learn in this run is not what they learned in that of {path}. '
+                f'load_path: what is trained beside the student in this run is not what was trained in that of {path}. '
                 "Load the student's weights alone: load_weights_only=true load_strict_model_weights=false"
             ) from error
         raise ConfigError(

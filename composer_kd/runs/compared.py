@@ -20,6 +20,7 @@ from composer_kd.config.yaml_source import read_source
 from composer_kd.deploy import Inference
 from composer_kd.errors import CheckpointError, ComposerKDError, ConfigError
 from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
+from composer_kd.runs.beside import joint_net, name_of_net, names_beside, net_module
 from composer_kd.runs.files import CONFIG_FILE, checkpoint_file
 from composer_kd.runs.saved import SavedRun
 from composer_kd.runs.stored import TEACHER_FILE, live_teacher
@@ -36,10 +37,12 @@ class ComparedModel(Candidate):
         role: ``TEACHER``, ``ALONE`` or ``DISTILLED``; a teacher that was itself distilled is a ``TEACHER``.
         run: The run that trained it; None for a teacher known only from a student's settings.
         teacher: Its settings as a teacher; None for the model of a run.
+        net: The name of the net that was trained beside the student of the run; None for the student.
     """
 
     run: SavedRun | None = None
     teacher: TeacherConfig | None = None
+    net: str | None = None
 
     @classmethod
     def of_run(
@@ -57,6 +60,20 @@ class ComparedModel(Candidate):
         return cls(run.name, make, role, taught_by, run.is_trained, shift_labels=None, run=run)
 
     @classmethod
+    def of_net(cls, run: SavedRun, net: str, num_classes: int | None = None) -> ComparedModel:
+        """Creates the entry for a net that was trained beside the student of a run.
+
+        Args:
+            run: The run.
+            net: The name of the net.
+            num_classes: As for :meth:`of_run`.
+        """
+        make = functools.partial(net_module, run, net, num_classes)
+        return cls(
+            name_of_net(run, net), make, DISTILLED, (run.name,), run.is_trained, shift_labels=None, run=run, net=net
+        )
+
+    @classmethod
     def of_teacher(cls, name: str, config: TeacherConfig) -> ComparedModel:
         """Creates the entry for a teacher that is known only from a student's settings.
 
@@ -68,6 +85,9 @@ class ComparedModel(Candidate):
 
     @override
     def inference(self, batch: Any) -> Inference:
+        if self.net is not None and self.run is not None:
+            net = joint_net(self.run, self.net)
+            return Inference(net.model, batch, net.input_adapter)
         if self.teacher is None:
             return Inference(self.make(), batch)
         frozen = build_teacher(self.teacher)
@@ -76,6 +96,8 @@ class ComparedModel(Candidate):
 
 def compared_models(runs: Sequence[SavedRun], num_classes: int | None = None) -> list[ComparedModel]:
     """Lists the models in a comparison: teachers first, then the students in the given order.
+
+    After the student of a run come the nets that were trained beside it: peers, and exits.
 
     A teacher that is itself one of the runs is listed once. A teacher whose checkpoint is missing is left out with a
     warning, unless its relative path, valid in another working folder, matches the checkpoint of one of the runs.
@@ -119,6 +141,7 @@ def compared_models(runs: Sequence[SavedRun], num_classes: int | None = None) ->
     for run in sorted(runs, key=lambda run: run.name not in teachers):
         role = TEACHER if run.name in teachers else DISTILLED if run.is_distilled else ALONE
         listed.append(ComparedModel.of_run(run, role, taught_by[run.name], num_classes))
+        listed += [ComparedModel.of_net(run, net, num_classes) for net in names_beside(run)]
     return listed
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,17 +13,28 @@ from composer.models import ComposerModel
 from rich.table import Table
 from torch.utils.data import DataLoader
 
+from composer_kd.algorithms.joint_training import JointTraining
 from composer_kd.bench.size import count_parameters, size_in_bytes
 from composer_kd.config.schema import EvaluationConfig, RunConfig
 from composer_kd.errors import ConfigError
 from composer_kd.presentation.units import bytes_text, metric_text, number_text
+from composer_kd.runs.beside import restored
 from composer_kd.runs.ending import closing
 from composer_kd.runs.process import without_remarks
 from composer_kd.runs.saved import SavedRun, open_run
 from composer_kd.runs.stages import stage_folders
 from composer_kd.runs.train import final_metrics
 
-__all__ = ['Evaluation', 'as_table', 'count_parameters', 'evaluate', 'evaluate_all', 'heading_of', 'metrics_of']
+__all__ = [
+    'Evaluation',
+    'as_table',
+    'count_parameters',
+    'evaluate',
+    'evaluate_all',
+    'evaluate_model',
+    'heading_of',
+    'metrics_of',
+]
 
 
 @dataclass(frozen=True)
@@ -35,12 +46,49 @@ class Evaluation:
         metrics: Metrics on the evaluation data, by name.
         parameters: The number of parameters of the model.
         size: Bytes of its state dict as saved by ``torch.save``; a training checkpoint is larger.
+        beside: The number of parameters and the size of each net that was trained beside the model, by its name; its
+            metrics are ``metrics/<evaluator>/<name>/<metric>``.
     """
 
     checkpoint: pathlib.Path
     metrics: dict[str, float]
     parameters: int
     size: int
+    beside: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    def of(self, name: str) -> dict[str, float]:
+        """The metrics of a net beside the model, under the names that those of the model have; of the model for ``''``.
+
+        Args:
+            name: The name of the net.
+
+        Example:
+            >>> metrics = {'metrics/eval/Accuracy': 0.9, 'metrics/eval/slow/Accuracy': 0.8}
+            >>> found = Evaluation(pathlib.Path('a.pt'), metrics, 15, 100, {'slow': (3, 20)})
+            >>> found.of('slow'), found.of('')
+            ({'metrics/eval/Accuracy': 0.8}, {'metrics/eval/Accuracy': 0.9})
+        """
+        return metrics_of(self.metrics, name, list(self.beside))
+
+
+def metrics_of(metrics: Mapping[str, float], name: str, beside: Sequence[str]) -> dict[str, float]:
+    """Selects the metrics of one net of a run.
+
+    Args:
+        metrics: The metrics of the run, under the names that Composer logs.
+        name: The name of a net that was trained beside the student; ``''`` for the student itself.
+        beside: The names of all of these nets.
+
+    Returns:
+        Its metrics, under the names that those of a student have.
+    """
+    found: dict[str, float] = {}
+    for key, value in ((key, value) for key, value in metrics.items() if key.startswith('metrics/')):
+        label, _, rest = key.removeprefix('metrics/').partition('/')
+        owner = next((one for one in beside if rest.startswith(f'{one}/')), '')
+        if owner == name:
+            found[f'metrics/{label}/{rest.removeprefix(f"{owner}/") if owner else rest}'] = value
+    return found
 
 
 def evaluate(checkpoint: str | pathlib.Path, config: str | pathlib.Path | None = None) -> Evaluation:
@@ -68,22 +116,21 @@ def as_table(evaluations: Iterable[Evaluation]) -> Table:
         evaluations: One evaluation for each checkpoint.
 
     Returns:
-        A ``rich`` table with the columns checkpoint, one for each metric, parameters and size.
+        A ``rich`` table with the columns checkpoint, one for each metric, parameters and size; below a model the nets
+        that were trained beside it.
     """
     evaluations = list(evaluations)
-    names = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.metrics))
+    names = list(dict.fromkeys(name for one in evaluations for net in ('', *one.beside) for name in one.of(net)))
     table = Table()
     table.add_column('checkpoint', overflow='fold')
     for heading in [*map(heading_of, names), 'parameters', 'size']:
         table.add_column(heading, justify='right')
     for evaluation in evaluations:
-        values = [metric_text(evaluation.metrics.get(name)) for name in names]
-        table.add_row(
-            str(evaluation.checkpoint),
-            *values,
-            number_text(evaluation.parameters),
-            bytes_text(evaluation.size),
-        )
+        sizes = {'': (evaluation.parameters, evaluation.size), **evaluation.beside}
+        for net, (parameters, size) in sizes.items():
+            values = [metric_text(evaluation.of(net).get(name)) for name in names]
+            first = f'  {net}' if net else str(evaluation.checkpoint)
+            table.add_row(first, *values, number_text(parameters), bytes_text(size))
     return table
 
 
@@ -102,21 +149,36 @@ def heading_of(name: str) -> str:
     return heading if label == 'eval' else f'{label} {heading}'
 
 
-def metrics_of(model: ComposerModel, loader: DataLoader[Any], run: EvaluationConfig | RunConfig) -> dict[str, float]:
+def evaluate_model(
+    model: ComposerModel,
+    loader: DataLoader[Any],
+    run: EvaluationConfig | RunConfig,
+    beside: Sequence[JointTraining] = (),
+) -> dict[str, float]:
     """Evaluates a model on the evaluation data of a run.
 
     Args:
         model: The model.
         loader: The data.
         run: The settings of the evaluation.
+        beside: The algorithms whose nets are evaluated beside it.
 
     Returns:
         Its metrics, as Composer calls them.
     """
     precision = run.precision if torch.cuda.is_available() else None  # the CPU supports one only
     with without_remarks():
-        trainer = Trainer(model=model, eval_dataloader=loader, precision=precision, progress_bar=False, seed=run.seed)
+        trainer = Trainer(
+            model=model,
+            eval_dataloader=loader,
+            algorithms=[one.evaluator() for one in beside],
+            precision=precision,
+            progress_bar=False,
+            seed=run.seed,
+        )
         with closing(trainer):
+            for one in beside:
+                one.move(trainer.state.device)
             trainer.eval(subset_num_batches=run.eval_subset_num_batches)
             found = final_metrics(trainer)
     return {name: value for name, value in found.items() if name.startswith('metrics/')}
@@ -150,6 +212,12 @@ def _evaluate(run: SavedRun) -> Evaluation:
     loader = run.loader()
     model = run.model(getattr(loader.dataset, 'num_classes', None))
     assert run.checkpoint is not None
-    return Evaluation(
-        run.checkpoint, metrics_of(model, loader, run.config), count_parameters(model), size_in_bytes(model)
-    )
+    joint = restored(run, model)
+    metrics = evaluate_model(model, loader, run.config, joint)
+    batch = next(iter(run.batches(loader))) if joint else None
+    beside = {
+        name: (count_parameters(net.model), size_in_bytes(net.model))
+        for one in joint
+        for name, net in one.nets(batch).items()
+    }
+    return Evaluation(run.checkpoint, metrics, count_parameters(model), size_in_bytes(model), beside)

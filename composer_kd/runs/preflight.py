@@ -17,7 +17,6 @@ from composer_kd.config.schema import RunConfig
 from composer_kd.data.view_index import first_items
 from composer_kd.errors import Attempts, CheckpointError, ConfigError
 from composer_kd.presentation.addresses import without_credentials
-from composer_kd.teachers import Teacher, teacher_logits
 from composer_kd.teachers.checkpoints import read_checkpoint
 from composer_kd.teachers.readers import sharded
 
@@ -71,7 +70,7 @@ def check_autoresume(config: RunConfig) -> None:
 def dry_run(
     model: ComposerModel, algorithms: dict[str, Any], loader: DataLoader[Any], precision: str | None = None
 ) -> None:
-    """Runs the student and its teachers on one sample, to report models that do not fit the data.
+    """Runs the student and what teaches or trains beside it on one sample, to report models that do not fit the data.
 
     Moves the models to the device of the run, and restores the random state.
 
@@ -94,20 +93,9 @@ def dry_run(
             state.batch, state.outputs = batch, attempt(_answer, 'model', model, batch)
             attempt(_check_classes, state.outputs, getattr(model, 'num_classes', None))
             for path, algorithm in algorithms.items():
-                for teacher in algorithm.teachers if isinstance(algorithm, DistillationAlgorithm) else ():
-                    ask = _ask(teacher, algorithm, state)
-                    attempt(_answer, f'{path}.teachers: the teacher {teacher.name!r}', ask, batch)
+                for what, trial in algorithm.trials(state) if isinstance(algorithm, DistillationAlgorithm) else ():
+                    attempt(_answer, f'{path}.{what}', trial, batch)
     attempt.finish()
-
-
-def _ask(teacher: Teacher, algorithm: DistillationAlgorithm, state: State) -> Callable[[Any], Any]:
-    """Returns a function that prepares a teacher and computes its logits for a batch of the loader."""
-
-    def answer(batch: Any) -> Any:
-        teacher.prepare(state)
-        return teacher_logits(teacher, *algorithm.format_of(state.model).split(batch))
-
-    return answer
 
 
 def _one_sample(loader: DataLoader[Any]) -> Any:

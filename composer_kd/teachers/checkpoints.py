@@ -50,7 +50,8 @@ def load_weights(module: nn.Module, checkpoint: str | os.PathLike[str], entry: s
         checkpoint: A local path, or the URI of a file that Composer's ``get_file`` reads (``s3://``, ``https://``), or
             of a folder of ``save_pretrained``, which ends in a slash. Keys in it are shown nowhere.
         entry: The dotted path of the weights in the file, such as ``'ema'`` or ``'state_dict.teacher'``; ``''`` for
-            the outermost names. ``None`` to find it.
+            the outermost names. ``'composer_kd.peer_NAME.net'`` for a peer that was trained beside a student. ``None``
+            to find it.
 
     Raises:
         CheckpointNotFoundError: If the file does not exist.
@@ -68,7 +69,7 @@ def load_weights(module: nn.Module, checkpoint: str | os.PathLike[str], entry: s
         [[2.0, 2.0]]
     """
     name = without_credentials(os.fspath(checkpoint))
-    with _opened(os.fspath(checkpoint)) as entries:
+    with _opened(os.fspath(checkpoint), entry) as entries:
         fit = choose(entries, module, entry, name)
         weights = {key: entries.tensors[path] for key, path in fit.paths.items()}
         try:
@@ -130,7 +131,7 @@ def read_checkpoint(checkpoint: str | os.PathLike[str], entry: str | None = None
         Checkpoint(weights={'weight': tensor([1., 1.])}, from_composer=True)
     """
     name = without_credentials(os.fspath(checkpoint))
-    with _opened(os.fspath(checkpoint)) as entries:
+    with _opened(os.fspath(checkpoint), entry) as entries:
         return Checkpoint(entries.state_dict(entry, name), entries.from_composer)
 
 
@@ -139,8 +140,8 @@ def _odd(tensor: Tensor) -> str:
 
 
 @contextlib.contextmanager
-def _opened(name: str) -> Iterator[Entries]:
+def _opened(name: str, entry: str | None) -> Iterator[Entries]:
     with contextlib.ExitStack() as stack:
         path = name if '://' not in name else fetch(name, stack.enter_context(tempfile.TemporaryDirectory()))
         shown = without_credentials(name)
-        yield Entries.of(read_content(path, shown), shown)
+        yield Entries.of(read_content(path, shown), shown, entry)

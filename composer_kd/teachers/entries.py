@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from composer_kd.errors import CheckpointError, nearest
-from composer_kd.students import without_extras
+from composer_kd.students import EXTRAS, without_extras
 
 __all__ = ['COMPOSER', 'Entries', 'is_within', 'listed', 'shortened']
 
@@ -38,12 +38,15 @@ class Entries:
     from_composer: bool
 
     @classmethod
-    def of(cls, content: Any, name: str) -> Entries:
-        """Walks through the content of a checkpoint; optimizers and a student's auxiliary modules are left out.
+    def of(cls, content: Any, name: str, entry: str | None = None) -> Entries:
+        """Walks through the content of a checkpoint.
+
+        Optimizers are left out, and so are a student's auxiliary modules unless ``entry`` names one.
 
         Args:
             content: What a reader returned.
             name: How messages call the file.
+            entry: The path that the user gave.
 
         Raises:
             CheckpointError: If it holds no tensors, or two under one path.
@@ -55,7 +58,8 @@ class Entries:
             if path in tensors:
                 raise CheckpointError(f'{name} holds two tensors whose path is {path!r}: rename one of them.')
             tensors[path], places[path] = tensor, place
-        tensors = without_extras(tensors)  # a distilled student may become a teacher
+        if not names_extras(entry):
+            tensors = without_extras(tensors)  # a distilled student may become a teacher
         if not tensors:
             raise _no_weights(content, name)
         state = content.get('state') if isinstance(content, Mapping) else None
@@ -77,6 +81,9 @@ class Entries:
             return COMPOSER if self.from_composer else ''
         if not isinstance(entry, str):
             raise CheckpointError(f"entry must be a dotted path, such as 'ema' or 'state_dict.teacher', got {entry!r}")
+        if names_extras(entry):  # where they are depends on the student: see composer_kd.matches.auxiliary_state
+            places = (path.partition(entry) for path in self.tensors if f'.{entry}.' in f'.{path}')
+            entry = next((f'{before}{middle}' for before, middle, _ in places), entry)
         if not any(is_within(path, entry) for path in self.tensors):
             known = {place for place in self.places.values() if place} | set(_beginnings(self.tensors))
             raise CheckpointError(f'{name} has no entry {entry!r}{nearest(entry, known) if len(known) < 500 else ""}')
@@ -102,6 +109,16 @@ class Entries:
             raise CheckpointError(f'{name} holds several sets of weights: {listed(places)}. Choose one with entry=...')
         start = max(places[0], scope, key=len)
         return {_below(path, start): self.tensors[path] for path in within if self.places[path] == places[0]}
+
+
+def names_extras(entry: Any) -> bool:
+    """Whether the path that a user gave leads to what was trained beside a student.
+
+    Example:
+        >>> names_extras('composer_kd.peer_slow.net'), names_extras('ema')
+        (True, False)
+    """
+    return isinstance(entry, str) and EXTRAS in entry.split('.')
 
 
 def is_within(path: str, prefix: str) -> bool:

@@ -18,7 +18,7 @@ from composer_kd.config.construct import build_adapter, construct_or_say
 from composer_kd.config.load import load_config
 from composer_kd.config.markers import Component, Part
 from composer_kd.config.registry import resolve
-from composer_kd.config.schema import RunConfig, TeacherConfig
+from composer_kd.config.schema import PeerConfig, RunConfig, TeacherConfig
 from composer_kd.config.stored import Stored, stored_teachers
 from composer_kd.config.trust import packages_in, trusting
 from composer_kd.config.yaml_source import Source, read_settings
@@ -40,7 +40,7 @@ class _ModelConfig:
 
 
 def show_layers(model: str, settings: Sequence[str] = (), shape: Sequence[int] | None = None) -> Iterator[Table]:
-    """Lists the layers of a model, or of the student and the teachers of a run.
+    """Lists the layers of a model, or of the student, the teachers and the peers of a run.
 
     Args:
         model: The YAML file of a run, the name of a model of this package, or a dotted path.
@@ -83,12 +83,13 @@ def _of_a_run(config: RunConfig, shape: Sequence[int] | None) -> Iterator[Table]
     for stored in stored_teachers(config.algorithms):
         yield _stored_table(stored)
     for algorithm in config.algorithms.values():
-        for teacher in algorithm.holding(TeacherConfig):
-            built = _build(teacher.model)
-            adapt = build_adapter(teacher.input_adapter)
-            name = f'the teacher {teacher.name or ""}'.strip()
+        nets: list[TeacherConfig | PeerConfig] = [*algorithm.holding(TeacherConfig), *algorithm.holding(PeerConfig)]
+        for net in nets:
+            built = _build(net.model)
+            adapt = build_adapter(net.input_adapter)
+            name = f'the {"teacher" if isinstance(net, TeacherConfig) else "peer"} {net.name or ""}'.strip()
             inputs = _of_shape(built, shape) if shape else batch
-            yield _table(f'{name}, {teacher.model.name}', built, inputs, adapt)
+            yield _table(f'{name}, {net.model.name}', built, inputs, adapt)
 
 
 def _stored_table(stored: Stored) -> Table:

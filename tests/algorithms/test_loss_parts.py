@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from composer.loggers import InMemoryLogger
 from composer.models import ComposerModel
 
-from composer_kd import Distillation, KLDivergence, Match
+from composer_kd import Distillation, KLDivergence, Match, MutualLearning, SelfDistillation
 from composer_kd.losses import mse
 from tests.helpers import loader, mlp, pairs, sgd, trainer
 
@@ -67,6 +67,19 @@ def test_parts_are_means_over_labels_as_the_task_is():
     assert whole['loss/train/ce'] == pytest.approx([expected], rel=1e-6)
     assert split['loss/train/ce'] == pytest.approx([expected], rel=1e-6)
     assert split['loss/train/twice'] == pytest.approx([2 * expected], rel=1e-6)
+
+
+@pytest.mark.parametrize('other', [lambda: MutualLearning([mlp(seed=3)]), lambda: SelfDistillation(['net.0'])])
+def test_parts_beside_other_nets_are_means_over_labels_as_the_task_is(other):
+    """They have the task's share of the batch, in the same uneven microbatches."""
+    x, y = pairs(8, unlabelled=(0, 1, 2, 3, 5))
+    found = logged(lambda ce, dice: {'ce': ce, 'twice': 2 * ce}, [other()], data=loader(x, y),
+                   device_train_microbatch_size=2)  # fmt: skip
+    with torch.no_grad():
+        expected = F.cross_entropy(mlp(seed=1)(x), y).item()
+    assert found['loss/train/ce'] == pytest.approx([expected], rel=1e-6)
+    assert found['loss/train/twice'] == pytest.approx([2 * expected], rel=1e-6)
+    assert found['loss/train/task'] == pytest.approx([3 * expected], rel=1e-6)
 
 
 def test_a_name_that_is_taken():

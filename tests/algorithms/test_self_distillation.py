@@ -159,3 +159,44 @@ def test_an_early_exit_of_a_plain_net():
     net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
     head, x = ExitHead((4, 8), 8, 3), torch.randn(4, 2)
     torch.testing.assert_close(EarlyExit(net, '1', head)(x), head(net[1](net[0](x)))[0])
+
+
+def test_a_layer_that_runs_several_times_has_no_exit():
+    model = image_student()
+    model.module[4] = model.module[2]
+    with pytest.raises(ConfigError, match="the layer '2' runs 2 times in the student"):
+        learn(['0', '2'], model=model)
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
+    learn(['0', '3'], duration='1ba', model=model)
+
+
+@pytest.mark.parametrize('layer', ['0', '3', '5'])
+def test_a_trimmed_exit_is_a_net_of_its_own(layer):
+    model = image_student()
+    algorithm = learn(model=model, exits=[layer])[1]
+    x = torch.cat([x for x, _ in images(n=20)])
+    model.eval()
+    whole = algorithm.exit_model(layer).eval()
+    own = algorithm.nets(x)[f'exit.{layer}'].model
+    assert torch.equal(own(x), whole(x))
+    assert {f'body.{name}' for name in model.module[: int(layer) + 1].state_dict()} == {
+        name for name in own.state_dict() if name.startswith('body.')
+    }
+    assert not {p.data_ptr() for p in own.parameters()} & {p.data_ptr() for p in model.parameters()}
+
+
+class Branching(nn.Module):
+    """A net that torch.fx cannot trace."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(x if x.sum() > 0 else -x)
+
+
+def test_an_exit_of_a_net_that_cannot_be_cut_is_the_exit_itself():
+    early = EarlyExit(Branching(), 'first', ExitHead((2, 8), 8, 4))
+    assert early.trimmed(torch.ones(2, 6)) is early

@@ -15,7 +15,10 @@ from composer_kd.errors import ComposerKDError
 from composer_kd.workflows.sweep.sweep_file import read_sweep
 from tests.fuzzing import NASTY, as_text, mutated
 
-RUNS = ('digits/kd', 'digits/kd_two_teachers', 'digits/student', 'cifar10/kd_few_labels', 'knowledge/methods')
+RUNS = (
+    *('digits/kd', 'digits/kd_two_teachers', 'digits/student', 'digits/mutual', 'digits/self'),
+    *('cifar10/kd_few_labels', 'knowledge/methods'),
+)
 SWEEPS = ('sweeps/digits', 'sweeps/cifar10')
 LONGEST = 20.0  # seconds for one file, on a busy machine
 FEW, MANY = 75, 10_000

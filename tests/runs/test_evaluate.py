@@ -109,5 +109,5 @@ def test_what_matches_learned_is_no_part_of_the_student(tmp_path, finished):
     weights_alone = ['load_weights_only=true', 'load_strict_model_weights=false']
     for path, settings in ((checkpoint, []), (finished[0] / 'latest-rank0.pt', [match])):
         assert go_on(*settings, f'load_path={path}', *weights_alone) == 2
-        with pytest.raises(ConfigError, match=r'load_path: what the matches learn in this run is not'):
+        with pytest.raises(ConfigError, match=r'load_path: what is trained beside the student in this run is not'):
             go_on(*settings, f'load_path={path}', 'load_weights_only=true')

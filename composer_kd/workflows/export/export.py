@@ -17,6 +17,7 @@ from composer_kd.deploy.exporter import Exported, export, find_target
 from composer_kd.deploy.targets import Student
 from composer_kd.deploy.verification import in_pieces
 from composer_kd.errors import Attempts, ConfigError
+from composer_kd.runs.beside import joint_net, model_of_net, name_of_net, names_beside, require_name
 from composer_kd.runs.build import build_model
 from composer_kd.runs.files import make_folder
 from composer_kd.runs.process import without_remarks
@@ -34,8 +35,11 @@ def export_run(
     config: str | pathlib.Path | None = None,
     command: str = '',
     done: Callable[[Exported], None] = lambda exported: None,
+    net: str | None = None,
 ) -> list[Exported]:
     """Writes the student of a run in one or several formats, each verified and with a model card.
+
+    Nets that were trained beside the student (peers, the heads of exits) are left out, or exported in its place.
 
     Args:
         written: The run, as in ``open_run``: a run folder, a checkpoint or a YAML file. It needs a checkpoint.
@@ -46,6 +50,8 @@ def export_run(
         config: The run's YAML; by default the ``config.yaml`` beside the checkpoint or in a folder above it.
         command: The command line, for the model card.
         done: A function that is called with each exported format.
+        net: The name of a net that was trained beside the student, to be exported in its place: ``'exit.layer2'``, or
+            that of a peer.
 
     Returns:
         The exported formats, in the order of ``to``.
@@ -65,15 +71,19 @@ def export_run(
     attempt.finish()
     assert run is not None
     assert run.checkpoint is not None
-    rows = _rows(bench, run)
-    folder = pathlib.Path(out) if out is not None else run.checkpoint.parent / 'export'
+    if net is not None:
+        require_name(run, net)
+    title = run.name if net is None else name_of_net(run, net)
+    rows = _rows(bench, title)
+    folder = pathlib.Path(out) if out is not None else run.checkpoint.parent / 'export' / (net or '')
     make_folder(folder, '--out')
     with without_remarks():
-        student, measured = student_of(run), final_or_measured(run, config)
+        student = student_of(run) if net is None else net_of(run, net)
+        measured = final_or_measured(run, config).of(net or '', names_beside(run))
     written_formats = []
 
     def describe(exported: Exported) -> str:
-        return model_card(run, student, exported, measured, rows, command)
+        return model_card(run, student, exported, measured, rows, command, net)
 
     for target in targets:
         assert target is not None
@@ -83,6 +93,42 @@ def export_run(
             done(exported)
     attempt.finish()
     return written_formats
+
+
+def net_of(run: SavedRun, net: str) -> Student:
+    """Builds a net that was trained beside the student of a run.
+
+    Args:
+        run: A run with a checkpoint and evaluation data.
+        net: The name of the net.
+
+    Returns:
+        The net with its weights, and samples of the evaluation data for the verification.
+
+    Raises:
+        ComposerKDError: As for :func:`student_of`.
+    """
+    loader = run.loader()
+    batch = next(iter(run.batches(loader)))
+    built = joint_net(run, net)
+    if built.input_adapter is not None:
+        raise ConfigError(
+            f'{net}: the peer was trained on inputs that an adapter changes, which cannot be exported with it'
+        )
+    inference, code = Inference(built.model, batch), _code(model_of_net(run, net))
+
+    def fresh() -> Any:
+        return Inference(joint_net(run, net).model, batch).model
+
+    return Student(
+        inference=inference,
+        batch=batch,
+        pieces=in_pieces(inference.inputs_of(one) for one in run.batches(loader)),
+        fresh=fresh,
+        code=None if code is None else code + built.code,
+        tokenizer=getattr(built.model, 'tokenizer', None),
+        preparation=preparation(loader.dataset),
+    )
 
 
 def student_of(run: SavedRun) -> Student:
@@ -127,15 +173,15 @@ def _open_trained(written: str | pathlib.Path, config: str | pathlib.Path | None
     return run
 
 
-def _rows(bench: str | pathlib.Path | None, run: SavedRun) -> list[Row]:
-    """Reads the benchmark results of a run."""
+def _rows(bench: str | pathlib.Path | None, model: str) -> list[Row]:
+    """Reads the benchmark results of a model."""
     if bench is None:
         return []
     rows = BenchResults.read(bench).rows
-    found = [row for row in rows if row.model == run.name]
+    found = [row for row in rows if row.model == model]
     if not found:
         names = ', '.join(sorted({row.model for row in rows})) or 'nothing'
-        raise ConfigError(f'--bench: {bench} knows nothing of {run.name}; it is about {names}')
+        raise ConfigError(f'--bench: {bench} knows nothing of {model}; it is about {names}')
     return found
 
 

@@ -23,7 +23,8 @@ from composer_kd.presentation.paths import last_parts
 from composer_kd.presentation.tables import Table
 from composer_kd.presentation.templates import render
 from composer_kd.presentation.units import bytes_text, metric_text, number_text, percent, seconds_text, times
-from composer_kd.runs.evaluate import count_parameters, evaluate
+from composer_kd.runs.beside import name_of_net
+from composer_kd.runs.evaluate import count_parameters, evaluate, metrics_of
 from composer_kd.runs.files import LATEST
 from composer_kd.runs.saved import SavedRun
 
@@ -65,6 +66,7 @@ def model_card(
     measured: Measured,
     rows: Sequence[Row] = (),
     command: str = '',
+    net: str | None = None,
 ) -> str:
     """Writes the model card of an exported student.
 
@@ -75,14 +77,15 @@ def model_card(
         measured: The metrics of the checkpoint, from ``final_or_measured``.
         rows: The benchmark results of the run.
         command: The command line of the export.
+        net: The name of the net beside the student that was exported in its place; ``None`` for the student.
 
     Returns:
         Markdown with the front matter that the Hugging Face hub reads.
     """
     main = {name.removeprefix('metrics/eval/'): value for name, value in measured.metrics.items()}
     card = Card(
-        title=run.name,
-        summary=_summary(run, student),
+        title=run.name if net is None else name_of_net(run, net),
+        summary=_summary(run, student, net),
         library=exported.target.library,
         task=_task(student),
         dataset=measured.on,
@@ -119,6 +122,15 @@ class Measured:
 
     metrics: dict[str, float]
     on: str
+
+    def of(self, net: str, beside: Sequence[str]) -> Measured:
+        """The metrics of one net of the run.
+
+        Args:
+            net: The name of a net that was trained beside the student; ``''`` for the student.
+            beside: The names of all of these nets.
+        """
+        return Measured(metrics_of(self.metrics, net, beside), self.on)
 
 
 def final_or_measured(run: SavedRun, config: str | pathlib.Path | None = None) -> Measured:
@@ -170,8 +182,13 @@ def _per_channel(values: Sequence[float]) -> str:
     return said[0] if len(said) == 1 else f'({", ".join(said)}) per channel'
 
 
-def _summary(run: SavedRun, student: Student) -> str:
+def _summary(run: SavedRun, student: Student, net: str | None) -> str:
     parameters = f'{count_parameters(student.inference.model):,}'
+    if net is not None:
+        return (
+            f'`{net}`, a net with {parameters} parameters that was trained beside the student {run.name} '
+            f'(`{run.config.model.name}`), with Composer and composer_kd.'
+        )
     taught = ''
     if run.is_distilled:
         names = dict.fromkeys(teacher.name or teacher.model.name for teacher in run.config.teachers)

@@ -132,7 +132,7 @@ def _notes(state: State, times: StepTimes, batches: int, is_traced: bool) -> lis
     if not is_traced:
         notes.append('The run ended before the trace was complete; a longer max_duration gives it room.')
     distilling = [algorithm for algorithm in state.algorithms if isinstance(algorithm, DistillationAlgorithm)]
-    windows = [algorithm.window for algorithm in distilling if algorithm.window is not None]
+    windows = [algorithm.window for algorithm in distilling if algorithm.window is not None and algorithm.teachers]
     if windows and not any(step[TEACHER_FORWARD] for step in times.steps):
         notes.append(
             f'No teacher ran: the distillation is not open in the first steps ({windows[0]}). Give '

@@ -24,7 +24,9 @@ from composer_kd.errors import Attempts, CheckpointNotFoundError, ConfigError
 from composer_kd.presentation.console import terminal
 from composer_kd.presentation.settings import leaves
 from composer_kd.reports import Curve, Evidence, ModelEvidence, Report, write_report
+from composer_kd.runs.beside import names_beside, written_model
 from composer_kd.runs.compared import ComparedModel, compared_models, evaluation_run, teacher_weights
+from composer_kd.runs.evaluate import metrics_of
 from composer_kd.runs.files import CONFIG_FILE, LATEST, METRICS_FILE, make_folder
 from composer_kd.runs.saved import SavedRun, open_runs
 from composer_kd.workflows.report.predict import Answering
@@ -186,7 +188,14 @@ def _with_records(found: ModelEvidence, compared: ComparedModel) -> ModelEvidenc
     """Adds the settings, metrics, curves and checkpoint of the model's run."""
     found = dataclasses.replace(found, checkpoint=_checkpoint(compared))
     run = compared.run
-    if run is not None:
+    if run is not None and compared.net is not None:
+        found = dataclasses.replace(
+            found,
+            settings={**run.written, 'model': written_model(run, compared.net), 'net': compared.net},
+            distilled_by=tuple(run.config.distilling),
+            metrics=metrics_of(run.metrics, compared.net, names_beside(run)),
+        )
+    elif run is not None:
         found = dataclasses.replace(
             found,
             settings=run.written,

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from composer_kd.algorithms.joint_training import JointTraining
 from composer_kd.config.construct import construct_or_say
 from composer_kd.config.effects import QUIET as QUIET_SETTINGS
 from composer_kd.config.effects import effect_of
 from composer_kd.config.load import as_mapping, load_config
 from composer_kd.config.markers import Effect
-from composer_kd.config.schema import LoaderConfig, RunConfig, TeacherConfig
+from composer_kd.config.schema import LoaderConfig, PeerConfig, RunConfig, TeacherConfig
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError, nearest
 from composer_kd.presentation.settings import label
 from composer_kd.runs.build import build_model
@@ -209,19 +210,22 @@ def _try_values(sweep: Sweep, overrides: Sequence[str]) -> tuple[list[RunConfig]
 
 
 def _missing_checkpoints(config: RunConfig) -> Iterator[str]:
-    for teacher in _teachers(config):
-        path = teacher.checkpoint
+    for what, net in _nets(config):
+        path = net.checkpoint
         if path is not None and '://' not in path and not pathlib.Path(path).exists():
-            key = f'{teacher.model.path.removesuffix(".model")}.checkpoint'
-            yield f'{key}: there is no {path!r}; train that teacher first'
+            key = f'{net.model.path.removesuffix(".model")}.checkpoint'
+            yield f'{key}: there is no {path!r}; train that {what} first'
     try:
         check_stores(config)
     except ComposerKDError as error:
         yield from str(error).splitlines()
 
 
-def _teachers(config: RunConfig) -> list[TeacherConfig]:
-    return [teacher for part in config.algorithms.values() for teacher in part.holding(TeacherConfig)]
+def _nets(config: RunConfig) -> Iterator[tuple[str, TeacherConfig | PeerConfig]]:
+    """Yields the teachers and peers of a run, each with what messages call it."""
+    for part in config.algorithms.values():
+        yield from (('teacher', teacher) for teacher in part.holding(TeacherConfig))
+        yield from (('peer', peer) for peer in part.holding(PeerConfig))
 
 
 def _check_comparable(sweep: Sweep, configs: Sequence[RunConfig]) -> None:
@@ -251,7 +255,7 @@ def _dry_run(sweep: Sweep, configs: Sequence[RunConfig]) -> int:
     """Builds and runs the data, student and teachers of each kind once; returns the number of evaluation samples."""
     kinds: dict[str, RunConfig] = {}
     for config in configs:
-        parts = [config.train_loader.dataset, config.model, *(teacher.model for teacher in _teachers(config))]
+        parts = [config.train_loader.dataset, config.model, *(net.model for _, net in _nets(config))]
         kinds.setdefault(json.dumps([as_mapping(part) for part in parts], default=str), config)
     attempt, samples = Attempts(), 0
     for i, config in enumerate(list(kinds.values())[:MOST_DRY_RUNS]):
@@ -270,17 +274,19 @@ def _dry_run_one(config: RunConfig, metric: str | None) -> int:
     evaluation = build_loader(_evaluated(config), config.device_eval_batch_size, config.seed, train=False)
     check_held_out(train, evaluation)
     model = build_model(config.model, getattr(train.dataset, 'num_classes', None))
-    if metric is not None:
-        _check_metric(metric, [f'metrics/eval/{name}' for name in model.get_metrics(is_train=False)], config)
     algorithms = {part.path: construct_or_say(part.with_options(part.options)) for part in config.algorithms.values()}
+    if metric is not None:
+        beside = [name for one in algorithms.values() if isinstance(one, JointTraining) for name in one.names()]
+        _check_metric(metric, list(model.get_metrics(is_train=False)), beside, config)
     dry_run(model, algorithms, train, config.precision)
     return len(evaluation.dataset)  # type: ignore[arg-type]
 
 
-def _check_metric(metric: str, measured: list[str], config: RunConfig) -> None:
-    if any(part.options.get('run_teacher_on_eval') for part in config.algorithms.values()):
-        names = [name.rpartition('/')[2] for name in measured]
-        measured = [*measured, *(f'metrics/eval/teacher/{name}' for name in names)]
+def _check_metric(metric: str, names: Sequence[str], beside: Sequence[str], config: RunConfig) -> None:
+    taught = any(part.options.get('run_teacher_on_eval') for part in config.algorithms.values())
+    nets = ['', *(f'{net}/' for net in (*beside, *(['teacher'] if taught else [])))]
+    measured = [f'metrics/eval/{net}{name}' for net in nets for name in names]
+    if taught:
         measured += ['metrics/eval/agreement/top1', 'metrics/eval/agreement/kl']
     if metric not in measured:
         raise ConfigError(f'metric.name: {metric!r} is not measured in an evaluation{nearest(metric, measured)}')
