@@ -337,7 +337,7 @@ def test_settings_that_exclude_one_another(options, said):
 
 
 def test_layers_of_the_student_that_no_teacher_teaches():
-    own = Match(mse, on=('0', '0'), teacher='student')
+    own = Match(mse, on=('0', '1'), teacher='student')
     with pytest.raises(ConfigError, match='Give it to a Distillation of its own'):
         Distillation(nets(), [mse, own], route='teacher_id')
 
