@@ -86,6 +86,8 @@ class Entries:
             entry = next((f'{before}{middle}' for before, middle, _ in places), entry)
         if not any(is_within(path, entry) for path in self.tensors):
             known = {place for place in self.places.values() if place} | set(_beginnings(self.tensors))
+            if names_extras(entry):
+                known = {place[place.index(EXTRAS) :] for place in known if names_extras(place)}
             raise CheckpointError(f'{name} has no entry {entry!r}{nearest(entry, known) if len(known) < 500 else ""}')
         return entry
 
