@@ -11,7 +11,7 @@ from torch import Tensor
 from composer_kd.errors import CheckpointError, nearest
 from composer_kd.students import EXTRAS, without_extras
 
-__all__ = ['COMPOSER', 'Entries', 'is_within', 'listed', 'shortened']
+__all__ = ['COMPOSER', 'Entries', 'is_within', 'listed', 'names_extras', 'shortened']
 
 COMPOSER = 'state.model'
 """The entry of a Composer checkpoint that a Trainer loads into its model."""

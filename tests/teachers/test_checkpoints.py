@@ -211,5 +211,5 @@ def test_what_was_trained_beside_a_student_is_read_where_it_was_saved(place, tmp
     assert torch.equal(weights(found), weights(peer))
     load_weights(found, tmp_path / 'run.pt')
     assert torch.equal(weights(found), weights(student))
-    with pytest.raises(CheckpointError, match="has no entry 'composer_kd.peer_fast.net'; did you mean 'composer_kd"):
+    with pytest.raises(CheckpointError, match=r"has no entry 'composer_kd\.peer_fast\.net'; did you mean 'composer_kd"):
         load_weights(found, tmp_path / 'run.pt', entry='composer_kd.peer_fast.net')
