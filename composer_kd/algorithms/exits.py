@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from composer.models import ComposerModel, HuggingFaceModel
 from torch import Tensor, nn
 
-from composer_kd.algorithms.trimming import TrimmedExit, up_to
+from composer_kd.algorithms.trimming import TrimmedExit, emptied, up_to
 from composer_kd.batches.contents import labels_of
 from composer_kd.batches.masks import tokens_of
 from composer_kd.errors import ConfigError
@@ -263,37 +263,35 @@ class EarlyExit(nn.Module):
             batch: The inputs, or a batch as models take it.
 
         Returns:
-            A :class:`.TrimmedExit`, which takes the inputs; in eval mode, with its own weights. This one for a net that
-            cannot be cut (see :func:`.up_to`).
+            A :class:`.TrimmedExit`, which takes the inputs; in eval mode, with its own weights. For a net that cannot
+            be cut (see :func:`.up_to`), a copy of this one, which compilers and exporters of graphs may refuse.
         """
         self.eval()
-        body = up_to(self.model, self.layer, batch)
-        if body is None:
-            return self
-        own = TrimmedExit(body, self.head).eval()
-        inputs = batch if isinstance(batch, Tensor) else batch[0]
-        return own if torch.equal(own(inputs), self(batch)) else self
+        body, wanted = up_to(self.model, self.layer, batch), self(batch)
+        if body is not None:
+            own = TrimmedExit(body, self.head).eval()
+            if torch.equal(own(batch if isinstance(batch, Tensor) else batch[0]), wanted):
+                return own
+        return emptied(self, batch)
 
-    def code(self, batch: Any) -> str:
+    def code(self, batch: Any) -> str | None:
         """Python that makes a module of this structure of ``model``, the net.
 
         Args:
             batch: The inputs, or a batch as models take it.
 
         Returns:
-            Code that makes what :meth:`trimmed` returns for the batch, with other weights; empty for a head of another
-            class.
+            Code that makes what :meth:`trimmed` returns for the batch, with other weights; ``None`` for a head of
+            another class, and for a batch that is a mapping.
         """
-        if not isinstance(self.head, ExitHead):
-            return ''
-        is_cut = self.trimmed(batch) is not self
-        inputs = batch if isinstance(batch, Tensor) else batch[0] if is_cut else None
-        sample = f'.trimmed(torch.zeros{(1, *inputs.shape[1:])})' if is_cut and inputs is not None else ''
+        inputs = batch if isinstance(batch, Tensor) else batch[0] if isinstance(batch, Sequence) else None
+        if not isinstance(self.head, ExitHead) or not isinstance(inputs, Tensor):
+            return None
         shape, width, classes = self.head.made_for
         return (
             'from composer_kd.algorithms.exits import EarlyExit, ExitHead\n\n'
             f'head = ExitHead({(1, *shape[1:])}, width={width}, classes={classes})\n'
-            f'model = EarlyExit(model, {self.layer!r}, head){sample}\n'
+            f'model = EarlyExit(model, {self.layer!r}, head).trimmed(torch.zeros{(1, *inputs.shape[1:])})\n'
         )
 
 

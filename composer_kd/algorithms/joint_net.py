@@ -24,12 +24,13 @@ class JointNet:
     Args:
         model: The net.
         input_adapter: Changes its inputs first, as that of a teacher; ``None`` for no change.
-        code: Python that makes it of ``model``, the net that its settings build; empty if it is that net.
+        code: Python that makes it of ``model``, the net that its settings build; empty if it is that net, ``None`` if
+            that cannot be said.
     """
 
     model: nn.Module
     input_adapter: Callable[[Any], Any] | None = None
-    code: str = ''
+    code: str | None = ''
 
 
 class JointEvaluator(DistillationAlgorithm):

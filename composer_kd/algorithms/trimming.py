@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor, fx, nn
 from typing_extensions import override
 
+from composer_kd.errors import ConfigError
 from composer_kd.features.calling import WithInputs, calling_of
 from composer_kd.features.layer_path import LayerPath
 
-__all__ = ['TrimmedExit', 'up_to']
+__all__ = ['Behind', 'TrimmedExit', 'emptied', 'up_to']
 
 
 class TrimmedExit(nn.Module):
@@ -30,6 +31,63 @@ class TrimmedExit(nn.Module):
         """Computes the logits of the exit from the net's inputs."""
         logits: Tensor = self.head(self.body(inputs))[0]
         return logits
+
+
+class Behind(nn.Module):
+    """Stands for a layer that an exit does not reach.
+
+    Example:
+        >>> import torch
+        >>> Behind()(torch.zeros(4, 2))
+        Traceback (most recent call last):
+        composer_kd.errors.ConfigError: a layer behind the exit ran, which did not run when the net was cut
+    """
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuses to run."""
+        raise ConfigError('a layer behind the exit ran, which did not run when the net was cut')
+
+
+def emptied(net: nn.Module, batch: Any) -> nn.Module:
+    """Copies a net without the layers that do not run.
+
+    Args:
+        net: A net, in eval mode.
+        batch: What it is called with.
+
+    Returns:
+        The copy, which shares no tensor with the net.
+
+    Example:
+        >>> import torch
+        >>> class First(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.first, self.second = nn.Linear(2, 3), nn.Linear(3, 4)
+        ...     def forward(self, x): return self.first(x)
+        >>> emptied(First(), torch.zeros(4, 2))
+        First(
+          (first): Linear(in_features=2, out_features=3, bias=True)
+          (second): Behind()
+        )
+    """
+    own = copy.deepcopy(net)
+    ran: set[int] = set()
+    handles = [part.register_forward_pre_hook(lambda part, _: ran.add(id(part))) for part in own.modules()]
+    try:
+        own(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    waiting = [own]
+    while waiting:
+        part = waiting.pop()
+        for name, child in part.named_children():
+            if any(id(one) in ran for one in child.modules()):
+                waiting.append(child)
+            else:
+                setattr(part, name, Behind())
+    return own
 
 
 class _Tracer(fx.Tracer):
@@ -58,6 +116,7 @@ def up_to(net: nn.Module, layer: str, batch: Any) -> nn.Module | None:
         named by a part of its output.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
         >>> body = up_to(net, '1', torch.zeros(4, 2))
         >>> body(torch.zeros(4, 2)).shape, [name for name, _ in body.named_parameters()]

@@ -42,7 +42,7 @@ def names_beside(run: SavedRun) -> list[str]:
         run: The run.
 
     Returns:
-        Their names, as in the names of their metrics.
+        Their names, as in the names of their metrics; none if the checkpoint holds the student alone.
 
     Example:
         >>> from composer_kd.runs.saved import open_run
@@ -159,7 +159,8 @@ def require_name(run: SavedRun, name: str) -> None:
 
 
 def _joint(run: SavedRun) -> Sequence[Component]:
-    return [part for part in run.config.algorithms.values() if _trains_jointly(part.target)]
+    found = [part for part in run.config.algorithms.values() if _trains_jointly(part.target)]
+    return found if found and run.holds_nets else []
 
 
 def _trains_jointly(kind: Any) -> bool:

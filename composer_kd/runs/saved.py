@@ -28,6 +28,7 @@ from composer_kd.runs.loaders import build_loader, evaluation_data
 from composer_kd.runs.stages import stage_folders
 from composer_kd.runs.stored import live_teacher
 from composer_kd.teachers import load_weights
+from composer_kd.teachers.checkpoints import holds_extras
 
 __all__ = ['SavedConfig', 'SavedRun', 'find_config', 'open_run', 'open_runs']
 
@@ -100,6 +101,11 @@ class SavedRun:
     def is_distilled(self) -> bool:
         """Whether it was trained with a distillation algorithm."""
         return bool(self.config.distilling)
+
+    @functools.cached_property
+    def holds_nets(self) -> bool:
+        """Whether its checkpoint has what was trained beside the student; true for a run that is not trained yet."""
+        return self.checkpoint is None or holds_extras(self.checkpoint)
 
     @functools.cached_property
     def metrics(self) -> dict[str, float]:

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from composer_kd.errors import CheckpointError
 from composer_kd.presentation.addresses import without_credentials
-from composer_kd.teachers.entries import Entries, listed
+from composer_kd.students import EXTRAS
+from composer_kd.teachers.entries import Entries, listed, names_extras
 from composer_kd.teachers.fetching import fetch
 from composer_kd.teachers.fitting import choose
 from composer_kd.teachers.readers import read_content
 
-__all__ = ['Checkpoint', 'load_weights', 'read_checkpoint', 'read_weights']
+__all__ = ['Checkpoint', 'holds_extras', 'load_weights', 'read_checkpoint', 'read_weights']
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,27 @@ def read_checkpoint(checkpoint: str | os.PathLike[str], entry: str | None = None
     name = without_credentials(os.fspath(checkpoint))
     with _opened(os.fspath(checkpoint), entry) as entries:
         return Checkpoint(entries.state_dict(entry, name), entries.from_composer)
+
+
+def holds_extras(checkpoint: str | os.PathLike[str]) -> bool:
+    """Whether a checkpoint holds anything that was trained beside its student.
+
+    Args:
+        checkpoint: A local path or a URI.
+
+    Raises:
+        CheckpointNotFoundError: If the file does not exist.
+        CheckpointError: If it is truncated or unsafe, or contains no weights.
+
+    Example:
+        >>> import tempfile, torch
+        >>> path = tempfile.mkdtemp() + '/weights.pt'
+        >>> torch.save({'weight': torch.ones(2), 'composer_kd.hint_0.weight': torch.ones(2)}, path)
+        >>> holds_extras(path)
+        True
+    """
+    with _opened(os.fspath(checkpoint), EXTRAS) as entries:
+        return any(names_extras(path) for path in entries.tensors)
 
 
 def _odd(tensor: Tensor) -> str:

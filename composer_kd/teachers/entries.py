@@ -11,7 +11,7 @@ from torch import Tensor
 from composer_kd.errors import CheckpointError, nearest
 from composer_kd.students import EXTRAS, without_extras
 
-__all__ = ['COMPOSER', 'Entries', 'is_within', 'listed', 'shortened']
+__all__ = ['COMPOSER', 'Entries', 'is_within', 'listed', 'names_extras', 'shortened']
 
 COMPOSER = 'state.model'
 """The entry of a Composer checkpoint that a Trainer loads into its model."""
@@ -86,6 +86,8 @@ class Entries:
             entry = next((f'{before}{middle}' for before, middle, _ in places), entry)
         if not any(is_within(path, entry) for path in self.tensors):
             known = {place for place in self.places.values() if place} | set(_beginnings(self.tensors))
+            if names_extras(entry):
+                known = {place[place.index(EXTRAS) :] for place in known if names_extras(place)}
             raise CheckpointError(f'{name} has no entry {entry!r}{nearest(entry, known) if len(known) < 500 else ""}')
         return entry
 

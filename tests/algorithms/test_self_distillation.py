@@ -197,6 +197,11 @@ class Branching(nn.Module):
         return self.last(x if x.sum() > 0 else -x)
 
 
-def test_an_exit_of_a_net_that_cannot_be_cut_is_the_exit_itself():
-    early = EarlyExit(Branching(), 'first', ExitHead((2, 8), 8, 4))
-    assert early.trimmed(torch.ones(2, 6)) is early
+def test_an_exit_of_a_net_that_cannot_be_cut_lacks_the_layers_behind():
+    early, x = EarlyExit(Branching(), 'first', ExitHead((2, 8), 8, 4)), torch.ones(2, 6)
+    own = early.trimmed(x)
+    assert torch.equal(own(x), early(x))
+    assert not any('last' in name for name in own.state_dict())
+    assert sum(p.numel() for p in own.parameters()) == sum(
+        p.numel() for part in (early.model.first, early.head) for p in part.parameters()
+    )

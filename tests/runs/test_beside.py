@@ -165,6 +165,18 @@ def test_a_net_that_is_not_there_is_not_exported(runs, capsys):
     assert "no net 'exit.layr1' was trained beside the student; did you mean 'exit.layer1'" in capsys.readouterr().err
 
 
+def test_the_student_alone_is_evaluated_alone(runs, tmp_path):
+    """Its exported weights, with the settings of its run."""
+    assert main(['export', str(runs[0] / 'self'), '--to', 'state-dict', '--out', str(tmp_path)]) == 0
+    found = evaluate(tmp_path / 'state-dict' / 'student.pt', runs[0] / 'self' / 'config.yaml')
+    assert not found.beside
+    assert found.metrics == {
+        key: pytest.approx(value)
+        for key, value in runs[1]['self'].items()
+        if key.startswith('metrics/') and 'exit' not in key
+    }
+
+
 def test_a_peer_may_become_a_teacher(runs, tmp_path):
     checkpoint = runs[0] / 'mutual' / 'latest-rank0.pt'
     entry = 'composer_kd.peer_deep.net'

@@ -195,3 +195,21 @@ def test_holds_no_weights(tmp_path, content):
 def test_all_are_errors_of_this_package():
     assert issubclass(CheckpointNotFoundError, (ComposerKDError, FileNotFoundError))
     assert issubclass(CheckpointError, ValueError)
+
+
+@pytest.mark.parametrize('place', ['module', 'algorithm'])
+def test_what_was_trained_beside_a_student_is_read_where_it_was_saved(place, tmp_path):
+    """In the student's own state dict, or with the algorithm (see composer_kd.matches.auxiliary_state)."""
+    student, peer = mlp(seed=1), mlp(seed=2)
+    beside = {f'composer_kd.peer_slow.net.{key}': value for key, value in peer.state_dict().items()}
+    model = {f'module.{key}': value for key, value in student.state_dict().items()}
+    kept = {'auxiliary': beside} if place == 'algorithm' else {}
+    state = {'model': {**model, **beside} if place == 'module' else model, 'algorithms': [('MutualLearning', kept)]}
+    torch.save({'state': state}, tmp_path / 'run.pt')
+    found = mlp(seed=3)
+    load_weights(found, tmp_path / 'run.pt', entry='composer_kd.peer_slow.net')
+    assert torch.equal(weights(found), weights(peer))
+    load_weights(found, tmp_path / 'run.pt')
+    assert torch.equal(weights(found), weights(student))
+    with pytest.raises(CheckpointError, match=r"has no entry 'composer_kd\.peer_fast\.net'; did you mean 'composer_kd"):
+        load_weights(found, tmp_path / 'run.pt', entry='composer_kd.peer_fast.net')

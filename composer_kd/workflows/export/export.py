@@ -125,7 +125,7 @@ def net_of(run: SavedRun, net: str) -> Student:
         batch=batch,
         pieces=in_pieces(inference.inputs_of(one) for one in run.batches(loader)),
         fresh=fresh,
-        code=None if code is None else code + built.code,
+        code=None if code is None or built.code is None else f'{code}\n{built.code}',
         tokenizer=getattr(built.model, 'tokenizer', None),
         preparation=preparation(loader.dataset),
     )

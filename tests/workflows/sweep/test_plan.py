@@ -222,3 +222,9 @@ def test_the_sweeps_that_are_shipped_fit_their_runs(tmp_path, name, monkeypatch)
     assert made.run.train_loader.hold_out in (0.1, 0.15)
     assert made.run.loggers == {}
     assert made.samples > 10
+
+
+def test_a_metric_of_a_peer_may_decide(tmp_path):
+    wrong = {'name': 'metrics/eval/twn/MulticlassAccuracy', 'goal': 'maximize'}
+    said = refused(tmp_path, *QUICK, base='yamls/digits/mutual.yaml', metric=wrong)
+    assert "did you mean 'metrics/eval/twin/MulticlassAccuracy'" in said
