@@ -201,6 +201,43 @@ def test_matches_of_features_and_of_one_teacher(micro):
     assert {key: found[key] for key in expected} == pytest.approx(expected, rel=1e-4)
 
 
+class Pixels(ComposerModel):
+    """Segmentation: logits (B, 4, H, W)."""
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.net = nn.Conv2d(2, 4, 1)
+
+    def forward(self, batch):
+        return self.net(batch[0])
+
+    def loss(self, outputs, batch):
+        return F.cross_entropy(outputs, batch[1][:, 0])
+
+
+@pytest.mark.parametrize('loss', [ReverseKL(), mse])
+@pytest.mark.parametrize('micro', [N, 3, 1])
+def test_segmentation(loss, micro):
+    generator = torch.Generator().manual_seed(3)
+    x, y = torch.randn(N, 2, 3, 5, generator=generator), torch.randint(4, (N, 1, 3, 5), generator=generator)
+    y[torch.rand(y.shape, generator=generator) < 0.6] = -100
+    first = x[:, 0, 0, 0].tolist()
+
+    def route(batch, index):
+        return torch.tensor([int(ROUTE[first.index(value)]) for value in batch[0][:, 0, 0, 0].tolist()])
+
+    teachers = [Pixels(seed).net for seed in (2, 3, 4)]
+    model = Pixels(1)
+    found = kd(Distillation(teachers, loss, route=route), loader(x, y), micro, model)
+    ours, theirs = [], []
+    for number, teacher in enumerate(ROUTE.tolist()):
+        if teacher >= 0:
+            for rows, net in ((ours, model.net), (theirs, teachers[teacher])):
+                rows.append(net(x[number : number + 1])[0].permute(1, 2, 0)[y[number, 0] >= 0])
+    assert found == pytest.approx(loss(torch.cat(ours), torch.cat(theirs)).item(), rel=1e-4)
+
+
 def test_a_route_to_one_teacher_is_an_ordinary_run():
     x, y = pairs(24)
     matches = [KLDivergence(2.0), Match(hint, on='0', project='auto', name='hint')]
