@@ -365,6 +365,11 @@ def test_a_wrong_number_later_in_the_data_stops_there():
         fit(Distillation(nets(), mse, route='teacher_id'), data)
 
 
+def test_weights_of_teachers_of_which_each_sample_has_one():
+    with pytest.raises(ConfigError, match=r'teacher_weights weigh .* they have no effect'):
+        fit(Distillation(nets(), mse, route='teacher_id', teacher_weights=[1.0, 2.0, 1.0]))
+
+
 def test_a_column_needs_batches_with_names():
     with pytest.raises(ConfigError, match=r'a batch is a (list|tuple), without names. Give a function'):
         fit(Distillation(nets(), mse, route='teacher_id'), loader(*pairs(N)), model=student())
