@@ -170,6 +170,8 @@ def other_ways(folder: pathlib.Path) -> Sequence[Distillation]:
     return [
         Distillation({str(file): large()}, nn.MSELoss(), start_dur=0.0, end_dur='0.8dur', run_teacher_on_eval=True),
         Distillation([large(), resnet20(in_channels=1)], [KLDivergence(), of_valid_positions]),
+        Distillation([large(), large()], KLDivergence(), route='teacher_id'),
+        Distillation([large(), large()], KLDivergence(), route=lambda batch, index: batch[1] % 2),
         Distillation(large(), [Match(CRD(64)), Match(DIST(), lr=1e-3)]),
     ]
 

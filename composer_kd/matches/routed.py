@@ -122,6 +122,11 @@ class RoutedCriterion(Criterion):
 
     def _read(self, whole: Any, batch: Any, index: Tensor | None) -> Tensor:
         taught = self.route(whole, batch, index)
+        if self.route.gives_one and len(set(self.pool.weights)) > 1:
+            raise ConfigError(
+                f'teacher_weights weigh the logits of several teachers of a sample, and {self.route!r} gives each '
+                f'sample one: they have no effect, got {self.pool.weights}. Leave them out'
+            )
         entries = indivisible(batch, taught.shape[0])
         if entries:
             raise TeacherError(

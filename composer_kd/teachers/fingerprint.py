@@ -17,6 +17,7 @@ from composer_kd.features.calling import unwrapped
 from composer_kd.teachers.base import Teacher, module_of
 from composer_kd.teachers.fitting import plain_name
 from composer_kd.teachers.frozen import FrozenTeacher
+from composer_kd.teachers.placement import is_managed
 from composer_kd.teachers.pool import moves
 
 __all__ = ['differences', 'teacher_fingerprint', 'weights_hash']
@@ -27,7 +28,7 @@ _COMPARED = ('class', 'weights', 'input_adapter')
 def teacher_fingerprint(teacher: Teacher) -> dict[str, Any]:
     """Says which teacher one is, in words and numbers that are the same in every process and on every device.
 
-    The hash reads all weights: about 0.2 seconds for 100 MB.
+    The hash reads all weights: about 0.2 seconds for 25 million.
 
     Args:
         teacher: A teacher. One with a method ``fingerprint()`` says it itself, as a stored one does, which was made by
@@ -35,8 +36,8 @@ def teacher_fingerprint(teacher: Teacher) -> dict[str, Any]:
 
     Returns:
         ``name``; ``class``, that of the module without wrappers, or of the teacher if it has no module or is of a kind
-        of its own; ``weights``, a hash, ``None`` for teachers that change during training, that have no module or no
-        weights in memory; and ``input_adapter``, ``None`` without one.
+        of its own; ``weights``, a hash, ``None`` for teachers that change during training, that have no module, or no
+        weights that can be read; and ``input_adapter``, ``None`` without one.
 
     Example:
         >>> teacher_fingerprint(FrozenTeacher(nn.Linear(2, 3).requires_grad_(False), name='large'))['class']
@@ -67,7 +68,8 @@ def weights_hash(module: nn.Module) -> str | None:
     sharded weights, all processes must compute it together.
 
     Returns:
-        32 hexadecimal digits; ``None`` if the memory of weights cannot be read, as on the meta device.
+        32 hexadecimal digits; ``None`` if weights cannot be read, as on the meta device, or if accelerate or
+        bitsandbytes looks after them.
 
     Example:
         >>> one, other = nn.Linear(2, 3), nn.Linear(2, 3)
@@ -77,6 +79,8 @@ def weights_hash(module: nn.Module) -> str | None:
         >>> weights_hash(one) == weights_hash(torch.compile(other))
         True
     """
+    if is_managed(module):
+        return None
     named = [(plain_name(key), value) for key, value in _bare(module).state_dict().items() if isinstance(value, Tensor)]
     state = hashlib.blake2b(digest_size=16)
     try:
@@ -84,7 +88,7 @@ def weights_hash(module: nn.Module) -> str | None:
             flat = _flat(value)
             state.update(f'{name} {flat.dtype} {tuple(value.shape)}'.encode())
             state.update(flat.view(torch.uint8).numpy().data if flat.numel() else b'')
-    except (RuntimeError, TypeError, NotImplementedError):  # a kind of tensor whose memory cannot be read
+    except (RuntimeError, TypeError, ValueError):  # a kind of tensor whose memory cannot be read
         return None
     return state.hexdigest()
 

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 from composer_kd.errors import TeacherError
 from composer_kd.features.meta import to_evaluation
 
-__all__ = ['is_placed', 'is_sharded', 'place']
+__all__ = ['is_managed', 'is_placed', 'is_sharded', 'place']
 
 # The marks that accelerate leaves on modules whose inputs it moves, and transformers on weights of bitsandbytes.
 _MARKS = ('_hf_hook', 'is_loaded_in_8bit', 'is_loaded_in_4bit')
@@ -50,11 +50,21 @@ def is_placed(module: nn.Module) -> bool:
         >>> is_placed(nn.Linear(2, 3))
         False
     """
-    if any(getattr(part, mark, False) for part in module.modules() for mark in _MARKS):
+    if is_managed(module):
         return True
     tensors: list[Tensor] = [*module.parameters(), *module.buffers()]
     accelerators = {tensor.device for tensor in tensors} - {torch.device('cpu'), torch.device('meta')}
     return len(accelerators) > 1 or any(isinstance(tensor, DTensor) for tensor in tensors)
+
+
+def is_managed(module: nn.Module) -> bool:
+    """Whether accelerate or bitsandbytes looks after weights of a module, which may be elsewhere, or be rewritten.
+
+    Example:
+        >>> is_managed(nn.Linear(2, 3))
+        False
+    """
+    return any(getattr(part, mark, False) for part in module.modules() for mark in _MARKS)
 
 
 def is_sharded(module: nn.Module | None) -> bool:

@@ -45,6 +45,7 @@ class Route:
         if not callable(by) and not (isinstance(by, str) and by):
             raise ConfigError(f'route must be the name of a column or a function (batch, index), got {by!r}')
         self._by, self._teachers = by, teachers
+        self.gives_one = False  # whether it said one teacher for each sample, of the last batch
 
     @property
     def column(self) -> str | None:
@@ -73,6 +74,7 @@ class Route:
             if is_of_device(error):
                 raise
             raise self._wrong(f'a {type(said).__name__}', size) from None
+        self.gives_one = said.ndim == 1
         if said.dtype == torch.bool and said.ndim == 2 and said.shape[1] == self._teachers:
             taught = said
         elif said.ndim == 1 and said.dtype != torch.bool and not said.is_floating_point() and not said.is_complex():

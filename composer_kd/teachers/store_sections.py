@@ -35,7 +35,9 @@ def inputs_of(batch: Any) -> tuple[Tensor, Tensor | None]:
         named = {key: value for key, value in without_labels(batch).items() if isinstance(value, Tensor)}
         known: tuple[str, ...] = ('input_ids', 'pixel_values', 'input_values')
         first = next((key for key in known if key in named), None)
-        first = first or next((key for key in named if key not in ('attention_mask', 'index')), None)
+        others = [key for key in named if key not in ('attention_mask', 'index')]
+        others.sort(key=lambda key: named[key].ndim < 2)  # a column such as the samples' teachers is not the inputs
+        first = first or next(iter(others), None)
         inputs = None if first is None else named[first]
         mask = named.get('attention_mask') if first == 'input_ids' else None
     else:

@@ -58,6 +58,11 @@ class Named(ComposerModel):
         return F.cross_entropy(outputs, batch['labels'])
 
 
+class WithoutLoss(Named):
+    def loss(self, outputs, batch):
+        return 0.0
+
+
 class Counting(FrozenTeacher):
     def __init__(self, model, **options):
         super().__init__(model, **options)
@@ -196,6 +201,43 @@ def test_matches_of_features_and_of_one_teacher(micro):
     assert {key: found[key] for key in expected} == pytest.approx(expected, rel=1e-4)
 
 
+class Pixels(ComposerModel):
+    """Segmentation: logits (B, 4, H, W)."""
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.net = nn.Conv2d(2, 4, 1)
+
+    def forward(self, batch):
+        return self.net(batch[0])
+
+    def loss(self, outputs, batch):
+        return F.cross_entropy(outputs, batch[1][:, 0])
+
+
+@pytest.mark.parametrize('loss', [ReverseKL(), mse])
+@pytest.mark.parametrize('micro', [N, 3, 1])
+def test_segmentation(loss, micro):
+    generator = torch.Generator().manual_seed(3)
+    x, y = torch.randn(N, 2, 3, 5, generator=generator), torch.randint(4, (N, 1, 3, 5), generator=generator)
+    y[torch.rand(y.shape, generator=generator) < 0.6] = -100
+    first = x[:, 0, 0, 0].tolist()
+
+    def route(batch, index):
+        return torch.tensor([int(ROUTE[first.index(value)]) for value in batch[0][:, 0, 0, 0].tolist()])
+
+    teachers = [Pixels(seed).net for seed in (2, 3, 4)]
+    model = Pixels(1)
+    found = kd(Distillation(teachers, loss, route=route), loader(x, y), micro, model)
+    ours, theirs = [], []
+    for number, teacher in enumerate(ROUTE.tolist()):
+        if teacher >= 0:
+            for rows, net in ((ours, model.net), (theirs, teachers[teacher])):
+                rows.append(net(x[number : number + 1])[0].permute(1, 2, 0)[y[number, 0] >= 0])
+    assert found == pytest.approx(loss(torch.cat(ours), torch.cat(theirs)).item(), rel=1e-4)
+
+
 def test_a_route_to_one_teacher_is_an_ordinary_run():
     x, y = pairs(24)
     matches = [KLDivergence(2.0), Match(hint, on='0', project='auto', name='hint')]
@@ -232,11 +274,16 @@ def test_microbatches_without_a_taught_sample_and_without_a_loss_of_their_own():
     """The graph of the student is kept where nothing is to be learned."""
     route = torch.tensor([-1, -1, -1, -1, 0, 1, 2, 0])
     data = DataLoader(TokenDataset(**columns(route)), batch_size=N)
-    whole, cut = (fit(Distillation(nets(), mse, 1.0, 0.0, route='teacher_id'), data, micro, lr=0.5) for micro in (N, 2))
+
+    def run(data, micro):
+        algorithm = Distillation(nets(), mse, 1.0, 0.0, route='teacher_id')
+        return fit(algorithm, data, micro, WithoutLoss(mlp(seed=1)), lr=0.5)
+
+    whole, cut = (run(data, micro) for micro in (N, 2))
     assert whole[0]['kd'] == pytest.approx(cut[0]['kd'], rel=1e-5)
     torch.testing.assert_close(weights(whole[1]), weights(cut[1]), rtol=1e-4, atol=1e-6)
     nobody = DataLoader(TokenDataset(**columns(torch.full((N,), -1))), batch_size=N)
-    assert kd(Distillation(nets(), mse, 1.0, 0.0, route='teacher_id'), nobody, 2) == 0.0
+    assert run(nobody, 2)[0]['kd'] == 0.0
 
 
 # Teachers of other kinds
@@ -316,6 +363,11 @@ def test_a_wrong_number_later_in_the_data_stops_there():
     data = DataLoader(TokenDataset(**columns(route)), batch_size=N)
     with pytest.raises(ConfigError, match=INTEGERS + '7 for sample 6 of a batch'):
         fit(Distillation(nets(), mse, route='teacher_id'), data)
+
+
+def test_weights_of_teachers_of_which_each_sample_has_one():
+    with pytest.raises(ConfigError, match=r'teacher_weights weigh .* they have no effect'):
+        fit(Distillation(nets(), mse, route='teacher_id', teacher_weights=[1.0, 2.0, 1.0]))
 
 
 def test_a_column_needs_batches_with_names():

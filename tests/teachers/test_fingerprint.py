@@ -85,6 +85,10 @@ def test_teachers_without_weights_say_what_they_can():
     with torch.device('meta'):
         nowhere = nn.Linear(2, 3)
     assert weights_hash(nowhere) is None
+    assert weights_hash(nn.LazyLinear(3)) is None
+    eight_bit = mlp()
+    eight_bit.is_loaded_in_8bit = True  # as transformers marks it: bitsandbytes rewrites its state in the first call
+    assert weights_hash(eight_bit) is None
 
 
 def test_a_stored_teacher_is_the_one_that_was_stored(tmp_path):
