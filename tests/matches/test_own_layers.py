@@ -70,6 +70,18 @@ def test_the_student_runs_once_and_no_gradient_reaches_the_layer_that_teaches():
     assert moved['module.3.weight'] == 0
 
 
+def test_the_gradient_ends_at_the_layer_that_teaches():
+    """Also for a function of a user's own, which does not detach."""
+    model, moved = student(), {}
+    spy = EventSpy(
+        'after_backward', lambda state: moved.update({n: p.grad.abs().sum() for n, p in model.named_parameters()})
+    )
+    own = Match(lambda ours, theirs: (ours.mean((1, 2, 3)) - theirs.mean((1, 2, 3))).square().mean(), name='own', **OWN)
+    train(model, loader(*images(8)), [Distillation([], own, org_loss_weight=0.0)], [spy], max_duration='1ba')
+    assert moved['module.0.weight'] > 0
+    assert moved['module.3.weight'] == 0
+
+
 @pytest.mark.parametrize(
     ('loss', 'options'),
     [
