@@ -10,7 +10,7 @@ from composer.models import ComposerClassifier
 from torch import nn
 
 from composer_kd import ConfigError, Distillation, EMATeacher, FrozenTeacher, KLDivergence, Match
-from composer_kd.losses import VID, attention_transfer, hint, sad, similarity_preserving
+from composer_kd.losses import VID, attention_transfer, hint, pkt, sad
 from tests.helpers import EventSpy, Recorder, TokenDataset, TokenModel, loader, mlp, mse, pairs, train, weights
 from tests.helpers import student as of_pairs
 
@@ -87,7 +87,7 @@ def test_the_gradient_ends_at_the_layer_that_teaches():
     [
         (attention_transfer, {}),
         (sad, {}),
-        (similarity_preserving, {}),
+        (pkt, {}),
         (hint, {'project': 'auto'}),
         (VID(), {'name': 'VID'}),
     ],
@@ -102,7 +102,7 @@ def test_it_equals_a_frozen_copy_at_the_first_batch(loss, options):
     assert own.batches[0]['one'] == pytest.approx(other.batches[0]['one'], rel=1e-5)
 
 
-@pytest.mark.parametrize('loss', [attention_transfer, similarity_preserving])
+@pytest.mark.parametrize('loss', [attention_transfer, pkt])
 def test_tokens_with_padding_in_microbatches(loss):
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(11, (16, 6), generator=generator)
