@@ -94,9 +94,9 @@ class StudentCopy:
                 torch._foreach_copy_(ours, theirs)
             else:
                 torch._foreach_lerp_(ours, theirs, share)
-            for mine, other in buffers:
-                if not mine.is_floating_point():
-                    mine.copy_(other)
+            whole = [pair for pair in buffers if not pair[0].is_floating_point()]
+            if whole:
+                torch._foreach_copy_([mine for mine, _ in whole], [other for _, other in whole])
             if dist.get_world_size() > 1:
                 # Ranks have statistics of their own until the next forward pass sends those of the first to all.
                 for mine, _ in buffers:

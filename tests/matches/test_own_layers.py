@@ -10,7 +10,7 @@ from composer.models import ComposerClassifier
 from torch import nn
 
 from composer_kd import ConfigError, Distillation, EMATeacher, FrozenTeacher, KLDivergence, Match
-from composer_kd.losses import VID, attention_transfer, hint, sad, similarity_preserving
+from composer_kd.losses import VID, attention_transfer, hint, pkt, sad
 from tests.helpers import EventSpy, Recorder, TokenDataset, TokenModel, loader, mlp, mse, pairs, train, weights
 from tests.helpers import student as of_pairs
 
@@ -70,12 +70,24 @@ def test_the_student_runs_once_and_no_gradient_reaches_the_layer_that_teaches():
     assert moved['module.3.weight'] == 0
 
 
+def test_the_gradient_ends_at_the_layer_that_teaches():
+    """Also for a function of a user's own, which does not detach."""
+    model, moved = student(), {}
+    spy = EventSpy(
+        'after_backward', lambda state: moved.update({n: p.grad.abs().sum() for n, p in model.named_parameters()})
+    )
+    own = Match(lambda ours, theirs: (ours.mean((1, 2, 3)) - theirs.mean((1, 2, 3))).square().mean(), name='own', **OWN)
+    train(model, loader(*images(8)), [Distillation([], own, org_loss_weight=0.0)], [spy], max_duration='1ba')
+    assert moved['module.0.weight'] > 0
+    assert moved['module.3.weight'] == 0
+
+
 @pytest.mark.parametrize(
     ('loss', 'options'),
     [
         (attention_transfer, {}),
         (sad, {}),
-        (similarity_preserving, {}),
+        (pkt, {}),
         (hint, {'project': 'auto'}),
         (VID(), {'name': 'VID'}),
     ],
@@ -90,7 +102,7 @@ def test_it_equals_a_frozen_copy_at_the_first_batch(loss, options):
     assert own.batches[0]['one'] == pytest.approx(other.batches[0]['one'], rel=1e-5)
 
 
-@pytest.mark.parametrize('loss', [attention_transfer, similarity_preserving])
+@pytest.mark.parametrize('loss', [attention_transfer, pkt])
 def test_tokens_with_padding_in_microbatches(loss):
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(11, (16, 6), generator=generator)

@@ -91,10 +91,12 @@ def test_a_sample_without_a_label_is_not_taught():
     torch.testing.assert_close(weights(done.state.model), by_hand(loss, x, y), rtol=1e-5, atol=1e-7)
 
 
-def test_beside_label_smoothing_the_labels_of_before_count():
+@pytest.mark.parametrize('order', [1, -1])
+def test_beside_label_smoothing_the_labels_of_before_count(order):
     alone, beside = Recorder(), Recorder()
     run(seen=[alone])
-    run(seen=[beside], algorithms=[LabelSmoothing(0.3)])
+    distillation = Distillation(VirtualTeacher(0.9), KLDivergence(2.0), kd_loss_weight=1.0, org_loss_weight=0.0)
+    train(student(), loader(*pairs()), [LabelSmoothing(0.3), distillation][::order], [beside])
     assert beside.batches[0]['kd'] == pytest.approx(alone.batches[0]['kd'], rel=1e-6)
 
 
