@@ -22,6 +22,7 @@ __all__ = ['Chain', 'Stage', 'has_stages', 'load_chain']
 LATEST = 'latest-rank0.pt'  # as composer_kd.runs.files.LATEST, which this room cannot import
 OF_CHAIN = ('run_name', 'save_folder', 'autoresume', 'save_overwrite')
 OF_STAGE = ('yaml', 'generations', 'ensemble')
+MOST = 100  # generations of a stage
 
 
 @dataclass(frozen=True)
@@ -195,8 +196,8 @@ class _Reader:
         own, settings, overrides = self._split(name, settings)
         base = self._base(name, own.get('yaml'))
         count, together = own.get('generations'), own.get('ensemble', True)
-        if count is not None and not (isinstance(count, int) and not isinstance(count, bool) and count > 0):
-            self.faults.append(f'stages.{name}.generations: expected a positive whole number, got {count!r}')
+        if count is not None and not (isinstance(count, int) and not isinstance(count, bool) and 0 < count <= MOST):
+            self.faults.append(f'stages.{name}.generations: expected a whole number from 1 to {MOST}, got {count!r}')
             count = None
         if not isinstance(together, bool):
             self.faults.append(f'stages.{name}.ensemble: expected true or false, got {together!r}')

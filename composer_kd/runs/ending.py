@@ -83,14 +83,17 @@ def closing(trainer: Trainer) -> Iterator[None]:
 
 
 def release(trainer: Trainer) -> None:
-    """Takes models, optimizers and algorithms out of a closed trainer, so that the next run has their memory.
+    """Frees what a closed trainer holds, above all on its device, so that the next run has the memory.
 
-    Composer keeps the state of each Trainer until the process ends.
+    Composer keeps the state of each Trainer until the process ends, and torch caches the models that were saved.
 
     Args:
         trainer: The trainer, after :func:`closing`.
     """
     state = trainer.state
+    state.model.zero_grad(set_to_none=True)
+    if state.fsdp_config is None:
+        state.model.to('cpu')
     state.model = torch.nn.Identity()
     state.optimizers = state.schedulers = state.algorithms = state.callbacks = ()
     gc.collect()  # modules and hooks refer to each other

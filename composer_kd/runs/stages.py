@@ -18,12 +18,20 @@ from composer_kd.config.stages import Chain, Stage
 from composer_kd.errors import ConfigError
 from composer_kd.presentation.files import write_file
 from composer_kd.presentation.settings import leaves
-from composer_kd.runs.files import LATEST, METRICS_FILE, STAGE_FILE, STAGES_FILE
+from composer_kd.runs.files import LATEST, METRICS_FILE, STAGE_FILE, STAGES_FILE, checkpoints
 from composer_kd.runs.folder import clear, holds_run
 from composer_kd.runs.resume import MAY_CHANGE, saved_settings
 from composer_kd.teachers.checkpoints import read_checkpoint
 
-__all__ = ['check_stages', 'clear_chain', 'finished_metrics', 'note_teachers', 'stage_folders', 'weights_digest']
+__all__ = [
+    'check_last_checkpoint',
+    'check_stages',
+    'clear_chain',
+    'finished_metrics',
+    'note_teachers',
+    'stage_folders',
+    'weights_digest',
+]
 
 
 def finished_metrics(folder: pathlib.Path) -> dict[str, float] | None:
@@ -115,6 +123,25 @@ def note_teachers(stage: Stage, chain: Chain) -> None:
     stage.folder.mkdir(parents=True, exist_ok=True)
     taught_by = {name: weights_digest(chain[name].folder) for name in dict.fromkeys(stage.taught_by.values())}
     write_file(stage.folder / STAGE_FILE, json.dumps({'stage': stage.name, 'taught_by': taught_by}, indent=2) + '\n')
+
+
+def check_last_checkpoint(stage: Stage, metrics: Mapping[str, float]) -> None:
+    """Checks that the checkpoint of a stage that has just ended holds its last weights, which may teach the next one.
+
+    Args:
+        stage: The stage.
+        metrics: Its final metrics.
+
+    Raises:
+        ConfigError: If it was saved earlier: a callback ended the run at a batch at which nothing is saved.
+    """
+    saved = next(iter(checkpoints(stage.folder)), None)
+    name = None if saved is None else saved.name
+    if name is not None and f'-ba{int(metrics["time/batch"])}-' not in name:
+        raise ConfigError(
+            f'{stage.name}: ended after {int(metrics["time/batch"]):,} batches, and its latest checkpoint is {name}: '
+            f'its last weights are not saved. Save more often (save_interval, now {stage.config.save_interval})'
+        )
 
 
 def weights_digest(folder: pathlib.Path) -> str | None:

@@ -122,7 +122,7 @@ def test_the_faults_of_all_stages_come_together_and_a_shared_one_once(write):
         'stages.two.run_name: is of all stages',
         "stages.previous: 'previous' means the run before",
         f'stages.three.{KD}.0.stge: unknown key',
-        'stages.three.generations: expected a positive whole number, got 0',
+        'stages.three.generations: expected a whole number from 1 to 100, got 0',
         "'stages.tow.seed=3': expected stages.NAME.key=value; did you mean 'two'?",
         'autoresume: stages go on where they stopped',
     ):

@@ -29,6 +29,7 @@ from composer_kd.runs.compared import ComparedModel, compared_models, evaluation
 from composer_kd.runs.evaluate import metrics_of
 from composer_kd.runs.files import CONFIG_FILE, LATEST, METRICS_FILE, make_folder
 from composer_kd.runs.saved import SavedRun, open_runs
+from composer_kd.workflows.report.ensembles import ensemble_notes
 from composer_kd.workflows.report.predict import Answering
 from composer_kd.workflows.report.timings import found_beside, given, measured_now
 from composer_kd.workflows.report.wandb import destination, send
@@ -126,7 +127,8 @@ def gather(runs: Sequence[SavedRun], options: ReportOptions, console: Console) -
         console.print('timing the models for a moment', style='dim', highlight=False)
         timings = measured_now(models, answering.batches())
     bench, source = timings
-    notes = left_out + [note for compared in listed if compared.run is not None for note in _missing(compared.run)]
+    notes = ensemble_notes(options.runs) + left_out
+    notes += [note for compared in listed if compared.run is not None for note in _missing(compared.run)]
     return Evidence(
         models=tuple(models),
         evaluation=answering.evaluation_set(),

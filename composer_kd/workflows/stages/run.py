@@ -13,7 +13,7 @@ from composer_kd.runs.ending import full_disk_said
 from composer_kd.runs.files import make_folder
 from composer_kd.runs.folder import alone_in
 from composer_kd.runs.process import say, without_remarks
-from composer_kd.runs.stages import check_stages, clear_chain, finished_metrics, note_teachers
+from composer_kd.runs.stages import check_last_checkpoint, check_stages, clear_chain, finished_metrics, note_teachers
 from composer_kd.runs.train import train
 from composer_kd.workflows.stages.ensemble import evaluate_together
 from composer_kd.workflows.stages.rehearsal import rehearse
@@ -90,7 +90,9 @@ def _train(chain: Chain, stage: Stage) -> dict[str, float]:
     say(f'{stage.name} ({number} of {len(chain.stages)})' + (f', taught by {teachers}' if teachers else ''))
     if dist.get_global_rank() == 0:
         note_teachers(stage, chain)
-    return train(stage.config, quiet=True)
+    metrics = train(stage.config, quiet=True)
+    check_last_checkpoint(stage, metrics)
+    return metrics
 
 
 def _write(chain: Chain, stages: dict[str, dict[str, float]], ensembles: dict[str, dict[str, float]]) -> None:

@@ -13,7 +13,9 @@ from composer_kd.data import digits
 from composer_kd.errors import ConfigError
 from composer_kd.models import ShallowCNN
 from composer_kd.runs.saved import open_runs
+from composer_kd.runs.stages import check_last_checkpoint
 from composer_kd.runs.train import train
+from composer_kd.workflows.report.ensembles import ensemble_notes
 from composer_kd.workflows.stages import train_stages
 
 QUICK = ['progress_bar=false', 'train_loader.dataset.subset=128', 'eval_loader.dataset.subset=100', 'max_duration=2ep']
@@ -42,7 +44,7 @@ def born_again(tmp_path_factory):
 
 def test_generations_are_the_runs_that_one_would_train_one_after_the_other(born_again, tmp_path):
     folder, metrics = born_again
-    shared = [*QUICK, 'kd_loss_fn={name: KLDivergence}', 'kd_loss_weight=0.5', 'org_loss_weight=0.5']
+    shared = [*QUICK, 'kd_loss_fn={name: KLDivergence, temperature: 1.0}', 'kd_loss_weight=0.5', 'org_loss_weight=0.5']
     shared = [f'algorithms.distillation.{one}' if one.startswith(('kd', 'org')) else one for one in shared]
     alone = train(load_config('yamls/digits/student.yaml', [*QUICK, f'save_folder={tmp_path / "teacher"}']), quiet=True)
     previous, by_hand = 'teacher', {'teacher': alone}
@@ -170,6 +172,36 @@ def test_matches_on_features_and_a_student_with_projectors_as_teacher(tmp_path):
     assert any(name.startswith('composer_kd.') for name in weights(tmp_path / 'student-2'))
 
 
+def test_an_ensemble_that_has_no_classes_is_refused_before_the_first_stage(tmp_path, monkeypatch):
+    def refuse(self, logits, batch):
+        raise ConfigError('an ensemble averages probabilities over classes')
+
+    monkeypatch.setattr('composer_kd.runs.ensemble.Ensemble._mean', refuse)
+    with pytest.raises(ConfigError, match=r'Leave it out: stages\.student\.ensemble=false'):
+        chain(tmp_path, 'stages.student.generations=2')
+    assert not (tmp_path / 'teacher').exists()
+    found = chain(tmp_path, 'stages.student.generations=2', 'stages.student.ensemble=false', 'max_duration=1ba')
+    assert set(found) == {'teacher', 'student-1', 'student-2'}
+
+
+def test_last_weights_that_are_not_saved_are_told(tmp_path):
+    stage = load_chain(BORN_AGAIN, [*QUICK, f'save_folder={tmp_path}', 'max_duration=1ba']).stages[0]
+    metrics = train(stage.config, quiet=True)
+    check_last_checkpoint(stage, metrics)
+    with pytest.raises(ConfigError, match='its last weights are not saved'):
+        check_last_checkpoint(stage, {**metrics, 'time/batch': 2})
+
+
+def test_a_stored_stage_teaches_in_the_next_chain(tmp_path):
+    chain(tmp_path / 'live', 'stages.student.generations=1', 'max_duration=1ba')
+    store = tmp_path / 'store'
+    assert main(['cache', str(tmp_path / 'live/student-1/config.yaml'), '--out', str(store)]) == 0
+    stored = f'stages.student.algorithms.distillation.teachers=[{{cache: {store}}}]'
+    found = chain(tmp_path / 'stored', 'stages.student.generations=1', stored, 'max_duration=1ba')
+    live = json.loads((tmp_path / 'live/student-1/metrics.json').read_text())
+    assert found['student-1']['loss/train/kd'] == pytest.approx(live['loss/train/kd'], abs=1e-4)
+
+
 def test_the_command_and_what_can_be_done_with_a_chain(tmp_path, capsys):
     folder = tmp_path / 'chain'
     assert main(['train', ASSISTANT, *QUICK, 'max_duration=1ep', f'save_folder={folder}']) == 0
@@ -182,5 +214,16 @@ def test_the_command_and_what_can_be_done_with_a_chain(tmp_path, capsys):
     ]
     assert main(['evaluate', str(folder)]) == 0
     assert capsys.readouterr().out.count('latest-rank0.pt') == 3
+    (folder / 'stages.json').write_text(
+        (folder / 'stages.json')
+        .read_text()
+        .replace(
+            '"ensembles": []',
+            '"ensembles": [{"of": ["a", "b"], "mean_of": "probabilities", "metrics": {"metrics/eval/X": 0.5}}]',
+        )
+    )
+    assert ensemble_notes([folder, 'elsewhere']) == [
+        'Together, by the mean of their probabilities, a and b reach X 0.5000.'
+    ]
     assert main(['bench', ASSISTANT]) == 2
     assert 'has stages, each of which is a run of its own' in capsys.readouterr().err
