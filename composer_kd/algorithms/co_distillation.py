@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from composer.algorithms import LabelSmoothing
-from composer.core import Event, State, Time, TimeUnit, get_precision_context
+from composer.core import Event, State, Time, get_precision_context
 from composer.loggers import Logger
-from composer.utils import dist
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric
 from typing_extensions import override
 
-from composer_kd.algorithms.conflicts import refuse_beside_groups
 from composer_kd.algorithms.group_checkpoint import GroupCheckpoint
+from composer_kd.algorithms.group_conflicts import refuse_beside_groups, warn_of_equal, warn_of_no_exchange
 from composer_kd.algorithms.group_evaluation import GroupEvaluation
 from composer_kd.algorithms.joint_training import JointTraining, fixed_loss
 from composer_kd.algorithms.loss_parts import LossParts, parts_of, share_of_batch, weight
@@ -271,7 +269,7 @@ class CoDistillation(JointTraining):
         tensors = list(tensors_of(state.model).values())
         send(tensors, self._ranks.leader(self._ranks.own), self._ranks.process_group)
         self._kept = [tensor.detach().clone() for tensor in tensors]
-        self._warn_of_equal(state)
+        warn_of_equal(state)
 
     def _settle(self, state: State) -> None:
         """Puts this group's net back into the model that Composer has wrapped, and takes over its averages; once."""
@@ -287,34 +285,8 @@ class CoDistillation(JointTraining):
 
     def _start_fit(self, state: State) -> None:
         self.evaluation.give_back()
-        total, every = state.max_duration, self.exchange_every
-        if total is not None and every.unit != total.unit and state.dataloader_len is not None:
-            length = state.dataloader_len.value
-            total, every = (
-                Time(time.value * length, TimeUnit.BATCH) if time.unit == TimeUnit.EPOCH else time
-                for time in (total, every)
-            )
-        if total is not None and every.unit == total.unit and every.value >= total.value and not self._taught:
-            warnings.warn(
-                f'The nets never learn from one another: exchange_every is {self.exchange_every.to_timestring()}, the '
-                f'run ends at {total.to_timestring()}.',
-                stacklevel=2,
-            )
-
-    def _warn_of_equal(self, state: State) -> None:
-        """Warns if all groups start from the same weights."""
-        tensors = list(tensors_of(state.model).values())
-        first = [tensor.detach().clone() for tensor in tensors]
-        send(first, 0)
-        differ = torch.tensor(any(not torch.equal(*both) for both in zip(first, tensors)), dtype=torch.uint8)
-        differ = state.device.tensor_to_device(differ)
-        dist.all_reduce(differ, reduce_operation='MAX')
-        if not differ:
-            warnings.warn(
-                'All groups start from the same weights, and only their data tells them apart. For weights of their '
-                'own, seed each group by itself before the model is built: torch.manual_seed(seed + algorithm.group).',
-                stacklevel=2,
-            )
+        if not self._taught:
+            warn_of_no_exchange(state, self.exchange_every)
 
     def _modules(self) -> dict[int, nn.Module]:
         return {number: teacher.model for number, teacher in self._copies.items()}

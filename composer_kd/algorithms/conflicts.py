@@ -7,18 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
-from composer.algorithms import (
-    EMA,
-    SAM,
-    SWA,
-    CutMix,
-    LabelSmoothing,
-    LayerFreezing,
-    MixUp,
-    SelectiveBackprop,
-    StochasticDepth,
-)
-from composer.callbacks import EarlyStopper, ExportForInferenceCallback, ThresholdStopper
+from composer.algorithms import SWA, CutMix, LabelSmoothing, LayerFreezing, MixUp, SelectiveBackprop, StochasticDepth
+from composer.callbacks import ExportForInferenceCallback
 from composer.core import State
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -31,14 +21,7 @@ from composer_kd.matches.criterion import Criterion
 from composer_kd.students import EXTRAS
 from composer_kd.teachers import FrozenTeacher, TeacherPool, module_of, moves
 
-__all__ = [
-    'refuse_algorithms',
-    'refuse_beside_groups',
-    'refuse_beside_joint',
-    'refuse_dropped_layers',
-    'refuse_shared',
-    'renew_copies',
-]
+__all__ = ['refuse_algorithms', 'refuse_dropped_layers', 'refuse_shared', 'renew_copies', 'refuse_beside_joint']
 
 _MIXERS = (MixUp, CutMix)
 _OTHER_SAMPLES = (*_MIXERS, SelectiveBackprop)
@@ -138,50 +121,6 @@ def refuse_beside_joint(state: State, algorithm: DistillationAlgorithm) -> None:
         if getattr(other, 'interpolate_loss', False):
             raise ConfigError(
                 f'{name} and {what}(interpolate_loss=True) both set the loss: use interpolate_loss=False.'
-            )
-
-
-_ONE_NET = {
-    SWA: 'it averages the weights on each rank, and checkpoints hold the average of rank 0 alone',
-    EMA: 'it averages the weights on each rank, and checkpoints hold the average of rank 0 alone',
-    SAM: "it wraps the optimizer, and checkpoints do not hold the inner optimizer's state",
-    LayerFreezing: 'it takes parameters out of the optimizer, and a run with it cannot be resumed',
-}
-
-
-def refuse_beside_groups(state: State, algorithm: DistillationAlgorithm) -> None:
-    """Checks that nothing in the run needs the same net on all ranks.
-
-    Args:
-        state: The state of the run.
-        algorithm: The algorithm whose groups of ranks train nets of their own.
-
-    Raises:
-        ConfigError: If the model is sharded, another algorithm sets the loss or keeps a state that checkpoints hold for
-            rank 0 alone, or a callback stops a rank by its train metrics.
-    """
-    name = type(algorithm).__name__
-    if state.fsdp_config is not None or state.tp_config is not None:
-        raise ConfigError(
-            f'{name}: parallelism_config shards one net over all ranks, and each group of ranks has a net of its own. '
-            'Train without it, with nets that fit on a device.'
-        )
-    for other in state.algorithms:
-        what = type(other).__name__
-        if isinstance(other, DistillationAlgorithm) and other is not algorithm:
-            raise ConfigError(f'{name} and {what} both set the loss of a batch: use one of the two.')
-        if getattr(other, 'interpolate_loss', False):
-            raise ConfigError(
-                f'{name} and {what}(interpolate_loss=True) both set the loss: use interpolate_loss=False.'
-            )
-        for kind, reason in _ONE_NET.items():
-            if isinstance(other, kind):
-                raise ConfigError(f'{name} and {what}: {reason}. Leave {what} out.')
-    for callback in state.callbacks:
-        if isinstance(callback, (EarlyStopper, ThresholdStopper)) and callback.dataloader_label == 'train':
-            raise ConfigError(
-                f'{name} and {type(callback).__name__}: train metrics differ between groups, and the ranks of one '
-                'would stop while the others wait for them. Stop by the metrics of an evaluator.'
             )
 
 

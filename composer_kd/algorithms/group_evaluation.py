@@ -37,6 +37,8 @@ class GroupEvaluation(JointEvaluation):
 
     @override
     def apply(self, event: Event, state: State, logger: Logger) -> None:
+        if not self._groups.started:
+            return  # a saved student, evaluated without the processes that trained it
         if event is Event.EVAL_START:
             self.give_back()
             self._copies = self._current(state.model)

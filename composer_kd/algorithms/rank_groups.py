@@ -55,6 +55,11 @@ class RankGroups:
         return dist.get_world_size() // self.count
 
     @property
+    def started(self) -> bool:
+        """Whether the process groups have been made."""
+        return bool(self._groups)
+
+    @property
     def process_group(self) -> torch_dist.ProcessGroup:
         """The process group of this rank's group."""
         return self._groups[self.own]
