@@ -50,8 +50,9 @@ class _Mean:
     reduces = False
 
     def __call__(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        self.reduces = features.ndim > 2
-        return pooled(features, mask)
+        found = pooled(features, mask)
+        self.reduces = found.numel() < features.numel()
+        return found
 
 
 class TeacherReader:
