@@ -226,7 +226,7 @@ def stored_tokens():
 
 def stored_beside_live(**options):
     dataset = torch.utils.data.TensorDataset(*pairs(32))
-    model = IndexedClassifier(student().module, num_classes=3)
+    model = IndexedClassifier(student().module, num_classes=4)
     folder = f'{sys.argv[1]}-pairs'
     if not os.path.exists(folder):
         build_store(folder, mlp(seed=0), model, dataset, Dense('float32'), batch_size=8)

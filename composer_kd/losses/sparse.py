@@ -130,12 +130,14 @@ def top_logits(logits: Tensor, k: int, temperature: float) -> SparseLogits:
     Returns:
         The classes in descending order of their probability; float32.
     """
-    scaled = _scaled(logits, temperature)
-    values, ids = _largest(scaled, k)
+    logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
+    values, ids = _largest(logits, k)
+    values = bounded(values, temperature)
     largest = values[..., :1]
+    log_probs = (values - largest) / temperature
     # One pass of exponentials, in place, in the stead of two logsumexp: at vocabulary size these are most of the time.
-    others = scaled.sub_(largest).exp_().scatter_(-1, ids, 0.0).sum(-1)
-    log_probs = values - largest
+    others = logits - largest
+    others = (others if temperature == 1.0 else others.div_(temperature)).exp_().scatter_(-1, ids, 0.0).sum(-1)
     log_total = (log_probs.exp().sum(-1) + others).log()
     return SparseLogits(
         ids, logits.shape[-1], temperature, log_probs - log_total.unsqueeze(-1), others.log() - log_total

@@ -3,8 +3,7 @@
 from composer_kd.stores.columns import default_shard_samples
 from composer_kd.stores.formats import Dense, Format, FormatError, Hidden, Sampled, TopK, error, format_from
 from composer_kd.stores.manifest import MANIFEST_FILE, Manifest
-from composer_kd.stores.mds import import_streaming
-from composer_kd.stores.mds_writing import to_mds
+from composer_kd.stores.mds_writing import check_free, to_mds
 from composer_kd.stores.parts import Feature, Shard
 from composer_kd.stores.recode import recode
 from composer_kd.stores.store import Store
@@ -23,10 +22,10 @@ __all__ = [
     'Store',
     'StoreWriter',
     'TopK',
+    'check_free',
     'default_shard_samples',
     'error',
     'format_from',
-    'import_streaming',
     'to_mds',
     'recode',
 ]

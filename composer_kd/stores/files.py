@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from composer_kd.errors import StorageError, StoreError
 from composer_kd.presentation.units import bytes_text
 
-__all__ = ['checksum', 'mapped', 'own_file', 'read_json', 'room_for', 'sync', 'write_durably']
+__all__ = ['checksum', 'mapped', 'own_file', 'read_json', 'room_for', 'sync', 'umask', 'write_durably']
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LARGEST_JSON = 2**26  # bytes
@@ -40,7 +40,7 @@ def write_durably(file: pathlib.Path, *contents: Any) -> None:
                 stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        part.chmod(0o666 & ~_umask())
+        part.chmod(0o666 & ~umask())
         part.replace(file)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -48,7 +48,8 @@ def write_durably(file: pathlib.Path, *contents: Any) -> None:
     sync(file.parent)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The permissions that new files and folders are made without."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

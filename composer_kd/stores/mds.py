@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import os
 import pathlib
@@ -75,15 +76,19 @@ def fetched(remote: str, local: str | os.PathLike[str] | None) -> pathlib.Path:
         StoreError: If there is no store.
     """
     streaming = import_streaming()
-    parent = pathlib.Path(tempfile.gettempdir()) / 'composer_kd' if local is None else pathlib.Path(local)
+    parent = (
+        pathlib.Path(tempfile.gettempdir()) / f'composer_kd-{getpass.getuser()}'
+        if local is None
+        else pathlib.Path(local)
+    )
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=parent) as name:
         new = pathlib.Path(name)
         _fetch(streaming, remote, new, MANIFEST_FILE)
-        of = hashlib.sha256((new / MANIFEST_FILE).read_bytes()).hexdigest()[:32]
+        of = _hashed(new / MANIFEST_FILE)
         folder = parent / of
         with FileLock(parent / f'.{of}.lock'):
-            if not (folder / MANIFEST_FILE).exists():
+            if not _is_of(folder / MANIFEST_FILE, of):
                 folder.mkdir(exist_ok=True)
                 _fetch(streaming, remote, new, INDEX_FILE)
                 for file in _OPTIONAL:
@@ -95,6 +100,14 @@ def fetched(remote: str, local: str | os.PathLike[str] | None) -> pathlib.Path:
                 for file in (INDEX_FILE, MANIFEST_FILE):
                     os.replace(new / file, folder / file)
     return folder
+
+
+def _hashed(file: pathlib.Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:32]
+
+
+def _is_of(file: pathlib.Path, of: str) -> bool:
+    return file.is_file() and _hashed(file) == of
 
 
 def _fetch(streaming: Any, remote: str, folder: pathlib.Path, name: str) -> None:

@@ -15,12 +15,12 @@ import numpy as np
 from composer_kd.errors import StorageError, StoreError
 from composer_kd.presentation.addresses import without_credentials
 from composer_kd.stores.columns import columns_of
-from composer_kd.stores.files import checksum, room_for, sync
+from composer_kd.stores.files import checksum, room_for, sync, umask
 from composer_kd.stores.manifest import MANIFEST_FILE, write_manifest
 from composer_kd.stores.mds import HASH, INDEX_FILE, fetched, import_streaming, is_remote, is_span
 from composer_kd.stores.store import Store
 
-__all__ = ['to_mds']
+__all__ = ['check_free', 'to_mds']
 
 _ROWS = 1024  # read at once
 _SHARD_BYTES = 2**26
@@ -40,15 +40,12 @@ def to_mds(store: Store, out: str | os.PathLike[str]) -> None:
         StorageError: If the object store cannot be written.
         ConfigError: If MosaicML Streaming is not installed.
     """
-    import_streaming()
+    check_free(out)
     if is_remote(out):
-        _refuse_remote(os.fspath(out))
         with tempfile.TemporaryDirectory() as folder:
             _write(store, pathlib.Path(folder), os.fspath(out))
         return
     target = pathlib.Path(out)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise StoreError(f'{target} is there already. Remove it, or give another folder')
     target.parent.mkdir(parents=True, exist_ok=True)
     with room_for(target.parent), _replacing(target) as folder:
         _write(store, folder, None)
@@ -60,7 +57,7 @@ def _replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
     folder = pathlib.Path(tempfile.mkdtemp(dir=target.parent, prefix=f'.{target.name}.', suffix='.part'))
     try:
         yield folder
-        folder.chmod(target.parent.stat().st_mode & 0o777)
+        folder.chmod(0o777 & ~umask())  # that of mkdtemp is for its owner alone
         folder.replace(target)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -68,13 +65,25 @@ def _replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
     sync(target.parent)
 
 
-def _refuse_remote(out: str) -> None:
+def check_free(out: str | os.PathLike[str]) -> None:
+    """Checks that a store may be copied to a place.
+
+    Raises:
+        StoreError: If there is a store or other files already.
+        ConfigError: If MosaicML Streaming is not installed.
+    """
+    import_streaming()
+    target = pathlib.Path(out)
+    if not is_remote(out):
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise StoreError(f'{target} is there already. Remove it, or give another folder')
+        return
     with tempfile.TemporaryDirectory() as folder:
         try:
-            fetched(out, folder)
+            fetched(os.fspath(out), folder)
         except StoreError:
             return
-    raise StoreError(f'{without_credentials(out)} holds a store already. Remove it, or give another address')
+    raise StoreError(f'{without_credentials(os.fspath(out))} holds a store already. Remove it, or give another address')
 
 
 def _write(store: Store, folder: pathlib.Path, remote: str | None) -> None:

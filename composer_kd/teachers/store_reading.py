@@ -51,8 +51,9 @@ class _Mean:
     reduces = False
 
     def __call__(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        self.reduces = features.ndim > 2
-        return pooled(features, mask)
+        found = pooled(features, mask)
+        self.reduces = found.numel() < features.numel()
+        return found
 
 
 class TeacherReader:
@@ -182,7 +183,7 @@ class TeacherReader:
                     f'The labels or mask {tuple(mask.shape)} are not of the positions {tuple(rows.shape[:-1])} of the '
                     "teacher's logits, so it cannot be known which to store."
                 )
-            lengths, rows = _counted(mask), rows[mask]
+            lengths, rows = _counted(mask), _at(rows, mask)
         inputs, padding = inputs_of(said.batch)
         found = digest(inputs, padding)
         if len(found) != count:
@@ -207,7 +208,7 @@ class TeacherReader:
                 if value.ndim != 3 or (mask is not None and token_mask(value, mask) is None):
                     raise StoreError(f'features of {path}: {tuple(value.shape)} have no vector for each token')
                 mask = torch.ones(value.shape[:2], dtype=torch.bool, device=value.device) if mask is None else mask
-                tokens[path], value = _counted(mask), value[mask]
+                tokens[path], value = _counted(mask), _at(value, mask)
             features[path] = value.float()
         return features, tokens
 
@@ -237,6 +238,11 @@ def tokens_in(batch: Any, form: BatchFormat, layer: str) -> Tensor | None:
     return Microbatch(batch, 0, tokens=tokens_of(batch, form), source=source_of(batch, form), form=form).tokens_at(
         layer
     )
+
+
+def _at(values: Tensor, mask: Tensor) -> Tensor:
+    """The values of a mask's positions; without a copy if these are all."""
+    return values.flatten(0, mask.ndim - 1) if mask.device.type == 'cpu' and mask.all() else values[mask]
 
 
 def _counted(mask: Tensor) -> NDArray[np.int64]:

@@ -27,7 +27,7 @@ def test_the_short_form_is_read_and_written_back():
     config = load_config(CACHED)
     assert stored() == [(f'{TEACHERS}.0', 'runs/digits-kd-cache', None)]
     written = as_mapping(config)['algorithms']['distillation']['teachers']
-    assert written == [{'cache': 'runs/digits-kd-cache', 'name': None}]
+    assert written == [{'cache': 'runs/digits-kd-cache', 'name': None, 'local': None}]
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,13 @@ def test_the_loader_tells_the_numbers_of_the_samples(written):
     assert (one.folder, one.key) == ('runs/a', f'{TEACHERS}.0')
     assert config.train_loader.with_index
     assert not load_config(KD).train_loader.with_index
+
+
+@pytest.mark.parametrize('key', ['{cache: ', '{name: CachedTeacher, folder: '])
+def test_an_address_has_a_folder_for_what_is_fetched(key):
+    config = load_config(CACHED, [f"{TEACHERS}=[{key}'s3://bucket/a', local: runs/kept}}]"])
+    (one,) = stored_teachers(config.algorithms)
+    assert (one.folder, one.local) == ('s3://bucket/a', 'runs/kept')
 
 
 def test_it_stands_anywhere_in_the_list():

@@ -28,7 +28,7 @@ from composer_kd.runs.files import make_folder
 from composer_kd.runs.loaders import build_loader
 from composer_kd.runs.process import keep_freed_memory, say, without_remarks
 from composer_kd.runs.stored import matches_of, note_teacher
-from composer_kd.stores import Store, import_streaming, to_mds
+from composer_kd.stores import Store, check_free, to_mds
 from composer_kd.teachers import CachedTeacher, FrozenTeacher, Teacher, build_store, module_of, moves
 from composer_kd.teachers.store_head import Head, find_head
 from composer_kd.workflows.cache.measure import Measured, measure
@@ -87,7 +87,8 @@ def cache(
         raise ConfigError(f'--out: {folder} is the folder of the run itself; give the store one of its own')
     chosen = _teachers_of(config, folder)
     if mds is not None:
-        import_streaming()
+        for one in chosen:
+            check_free(_mds_of(one, folder, mds))
     if dist.get_world_size() > 1:
         dist.initialize_dist(get_device(None), timeout=_PATIENCE)
     keep_freed_memory()
@@ -105,10 +106,14 @@ def cache(
     return stores
 
 
+def _mds_of(one: _Chosen, folder: pathlib.Path, mds: str) -> str:
+    own = one.folder.relative_to(folder).as_posix()
+    return mds if own == '.' else f'{mds.rstrip("/")}/{own}'
+
+
 def _copy(one: _Chosen, folder: pathlib.Path, mds: str) -> None:
     """Copies a store into MosaicML Streaming's format."""
-    own = one.folder.relative_to(folder).as_posix()
-    to = mds if own == '.' else f'{mds.rstrip("/")}/{own}'
+    to = _mds_of(one, folder, mds)
     to_mds(Store(one.folder), to)
     say(f'copied to {without_credentials(to)}, in MDS; in YAML  {one.key}: {{cache: {without_credentials(to)}}}')
 
