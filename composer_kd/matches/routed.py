@@ -80,6 +80,12 @@ class RoutedCriterion(Criterion):
                 f'{self.route!r} says which teachers teach each sample, and n_teachers_to_sample={pool.n_to_sample} '
                 'would draw some of them at random: use one of the two'
             )
+        for teacher in pool.teachers:
+            if getattr(teacher, 'whole_batches', False):
+                raise ConfigError(
+                    f'The teacher {teacher.name!r} answers for whole microbatches, and {self.route!r} gives it its own '
+                    'samples alone. Give it to a Distillation without a route'
+                )
         for term in self.terms:
             if attribute_of(term.adapter.loss, 'relates_samples', False):
                 raise ConfigError(
