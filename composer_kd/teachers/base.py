@@ -29,9 +29,6 @@ class Teacher(Protocol):
     have no mean with those of other teachers, and a loss on the mean of several becomes the mean of the losses. A
     method ``example()`` that returns one lets losses that cannot take it be refused before training.
 
-    A teacher that can answer for whole microbatches alone, as one that looks at the student's outputs of the step, has
-    a true attribute ``whole_batches``: a ``route``, which gives it its own samples alone, is refused.
-
     One that has no answer in the first batches has an attribute ``first_answer``, a Composer ``Time``: a window that
     opens before is refused.
 
@@ -42,6 +39,9 @@ class Teacher(Protocol):
     A teacher that changes during training, such as an average of the student, should have ``state_dict()`` and
     ``load_state_dict(state)``: :class:`.Distillation` then saves its state with the run and restores it in a resume.
     Without them it is prepared anew in a resume, with a warning.
+
+    A teacher that can answer for whole microbatches alone, as one that looks at the student's outputs of the step, has
+    a true attribute ``whole_batches``: a ``route``, which gives it its own samples alone, is refused.
 
     Attributes:
         name: Its name in messages, and in ``Match(..., teacher=name)``.
