@@ -75,6 +75,12 @@ class RoutedCriterion(Criterion):
     def __init__(self, kd_loss_fn: Any, pool: TeacherPool, route: RouteBy) -> None:
         super().__init__(kd_loss_fn, pool)
         self.route: Route = Route(route, len(pool.teachers))
+        for teacher in pool.teachers:
+            if getattr(teacher, 'whole_batches', False):
+                raise ConfigError(
+                    f'The teacher {teacher.name!r} answers for whole microbatches, and {self.route!r} gives it its own '
+                    'samples alone. Give it to a Distillation without a route'
+                )
         if pool.n_to_sample < len(pool.teachers):
             raise ConfigError(
                 f'{self.route!r} says which teachers teach each sample, and n_teachers_to_sample={pool.n_to_sample} '

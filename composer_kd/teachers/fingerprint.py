@@ -48,7 +48,7 @@ def teacher_fingerprint(teacher: Teacher) -> dict[str, Any]:
         return dict(said())
     module, adapter = module_of(teacher), getattr(teacher, 'input_adapter', None)
     of_its_own = type(teacher) is not FrozenTeacher and not isinstance(teacher, nn.Module)
-    changes = moves(teacher)
+    changes = moves(teacher) or getattr(teacher, 'is_student', False)
     names = [type(teacher).__qualname__] if of_its_own or changes else []
     if module is not None and not changes:
         names.append(_class_of(_bare(module)).__qualname__)

@@ -370,6 +370,13 @@ def test_weights_of_teachers_of_which_each_sample_has_one():
         fit(Distillation(nets(), mse, route='teacher_id', teacher_weights=[1.0, 2.0, 1.0]))
 
 
+def test_a_teacher_that_answers_for_whole_batches():
+    teacher = FrozenTeacher(mlp(), name='all')
+    teacher.whole_batches = True
+    with pytest.raises(ConfigError, match="The teacher 'all' answers for whole microbatches"):
+        Distillation([teacher, mlp()], mse, route='teacher_id')
+
+
 def test_a_column_needs_batches_with_names():
     with pytest.raises(ConfigError, match=r'a batch is a (list|tuple), without names. Give a function'):
         fit(Distillation(nets(), mse, route='teacher_id'), loader(*pairs(N)), model=student())

@@ -82,6 +82,9 @@ def test_teachers_without_weights_say_what_they_can():
     }  # fmt: skip
     assert teacher_fingerprint(EMATeacher())['class'] == 'EMATeacher'
     assert teacher_fingerprint(EMATeacher())['weights'] is None
+    student_itself = FrozenTeacher(mlp())
+    student_itself.is_student = True  # trained in the run, as an adapter beside the base that teaches
+    assert teacher_fingerprint(student_itself)['weights'] is None
     with torch.device('meta'):
         nowhere = nn.Linear(2, 3)
     assert weights_hash(nowhere) is None
