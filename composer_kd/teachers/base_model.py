@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -13,12 +13,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from composer_kd.errors import TeacherError
 from composer_kd.features.calling import choose_call, settings_of, unwrapped
-from composer_kd.features.meta import as_in_evaluation
 from composer_kd.students import EXTRAS
 from composer_kd.teachers.frozen import FrozenTeacher
 from composer_kd.teachers.student_copy import bare
 
-__all__ = ['BaseModelTeacher', 'adapters_off']
+__all__ = ['BaseModelTeacher', 'adapters_of', 'adapters_off']
 
 
 _OFF = 'disable_adapters'
@@ -57,6 +56,7 @@ class BaseModelTeacher:
         self.name = name
         self.model: nn.Module | None = None
         self._settings: dict[str, Any] | None = None
+        self._parts: tuple[list[nn.Module], list[Any]] | None = None  # all modules, and the layers with adapters
 
     def prepare(self, state: State) -> None:
         """Checks that the student has a base model that stays as it is."""
@@ -67,7 +67,7 @@ class BaseModelTeacher:
                 'student (FSDP) are not gathered. Train without parallelism_config, or give a copy of the base model '
                 'as the teacher.'
             )
-        parts = _adapted(student)
+        parts = adapters_of(student)
         if not parts:
             raise TeacherError(
                 f'The teacher {self.name!r} is the student with its adapters switched off, and this student has none '
@@ -88,7 +88,7 @@ class BaseModelTeacher:
                 '(requires_grad_(False)), or let it train beside the base: modules_to_save of the peft config. '
                 '(With bias="all" or "lora_only" the biases of the base are trained: use "none".)'
             )
-        self.model, self._settings = student, settings_of(unwrapped(student)) or None
+        self.model, self._settings, self._parts = student, settings_of(unwrapped(student)) or None, None
 
     def outputs(self, batch: Any, index: Tensor | None = None) -> Any:
         """The outputs of the base model for a microbatch.
@@ -99,7 +99,10 @@ class BaseModelTeacher:
         """
         if self.model is None:
             raise TeacherError(f'The teacher {self.name!r} has no student yet: call prepare(state) first')
-        with torch.no_grad(), as_in_evaluation(self.model), adapters_off(self.model):
+        if self._parts is None:  # looked up once, because this takes long in a large model
+            self._parts = list(self.model.modules()), list(adapters_of(self.model).values())
+        modules, adapters = self._parts
+        with torch.no_grad(), _evaluating(modules), adapters_off(adapters):
             return choose_call(self.model, batch, whose=f'The teacher {self.name!r}', settings=self._settings)(batch)
 
     end_batch = FrozenTeacher.end_batch
@@ -109,14 +112,13 @@ class BaseModelTeacher:
 
 
 @contextlib.contextmanager
-def adapters_off(model: nn.Module) -> Iterator[None]:
-    """Switches the adapters of the peft library off; afterwards all are as before, and so is what requires gradients.
+def adapters_off(adapters: Iterable[Any]) -> Iterator[None]:
+    """Switches layers with adapters off; afterwards all are as before, and so is what requires gradients.
 
-    Example:
-        >>> with adapters_off(nn.Linear(2, 3)):  # has none
-        ...     pass
+    Args:
+        adapters: From :func:`adapters_of`.
     """
-    parts = [part for part in _adapted(model).values() if not part.disable_adapters]
+    parts = [part for part in adapters if not part.disable_adapters]
     # Switching adapters off and on makes those in use trainable, also where the user has frozen them.
     flags = [(parameter, parameter.requires_grad) for part in parts for parameter in part.parameters()]
     try:
@@ -127,20 +129,39 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
         for part in parts:
             part.enable_adapters(True)
         for parameter, requires_grad in flags:
-            parameter.requires_grad_(requires_grad)
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)
 
 
-def _adapted(model: nn.Module) -> dict[str, Any]:
-    """The layers with adapters by their names: those that can be switched off, as peft's say."""
+def adapters_of(model: nn.Module) -> dict[str, Any]:
+    """The layers with adapters by their names: those that can be switched off, as layers of the peft library say.
+
+    Example:
+        >>> adapters_of(nn.Sequential(nn.Linear(2, 3)))
+        {}
+    """
     # Whole models of transformers have a method of this name.
     found = {name: part for name, part in model.named_modules() if isinstance(getattr(part, _OFF, None), bool)}
     return {name: part for name, part in found.items() if callable(getattr(part, 'enable_adapters', None))}
 
 
+@contextlib.contextmanager
+def _evaluating(parts: Iterable[nn.Module]) -> Iterator[None]:
+    """Eval mode for modules, by their own flags: what a ``train`` of the user's does besides is not called."""
+    training = [part for part in parts if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
 def _changing(student: nn.Module, parts: dict[str, Any]) -> list[str]:
     """The names of what training changes while the adapters are off: weights, and statistics of a BatchNorm."""
     trained = [name for name, parameter in student.named_parameters() if parameter.requires_grad]
-    with adapters_off(student):
+    with adapters_off(parts.values()):
         active = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
     norms = [
         name

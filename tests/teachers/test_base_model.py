@@ -10,7 +10,7 @@ from torch import nn
 
 from composer_kd import BaseModelTeacher, Distillation, FrozenTeacher, KLDivergence, Match, TeacherError
 from composer_kd.losses import hint
-from composer_kd.teachers.base_model import adapters_off
+from composer_kd.teachers.base_model import adapters_of, adapters_off
 from tests.helpers import CLASSES, EventSpy, Recorder, TokenDataset, loader, mlp, mse, pairs, student, train, weights
 
 peft, transformers = pytest.importorskip('peft'), pytest.importorskip('transformers')
@@ -120,7 +120,7 @@ def test_the_student_is_left_as_it_is():
     assert not logits.requires_grad
     inputs = {key: value for key, value in batch.items() if key != 'labels'}
     assert torch.equal(logits, gpt().eval()(**inputs, use_cache=False).logits)
-    with pytest.raises(RuntimeError), adapters_off(model):
+    with pytest.raises(RuntimeError), adapters_off(adapters_of(model).values()):
         raise RuntimeError
     assert look() == before
 
