@@ -41,6 +41,7 @@ def test_examples_of_schemes(tmp_path, monkeypatch, capsys):
     for block in re.findall(r'```python\n(.*?)```', (ROOT / 'docs/schemes.md').read_text(encoding='utf-8'), re.DOTALL):
         exec(compile(block, 'docs/schemes.md', 'exec'), namespace)
     shown = capsys.readouterr().out
+    assert 'accuracy of the generations together' in shown
     assert 'metrics/eval/slow/MulticlassAccuracy' in shown
     assert 'metrics/eval/exit.features.3/MulticlassAccuracy' in shown
 
