@@ -62,6 +62,7 @@ def test_examples_of_schemes(tmp_path, monkeypatch, capsys):
             continue
         exec(compile(block, 'docs/schemes.md', 'exec'), namespace)
     shown = capsys.readouterr().out
+    assert 'accuracy of the generations together' in shown
     assert 'metrics/eval/slow/MulticlassAccuracy' in shown
     assert 'metrics/eval/exit.features.3/MulticlassAccuracy' in shown
 
