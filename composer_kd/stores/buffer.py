@@ -60,6 +60,6 @@ def _split(parts: dict[str, list[_Array]], cuts: Mapping[str, int]) -> dict[str,
     """Takes the beginning out of each list of arrays, and leaves the rest there."""
     taken = {}
     for name, cut in cuts.items():
-        whole = np.concatenate(parts[name])
+        whole: Any = parts[name][0] if len(parts[name]) == 1 else np.concatenate(parts[name])
         taken[name], parts[name] = whole[:cut], [whole[cut:]]
     return taken

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from composer_kd.errors import StoreError
-from composer_kd.stores.formats.base import Format, Records, check_records, readable, whole_number
+from composer_kd.stores.formats.base import Format, Records, check_records, chunks, readable, whole_number
 from composer_kd.stores.formats.floats import check_dtype, from_bytes, held_logits, itemsize, to_bytes
 
 __all__ = ['Dense', 'Hidden']
@@ -54,8 +54,11 @@ class Dense(Format):
 
     @override
     def encode(self, outputs: Tensor, rows: NDArray[np.int64]) -> Records:
-        logits = held_logits('dense logits', readable('dense logits', outputs), self.dtype)
-        return to_bytes('dense logits', logits, self.dtype)
+        logits = readable('dense logits', outputs)
+        records = np.empty((len(logits), self.nbytes(logits.shape[1])), np.uint8)
+        for part in chunks(logits):
+            records[part] = to_bytes('dense logits', held_logits('dense logits', logits[part], self.dtype), self.dtype)
+        return records
 
     @override
     def decode(self, records: Records, classes: int) -> Tensor:

@@ -52,7 +52,7 @@ def to_bytes(what: str, values: Tensor, dtype: str) -> Records:
         raise StoreError(f'{what}: expected floating point, got {values.dtype}')
     values = values.detach().reshape(len(values), math.prod(values.shape[1:]))
     held = values.to(_DTYPES[dtype]).cpu().contiguous()
-    if not held.isfinite().all():
+    if held.numel() and not all(map(math.isfinite, map(float, held.aminmax()))):  # NaN is both
         largest = values[values.isfinite()].abs().max() if values.isfinite().any() else torch.nan
         raise StoreError(
             f'{what}: some numbers are NaN or infinite in {dtype}, which holds numbers up to '
