@@ -217,3 +217,8 @@ def test_other_refusals():
     y[0] = 7
     with pytest.raises(TeacherError, match='hold 7, and the logits have 4 classes'):
         run(data=loader(x, y), model=student(loss_fn=lambda outputs, labels: outputs.sum() * 0.0))
+
+
+def test_it_is_refused_beside_a_route():
+    with pytest.raises(ConfigError, match='answers for whole microbatches'):
+        Distillation([VirtualTeacher(0.9), mlp()], KLDivergence(2.0), route='teacher_id')
