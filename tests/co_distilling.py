@@ -83,11 +83,16 @@ def token_model(algorithm):
     return TokenModel(seed=10 + algorithm.group)
 
 
-def uneven():
+def uneven(dataset=None, collate=None):
     """Batches of 3 samples on the first rank, and of 5 on the second."""
-    dataset = torch.utils.data.TensorDataset(*pairs(32))
-    sampler = dist.get_sampler(dataset, shuffle=False)
-    return torch.utils.data.DataLoader(dataset, batch_size=3 + 2 * dist.get_global_rank(), sampler=sampler)
+    dataset = dataset or torch.utils.data.TensorDataset(*pairs(32))
+    options = {'sampler': dist.get_sampler(dataset, shuffle=False), 'collate_fn': collate}
+    return torch.utils.data.DataLoader(dataset, batch_size=3 + 2 * dist.get_global_rank(), **options)
+
+
+def padded(samples):
+    """A batch as the collators of transformers make it: no dict."""
+    return transformers.BatchEncoding(torch.utils.data.default_collate(samples))
 
 
 def bert(algorithm):
@@ -105,6 +110,18 @@ def texts():
     return TokenDataset(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids[:, 0] % 2)
 
 
+class Keeping(torch.nn.Module):
+    """A net that keeps what it has computed, with its graph, as modules with an auxiliary loss or weight_norm do."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.net, self.last = mlp(seed=seed), None
+
+    def forward(self, x):
+        self.last = [self.net(x)]
+        return self.last[0]
+
+
 TRAINED = {
     'points': trained,
     'settings': lambda: trained(start_dur='5ba', kd_loss_fn=mse, kd_loss_weight=0.7, org_loss_weight=0.4),
@@ -112,6 +129,7 @@ TRAINED = {
     'hugging face': lambda: trained(
         make=bert, data=lambda: loader(texts()), eval_dataloader=loader(texts()), eval_interval='3ba'
     ),
+    'compiled': lambda: trained(make=compiled),
     'few labels': lambda: trained(make=net, data=lambda: points(unlabelled=FEW)),
     'microbatches': lambda: trained(make=net, device_train_microbatch_size=1),
     'tokens': lambda: trained(make=token_model, data=lambda: loader(tokens())),
@@ -121,11 +139,19 @@ TRAINED = {
 }
 
 
-def evaluated():
+def normed(algorithm):
+    return net(algorithm, norm=True)
+
+
+def compiled(algorithm):
+    return torch.compile(normed(algorithm), backend='eager')
+
+
+def evaluated(make=normed):
     """Five samples in evaluation: the sampler repeats some, which must not count."""
     algorithm, logger = CoDistillation('2ba', GROUPS), InMemoryLogger()
     data = points(5, batch_size=dist.get_world_size(), drop_last=False)
-    model = net(algorithm, norm=True)
+    model = make(algorithm)
     run = fit(algorithm, model, callbacks=[logger], eval_dataloader=data, max_duration='3ba')
     before = everywhere(numbers(model))
     run.eval()
@@ -197,6 +223,7 @@ REFUSED = {
     'Distillation': lambda: refused(Distillation(mlp(seed=3), KLDivergence())),
     'EarlyStopper': lambda: refused(callbacks=[EarlyStopper('MulticlassAccuracy', 'train', patience='1ep')]),
     'fsdp': lambda: refused(parallelism_config={'fsdp': FSDP2Config()}),
+    'SyncBatchNorm': lambda: refused(model=student(torch.nn.SyncBatchNorm.convert_sync_batchnorm(mlp(norm=True)))),
     'forced_sync': lambda: refused(ddp_sync_strategy='forced_sync'),
     'groups': lambda: refused(groups=3),
     'frozen': lambda: refused(model=student(mlp(seed=1).requires_grad_(False)), optimizer=sgd(mlp())),
@@ -235,6 +262,10 @@ def two():
     return {
         **{name: case() for name, case in TRAINED.items()},
         'uneven': trained(make=net, data=uneven, max_duration='3ba'),
+        'uneven, of transformers': trained(make=bert, data=lambda: uneven(texts(), padded), max_duration='3ba'),
+        'evaluated, compiled': evaluated(compiled),
+        'evaluated, keeping': evaluated(lambda algorithm: student(Keeping(10 + algorithm.group))),
+        'wrong loss': message(lambda: fit(CoDistillation('3ba', GROUPS, kd_loss_fn=lambda a, b: a - b))),
         'evaluated': evaluated(),
         'train metrics': train_metrics(),
         'resumed': {stop: resumed(stop) for stop in ('1ba', '3ba', '4ba')},

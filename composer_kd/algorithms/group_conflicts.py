@@ -9,6 +9,7 @@ from composer.algorithms import EMA, SAM, SWA, LayerFreezing
 from composer.callbacks import EarlyStopper, ThresholdStopper
 from composer.core import State, Time, TimeUnit
 from composer.utils import dist
+from torch import nn
 
 from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.algorithms.rank_groups import send, tensors_of
@@ -33,13 +34,18 @@ def refuse_beside_groups(state: State, algorithm: DistillationAlgorithm) -> None
 
     Raises:
         ConfigError: If the model is sharded, another algorithm sets the loss or keeps a state that checkpoints hold for
-            rank 0 alone, or a callback stops a rank by its train metrics.
+            rank 0 alone, a layer takes statistics from all ranks, or a callback stops a rank by its train metrics.
     """
     name = type(algorithm).__name__
     if state.fsdp_config is not None or state.tp_config is not None:
         raise ConfigError(
             f'{name}: parallelism_config shards one net over all ranks, and each group of ranks has a net of its own. '
             'Train without it, with nets that fit on a device.'
+        )
+    if any(isinstance(module, nn.SyncBatchNorm) for module in state.model.modules()):
+        raise ConfigError(
+            f'{name}: SyncBatchNorm takes its statistics from all ranks, and so from the nets of other groups too. '
+            'Build the student with BatchNorm.'
         )
     for other in state.algorithms:
         what = type(other).__name__
