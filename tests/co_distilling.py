@@ -1,5 +1,6 @@
 """Run by the composer launcher in algorithms/test_co_distillation.py: trains in groups of ranks, and prints as JSON."""
 
+import contextlib
 import functools
 import json
 import sys
@@ -64,7 +65,7 @@ def trained(**options):
     model = options.pop('make', lambda one: net(one, norm=True))(algorithm)
     run = fit(algorithm, model, options.pop('data', points)(), [recorder], **options)
     found = everywhere(weights(model).tolist())
-    nets = [torch.cat([value.flatten() for value in one.values()]).tolist() for one in algorithm.networks()]
+    nets = [flat(one) for one in algorithm.networks()]
     run.close()
     return {'losses': recorder.batches, 'ranks': found, 'networks': nets}
 
@@ -168,6 +169,37 @@ def evaluated(make=normed):
     }
 
 
+def interrupted():
+    """The nets, and group 1's in checkpoints, before an evaluator runs, while it runs, and after it was interrupted."""
+    folder, found, saved, metrics = everywhere(tempfile.mkdtemp())[0], [], [], []
+
+    def look(state=None):
+        run.save_checkpoint(f'{folder}/{len(found)}.pt')
+        checkpoint = torch.load(f'{folder}/{len(found)}.pt', weights_only=False)
+        saved.append(flat(checkpoint['state']['algorithms'][0][1]['nets'][1]['net']))
+        found.append([flat(one) for one in algorithm.networks()])
+
+    def look_and_stop(state):
+        look()
+        raise KeyboardInterrupt
+
+    algorithm = CoDistillation('2ba', GROUPS)
+    run = fit(algorithm, max_duration='4ba')
+    look()
+    for spies in ([], [EventSpy('eval_batch_end', look)], [EventSpy('eval_batch_start', look_and_stop)]):
+        run.state.callbacks[:] = spies
+        with contextlib.suppress(KeyboardInterrupt):
+            run.eval(points())
+            metrics.append(dict(algorithm.final_metrics()))
+    look()
+    run.close()
+    return {'networks': found, 'saved': saved, 'metrics': metrics}
+
+
+def flat(net):
+    return torch.cat([value.flatten() for value in net.values()]).tolist()
+
+
 def train_metrics():
     algorithm, seen = CoDistillation('2ba', GROUPS), []
     model = net(algorithm)
@@ -233,7 +265,8 @@ REFUSED = {
 def warned(**options):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        fit(CoDistillation(options.pop('every', '2ba'), GROUPS), max_duration='4ba', **options).close()
+        algorithm = CoDistillation(options.pop('every', '2ba'), GROUPS, end_dur=options.pop('end_dur', 1.0))
+        fit(algorithm, max_duration='4ba', **options).close()
     return [str(one.message) for one in caught if 'groups' in str(one.message) or 'never' in str(one.message)]
 
 
@@ -275,6 +308,9 @@ def two():
         'equal': warned(model=student(mlp(seed=1))),
         'own': warned(),
         'never': warned(every='9ba'),
+        'closed': warned(every='3ba', end_dur='3ba'),
+        'open': warned(every='3ba', end_dur=0.8),
+        'interrupted': interrupted(),
         'yaml': from_a_yaml(),
     }
 
@@ -293,7 +329,7 @@ def saved(path):
     algorithm = CoDistillation('2ba', GROUPS)
     run = fit(algorithm, max_duration='5ba')
     run.save_checkpoint(path)
-    found = [torch.cat([value.flatten() for value in one.values()]).tolist() for one in algorithm.networks()]
+    found = [flat(one) for one in algorithm.networks()]
     run.close()
     return {'networks': found}
 
@@ -302,7 +338,7 @@ def loaded(path):
     """The nets of a run that goes on from :func:`saved`, before its first batch, and what other groups are told."""
     algorithm = CoDistillation('2ba', GROUPS)
     run = trainer(net(algorithm), points(), [algorithm], device='cpu', load_path=path, max_duration='7ba')
-    found = [torch.cat([value.flatten() for value in one.values()]).tolist() for one in algorithm.networks()]
+    found = [flat(one) for one in algorithm.networks()]
     run.fit()
     run.close()
     return {'networks': found}

@@ -132,7 +132,8 @@ class CoDistillation(JointTraining):
         if self._run is None:
             raise ConfigError('CoDistillation has no nets yet: call networks() when the Trainer has been made')
         self._settle(self._run)
-        net = copy_of(self._run.model)
+        with self.evaluation.interrupted():
+            net = copy_of(self._run.model)
         own, found = [tensor.detach().clone() for tensor in tensors_of(net).values()], []
         for number in range(self._ranks.count):
             _fill(net, own)
@@ -165,7 +166,8 @@ class CoDistillation(JointTraining):
         if self._run is None:
             return {}
         self._settle(self._run)
-        return self._checkpoint.save(self._run, self._modules() if self._taught else {})
+        with self.evaluation.interrupted():
+            return self._checkpoint.save(self._run, self._modules() if self._taught else {})
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -295,7 +297,7 @@ class CoDistillation(JointTraining):
     def _start_fit(self, state: State) -> None:
         self.evaluation.give_back()
         if not self._taught:
-            warn_of_no_exchange(state, self.exchange_every)
+            warn_of_no_exchange(state, self.exchange_every, self._window)
 
     def _modules(self) -> dict[int, nn.Module]:
         return {number: teacher.model for number, teacher in self._copies.items()}

@@ -252,6 +252,15 @@ def test_every_net_of_groups_is_evaluated_on_all_data(four):
     check_evaluation(four['evaluated'])
 
 
+def test_an_evaluation_that_is_interrupted_loses_no_net(two):
+    found = two['interrupted']
+    assert len(found['networks']) > 3
+    assert found['networks'][0][0] != found['networks'][0][1]
+    assert all(nets == found['networks'][0] for nets in found['networks'])
+    assert all(net == found['networks'][0][1] for net in found['saved'])
+    assert found['metrics'][0] == found['metrics'][1]
+
+
 def test_train_metrics_are_those_of_a_group(two):
     for rank, (x, y) in enumerate(point_batches(2, 0)):
         right = (mlp(seed=10 + rank)(x).argmax(-1) == y).float().mean().item()
@@ -335,6 +344,8 @@ def test_warnings(two):
     assert two['never'] == [
         'The nets never learn from one another: exchange_every is 9ba, the run ends at 4ba.',
     ]
+    assert two['closed'] == ['The nets never learn from one another: exchange_every is 3ba, end_dur is 3ba.']
+    assert two['open'] == []
 
 
 @pytest.mark.parametrize('groups', [1, 0, True, 2.0, '2'])
