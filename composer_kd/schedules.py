@@ -120,6 +120,11 @@ class Window:
         start, other = _in_batches(self.start, state), _in_batches(moment, state)
         return start is None or other is None or start < other
 
+    def ends_by(self, moment: Time, state: State) -> bool:
+        """Whether the window ends at a moment or before; ``False`` in units that cannot be compared."""
+        end, other = _in_batches(self.end, state), _in_batches(moment, state)
+        return end is not None and other is not None and end <= other
+
     def _begins_after(self, state: State) -> bool:
         """Whether the run ends before the window starts; ``False`` if the units cannot be compared."""
         start, total = self.start, state.max_duration

@@ -1,5 +1,6 @@
 """Run by the composer launcher in algorithms/test_co_distillation.py: trains in groups of ranks, and prints as JSON."""
 
+import contextlib
 import functools
 import json
 import sys
@@ -64,7 +65,7 @@ def trained(**options):
     model = options.pop('make', lambda one: net(one, norm=True))(algorithm)
     run = fit(algorithm, model, options.pop('data', points)(), [recorder], **options)
     found = everywhere(weights(model).tolist())
-    nets = [torch.cat([value.flatten() for value in one.values()]).tolist() for one in algorithm.networks()]
+    nets = [flat(one) for one in algorithm.networks()]
     run.close()
     return {'losses': recorder.batches, 'ranks': found, 'networks': nets}
 
@@ -83,11 +84,16 @@ def token_model(algorithm):
     return TokenModel(seed=10 + algorithm.group)
 
 
-def uneven():
+def uneven(dataset=None, collate=None):
     """Batches of 3 samples on the first rank, and of 5 on the second."""
-    dataset = torch.utils.data.TensorDataset(*pairs(32))
-    sampler = dist.get_sampler(dataset, shuffle=False)
-    return torch.utils.data.DataLoader(dataset, batch_size=3 + 2 * dist.get_global_rank(), sampler=sampler)
+    dataset = dataset or torch.utils.data.TensorDataset(*pairs(32))
+    options = {'sampler': dist.get_sampler(dataset, shuffle=False), 'collate_fn': collate}
+    return torch.utils.data.DataLoader(dataset, batch_size=3 + 2 * dist.get_global_rank(), **options)
+
+
+def padded(samples):
+    """A batch as the collators of transformers make it: no dict."""
+    return transformers.BatchEncoding(torch.utils.data.default_collate(samples))
 
 
 def bert(algorithm):
@@ -105,6 +111,18 @@ def texts():
     return TokenDataset(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids[:, 0] % 2)
 
 
+class Keeping(torch.nn.Module):
+    """A net that keeps what it has computed, with its graph, as modules with an auxiliary loss or weight_norm do."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.net, self.last = mlp(seed=seed), None
+
+    def forward(self, x):
+        self.last = [self.net(x)]
+        return self.last[0]
+
+
 TRAINED = {
     'points': trained,
     'settings': lambda: trained(start_dur='5ba', kd_loss_fn=mse, kd_loss_weight=0.7, org_loss_weight=0.4),
@@ -112,6 +130,7 @@ TRAINED = {
     'hugging face': lambda: trained(
         make=bert, data=lambda: loader(texts()), eval_dataloader=loader(texts()), eval_interval='3ba'
     ),
+    'compiled': lambda: trained(make=compiled),
     'few labels': lambda: trained(make=net, data=lambda: points(unlabelled=FEW)),
     'microbatches': lambda: trained(make=net, device_train_microbatch_size=1),
     'tokens': lambda: trained(make=token_model, data=lambda: loader(tokens())),
@@ -121,11 +140,19 @@ TRAINED = {
 }
 
 
-def evaluated():
+def normed(algorithm):
+    return net(algorithm, norm=True)
+
+
+def compiled(algorithm):
+    return torch.compile(normed(algorithm), backend='eager')
+
+
+def evaluated(make=normed):
     """Five samples in evaluation: the sampler repeats some, which must not count."""
     algorithm, logger = CoDistillation('2ba', GROUPS), InMemoryLogger()
     data = points(5, batch_size=dist.get_world_size(), drop_last=False)
-    model = net(algorithm, norm=True)
+    model = make(algorithm)
     run = fit(algorithm, model, callbacks=[logger], eval_dataloader=data, max_duration='3ba')
     before = everywhere(numbers(model))
     run.eval()
@@ -140,6 +167,37 @@ def evaluated():
         'unchanged': before == after,
         'predicted': everywhere(outputs.tolist()),
     }
+
+
+def interrupted():
+    """The nets, and group 1's in checkpoints, before an evaluator runs, while it runs, and after it was interrupted."""
+    folder, found, saved, metrics = everywhere(tempfile.mkdtemp())[0], [], [], []
+
+    def look(state=None):
+        run.save_checkpoint(f'{folder}/{len(found)}.pt')
+        checkpoint = torch.load(f'{folder}/{len(found)}.pt', weights_only=False)
+        saved.append(flat(checkpoint['state']['algorithms'][0][1]['nets'][1]['net']))
+        found.append([flat(one) for one in algorithm.networks()])
+
+    def look_and_stop(state):
+        look()
+        raise KeyboardInterrupt
+
+    algorithm = CoDistillation('2ba', GROUPS)
+    run = fit(algorithm, max_duration='4ba')
+    look()
+    for spies in ([], [EventSpy('eval_batch_end', look)], [EventSpy('eval_batch_start', look_and_stop)]):
+        run.state.callbacks[:] = spies
+        with contextlib.suppress(KeyboardInterrupt):
+            run.eval(points())
+            metrics.append(dict(algorithm.final_metrics()))
+    look()
+    run.close()
+    return {'networks': found, 'saved': saved, 'metrics': metrics}
+
+
+def flat(net):
+    return torch.cat([value.flatten() for value in net.values()]).tolist()
 
 
 def train_metrics():
@@ -197,6 +255,7 @@ REFUSED = {
     'Distillation': lambda: refused(Distillation(mlp(seed=3), KLDivergence())),
     'EarlyStopper': lambda: refused(callbacks=[EarlyStopper('MulticlassAccuracy', 'train', patience='1ep')]),
     'fsdp': lambda: refused(parallelism_config={'fsdp': FSDP2Config()}),
+    'SyncBatchNorm': lambda: refused(model=student(torch.nn.SyncBatchNorm.convert_sync_batchnorm(mlp(norm=True)))),
     'forced_sync': lambda: refused(ddp_sync_strategy='forced_sync'),
     'groups': lambda: refused(groups=3),
     'frozen': lambda: refused(model=student(mlp(seed=1).requires_grad_(False)), optimizer=sgd(mlp())),
@@ -206,7 +265,8 @@ REFUSED = {
 def warned(**options):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        fit(CoDistillation(options.pop('every', '2ba'), GROUPS), max_duration='4ba', **options).close()
+        algorithm = CoDistillation(options.pop('every', '2ba'), GROUPS, end_dur=options.pop('end_dur', 1.0))
+        fit(algorithm, max_duration='4ba', **options).close()
     return [str(one.message) for one in caught if 'groups' in str(one.message) or 'never' in str(one.message)]
 
 
@@ -235,6 +295,10 @@ def two():
     return {
         **{name: case() for name, case in TRAINED.items()},
         'uneven': trained(make=net, data=uneven, max_duration='3ba'),
+        'uneven, of transformers': trained(make=bert, data=lambda: uneven(texts(), padded), max_duration='3ba'),
+        'evaluated, compiled': evaluated(compiled),
+        'evaluated, keeping': evaluated(lambda algorithm: student(Keeping(10 + algorithm.group))),
+        'wrong loss': message(lambda: fit(CoDistillation('3ba', GROUPS, kd_loss_fn=lambda a, b: a - b))),
         'evaluated': evaluated(),
         'train metrics': train_metrics(),
         'resumed': {stop: resumed(stop) for stop in ('1ba', '3ba', '4ba')},
@@ -244,6 +308,9 @@ def two():
         'equal': warned(model=student(mlp(seed=1))),
         'own': warned(),
         'never': warned(every='9ba'),
+        'closed': warned(every='3ba', end_dur='3ba'),
+        'open': warned(every='3ba', end_dur=0.8),
+        'interrupted': interrupted(),
         'yaml': from_a_yaml(),
     }
 
@@ -262,7 +329,7 @@ def saved(path):
     algorithm = CoDistillation('2ba', GROUPS)
     run = fit(algorithm, max_duration='5ba')
     run.save_checkpoint(path)
-    found = [torch.cat([value.flatten() for value in one.values()]).tolist() for one in algorithm.networks()]
+    found = [flat(one) for one in algorithm.networks()]
     run.close()
     return {'networks': found}
 
@@ -271,7 +338,7 @@ def loaded(path):
     """The nets of a run that goes on from :func:`saved`, before its first batch, and what other groups are told."""
     algorithm = CoDistillation('2ba', GROUPS)
     run = trainer(net(algorithm), points(), [algorithm], device='cpu', load_path=path, max_duration='7ba')
-    found = [torch.cat([value.flatten() for value in one.values()]).tolist() for one in algorithm.networks()]
+    found = [flat(one) for one in algorithm.networks()]
     run.fit()
     run.close()
     return {'networks': found}

@@ -10,7 +10,6 @@ from composer.algorithms import LabelSmoothing
 from composer.core import Event, State, Time, get_precision_context
 from composer.loggers import Logger
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric
 from typing_extensions import override
 
@@ -18,10 +17,11 @@ from composer_kd.algorithms.group_checkpoint import GroupCheckpoint
 from composer_kd.algorithms.group_conflicts import refuse_beside_groups, warn_of_equal, warn_of_no_exchange
 from composer_kd.algorithms.group_evaluation import GroupEvaluation
 from composer_kd.algorithms.joint_training import JointTraining, fixed_loss
-from composer_kd.algorithms.loss_parts import LossParts, parts_of, share_of_batch, weight
+from composer_kd.algorithms.loss_parts import LossParts, share_of_batch, shares_of_parts, weight
 from composer_kd.algorithms.rank_groups import RankGroups, group_of_rank, send, tensors_of
 from composer_kd.batches.counts import BatchCount
 from composer_kd.batches.microbatch import Microbatch
+from composer_kd.batches.parts import size_of
 from composer_kd.errors import ConfigError
 from composer_kd.features.outputs import logits_of, scalar_loss
 from composer_kd.losses import KLDivergence
@@ -108,6 +108,7 @@ class CoDistillation(JointTraining):
         self._run: State | None = None
         self._copies: dict[int, FrozenTeacher] = {}  # of the other groups' nets
         self._taught = False  # whether there has been an exchange
+        self._tried = False  # whether the loss between nets has been computed once
         self._kept: list[Tensor] | None = None  # this group's weights, while Composer wraps the model
         self._share: Tensor | None = None
         self._smoothing: LabelSmoothing | None = None
@@ -131,7 +132,8 @@ class CoDistillation(JointTraining):
         if self._run is None:
             raise ConfigError('CoDistillation has no nets yet: call networks() when the Trainer has been made')
         self._settle(self._run)
-        net = copy_of(self._run.model)
+        with self.evaluation.interrupted():
+            net = copy_of(self._run.model)
         own, found = [tensor.detach().clone() for tensor in tensors_of(net).values()], []
         for number in range(self._ranks.count):
             _fill(net, own)
@@ -156,7 +158,7 @@ class CoDistillation(JointTraining):
 
     @override
     def join(self, state: State) -> None:
-        self._run, self._copies, self._taught, self._kept = state, {}, False, None
+        self._run, self._copies, self._taught, self._tried, self._kept = state, {}, False, False, None
         self._smoothing = next((other for other in state.algorithms if isinstance(other, LabelSmoothing)), None)
 
     @override
@@ -164,7 +166,8 @@ class CoDistillation(JointTraining):
         if self._run is None:
             return {}
         self._settle(self._run)
-        return self._checkpoint.save(self._run, self._modules() if self._taught else {})
+        with self.evaluation.interrupted():
+            return self._checkpoint.save(self._run, self._modules() if self._taught else {})
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -203,9 +206,11 @@ class CoDistillation(JointTraining):
     def learn(self, state: State, micro: Microbatch, is_open: bool) -> None:
         logits = logits_of(state.outputs, 'the student')
         task = share_of_batch(scalar_loss(state.loss), state.outputs, micro, logits)
-        own = {name: share_of_batch(part, state.outputs, micro, logits) for name, part in parts_of(state.loss).items()}
+        own = shares_of_parts(state.loss, state.outputs, micro, logits)
         kd = task.new_zeros(())
         total = task * 1.0  # a new tensor, because Composer scales it in place
+        if not self._tried:
+            self._try(micro, logits)
         if is_open and self._taught:
             kd = self._distance(state, micro, logits)
             total = task * self.org_loss_weight + kd * self.kd_loss_weight
@@ -217,6 +222,12 @@ class CoDistillation(JointTraining):
             named |= {f'group-{number}/task': self._of(number, task), f'group-{number}/kd': self._of(number, kd)}
         own = {name: self._of(0, part) for name, part in own.items()}
         state.loss = LossParts(total, self._of(0, task), self._of(0, kd), named, own)
+
+    def _try(self, micro: Microbatch, logits: Tensor) -> None:
+        """Computes the loss between nets in the first batch, because a wrong one would fail at the first exchange."""
+        self._tried = True
+        with torch.random.fork_rng([logits.device] if logits.is_cuda else []):
+            self._adapter.detached_copy().of_logits(logits, logits.detach(), micro)
 
     def _distance(self, state: State, micro: Microbatch, logits: Tensor) -> Tensor:
         """The mean of the losses between this group's net and each stale copy."""
@@ -238,8 +249,8 @@ class CoDistillation(JointTraining):
     def _start_batch(self, state: State) -> None:
         self._ranks.averaged = False
         self._ranks.send_buffers(state.model)
-        first = next((leaf for leaf in tree_leaves(state.batch) if isinstance(leaf, Tensor) and leaf.ndim), None)
-        self._share = None if first is None else self._ranks.share_of_group(len(first), state)
+        samples = size_of(state.batch)
+        self._share = None if samples is None else self._ranks.share_of_group(samples, state)
 
     def _end_batch(self, state: State) -> None:
         if not self._ranks.averaged:
@@ -286,7 +297,7 @@ class CoDistillation(JointTraining):
     def _start_fit(self, state: State) -> None:
         self.evaluation.give_back()
         if not self._taught:
-            warn_of_no_exchange(state, self.exchange_every)
+            warn_of_no_exchange(state, self.exchange_every, self._window)
 
     def _modules(self) -> dict[int, nn.Module]:
         return {number: teacher.model for number, teacher in self._copies.items()}

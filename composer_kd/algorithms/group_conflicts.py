@@ -7,12 +7,14 @@ import warnings
 import torch
 from composer.algorithms import EMA, SAM, SWA, LayerFreezing
 from composer.callbacks import EarlyStopper, ThresholdStopper
-from composer.core import State, Time, TimeUnit
+from composer.core import State, Time
 from composer.utils import dist
+from torch import nn
 
 from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.algorithms.rank_groups import send, tensors_of
 from composer_kd.errors import ConfigError
+from composer_kd.schedules import Window
 
 __all__ = ['refuse_beside_groups', 'warn_of_equal', 'warn_of_no_exchange']
 
@@ -33,13 +35,18 @@ def refuse_beside_groups(state: State, algorithm: DistillationAlgorithm) -> None
 
     Raises:
         ConfigError: If the model is sharded, another algorithm sets the loss or keeps a state that checkpoints hold for
-            rank 0 alone, or a callback stops a rank by its train metrics.
+            rank 0 alone, a layer takes statistics from all ranks, or a callback stops a rank by its train metrics.
     """
     name = type(algorithm).__name__
     if state.fsdp_config is not None or state.tp_config is not None:
         raise ConfigError(
             f'{name}: parallelism_config shards one net over all ranks, and each group of ranks has a net of its own. '
             'Train without it, with nets that fit on a device.'
+        )
+    if any(isinstance(module, nn.SyncBatchNorm) for module in state.model.modules()):
+        raise ConfigError(
+            f'{name}: SyncBatchNorm takes its statistics from all ranks, and so from the nets of other groups too. '
+            'Build the student with BatchNorm.'
         )
     for other in state.algorithms:
         what = type(other).__name__
@@ -80,23 +87,18 @@ def warn_of_equal(state: State) -> None:
         )
 
 
-def warn_of_no_exchange(state: State, every: Time) -> None:
-    """Warns if a run ends before the nets are exchanged.
+def warn_of_no_exchange(state: State, every: Time, window: Window) -> None:
+    """Warns if the run, or the window, ends before the nets are exchanged.
 
     Args:
         state: The state of the run.
         every: The time between exchanges, in batches or epochs.
+        window: The window in which the nets learn from one another.
     """
-    total, first = state.max_duration, every
-    if total is not None and first.unit != total.unit and state.dataloader_len is not None:
-        length = state.dataloader_len.value
-        total, first = (
-            Time(time.value * length, TimeUnit.BATCH) if time.unit == TimeUnit.EPOCH else time
-            for time in (total, first)
-        )
-    if total is not None and first.unit == total.unit and first.value >= total.value:
+    if window.ends_by(every, state):
+        end = f'end_dur is {window.end.to_timestring()}'
+        if Window().ends_by(every, state) and state.max_duration is not None:
+            end = f'the run ends at {state.max_duration.to_timestring()}'
         warnings.warn(
-            f'The nets never learn from one another: exchange_every is {every.to_timestring()}, the run ends at '
-            f'{total.to_timestring()}.',
-            stacklevel=2,
+            f'The nets never learn from one another: exchange_every is {every.to_timestring()}, {end}.', stacklevel=2
         )

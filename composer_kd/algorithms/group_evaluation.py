@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -68,11 +69,27 @@ class GroupEvaluation(JointEvaluation):
 
     def give_back(self) -> None:
         """Puts this rank's net back."""
+        self._swap()
+        self._own = None
+
+    @contextlib.contextmanager
+    def interrupted(self) -> Iterator[None]:
+        """Has this rank's net in its place for a block, also while an evaluator runs, or after one that failed."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        """Exchanges this rank's net and the student, if the student is in its place, and back."""
         if self._own is not None:
-            (model, own), self._own = self._own, None
+            model, kept = self._own
             with torch.no_grad():
-                for tensor, value in zip(tensors_of(model).values(), own):
+                for tensor, value in zip(tensors_of(model).values(), kept):
+                    here = tensor.clone()
                     tensor.copy_(value)
+                    value.copy_(here)
 
     def _current(self, model: nn.Module) -> dict[str, Any]:
         """Copies of the other groups' nets, as they are now."""

@@ -20,6 +20,7 @@ def size_of(batch: Any) -> int | None:
         >>> size_of({'x': torch.zeros(4, 2), 'labels': torch.zeros(4)})
         4
     """
+    batch = dict(batch) if isinstance(batch, Mapping) else batch  # torch does not look into mappings of other kinds
     return next((leaf.shape[0] for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim), None)
 
 

@@ -10,6 +10,7 @@ from composer.core import State
 from composer.utils import dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_leaves
 
 from composer_kd.errors import TeacherError
 from composer_kd.students import EXTRAS
@@ -130,16 +131,25 @@ def bare(student: nn.Module) -> nn.Module:
 
 
 def copy_of(student: nn.Module) -> nn.Module:
-    """A copy without auxiliary modules, gradients and hooks of others."""
+    """A copy without auxiliary modules, gradients and hooks of others; of a compiled student an eager one."""
     student = bare(student)
     left_out = {id(part): None for name, part in student.named_modules() if name.split('.')[-1] == EXTRAS}
-    memo: dict[int, Any] = dict(left_out)
+    memo: dict[int, Any] = {**left_out, **_results_in(student)}
     twin = copy.deepcopy(student, memo)
     for part in twin.modules():
         part._modules.pop(EXTRAS, None)
+        # What Composer takes from a compiled model, and puts there, computes with the weights of the student.
+        if not hasattr(part, '_orig_mod') and hasattr(vars(part).get('forward'), '_torchdynamo_orig_callable'):
+            del part.forward
     for parameter in twin.parameters():
         parameter.grad = None
     return twin
+
+
+def _results_in(student: nn.Module) -> dict[int, Tensor]:
+    """What modules keep of their last forward pass, without its graph, with which torch copies no tensor."""
+    kept = (value for part in student.modules() for value in tree_leaves(vars(part)) if isinstance(value, Tensor))
+    return {id(value): value.detach().clone() for value in kept if value.grad_fn is not None}
 
 
 def _parts(module: nn.Module) -> list[tuple[str, type, torch.Size | None]]:

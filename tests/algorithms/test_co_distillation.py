@@ -208,12 +208,21 @@ def test_ranks_with_batches_of_other_sizes(two):
     check(two['uneven'], reference, 2)
 
 
-def check_evaluation(found):
+def test_batches_of_transformers_of_other_sizes(two):
+    reference = Reference([bert(Group(0)).model, bert(Group(1)).model], 2)
+    columns = texts().columns
+    for step in range(3):
+        rows = [list(range(32)[rank::2])[step * size :][:size] for rank, size in ((0, 3), (1, 5))]
+        reference.step(step, [{key: value[row] for key, value in columns.items()} for row in rows], of_texts)
+    check(two['uneven, of transformers'], reference, 2)
+
+
+def check_evaluation(found, make=lambda: mlp(norm=True), prefix='module.'):
     x, y = pairs(5)
     accuracies, logits = [], []
     for state in found['networks']:
-        net = mlp(norm=True).eval()
-        net.load_state_dict({key.removeprefix('module.'): torch.tensor(value) for key, value in state.items()})
+        net = make().eval()
+        net.load_state_dict({key.removeprefix(prefix): torch.tensor(value) for key, value in state.items()})
         logits.append(net(x))
         accuracies.append((logits[-1].argmax(-1) == y).float().mean().item())
     assert found['student'] == pytest.approx(accuracies[0])
@@ -230,9 +239,26 @@ def test_every_net_is_evaluated_on_all_data(two):
     check_evaluation(two['evaluated'])
 
 
+def test_every_net_of_a_compiled_student_is_evaluated(two):
+    check_evaluation(two['evaluated, compiled'])
+
+
+def test_a_net_may_keep_what_it_computed_in_training(two):
+    check_evaluation(two['evaluated, keeping'], mlp, 'module.net.')
+
+
 @pytest.mark.slow
 def test_every_net_of_groups_is_evaluated_on_all_data(four):
     check_evaluation(four['evaluated'])
+
+
+def test_an_evaluation_that_is_interrupted_loses_no_net(two):
+    found = two['interrupted']
+    assert len(found['networks']) > 3
+    assert found['networks'][0][0] != found['networks'][0][1]
+    assert all(nets == found['networks'][0] for nets in found['networks'])
+    assert all(net == found['networks'][0][1] for net in found['saved'])
+    assert found['metrics'][0] == found['metrics'][1]
 
 
 def test_train_metrics_are_those_of_a_group(two):
@@ -271,6 +297,7 @@ WORDS = {
     'Distillation': 'both set the loss',
     'EarlyStopper': 'Stop by the metrics of an evaluator',
     'fsdp': 'shards one net over all ranks',
+    'SyncBatchNorm': 'Build the student with BatchNorm',
     'forced_sync': "take 'single_auto_sync'",
     'groups': '2 processes are not a multiple of groups=3. Start 3 processes, or set groups to a divisor of 2',
     'frozen': 'parameters that require gradients',
@@ -281,6 +308,11 @@ WORDS = {
 def test_what_needs_one_net_on_all_ranks_is_refused_on_all_of_them(two, what):
     assert two['refused'][what].startswith('ConfigError: CoDistillation')
     assert WORDS[what] in two['refused'][what]
+
+
+def test_a_wrong_loss_is_an_error_before_the_first_exchange(two):
+    assert two['wrong loss'].startswith('LossError: ')
+    assert 'at batch 0' in two['wrong loss']
 
 
 def test_smoothed_and_mixed_labels(two):
@@ -312,6 +344,8 @@ def test_warnings(two):
     assert two['never'] == [
         'The nets never learn from one another: exchange_every is 9ba, the run ends at 4ba.',
     ]
+    assert two['closed'] == ['The nets never learn from one another: exchange_every is 3ba, end_dur is 3ba.']
+    assert two['open'] == []
 
 
 @pytest.mark.parametrize('groups', [1, 0, True, 2.0, '2'])

@@ -41,4 +41,18 @@ MUTATIONS = [
         'feature = summary(feature, None)',
         (f'{OWN}test_tokens_with_padding_in_microbatches',),
     ),
+    Mutation(
+        'the copy of a compiled student answers with the weights of the student',
+        'composer_kd/teachers/student_copy.py',
+        '            del part.forward',
+        '            pass',
+        ('tests/teachers/test_student_copies.py::test_a_compiled_student_and_one_that_keeps_outputs_are_copied',),
+    ),
+    Mutation(
+        'a batch that transformers collated weighs in its group as in the mean of all ranks',
+        'composer_kd/batches/parts.py',
+        'batch = dict(batch) if isinstance(batch, Mapping) else batch',
+        'batch = [batch]',
+        ('tests/algorithms/test_co_distillation.py::test_batches_of_transformers_of_other_sizes',),
+    ),
 ]

@@ -133,6 +133,37 @@ def test_surgery_before_or_after_it_in_the_list_reaches_the_copy(order):
     assert seen.batches[-1]['kd'] > 0
 
 
+class Keeping(nn.Module):
+    """A net that keeps what it has computed, with its graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.last = mlp(seed=1, norm=True), None
+
+    def forward(self, x):
+        self.last = [self.net(x)]
+        return self.last[0]
+
+
+def compiled_part():
+    net = mlp(seed=1, norm=True)
+    net[0] = torch.compile(net[0], backend='eager')
+    return student(net)
+
+
+@pytest.mark.parametrize(
+    'make', [lambda: torch.compile(norm_student(), backend='eager'), compiled_part, lambda: student(Keeping())]
+)
+def test_a_compiled_student_and_one_that_keeps_outputs_are_copied(make):
+    plain, other = Recorder(), Recorder()
+    run(EMATeacher('2ba'), seen=[plain])
+    model = make()
+    model.eval()(next(iter(loader(*pairs()))))  # as in an earlier run, without its BatchNorm statistics
+    run(EMATeacher('2ba'), seen=[other], model=model)
+    assert other.batches[-1]['kd'] > 0
+    assert [one['kd'] for one in other.batches] == pytest.approx([one['kd'] for one in plain.batches], abs=1e-6)
+
+
 def test_a_second_run_starts_anew():
     teacher = EMATeacher('2ba')
     run(teacher, model=student())
