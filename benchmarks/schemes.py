@@ -1,11 +1,11 @@
 """Who teaches whom: the schemes of distillation on CIFAR-10 at 32x32, with all labels and with 2,000.
 
-A shallow CNN is trained alone, taught by a ResNet-56 (live, and from stores of three formats), by its own past, and in
-the other ways of ``yamls/schemes/cifar10.yaml``; every run is that YAML with overrides. All runs of a setting take as
-many batches of 128 augmented images. The learning rate is chosen for ``alone``, ``dense`` and ``dist`` in each setting,
-by runs of a third of the length with a seed that is not reported, on 5,000 training images that these runs do not train
-on: the best of three rates a factor of three apart, and of the next where the best is at an end. The other methods take
-the rate of one of these three. Reported is the test accuracy after the last batch.
+A shallow CNN is trained alone, taught by a ResNet-56 (live, and from stores of three formats), by its own past, and
+in the other ways of ``yamls/schemes/cifar10.yaml``; every run is that YAML with overrides. All runs of a setting take
+as many batches of 128 augmented images. The learning rate is chosen for ``alone``, ``dense``, ``dist`` and ``small``
+in each setting, by runs of a third of the length with a seed that is not reported, on 5,000 training images that
+these runs do not train on: the best of three rates a factor of three apart, and of the next where the best is at an
+end. The other methods take the rate of one of these. Reported is the test accuracy after the last batch.
 
 Every run that ends leaves a file in the work folder: a study that was stopped goes on where it was, and ``--report``
 writes what is there. Results are known by their settings, not by the code that made them.
@@ -48,8 +48,14 @@ RATE_OF = {
     'live': 'dense',
     'deep': 'dense',
     'assistant': 'dense',
+    'born_again': 'alone',
     'ema': 'alone',
     'snapshot': 'alone',
+    'teacher_free': 'alone',
+    'mutual2': 'alone',
+    'mutual4': 'alone',
+    'small': 'small',
+    'self': 'small',
 }
 SETTINGS = {'few': '2,000 labels', 'all': 'all labels'}
 

@@ -37,7 +37,14 @@ _TITLES = {
     'assistant': 'assistant: ResNet-56, deep CNN, student',
     'ema': "self: the student's average",
     'snapshot': 'self: the last epoch teaches the next',
+    'teacher_free': 'no teacher: the virtual one',
+    'born_again': 'born again, third generation',
+    'mutual2': 'online: two nets',
+    'mutual4': 'online: four nets',
+    'small': 'ResNet-8 alone',
+    'self': 'ResNet-8 that teaches itself',
 }
+_ALONE = {'self': 'small'}  # what a method is compared with, if it is not `alone`
 
 
 def write(options: argparse.Namespace, study: Any) -> None:
@@ -79,14 +86,15 @@ def write(options: argparse.Namespace, study: Any) -> None:
 def _rows(study: Any, setting: str) -> list[list[str]]:
     rows = []
     runs = {key: study.found[job] for key, job in study.runs.items() if key[0].setting == setting}
-    alone = {seed: result['accuracy'] for (cell, seed), result in runs.items() if cell.method == 'alone'}
     for method, title in _TITLES.items():
         mine = {seed: result for (cell, seed), result in runs.items() if cell.method == method}
         if not mine:
             continue
         job = next(job for (cell, _), job in study.runs.items() if (cell.method, cell.setting) == (method, setting))
         good = {seed: result['accuracy'] for seed, result in mine.items() if 'failed' not in result}
-        gained = [value - alone[seed] for seed, value in good.items() if seed in alone and method != 'alone']
+        bound = _ALONE.get(method, 'alone')
+        alone = {seed: result['accuracy'] for (cell, seed), result in runs.items() if cell.method == bound}
+        gained = [good[seed] - alone[seed] for seed in good if seed in alone and method not in ('alone', 'small')]
         bytes_of = '' if job.store is None else bytes_text(study.found[job.store]['bytes'])
         rows.append([
             title,
