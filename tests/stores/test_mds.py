@@ -123,6 +123,15 @@ def test_a_damaged_shard_that_was_fetched_is_named(pair, tmp_path):
         Store(folder, local=tmp_path / 'kept').logits(0, torch.tensor([0]))
 
 
+def test_a_part_of_a_shard_that_an_ended_download_left_is_fetched_anew(pair, tmp_path):
+    store, folder = pair
+    kept = Store(folder, local=tmp_path / 'kept')
+    kept.verify()
+    file = sorted(kept.folder.glob('*.mds'))[1]
+    file.write_bytes(file.read_bytes()[:100])
+    assert_same(Store(folder, local=tmp_path / 'kept'), store)
+
+
 def test_truncated_and_missing_files_are_found_at_once(pair, tmp_path):
     folder = copy_of(pair, tmp_path)
     file = sorted(folder.glob('*.mds'))[1]
@@ -186,8 +195,19 @@ def test_what_is_uploaded_can_be_fetched_and_is_not_replaced(pair, tmp_path, mon
     remote = tmp_path / 'remote'
     to_mds(store, remote)
     assert_same(Store(remote, local=tmp_path / 'kept'), store)
-    with pytest.raises(StoreError, match='holds a store already'):
+    with pytest.raises(StoreError, match='holds a store or another data set already'):
         to_mds(store, remote)
+
+
+def test_a_data_set_of_streaming_is_not_replaced(pair, tmp_path, monkeypatch):
+    store, _ = pair
+    with streaming.MDSWriter(out=str(tmp_path / 'theirs'), columns={'x': 'int'}) as writer:
+        writer.write({'x': 3})
+    before = {file.name: file.read_bytes() for file in (tmp_path / 'theirs').iterdir()}
+    monkeypatch.setattr('composer_kd.stores.mds_writing.is_remote', lambda _: True)
+    with pytest.raises(StoreError, match=r'another data set already: index\.json'):
+        to_mds(store, tmp_path / 'theirs')
+    assert {file.name: file.read_bytes() for file in (tmp_path / 'theirs').iterdir()} == before
 
 
 def test_a_copy_that_fails_leaves_nothing(pair, tmp_path, monkeypatch):
