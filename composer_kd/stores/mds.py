@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import hashlib
 import os
@@ -19,8 +20,8 @@ from composer_kd.errors import ConfigError, StoreError
 from composer_kd.presentation.addresses import without_credentials
 from composer_kd.stores.columns import Column
 from composer_kd.stores.files import checksum, own_file, read_json
-from composer_kd.stores.formats import Records
-from composer_kd.stores.manifest import MANIFEST_FILE, Manifest
+from composer_kd.stores.formats import Hidden, Records
+from composer_kd.stores.manifest import MANIFEST_FILE, Manifest, read_manifest
 from composer_kd.stores.source import RecordSource
 
 __all__ = ['HASH', 'INDEX_FILE', 'MDSRecords', 'fetched', 'holds', 'import_streaming', 'is_remote']
@@ -28,7 +29,7 @@ __all__ = ['HASH', 'INDEX_FILE', 'MDSRecords', 'fetched', 'holds', 'import_strea
 INDEX_FILE = 'index.json'
 HASH = 'xxh3_64'  # of each shard, in the index; the checksum of the index is in the manifest
 _RETRIES, _SECONDS = 2, 60.0
-_OPTIONAL = ('head.pt',)
+_HEAD_FILE = 'head.pt'  # of hidden states
 
 Rows = NDArray[np.int64]
 
@@ -91,14 +92,13 @@ def fetched(remote: str, local: str | os.PathLike[str] | None) -> pathlib.Path:
             if not _is_of(folder / MANIFEST_FILE, of):
                 folder.mkdir(exist_ok=True)
                 _fetch(streaming, remote, new, INDEX_FILE)
-                for file in _OPTIONAL:
-                    try:
-                        _fetch(streaming, remote, new, file)
-                    except StoreError:
-                        continue
-                    os.replace(new / file, folder / file)
                 for file in (INDEX_FILE, MANIFEST_FILE):
                     os.replace(new / file, folder / file)
+            kept_head = folder / _HEAD_FILE
+            if (read_manifest(folder).format or {}).get('kind') == Hidden.kind and not kept_head.exists():
+                with contextlib.suppress(StoreError):  # one that is not linear is not kept
+                    _fetch(streaming, remote, new, _HEAD_FILE)
+                    os.replace(new / _HEAD_FILE, kept_head)
     return folder
 
 

@@ -77,6 +77,16 @@ def test_shards_are_fetched_when_they_are_read(pair, tmp_path):
         shutil.move(tmp_path / 'elsewhere', folder)
 
 
+def test_a_last_layer_that_could_not_be_fetched_is_fetched_the_next_time(tmp_path):
+    store = build(tmp_path / 'mapped', manifest(form=Hidden(6)))
+    to_mds(store, tmp_path / 'mds')
+    kept = Store(tmp_path / 'mds', local=tmp_path / 'kept').folder
+    assert not (kept / 'head.pt').exists()
+    (tmp_path / 'mds' / 'head.pt').write_bytes(b'a head')
+    assert Store(tmp_path / 'mds', local=tmp_path / 'kept').folder == kept
+    assert (kept / 'head.pt').read_bytes() == b'a head'
+
+
 def test_another_store_at_the_same_place_is_not_mixed_with_the_first(tmp_path):
     for seed in (0, 1):
         of = manifest(data={'seed': seed})
