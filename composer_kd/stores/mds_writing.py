@@ -42,7 +42,7 @@ def to_mds(store: Store, out: str | os.PathLike[str]) -> None:
     """
     check_free(out)
     if is_remote(out):
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, room_for(pathlib.Path(folder)):
             _write(store, pathlib.Path(folder), os.fspath(out))
         return
     target = pathlib.Path(out)

@@ -1,5 +1,6 @@
 """Stores in MosaicML Streaming's MDS: the same records from a folder and from elsewhere; damage and fakes are found."""
 
+import errno
 import json
 import pickle
 import random
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from composer_kd.errors import StoreError
+from composer_kd.errors import StorageError, StoreError
 from composer_kd.stores import Dense, Hidden, Sampled, Store, TopK, to_mds
 from composer_kd.stores.files import checksum
 from tests.stores.building import FEATURES, Said, build, manifest
@@ -230,3 +231,16 @@ def test_a_copy_that_fails_leaves_nothing(pair, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         to_mds(store, tmp_path / 'new')
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('remote', [False, True])
+def test_a_full_disk_is_said(pair, tmp_path, monkeypatch, remote):
+    store, _ = pair
+
+    def fail(*args):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr('composer_kd.stores.mds_writing.write_manifest', fail)
+    monkeypatch.setattr('composer_kd.stores.mds_writing.is_remote', lambda _: remote)
+    with pytest.raises(StorageError, match='is full'):
+        to_mds(store, tmp_path / 'new')
