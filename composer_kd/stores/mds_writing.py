@@ -42,8 +42,8 @@ def to_mds(store: Store, out: str | os.PathLike[str]) -> None:
     """
     check_free(out)
     if is_remote(out):
-        with tempfile.TemporaryDirectory() as folder, room_for(pathlib.Path(folder)):
-            _write(store, pathlib.Path(folder), os.fspath(out))
+        with tempfile.TemporaryDirectory() as name, room_for(pathlib.Path(name)):
+            _write(store, pathlib.Path(name), os.fspath(out))
         return
     target = pathlib.Path(out)
     target.parent.mkdir(parents=True, exist_ok=True)

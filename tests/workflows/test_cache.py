@@ -179,7 +179,7 @@ def test_a_store_that_cannot_be_written_in_another_format_is_refused(overrides, 
 
     def message(folder, settings, error, *more):
         with pytest.raises(error) as found:
-            cache(load_config(KD, [*overrides, f'{TEACHERS}=[{{cache: {folder}}}]', *more]), settings)
+            cache(load_config(KD, [*overrides, f'{TEACHERS}=[{{cache: {folder}}}]', *more]), settings, tmp_path / 'new')
         return str(found.value)
 
     assert 'format dense' in message(store.folder, CacheSettings('topk', k=2), StoreError)
@@ -187,8 +187,11 @@ def test_a_store_that_cannot_be_written_in_another_format_is_refused(overrides, 
     assert 'are kept as they are' in message(dense.folder, CacheSettings('topk', features=['a']), ConfigError)
     assert 'needs the logits of all' in message(dense.folder, top, ConfigError, f'{LOSS}={{name: DKD}}')
     assert 'holds no store' in message(tmp_path / 'none', top, StoreError)
+    stored = load_config(KD, [*overrides, f'{TEACHERS}=[{{cache: {dense.folder}}}]'])
+    with pytest.raises(ConfigError, match='is the store that is read'):
+        cache(stored, top, dense.folder)
     with pytest.raises(StoreError, match='holds a finished store'):
-        cache(load_config(KD, [*overrides, f'{TEACHERS}=[{{cache: {dense.folder}}}]']), top, dense.folder)
+        cache(stored, top)
 
 
 def test_a_copy_in_mds_has_a_folder_of_its_own(overrides, tmp_path):

@@ -43,6 +43,8 @@ def recoded(stored: Stored, folder: pathlib.Path, config: RunConfig, settings: C
             f'--features: those of {stored.folder} are kept as they are; others are stored by running the teacher'
         )
     source = Store(stored.folder, stored.local)
+    if folder.resolve() == source.folder.resolve():
+        raise ConfigError(f'--out: {folder} is the store that is read; give the new one a folder of its own')
     name = stored.name or str(source.manifest.teacher.get('name'))
     form = format_for(settings, matches_of(stored.algorithm, name), source.manifest.classes, None)
     if dist.get_global_rank() == 0:
