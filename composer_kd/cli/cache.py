@@ -15,11 +15,13 @@ Runs the teachers of a run once over its training set, in all views (train_loade
 what they say: by default in runs/<run_name>-cache, with several teachers each in a folder of its name
 below. The store then takes a teacher's place in the YAML: `teachers: [{cache: FOLDER}]`. Says at the end
 what it cost, how many bytes it takes, how far the format is from the live teacher, and what it saves.
+Where all teachers are dense stores already, these are written in another format; no teacher runs.
 
   composer-kd cache yamls/digits/kd.yaml                        logits in half precision
   composer-kd cache yamls/digits/kd.yaml --format topk --k 4    the 4 most probable classes, and the rest
   composer-kd cache yamls/digits/kd.yaml --features features.0:pooled features.6
   composer-kd cache yamls/digits/kd.yaml --format hidden        the input of the last layer, and that layer
+  composer-kd cache yamls/digits/kd_cached.yaml --format topk   another format of its store
   composer-kd cache yamls/digits/kd.yaml --resume               go on after an interruption
   composer-kd cache yamls/digits/kd.yaml --mds s3://bucket/digits-kd
   composer -n 2 -m composer_kd cache yamls/digits/kd.yaml       in two processes

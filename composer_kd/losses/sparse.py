@@ -139,9 +139,12 @@ def top_logits(logits: Tensor, k: int, temperature: float) -> SparseLogits:
     others = logits - largest
     others = (others if temperature == 1.0 else others.div_(temperature)).exp_().scatter_(-1, ids, 0.0).sum(-1)
     log_total = (log_probs.exp().sum(-1) + others).log()
-    return SparseLogits(
-        ids, logits.shape[-1], temperature, log_probs - log_total.unsqueeze(-1), others.log() - log_total
-    )
+    log_others = others.log()
+    vanished = others < torch.finfo(others.dtype).tiny
+    if k < logits.shape[-1] and vanished.any():  # too small as probabilities: their logarithms are summed
+        scaled = _scaled(logits[vanished], temperature).scatter_(-1, ids[vanished], -torch.inf)
+        log_others[vanished] = scaled.logsumexp(-1) - largest[vanished].squeeze(-1) / temperature
+    return SparseLogits(ids, logits.shape[-1], temperature, log_probs - log_total.unsqueeze(-1), log_others - log_total)
 
 
 def sample_logits(logits: Tensor, uniform: Tensor, temperature: float) -> SampledLogits:

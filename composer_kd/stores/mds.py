@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import hashlib
 import os
@@ -19,16 +20,16 @@ from composer_kd.errors import ConfigError, StoreError
 from composer_kd.presentation.addresses import without_credentials
 from composer_kd.stores.columns import Column
 from composer_kd.stores.files import checksum, own_file, read_json
-from composer_kd.stores.formats import Records
-from composer_kd.stores.manifest import MANIFEST_FILE, Manifest
+from composer_kd.stores.formats import Hidden, Records
+from composer_kd.stores.manifest import MANIFEST_FILE, Manifest, read_manifest
 from composer_kd.stores.source import RecordSource
 
-__all__ = ['HASH', 'INDEX_FILE', 'MDSRecords', 'fetched', 'import_streaming', 'is_remote']
+__all__ = ['HASH', 'INDEX_FILE', 'MDSRecords', 'fetched', 'holds', 'import_streaming', 'is_remote']
 
 INDEX_FILE = 'index.json'
 HASH = 'xxh3_64'  # of each shard, in the index; the checksum of the index is in the manifest
 _RETRIES, _SECONDS = 2, 60.0
-_OPTIONAL = ('head.pt',)
+_HEAD_FILE = 'head.pt'  # of hidden states
 
 Rows = NDArray[np.int64]
 
@@ -91,15 +92,24 @@ def fetched(remote: str, local: str | os.PathLike[str] | None) -> pathlib.Path:
             if not _is_of(folder / MANIFEST_FILE, of):
                 folder.mkdir(exist_ok=True)
                 _fetch(streaming, remote, new, INDEX_FILE)
-                for file in _OPTIONAL:
-                    try:
-                        _fetch(streaming, remote, new, file)
-                    except StoreError:
-                        continue
-                    os.replace(new / file, folder / file)
                 for file in (INDEX_FILE, MANIFEST_FILE):
                     os.replace(new / file, folder / file)
+            kept_head = folder / _HEAD_FILE
+            if (read_manifest(folder).format or {}).get('kind') == Hidden.kind and not kept_head.exists():
+                with contextlib.suppress(StoreError):  # one that is not linear is not kept
+                    _fetch(streaming, remote, new, _HEAD_FILE)
+                    os.replace(new / _HEAD_FILE, kept_head)
     return folder
+
+
+def holds(remote: str, name: str) -> bool:
+    """Whether there is a file of this name at an address."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            _fetch(import_streaming(), remote, pathlib.Path(folder), name)
+        except StoreError:
+            return False
+    return True
 
 
 def _hashed(file: pathlib.Path) -> str:
@@ -150,7 +160,7 @@ class MDSRecords(RecordSource):
         self._hashes = [info['raw_data']['hashes'][HASH] for info in infos]
         self._ends = np.array([info['samples'] for info in infos], np.int64).cumsum()
         self._verified = np.zeros(len(infos), np.bool_)
-        self._nbytes = sum(info['raw_data']['bytes'] for info in infos)
+        self._sizes = [info['raw_data']['bytes'] for info in infos]
         self._stream = None
         if remote is not None:
             self._stream = streaming.Stream(
@@ -164,7 +174,7 @@ class MDSRecords(RecordSource):
     @property
     @override
     def nbytes(self) -> int:
-        return self._nbytes
+        return sum(self._sizes)
 
     @override
     def take(self, name: str, rows: Rows) -> Records:
@@ -209,8 +219,10 @@ class MDSRecords(RecordSource):
             return
         shard = self._shards[number]
         file = self._folder / shard.raw_data.basename
-        if self._stream is not None and not file.is_file():
+        if self._stream is not None and not self._is_whole(number, file):
             with FileLock(self._folder / '.fetching.lock'):
+                if not self._is_whole(number, file):  # a download that was ended leaves a part
+                    file.unlink(missing_ok=True)
                 try:
                     self._stream.prepare_shard(shard)
                 except Exception as error:  # each kind of object store has its own
@@ -221,6 +233,9 @@ class MDSRecords(RecordSource):
                 'write the store anew'
             )
         self._verified[number] = True
+
+    def _is_whole(self, number: int, file: pathlib.Path) -> bool:
+        return file.is_file() and file.stat().st_size == self._sizes[number]
 
     def _infos(self, manifest: Manifest) -> list[dict[str, Any]]:
         """The entries of the index, if they are those of this store and of plain bytes."""

@@ -17,7 +17,7 @@ from composer_kd.presentation.addresses import without_credentials
 from composer_kd.stores.columns import columns_of
 from composer_kd.stores.files import checksum, room_for, sync, umask
 from composer_kd.stores.manifest import MANIFEST_FILE, write_manifest
-from composer_kd.stores.mds import HASH, INDEX_FILE, fetched, import_streaming, is_remote, is_span
+from composer_kd.stores.mds import HASH, INDEX_FILE, holds, import_streaming, is_remote, is_span
 from composer_kd.stores.store import Store
 
 __all__ = ['check_free', 'to_mds']
@@ -42,8 +42,8 @@ def to_mds(store: Store, out: str | os.PathLike[str]) -> None:
     """
     check_free(out)
     if is_remote(out):
-        with tempfile.TemporaryDirectory() as folder:
-            _write(store, pathlib.Path(folder), os.fspath(out))
+        with tempfile.TemporaryDirectory() as name, room_for(pathlib.Path(name)):
+            _write(store, pathlib.Path(name), os.fspath(out))
         return
     target = pathlib.Path(out)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -78,12 +78,12 @@ def check_free(out: str | os.PathLike[str]) -> None:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise StoreError(f'{target} is there already. Remove it, or give another folder')
         return
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            fetched(os.fspath(out), folder)
-        except StoreError:
-            return
-    raise StoreError(f'{without_credentials(os.fspath(out))} holds a store already. Remove it, or give another address')
+    for name in (MANIFEST_FILE, INDEX_FILE):  # an index alone is that of another data set of Streaming
+        if holds(os.fspath(out), name):
+            raise StoreError(
+                f'{without_credentials(os.fspath(out))} holds a store or another data set already: {name}. Remove it, '
+                'or give another address'
+            )
 
 
 def _write(store: Store, folder: pathlib.Path, remote: str | None) -> None:

@@ -50,7 +50,8 @@ def recode(store: Store, folder: str | os.PathLike[str], format: Format, resume:
     if isinstance(format, Hidden):
         raise StoreError(f'{store.folder} holds logits: hidden states are stored by running the teacher')
     manifest = store.manifest
-    with StoreWriter(folder, replace(manifest, format=format.settings(), shards=()), resume) as writer:
+    per_token = [path for path, feature in manifest.features.items() if feature.per == 'token']
+    with StoreWriter(folder, replace(manifest, format=format.settings(), shards=(), index=None), resume) as writer:
         for rows in writer.batches(_ROWS):
             views, samples = rows // manifest.samples, rows % manifest.samples
             logits = store.logits(views, samples)
@@ -60,5 +61,6 @@ def recode(store: Store, folder: str | os.PathLike[str], format: Format, resume:
                 features={path: store.features(path, views, samples) for path in manifest.features},
                 digests=store.digests(views, samples),
                 lengths=store.lengths(views, samples) if manifest.positions == 'tokens' else None,
+                tokens={path: store.lengths(views, samples, path) for path in per_token},
             )
         return writer.finish()

@@ -62,6 +62,18 @@ def test_the_largest_of_long_rows_are_those_of_a_sort(classes, k, seed):
     torch.testing.assert_close(found.log_rest.exp(), whole.scatter(-1, found.ids, -torch.inf).exp().sum(-1))
 
 
+@pytest.mark.parametrize('gap', [60.0, 95.0, 120.0])
+def test_a_sure_teacher_has_a_logarithm_of_the_rest(gap):
+    """Its probability is below what float32 holds; a divergence that asks for it gets its logarithm all the same."""
+    student, teacher = torch.zeros(3, 50), torch.zeros(3, 50)
+    teacher[:2, 7] = gap
+    target = top_logits(teacher.unflatten(0, (3, 1)), 1, 1.0)
+    rest = teacher.double().log_softmax(-1).scatter(-1, target.ids.flatten(1), -torch.inf).logsumexp(-1)
+    torch.testing.assert_close(target.log_rest[:, 0], rest.float())
+    reverse = kl_divergence(*reversed(coarse(student, target.rows())), 1.0)
+    assert reverse.item() == pytest.approx(kl_divergence(teacher.double(), student.double(), 1.0).item(), rel=1e-4)
+
+
 def test_it_is_zero_at_equality_and_at_most_that_of_all_classes():
     student, teacher = logits(64, 30)
     target = top_logits(teacher, 5, 2.0)

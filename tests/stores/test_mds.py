@@ -1,5 +1,6 @@
 """Stores in MosaicML Streaming's MDS: the same records from a folder and from elsewhere; damage and fakes are found."""
 
+import errno
 import json
 import pickle
 import random
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from composer_kd.errors import StoreError
+from composer_kd.errors import StorageError, StoreError
 from composer_kd.stores import Dense, Hidden, Sampled, Store, TopK, to_mds
 from composer_kd.stores.files import checksum
 from tests.stores.building import FEATURES, Said, build, manifest
@@ -77,6 +78,16 @@ def test_shards_are_fetched_when_they_are_read(pair, tmp_path):
         shutil.move(tmp_path / 'elsewhere', folder)
 
 
+def test_a_last_layer_that_could_not_be_fetched_is_fetched_the_next_time(tmp_path):
+    store = build(tmp_path / 'mapped', manifest(form=Hidden(6)))
+    to_mds(store, tmp_path / 'mds')
+    kept = Store(tmp_path / 'mds', local=tmp_path / 'kept').folder
+    assert not (kept / 'head.pt').exists()
+    (tmp_path / 'mds' / 'head.pt').write_bytes(b'a head')
+    assert Store(tmp_path / 'mds', local=tmp_path / 'kept').folder == kept
+    assert (kept / 'head.pt').read_bytes() == b'a head'
+
+
 def test_another_store_at_the_same_place_is_not_mixed_with_the_first(tmp_path):
     for seed in (0, 1):
         of = manifest(data={'seed': seed})
@@ -121,6 +132,15 @@ def test_a_damaged_shard_that_was_fetched_is_named(pair, tmp_path):
     file.write_bytes(content)
     with pytest.raises(StoreError, match='another hash'):
         Store(folder, local=tmp_path / 'kept').logits(0, torch.tensor([0]))
+
+
+def test_a_part_of_a_shard_that_an_ended_download_left_is_fetched_anew(pair, tmp_path):
+    store, folder = pair
+    kept = Store(folder, local=tmp_path / 'kept')
+    kept.verify()
+    file = sorted(kept.folder.glob('*.mds'))[1]
+    file.write_bytes(file.read_bytes()[:100])
+    assert_same(Store(folder, local=tmp_path / 'kept'), store)
 
 
 def test_truncated_and_missing_files_are_found_at_once(pair, tmp_path):
@@ -186,8 +206,19 @@ def test_what_is_uploaded_can_be_fetched_and_is_not_replaced(pair, tmp_path, mon
     remote = tmp_path / 'remote'
     to_mds(store, remote)
     assert_same(Store(remote, local=tmp_path / 'kept'), store)
-    with pytest.raises(StoreError, match='holds a store already'):
+    with pytest.raises(StoreError, match='holds a store or another data set already'):
         to_mds(store, remote)
+
+
+def test_a_data_set_of_streaming_is_not_replaced(pair, tmp_path, monkeypatch):
+    store, _ = pair
+    with streaming.MDSWriter(out=str(tmp_path / 'theirs'), columns={'x': 'int'}) as writer:
+        writer.write({'x': 3})
+    before = {file.name: file.read_bytes() for file in (tmp_path / 'theirs').iterdir()}
+    monkeypatch.setattr('composer_kd.stores.mds_writing.is_remote', lambda _: True)
+    with pytest.raises(StoreError, match=r'another data set already: index\.json'):
+        to_mds(store, tmp_path / 'theirs')
+    assert {file.name: file.read_bytes() for file in (tmp_path / 'theirs').iterdir()} == before
 
 
 def test_a_copy_that_fails_leaves_nothing(pair, tmp_path, monkeypatch):
@@ -200,3 +231,16 @@ def test_a_copy_that_fails_leaves_nothing(pair, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         to_mds(store, tmp_path / 'new')
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('remote', [False, True])
+def test_a_full_disk_is_said(pair, tmp_path, monkeypatch, remote):
+    store, _ = pair
+
+    def fail(*args):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr('composer_kd.stores.mds_writing.write_manifest', fail)
+    monkeypatch.setattr('composer_kd.stores.mds_writing.is_remote', lambda _: remote)
+    with pytest.raises(StorageError, match='is full'):
+        to_mds(store, tmp_path / 'new')

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from composer_kd.errors import StoreError
-from composer_kd.stores import Dense, Hidden, Sampled, TopK, recode
+from composer_kd.stores import Dense, Feature, Hidden, Sampled, Store, TopK, recode, to_mds
 from tests.stores.building import FEATURES, Said, build, content, manifest, replace
 
 
@@ -18,6 +18,25 @@ def test_it_is_the_store_that_the_teacher_makes(tmp_path, form, positions):
     made = recode(dense, tmp_path / 'made', form)
     assert content(made.folder) == content(directly.folder)
     assert made.manifest.data == {'name': 'digits'}
+
+
+@pytest.mark.parametrize('positions', ['samples', 'tokens'])
+def test_features_of_each_token_are_kept(tmp_path, positions):
+    of = manifest(positions=positions, features={'layer': Feature((3,), 'float32', per='token')})
+    said = Said(of)
+    directly = build(tmp_path / 'directly', replace(of, format=TopK(3, 2.0).settings()), said)
+    made = recode(build(tmp_path / 'dense', of, said), tmp_path / 'made', TopK(3, 2.0))
+    assert content(made.folder) == content(directly.folder)
+
+
+def test_a_store_in_mds_is_a_source(tmp_path):
+    pytest.importorskip('streaming')
+    dense = build(tmp_path / 'dense', manifest(positions='tokens', features=FEATURES))
+    to_mds(dense, tmp_path / 'mds')
+    made = [
+        recode(store, tmp_path / name, TopK(3, 2.0)) for name, store in (('a', dense), ('b', Store(tmp_path / 'mds')))
+    ]
+    assert content(made[0].folder) == content(made[1].folder)
 
 
 def test_an_attempt_that_was_ended_goes_on(tmp_path, monkeypatch):

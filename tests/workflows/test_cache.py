@@ -150,6 +150,57 @@ def test_a_copy_in_mds_teaches_as_the_store_does(overrides, tmp_path, capsys, fo
     assert main(['cache', KD, *overrides, *form, '--out', str(tmp_path / 'mapped'), '--mds', str(mds), '--resume']) == 2
 
 
+def test_a_dense_store_is_written_in_another_format(overrides, tmp_path, capsys):
+    (dense,) = cache(load_config(KD, overrides), CacheSettings(features=['features.3:pooled']), tmp_path / 'dense')
+    own = [*overrides[:2], overrides[3], 'max_duration=2ba', f'{TEACHERS}=[{{cache: {dense.folder}}}]']
+    shutil.rmtree(tmp_path / 'teacher', ignore_errors=True)
+    said(capsys)
+    top = tmp_path / 'top'
+    assert main(['cache', CACHED, *own, '--format', 'topk', '--k', '4', '--out', str(top)]) == 0
+    printed = said(capsys)
+    for part in (f'stored in {top}', 'TopK(k=4, temperature=4.0', 'KL(dense || stored)', f'{TEACHERS}.0: {{cache: '):
+        assert part in printed
+    assert 'saves' not in printed
+    made = Store(top)
+    (direct,) = cache(load_config(KD, overrides), CacheSettings('topk', k=4, features=['features.3:pooled']))
+    one, other = (store.logits(0, torch.arange(96)) for store in (made, direct))
+    assert torch.equal(one.ids, other.ids)
+    torch.testing.assert_close(one.log_probs, other.log_probs, rtol=1e-3, atol=1e-3)
+    assert (top / 'teacher.yaml').read_bytes() == (direct.folder / 'teacher.yaml').read_bytes()
+    train(load_config(CACHED, [*own, f'{TEACHERS}=[{{cache: {top}}}]']), quiet=True)
+    (wide,) = cache(load_config(CACHED, own), CacheSettings(dtype='bfloat16'), tmp_path / 'wide')
+    assert wide.format == Dense('bfloat16')
+
+
+def test_a_store_that_cannot_be_written_in_another_format_is_refused(overrides, tmp_path):
+    top = CacheSettings('topk', k=4)
+    (store,) = cache(load_config(KD, overrides), top)
+    (dense,) = cache(load_config(KD, overrides), None, tmp_path / 'dense')
+
+    def message(folder, settings, error, *more):
+        with pytest.raises(error) as found:
+            cache(load_config(KD, [*overrides, f'{TEACHERS}=[{{cache: {folder}}}]', *more]), settings, tmp_path / 'new')
+        return str(found.value)
+
+    assert 'format dense' in message(store.folder, CacheSettings('topk', k=2), StoreError)
+    assert 'running the teacher' in message(dense.folder, CacheSettings('hidden'), StoreError)
+    assert 'are kept as they are' in message(dense.folder, CacheSettings('topk', features=['a']), ConfigError)
+    assert 'needs the logits of all' in message(dense.folder, top, ConfigError, f'{LOSS}={{name: DKD}}')
+    assert 'holds no store' in message(tmp_path / 'none', top, StoreError)
+    stored = load_config(KD, [*overrides, f'{TEACHERS}=[{{cache: {dense.folder}}}]'])
+    with pytest.raises(ConfigError, match='is the store that is read'):
+        cache(stored, top, dense.folder)
+    with pytest.raises(StoreError, match='holds a finished store'):
+        cache(stored, top)
+
+
+def test_a_copy_in_mds_has_a_folder_of_its_own(overrides, tmp_path):
+    pytest.importorskip('streaming')
+    with pytest.raises(ConfigError, match='give the copy one of its own'):
+        cache(load_config(KD, overrides), None, tmp_path / 'store', f'{tmp_path}/store/')
+    assert not (tmp_path / 'store').exists()
+
+
 def test_streaming_that_is_not_installed_is_said_first(overrides, monkeypatch):
     monkeypatch.setitem(sys.modules, 'streaming', None)
     with pytest.raises(ConfigError, match=r'composer_kd\[streaming\]'):
@@ -185,7 +236,7 @@ class Fixed(FrozenTeacher):
 def test_a_kind_of_teacher_of_the_users_is_stored_too(overrides, teacher, capsys):
     own = f'{TEACHERS}=[{{name: tests.workflows.test_cache.Fixed, checkpoint: {teacher}}}]'
     (store,) = cache(load_config(KD, [*overrides, own]))
-    assert store.manifest.teacher['class'] == 'DeepCNN'
+    assert store.manifest.teacher['class'] == 'Fixed of DeepCNN'
 
 
 @pytest.mark.parametrize(
@@ -228,6 +279,7 @@ def test_a_format_that_the_losses_do_not_take_is_refused(overrides, written, par
 def test_what_cannot_be_stored_is_refused(overrides, tmp_path):
     assert 'no algorithm of it has a model' in refusal([*overrides, 'algorithms={}'])
     assert 'stored already' in refusal([*overrides, f'{TEACHERS}=[{{cache: runs/a}}]'])
+    assert 'stored already' in refusal([*overrides, f'{TEACHERS}={{name: CachedTeacher, folder: runs/a}}'])
     moving = f'{TEACHERS}=[{{name: EMATeacher, half_life: 10ba}}]'
     assert 'changes during training' in refusal([*overrides, moving], error=TeacherError)
     with pytest.raises(ConfigError, match='the folder of the run itself'):

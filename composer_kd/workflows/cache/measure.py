@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from composer.core import Precision, get_precision_context
 from composer.utils import get_device
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
@@ -25,7 +26,7 @@ from composer_kd.teachers import Teacher, answered_logits
 from composer_kd.teachers.store_head import kept_head
 from composer_kd.teachers.store_sections import stored_mask
 
-__all__ = ['Measured', 'measure']
+__all__ = ['Measured', 'measure', 'measure_recoded']
 
 _BATCHES = 8
 
@@ -36,14 +37,15 @@ class Measured:
 
     Attributes:
         samples: The number of samples.
-        error: The error of the format against the live teacher; None if no position of these samples is compared.
-        live: Seconds of the live teacher for a sample.
+        error: The error of the format against the live teacher, or the store that it was made of; None if no position
+            of these samples is compared.
+        live: Seconds of the live teacher for a sample; None if it did not run.
         stored: Seconds of reading the store for a sample.
     """
 
     samples: int
     error: FormatError | None
-    live: float
+    live: float | None
     stored: float
 
 
@@ -72,11 +74,10 @@ def measure(
     """
     device, form = get_device(None), BatchFormat.of(model, positions)
     chosen = Precision(precision or ('fp32' if device.name == 'cpu' else 'amp_fp16'))
-    count = min(len(dataset), _BATCHES * batch_size)
-    numbers = np.linspace(0, len(dataset) - 1, count).round().astype(np.int64)
+    numbers = _spread(len(dataset), batch_size)
     head = kept_head(store.folder) if isinstance(store.format, Hidden) else None
     parts, live, stored = [], [], []
-    for part in np.array_split(numbers, math.ceil(count / batch_size)):
+    for part in np.array_split(numbers, math.ceil(len(numbers) / batch_size)):
         items = [dataset[ViewIndex(int(number), 0)] for number in part]
         written = device.batch_to_device((default_collate if collate_fn is None else collate_fn)(items))
         batch, _ = form.split(written)
@@ -87,13 +88,35 @@ def measure(
             read, seconds = _timed(partial(_read, store, part, head))
         stored.append(seconds / len(part))
         parts.append(distance(read, _compared(answered_logits(teacher, outputs), batch, form, store).float().cpu()))
+    return Measured(len(numbers), _error(parts), float(np.median(live)), float(np.median(stored)))
+
+
+def measure_recoded(source: Store, store: Store, batch_size: int) -> Measured:
+    """Compares a store with the dense one that it was made of, on samples that are spread over the data set, in view 0.
+
+    Args:
+        source: The dense store.
+        store: The store in another format.
+        batch_size: Samples of a batch.
+    """
+    numbers = _spread(store.manifest.samples, batch_size)
+    parts, seconds = [], []
+    for part in np.array_split(numbers, math.ceil(len(numbers) / batch_size)):
+        read, taken = _timed(partial(_read, store, part, None))
+        seconds.append(taken / len(part))
+        logits = source.logits(0, part)
+        assert isinstance(logits, Tensor)
+        parts.append(distance(read, logits.float()))
+    return Measured(len(numbers), _error(parts), None, float(np.median(seconds)))
+
+
+def _spread(samples: int, batch_size: int) -> NDArray[np.int64]:
+    return np.linspace(0, samples - 1, min(samples, _BATCHES * batch_size)).round().astype(np.int64)
+
+
+def _error(parts: list[tuple[Tensor, Tensor]]) -> FormatError | None:
     found = FormatError.of(parts)
-    return Measured(
-        count,
-        found if found.positions else None,
-        float(np.median(live)),
-        float(np.median(stored)),
-    )
+    return found if found.positions else None
 
 
 def _compared(logits: Any, batch: Any, form: BatchFormat, store: Store) -> Tensor:

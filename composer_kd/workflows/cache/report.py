@@ -59,7 +59,8 @@ def lines_of(built: Built, config: RunConfig) -> Iterator[str]:
     yield f'  size      {_size(store)}'
     yield from _features(store)
     yield f'  error     {_error(built)}'
-    yield f'  saves     {_savings(built, config)}'
+    if built.measured.live is not None:
+        yield f'  saves     {_savings(built.measured, built.measured.live, manifest.samples, config)}'
     yield f'  in YAML   {built.key}: {{cache: {store.folder}}}'
 
 
@@ -89,22 +90,22 @@ def _error(built: Built) -> str:
     found, measured = built.measured.error, built.measured
     if found is None:
         return f'none measured: {number_text(measured.samples)} samples have no compared position'
+    live, name = ('dense store', 'dense') if measured.live is None else ('live teacher', 'live')
     if isinstance(built.store.format, Sampled):
         return (
-            f'the draws estimate the divergence of the live teacher from itself as {found.kl:.2g} nats (expectation '
+            f'the draws estimate the divergence of the {live} from itself as {found.kl:.2g} nats (expectation '
             f'0), by {number_text(found.positions)} positions'
         )
     temperature = getattr(built.store.format, 'temperature', None) or 1.0
     return (
-        f'KL(live || stored) {found.kl:.2g} nats at temperature {temperature:g}, same class first in '
+        f'KL({name} || stored) {found.kl:.2g} nats at temperature {temperature:g}, same class first in '
         f'{percent(found.top1)} % of {number_text(found.positions)} positions'
     )
 
 
-def _savings(built: Built, config: RunConfig) -> str:
-    measured, epochs = built.measured, epochs_of(config, built.store.manifest.samples)
-    samples = config.train_loader.samples_per_epoch or built.store.manifest.samples
-    live, read = (seconds * samples / dist.get_world_size() for seconds in (measured.live, measured.stored))
+def _savings(measured: Measured, of_live: float, samples: int, config: RunConfig) -> str:
+    epochs, each = epochs_of(config, samples), config.train_loader.samples_per_epoch or samples
+    live, read = (seconds * each / dist.get_world_size() for seconds in (of_live, measured.stored))
     return (
         f'{seconds_text(live * epochs)} of the teacher in {epochs:g} epochs ({seconds_text(live)} each, '
         f'reading takes {seconds_text(read)}), by {number_text(measured.samples)} samples in batches of '

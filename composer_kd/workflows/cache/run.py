@@ -18,7 +18,7 @@ from composer_kd.batches.format import LABELLED
 from composer_kd.config.construct import build_teacher, construct_or_say
 from composer_kd.config.markers import Component
 from composer_kd.config.schema import RunConfig, TeacherConfig
-from composer_kd.config.stored import stored_teachers
+from composer_kd.config.stored import Stored, stored_teachers
 from composer_kd.data import Indexed
 from composer_kd.errors import ConfigError, TeacherError
 from composer_kd.matches.match import Match
@@ -29,12 +29,14 @@ from composer_kd.runs.loaders import build_loader
 from composer_kd.runs.process import keep_freed_memory, say, without_remarks
 from composer_kd.runs.stored import matches_of, note_teacher
 from composer_kd.stores import Store, check_free, to_mds
+from composer_kd.stores.mds import is_remote
 from composer_kd.teachers import CachedTeacher, FrozenTeacher, Teacher, build_store, module_of, moves
 from composer_kd.teachers.store_head import Head, find_head
 from composer_kd.workflows.cache.measure import Measured, measure
 from composer_kd.workflows.cache.progress import BuildProgress
+from composer_kd.workflows.cache.recoded import recoded
 from composer_kd.workflows.cache.report import Built, lines_of
-from composer_kd.workflows.cache.settings import CacheSettings, check_losses, temperature_of_losses
+from composer_kd.workflows.cache.settings import CacheSettings, format_for
 
 __all__ = ['cache', 'default_folder']
 
@@ -46,7 +48,7 @@ _PATIENCE = 7 * 86400.0  # seconds that a process waits for the others, which ma
 class _Chosen:
     """A teacher that is stored: its settings, its algorithm, and the folder of its store."""
 
-    written: TeacherConfig | Component
+    written: TeacherConfig | Component | Stored
     algorithm: Component
     key: str
     folder: pathlib.Path
@@ -65,6 +67,8 @@ def cache(
     mds: str | None = None,
 ) -> list[Store]:
     """Runs each teacher of a run once over all views of its training set, and stores what it says.
+
+    Of a run whose teachers are all stored already, their dense stores are written in another format; no teacher runs.
 
     Args:
         config: The configuration of the run, from ``load_config``.
@@ -85,30 +89,45 @@ def cache(
     folder = default_folder(config) if out is None else pathlib.Path(out)
     if config.folder is not None and folder.resolve() == config.folder.resolve():
         raise ConfigError(f'--out: {folder} is the folder of the run itself; give the store one of its own')
-    chosen = _teachers_of(config, folder)
+    chosen = _teachers_of(config, folder, settings)
     if mds is not None:
         for one in chosen:
-            check_free(_mds_of(one, folder, mds))
+            _check_mds(one, folder, mds)
     if dist.get_world_size() > 1:
         dist.initialize_dist(get_device(None), timeout=_PATIENCE)
     keep_freed_memory()
     with without_remarks():
-        plain = dataclasses.replace(config.train_loader, samples_per_epoch=None, drop_last=False)
-        loader = build_loader(plain, 1, config.seed, train=True)
-        reproducibility.seed_all(config.seed)
-        model = build_model(config.model, getattr(loader.dataset, 'num_classes', None))
-        if dist.get_global_rank() == 0:
-            make_folder(folder, '--out')
-        stores = [_store(one, config, settings, loader, model) for one in chosen]
+        stores = list(_stores(chosen, config, settings, folder))
     if mds is not None and dist.get_global_rank() == 0:
         for one in chosen:
             _copy(one, folder, mds)
     return stores
 
 
+def _stores(chosen: list[_Chosen], config: RunConfig, settings: CacheSettings, folder: pathlib.Path) -> Iterator[Store]:
+    stored = [(one.written, one.folder) for one in chosen if isinstance(one.written, Stored)]
+    if stored:
+        yield from (recoded(written, own, config, settings) for written, own in stored)
+        return
+    plain = dataclasses.replace(config.train_loader, samples_per_epoch=None, drop_last=False)
+    loader = build_loader(plain, 1, config.seed, train=True)
+    reproducibility.seed_all(config.seed)
+    model = build_model(config.model, getattr(loader.dataset, 'num_classes', None))
+    if dist.get_global_rank() == 0:
+        make_folder(folder, '--out')
+    yield from (_store(one, config, settings, loader, model) for one in chosen)
+
+
 def _mds_of(one: _Chosen, folder: pathlib.Path, mds: str) -> str:
     own = one.folder.relative_to(folder).as_posix()
     return mds if own == '.' else f'{mds.rstrip("/")}/{own}'
+
+
+def _check_mds(one: _Chosen, folder: pathlib.Path, mds: str) -> None:
+    to = _mds_of(one, folder, mds)
+    if not is_remote(to) and pathlib.Path(to).resolve() == one.folder.resolve():
+        raise ConfigError(f'--mds: {to} is the folder of the store itself (--out); give the copy one of its own')
+    check_free(to)
 
 
 def _copy(one: _Chosen, folder: pathlib.Path, mds: str) -> None:
@@ -118,29 +137,40 @@ def _copy(one: _Chosen, folder: pathlib.Path, mds: str) -> None:
     say(f'copied to {without_credentials(to)}, in MDS; in YAML  {one.key}: {{cache: {without_credentials(to)}}}')
 
 
-def _teachers_of(config: RunConfig, folder: pathlib.Path) -> list[_Chosen]:
-    """The teachers that can be stored, with the folders of their stores."""
-    stored = {one.key for one in stored_teachers(config.algorithms)}
+def _teachers_of(config: RunConfig, folder: pathlib.Path, settings: CacheSettings) -> list[_Chosen]:
+    """The teachers that can be stored, with the folders of their stores; of a run with stored ones alone, these."""
+    stored = {one.key: one for one in stored_teachers(config.algorithms)}
     found = [one for one in _written(config) if one[0] not in stored]
+    if not found and (settings.format, settings.dtype) != ('dense', None):
+        found = [(key, one.algorithm, one) for key, one in stored.items()]
     if not found:
         raise ConfigError(
             'the run has no teacher that could be stored: '
-            + ('all of them are stored already' if stored else 'no algorithm of it has a model as a teacher')
+            + (
+                'all of them are stored already. A dense store is written in another format with --format or --dtype'
+                if stored
+                else 'no algorithm of it has a model as a teacher'
+            )
         )
     if len(found) == 1:
         return [_Chosen(written, algorithm, key, folder) for key, algorithm, written in found]
     taken: dict[str, int] = {}
     chosen = []
     for key, algorithm, written in found:
-        model = written.model if isinstance(written, TeacherConfig) else written
-        name = _plain(written.name if isinstance(written, TeacherConfig) and written.name else model.name)
+        name = _plain(_name_of(written))
         taken[name] = taken.get(name, 0) + 1
         own = name if taken[name] == 1 else f'{name}-{taken[name]}'
         chosen.append(_Chosen(written, algorithm, key, folder / own))
     return chosen
 
 
-def _written(config: RunConfig) -> Iterator[tuple[str, Component, TeacherConfig | Component]]:
+def _name_of(written: TeacherConfig | Component | Stored) -> str:
+    if isinstance(written, Stored):
+        return written.name or written.folder
+    return written.name or written.model.name if isinstance(written, TeacherConfig) else written.name
+
+
+def _written(config: RunConfig) -> Iterator[tuple[str, Component, TeacherConfig | Component | Stored]]:
     for algorithm in config.algorithms.values():
         for option, value in algorithm.options.items():
             for number, one in enumerate(value if isinstance(value, list) else [value]):
@@ -159,13 +189,7 @@ def _store(
     teacher = _built(one)
     matches = matches_of(one.algorithm, teacher.name)
     head = _head_of(teacher, settings)
-    form = settings.form(lambda: temperature_of_losses(matches), lambda: head.width if head else 1)
-    try:
-        check_losses(form, matches, getattr(model, 'num_classes', None))
-    except ConfigError as error:
-        if settings.temperature is None:
-            raise
-        say(f'for a run with other losses than those of this YAML: {error}')  # the temperature was asked for
+    form = format_for(settings, matches, getattr(model, 'num_classes', None), None if head is None else head.width)
     _say_missing(matches, settings)
     size = settings.batch_size or max(_LEAST_BATCH, 2 * config.device_train_batch_size)
     collate = None if config.train_loader.collate_fn is None else loader.collate_fn
@@ -225,6 +249,7 @@ def _head_of(teacher: Teacher, settings: CacheSettings) -> Head | None:
 def _built(one: _Chosen) -> Teacher:
     if isinstance(one.written, TeacherConfig):
         return build_teacher(one.written)
+    assert isinstance(one.written, Component)
     teacher: Teacher = construct_or_say(one.written)
     if moves(teacher) and not isinstance(teacher, FrozenTeacher | CachedTeacher):
         raise TeacherError(

@@ -12,12 +12,13 @@ import torch
 from composer_kd.errors import ConfigError, LossError, nearest
 from composer_kd.matches.match import Match
 from composer_kd.matches.sparse import against
+from composer_kd.runs.process import say
 from composer_kd.runs.stored import temperature_at
 from composer_kd.stores import Dense, Format, Hidden, Sampled, TopK
 from composer_kd.stores.formats.floats import check_dtype
 from composer_kd.teachers.store_reading import POOLED, WHOLE
 
-__all__ = ['CacheSettings', 'check_losses', 'temperature_of_losses']
+__all__ = ['CacheSettings', 'check_losses', 'format_for', 'temperature_of_losses']
 
 _K, _DRAWS, _DTYPE, _HIDDEN_DTYPE = 10, 12, 'float16', 'bfloat16'
 
@@ -190,3 +191,25 @@ def check_losses(form: Format, matches: Sequence[Match], classes: int | None) ->
             against(match.loss, match.name, temperature, outputs, target, lambda student, teacher: student.sum())
         except LossError as error:
             raise ConfigError(f'--format: {error}') from error
+
+
+def format_for(settings: CacheSettings, matches: Sequence[Match], classes: int | None, width: int | None) -> Format:
+    """Makes the format, and checks it with the losses of the run.
+
+    Args:
+        settings: The settings of the build.
+        matches: The matches of the teacher.
+        classes: The number of classes, if known.
+        width: The size of the teacher's hidden state; None if logits are stored.
+
+    Raises:
+        ConfigError: If a loss cannot take it, unless another temperature than that of the losses was asked for.
+    """
+    form = settings.form(lambda: temperature_of_losses(matches), lambda: width or 1)
+    try:
+        check_losses(form, matches, classes)
+    except ConfigError as error:
+        if settings.temperature is None:
+            raise
+        say(f'for a run with other losses than those of this YAML: {error}')
+    return form
