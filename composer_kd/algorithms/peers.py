@@ -10,7 +10,7 @@ from composer.models import ComposerModel, HuggingFaceModel
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from composer_kd.batches.contents import split_index
+from composer_kd.batches.contents import split_index, to_evaluate_on
 from composer_kd.errors import ConfigError
 from composer_kd.features.calling import choose_call
 from composer_kd.features.outputs import logits_of
@@ -80,7 +80,9 @@ class Peer:
 
     def evaluated(self, batch: Any) -> Any:
         """Runs the net on a batch of an evaluator, as Composer runs a student."""
-        return self.model.eval_forward(batch) if isinstance(self.model, ComposerModel) else self.outputs(batch)
+        if isinstance(self.model, ComposerModel):
+            return self.model.eval_forward(to_evaluate_on(batch))
+        return self.outputs(batch)
 
     def update_metric(self, batch: Any, outputs: Any, metric: Metric) -> None:
         """Updates a metric with what :meth:`evaluated` returned."""
