@@ -26,12 +26,12 @@ class Peer:
         model: The net: a module of the student's inputs, whose loss is computed as the student's is; or a
             ``ComposerModel`` with a loss of its own. It is trained in place.
         input_adapter: Changes the inputs for this net only, as that of a :class:`.FrozenTeacher`; for plain modules.
-        name: Its name in the log and in messages; ``None`` for the model's class.
+        name: Its name in the log and in messages, without ``/``; ``None`` for the model's class.
         lr: Its learning rate, which follows the student's schedule; ``None`` for that of the student.
 
     Raises:
-        ConfigError: If the model is not a module, a ``ComposerModel`` has an input adapter, or the learning rate is not
-            a number above 0.
+        ConfigError: If the model is not a module, a ``ComposerModel`` has an input adapter, the learning rate is not a
+            number above 0, or the name has a ``/``.
 
     Example:
         >>> Peer(nn.Linear(2, 3), lr=0.1)
@@ -51,6 +51,10 @@ class Peer:
             raise ConfigError('Peer: a ComposerModel gets the whole batch; give the input adapter with a plain module')
         if lr is not None and (callable(lr) or not number_or_schedule('Peer: lr', lr, 0.0, strict=True)):
             raise ConfigError(f"Peer: lr must be a number, which follows the student's own schedule, got {lr!r}")
+        if name is not None and (not isinstance(name, str) or '/' in name):
+            raise ConfigError(
+                f"Peer: name must be a string without '/', as in names of metrics and folders, got {name!r}"
+            )
         self.model, self.input_adapter, self.lr = model, input_adapter, lr
         self.name = name or type(model).__name__
         self._calls: dict[type, Callable[[Any], Any]] = {}  # by the kind of batch

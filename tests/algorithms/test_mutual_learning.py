@@ -190,6 +190,8 @@ def test_wrong_input_is_refused_before_training():
     for peers, said in (([], 'at least one'), (net, 'at least one'), ([3], 'expected a module'), ([net, net], 'share')):
         with pytest.raises(ConfigError, match=said):
             MutualLearning(peers)
+    with pytest.raises(ConfigError, match=r"without '/', .* got 'a/b'"):
+        Peer(net, name='a/b')  # its metrics would be those of a peer 'a', and exports leave the run's folder
     with pytest.raises(ConfigError, match='kd_loss_weight'):
         MutualLearning([net], kd_loss_weight=-1.0)
     with pytest.raises(ConfigError, match='learns something'):

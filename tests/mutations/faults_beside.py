@@ -41,4 +41,11 @@ MUTATIONS = [
         'dict(state.batch)',
         (f'{MUTUAL}::test_hugging_face_peers_are_evaluated',),
     ),
+    Mutation(
+        'the metrics of a peer a/b are those of a peer a',
+        'composer_kd/algorithms/peers.py',
+        "(not isinstance(name, str) or '/' in name)",
+        'not isinstance(name, str)',
+        (f'{MUTUAL}::test_wrong_input_is_refused_before_training',),
+    ),
 ]
