@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from composer_kd.algorithms.joint_evaluation import JointEvaluation
 from composer_kd.algorithms.rank_groups import RankGroups, send, tensors_of
+from composer_kd.batches.contents import to_evaluate_on
 from composer_kd.teachers.student_copy import copy_of
 
 __all__ = ['GroupEvaluation']
@@ -51,11 +52,7 @@ class GroupEvaluation(JointEvaluation):
 
     @override
     def outputs(self, batch: Any) -> Mapping[str, Any]:
-        # Each gets a mapping of its own, because a HuggingFaceModel takes the labels out of it.
-        return {
-            name: net.eval_forward(dict(batch) if isinstance(batch, Mapping) else batch)
-            for name, net in self._copies.items()
-        }
+        return {name: net.eval_forward(to_evaluate_on(batch)) for name, net in self._copies.items()}
 
     @override
     def update(self, name: str, batch: Any, outputs: Any, metric: Metric) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from composer_kd.algorithms.teacher_evaluation import updates_of
+from composer_kd.batches.contents import to_evaluate_on
 from composer_kd.batches.format import BatchFormat
 
 __all__ = ['EVALUATION_EVENTS', 'JointEvaluation']
@@ -40,7 +41,7 @@ class JointEvaluation(ABC):
         self.latest: dict[str, float] = {}
         self._metrics: dict[str, dict[str, Metric]] = {}
         self._waiting: tuple[Mapping[str, Any], Any, int] | None = None
-        self._batch: dict[str, Any] | None = None
+        self._batch: Any = None
 
     def before_forward(self) -> None:
         """Called before the student runs on a microbatch of an evaluator; does nothing by default."""
@@ -72,7 +73,7 @@ class JointEvaluation(ABC):
         elif event is Event.EVAL_AFTER_FORWARD:
             # It shows only later whether Composer uses the microbatch: samples that a distributed sampler repeats, to
             # give all ranks equally many, count in no metric.
-            batch = self._batch if isinstance(self._batch, dict) else state.batch
+            batch, self._batch = state.batch if self._batch is None else self._batch, None
             with torch.no_grad(), get_precision_context(state.precision, state.precision_config):
                 outputs = self.outputs(self.form.split(batch)[0])
             metrics = state.eval_metrics[state.dataloader_label]
@@ -85,8 +86,7 @@ class JointEvaluation(ABC):
         else:  # the next microbatch begins, or the batch ends
             self._update(state)
             if event is Event.EVAL_BEFORE_FORWARD:
-                # A HuggingFaceModel takes the labels out of the mapping that it is evaluated on.
-                self._batch = dict(state.batch) if isinstance(state.batch, Mapping) else None
+                self._batch = to_evaluate_on(state.batch) if isinstance(state.batch, Mapping) else None
                 self.before_forward()
 
     def _update(self, state: State) -> None:

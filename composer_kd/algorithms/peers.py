@@ -10,7 +10,7 @@ from composer.models import ComposerModel, HuggingFaceModel
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from composer_kd.batches.contents import split_index
+from composer_kd.batches.contents import split_index, to_evaluate_on
 from composer_kd.errors import ConfigError
 from composer_kd.features.calling import choose_call
 from composer_kd.features.outputs import logits_of
@@ -26,12 +26,12 @@ class Peer:
         model: The net: a module of the student's inputs, whose loss is computed as the student's is; or a
             ``ComposerModel`` with a loss of its own. It is trained in place.
         input_adapter: Changes the inputs for this net only, as that of a :class:`.FrozenTeacher`; for plain modules.
-        name: Its name in the log and in messages; ``None`` for the model's class.
+        name: Its name in the log and in messages, without ``/``; ``None`` for the model's class.
         lr: Its learning rate, which follows the student's schedule; ``None`` for that of the student.
 
     Raises:
-        ConfigError: If the model is not a module, a ``ComposerModel`` has an input adapter, or the learning rate is not
-            a number above 0.
+        ConfigError: If the model is not a module, a ``ComposerModel`` has an input adapter, the learning rate is not a
+            number above 0, or the name has a ``/``.
 
     Example:
         >>> Peer(nn.Linear(2, 3), lr=0.1)
@@ -51,6 +51,10 @@ class Peer:
             raise ConfigError('Peer: a ComposerModel gets the whole batch; give the input adapter with a plain module')
         if lr is not None and (callable(lr) or not number_or_schedule('Peer: lr', lr, 0.0, strict=True)):
             raise ConfigError(f"Peer: lr must be a number, which follows the student's own schedule, got {lr!r}")
+        if name is not None and (not isinstance(name, str) or '/' in name):
+            raise ConfigError(
+                f"Peer: name must be a string without '/', as in names of metrics and folders, got {name!r}"
+            )
         self.model, self.input_adapter, self.lr = model, input_adapter, lr
         self.name = name or type(model).__name__
         self._calls: dict[type, Callable[[Any], Any]] = {}  # by the kind of batch
@@ -80,7 +84,9 @@ class Peer:
 
     def evaluated(self, batch: Any) -> Any:
         """Runs the net on a batch of an evaluator, as Composer runs a student."""
-        return self.model.eval_forward(batch) if isinstance(self.model, ComposerModel) else self.outputs(batch)
+        if isinstance(self.model, ComposerModel):
+            return self.model.eval_forward(to_evaluate_on(batch))
+        return self.outputs(batch)
 
     def update_metric(self, batch: Any, outputs: Any, metric: Metric) -> None:
         """Updates a metric with what :meth:`evaluated` returned."""

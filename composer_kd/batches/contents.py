@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ['IGNORE', 'labels_of', 'split_index', 'with_labels', 'without_labels']
+__all__ = ['IGNORE', 'labels_of', 'split_index', 'to_evaluate_on', 'with_labels', 'without_labels']
 
 IGNORE = -100
 """The label of a position or sample without a label, as in torch and transformers."""
@@ -92,3 +92,21 @@ def with_labels(batch: Any, make: Callable[[Tensor], Tensor]) -> Any:
         key = next(key for key in _LABEL_KEYS if key in batch)
         return {**batch, key: make(labels)}
     return batch[0], make(labels)
+
+
+def to_evaluate_on(batch: Any) -> Any:
+    """Copies a mapping, and its labels, for the ``eval_forward`` of one model.
+
+    A ``HuggingFaceModel`` takes the labels out of the mapping, and one that predicts the next token shifts them in
+    place. Other batches are returned as they are.
+
+    Args:
+        batch: The batch; stays unchanged, whatever the model does to the copy.
+
+    Example:
+        >>> import torch
+        >>> batch = {'labels': torch.tensor([3, 4])}
+        >>> to_evaluate_on(batch).pop('labels').zero_(), batch
+        (tensor([0, 0]), {'labels': tensor([3, 4])})
+    """
+    return with_labels(dict(batch), Tensor.clone) if isinstance(batch, Mapping) else batch

@@ -24,6 +24,7 @@ __all__ = [
     'Length',
     'MayBeEmpty',
     'Must',
+    'NoSlash',
     'NotNegative',
     'OptionsOf',
     'PackageNames',
@@ -166,6 +167,8 @@ class Component:
 
 Positive = Must('positive', lambda value: isinstance(value, str) or value > 0)
 
+
+NoSlash = Must("without '/'", lambda value: '/' not in value)
 
 NotNegative = Must('zero or more', lambda value: value >= 0)
 

@@ -22,6 +22,7 @@ from composer_kd.config.markers import (
     Effect,
     Either,
     Folder,
+    NoSlash,
     NotNegative,
     OptionsOf,
     PackageNames,
@@ -119,7 +120,7 @@ class PeerConfig:
     checkpoint: Annotated[str | None, Place] = None  # the weights that it starts from; None: those it is built with
     entry: str | None = None  # which weights of the checkpoint, as for a teacher
     input_adapter: Annotated[Any, INPUT_ADAPTERS] = None
-    name: str | None = None  # None: that of the model, as written
+    name: Annotated[str | None, NoSlash] = None  # None: that of the model, as written
     lr: Annotated[float | None, Positive] = None  # None: that of the student
 
     @property

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 import transformers
 from composer.algorithms import LabelSmoothing, LayerFreezing, MixUp
 from composer.loggers import InMemoryLogger
+from composer.metrics import LanguageCrossEntropy
 from composer.models import ComposerClassifier, HuggingFaceModel
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
@@ -189,6 +190,8 @@ def test_wrong_input_is_refused_before_training():
     for peers, said in (([], 'at least one'), (net, 'at least one'), ([3], 'expected a module'), ([net, net], 'share')):
         with pytest.raises(ConfigError, match=said):
             MutualLearning(peers)
+    with pytest.raises(ConfigError, match=r"without '/', .* got 'a/b'"):
+        Peer(net, name='a/b')  # its metrics would be those of a peer 'a', and exports leave the run's folder
     with pytest.raises(ConfigError, match='kd_loss_weight'):
         MutualLearning([net], kd_loss_weight=-1.0)
     with pytest.raises(ConfigError, match='learns something'):
@@ -225,18 +228,38 @@ def test_a_peer_without_numbers_beside_a_student_with_numbers():
     assert seen.batches[0]['peer/task'] == pytest.approx(F.cross_entropy(mlp(seed=10)(x), y).item(), rel=1e-4)
 
 
-def test_hugging_face_peers_are_evaluated():
-    def bert(seed):
-        torch.manual_seed(seed)
-        sizes = {'hidden_size': 16, 'num_hidden_layers': 1, 'num_attention_heads': 2, 'intermediate_size': 32}
-        net = transformers.BertForSequenceClassification(transformers.BertConfig(vocab_size=11, **sizes))
-        return HuggingFaceModel(net, use_logits=True, metrics=[MulticlassAccuracy(2)])
+def bert(seed):
+    torch.manual_seed(seed)
+    sizes = {'hidden_size': 16, 'num_hidden_layers': 1, 'num_attention_heads': 2, 'intermediate_size': 32}
+    net = transformers.BertForSequenceClassification(transformers.BertConfig(vocab_size=11, **sizes))
+    return HuggingFaceModel(net, use_logits=True, metrics=[MulticlassAccuracy(2, average='micro')])
 
+
+def gpt(seed):
+    torch.manual_seed(seed)
+    net = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=11, n_embd=16, n_layer=1, n_head=2, n_positions=6)
+    )
+    return HuggingFaceModel(net, use_logits=True, shift_labels=True, metrics=[LanguageCrossEntropy()])
+
+
+@pytest.mark.parametrize('net', [bert, gpt])
+def test_hugging_face_peers_are_evaluated(net):
+    """Composer's HuggingFaceModel takes the labels out of its batch, and shifts those of a causal model in place."""
     ids = torch.randint(11, (16, 6), generator=torch.Generator().manual_seed(3))
-    data = torch.utils.data.DataLoader(TokenDataset(input_ids=ids, labels=torch.arange(16) % 2), 8)
-    peer = bert(2)
-    algorithm = learn([Peer(peer, name='peer')], model=bert(1), data=data, eval_dataloader=data)[1]
+    labels = torch.arange(16) % 2 if net is bert else ids.clone()
+    data = torch.utils.data.DataLoader(TokenDataset(input_ids=ids, labels=labels.clone()), 8)
+    model, peers = net(1), [net(2), net(3)]
+    named = [Peer(peer, name=name) for peer, name in zip(peers, 'ab')]
+    logged = InMemoryLogger()
+    algorithm = learn(named, model=model, data=data, eval_dataloader=data, loggers=logged)[1]
+    expected = []
     with torch.no_grad():
-        answers = peer.model.eval()(input_ids=ids).logits.argmax(-1)
-    right = [(answers[torch.arange(16) % 2 == c] == c).float().mean().item() for c in (0, 1)]
-    assert algorithm.final_metrics()['metrics/eval/peer/MulticlassAccuracy'] == pytest.approx(sum(right) / 2)
+        for one in (model, *peers):
+            out = one.model.eval()(input_ids=ids, labels=labels)
+            right = (out.logits.argmax(-1) == labels).float().mean()
+            expected.append(right.item() if net is bert else out.loss.item())
+    name = 'MulticlassAccuracy' if net is bert else 'LanguageCrossEntropy'
+    latest = algorithm.final_metrics()
+    student = float(logged.get_timeseries(f'metrics/eval/{name}')[f'metrics/eval/{name}'][-1])
+    assert [student, *(latest[f'metrics/eval/{peer}/{name}'] for peer in 'ab')] == pytest.approx(expected)

@@ -118,6 +118,12 @@ def test_a_loss_that_learns_something_is_refused():
     assert 'VID learns something' in refusal(MUTUAL, 'algorithms.mutual_learning.kd_loss_fn=VID')
 
 
+def test_a_name_is_no_path():
+    said = refusal(MUTUAL, f'{PEERS}.0.name=../deep')
+    assert '1 fault' in said
+    assert f"{PEERS}.0.name: expected a string or null that is without '/', got '../deep'" in said
+
+
 def test_every_key_of_a_peer_changes_the_result():
     assert all(changes_result(f'{PEERS}.0.{key}') for key in ('model.name', 'checkpoint', 'lr', 'input_adapter'))
 

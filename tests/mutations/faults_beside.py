@@ -3,6 +3,7 @@
 from tests.mutations.mutation import Mutation
 
 BESIDE, OWN = 'tests/runs/test_beside.py', 'tests/algorithms/test_self_distillation.py'
+MUTUAL = 'tests/algorithms/test_mutual_learning.py'
 
 MUTATIONS = [
     Mutation(
@@ -25,5 +26,26 @@ MUTATIONS = [
         ", 'net': compared.net}",
         '}',
         (f'{BESIDE}::test_each_is_a_model_of_its_own_in_a_report',),
+    ),
+    Mutation(
+        'the labels of a causal model, which it shifts in place, are shifted again for the next peer',
+        'composer_kd/algorithms/peers.py',
+        'eval_forward(to_evaluate_on(batch))',
+        'eval_forward(dict(batch))',
+        (f'{MUTUAL}::test_hugging_face_peers_are_evaluated',),
+    ),
+    Mutation(
+        'peers are evaluated on the labels that a causal student has shifted in place',
+        'composer_kd/algorithms/joint_evaluation.py',
+        'to_evaluate_on(state.batch)',
+        'dict(state.batch)',
+        (f'{MUTUAL}::test_hugging_face_peers_are_evaluated',),
+    ),
+    Mutation(
+        'the metrics of a peer a/b are those of a peer a',
+        'composer_kd/algorithms/peers.py',
+        "(not isinstance(name, str) or '/' in name)",
+        'not isinstance(name, str)',
+        (f'{MUTUAL}::test_wrong_input_is_refused_before_training',),
     ),
 ]
