@@ -15,7 +15,6 @@ from torch.utils._pytree import tree_leaves
 
 from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.masks import Valid, all_valid, labelled, samples_of, source_of, tokens_of, valid_of
-from composer_kd.batches.parts import take
 
 __all__ = ['BatchCount', 'plus_zero', 'weighed']
 
@@ -76,15 +75,15 @@ class BatchCount:
         self._number = state.timestamp.batch.value
         self._clear()
         found: dict[str, Valid | None] = {}
-        part = batch
+        taught: Tensor | None = None
         if self._says_taught is not None:
             taught = self._says_taught(state.batch, batch, index).flatten(1).any(1)
             found['taught'] = Valid.of(taught, False)
-            part, _ = take(batch, taught.nonzero().squeeze(1), taught.shape[0])
         if self._world_size > 1 or not all_valid(batch, self._form):
-            found.update(answers=valid_of(part, self._form), task=labelled(batch, self._form))
+            found.update(answers=_at(valid_of(batch, self._form), taught), task=labelled(batch, self._form))
         if self._of_tokens:
-            found.update(tokens=tokens_of(part, self._form), source=source_of(part, self._form))
+            tokens, source = tokens_of(batch, self._form), source_of(batch, self._form)
+            found.update(tokens=_at(tokens, taught), source=_at(source, taught))
         found = {name: valid for name, valid in found.items() if valid is not None and valid.mask is not None}
         if not found:
             return
@@ -100,6 +99,13 @@ class BatchCount:
         """Discards the counts unless they belong to the batch with this number."""
         if number != self._number:
             self._clear()
+
+
+def _at(valid: Valid | None, samples: Tensor | None) -> Valid | None:
+    """The valid positions of some samples, booleans ``(B,)``; of all for ``None``."""
+    if valid is None or valid.mask is None or samples is None:
+        return valid
+    return Valid.of(valid.mask[samples.to(valid.mask.device)], valid.from_labels)
 
 
 def weighed(task: Tensor, outputs: Any, valid: Valid, share: Tensor | None) -> Tensor:

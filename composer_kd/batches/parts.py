@@ -63,12 +63,17 @@ def take(batch: Any, rows: Tensor, size: int) -> tuple[Any, bool]:
 
 
 def indivisible(batch: Any, size: int) -> list[str]:
-    """The entries of a batch that cannot be taken apart into samples, by their keys or positions.
+    """The entries of a batch that cannot be taken apart into samples, by their keys or positions; else its class.
 
     Example:
         >>> import torch
         >>> indivisible({'input_ids': torch.zeros(2, 6), 'cu_seqlens': torch.tensor([0, 4, 12])}, size=2)
         ['cu_seqlens']
     """
-    entries = batch.items() if isinstance(batch, Mapping) else enumerate(batch) if isinstance(batch, tuple) else ()
-    return [str(key) for key, value in entries if not take(value, torch.arange(min(1, size)), size)[1]]
+    row = torch.arange(min(1, size))
+    if take(batch, row, size)[1]:
+        return []
+    if not isinstance(batch, (Mapping, list, tuple)):
+        return [type(batch).__name__]
+    entries = batch.items() if isinstance(batch, Mapping) else enumerate(batch)
+    return [str(key) for key, value in entries if not take(value, row, size)[1]]

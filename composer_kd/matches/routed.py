@@ -79,7 +79,7 @@ class RoutedCriterion(Criterion):
             if getattr(teacher, 'whole_batches', False):
                 raise ConfigError(
                     f'The teacher {teacher.name!r} answers for whole microbatches, and {self.route!r} gives it its own '
-                    'samples alone. Give it to a Distillation without a route'
+                    'samples alone. Leave the route out, or the teacher'
                 )
         if pool.n_to_sample < len(pool.teachers):
             raise ConfigError(
@@ -90,8 +90,8 @@ class RoutedCriterion(Criterion):
             if term.is_own:
                 raise ConfigError(
                     f'Match {term.match.name!r} compares layers of the student, which no teacher teaches, and '
-                    f'{self.route!r} leaves out samples without a teacher. Give it to a Distillation of its own, with '
-                    'teachers=[]'
+                    f'{self.route!r} leaves out samples without a teacher. Leave one of the two out, or let two '
+                    'Distillation take turns (end_dur, start_dur), one of them with teachers=[]'
                 )
             if attribute_of(term.adapter.loss, 'relates_samples', False):
                 raise ConfigError(

@@ -78,6 +78,7 @@ class Route:
         if said.dtype == torch.bool and said.ndim == 2 and said.shape[1] == self._teachers:
             taught = said
         elif said.ndim == 1 and said.dtype != torch.bool and not said.is_floating_point() and not said.is_complex():
+            said = said.to(torch.int64)  # in uint8, -1 would be 255
             outside = ((said < -1) | (said >= self._teachers)).nonzero()
             if len(outside):
                 raise self._wrong(f'{said[outside[0, 0]].item()} for sample {outside[0, 0].item()} of a batch', size)

@@ -7,13 +7,24 @@ import pytest
 import torch
 import torch.nn.functional as F
 from composer.algorithms import MixUp
+from composer.core import DataSpec
 from composer.models import ComposerModel
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader
 
-from composer_kd import ConfigError, Distillation, EMATeacher, KLDivergence, LossError, Match, TeacherError, build_store
+from composer_kd import (
+    ConfigError,
+    Distillation,
+    EMATeacher,
+    KLDivergence,
+    LossError,
+    Match,
+    TeacherError,
+    VirtualTeacher,
+    build_store,
+)
 from composer_kd.data.indexed import Indexed
 from composer_kd.losses import (
     CRD,
@@ -201,6 +212,36 @@ def test_matches_of_features_and_of_one_teacher(micro):
     assert {key: found[key] for key in expected} == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.int8, torch.int32])
+def test_integers_of_any_kind(dtype):
+    route = torch.tensor([2, 0, 1, 1, 0, 0, 2, 1])
+    data = (DataLoader(TokenDataset(**columns(route.to(kind))), batch_size=N) for kind in (dtype, torch.int64))
+    ours, expected = (kd(Distillation(nets(), mse, route='teacher_id'), one) for one in data)
+    assert ours == expected
+
+
+class Positions(WithoutLoss):
+    """Says itself which positions are valid, in a way that needs a sample."""
+
+    def valid_positions(self, batch):
+        longest = max(batch['x'].shape[1], int(batch['lengths'].max()))
+        return torch.arange(longest) < batch['lengths'].unsqueeze(1)
+
+
+@pytest.mark.parametrize('micro', [N, 3])
+@pytest.mark.parametrize('route', [ROUTE, torch.full((N,), -1)])
+def test_positions_that_the_model_says(route, micro):
+    """It is asked about samples that there are, also where none of a batch is taught."""
+    x = torch.randn(N, 5, 6, generator=torch.Generator().manual_seed(3))
+    lengths = torch.tensor([5, 2, 1, 4, 3, 5, 1, 2])
+    data = DataLoader(TokenDataset(x=x, lengths=lengths, teacher_id=route), batch_size=N)
+    teachers = [FrozenTeacher(net, forward=lambda model, batch: model(batch['x'])) for net in nets()]
+    found = kd(Distillation(teachers, mse, 1.0, 0.0, route='teacher_id'), data, micro, Positions(mlp(seed=1)))
+    taught = [i for i in range(N) if route[i] >= 0]
+    each = [(mlp(seed=1)(x[i]) - teachers[route[i]].model(x[i]))[: lengths[i]].square().mean(1) for i in taught]
+    assert found == pytest.approx(torch.cat(each).mean().item() if each else 0.0, rel=1e-4)
+
+
 class Pixels(ComposerModel):
     """Segmentation: logits (B, 4, H, W)."""
 
@@ -373,8 +414,9 @@ def test_weights_of_teachers_of_which_each_sample_has_one():
 def test_a_teacher_that_answers_for_whole_batches():
     teacher = FrozenTeacher(mlp(), name='all')
     teacher.whole_batches = True
-    with pytest.raises(ConfigError, match="The teacher 'all' answers for whole microbatches"):
-        Distillation([teacher, mlp()], mse, route='teacher_id')
+    for one in (teacher, VirtualTeacher(name='all')):
+        with pytest.raises(ConfigError, match="The teacher 'all' answers for whole microbatches"):
+            Distillation([one, mlp()], mse, route='teacher_id')
 
 
 def test_a_column_needs_batches_with_names():
@@ -397,7 +439,7 @@ def test_settings_that_exclude_one_another(options, said):
 
 def test_layers_of_the_student_that_no_teacher_teaches():
     own = Match(mse, on=('0', '1'), teacher='student')
-    with pytest.raises(ConfigError, match='Give it to a Distillation of its own'):
+    with pytest.raises(ConfigError, match='let two Distillation take turns'):
         Distillation(nets(), [mse, own], route='teacher_id')
 
 
@@ -424,6 +466,27 @@ def test_batches_that_cannot_be_taken_apart():
     data = DataLoader(TokenDataset(**columns()), batch_size=N, collate_fn=collate)
     with pytest.raises(TeacherError, match="of the batch 'starts' cannot be taken apart into"):
         fit(Distillation(nets(), mse, route='teacher_id'), data)
+
+
+class Listed(WithoutLoss):
+    def forward(self, batch):
+        return self.net(batch[0])
+
+
+def test_batches_in_lists_that_cannot_be_taken_apart():
+    def collate(samples):
+        x = torch.stack([sample[0] for sample in samples])
+        return [x, torch.tensor([0, 3, 5]), x]
+
+    data = DataSpec(
+        DataLoader(torch.utils.data.TensorDataset(pairs(N)[0]), batch_size=N, collate_fn=collate),
+        get_num_samples_in_batch=lambda batch: len(batch[0]),
+        split_batch=lambda batch, size: [batch],  # Composer's own makes tuples
+    )
+    teachers = [FrozenTeacher(net, forward=lambda model, batch: model(batch[0])) for net in nets()]
+    algorithm = Distillation(teachers, mse, route=lambda batch, index: torch.arange(len(batch[0])) % 3)
+    with pytest.raises(TeacherError, match="of the batch '1' cannot be taken apart into"):
+        fit(algorithm, data, model=Listed(mlp(seed=1)))
 
 
 def test_a_teacher_of_other_classes_is_found_before_it_has_a_sample():

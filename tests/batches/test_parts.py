@@ -45,5 +45,8 @@ def test_what_cannot_be_taken_apart_is_named():
     batch = {'x': torch.zeros(3, 2), 'starts': torch.tensor([0, 2]), 'object': object()}
     assert indivisible(batch, 3) == ['starts', 'object']
     assert indivisible((torch.zeros(3, 2), torch.zeros(2)), 3) == ['1']
+    assert indivisible([torch.zeros(3, 2), torch.zeros(2)], 3) == ['1']
+    assert indivisible([torch.zeros(4, 2), torch.zeros(2), torch.zeros(5)], 3) == []
+    assert indivisible(object(), 3) == ['object']
     assert size_of({'step': torch.tensor(1), 'x': torch.zeros(3, 2)}) == 3
     assert size_of('words') is None

@@ -16,8 +16,8 @@ MUTATIONS = [
     Mutation(
         'positions of samples that nobody teaches count in the mean',
         'composer_kd/batches/counts.py',
-        'found.update(answers=valid_of(part, self._form), ',
-        'found.update(answers=valid_of(batch, self._form), ',
+        'answers=_at(valid_of(batch, self._form), taught)',
+        'answers=valid_of(batch, self._form)',
         (f'{ROUTES}test_tasks_of_every_kind',),
     ),
     Mutation(
