@@ -150,7 +150,6 @@ class VirtualTeacher:
         return self._answer(at_least_float32(student), batch)
 
     end_batch = FrozenTeacher.end_batch
-    whole_batches = True  # the student's logits of a microbatch say how many classes there are
 
     def _answer(self, student: Tensor, batch: Any) -> Tensor:
         layout = layout_of(student, batch, self._form)
