@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -65,15 +66,16 @@ def check_stages(chain: Chain) -> None:
     faults: list[str] = []
     begun = [stage for stage in chain.stages if holds_run(stage.folder)]
     digests: dict[str, str | None] = {}
+    wrong: dict[str, Stage] = {}  # by name; and with each the stages that it taught
     for stage in begun:
         finished = finished_metrics(stage.folder) is not None
-        faults += _other_settings(stage, finished)
-        faults += _other_teachers(stage, chain, digests)
+        found = [*_other_settings(stage, finished), *_other_teachers(stage, chain, digests)]
+        faults += found
+        if found or wrong.keys() & stage.taught_by.values():
+            wrong[stage.name] = stage
     if not faults:
         return
-    first = next(stage for stage in begun if any(fault.startswith(f'{stage.name}:') for fault in faults))
-    after = [stage for stage in begun if chain.stages.index(stage) >= chain.stages.index(first)]
-    folders = ' '.join(str(stage.folder) for stage in after)
+    folders = shlex.join(str(stage.folder) for stage in wrong.values())
     raise ConfigError(
         f'{chain.folder} holds stages that do not belong to these settings:\n'
         + '\n'.join(f'  {fault}' for fault in faults)
