@@ -25,6 +25,7 @@ from composer_kd.runs.resume import MAY_CHANGE, saved_settings
 from composer_kd.teachers.checkpoints import read_checkpoint
 
 __all__ = [
+    'check_folder',
     'check_last_checkpoint',
     'check_stages',
     'clear_chain',
@@ -52,6 +53,22 @@ def finished_metrics(folder: pathlib.Path) -> dict[str, float] | None:
     except (OSError, ValueError):
         return None
     return noted if isinstance(noted, dict) and 'time/batch' in noted else None
+
+
+def check_folder(chain: Chain) -> None:
+    """Checks that the folder of a chain is not that of a run, which commands would no longer see there.
+
+    Args:
+        chain: The chain that is about to start.
+
+    Raises:
+        ConfigError: If it holds a run.
+    """
+    if holds_run(chain.folder):
+        raise ConfigError(
+            f'save_folder: {chain.folder} holds a run that is no stage; give the stages another run_name=... or '
+            'save_folder=...'
+        )
 
 
 def check_stages(chain: Chain) -> None:

@@ -13,7 +13,14 @@ from composer_kd.runs.ending import full_disk_said
 from composer_kd.runs.files import checkpoints, make_folder
 from composer_kd.runs.folder import alone_in
 from composer_kd.runs.process import say, without_remarks
-from composer_kd.runs.stages import check_last_checkpoint, check_stages, clear_chain, finished_metrics, note_teachers
+from composer_kd.runs.stages import (
+    check_folder,
+    check_last_checkpoint,
+    check_stages,
+    clear_chain,
+    finished_metrics,
+    note_teachers,
+)
 from composer_kd.runs.train import train
 from composer_kd.workflows.stages.ensemble import evaluate_together
 from composer_kd.workflows.stages.rehearsal import rehearse
@@ -71,11 +78,13 @@ def train_stages(chain: Chain, quiet: bool = False) -> dict[str, dict[str, float
 def _finished(chain: Chain) -> dict[str, dict[str, float]]:
     """The final metrics of the stages that have finished, by name; as rank 0 finds them, which has the folder."""
     found: list[dict[str, dict[str, float]] | str] = [{}]
-    if dist.get_global_rank() == 0 and not chain.starts_anew:
+    if dist.get_global_rank() == 0:
         try:
-            check_stages(chain)
-            metrics = {stage.name: finished_metrics(stage.folder) for stage in chain.stages}
-            found = [{name: noted for name, noted in metrics.items() if noted is not None}]
+            check_folder(chain)
+            if not chain.starts_anew:
+                check_stages(chain)
+                metrics = {stage.name: finished_metrics(stage.folder) for stage in chain.stages}
+                found = [{name: noted for name, noted in metrics.items() if noted is not None}]
         except ComposerKDError as error:
             found = [str(error)]
     dist.broadcast_object_list(found)

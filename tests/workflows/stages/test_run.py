@@ -143,6 +143,17 @@ def test_only_the_stages_that_are_concerned_are_named_to_be_removed(tmp_path):
         chain(tmp_path, *short, 'stages.teacher.optimizer.lr=0.02', yaml=ASSISTANT)
 
 
+def test_a_run_and_a_chain_do_not_share_a_folder(born_again, tmp_path):
+    folder, _ = born_again
+    alone = [*QUICK, 'max_duration=1ba']
+    with pytest.raises(ConfigError, match='is the folder of a chain of stages'):
+        train(load_config('yamls/digits/student.yaml', [*alone, f'save_folder={folder}', 'save_overwrite=true']))
+    train(load_config('yamls/digits/student.yaml', [*alone, f'save_folder={tmp_path}']), quiet=True)
+    for overrides in ([], ['save_overwrite=true']):
+        with pytest.raises(ConfigError, match='holds a run that is no stage'):
+            chain(tmp_path, 'stages.student.generations=1', *overrides)
+
+
 def test_save_overwrite_trains_everything_anew(tmp_path):
     short = ['stages.student.generations=1', 'max_duration=1ba']
     first = chain(tmp_path, *short)
