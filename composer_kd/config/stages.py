@@ -168,6 +168,8 @@ class _Reader:
         own = {key: source.data[key] for key in OF_CHAIN if key in source.data}
         self.faults += [fault for fault in source.faults if fault.lstrip("'").split('=')[0].split(':')[0] in OF_CHAIN]
         name, place = own.get('run_name'), own.get('save_folder', RunConfig.save_folder)
+        if not isinstance(name, str) and name not in (None, UNRESOLVED):
+            self.faults.append(f'run_name: expected a string or null, got {name!r}')
         self.name = default_run_name(self.path) if name in (None, UNRESOLVED) else str(name)
         folder = local_folder(place, self.name) if isinstance(place, str) else None
         if folder is None and place is not UNRESOLVED:
@@ -179,9 +181,12 @@ class _Reader:
             self.faults.append(
                 'autoresume: stages go on where they stopped; leave it out, or give save_overwrite=true to start anew'
             )
-        if own.get('save_overwrite') and own.get('autoresume'):
+        anew = own.get('save_overwrite')
+        if not isinstance(anew, bool) and anew not in (None, UNRESOLVED):
+            self.faults.append(f'save_overwrite: expected a boolean or null, got {anew!r}')
+        if anew is True and own.get('autoresume'):
             self.faults.append('save_overwrite: true starts anew, and autoresume goes on; give one of them')
-        return own.get('save_overwrite') is True
+        return anew is True
 
     def _stage(self, name: str, settings: Any) -> tuple[list[str], bool]:
         """Reads one stage; returns the names of its runs, and whether they are evaluated together."""

@@ -15,7 +15,7 @@ from composer_kd.callbacks.history import HISTORY_FILE
 from composer_kd.config.schema import RunConfig
 from composer_kd.errors import ConfigError
 from composer_kd.presentation.addresses import without_credentials
-from composer_kd.runs.files import CONFIG_FILE, LATEST, LOCK_FILE, METRICS_FILE, checkpoints, make_folder
+from composer_kd.runs.files import CONFIG_FILE, LATEST, LOCK_FILE, METRICS_FILE, STAGES_FILE, checkpoints, make_folder
 
 __all__ = ['alone_in', 'check_files', 'check_remote', 'check_unused', 'clear', 'holds_run', 'locked']
 
@@ -51,9 +51,15 @@ def check_unused(config: RunConfig) -> None:
         config: The run that is about to start.
 
     Raises:
-        ConfigError: If its folder holds a run, and neither ``autoresume`` nor ``save_overwrite`` says what to do.
+        ConfigError: If its folder holds a run, and neither ``autoresume`` nor ``save_overwrite`` says what to do; or
+            if it is that of a chain of stages.
     """
     folder = config.folder
+    if folder is not None and (folder / STAGES_FILE).is_file():
+        raise ConfigError(
+            f'save_folder: {folder} is the folder of a chain of stages, and commands that are given it would not see '
+            'this run: give it another run_name=... or save_folder=...'
+        )
     if folder is not None and not _is_asked(config) and holds_run(folder):
         raise _occupied(str(folder), (folder / METRICS_FILE).is_file())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from composer_kd.runs.resume import MAY_CHANGE, saved_settings
 from composer_kd.teachers.checkpoints import read_checkpoint
 
 __all__ = [
+    'check_folder',
     'check_last_checkpoint',
     'check_stages',
     'clear_chain',
@@ -53,6 +55,22 @@ def finished_metrics(folder: pathlib.Path) -> dict[str, float] | None:
     return noted if isinstance(noted, dict) and 'time/batch' in noted else None
 
 
+def check_folder(chain: Chain) -> None:
+    """Checks that the folder of a chain is not that of a run, which commands would no longer see there.
+
+    Args:
+        chain: The chain that is about to start.
+
+    Raises:
+        ConfigError: If it holds a run.
+    """
+    if holds_run(chain.folder):
+        raise ConfigError(
+            f'save_folder: {chain.folder} holds a run that is no stage; give the stages another run_name=... or '
+            'save_folder=...'
+        )
+
+
 def check_stages(chain: Chain) -> None:
     """Checks that what lies in the folder of a chain was trained with its settings, by the teachers that lie there.
 
@@ -65,15 +83,16 @@ def check_stages(chain: Chain) -> None:
     faults: list[str] = []
     begun = [stage for stage in chain.stages if holds_run(stage.folder)]
     digests: dict[str, str | None] = {}
+    wrong: dict[str, Stage] = {}  # by name; and with each the stages that it taught
     for stage in begun:
         finished = finished_metrics(stage.folder) is not None
-        faults += _other_settings(stage, finished)
-        faults += _other_teachers(stage, chain, digests)
+        found = [*_other_settings(stage, finished), *_other_teachers(stage, chain, digests)]
+        faults += found
+        if found or wrong.keys() & stage.taught_by.values():
+            wrong[stage.name] = stage
     if not faults:
         return
-    first = next(stage for stage in begun if any(fault.startswith(f'{stage.name}:') for fault in faults))
-    after = [stage for stage in begun if chain.stages.index(stage) >= chain.stages.index(first)]
-    folders = ' '.join(str(stage.folder) for stage in after)
+    folders = shlex.join(str(stage.folder) for stage in wrong.values())
     raise ConfigError(
         f'{chain.folder} holds stages that do not belong to these settings:\n'
         + '\n'.join(f'  {fault}' for fault in faults)

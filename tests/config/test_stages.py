@@ -137,6 +137,8 @@ def test_the_faults_of_all_stages_come_together_and_a_shared_one_once(write):
         ({'one': 3}, {}, 'stages.one: expected the settings of a stage, got 3'),
         ({'a/b': {'algorithms': None}}, {}, 'stages.a/b: expected a name of letters'),
         ({'a': {'generations': 2, 'algorithms': None}, 'a-2': {'algorithms': None}}, {}, "would be called 'a-2'"),
+        ({'one': {'algorithms': None}}, {'save_overwrite': 'ture'}, 'save_overwrite: expected a boolean'),
+        ({'one': {'algorithms': None}}, {'run_name': ['a']}, "run_name: expected a string or null, got ['a']"),
         ({'one': {'algorithms': None}}, {'save_folder': None}, 'save_folder: stages teach from their folders'),
         ({'one': {'algorithms': None}}, {'save_folder': 's3://b/x'}, 'save_folder: stages teach from their folders'),
         ({'one': {'yaml': 'no.yaml'}}, {}, 'stages.one.yaml: no configuration file'),

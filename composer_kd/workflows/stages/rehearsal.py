@@ -86,7 +86,8 @@ def _build(chain: Chain, stage: Stage, stand_ins: Mapping[str, str | None], file
     """Builds a stage; returns whether it saved the weights that it starts from."""
     config = stage.config
     check_files(config)
-    check_autoresume(config)
+    if not chain.starts_anew:
+        check_autoresume(config)
     check_components(config)
     alone: dict[str, Any] = {'callbacks': {}, 'loggers': {}}
     with warnings.catch_warnings():

@@ -10,10 +10,17 @@ from composer.utils import dist, get_device
 from composer_kd.config.stages import Chain, Stage
 from composer_kd.errors import ComposerKDError, ConfigError, stopped_by
 from composer_kd.runs.ending import full_disk_said
-from composer_kd.runs.files import make_folder
+from composer_kd.runs.files import checkpoints, make_folder
 from composer_kd.runs.folder import alone_in
 from composer_kd.runs.process import say, without_remarks
-from composer_kd.runs.stages import check_last_checkpoint, check_stages, clear_chain, finished_metrics, note_teachers
+from composer_kd.runs.stages import (
+    check_folder,
+    check_last_checkpoint,
+    check_stages,
+    clear_chain,
+    finished_metrics,
+    note_teachers,
+)
 from composer_kd.runs.train import train
 from composer_kd.workflows.stages.ensemble import evaluate_together
 from composer_kd.workflows.stages.rehearsal import rehearse
@@ -47,6 +54,8 @@ def train_stages(chain: Chain, quiet: bool = False) -> dict[str, dict[str, float
         finished = _finished(chain)
         left = [stage for stage in chain.stages if stage.name not in finished]
         rehearse(chain, left)
+        if chain.starts_anew:  # only now, when nothing is wrong with what takes its place
+            _clear(chain)
         _write(chain, finished, {})
         for stage in chain.stages:
             if stage.name in finished:
@@ -71,17 +80,23 @@ def _finished(chain: Chain) -> dict[str, dict[str, float]]:
     found: list[dict[str, dict[str, float]] | str] = [{}]
     if dist.get_global_rank() == 0:
         try:
-            if chain.starts_anew:
-                clear_chain(chain)
-            check_stages(chain)
-            metrics = {stage.name: finished_metrics(stage.folder) for stage in chain.stages}
-            found = [{name: noted for name, noted in metrics.items() if noted is not None}]
+            check_folder(chain)
+            if not chain.starts_anew:
+                check_stages(chain)
+                metrics = {stage.name: finished_metrics(stage.folder) for stage in chain.stages}
+                found = [{name: noted for name, noted in metrics.items() if noted is not None}]
         except ComposerKDError as error:
             found = [str(error)]
     dist.broadcast_object_list(found)
     if isinstance(found[0], str):
         raise ConfigError(found[0])
     return found[0]
+
+
+def _clear(chain: Chain) -> None:
+    if dist.get_global_rank() == 0:
+        clear_chain(chain)
+    dist.barrier()
 
 
 def _train(chain: Chain, stage: Stage) -> dict[str, float]:
@@ -108,8 +123,9 @@ def _standing(chain: Chain, stage: Stage) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit) as error:
         if stopped_by(error) is not None:
             without = ' without save_overwrite=true' if chain.starts_anew else ''
+            whence = 'its latest checkpoint' if checkpoints(stage.folder) else 'its start: no checkpoint is saved yet'
             say(
                 f'Stopped in {stage.name} ({chain.stages.index(stage) + 1} of {len(chain.stages)}): the same command'
-                f'{without} goes on from its latest checkpoint.'
+                f'{without} goes on from {whence}.'
             )
         raise

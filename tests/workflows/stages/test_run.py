@@ -135,12 +135,42 @@ def test_a_stage_whose_teacher_is_another_one_is_refused(tmp_path):
         chain(tmp_path, 'stages.student.generations=1')
 
 
+def test_only_the_stages_that_are_concerned_are_named_to_be_removed(tmp_path):
+    short = ['stages.student.max_duration=1ba', 'stages.assistant.algorithms=null', 'max_duration=1ba']
+    short.append('stages.student.algorithms.distillation.teachers=[{stage: teacher}]')
+    chain(tmp_path, *short, yaml=ASSISTANT)
+    with pytest.raises(ConfigError, match=f'rm -r {tmp_path}/teacher {tmp_path}/student;'):
+        chain(tmp_path, *short, 'stages.teacher.optimizer.lr=0.02', yaml=ASSISTANT)
+
+
+def test_a_run_and_a_chain_do_not_share_a_folder(born_again, tmp_path):
+    folder, _ = born_again
+    alone = [*QUICK, 'max_duration=1ba']
+    with pytest.raises(ConfigError, match='is the folder of a chain of stages'):
+        train(load_config('yamls/digits/student.yaml', [*alone, f'save_folder={folder}', 'save_overwrite=true']))
+    train(load_config('yamls/digits/student.yaml', [*alone, f'save_folder={tmp_path}']), quiet=True)
+    for overrides in ([], ['save_overwrite=true']):
+        with pytest.raises(ConfigError, match='holds a run that is no stage'):
+            chain(tmp_path, 'stages.student.generations=1', *overrides)
+
+
 def test_save_overwrite_trains_everything_anew(tmp_path):
     short = ['stages.student.generations=1', 'max_duration=1ba']
     first = chain(tmp_path, *short)
     again = chain(tmp_path, *short, 'seed=3', 'save_overwrite=true')
     assert all(again[name]['loss/train/total'] != first[name]['loss/train/total'] for name in first)
     assert chain(tmp_path, *short, 'seed=3') == again
+
+
+def test_save_overwrite_keeps_what_is_there_if_the_new_stages_cannot_be_built(tmp_path):
+    short = ['stages.student.generations=1', 'max_duration=1ba']
+    first = chain(tmp_path, *short)
+    before = sorted(tmp_path.rglob('*'))
+    with pytest.raises(ConfigError, match='n_labels') as error:
+        chain(tmp_path, *short, 'save_overwrite=true', 'stages.student.train_loader.dataset.n_labels=100000')
+    assert 'student-1: ' in str(error.value)
+    assert sorted(tmp_path.rglob('*')) == before
+    assert chain(tmp_path, *short) == first
 
 
 @pytest.mark.parametrize(
