@@ -31,6 +31,7 @@ CALLED_OTHERWISE = {  # where a distribution is not installed here, its name can
     'composer': 'mosaicml',
     'optuna': 'optuna',
     'pynvml': 'nvidia-ml-py',
+    'streaming': 'mosaicml-streaming',
     'timm': 'timm',
     'tomli': 'pytest',  # brings it to Python 3.10
     'torchdistill': 'torchdistill',
