@@ -122,6 +122,7 @@ class _Reader:
         self.own: dict[str, list[str]] = {}  # overrides of single stages
         self.common: list[str] = []
         self.chain_overrides: list[str] = []
+        self.taken: set[str] = set()  # overrides of all stages that one of them has taken
         for override in overrides:
             self._sort(override)
         self.folder = pathlib.Path()
@@ -157,6 +158,7 @@ class _Reader:
             if together and len(members) > 1:
                 ensembles[name] = tuple(members)
         self._report_shared()
+        self.faults += [f'{one!r}: every stage leaves that out' for one in self.common if one not in self.taken]
         if all(isinstance(one, dict) and 'yaml' in one for one in self.written.values()):
             idle = [key for key in self.shared if key not in OF_CHAIN]
             self.faults += [f'{key}: no stage takes it, because each has a yaml of its own' for key in idle]
@@ -251,7 +253,9 @@ class _Reader:
     ) -> None:
         """Checks the settings of one run."""
         own = {'run_name': f'{self.name}-{run}', 'save_folder': str(self.folder / run), 'autoresume': True}
-        source = compose(self.path, {**base, **own}, settings, [*self.common, *overrides])
+        common = [one for one in self.common if not _is_left_out(one, settings)]
+        self.taken.update(common)
+        source = compose(self.path, {**base, **own}, settings, [*common, *overrides])
         config, faults = self._checked(source)
         for fault in faults:
             stages = self.found.setdefault(fault, [])
@@ -287,6 +291,12 @@ class _Reader:
         for fault, stages in self.found.items():
             everywhere = len(stages) == len(self.read_names) > 1
             self.faults += [fault] if everywhere else [f'stages.{name}.{fault}' for name in stages]
+
+
+def _is_left_out(override: str, settings: dict[str, Any]) -> bool:
+    """Whether an override is of a part that a stage sets to null, such as ``algorithms``."""
+    key = override.partition('=')[0].strip().lstrip('-')
+    return any(value is None and key.startswith(f'{name}.') for name, value in settings.items())
 
 
 def _wrong_name(name: str) -> str | None:

@@ -159,3 +159,12 @@ def test_a_stage_outside_of_stages_is_refused():
         load_config('yamls/digits/kd.yaml', [f'{KD}=[{{stage: one}}]'])
     with pytest.raises(ConfigError, match='has stages, each of which is a run of its own'):
         load_config(BORN_AGAIN)
+
+
+def test_an_override_is_not_for_stages_that_leave_its_part_out(write):
+    weight = 'algorithms.distillation.kd_loss_weight=0.7'
+    chain = load_chain(BORN_AGAIN, [weight])
+    assert chain.stages[0].config.algorithms == {}
+    assert [one.config.algorithms['distillation'].options['kd_loss_weight'] for one in chain.stages[1:]] == [0.7] * 3
+    assert f"'{weight}': every stage leaves that out" in refusal(write({'one': {'algorithms': None}}), weight)
+    assert 'stages.teacher.algorithms' in refusal(BORN_AGAIN, f'stages.teacher.{weight}')
