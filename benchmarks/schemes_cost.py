@@ -163,7 +163,7 @@ def _variants(cost: Cost, folder: pathlib.Path) -> dict[str, Run]:
     def asked() -> None:
         with torch.no_grad():
             for batch in _each_once(batches, workload):
-                teacher(workload.inputs_and_labels(batch)[0])
+                teacher(_inputs(batch, workload))
 
     def built(form: Format) -> Callable[[], Any]:
         def build() -> Any:
@@ -197,6 +197,12 @@ def _variants(cost: Cost, folder: pathlib.Path) -> dict[str, Run]:
 
 def _each_once(batches: IndexedBatches, workload: Workload) -> list[Any]:
     return [next(batches) for _ in range(len(batches.dataset) // workload.batch_size)]
+
+
+def _inputs(batch: Any, workload: Workload) -> Any:
+    """What the bare modules get of a batch with numbers."""
+    without = {key: value for key, value in batch.items() if key != 'index'} if isinstance(batch, dict) else batch[:2]
+    return workload.inputs_and_labels(without)[0]
 
 
 def _peer_losses(workload: Workload) -> Callable[[], None]:
