@@ -148,6 +148,7 @@ def _program(inference: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.E
     shapes: Any = tuple(_free(tensor, batch) for tensor in inputs)
     if _takes_any_number(ready.forward):
         shapes = (shapes,)
+    torch.compiler.reset()  # torch traces code of one place for a few models only, and then refuses
     try:
         with torch.no_grad():
             return torch.export.export(ready, _blank(inputs), dynamic_shapes=shapes)

@@ -127,3 +127,10 @@ def test_a_missing_package_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnxscript', None)
     with pytest.raises(ConfigError, match=r"onnxscript.*pip install 'composer_kd\[onnx\]'"):
         to_onnx(nn.Linear(4, 3), (torch.zeros(2, 4),), tmp_path / 'm.onnx')
+
+
+def test_any_number_of_models_is_exported_by_one_process(tmp_path):
+    for classes in range(1, 12):
+        to_torch_export(nn.Linear(4, classes).eval(), (torch.zeros(2, 4),), tmp_path / f'{classes}.pt2')
+        program = torch.export.load(tmp_path / f'{classes}.pt2')
+        assert program.module()(torch.zeros(5, 4)).shape == (5, classes)
