@@ -19,18 +19,19 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from composer import Trainer
 from composer.core import Algorithm
+from composer.models import ComposerModel
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
+from typing_extensions import override
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from benchmarks.report import markdown_table, print_table
 from benchmarks.step import Quantity, _evaluate, _milliseconds
 from benchmarks.timing import Mark, Run, environment, interleave
-from benchmarks.variants import _Clock, _now, _teacher
+from benchmarks.variants import ComposerRun, _now, _teacher
 from benchmarks.workloads import WORKLOADS, Batches, Workload
 from composer_kd import CachedTeacher, Distillation, EMATeacher, KLDivergence, MutualLearning, build_store
 from composer_kd.data import Indexed
@@ -74,35 +75,16 @@ class IndexedBatches(Batches):
         super().__init__([default_collate(batch) for batch in batches], size)
 
 
-class Steps:
+class Steps(ComposerRun):
     """Steps of a Composer trainer on such batches."""
 
-    def __init__(self, workload: Workload, make: Callable[[], Algorithm] | None = None) -> None:
-        module = workload.seeded(workload.student)
-        self._clock, self._lead = _Clock(), workload.lead
-        self._trainer = Trainer(
-            model=_indexed(workload, module),
-            train_dataloader=IndexedBatches(workload),
-            optimizers=workload.optimize(module),
-            algorithms=None if make is None else make(),
-            callbacks=self._clock,
-            device='cpu',
-            seed=1,
-            progress_bar=False,
-            log_to_console=False,
-            spin_dataloaders=False,
-        )
+    @override
+    def model(self, workload: Workload, module: nn.Module) -> ComposerModel:
+        return _indexed(workload, module)
 
-    @property
-    def losses(self) -> list[float]:
-        return self._clock.losses
-
-    def steps(self, count: int) -> list[Mark]:
-        self._trainer.fit(duration=f'{self._lead + count}ba')
-        return self._clock.marks[self._lead :]
-
-    def close(self) -> None:
-        self._trainer.close()
+    @override
+    def batches(self, workload: Workload) -> Batches:
+        return IndexedBatches(workload)
 
 
 class Passes:
@@ -152,8 +134,8 @@ def _variants(cost: Cost, folder: pathlib.Path) -> dict[str, Run]:
     loss = KLDivergence(workload.temperature)
     teacher = _teacher(workload)
 
-    def distilling(teachers: Any, **settings: Any) -> Callable[[], Algorithm]:
-        return lambda: Distillation(teachers, loss, kd_weight, task_weight, **settings)
+    def distilling(teachers: Any, **settings: Any) -> Algorithm:
+        return Distillation(teachers, loss, kd_weight, task_weight, **settings)
 
     def live() -> Any:
         return copy.deepcopy(workload.in_composer(teacher))
@@ -190,7 +172,7 @@ def _variants(cost: Cost, folder: pathlib.Path) -> dict[str, Run]:
         runs['one of four'] = Steps(workload, distilling(copy.deepcopy(four), n_teachers_to_sample=1))
         runs['average, window closed'] = Steps(workload, distilling(EMATeacher('100ba'), start_dur=NEVER))
         peer = workload.seeded(workload.student)
-        runs['two peers'] = Steps(workload, lambda: MutualLearning([peer]))
+        runs['two peers'] = Steps(workload, MutualLearning([peer]))
         runs['losses of two peers'] = Passes(_peer_losses(workload))
     return runs
 

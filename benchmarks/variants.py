@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from composer import Trainer
 from composer.core import Algorithm, Callback, Event, State
 from composer.loggers import Logger
+from composer.models import ComposerModel
 from torch import Tensor, nn
 
 from benchmarks.timing import Mark, Run
@@ -75,8 +76,8 @@ class ComposerRun:
         self._lead = workload.lead
         self._clock = _Clock()
         self._trainer = Trainer(
-            model=workload.in_composer(module),
-            train_dataloader=Batches(workload.seeded(workload.batches), workload.batch_size),
+            model=self.model(workload, module),
+            train_dataloader=self.batches(workload),
             optimizers=workload.optimize(module),
             algorithms=algorithm,
             callbacks=self._clock,
@@ -86,6 +87,14 @@ class ComposerRun:
             log_to_console=False,
             spin_dataloaders=False,
         )
+
+    def model(self, workload: Workload, module: nn.Module) -> ComposerModel:
+        """The student as Composer gets it."""
+        return workload.in_composer(module)
+
+    def batches(self, workload: Workload) -> Batches:
+        """The batches as Composer gets them."""
+        return Batches(workload.seeded(workload.batches), workload.batch_size)
 
     @property
     def losses(self) -> list[float]:
