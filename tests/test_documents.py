@@ -3,7 +3,6 @@
 import doctest
 import importlib
 import importlib.util
-import os
 import pkgutil
 import re
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import composer_kd
+from tests.launching import launched
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -40,17 +40,8 @@ def test_readme_examples(tmp_path, monkeypatch, capfd):
 def test_example_of_schemes_in_two_processes(tmp_path):
     (block,) = re.findall(r'<!-- run with two processes -->\n```python\n(.*?)```', SCHEMES, re.DOTALL)
     (tmp_path / 'script.py').write_text(block, encoding='utf-8')
-    done = subprocess.run(
-        [sys.executable, '-m', 'composer.cli.launcher', '-n', '2', 'script.py'],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)},
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert 'metrics/eval/group-1/MulticlassAccuracy' in done.stdout
+    shown = launched(2, 'script.py', cwd=tmp_path)
+    assert 'metrics/eval/group-1/MulticlassAccuracy' in shown
 
 
 def test_examples_of_schemes(tmp_path, monkeypatch, capsys):

@@ -1,40 +1,16 @@
 """Two processes with gloo, started by the composer launcher, train what one process trains."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
+from tests.launching import launched
 from tests.two_processes import CASES
-
-ROOT = Path(__file__).parents[1]
 
 
 def launch(processes, folder):
     out = folder / f'{processes}.json'
-    command = [
-        sys.executable,
-        '-m',
-        'composer.cli.launcher',
-        '-n',
-        str(processes),
-        '-m',
-        'tests.two_processes',
-        str(out),
-    ]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)},
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    launched(processes, '-m', 'tests.two_processes', str(out))
     return json.loads(out.read_text())
 
 

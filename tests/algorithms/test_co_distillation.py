@@ -2,10 +2,6 @@
 
 import copy
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,24 +10,14 @@ import torch.nn.functional as F
 from composer_kd import CheckpointError, CoDistillation, ConfigError, FrozenTeacher
 from tests.co_distilling import FEW, REFUSED, TRAINED, bert, texts, token_model, tokens
 from tests.helpers import loader, mlp, pairs, student, trainer, weights
+from tests.launching import launched
 
-ROOT = Path(__file__).parents[2]
 GROUPS = 2
 
 
 def launch(processes, case, folder):
     out = folder / f'{processes}.json'
-    module = ['-m', 'tests.co_distilling', case, str(out)]
-    done = subprocess.run(
-        [sys.executable, '-m', 'composer.cli.launcher', '-n', str(processes), *module],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)},
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    launched(processes, '-m', 'tests.co_distilling', case, str(out))
     return json.loads(out.read_text())
 
 
