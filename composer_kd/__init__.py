@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from composer_kd.losses import KLDivergence, kl_divergence
     from composer_kd.matches.match import Match
     from composer_kd.schedules import Ramp
-    from composer_kd.students import student_state_dict
+    from composer_kd.students import student_from_teacher, student_state_dict
     from composer_kd.teachers import (
         BaseModelTeacher,
         CachedTeacher,
@@ -64,6 +64,7 @@ __all__ = [
     'build_store',
     'kl_divergence',
     'observe',
+    'student_from_teacher',
     'student_state_dict',
 ]
 
