@@ -58,6 +58,24 @@ def test_examples_of_schemes(tmp_path, monkeypatch, capsys):
     assert 'metrics/eval/exit.features.3/MulticlassAccuracy' in shown
 
 
+def test_examples_of_transformers(tmp_path, monkeypatch, capsys):
+    """The Python blocks of docs/transformers.md, in one namespace and in order; and its table of layers."""
+    from composer_kd.students.layer_choice import chosen_layers
+
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    text = (ROOT / 'docs/transformers.md').read_text(encoding='utf-8')
+    for block in re.findall(r'```python\n(.*?)```', text, re.DOTALL):
+        exec(compile(block, 'docs/transformers.md', 'exec'), namespace)
+    shown = capsys.readouterr().out
+    assert '6 [1, 3, 5, 7, 9, 11]' in shown
+    assert "'decoder': [0, 5]" in shown
+    rows = re.findall(r"^\| `'(\w+)'` \| ([\d ]+) \|", text, re.MULTILINE)
+    assert len(rows) == 5
+    for strategy, kept in rows:
+        assert chosen_layers(strategy, 12, 6) == [int(index) for index in kept.split()]
+
+
 @pytest.mark.parametrize('name', ['composer_kd', *MODULES])
 def test_examples_in_docstrings(name, monkeypatch):
     monkeypatch.chdir(ROOT)

@@ -9,18 +9,28 @@ from collections.abc import Callable
 from typing import Any
 
 from composer.models import HuggingFaceModel
+from torch.utils.data import DataLoader, Subset
 
 from composer_kd.algorithms.peers import Peer
 from composer_kd.config.markers import Component
 from composer_kd.config.registry import SCOPES, import_path, is_function_itself
-from composer_kd.config.schema import PeerConfig, TeacherConfig
+from composer_kd.config.schema import MeasuredConfig, PeerConfig, SourceConfig, TeacherConfig
 from composer_kd.config.secrets import hidden
 from composer_kd.config.stored import StoredTeacherConfig
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError, stopped_by
 from composer_kd.teachers import CachedTeacher, FrozenTeacher, load_weights
 from composer_kd.teachers.adapters import InputAdapters
 
-__all__ = ['HUGGING_FACE', 'build_adapter', 'build_peer', 'build_teacher', 'construct', 'construct_or_say']
+__all__ = [
+    'HUGGING_FACE',
+    'build_adapter',
+    'build_batches',
+    'build_peer',
+    'build_source',
+    'build_teacher',
+    'construct',
+    'construct_or_say',
+]
 
 
 HUGGING_FACE = (
@@ -65,6 +75,10 @@ def _materialise(value: Any, stand_in: Callable[[Any], Any] | None) -> Any:
         return build_teacher(value)
     if isinstance(value, PeerConfig):
         return build_peer(value)
+    if isinstance(value, SourceConfig):
+        return build_source(value)
+    if isinstance(value, MeasuredConfig):
+        return build_batches(value)
     if isinstance(value, StoredTeacherConfig):
         return CachedTeacher(value.cache, value.name, local=value.local)
     if isinstance(value, list):
@@ -161,6 +175,42 @@ def build_teacher(config: TeacherConfig) -> FrozenTeacher:
     adapter = build_adapter(config.input_adapter)
     forward = construct_or_say(config.forward) if config.forward is not None else None
     return FrozenTeacher(model, config.checkpoint, adapter, forward, config.name, config.entry)
+
+
+def build_source(config: SourceConfig) -> Any:
+    """Builds a model that a student is cut out of, and loads its weights.
+
+    Args:
+        config: Its model, checkpoint and entry.
+
+    Returns:
+        The model.
+
+    Raises:
+        CheckpointNotFoundError: If the checkpoint does not exist.
+        CheckpointError: If it is damaged, unsafe, or does not fit the model.
+    """
+    model = construct_or_say(config.model)
+    if config.checkpoint is not None:  # None: in a rehearsal
+        load_weights(model, config.checkpoint, config.entry)
+    return model
+
+
+def build_batches(config: MeasuredConfig) -> DataLoader[Any]:
+    """Loads the samples on which a teacher is measured.
+
+    Args:
+        config: The data set, how many of its samples, and how they become batches.
+
+    Returns:
+        A loader of evenly spaced samples, always in the same order.
+    """
+    dataset = construct_or_say(config.dataset)
+    count = min(config.samples, len(dataset))
+    indices = [index * len(dataset) // count for index in range(count)]
+    own = getattr(dataset, 'collate_fn', None)
+    collate = construct_or_say(config.collate_fn) if config.collate_fn is not None else own
+    return DataLoader(Subset(dataset, indices), config.batch_size, collate_fn=collate)
 
 
 def build_peer(config: PeerConfig) -> Peer:

@@ -12,13 +12,15 @@ from typing import Annotated, Any, Literal
 from composer_kd.algorithms.peers import Peers
 from composer_kd.config.markers import Component, Either, MayBeEmpty, Must, Part
 from composer_kd.config.registry import known_names, resolve
-from composer_kd.config.schema import PeerConfig, TeacherConfig
-from composer_kd.config.stage_teachers import StageTeacherConfig, is_of_stage
+from composer_kd.config.schema import MeasuredConfig, PeerConfig, SourceConfig, TeacherConfig
+from composer_kd.config.stage_teachers import StageSourceConfig, StageTeacherConfig, is_of_stage
 from composer_kd.config.stored import StoredTeacherConfig, is_stored
 from composer_kd.config.typecheck import Parameter, parameters
 from composer_kd.errors import ConfigError, nearest
 from composer_kd.matches.loss_signature import Loss as LossObject
 from composer_kd.matches.match import Losses, Match
+from composer_kd.students.from_teacher import Source
+from composer_kd.students.importance import Batches
 from composer_kd.teachers import Teachers
 from composer_kd.teachers.routing import RouteBy
 
@@ -149,6 +151,12 @@ def _kind_of_entry(value: Any) -> Any:
     return StoredTeacherConfig if is_stored(value) else TeacherConfig
 
 
+def _kind_of_source(value: Any) -> Any:
+    if is_of_stage(value) and 'name' not in value:
+        return StageSourceConfig
+    return SourceConfig if isinstance(value, dict) and 'model' in value else Annotated[Component, Part('model')]
+
+
 def _means_auto(value: Any) -> bool:
     return isinstance(value, str) and bool(difflib.get_close_matches(value, ['auto']))
 
@@ -193,6 +201,14 @@ OneTeacher = Annotated[
         _kind_of_entry,
     ),
 ]
+OneSource = Annotated[
+    Any,
+    Either(
+        'a trained model: {name: ..., its options}; one with its weights: {model: ..., checkpoint: ...}; or an earlier '
+        'stage: {stage: its name}',
+        _kind_of_source,
+    ),
+]
 WrittenRoute = Annotated[
     Any,
     Either(
@@ -207,4 +223,6 @@ _WRITTEN = (
     (LossObject, Loss),
     (RouteBy, WrittenRoute),
     (Peers, list[PeerConfig]),
+    (Source, OneSource),
+    (Batches, MeasuredConfig),
 )

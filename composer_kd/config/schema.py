@@ -40,7 +40,16 @@ from composer_kd.config.markers import (
 from composer_kd.config.profiler import ProfilerConfig
 from composer_kd.config.stored import stored_conflicts, stored_teachers
 
-__all__ = ['EvaluationConfig', 'LoaderConfig', 'PeerConfig', 'RunConfig', 'TeacherConfig', 'local_folder']
+__all__ = [
+    'EvaluationConfig',
+    'LoaderConfig',
+    'MeasuredConfig',
+    'PeerConfig',
+    'RunConfig',
+    'SourceConfig',
+    'TeacherConfig',
+    'local_folder',
+]
 
 
 _Adapter = Annotated[Component, Part('adapter')]
@@ -136,6 +145,33 @@ class PeerConfig:
         """Yields conflicts between settings that are valid on their own."""
         if self.entry is not None and self.checkpoint is None:
             yield f'entry: names weights in a checkpoint, and there is none; got {self.entry!r}'
+
+
+@dataclass
+class SourceConfig:
+    """What a student is cut out of: a trained model."""
+
+    model: Annotated[Component, Part('model')]
+    checkpoint: Annotated[str | None, Place] = None
+    entry: str | None = None  # which weights of the checkpoint, as for a teacher
+
+    def conflicts(self) -> Iterator[str]:
+        """Yields why its weights would not be those of a trained model."""
+        if self.checkpoint is None:
+            yield (
+                'checkpoint: the trained weights are missing; a model that loads them itself is written as it is, '
+                '{name: ..., its options}'
+            )
+
+
+@dataclass
+class MeasuredConfig:
+    """Samples on which a teacher is measured before a student is cut out of it."""
+
+    dataset: Annotated[Component, Part('dataset')]
+    samples: Annotated[int, Positive] = 256  # evenly spaced in the data set; all of a smaller one
+    batch_size: Annotated[int, Positive] = 32
+    collate_fn: Annotated[Component | None, Part('collate')] = None  # as of a loader
 
 
 @dataclass

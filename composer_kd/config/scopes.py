@@ -65,6 +65,7 @@ SCOPES: dict[str, Scope] = {
         'model',
         ('composer_kd.models',),
         cheap=False,
+        also=('composer_kd.students.from_teacher.student_from_teacher',),
         without=('IndexedClassifier',),
         kind=('torch.nn.Module',),
         factories=('transformers.models.auto.auto_factory._BaseAutoModelClass',),

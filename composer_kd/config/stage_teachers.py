@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from composer_kd.config.markers import Component, Part
-from composer_kd.config.schema import INPUT_ADAPTERS, RunConfig
+from composer_kd.config.schema import INPUT_ADAPTERS, RunConfig, SourceConfig, TeacherConfig
 from composer_kd.errors import nearest
 
-__all__ = ['PREVIOUS', 'StageTeacherConfig', 'after', 'is_of_stage', 'with_teachers']
+__all__ = ['PREVIOUS', 'StageSourceConfig', 'StageTeacherConfig', 'after', 'is_of_stage', 'with_teachers']
 
 PREVIOUS = 'previous'
 """The name of the run just before, which a generation's teacher is."""
@@ -40,6 +40,17 @@ class StageTeacherConfig:
             yield f'stage: the first stage has none before it, got {self.stage!r}; `algorithms: null` trains it alone'
         elif self.stage not in earlier:
             yield f'stage: there is no {self.stage!r} before this stage{nearest(self.stage, earlier)}'
+
+
+@dataclass
+class StageSourceConfig:
+    """The model and the last weights of an earlier stage, which a student is cut out of."""
+
+    stage: str
+
+    def conflicts(self) -> Iterator[str]:
+        """Yields why there is no such stage before the one that is being checked."""
+        yield from StageTeacherConfig(self.stage).conflicts()
 
 
 @contextlib.contextmanager
@@ -79,14 +90,21 @@ def with_teachers(config: RunConfig, resolve: Callable[[StageTeacherConfig, str]
         The settings, in which no teacher is a stage.
     """
     found = {key: _resolved(algorithm, resolve) for key, algorithm in config.algorithms.items()}
-    return dataclasses.replace(config, algorithms=found)
+    model = _resolved(config.model, lambda written, key: _source(resolve(written, key)))
+    return dataclasses.replace(config, algorithms=found, model=model)
 
 
-def _resolved(algorithm: Component, resolve: Callable[[StageTeacherConfig, str], Any]) -> Component:
+def _resolved(part: Component, resolve: Callable[[StageTeacherConfig, str], Any]) -> Component:
     def one(value: Any, key: str) -> Any:
         if isinstance(value, list):
             return [one(item, f'{key}.{number}') for number, item in enumerate(value)]
+        if isinstance(value, StageSourceConfig):
+            value = StageTeacherConfig(value.stage)
         return resolve(value, key) if isinstance(value, StageTeacherConfig) else value
 
-    options = {option: one(value, f'{algorithm.path}.{option}') for option, value in algorithm.options.items()}
-    return algorithm.with_options(options)
+    options = {option: one(value, f'{part.path}.{option}') for option, value in part.options.items()}
+    return part.with_options(options)
+
+
+def _source(teacher: TeacherConfig) -> SourceConfig:
+    return SourceConfig(teacher.model, teacher.checkpoint, teacher.entry)

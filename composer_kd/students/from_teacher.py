@@ -25,18 +25,19 @@ __all__ = ['student_from_teacher']
 
 log = logging.getLogger(__name__)
 
-Model = TypeVar('Model')
+Source = TypeVar('Source')
+"""What a student can be cut out of, and is."""
 
 
 def student_from_teacher(
-    teacher: Model,
+    teacher: Source,
     layers: LayerChoice | Mapping[str, LayerChoice] | None = None,
     num_layers: int | Mapping[str, int] | None = None,
     *,
     num_attention_heads: int | None = None,
     intermediate_size: int | None = None,
     data: Batches | None = None,
-) -> Model:
+) -> Source:
     """Cuts a student out of a transformer: some of the layers, with the same embeddings, pooler, head and settings.
 
     The student is a model of the same class, built from a config of its own that is derived from the teacher's, and

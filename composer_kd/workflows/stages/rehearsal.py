@@ -15,7 +15,7 @@ from composer.utils import dist
 
 from composer_kd.config.effects import QUIET
 from composer_kd.config.markers import Component
-from composer_kd.config.schema import RunConfig, TeacherConfig
+from composer_kd.config.schema import RunConfig, SourceConfig, TeacherConfig
 from composer_kd.config.stages import Chain, Stage
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError
 from composer_kd.runs.build import build_trainer, check_components
@@ -128,13 +128,19 @@ def _taught_by(config: RunConfig, stand_ins: Mapping[str, str | None]) -> RunCon
     def one(value: Any) -> Any:
         if isinstance(value, list):
             return [one(item) for item in value]
-        if isinstance(value, TeacherConfig) and value.checkpoint is not None and value.checkpoint in stand_ins:
+        if (
+            isinstance(value, (SourceConfig, TeacherConfig))
+            and value.checkpoint is not None
+            and value.checkpoint in stand_ins
+        ):
             return dataclasses.replace(value, checkpoint=stand_ins[value.checkpoint])
         return value
 
-    def with_stand_ins(algorithm: Component) -> Component:
-        return algorithm.with_options({key: one(value) for key, value in algorithm.options.items()})
+    def with_stand_ins(part: Component) -> Component:
+        return part.with_options({key: one(value) for key, value in part.options.items()})
 
     return dataclasses.replace(
-        config, algorithms={key: with_stand_ins(each) for key, each in config.algorithms.items()}
+        config,
+        model=with_stand_ins(config.model),
+        algorithms={key: with_stand_ins(each) for key, each in config.algorithms.items()},
     )
