@@ -120,9 +120,10 @@ class CachedTeacher:
         self.store.check({'labels': both})
 
     def fingerprint(self) -> dict[str, Any]:
-        """Which teacher was stored: its name, class, a hash of its weights, and its input adapter."""
+        """Which teacher was stored: its name, class, a hash of its weights, its input adapter, and its settings."""
         stored = self.store.manifest.teacher
-        return {key: stored.get(key) for key in ('name', 'class', 'weights', 'input_adapter')}
+        found = {key: stored.get(key) for key in ('name', 'class', 'weights', 'input_adapter')}
+        return {**found, 'settings': stored['settings']} if 'settings' in stored else found
 
     def example(self) -> TeacherLogits | None:
         """What it says of one position, of made-up logits; ``None`` if features alone are stored."""

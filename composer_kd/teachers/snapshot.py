@@ -48,6 +48,10 @@ class SnapshotTeacher(StudentCopy):
         if is_due(self.every, state, repr(self)):
             self.follow(state, 1.0)
 
+    def settings(self) -> dict[str, str]:
+        """What its answers depend on: ``every``."""
+        return {'every': self.every.to_timestring()}
+
     def __repr__(self) -> str:
         return f'SnapshotTeacher(every={self.every.to_timestring()!r})'
 
