@@ -28,6 +28,7 @@ from composer_kd.errors import StoreError
 from composer_kd.stores import Dense, Format, Hidden, Manifest, Store, StoreWriter, default_shard_samples
 from composer_kd.teachers.base import Teacher
 from composer_kd.teachers.frozen import FrozenTeacher
+from composer_kd.teachers.routing import RouteBy
 from composer_kd.teachers.store_reading import POOLED, WHOLE, TeacherReader
 
 __all__ = ['build_store']
@@ -48,6 +49,7 @@ def build_store(
     feature_dtype: str = 'float16',
     positions: str = LABELLED,
     precision: str | None = None,
+    route: RouteBy | None = None,
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Store:
@@ -76,6 +78,8 @@ def build_store(
         feature_dtype: The floating dtype of stored features: float16, bfloat16 or float32.
         positions: Which positions are compared, as in :class:`.Distillation`.
         precision: The precision in which the teacher runs; ``None`` for Composer's default.
+        route: That of the :class:`.Distillation`, if it is the name of a column, which no teacher gets. What is stored
+            is of all samples.
         resume: Whether to go on with a build that was ended.
         progress: Called at the start and after each batch, with the number of samples that are stored, and of those to
             store, of this process.
@@ -103,7 +107,8 @@ def build_store(
     form = Dense() if format is None else format
     if isinstance(form, Hidden) != (head is not None):
         raise StoreError(f'head: the path of the last layer is for the format hidden, got {head!r} and {form}')
-    reader = TeacherReader(asked, model, _as_features(features), head, positions, precision, feature_dtype)
+    column = route if isinstance(route, str) else None
+    reader = TeacherReader(asked, model, _as_features(features), head, positions, precision, feature_dtype, column)
     load = _Loading(dataset, num_workers, collate_fn)
     outline = reader.outline(load.batch_of([ViewIndex(0, 0)]), form)
     manifest = replace(
