@@ -141,13 +141,13 @@ def _warn_of_nothing(term: LossTerm, value: Tensor, samples: Samples) -> None:
     """Warns of a loss that is 0 on random features: that of the positions of a map which has one alone, for example."""
     if value.detach().abs() > _NOTHING:
         return
-    ours, theirs = ([tuple(samples.shapes[who][key]) for key in keys]
-                    for who, keys in ((None, term.student_keys), (term.teacher, term.teacher_keys)))  # fmt: skip
+    ours = ', '.join(str(tuple(samples.shapes[None][key])) for key in term.student_keys)
+    theirs = ', '.join(str(tuple(samples.shapes[term.teacher][key])) for key in term.teacher_keys)
     warnings.warn(
-        f'Match {term.match.name!r}: {term.adapter.name} is 0 on random features of the shapes that it compares, student '
-        f'{", ".join(map(str, ours))} and teacher {", ".join(map(str, theirs))}, as if it taught nothing. If it compares the '
-        'positions of a map, as attention_transfer does, match a layer with more than one position, before the pooling; '
-        'or compare channels: hint, cosine.',
+        f'Match {term.match.name!r}: {term.adapter.name} is 0 on random features of the shapes that it compares, '
+        f'student {ours} and teacher {theirs}, as if it taught nothing. If it compares the positions of a map, as '
+        'attention_transfer does, match a layer with more than one position, before the pooling; or compare channels: '
+        'hint, cosine.',
         stacklevel=2,
     )
 

@@ -140,7 +140,9 @@ def _unequal(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]
         if key == 'weights':
             old, new = str(old)[:8], str(new)[:8]
         yield f'{key} saved {old or "none"}, now {new or "none"}'
-    if before.get('class') == now.get('class') and _SETTINGS in before and _SETTINGS in now:  # earlier versions say none
+    if (
+        before.get('class') == now.get('class') and _SETTINGS in before and _SETTINGS in now
+    ):  # earlier versions say none
         old, new = before[_SETTINGS], now[_SETTINGS]
         for key in sorted({**old, **new}):
             if old.get(key) != new.get(key):

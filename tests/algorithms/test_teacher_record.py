@@ -71,7 +71,7 @@ def test_other_settings_make_another_teacher(tmp_path, before, now, said):
     with pytest.raises(CheckpointError, match=said):
         run(Distillation(now, mse, start_dur='1ep'), until='3ba', load_path=path)
     checkpoint = torch.load(path, weights_only=False)
-    (_, state), = checkpoint['state']['algorithms']  # as an earlier version saved it
+    ((_, state),) = checkpoint['state']['algorithms']  # as an earlier version saved it
     state['fingerprints'][0][0].pop('settings')
     torch.save(checkpoint, path)
     run(Distillation(now, mse, start_dur='1ep'), until='3ba', load_path=path)
