@@ -162,7 +162,7 @@ def test_what_is_refused(write, stages, settings, named):
 def test_a_stage_outside_of_stages_is_refused():
     with pytest.raises(ConfigError, match='names a stage, and this YAML has none'):
         load_config('yamls/digits/kd.yaml', [f'{KD}=[{{stage: one}}]'])
-    with pytest.raises(ConfigError, match='has stages, each of which is a run of its own'):
+    with pytest.raises(ConfigError, match=r'has stages \(teacher, student\), each of which is a run of its own'):
         load_config(BORN_AGAIN)
 
 

@@ -255,5 +255,36 @@ def test_the_command_and_what_can_be_done_with_a_chain(tmp_path, capsys):
     assert ensemble_notes([folder, 'elsewhere']) == [
         'Together, by the mean of their probabilities, a and b reach X 0.5000.'
     ]
-    assert main(['bench', ASSISTANT]) == 2
-    assert 'has stages, each of which is a run of its own' in capsys.readouterr().err
+
+
+def test_other_commands_name_the_stages_of_a_chain(born_again, tmp_path, capsys):
+    folder, _ = born_again
+    for command in (['bench', ASSISTANT], ['evaluate', ASSISTANT], ['export', ASSISTANT], ['layers', ASSISTANT]):
+        assert main(command) == 2, command
+        said = capsys.readouterr().err
+        assert 'has stages (teacher, assistant, student), each of which is a run of its own' in said, command
+    assert main(['export', str(folder)]) == 2
+    assert f'give that of one, {folder / "teacher"} or {folder / "student-1"} or' in capsys.readouterr().err
+    begun = tmp_path / 'begun'
+    begun.mkdir()
+    (begun / 'stages.json').write_text((folder / 'stages.json').read_text())
+    for command in ('evaluate', 'bench', 'export', 'report'):
+        assert main([command, str(begun)]) == 2, command
+        assert 'the stages teacher, student-1, student-2, of which none has a checkpoint' in capsys.readouterr().err
+    (begun / 'stages.json').write_text('{')
+    assert main(['evaluate', str(begun)]) == 2
+    assert 'stages.json is damaged' in capsys.readouterr().err
+
+
+def test_a_stage_that_is_left_out_now_is_said(born_again, tmp_path, capsys):
+    folder = tmp_path / 'chain'
+    shutil.copytree(born_again[0], folder, symlinks=True)
+    capsys.readouterr()
+    chain(folder, 'stages.student.generations=1', 'run_name=digits-born-again')
+    said = capsys.readouterr().out
+    assert f'{folder / "student-2"} is no stage of this YAML any more: it stays as it is' in said
+    assert [one['stage'] for one in json.loads((folder / 'stages.json').read_text())['stages']] == [
+        'teacher',
+        'student-1',
+    ]
+    assert (folder / 'student-2' / 'latest-rank0.pt').exists()
