@@ -8,7 +8,7 @@ from composer_kd.errors import TeacherError
 from composer_kd.teachers.ema import positive_time
 from composer_kd.teachers.student_copy import StudentCopy
 
-__all__ = ['SnapshotTeacher', 'is_due']
+__all__ = ['SnapshotTeacher', 'check_known', 'is_due']
 
 
 class SnapshotTeacher(StudentCopy):
@@ -67,10 +67,25 @@ def is_due(every: Time, state: State, owner: str) -> bool:
     Raises:
         TeacherError: If ``every`` is in epochs, whose length is unknown.
     """
-    now, length = state.timestamp, state.dataloader_len
+    now = state.timestamp
     if every.unit == TimeUnit.BATCH:
         return now.batch.value % every.value == 0
-    if length is None:
-        raise TeacherError(f'{owner}: the number of batches in an epoch is unknown; give the time in batches, as 500ba')
+    check_known(every, state, owner)
     # At the end of the last batch, the epoch itself is not counted yet.
-    return now.batch_in_epoch.value == length.value and (now.epoch.value + 1) % every.value == 0
+    is_last = now.batch_in_epoch.value == state.dataloader_len.value  # type: ignore[union-attr]
+    return is_last and (now.epoch.value + 1) % every.value == 0
+
+
+def check_known(every: Time, state: State, owner: str) -> None:
+    """Checks that it can be known when something recurs.
+
+    Args:
+        every: The time between two of them, in batches or epochs.
+        state: The state of a run that has its training data.
+        owner: What asks, for the message.
+
+    Raises:
+        TeacherError: If ``every`` is in epochs, whose length is unknown.
+    """
+    if every.unit != TimeUnit.BATCH and state.dataloader_len is None:
+        raise TeacherError(f'{owner}: the number of batches in an epoch is unknown; give the time in batches, as 500ba')
