@@ -48,7 +48,7 @@ def net(algorithm, **options):
 def fit(algorithm, model=None, data=None, callbacks=(), others=(), **options):
     model = model or net(algorithm)
     options = {'optimizer': sgd(model), 'device': 'cpu', 'max_duration': '2ep', **options}
-    run = trainer(model, data or points(), [algorithm, *others], callbacks, **options)
+    run = trainer(model, points() if data is None else data, [algorithm, *others], callbacks, **options)
     run.fit()
     return run
 
