@@ -187,6 +187,8 @@ class CachedTeacher:
                 'composer_kd.models.IndexedClassifier (mappings need the key `index`); in an evaluation it has nothing '
                 'to say.'
             )
+        # On an accelerator this waits for the student's forward pass, which has just been started. The numbers were on
+        # the host before Composer moved the microbatch, but no event says then which part of the batch comes next.
         samples = index.detach().cpu().numpy().astype(np.int64, copy=False)
         view = 0 if self._state is None else int(self._state.timestamp.epoch) % self.store.manifest.views
         inputs, mask = inputs_of(batch)

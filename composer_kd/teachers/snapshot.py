@@ -72,7 +72,7 @@ def is_due(every: Time, state: State, owner: str) -> bool:
         return now.batch.value % every.value == 0
     check_known(every, state, owner)
     # At the end of the last batch, the epoch itself is not counted yet.
-    is_last = now.batch_in_epoch.value == state.dataloader_len.value  # type: ignore[union-attr]
+    is_last = now.batch_in_epoch.value == state.dataloader_len.value
     return is_last and (now.epoch.value + 1) % every.value == 0
 
 
