@@ -81,6 +81,12 @@ class Window:
         now = state.timestamp
         return (self._begins is None or self._begins(now)) and (self._ends is None or not self._ends(now))
 
+    def has_ended(self, state: State) -> bool:
+        """Whether the window is over for the batch that is next, or has started."""
+        if state.max_duration is not self._resolved_for:
+            self.resolve(state)
+        return self._ends is not None and self._ends(state.timestamp)
+
     def check(self, state: State) -> None:
         """Checks the window against a run that starts.
 

@@ -48,7 +48,7 @@ def net(algorithm, **options):
 def fit(algorithm, model=None, data=None, callbacks=(), others=(), **options):
     model = model or net(algorithm)
     options = {'optimizer': sgd(model), 'device': 'cpu', 'max_duration': '2ep', **options}
-    run = trainer(model, data or points(), [algorithm, *others], callbacks, **options)
+    run = trainer(model, points() if data is None else data, [algorithm, *others], callbacks, **options)
     run.fit()
     return run
 
@@ -262,6 +262,29 @@ REFUSED = {
 }
 
 
+class Streamed(torch.utils.data.IterableDataset):
+    """Samples of which nothing says how many there are."""
+
+    def __iter__(self):
+        return zip(*pairs(32))
+
+
+def of_unknown_length():
+    algorithm = CoDistillation('1ep', GROUPS)
+    seen, spy = [], EventSpy('batch_start', lambda state: seen.append(state.timestamp.batch.value))
+    data = torch.utils.data.DataLoader(Streamed(), batch_size=4)
+    return [message(lambda: fit(algorithm, data=data, callbacks=[spy], max_duration='2ba')), seen]
+
+
+def exchanges(end):
+    """The numbers of batches after which the nets are exchanged, in a run of 8."""
+    algorithm, seen = CoDistillation('2ba', GROUPS, end_dur=end), []
+    exchange = algorithm._exchange
+    algorithm._exchange = lambda state: (seen.append(state.timestamp.batch.value), exchange(state))
+    fit(algorithm).close()
+    return seen
+
+
 def warned(**options):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
@@ -310,6 +333,8 @@ def two():
         'never': warned(every='9ba'),
         'closed': warned(every='3ba', end_dur='3ba'),
         'open': warned(every='3ba', end_dur=0.8),
+        'exchanges': {end: exchanges(end) for end in ('1dur', '5ba', '0.5dur')},
+        'unknown length': of_unknown_length(),
         'interrupted': interrupted(),
         'yaml': from_a_yaml(),
     }

@@ -74,3 +74,14 @@ def test_an_average_with_statistics_is_equal_on_all_ranks(results):
 
 def test_wrapped_and_sharded_teachers_have_the_hash_of_the_net(results):
     assert all(result['hashes'] == [['Sequential', True]] * 3 for result in results)
+
+
+@pytest.mark.parametrize('moment', [0, 1], ids=['at the start', 'on the way'])
+def test_a_process_that_fails_ends_the_build_of_all(results, moment):
+    """Not at the timeout of a barrier, and long before the others have read their samples."""
+    one, two = (result['failing build'][moment] for result in results)
+    (alone, _), ((first, read), (second, _)) = *one, two
+    assert alone.startswith('OSError: sample')
+    assert second.startswith('OSError: sample')
+    assert first == f'StoreError: process 1 of 2 has failed, which ends the work of all: {second}'
+    assert read < 100

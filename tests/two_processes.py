@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import sys
+import time
 
 import torch
 import transformers
@@ -224,6 +225,33 @@ def stored_tokens():
     return TokenModel(seed=1), loader(dataset), Distillation(teacher, [KLDivergence(2.0), Match(hint, on='embed')])
 
 
+class Failing(torch.utils.data.TensorDataset):
+    """A data set of which the last process cannot read a sample, and the others take long to read theirs."""
+
+    def __init__(self, moment, *tensors):
+        super().__init__(*tensors)
+        self.is_last, self.moment = dist.get_global_rank() == dist.get_world_size() - 1, moment
+
+    def __getitem__(self, number):
+        if self.is_last and number >= self.moment:
+            raise OSError(f'sample {number} is gone')
+        time.sleep(0.0 if self.is_last else 0.05)
+        return super().__getitem__(number)
+
+
+def failing_build(moment):
+    """What each process is told, and how many rows it had read, if one fails in a build of 600 rows."""
+    model, read = IndexedClassifier(student().module, num_classes=4), [0]
+    try:
+        build_store(
+            f'{sys.argv[1]}-failing-{moment}', mlp(seed=0), model, Failing(moment, *pairs(600)), Dense('float32'),
+            batch_size=1, progress=lambda done, every: read.append(done),
+        )  # fmt: skip
+    except Exception as error:  # of any kind, to see which
+        return dist.all_gather_object((f'{type(error).__name__}: {error}', max(read)))
+    return None
+
+
 def stored_beside_live(**options):
     dataset = torch.utils.data.TensorDataset(*pairs(32))
     model = IndexedClassifier(student().module, num_classes=4)
@@ -369,6 +397,7 @@ def main(out):
     results['sharded'] = sharded([Match(hint, on='2'), KLDivergence()])
     results['sharded, from a store'] = sharded_stored()
     results['sharded and learning'] = sharded_and_learning()
+    results['failing build'] = [failing_build(moment) for moment in (0, 275)]
     if dist.get_global_rank() == 0:
         with open(out, 'w') as file:
             json.dump({'world_size': dist.get_world_size(), **results}, file)

@@ -29,7 +29,7 @@ from composer_kd.matches.loss_signature import Loss
 from composer_kd.schedules import Moment
 from composer_kd.teachers import FrozenTeacher
 from composer_kd.teachers.ema import positive_time
-from composer_kd.teachers.snapshot import is_due
+from composer_kd.teachers.snapshot import check_known, is_due
 from composer_kd.teachers.student_copy import copy_of
 
 __all__ = ['CoDistillation']
@@ -66,7 +66,7 @@ class CoDistillation(JointTraining):
     (``composer.utils.dist.get_sampler``): with ``shuffle=True``, other shards in each epoch.
 
     Args:
-        exchange_every: The time between exchanges: batches (``'100ba'``) or epochs (``'1ep'``).
+        exchange_every: The time between exchanges, until the window ends: batches (``'100ba'``) or epochs (``'1ep'``).
         groups: The number of groups, of which the run's ranks are a multiple; neighbouring ranks are in one group.
         kd_loss_fn: :math:`\psi`, a loss of ``(student_logits, teacher_logits)``; ``None`` for
             ``KLDivergence(temperature=1.0)``.
@@ -79,6 +79,7 @@ class CoDistillation(JointTraining):
     Raises:
         ConfigError: If a setting is out of range, the run has one process or no multiple of ``groups``, shards its
             model (FSDP, tensor parallelism), or has an algorithm that assumes one net on all ranks.
+        TeacherError: If exchanges are by epochs, and the training data says no length.
         CheckpointError: If a checkpoint is of another number of groups.
 
     Example:
@@ -258,7 +259,8 @@ class CoDistillation(JointTraining):
                 'CoDistillation: Composer averaged the gradients by itself, over all ranks (ddp_sync_strategy='
                 "'forced_sync'). Leave ddp_sync_strategy out, or take 'single_auto_sync' or 'multi_auto_sync'."
             )
-        if is_due(self.exchange_every, state, repr(self)):
+        # What follows the window is not taught by what would be exchanged.
+        if is_due(self.exchange_every, state, repr(self)) and not self._window.has_ended(state):
             self._exchange(state)
 
     def _exchange(self, state: State) -> None:
@@ -296,6 +298,7 @@ class CoDistillation(JointTraining):
 
     def _start_fit(self, state: State) -> None:
         self.evaluation.give_back()
+        check_known(self.exchange_every, state, repr(self))
         if not self._taught:
             warn_of_no_exchange(state, self.exchange_every, self._window)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from composer_kd.algorithms.base import DistillationAlgorithm
+from composer_kd.algorithms.trainer_settings import refuse_weights_by_tokens
 from composer_kd.errors import ConfigError, TeacherError
 from composer_kd.features.dropped import dropped_blocks
 from composer_kd.features.layer_path import LayerPath
@@ -78,8 +79,9 @@ def refuse_algorithms(state: State, criterion: Criterion) -> None:
 
     Raises:
         ConfigError: If an algorithm replaces the loss (``interpolate_loss=True``), or takes the samples, layers or
-            modules that a match needs.
+            modules that a match needs; or the Trainer weights microbatches by their tokens.
     """
+    refuse_weights_by_tokens('Distillation')
     _refuse_shared_moving(state)
     for conflict in _CONFLICTS:
         names = conflict.matches(criterion)
@@ -104,9 +106,11 @@ def refuse_beside_joint(state: State, algorithm: DistillationAlgorithm) -> None:
         algorithm: The algorithm that trains further nets in the run.
 
     Raises:
-        ConfigError: If one replaces the loss, the labels, or the optimizer's parameters, or distils too.
+        ConfigError: If one replaces the loss, the labels, or the optimizer's parameters, or distils too; or the Trainer
+            weights microbatches by their tokens.
     """
     name = type(algorithm).__name__
+    refuse_weights_by_tokens(name)
     for other in state.algorithms:
         what = type(other).__name__
         if isinstance(other, DistillationAlgorithm) and other is not algorithm:

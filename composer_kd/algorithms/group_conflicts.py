@@ -13,6 +13,7 @@ from torch import nn
 
 from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.algorithms.rank_groups import send, tensors_of
+from composer_kd.algorithms.trainer_settings import refuse_weights_by_tokens
 from composer_kd.errors import ConfigError
 from composer_kd.schedules import Window
 
@@ -35,9 +36,11 @@ def refuse_beside_groups(state: State, algorithm: DistillationAlgorithm) -> None
 
     Raises:
         ConfigError: If the model is sharded, another algorithm sets the loss or keeps a state that checkpoints hold for
-            rank 0 alone, a layer takes statistics from all ranks, or a callback stops a rank by its train metrics.
+            rank 0 alone, a layer takes statistics from all ranks, a callback stops a rank by its train metrics, or the
+            Trainer weights microbatches by their tokens.
     """
     name = type(algorithm).__name__
+    refuse_weights_by_tokens(name)
     if state.fsdp_config is not None or state.tp_config is not None:
         raise ConfigError(
             f'{name}: parallelism_config shards one net over all ranks, and each group of ranks has a net of its own. '

@@ -151,7 +151,7 @@ def as_peers(given: Any) -> list[Peer]:
     """Converts the argument ``peers``.
 
     Raises:
-        ConfigError: If there is none, or two share a module.
+        ConfigError: If there is none, two share a module, or the names of two are one key in checkpoints.
     """
     if not isinstance(given, (Sequence, nn.ModuleList)) or isinstance(given, str) or not len(given):
         raise ConfigError(f'peers: expected a list of at least one module or Peer, got {given!r}')
@@ -163,6 +163,14 @@ def as_peers(given: Any) -> list[Peer]:
             if other is not peer:
                 raise ConfigError(f'peers: {other!r} and {peer!r} share parameters; give one a copy (copy.deepcopy)')
     _name_apart(peers)
+    slots: dict[str, Peer] = {}
+    for peer in peers:
+        other = slots.setdefault(peer.slot, peer)
+        if other is not peer:
+            raise ConfigError(
+                f'peers: the names {other.name!r} and {peer.name!r} differ in punctuation alone, and checkpoints would '
+                f'hold both under {peer.slot!r}; rename one'
+            )
     return peers
 
 

@@ -113,11 +113,18 @@ class SelfDistillation(JointTraining):
     def trials(self, state: State) -> Iterator[tuple[str, Callable[[Any], Any]]]:
         for number, one in enumerate(self.exits):
             yield f'exits.{number}: the exit {one.layer!r}', partial(self._try, one, state)
+        yield f'features: {self.features or "those of the last linear layer"}', partial(self._try_features, state)
 
     def _try(self, one: Exit, state: State, batch: Any) -> None:
         batch, _ = BatchFormat.of(state.model).split(batch)
         (shape,) = exit_shapes(state.model, batch, [one.layer], [one.layer]).values()
         ExitHead(tuple(shape), 1, 1)
+
+    def _try_features(self, state: State, batch: Any) -> None:
+        batch, _ = BatchFormat.of(state.model).split(batch)
+        layer = self.features or _last_linear(state.model)
+        (shape,) = exit_shapes(state.model, batch, [layer], []).values()
+        pooled(torch.zeros(shape))
 
     @override
     def join(self, state: State) -> None:

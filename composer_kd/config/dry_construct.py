@@ -115,7 +115,11 @@ def try_component(component: Component) -> list[str]:
         for key, value in component.options.items()
         if key not in required
     }
-    faults = [f'{component.path}.{key}: {message}' for key, message in alone.items() if message is not None]
+    faults = [
+        f'{component.path}.{key}: {message.removeprefix(f"{key}: ")}'  # a message may begin with the argument
+        for key, message in alone.items()
+        if message is not None
+    ]
     if len(faults) == len(alone) > 1:
         faults = []  # if all fail, the cause is a required option
     rest = {key: value for key, value in component.options.items() if alone.get(key) is None}

@@ -10,8 +10,9 @@ from typing import Any
 
 from composer_kd.config.check import faults_said, findings
 from composer_kd.config.load import default_run_name
-from composer_kd.config.schema import RunConfig, TeacherConfig, local_folder
+from composer_kd.config.schema import PeerConfig, RunConfig, TeacherConfig, local_folder
 from composer_kd.config.stage_teachers import PREVIOUS, StageTeacherConfig, after, with_teachers
+from composer_kd.config.stored import stored_teachers
 from composer_kd.config.trust import packages_in, trusting
 from composer_kd.config.yaml_file import read_mapping
 from composer_kd.config.yaml_source import STAGES, UNRESOLVED, Source, compose, read_settings
@@ -319,6 +320,18 @@ def _inside(config: RunConfig, folder: pathlib.Path) -> Iterator[str]:
                     f'{algorithm.path}.teachers: {teacher.checkpoint} is of a stage of this YAML; write '
                     f'{{stage: its name}} in the place of model and checkpoint'
                 )
+        for peer in algorithm.holding(PeerConfig):
+            if peer.checkpoint is not None and _is_below(peer.checkpoint, here):
+                yield (
+                    f'{algorithm.path}.peers: {peer.checkpoint} is of a stage of this YAML, which may teach another '
+                    'one, not start its peers; give weights from elsewhere'
+                )
+    for stored in stored_teachers(config.algorithms):
+        if _is_below(stored.folder, here):
+            yield (
+                f'{stored.key}: {stored.folder} is in the folder of this YAML, where stages keep their runs; keep the '
+                'store beside it'
+            )
 
 
 def _is_below(written: str, folder: pathlib.Path) -> bool:

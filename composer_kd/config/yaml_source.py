@@ -78,8 +78,9 @@ def read_source(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Sour
     content = read_mapping(path)
     if STAGES in content:
         raise ConfigError(
-            f'{path} has stages, each of which is a run of its own: `composer-kd train {path}` trains them, and then '
-            'the folder of a stage, or the config.yaml in it, stands for that run'
+            f'{path} has stages ({", ".join(map(str, content[STAGES] or ()))}), each of which is a run of its own: '
+            f'`composer-kd train {path}` trains them, and then the folder of a stage, or the config.yaml in it, stands '
+            'for that run'
         )
     return compose(path, content, {}, overrides)
 

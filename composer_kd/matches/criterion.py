@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from composer.core import State
@@ -19,6 +19,7 @@ from composer_kd.matches.auxiliary import AuxiliaryModules
 from composer_kd.matches.binding import bind, check_targets, layers_of, refuse_shared_modules
 from composer_kd.matches.dry_run import dry_run, measure, runs_anywhere
 from composer_kd.matches.match import Match, as_matches
+from composer_kd.matches.part import Part
 from composer_kd.matches.softmax import ignores_level
 from composer_kd.matches.student_features import StudentFeatures
 from composer_kd.matches.term import Key, LossTerm
@@ -27,7 +28,10 @@ from composer_kd.spans import TEACHER_FORWARD, labelled
 from composer_kd.teachers import NotMeasured, TeacherPool, answered_logits, check_classes, teacher_logits
 from composer_kd.teachers.routing import Route
 
-__all__ = ['Criterion']
+__all__ = ['Criterion', 'Precision']
+
+Precision: TypeAlias = Callable[[], AbstractContextManager[Any]]
+"""Makes the precision context in which teachers run."""
 
 
 class Criterion:
@@ -240,7 +244,7 @@ class Criterion:
         micro: Microbatch,
         student: Tensor | None,
         drawn: Sequence[int],
-        precision: Callable[[], AbstractContextManager[Any]],
+        precision: Precision,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Runs the teachers and computes the distillation loss of one microbatch.
 
@@ -254,25 +258,18 @@ class Criterion:
         Returns:
             The weighted sum of all matches, and the unweighted loss of each match by its name; all scalars.
         """
-        return self.of_part(state, micro, student, self.student_features(), drawn, precision)
+        return self.of_part(state, Part(micro, student, self.student_features(), drawn), precision)
 
-    def of_part(
-        self,
-        state: State,
-        micro: Microbatch,
-        student: Tensor | None,
-        features: Mapping[Key, Tensor],
-        drawn: Sequence[int],
-        precision: Callable[[], AbstractContextManager[Any]],
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of samples that have the same teachers; arguments and result are those of a call."""
-        if self._only is not None and student is not None and not (self._apart and len(drawn) > 1):
+    def of_part(self, state: State, part: Part, precision: Precision) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of samples that have the same teachers; the result is that of a call."""
+        micro, drawn = part.micro, part.teachers
+        if self._only is not None and part.logits is not None and not (self._apart and len(drawn) > 1):
             with torch.no_grad(), precision():
                 teacher = labelled(TEACHER_FORWARD, self.pool)(micro.batch, drawn, micro.index)
-            value = self._only.of_logits(state, student, teacher, micro, drawn)
+            value = self._only.of_logits(state, part.logits, teacher, micro, drawn)
             return value, {self.matches[0].name: value}
         found: dict[str, list[tuple[float, Tensor]]] = {}
-        for term, weight, value in self._values(state, micro, student, features, drawn, precision):
+        for term, weight, value in self._values(state, part, precision):
             found.setdefault(term.match.name, []).append((weight, value))
         total: Tensor | None = None
         values = {}
@@ -286,37 +283,30 @@ class Criterion:
             total = torch.zeros((), device=micro.share.device if micro.share is not None else None)
         return total, values
 
-    def _values(
-        self,
-        state: State,
-        micro: Microbatch,
-        student: Tensor | None,
-        features: Mapping[Key, Tensor],
-        drawn: Sequence[int],
-        precision: Callable[[], AbstractContextManager[Any]],
-    ) -> Iterator[tuple[LossTerm, float, Tensor]]:
+    def _values(self, state: State, part: Part, precision: Precision) -> Iterator[tuple[LossTerm, float, Tensor]]:
         """The loss of each term with its weight among the match's terms.
 
         It goes teacher by teacher, so that only one teacher's features are in memory at a time. Teachers of which one
         is stored as a part of the classes have no mean logits: a match on their mean is then the mean of the losses.
         """
-        mean = self.pool.mean(drawn)
-        for index in drawn:
+        micro, ours = part.micro, part.features
+        mean = self.pool.mean(part.teachers)
+        for index in part.teachers:
             with torch.no_grad(), precision():
                 shown, logits = labelled(TEACHER_FORWARD, self._ask)(index, micro)
             weight = self.pool.weights[index]
             for term in (*self.on_teacher[index], *(self.on_mean if self._apart else ())):
                 if term.match.on_logits:
-                    yield term, weight, term.of_logits(state, student, logits, micro, [index])
+                    yield term, weight, term.of_logits(state, part.logits, logits, micro, [index])
                 else:
-                    yield term, weight, term.of_features(state, features, shown, micro)
+                    yield term, weight, term.of_features(state, ours, shown, micro)
             if self.on_mean and logits is not None and not self._apart:
                 mean.add(index, logits)
             del shown, logits
         for term in self.on_mean if not self._apart else ():
-            yield term, 1.0, term.of_logits(state, student, mean.value, micro, drawn)
+            yield term, 1.0, term.of_logits(state, part.logits, mean.value, micro, part.teachers)
         for term in self.on_student:
-            yield term, 1.0, term.of_features(state, features, term.own_targets(features, micro), micro)
+            yield term, 1.0, term.of_features(state, ours, term.own_targets(ours, micro), micro)
 
     def _ask(self, index: int, micro: Microbatch) -> tuple[dict[Key, Tensor], TeacherLogits | None]:
         """Runs one teacher, and returns the features and logits that the loss terms need."""

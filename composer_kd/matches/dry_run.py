@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,9 @@ __all__ = ['Samples', 'measure', 'dry_run', 'first_samples', 'runs_anywhere']
 
 _MOST = 2**24
 """The most logits that are made for a try: a large vocabulary times long sequences would fill the memory."""
+
+_NOTHING = 1e-12
+"""The largest loss of random features that is a zero with the rounding of float32."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,9 @@ def dry_run(state: State, terms: Sequence[LossTerm], samples: Samples, form: Bat
     Raises:
         TeacherError: If the logits of a teacher and the student differ in shape.
         LossError: If a loss cannot compare what it gets, or needs labels or an index that the data does not have.
+
+    Warns:
+        UserWarning: If features of these shapes have a loss of 0, whatever they are.
     """
     to_device = state.device.tensor_to_device
     index = None if samples.index is None else to_device(samples.index)
@@ -105,7 +112,7 @@ def dry_run(state: State, terms: Sequence[LossTerm], samples: Samples, form: Bat
             if term.student_keys:  # numbers between 0 and 1, which losses of probabilities take too
                 ours = {k: to_device(torch.rand(samples.shapes[None][k])).requires_grad_() for k in term.student_keys}
                 theirs = {k: to_device(torch.rand(samples.shapes[term.teacher][k])) for k in term.teacher_keys}
-                term.detached_copy().of_features(state, ours, theirs, micro)
+                _warn_of_nothing(term, term.detached_copy().of_features(state, ours, theirs, micro), samples)
             elif None in samples.logits:
                 _try_logits(state, term, samples.logits, known)
 
@@ -128,6 +135,21 @@ def _try_logits(state: State, term: LossTerm, shapes: Mapping[int | None, torch.
     for theirs in {shapes[number] for number in teachers} or {ours}:
         student, teacher = (state.device.tensor_to_device(torch.randn(shape)) for shape in (ours, theirs))
         term.detached_copy().of_logits(state, student.requires_grad_(), teacher, micro, teachers)
+
+
+def _warn_of_nothing(term: LossTerm, value: Tensor, samples: Samples) -> None:
+    """Warns of a loss that is 0 on random features: that of the positions of a map which has one alone, for example."""
+    if value.detach().abs() > _NOTHING:
+        return
+    ours = ', '.join(str(tuple(samples.shapes[None][key])) for key in term.student_keys)
+    theirs = ', '.join(str(tuple(samples.shapes[term.teacher][key])) for key in term.teacher_keys)
+    warnings.warn(
+        f'Match {term.match.name!r}: {term.adapter.name} is 0 on random features of the shapes that it compares, '
+        f'student {ours} and teacher {theirs}, as if it taught nothing. If it compares the positions of a map, as '
+        'attention_transfer does, match a layer with more than one position, before the pooling; or compare channels: '
+        'hint, cosine.',
+        stacklevel=2,
+    )
 
 
 def _shape(look: Shapes) -> torch.Size:

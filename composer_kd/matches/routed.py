@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,9 +14,10 @@ from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.batches.parts import indivisible
 from composer_kd.errors import ConfigError, TeacherError
-from composer_kd.matches.criterion import Criterion
+from composer_kd.matches.criterion import Criterion, Precision
 from composer_kd.matches.dry_run import first_samples
 from composer_kd.matches.loss_signature import attribute_of
+from composer_kd.matches.part import Part
 from composer_kd.teachers import NotMeasured, TeacherPool, module_of
 from composer_kd.teachers.placement import is_sharded
 from composer_kd.teachers.routing import Group, Route, RouteBy, groups_of
@@ -149,7 +149,7 @@ class RoutedCriterion(Criterion):
         micro: Microbatch,
         student: Tensor | None,
         drawn: Sequence[int],
-        precision: Callable[[], AbstractContextManager[Any]],
+        precision: Precision,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         assert isinstance(drawn, RoutedDraw)
         features = self.student_features()
@@ -167,12 +167,12 @@ class RoutedCriterion(Criterion):
         # The same names on every rank, because Composer sums what is logged over all of them.
         values = {match.name: torch.zeros_like(total, requires_grad=False) for match in self.matches}
         for teachers, rows in drawn.groups:
-            part, ours, theirs = micro, student, features
+            part = Part(micro, student, features, teachers)
             if len(rows) < drawn.size:
-                part = micro.part(rows, drawn.size)
                 ours = None if student is None else _at(student, rows)
-                theirs = {key: _at(feature, rows) for key, feature in features.items()}
-            kd, found = self.of_part(state, part, ours, theirs, teachers, precision)
+                seen = {key: _at(feature, rows) for key, feature in features.items()}
+                part = Part(micro.part(rows, drawn.size), ours, seen, teachers)
+            kd, found = self.of_part(state, part, precision)
             share = self._share(micro, len(rows) / drawn.size)
             total = total + kd * share
             values.update({name: values[name] + value * share for name, value in found.items()})

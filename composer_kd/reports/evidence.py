@@ -110,6 +110,11 @@ class ModelEvidence:
         return self.candidate.taught_by
 
     @property
+    def is_run(self) -> bool:
+        """Whether the settings are those of a run of its own."""
+        return 'train_loader' in self.settings
+
+    @property
     def seed(self) -> int | None:
         """The seed of its run; None if unknown."""
         return self.settings.get('seed')

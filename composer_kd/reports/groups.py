@@ -190,7 +190,9 @@ def counterpart(distilled: Group, groups: Sequence[Group]) -> Group | None:
         groups: All groups.
 
     Returns:
-        Of the students alone with the same model, the one with the fewest differing settings; None without any.
+        Of the students alone with the same model, the one with the fewest differing settings. Without any, of its
+        teachers a run of the same model that was trained alone, as the first of born-again generations was. None
+        without any.
     """
     mine = leaves(distilled.first.settings)
 
@@ -199,8 +201,10 @@ def counterpart(distilled: Group, groups: Sequence[Group]) -> Group | None:
         return sum(mine.get(key, ABSENT) != theirs.get(key, ABSENT) for key in {*mine, *theirs})
 
     model = _model(distilled.first.settings)
-    alone = [one for one in groups if one.role == ALONE and _model(one.first.settings) == model]
-    return min(alone, key=distance, default=None)
+    same = [one for one in groups if _model(one.first.settings) == model]
+    alone = [one for one in same if one.role == ALONE]
+    teachers = [one for one in same if one.role == TEACHER and one.first.is_run and not one.first.distilled_by]
+    return min(alone or teachers, key=distance, default=None)
 
 
 def also_differing(distilled: Group, alone: Group) -> list[str]:

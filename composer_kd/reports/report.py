@@ -74,6 +74,11 @@ class Report:
         student = self.distilled or self.alone
         return None if student is None else taught_by(student, self.groups)
 
+    @property
+    def _other_teacher(self) -> Group | None:
+        """The teacher, unless it is the student alone, as where a model teaches one of its own architecture."""
+        return None if self.teacher is self.alone else self.teacher
+
     @functools.cached_property
     def verdict(self) -> list[str]:
         """The result of the distillation, in sentences."""
@@ -134,7 +139,7 @@ class Report:
     @functools.cached_property
     def drawings(self) -> dict[str, Drawing]:
         """The plots that have data, by name, in the order of the page."""
-        evaluation, three = self.evidence.evaluation, (self.teacher, self.alone, self.distilled)
+        evaluation, three = self.evidence.evaluation, (self._other_teacher, self.alone, self.distilled)
         # Without roles to compare, the first models are shown.
         for_calibration: Sequence[Group | None] = three if any(three) else self.groups[:3]
         draw: list[Callable[[], Drawing | None]] = [
@@ -151,7 +156,7 @@ class Report:
 
     def _pairs(self) -> list[tuple[Group, Group]]:
         student = self.distilled or self.alone
-        pairs = [(self.distilled, self.alone), (self.teacher, student)]
+        pairs = [(self.distilled, self.alone), (self._other_teacher, student)]
         return [(more, less) for more, less in pairs if more is not None and less is not None and more is not less]
 
     @functools.cached_property

@@ -129,10 +129,10 @@ def compared_models(runs: Sequence[SavedRun], num_classes: int | None = None) ->
             if name is not None:
                 found.append(name)
         for stored in run.config.stored:
-            if live_teacher(stored.folder) is None:
+            if live_teacher(stored.folder, stored.local) is None:
                 warnings.warn(
                     f'the teacher of {run.name} that is stored in {stored.folder} is left out of the comparison: its '
-                    f'model is not known, for there is no {stored.folder}/{TEACHER_FILE}',
+                    f'model is not known, for {stored.folder}/{TEACHER_FILE} is not there, or cannot be read',
                     stacklevel=2,
                 )
         taught_by[run.name] = tuple(found)

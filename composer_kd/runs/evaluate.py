@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from composer_kd.algorithms.joint_training import JointTraining
 from composer_kd.bench.size import count_parameters, size_in_bytes
 from composer_kd.config.schema import EvaluationConfig, RunConfig
+from composer_kd.config.yaml_source import read_source
 from composer_kd.errors import ConfigError
 from composer_kd.presentation.units import bytes_text, metric_text, number_text
 from composer_kd.runs.beside import restored
@@ -202,6 +203,7 @@ def evaluate_all(checkpoints: Sequence[str], config: str | None = None) -> list[
 
 def _open(checkpoint: str, config: str | pathlib.Path | None) -> SavedRun:
     if pathlib.Path(checkpoint).suffix in ('.yaml', '.yml'):
+        read_source(checkpoint)  # says more of one that does not exist, or has stages
         raise ConfigError(
             f"{checkpoint} is not a checkpoint: give a checkpoint or a run's folder, and --config {checkpoint}"
         )

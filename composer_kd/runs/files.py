@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import re
@@ -19,6 +20,8 @@ __all__ = [
     'checkpoint_file',
     'checkpoints',
     'make_folder',
+    'stages_in',
+    'trained_stages',
 ]
 
 
@@ -87,7 +90,7 @@ def checkpoint_file(written: str) -> pathlib.Path:
 
     Raises:
         CheckpointNotFoundError: If there is none.
-        ConfigError: If it is a URI.
+        ConfigError: If it is a URI, or the folder of a chain of stages.
     """
     if '://' in written:
         raise ConfigError(
@@ -95,7 +98,57 @@ def checkpoint_file(written: str) -> pathlib.Path:
         )
     path = pathlib.Path(written)
     file = path / LATEST if path.is_dir() else path
+    if not file.exists() and (stages := stages_in(path)) is not None:
+        raise ConfigError(_of_stages(path, stages))
     if not file.is_file():
         inside = f' (a folder without {LATEST})' if path.is_dir() else ''
         raise CheckpointNotFoundError(f'no checkpoint {str(path)!r}{inside}; looked from {pathlib.Path.cwd()}')
     return file
+
+
+def stages_in(folder: pathlib.Path) -> list[str] | None:
+    """The names of the stages whose runs are below the folder of a chain, as its ``stages.json`` has them.
+
+    Args:
+        folder: A folder.
+
+    Returns:
+        The names in order; None if it is not the folder of a chain.
+
+    Raises:
+        ConfigError: If the file is damaged.
+    """
+    file = folder / STAGES_FILE
+    if not file.is_file():
+        return None
+    try:
+        stages = json.loads(file.read_text(encoding='utf-8'))['stages']
+        return [pathlib.PurePath(stage['stage']).name for stage in stages]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f'{file} is damaged: {error}. Give the folders of the stages themselves') from error
+
+
+def trained_stages(folder: pathlib.Path) -> list[pathlib.Path] | None:
+    """The folders of the stages of a chain that have a checkpoint, in order; None if it is not the folder of a chain.
+
+    Raises:
+        ConfigError: If none of its stages has one.
+    """
+    stages = stages_in(folder)
+    if stages is None:
+        return None
+    found = [folder / name for name in stages if (folder / name / LATEST).exists()]
+    if not found:
+        raise ConfigError(_of_stages(folder, stages))
+    return found
+
+
+def _of_stages(folder: pathlib.Path, stages: list[str]) -> str:
+    """Says what to do with the folder of a chain where that of a run is expected."""
+    trained = [str(folder / name) for name in stages if (folder / name / LATEST).exists()]
+    if trained:
+        return f'{folder} is the folder of several runs, stages of one YAML: give that of one, {" or ".join(trained)}'
+    return (
+        f'{folder} is the folder of the stages {", ".join(stages)}, of which none has a checkpoint yet: '
+        '`composer-kd train` with their YAML trains them'
+    )

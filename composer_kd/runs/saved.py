@@ -53,7 +53,8 @@ class SavedConfig(EvaluationConfig):
     def teachers(self) -> list[TeacherConfig]:
         """The settings of the teachers in its algorithms; of a stored one those that it was stored with, if known."""
         live = [teacher for algorithm in self.algorithms.values() for teacher in algorithm.holding(TeacherConfig)]
-        return [*live, *(teacher for one in self.stored if (teacher := live_teacher(one.folder)) is not None)]
+        stored = (live_teacher(one.folder, one.local) for one in self.stored)
+        return [*live, *(teacher for teacher in stored if teacher is not None)]
 
     @property
     def stored(self) -> list[Stored]:

@@ -19,7 +19,7 @@ from composer_kd.config.stages import Chain, Stage
 from composer_kd.errors import ConfigError
 from composer_kd.presentation.files import write_file
 from composer_kd.presentation.settings import leaves
-from composer_kd.runs.files import LATEST, METRICS_FILE, STAGE_FILE, STAGES_FILE, checkpoints
+from composer_kd.runs.files import LATEST, METRICS_FILE, STAGE_FILE, STAGES_FILE, checkpoints, trained_stages
 from composer_kd.runs.folder import clear, holds_run
 from composer_kd.runs.resume import MAY_CHANGE, saved_settings
 from composer_kd.teachers.checkpoints import read_checkpoint
@@ -30,6 +30,7 @@ __all__ = [
     'check_stages',
     'clear_chain',
     'finished_metrics',
+    'left_behind',
     'note_teachers',
     'stage_folders',
     'weights_digest',
@@ -211,20 +212,26 @@ def stage_folders(written: Sequence[str | pathlib.Path]) -> list[str | pathlib.P
     Returns:
         The same without folders of chains; of these each stage that has a checkpoint, in order.
 
+    Raises:
+        ConfigError: If no stage of a chain has a checkpoint.
+
     Example:
         >>> stage_folders(['runs/digits-kd'])
         ['runs/digits-kd']
     """
     found: list[str | pathlib.Path] = []
     for one in written:
-        file = pathlib.Path(one) / STAGES_FILE
-        try:
-            stages = json.loads(file.read_text(encoding='utf-8'))['stages'] if file.is_file() else None
-            names = None if stages is None else [pathlib.PurePath(stage['stage']).name for stage in stages]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f'{file} is damaged: {error}. Give the folders of the stages themselves') from error
-        if names is None:
-            found.append(one)
-        else:
-            found += [pathlib.Path(one) / name for name in names if (pathlib.Path(one) / name / LATEST).exists()]
+        stages = trained_stages(pathlib.Path(one))
+        found += [one] if stages is None else stages
     return found
+
+
+def left_behind(chain: Chain) -> list[pathlib.Path]:
+    """The folders of runs below that of a chain that were stages of it once, as with more generations.
+
+    Args:
+        chain: The chain.
+    """
+    names = {stage.name for stage in chain.stages}
+    folders = sorted(file.parent for file in chain.folder.glob(f'*/{STAGE_FILE}'))
+    return [folder for folder in folders if folder.name not in names and holds_run(folder)]

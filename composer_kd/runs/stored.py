@@ -14,12 +14,13 @@ from composer_kd.config.load import as_mapping, load_part
 from composer_kd.config.markers import Component
 from composer_kd.config.schema import LoaderConfig, RunConfig, TeacherConfig
 from composer_kd.config.stored import Stored, stored_teachers
-from composer_kd.errors import Attempts, StoreError
+from composer_kd.errors import Attempts, ConfigError, StoreError
 from composer_kd.matches.match import Match
 from composer_kd.matches.sparse import temperature_of
 from composer_kd.presentation.files import write_file
 from composer_kd.schedules import Schedule
 from composer_kd.stores import Manifest, Store
+from composer_kd.stores.mds import fetched, is_remote
 
 __all__ = ['TEACHER_FILE', 'check_stores', 'live_teacher', 'matches_of', 'note_teacher', 'temperature_at']
 
@@ -128,11 +129,12 @@ def note_teacher(folder: str | os.PathLike[str], teacher: TeacherConfig) -> None
     write_file(pathlib.Path(folder) / TEACHER_FILE, OmegaConf.to_yaml(OmegaConf.create(content)))
 
 
-def live_teacher(folder: str | os.PathLike[str]) -> TeacherConfig | None:
+def live_teacher(folder: str | os.PathLike[str], local: str | os.PathLike[str] | None = None) -> TeacherConfig | None:
     """Reads which teacher was stored.
 
     Args:
-        folder: The folder of the store.
+        folder: The folder of the store, or its address in an object store.
+        local: Where what is fetched of it is kept; None for the default.
 
     Returns:
         The settings of the teacher; None if they were not noted, or the store is elsewhere now.
@@ -140,5 +142,11 @@ def live_teacher(folder: str | os.PathLike[str]) -> TeacherConfig | None:
     Raises:
         ConfigError: If what was noted has faults, or names code from a package that is not trusted.
     """
-    file = pathlib.Path(folder) / TEACHER_FILE
+    place = pathlib.Path(folder)
+    if is_remote(folder):
+        try:
+            place = fetched(os.fspath(folder), local)
+        except (StoreError, ConfigError):  # it cannot be reached, or not from here
+            return None
+    file = place / TEACHER_FILE
     return load_part(file, TeacherConfig, believed=False) if file.is_file() else None

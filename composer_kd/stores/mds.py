@@ -30,6 +30,7 @@ INDEX_FILE = 'index.json'
 HASH = 'xxh3_64'  # of each shard, in the index; the checksum of the index is in the manifest
 _RETRIES, _SECONDS = 2, 60.0
 _HEAD_FILE = 'head.pt'  # of hidden states
+_TEACHER_FILE = 'teacher.yaml'  # which model was stored
 
 Rows = NDArray[np.int64]
 
@@ -94,11 +95,9 @@ def fetched(remote: str, local: str | os.PathLike[str] | None) -> pathlib.Path:
                 _fetch(streaming, remote, new, INDEX_FILE)
                 for file in (INDEX_FILE, MANIFEST_FILE):
                     os.replace(new / file, folder / file)
-            kept_head = folder / _HEAD_FILE
-            if (read_manifest(folder).format or {}).get('kind') == Hidden.kind and not kept_head.exists():
-                with contextlib.suppress(StoreError):  # one that is not linear is not kept
-                    _fetch(streaming, remote, new, _HEAD_FILE)
-                    os.replace(new / _HEAD_FILE, kept_head)
+            if (read_manifest(folder).format or {}).get('kind') == Hidden.kind:
+                _fetch_beside(streaming, remote, new, folder / _HEAD_FILE)  # one that is not linear is not kept
+            _fetch_beside(streaming, remote, new, folder / _TEACHER_FILE)  # of `composer-kd cache` alone
     return folder
 
 
@@ -130,6 +129,14 @@ def _fetch(streaming: Any, remote: str, folder: pathlib.Path, name: str) -> None
             f'{shown} holds no store in MDS, or it cannot be read: no {name} ({type(error).__name__}: {error}). Write '
             f'one with composer-kd cache YAML --mds {shown}'
         ) from error
+
+
+def _fetch_beside(streaming: Any, remote: str, folder: pathlib.Path, file: pathlib.Path) -> None:
+    """Fetches a file that a store may have, by way of a folder, unless it is there."""
+    if not file.exists():
+        with contextlib.suppress(StoreError):
+            _fetch(streaming, remote, folder, file.name)
+            os.replace(folder / file.name, file)
 
 
 class MDSRecords(RecordSource):

@@ -36,9 +36,11 @@ class Teacher(Protocol):
     One that has no answer in the first batches has an attribute ``first_answer``, a Composer ``Time``: a window that
     opens before is refused.
 
-    Checkpoints of a run say which teachers it has, by their classes, weights and adapters. A teacher that is more than
-    its ``model``, or stands for another one, may have a method ``fingerprint()`` that returns ``name``, ``class``,
-    ``weights`` (a hash or ``None``) and ``input_adapter`` as :func:`.teacher_fingerprint` does.
+    Checkpoints of a run say which teachers it has, by their classes, weights and adapters. A teacher with settings that
+    change its answers may have a method ``settings()`` that returns them by name, as numbers and strings: a resume with
+    others is an error. One that is more than its ``model``, or stands for another teacher, may have a method
+    ``fingerprint()`` that returns ``name``, ``class``, ``weights`` (a hash or ``None``) and ``input_adapter`` as
+    :func:`.teacher_fingerprint` does.
 
     A teacher that changes during training, such as an average of the student, should have ``state_dict()`` and
     ``load_state_dict(state)``: :class:`.Distillation` then saves its state with the run and restores it in a resume.

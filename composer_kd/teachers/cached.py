@@ -120,9 +120,10 @@ class CachedTeacher:
         self.store.check({'labels': both})
 
     def fingerprint(self) -> dict[str, Any]:
-        """Which teacher was stored: its name, class, a hash of its weights, and its input adapter."""
+        """Which teacher was stored: its name, class, a hash of its weights, its input adapter, and its settings."""
         stored = self.store.manifest.teacher
-        return {key: stored.get(key) for key in ('name', 'class', 'weights', 'input_adapter')}
+        found = {key: stored.get(key) for key in ('name', 'class', 'weights', 'input_adapter')}
+        return {**found, 'settings': stored['settings']} if 'settings' in stored else found
 
     def example(self) -> TeacherLogits | None:
         """What it says of one position, of made-up logits; ``None`` if features alone are stored."""
@@ -186,6 +187,8 @@ class CachedTeacher:
                 'composer_kd.models.IndexedClassifier (mappings need the key `index`); in an evaluation it has nothing '
                 'to say.'
             )
+        # On an accelerator this waits for the student's forward pass, which has just been started. The numbers were on
+        # the host before Composer moved the microbatch, but no event says then which part of the batch comes next.
         samples = index.detach().cpu().numpy().astype(np.int64, copy=False)
         view = 0 if self._state is None else int(self._state.timestamp.epoch) % self.store.manifest.views
         inputs, mask = inputs_of(batch)

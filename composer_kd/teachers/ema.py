@@ -65,6 +65,10 @@ class EMATeacher(StudentCopy):
             )
         return self.half_life.value * state.dataloader_len.value
 
+    def settings(self) -> dict[str, str]:
+        """What its answers depend on: ``half_life``."""
+        return {'half_life': self.half_life.to_timestring()}
+
     def state_dict(self) -> dict[str, Any]:
         """The average, and the number of steps in it."""
         return {**super().state_dict(), 'steps': self.steps}

@@ -1,4 +1,4 @@
-"""What tells one teacher from another: its class, the hash of its weights, and its input adapter."""
+"""What tells one teacher from another: its class, the hash of its weights, its input adapter, and its settings."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from composer_kd.teachers.pool import moves
 __all__ = ['differences', 'teacher_fingerprint', 'weights_hash']
 
 _COMPARED = ('class', 'weights', 'input_adapter')
+_SETTINGS = 'settings'
 
 
 def teacher_fingerprint(teacher: Teacher) -> dict[str, Any]:
@@ -37,7 +38,8 @@ def teacher_fingerprint(teacher: Teacher) -> dict[str, Any]:
     Returns:
         ``name``; ``class``, that of the module without wrappers, or of the teacher if it has no module or is of a kind
         of its own; ``weights``, a hash, ``None`` for teachers that change during training, that have no module, or no
-        weights that can be read; and ``input_adapter``, ``None`` without one.
+        weights that can be read; ``input_adapter``, ``None`` without one; and ``settings`` if it has a method of this
+        name, which says what else its answers depend on.
 
     Example:
         >>> teacher_fingerprint(FrozenTeacher(nn.Linear(2, 3).requires_grad_(False), name='large'))['class']
@@ -52,12 +54,14 @@ def teacher_fingerprint(teacher: Teacher) -> dict[str, Any]:
     names = [type(teacher).__qualname__] if of_its_own or changes else []
     if module is not None and not changes:
         names.append(_class_of(_bare(module)).__qualname__)
-    return {
+    found = {
         'name': teacher.name,
         'class': ' of '.join(names),
         'weights': None if module is None or changes else weights_hash(module),
         'input_adapter': None if adapter is None else _described(adapter),
     }
+    settings: Callable[[], Mapping[str, Any]] | None = getattr(teacher, 'settings', None)
+    return found if settings is None else {**found, _SETTINGS: dict(settings())}
 
 
 def weights_hash(module: nn.Module) -> str | None:
@@ -128,18 +132,25 @@ def differences(saved: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, A
             yield f'teacher {number} ({now[number].get("name")!r}): {"; ".join(lines)}'
 
 
-def _unequal(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+def _unequal(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     for key in _COMPARED:
-        old, new = before.get(key), after.get(key)
+        old, new = before.get(key), now.get(key)
         if old == new or (key == 'weights' and None in (old, new)):  # one side cannot tell
             continue
         if key == 'weights':
             old, new = str(old)[:8], str(new)[:8]
         yield f'{key} saved {old or "none"}, now {new or "none"}'
+    if (
+        before.get('class') == now.get('class') and _SETTINGS in before and _SETTINGS in now
+    ):  # earlier versions say none
+        old, new = before[_SETTINGS], now[_SETTINGS]
+        for key in sorted({**old, **new}):
+            if old.get(key) != new.get(key):
+                yield f'{key} saved {old.get(key)!r}, now {new.get(key)!r}'
 
 
 def _sorted(teachers: Sequence[Mapping[str, Any]]) -> list[str]:
-    return sorted(repr([one.get(key) for key in _COMPARED]) for one in teachers)
+    return sorted(repr([one.get(key) for key in (*_COMPARED, _SETTINGS)]) for one in teachers)
 
 
 def _names(teachers: Sequence[Mapping[str, Any]]) -> str:

@@ -8,7 +8,7 @@ from composer_kd.errors import TeacherError
 from composer_kd.teachers.ema import positive_time
 from composer_kd.teachers.student_copy import StudentCopy
 
-__all__ = ['SnapshotTeacher', 'is_due']
+__all__ = ['SnapshotTeacher', 'check_known', 'is_due']
 
 
 class SnapshotTeacher(StudentCopy):
@@ -48,6 +48,10 @@ class SnapshotTeacher(StudentCopy):
         if is_due(self.every, state, repr(self)):
             self.follow(state, 1.0)
 
+    def settings(self) -> dict[str, str]:
+        """What its answers depend on: ``every``."""
+        return {'every': self.every.to_timestring()}
+
     def __repr__(self) -> str:
         return f'SnapshotTeacher(every={self.every.to_timestring()!r})'
 
@@ -63,10 +67,25 @@ def is_due(every: Time, state: State, owner: str) -> bool:
     Raises:
         TeacherError: If ``every`` is in epochs, whose length is unknown.
     """
-    now, length = state.timestamp, state.dataloader_len
+    now = state.timestamp
     if every.unit == TimeUnit.BATCH:
         return now.batch.value % every.value == 0
-    if length is None:
-        raise TeacherError(f'{owner}: the number of batches in an epoch is unknown; give the time in batches, as 500ba')
+    check_known(every, state, owner)
     # At the end of the last batch, the epoch itself is not counted yet.
-    return now.batch_in_epoch.value == length.value and (now.epoch.value + 1) % every.value == 0
+    is_last = now.batch_in_epoch.value == state.dataloader_len.value
+    return is_last and (now.epoch.value + 1) % every.value == 0
+
+
+def check_known(every: Time, state: State, owner: str) -> None:
+    """Checks that it can be known when something recurs.
+
+    Args:
+        every: The time between two of them, in batches or epochs.
+        state: The state of a run that has its training data.
+        owner: What asks, for the message.
+
+    Raises:
+        TeacherError: If ``every`` is in epochs, whose length is unknown.
+    """
+    if every.unit != TimeUnit.BATCH and state.dataloader_len is None:
+        raise TeacherError(f'{owner}: the number of batches in an epoch is unknown; give the time in batches, as 500ba')

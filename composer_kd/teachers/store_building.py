@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +29,9 @@ from composer_kd.errors import StoreError
 from composer_kd.stores import Dense, Format, Hidden, Manifest, Store, StoreWriter, default_shard_samples
 from composer_kd.teachers.base import Teacher
 from composer_kd.teachers.frozen import FrozenTeacher
+from composer_kd.teachers.routing import RouteBy
 from composer_kd.teachers.store_reading import POOLED, WHOLE, TeacherReader
+from composer_kd.teachers.together import Together
 
 __all__ = ['build_store']
 
@@ -48,6 +51,7 @@ def build_store(
     feature_dtype: str = 'float16',
     positions: str = LABELLED,
     precision: str | None = None,
+    route: RouteBy | None = None,
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Store:
@@ -76,6 +80,8 @@ def build_store(
         feature_dtype: The floating dtype of stored features: float16, bfloat16 or float32.
         positions: Which positions are compared, as in :class:`.Distillation`.
         precision: The precision in which the teacher runs; ``None`` for Composer's default.
+        route: That of the :class:`.Distillation`, if it is the name of a column, which no teacher gets. What is stored
+            is of all samples.
         resume: Whether to go on with a build that was ended.
         progress: Called at the start and after each batch, with the number of samples that are stored, and of those to
             store, of this process.
@@ -87,6 +93,8 @@ def build_store(
         StoreError: If the data set is random without views, an output cannot be stored, or the folder is in use.
         TeacherError: If the teacher cannot answer, or has other classes than the model.
 
+    If a process fails, it raises its own error, and all others a ``StoreError`` that says it, after their batch.
+
     Example:
         >>> import tempfile
         >>> from composer.models import ComposerClassifier
@@ -97,21 +105,24 @@ def build_store(
         >>> store.manifest.samples, store.manifest.classes, store.nbytes
         (8, 3, 64)
     """
-    dataset = by_index(dataset.dataset if isinstance(dataset, Indexed) else dataset)
-    views = _views_of(dataset)
-    asked: Teacher = FrozenTeacher(teacher) if not isinstance(teacher, Teacher) else teacher
-    form = Dense() if format is None else format
-    if isinstance(form, Hidden) != (head is not None):
-        raise StoreError(f'head: the path of the last layer is for the format hidden, got {head!r} and {form}')
-    reader = TeacherReader(asked, model, _as_features(features), head, positions, precision, feature_dtype)
-    load = _Loading(dataset, num_workers, collate_fn)
-    outline = reader.outline(load.batch_of([ViewIndex(0, 0)]), form)
-    manifest = replace(
-        outline, samples=len(dataset), views=views, data=fingerprint(dataset), versions=_versions(),
-        transform={'views': views, 'seed': getattr(dataset, 'seed', None)},
-    )  # fmt: skip
-    manifest = replace(manifest, shard_samples=default_shard_samples(manifest, batch_size))
-    return _write(folder, manifest, reader, load, batch_size, resume, progress)
+    together = Together(folder)
+    with together.part():
+        dataset = by_index(dataset.dataset if isinstance(dataset, Indexed) else dataset)
+        views = _views_of(dataset)
+        asked: Teacher = FrozenTeacher(teacher) if not isinstance(teacher, Teacher) else teacher
+        form = Dense() if format is None else format
+        if isinstance(form, Hidden) != (head is not None):
+            raise StoreError(f'head: the path of the last layer is for the format hidden, got {head!r} and {form}')
+        column = route if isinstance(route, str) else None
+        reader = TeacherReader(asked, model, _as_features(features), head, positions, precision, feature_dtype, column)
+        load = _Loading(dataset, num_workers, collate_fn)
+        outline = reader.outline(load.batch_of([ViewIndex(0, 0)]), form)
+        manifest = replace(
+            outline, samples=len(dataset), views=views, data=fingerprint(dataset), versions=_versions(),
+            transform={'views': views, 'seed': getattr(dataset, 'seed', None)},
+        )  # fmt: skip
+        manifest = replace(manifest, shard_samples=default_shard_samples(manifest, batch_size))
+    return _write(folder, manifest, reader, load, batch_size, resume, progress, together)
 
 
 def _write(
@@ -122,32 +133,45 @@ def _write(
     batch_size: int,
     resume: bool,
     progress: Callable[[int, int], None] | None,
+    together: Together,
 ) -> Store:
     rank, ranks = dist.get_global_rank(), dist.get_world_size()
-    if rank and ranks > 1:
-        dist.barrier()  # the first process prepares the folder
-    with StoreWriter(folder, manifest, resume or rank > 0, rank, ranks) as writer:
-        if rank == 0 and ranks > 1:
-            dist.barrier()
-        done, every = writer.kept_rows, writer.kept_rows + len(writer.rows())
-        parts = list(writer.batches(batch_size))
-        if progress is not None:
-            progress(done, every)
-        with _InBackground() as background:
-            for rows, batch in zip(parts, load.batches(parts, manifest.samples)):
-                said = reader.read(batch, len(rows), manifest)
-                background.run(partial(writer.add, **said))
-                done += len(rows)
-                if progress is not None:
-                    progress(done, every)
-        if ranks > 1:
-            dist.barrier()
-        if rank == 0:
-            reader.keep_head(folder)
-        store = writer.finish() if rank == 0 else None
-        if ranks > 1:
-            dist.barrier()
+    store = None
+    with contextlib.ExitStack() as stack:
+        with together.part():  # the first process prepares the folder
+            writer = stack.enter_context(StoreWriter(folder, manifest, resume, 0, ranks)) if rank == 0 else None
+        with together.part():
+            writer = writer or stack.enter_context(StoreWriter(folder, manifest, True, rank, ranks))
+            _fill(writer, reader, load, batch_size, progress, together)
+        with together.part():
+            if rank == 0:
+                reader.keep_head(folder)
+                store = writer.finish()
     return store if store is not None else Store(folder)
+
+
+def _fill(
+    writer: StoreWriter,
+    reader: TeacherReader,
+    load: _Loading,
+    batch_size: int,
+    progress: Callable[[int, int], None] | None,
+    together: Together,
+) -> None:
+    """Writes the rows of this process."""
+    done, every = writer.kept_rows, writer.kept_rows + len(writer.rows())
+    parts = list(writer.batches(batch_size))
+    if progress is not None:
+        progress(done, every)
+    with _InBackground() as background:
+        for rows, batch in zip(parts, load.batches(parts, writer.manifest.samples)):
+            if together.is_over:
+                return
+            said = reader.read(batch, len(rows), writer.manifest)
+            background.run(partial(writer.add, **said))
+            done += len(rows)
+            if progress is not None:
+                progress(done, every)
 
 
 class _InBackground:

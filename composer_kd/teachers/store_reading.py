@@ -67,6 +67,7 @@ class TeacherReader:
         positions: Which positions are compared.
         precision: The precision of the teacher; None for Composer's default.
         dtype: The floating dtype of stored features.
+        route_column: The entry of a batch that says which teacher each sample has; None if there is none.
 
     Raises:
         TeacherError: If the teacher has no module with such layers, or other classes than the model.
@@ -81,6 +82,7 @@ class TeacherReader:
         positions: str,
         precision: str | None,
         dtype: str = 'float16',
+        route_column: str | None = None,
     ) -> None:
         self._teacher, self._model, self._positions = teacher, model, positions
         self._dtype = dtype
@@ -90,7 +92,7 @@ class TeacherReader:
         check_tokens(model, teacher)
         check_classes(model, teacher)
         teacher.prepare(state)
-        self._form = BatchFormat.of(model, positions)
+        self._form = BatchFormat.of(model, positions, route_column)
         module = module_of(teacher)
         if (features or head) and module is None:
             raise TeacherError(f'The teacher {teacher.name!r} has no module, so no layers whose features are stored')

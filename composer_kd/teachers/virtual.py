@@ -151,6 +151,10 @@ class VirtualTeacher:
 
     end_batch = FrozenTeacher.end_batch
 
+    def settings(self) -> dict[str, float]:
+        """What its answers depend on: ``correct``."""
+        return {'correct': self.correct}
+
     def _answer(self, student: Tensor, batch: Any) -> Tensor:
         layout = layout_of(student, batch, self._form)
         if layout.dim is None or layout.classes < 2:

@@ -354,3 +354,14 @@ def test_other_settings_are_checked():
 def test_one_process_is_refused_with_the_way_out():
     with pytest.raises(ConfigError, match=r'composer -n 2 \.\.\.; or train the nets .* with MutualLearning'):
         trainer(student(), loader(*pairs()), [CoDistillation()])
+
+
+def test_nothing_is_exchanged_when_the_window_is_over(two):
+    assert two['exchanges'] == {'1dur': [2, 4, 6, 8], '5ba': [2, 4], '0.5dur': [2]}
+
+
+def test_epochs_of_unknown_length_are_refused_before_training(two):
+    said, batches = two['unknown length']
+    assert said.startswith("TeacherError: CoDistillation(exchange_every='1ep'")
+    assert 'give the time in batches' in said
+    assert batches == []

@@ -17,10 +17,23 @@ from composer.models import ComposerClassifier
 from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from composer_kd import ConfigError, Distillation, KLDivergence, Match
+from composer_kd import CoDistillation, ConfigError, Distillation, KLDivergence, Match, MutualLearning
 from composer_kd.losses import CRD, hint, mse, rkd
 from tests.distilling import cnn, distil, image_student, images
-from tests.helpers import FEATURES, EventSpy, Recorder, loader, mlp, pairs, student, train, trainer, weights
+from tests.helpers import (
+    FEATURES,
+    EventSpy,
+    Recorder,
+    TokenDataset,
+    TokenModel,
+    loader,
+    mlp,
+    pairs,
+    student,
+    train,
+    trainer,
+    weights,
+)
 
 
 def losses(match=None):
@@ -155,3 +168,19 @@ def test_a_dropout_that_another_replaces_is_seen(order):
     train(model, loader(*pairs()), algorithms, [recorder, look], max_duration='4ep')
     assert kinds[0] == 'GyroDropoutLayer'
     assert all('mse_1' in batch for batch in recorder.batches)
+
+
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda: Distillation(TokenModel(seed=3), KLDivergence()),
+        lambda: MutualLearning([TokenModel(seed=3)]),
+        lambda: CoDistillation(),
+    ],
+)
+def test_microbatches_that_the_trainer_weights_by_tokens(make):
+    """What counts is counted by the algorithm: valid tokens would count twice."""
+    ids = torch.randint(11, (8, 5))
+    data = torch.utils.data.DataLoader(TokenDataset(input_ids=ids, labels=ids), batch_size=4)
+    with pytest.raises(ConfigError, match=r'accumulate_train_batch_on_tokens=True.* count twice\. Leave it out'):
+        trainer(TokenModel(), data, [make()], accumulate_train_batch_on_tokens=True)

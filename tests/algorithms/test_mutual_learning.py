@@ -192,6 +192,10 @@ def test_wrong_input_is_refused_before_training():
             MutualLearning(peers)
     with pytest.raises(ConfigError, match=r"without '/', .* got 'a/b'"):
         Peer(net, name='a/b')  # its metrics would be those of a peer 'a', and exports leave the run's folder
+    with pytest.raises(
+        ConfigError, match=r"names 'a\.b' and 'a_b' differ in punctuation alone.*'peer_a_b'; rename one"
+    ):
+        MutualLearning([Peer(mlp(seed=n), name=name) for n, name in enumerate(('a.b', 'a_b'))])
     with pytest.raises(ConfigError, match='kd_loss_weight'):
         MutualLearning([net], kd_loss_weight=-1.0)
     with pytest.raises(ConfigError, match='learns something'):

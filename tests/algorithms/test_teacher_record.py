@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from composer_kd import CheckpointError, Distillation, EMATeacher
+from composer_kd import CheckpointError, Distillation, EMATeacher, SnapshotTeacher, VirtualTeacher
 from composer_kd.algorithms import teacher_record
 from composer_kd.teachers import FrozenTeacher
 from tests.helpers import EventSpy, loader, mlp, mse, pairs, student, train, trainer, weights
@@ -55,6 +55,26 @@ def test_other_teachers_are_an_error_and_there_is_a_way_out(tmp_path, other, sai
     assert not trained
     train(student(), loader(*pairs()), [other()], [spy], max_duration='3ba', load_path=path, **OUT)
     assert trained == [2]
+
+
+@pytest.mark.parametrize(
+    ('before', 'now', 'said'),
+    [
+        (VirtualTeacher(0.9), VirtualTeacher(0.5), r"teacher 0 \('virtual'\): correct saved 0.9, now 0.5"),
+        (EMATeacher('2ba'), EMATeacher('9ba'), "half_life saved '2ba', now '9ba'"),
+        (SnapshotTeacher('1ba'), SnapshotTeacher('1ep'), "every saved '1ba', now '1ep'"),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_other_settings_make_another_teacher(tmp_path, before, now, said):
+    path = saved(tmp_path, Distillation(before, mse, start_dur='1ba'))
+    with pytest.raises(CheckpointError, match=said):
+        run(Distillation(now, mse, start_dur='1ep'), until='3ba', load_path=path)
+    checkpoint = torch.load(path, weights_only=False)
+    ((_, state),) = checkpoint['state']['algorithms']  # as an earlier version saved it
+    state['fingerprints'][0][0].pop('settings')
+    torch.save(checkpoint, path)
+    run(Distillation(now, mse, start_dur='1ep'), until='3ba', load_path=path)
 
 
 def test_a_function_leaves_out_the_fingerprints_alone(tmp_path):

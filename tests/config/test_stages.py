@@ -146,6 +146,11 @@ def test_the_faults_of_all_stages_come_together_and_a_shared_one_once(write):
         ({'one': {'algorithms': None, 'load_path': 'runs/digits-born-again/x.pt'}}, {}, 'stages.one.load_path: '),
         ({'one': {'algorithms': None}, 'b': {KD: {'model': {'name': 'ShallowCNN'},
           'checkpoint': 'runs/digits-born-again/one/latest-rank0.pt'}}}, {}, f'stages.b.{KD}: runs/digits-born-again'),
+        ({'one': {'algorithms': {'mutual_learning': {'peers': [{'model': {'name': 'ShallowCNN'},
+          'checkpoint': 'runs/digits-born-again/one/latest-rank0.pt'}]}}}}, {},
+         'stages.one.algorithms.mutual_learning.peers: runs/digits-born-again/one/latest-rank0.pt is of a stage'),
+        ({'one': {KD: [{'cache': 'runs/digits-born-again/store'}]}}, {},
+         f'stages.one.{KD}.0: runs/digits-born-again/store is in the folder of this YAML'),
         ({'one': {KD: {'stage': 'previous'}}}, {}, "the first stage has none before it, got 'previous'"),
         ({'one': {'algorithms': None, 'ensemble': 3}}, {}, 'stages.one.ensemble: expected true or false, got 3'),
     ],
@@ -157,7 +162,7 @@ def test_what_is_refused(write, stages, settings, named):
 def test_a_stage_outside_of_stages_is_refused():
     with pytest.raises(ConfigError, match='names a stage, and this YAML has none'):
         load_config('yamls/digits/kd.yaml', [f'{KD}=[{{stage: one}}]'])
-    with pytest.raises(ConfigError, match='has stages, each of which is a run of its own'):
+    with pytest.raises(ConfigError, match=r'has stages \(teacher, student\), each of which is a run of its own'):
         load_config(BORN_AGAIN)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from composer import Callback
-from composer.models import ComposerModel
+from composer.models import ComposerClassifier, ComposerModel
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -23,7 +23,18 @@ from composer_kd import (
     TeacherError,
     kl_divergence,
 )
-from composer_kd.losses import CRD, DKD, VID, ReviewKD, hint, rkd, similarity_preserving
+from composer_kd.losses import (
+    CRD,
+    DKD,
+    VID,
+    ReviewKD,
+    attention_transfer,
+    channel_wise_kl,
+    hint,
+    rkd,
+    sad,
+    similarity_preserving,
+)
 from tests.distilling import cnn, distil, image_student, images, tokens
 from tests.helpers import (
     Recorder,
@@ -200,6 +211,21 @@ def test_auto_needs_the_dataloader_to_train_but_not_to_evaluate():
     with pytest.raises(ConfigError, match='shapes are measured on the first samples of the train_dataloader'):
         run.fit(train_dataloader=images(), duration='1ba')
     run.close()
+
+
+@pytest.mark.parametrize('loss', [attention_transfer, channel_wise_kl, sad], ids=lambda loss: loss.__name__)
+def test_a_loss_of_positions_where_there_is_one_alone(loss):
+    """It would be 0 in each batch, and nothing would say so."""
+
+    def pooling():
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+
+    one, more = (Distillation(pooling(), Match(loss, on=layer)) for layer in ('1', '0'))
+    with pytest.warns(UserWarning, match=rf"Match '{loss.__name__}_1'.* is 0 .*\(4, 8, 1, 1\) .*before the pooling"):
+        trainer(ComposerClassifier(pooling(), num_classes=4), images(), [one])
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        trainer(ComposerClassifier(pooling(), num_classes=4), images(), [more])
 
 
 def test_a_frozen_layer_cannot_learn():

@@ -101,6 +101,24 @@ def test_what_else_differs_is_said_beside_the_gain():
     assert not any('The two differ' in sentence for sentence in Report(evidence()).verdict)
 
 
+def test_a_model_that_teaches_its_own_kind_is_the_student_alone():
+    """As the first of born-again generations; one that is known as a teacher alone, or was taught itself, is not."""
+    given = evidence(seeds=(0,))
+    model = {'name': 'ShallowCNN'}
+    models = {one.role: dataclasses.replace(one, settings={**one.settings, 'model': model}) for one in given.models}
+    teacher, student = models[TEACHER], models[DISTILLED]
+    report = Report(dataclasses.replace(given, models=(teacher, student)))
+    assert report.alone.first is teacher
+    assert any('Distillation lowered the student from' in sentence for sentence in report.verdict)
+    assert 'confusions' in report.drawings
+    for other in (
+        dataclasses.replace(teacher, settings={'model': model}),
+        dataclasses.replace(teacher, distilled_by=('distillation',)),
+    ):
+        said = Report(dataclasses.replace(given, models=(other, student))).verdict
+        assert any('no run of the same model without a teacher' in sentence for sentence in said)
+
+
 def test_durations_of_as_many_batches_are_no_difference():
     def other(one):
         duration = {ALONE: '40ba', DISTILLED: '4ep', TEACHER: '1ep'}[one.role]

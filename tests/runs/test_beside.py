@@ -208,6 +208,11 @@ def test_a_peer_may_become_a_teacher(runs, tmp_path):
                 r"exits\.2: the exit 'linear0'",
             ],
         ),
+        (
+            'self',
+            ['algorithms.self_distillation.features=layer4'],
+            [r"self_distillation\.features: layer4: fails .* has no layer 'layer4'; did you mean"],
+        ),
     ],
 )
 def test_what_does_not_fit_is_said_before_training_together(name, overrides, said, tmp_path):

@@ -10,6 +10,7 @@ from composer_kd.config.load import load_config
 from composer_kd.errors import ConfigError
 from composer_kd.models import ShallowCNN
 from composer_kd.runs.train import train
+from composer_kd.workflows.cache import cache
 
 KD = 'yamls/digits/kd_two_teachers.yaml'
 QUICK = ['progress_bar=false', 'train_loader.dataset.subset=128', 'eval_loader=null', 'max_duration=2ba']
@@ -81,6 +82,26 @@ def test_a_function_a_component_and_a_column(teachers):
     model = f'model={{name: {__name__}.Named}}'
     by_column = kd(teachers, model, f'train_loader.collate_fn={__name__}.named', f'{ROUTE}teacher_id')
     assert by_column == kd(teachers, model, f'train_loader.collate_fn={__name__}.plain', f'{ROUTE}{__name__}.of_labels')
+
+
+SEEN = []
+
+
+def seeing(model, batch):
+    SEEN.append(set(batch))
+    return model(batch['images'])
+
+
+def test_no_teacher_gets_the_column_that_says_whose_a_sample_is(teachers, tmp_path):
+    """Neither in training nor where a store of it is built, and measured."""
+    SEEN.clear()
+    column = [f'model={{name: {__name__}.Named}}', f'train_loader.collate_fn={__name__}.named', f'{ROUTE}teacher_id']
+    column += [f'algorithms.distillation.teachers.{number}.forward={__name__}.seeing' for number in (0, 1)]
+    kd(teachers, *column)
+    assert SEEN
+    every = 'algorithms.distillation.n_teachers_to_sample=null'
+    cache(load_config(KD, [*QUICK, 'save_folder=null', every, *teachers, *column]), out=tmp_path / 'stores')
+    assert all(keys == {'images', 'labels'} for keys in SEEN)
 
 
 @pytest.mark.parametrize(

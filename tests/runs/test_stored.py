@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from composer_kd.errors import ConfigError, StoreError
 from composer_kd.models import IndexedClassifier, ShallowCNN
 from composer_kd.runs import build
 from composer_kd.runs.stored import check_stores, live_teacher, note_teacher
-from composer_kd.stores import Dense, TopK
+from composer_kd.stores import Dense, TopK, mds
 
 KD, CACHED = 'yamls/digits/kd.yaml', 'yamls/digits/kd_cached.yaml'
 SMALL = ['train_loader.dataset.subset=48', 'progress_bar=false', 'save_folder=null']
@@ -117,6 +118,25 @@ def test_the_model_of_a_store_is_known(stores, tmp_path):
         teacher.model.name, teacher.model.options, teacher.checkpoint,
     )  # fmt: skip
     assert dataclasses.replace(found, model=teacher.model) == teacher
+
+
+def test_the_model_of_a_store_elsewhere_is_known(stores, tmp_path, monkeypatch):
+    def fetch(streaming, remote, folder, name):
+        if not (tmp_path / remote.removeprefix('s3://') / name).exists():
+            raise StoreError(f'no {name}')
+        shutil.copyfile(tmp_path / remote.removeprefix('s3://') / name, folder / name)
+
+    monkeypatch.setattr(mds, 'import_streaming', lambda: None)
+    monkeypatch.setattr(mds, '_fetch', fetch)
+    (teacher,) = load_config(KD).algorithms['distillation'].options['teachers']
+    (tmp_path / 'bucket').mkdir()
+    shutil.copyfile(stores / 'dense' / 'manifest.json', tmp_path / 'bucket' / 'manifest.json')
+    (tmp_path / 'bucket' / 'index.json').write_text('{}')
+    assert live_teacher('s3://bucket', tmp_path / 'kept') is None
+    note_teacher(tmp_path / 'bucket', teacher)
+    found = live_teacher('s3://bucket', tmp_path / 'kept')
+    assert (found.model.name, found.checkpoint) == (teacher.model.name, teacher.checkpoint)
+    assert live_teacher('s3://none', tmp_path / 'kept') is None
 
 
 def test_code_of_others_is_not_trusted(tmp_path):

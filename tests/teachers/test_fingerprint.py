@@ -81,6 +81,7 @@ def test_teachers_without_weights_say_what_they_can():
         'name': 'constant', 'class': 'Constant', 'weights': None, 'input_adapter': None,
     }  # fmt: skip
     assert teacher_fingerprint(EMATeacher())['class'] == 'EMATeacher'
+    assert teacher_fingerprint(EMATeacher('7ba'))['settings'] == {'half_life': '7ba'}
     assert teacher_fingerprint(EMATeacher())['weights'] is None
     student_itself = FrozenTeacher(mlp())
     student_itself.is_student = True  # trained in the run, as an adapter beside the base that teaches
@@ -94,12 +95,16 @@ def test_teachers_without_weights_say_what_they_can():
     assert weights_hash(eight_bit) is None
 
 
-def test_a_stored_teacher_is_the_one_that_was_stored(tmp_path):
-    x, y = pairs(8)
-    data, net = torch.utils.data.TensorDataset(x, y), mlp()
-    store = build_store(tmp_path / 'store', FrozenTeacher(net), IndexedClassifier(mlp(seed=1), num_classes=4), data)
-    live, stored = teacher_fingerprint(FrozenTeacher(net)), teacher_fingerprint(CachedTeacher(store.folder))
-    assert live == stored
+class Warm(Constant):
+    def settings(self):
+        return {'temperature': 2.0}
+
+
+@pytest.mark.parametrize('make', [lambda: FrozenTeacher(mlp()), Warm])
+def test_a_stored_teacher_is_the_one_that_was_stored(tmp_path, make):
+    data = torch.utils.data.TensorDataset(*pairs(8))
+    store = build_store(tmp_path / 'store', make(), IndexedClassifier(mlp(seed=1), num_classes=4), data)
+    assert teacher_fingerprint(make()) == teacher_fingerprint(CachedTeacher(store.folder))
 
 
 def test_order_and_number():

@@ -23,6 +23,7 @@ from composer_kd.data import ViewIndex
 from composer_kd.stores import FormatError, Hidden, Store
 from composer_kd.stores.formats import Stored, distance
 from composer_kd.teachers import Teacher, answered_logits
+from composer_kd.teachers.routing import RouteBy
 from composer_kd.teachers.store_head import kept_head
 from composer_kd.teachers.store_sections import stored_mask
 
@@ -59,6 +60,7 @@ def measure(
     collate_fn: Callable[[list[Any]], Any] | None = None,
     positions: str = 'labelled',
     precision: str | None = None,
+    route: RouteBy | None = None,
 ) -> Measured:
     """Compares a store with the live teacher, on samples that are spread over the data set, in view 0.
 
@@ -71,8 +73,9 @@ def measure(
         collate_fn: What makes a batch of samples; None for torch's.
         positions: Which positions are compared.
         precision: The precision in which the teacher runs; None for Composer's default.
+        route: The name of the column that says which teacher each sample has, or a function; None if there is none.
     """
-    device, form = get_device(None), BatchFormat.of(model, positions)
+    device, form = get_device(None), BatchFormat.of(model, positions, route if isinstance(route, str) else None)
     chosen = Precision(precision or ('fp32' if device.name == 'cpu' else 'amp_fp16'))
     numbers = _spread(len(dataset), batch_size)
     head = kept_head(store.folder) if isinstance(store.format, Hidden) else None

@@ -193,10 +193,12 @@ def _store(
     _say_missing(matches, settings)
     size = settings.batch_size or max(_LEAST_BATCH, 2 * config.device_train_batch_size)
     collate = None if config.train_loader.collate_fn is None else loader.collate_fn
+    route = one.algorithm.options.get('route')
     rules: dict[str, Any] = {
         'collate_fn': collate,
         'positions': one.algorithm.options.get('positions', LABELLED),
         'precision': config.precision,
+        'route': route if isinstance(route, str) else None,  # a function reads the batch as it is
     }
     start = time.perf_counter()
     with BuildProgress(teacher.name) as progress:

@@ -19,6 +19,7 @@ from composer_kd.runs.stages import (
     check_stages,
     clear_chain,
     finished_metrics,
+    left_behind,
     note_teachers,
 )
 from composer_kd.runs.train import train
@@ -53,6 +54,8 @@ def train_stages(chain: Chain, quiet: bool = False) -> dict[str, dict[str, float
     with without_remarks(), alone_in(chain.folder if rank == 0 else None), full_disk_said(chain.folder):
         finished = _finished(chain)
         left = [stage for stage in chain.stages if stage.name not in finished]
+        for folder in left_behind(chain) if rank == 0 else ():
+            say(f'{folder} is no stage of this YAML any more: it stays as it is, and is left out of the results')
         rehearse(chain, left)
         if chain.starts_anew:  # only now, when nothing is wrong with what takes its place
             _clear(chain)

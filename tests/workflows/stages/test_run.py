@@ -21,6 +21,7 @@ from composer_kd.workflows.stages import train_stages
 QUICK = ['progress_bar=false', 'train_loader.dataset.subset=128', 'eval_loader.dataset.subset=100', 'max_duration=2ep']
 BORN_AGAIN = 'yamls/digits/born_again.yaml'
 ASSISTANT = 'yamls/digits/assistant.yaml'
+TO = ['--to', 'state-dict']
 
 
 def chain(folder, *overrides, yaml=BORN_AGAIN):
@@ -97,13 +98,19 @@ def test_started_again_it_trains_nothing(born_again, capsys):
     assert 'student-2 has finished' in capsys.readouterr().out
 
 
-def test_more_generations_go_on_from_those_that_are_there(born_again, tmp_path):
+def test_more_generations_go_on_from_those_that_are_there(born_again, tmp_path, capsys):
     folder, metrics = born_again
     first = chain(tmp_path, 'stages.student.generations=1')
     assert 'student' not in first
     both = chain(tmp_path, 'stages.student.generations=2')
     assert same(weights(tmp_path / 'student-2'), weights(folder / 'student-2'))
     assert both['student'] == metrics['student']
+    assert 'any more' not in capsys.readouterr().out
+    chain(tmp_path, 'stages.student.generations=1')
+    assert f'{tmp_path / "student-2"} is no stage of this YAML any more: it stays as it is' in capsys.readouterr().out
+    stages = json.loads((tmp_path / 'stages.json').read_text())['stages']
+    assert [one['stage'] for one in stages] == ['teacher', 'student-1']
+    assert same(weights(tmp_path / 'student-2'), weights(folder / 'student-2'))
 
 
 @pytest.mark.parametrize(
@@ -255,5 +262,22 @@ def test_the_command_and_what_can_be_done_with_a_chain(tmp_path, capsys):
     assert ensemble_notes([folder, 'elsewhere']) == [
         'Together, by the mean of their probabilities, a and b reach X 0.5000.'
     ]
-    assert main(['bench', ASSISTANT]) == 2
-    assert 'has stages, each of which is a run of its own' in capsys.readouterr().err
+
+
+def test_other_commands_name_the_stages_of_a_chain(born_again, tmp_path, capsys):
+    folder, _ = born_again
+    for command in (['bench', ASSISTANT], ['evaluate', ASSISTANT], ['export', ASSISTANT, *TO], ['layers', ASSISTANT]):
+        assert main(command) == 2, command
+        said = capsys.readouterr().err
+        assert 'has stages (teacher, assistant, student), each of which is a run of its own' in said, command
+    assert main(['export', str(folder), *TO]) == 2
+    assert f'give that of one, {folder / "teacher"} or {folder / "student-1"} or' in capsys.readouterr().err
+    begun = tmp_path / 'begun'
+    begun.mkdir()
+    (begun / 'stages.json').write_text((folder / 'stages.json').read_text())
+    for command, *options in (['evaluate'], ['bench'], ['export', *TO], ['report']):
+        assert main([command, str(begun), *options]) == 2, command
+        assert 'the stages teacher, student-1, student-2, of which none has a checkpoint' in capsys.readouterr().err
+    (begun / 'stages.json').write_text('{')
+    assert main(['evaluate', str(begun)]) == 2
+    assert 'stages.json is damaged' in capsys.readouterr().err
