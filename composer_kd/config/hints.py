@@ -19,6 +19,7 @@ from composer_kd.config.typecheck import Parameter, parameters
 from composer_kd.errors import ConfigError, nearest
 from composer_kd.matches.loss_signature import Loss as LossObject
 from composer_kd.matches.match import Losses, Match
+from composer_kd.matches.projector import PROJECTORS
 from composer_kd.teachers import Teachers
 from composer_kd.teachers.routing import RouteBy
 
@@ -149,8 +150,8 @@ def _kind_of_entry(value: Any) -> Any:
     return StoredTeacherConfig if is_stored(value) else TeacherConfig
 
 
-def _means_auto(value: Any) -> bool:
-    return isinstance(value, str) and bool(difflib.get_close_matches(value, ['auto']))
+def _is_made_to_measure(value: Any) -> bool:
+    return isinstance(value, str) and bool(difflib.get_close_matches(value, PROJECTORS))
 
 
 def _or_schedule(number: Any) -> Any:
@@ -172,8 +173,8 @@ Temperature = _or_schedule(Annotated[float | None, Positive])
 AnyProjector = Annotated[
     Any,
     Either(
-        "'auto', or a projector: {name: torch.nn.Conv2d, its options}",
-        lambda value: Literal['auto'] | None if value is None or _means_auto(value) else Projector,
+        f'{", ".join(map(repr, PROJECTORS))}, or a projector: {{name: torch.nn.Conv2d, its options}}',
+        lambda value: Literal[tuple(PROJECTORS)] | None if value is None or _is_made_to_measure(value) else Projector,
     ),
 ]
 LossOrMatch = Annotated[Any, Either(_A_LOSS, lambda value: OneMatch if _is_match(value) else Loss)]

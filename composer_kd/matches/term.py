@@ -18,7 +18,7 @@ from composer_kd.losses._common import at_least_float32
 from composer_kd.losses.sparse import TeacherLogits
 from composer_kd.matches.loss_adapter import Feature, LossAdapter
 from composer_kd.matches.match import Match
-from composer_kd.matches.projector import AutoProjector
+from composer_kd.matches.projector import PROJECTORS, AutoProjector
 
 __all__ = ['Key', 'LossTerm', 'misfit']
 
@@ -84,7 +84,7 @@ class LossTerm:
         """Whether the shapes of features must be measured before its modules can be built."""
         loss = self.adapter.loss
         unbuilt = isinstance(loss, nn.Module) and hasattr(loss, 'build') and not any(True for _ in loss.parameters())
-        return unbuilt or (self.match.project == 'auto' and self.projector is None)
+        return unbuilt or (isinstance(self.match.project, str) and self.projector is None)
 
     def build(self, student: Mapping[Key, torch.Size], teacher: Mapping[Key, torch.Size]) -> None:
         """Builds the projector and the loss from the shapes of features.
@@ -97,10 +97,11 @@ class LossTerm:
             ConfigError: If no projector fits the shapes, or the loss rejects them.
         """
         shapes = [student[key] for key in self.student_keys], [teacher[key] for key in self.teacher_keys]
-        if self.match.project == 'auto':
+        if isinstance(self.match.project, str):
             if self.adapter.summary is not None:
                 shapes[0][0] = self._summarised(shapes[0][0])
-            self.projector = AutoProjector(shapes[0][0], shapes[1][0], f'Match {self.match.name!r}')
+            kind = PROJECTORS[self.match.project]
+            self.projector = kind(shapes[0][0], shapes[1][0], f'Match {self.match.name!r}')
         loss = self.adapter.loss
         if not hasattr(loss, 'build'):
             return
