@@ -16,18 +16,19 @@ __all__ = ['MultiTemperature']
 class MultiTemperature(nn.Module):
     r"""The weighted mean of a loss at several temperatures.
 
-    Jin, Wang and Lin, *Multi-Level Logit Distillation* (CVPR 2023), which aligns predictions at the temperatures 2, 3,
-    4, 5 and 6 (and 4 of its own; its other levels compare the samples of a batch):
+    Jin, Wang and Lin, *Multi-Level Logit Distillation* (CVPR 2023), of which this is the level of single predictions,
+    at the temperatures 2, 3, 4, 5 and 6. (Its other levels compare samples, and classes, of a batch.)
 
     .. math:: \frac{\sum_k w_k \, L(s, t; T_k)}{\sum_k w_k}
 
-    The teacher runs once. The losses of this package scale with :math:`T^2`, so that each temperature has a gradient of
-    the same size. To log each temperature under a name of its own, give a list of matches instead:
+    The authors' code has the sum, which is five times as large. The teacher runs once. The losses of this package scale
+    with :math:`T^2`, so that each temperature has a gradient of the same size. To log each temperature under a name of
+    its own, give a list of matches instead:
     ``[Match(KLDivergence(t), weight=0.2, name=f'kl at {t}') for t in (2, 3, 4, 5, 6)]``.
 
     Args:
-        loss: A loss with an attribute ``temperature``; :class:`.KLDivergence` if ``None``. It receives labels or mask if
-            its signature has them.
+        loss: A loss with an attribute ``temperature``; :class:`.KLDivergence` if ``None``. It receives labels or mask
+            if its signature has them.
         temperatures: The temperatures :math:`T_k`.
         weights: A weight of 0 or more for each temperature; equal weights if ``None``.
 
@@ -35,7 +36,8 @@ class MultiTemperature(nn.Module):
         wrapped: The loss. Inspect its signature, instead of this module's, for the arguments that it takes.
 
     Raises:
-        ValueError: If the loss has no temperature, a temperature or weight is out of its bounds, or their numbers differ.
+        ValueError: If the loss has no temperature, a temperature or weight is out of its bounds, or their numbers
+            differ.
 
     Example:
         >>> import torch
@@ -63,8 +65,8 @@ class MultiTemperature(nn.Module):
         self.weights = [check_number('MultiTemperature', 'each weight', w, strict=False) for w in given]
         if len(self.weights) != len(self.temperatures) or not sum(self.weights) > 0.0:
             raise ValueError(
-                f'MultiTemperature: expected one weight for each of the {len(self.temperatures)} temperatures, at least '
-                f'one of each, and not all 0; got {weights!r}'
+                f'MultiTemperature: expected one weight for each of the {len(self.temperatures)} temperatures, at '
+                f'least one of each, and not all 0; got {weights!r}'
             )
 
     @property

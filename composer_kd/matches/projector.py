@@ -56,9 +56,9 @@ class AutoProjector(nn.Module):
         tokens_differ = len(student) == len(teacher) == 3 and student[1] != teacher[1]
         if min(len(student), len(teacher)) < 2 or max(len(student), len(teacher)) > 5 or tokens_differ:
             raise ConfigError(
-                f"{place}: a projector made to measure finds nothing that joins the student's {tuple(student)} and the teacher's "
-                f'{tuple(teacher)}; it joins feature maps, vectors, and token sequences of equal length. Give a module '
-                'that takes the one to the other.'
+                f"{place}: a projector made to measure finds nothing that joins the student's {tuple(student)} and the "
+                f"teacher's {tuple(teacher)}; it joins feature maps, vectors, and token sequences of equal length. "
+                'Give a module that takes the one to the other.'
             )
         maps = not self.pools and len(student) > 3
         self.is_map = maps

@@ -284,16 +284,10 @@ def _other_classes(student: torch.Size, teacher: torch.Size) -> str:
     """The way out where the number of classes alone differs, as with vocabularies padded to a round number."""
     if student[:-1] != teacher[:-1] or not student:
         return ''
-    fewer, more = sorted((student[-1], teacher[-1]))
-    if teacher[-1] == more:
-        way = f'cut the others off: FrozenTeacher(model, forward=lambda model, batch: ...logits[..., :{fewer}])'
-    else:
-        way = (
-            f'give the student that many, model.resize_token_embeddings({fewer}), or let the teacher give the others '
-            f'no probability: FrozenTeacher(model, forward=lambda model, batch: torch.nn.functional.pad(...logits, '
-            f'(0, {more - fewer}), value=-1e4))'
-        )
+    fewer = min(student[-1], teacher[-1])
     return (
-        f' If the first {fewer} classes are the same in both, as where one vocabulary is padded to a round number, '
-        f'{way}. Losses for other classes: UniversalLogit.'
+        f' If the first {fewer} classes are the same in both, as where the vocabulary of one tokenizer is padded to '
+        'round numbers, compare those of the tokens: Distillation(..., vocabulary=N), with the number of tokens, at '
+        f'most {fewer}. Models that have their tokenizers, HuggingFaceModel(model, tokenizer), need no number. Losses '
+        'for other classes: UniversalLogit.'
     )

@@ -47,6 +47,7 @@ def build_store(
     head: str | None = None,
     feature_dtype: str = 'float16',
     positions: str = LABELLED,
+    vocabulary: int | None = None,
     precision: str | None = None,
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -75,6 +76,8 @@ def build_store(
             is a :class:`torch.nn.Linear`, it is kept in the store.
         feature_dtype: The floating dtype of stored features: float16, bfloat16 or float32.
         positions: Which positions are compared, as in :class:`.Distillation`.
+        vocabulary: The number of classes that are compared, as in :class:`.Distillation`: of logits, no others are
+            stored. Hidden states are stored as they are.
         precision: The precision in which the teacher runs; ``None`` for Composer's default.
         resume: Whether to go on with a build that was ended.
         progress: Called at the start and after each batch, with the number of samples that are stored, and of those to
@@ -103,7 +106,7 @@ def build_store(
     form = Dense() if format is None else format
     if isinstance(form, Hidden) != (head is not None):
         raise StoreError(f'head: the path of the last layer is for the format hidden, got {head!r} and {form}')
-    reader = TeacherReader(asked, model, _as_features(features), head, positions, precision, feature_dtype)
+    reader = TeacherReader(asked, model, _as_features(features), head, positions, precision, feature_dtype, vocabulary)
     load = _Loading(dataset, num_workers, collate_fn)
     outline = reader.outline(load.batch_of([ViewIndex(0, 0)]), form)
     manifest = replace(

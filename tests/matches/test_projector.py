@@ -80,8 +80,14 @@ def gram(feature, dim):
 
 @pytest.mark.parametrize(
     ('student', 'teacher'),
-    [((4, 8), (4, 12)), ((4, 8), (4, 8)), ((4, 5, 8), (4, 5, 12)), ((2, 8, 3, 3), (2, 16, 3, 3)), ((2, 3, 2, 2, 2), (2, 5, 2, 2, 2))],
-)  # fmt: skip
+    [
+        ((4, 8), (4, 12)),
+        ((4, 8), (4, 8)),
+        ((4, 5, 8), (4, 5, 12)),
+        ((2, 8, 3, 3), (2, 16, 3, 3)),
+        ((2, 3, 2, 2, 2), (2, 5, 2, 2, 2)),
+    ],
+)
 def test_orthogonal_keeps_lengths_and_angles(student, teacher):
     projector, feature = OrthogonalProjector(student, teacher), torch.randn(student)
     ours, theirs = projector(feature, torch.randn(teacher))

@@ -122,6 +122,8 @@ def _error(parts: list[tuple[Tensor, Tensor]]) -> FormatError | None:
 def _compared(logits: Any, batch: Any, form: BatchFormat, store: Store) -> Tensor:
     """The logits at the positions that are stored: ``(positions, classes)``."""
     rows = layout_of(logits, batch, form).rows(logits)
+    if not isinstance(store.format, Hidden):
+        rows = rows[..., : store.manifest.classes]
     mask = stored_mask(batch, form) if store.manifest.positions == 'tokens' else None
     return rows.flatten(0, -2) if mask is None else rows[mask]
 

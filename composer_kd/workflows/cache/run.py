@@ -198,6 +198,7 @@ def _store(
         'positions': one.algorithm.options.get('positions', LABELLED),
         'precision': config.precision,
     }
+    vocabulary = one.algorithm.options.get('vocabulary')
     start = time.perf_counter()
     with BuildProgress(teacher.name) as progress:
         store = build_store(
@@ -213,6 +214,7 @@ def _store(
             num_workers=config.train_loader.num_workers,
             resume=settings.resume,
             progress=progress,
+            vocabulary=vocabulary,
             **rules,
         )
     seconds = time.perf_counter() - start

@@ -36,7 +36,9 @@ def jsd(student, teacher, beta=0.5, temperature=1.0):
 
 
 def skewed(student, teacher, alpha=0.1, temperature=1.0):
-    return temperature**2 * np.mean([entropy(t, alpha * t + (1 - alpha) * s) for s, t in rows(student, teacher, temperature)])
+    return temperature**2 * np.mean(
+        [entropy(t, alpha * t + (1 - alpha) * s) for s, t in rows(student, teacher, temperature)]
+    )
 
 
 def skewed_reverse(student, teacher, alpha=0.1, temperature=1.0):
