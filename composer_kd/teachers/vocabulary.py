@@ -100,6 +100,8 @@ def _head_of_teacher(teacher: Teacher, student: nn.Module, ours: LanguageHead) -
     if stored is not None:
         classes, has_our_tokenizer = stored(student)
         return LanguageHead(name, classes, ours.tokens if has_our_tokenizer else None)
+    if getattr(teacher, 'is_student', False):
+        return LanguageHead(name, ours.classes, ours.tokens)
     module = module_of(teacher)
     if module is None or getattr(teacher, 'has_own_forward', False):
         return LanguageHead(name, None, None)  # what it answers is known when it runs

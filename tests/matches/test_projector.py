@@ -118,3 +118,16 @@ def test_a_standardized_hint_is_one_to_the_layer_norm_of_the_teacher():
     torch.testing.assert_close(hint(student, teacher, standardize=True), expected)
     maps = [x.movedim(-1, 1).unsqueeze(-1) for x in (student, teacher)]
     torch.testing.assert_close(hint(*maps, standardize=True), expected)
+
+
+def test_orthogonal_is_resumed_bit_by_bit(tmp_path):
+    def go(folder, **options):
+        options = {'max_duration': '4ba', 'save_folder': str(folder), 'save_interval': '2ba', **options}
+        run, recorder, _ = distil([Match(hint, on='4', project='orthogonal')], optimizer=None, **options)
+        return run.state.model.state_dict(), recorder.batches
+
+    straight, losses = go(tmp_path / 'a')
+    resumed, rest = go(tmp_path / 'b', load_path=str(tmp_path / 'a' / 'ep0-ba2-rank0.pt'))
+    assert losses[2:] == rest
+    assert any('parametrizations' in key for key in straight)
+    assert all(torch.equal(straight[key], resumed[key]) for key in straight)

@@ -108,6 +108,10 @@ def test_the_vocabulary_of_a_yaml_is_that_of_its_store(overrides, tmp_path):
     assert train(load_config(CACHED, [*stored, *short]), quiet=True)['loss/train/kd'] == pytest.approx(
         live['loss/train/kd'], rel=1e-2
     )
+    (dense,) = cache(load_config(KD, overrides), out=tmp_path / 'dense')
+    stored = [*overrides[:2], overrides[3], f'variables.store={dense.folder}', 'algorithms.distillation.vocabulary=7']
+    (part,) = cache(load_config(CACHED, stored), CacheSettings('topk', k=3))
+    assert (dense.manifest.classes, part.manifest.classes) == (10, 7)
 
 
 def test_formats_features_and_views(overrides, tmp_path, capsys):
