@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import importlib.util
+import json
 import pkgutil
 import re
 import subprocess
@@ -12,6 +13,9 @@ from pathlib import Path
 import pytest
 
 import composer_kd
+from composer_kd.config.construct import construct
+from composer_kd.config.load import load_config
+from composer_kd.config.yaml_file import read_mapping
 from tests.launching import launched
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +78,23 @@ def test_examples_of_transformers(tmp_path, monkeypatch, capsys):
     assert len(rows) == 5
     for strategy, kept in rows:
         assert chosen_layers(strategy, 12, 6) == [int(index) for index in kept.split()]
+
+
+def test_examples_of_language_models(tmp_path, monkeypatch):
+    text = (ROOT / 'docs/language_models.md').read_text(encoding='utf-8')
+    for block in re.findall(r'```yaml\n(.*?)```', text, re.DOTALL):
+        (tmp_path / 'part.yaml').write_text(block, encoding='utf-8')
+        written = read_mapping(tmp_path / 'part.yaml')['algorithms']['distillation']
+        options = [f'algorithms.distillation.{key}={json.dumps(value)}' for key, value in written.items()]
+        config = load_config(str(ROOT / 'yamls/digits/kd.yaml'), options)
+        losses = config.algorithms['distillation'].options['kd_loss_fn']
+        assert all(construct(one) for one in (losses if isinstance(losses, list) else [losses]))
+    pytest.importorskip('transformers')
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    for block in re.findall(r'```python\n(.*?)```', text, re.DOTALL):
+        exec(compile(block, 'docs/language_models.md', 'exec'), namespace)
+    assert namespace['algorithm'].pool.vocabulary == 11
 
 
 @pytest.mark.parametrize('name', ['composer_kd', *MODULES])

@@ -36,7 +36,7 @@ from composer_kd.matches.routed import make_criterion
 from composer_kd.matches.term import misfit
 from composer_kd.schedules import Moment, Window
 from composer_kd.spans import DISTILLATION_LOSS, labelled
-from composer_kd.teachers import Teacher, TeacherPool, Teachers, logits_shape
+from composer_kd.teachers import Teacher, TeacherPool, Teachers, cut, cut_shape, logits_shape
 from composer_kd.teachers.routing import RouteBy
 
 __all__ = ['Distillation']
@@ -108,6 +108,9 @@ class Distillation(DistillationAlgorithm):
             positions.
         route: Which teachers teach each sample, if not all: the name of a column of the batch, or a function
             ``(batch, index)``; see :class:`.RoutedCriterion` for the mean. Each teacher runs on its own samples alone.
+        vocabulary: The number of tokens, where heads are padded to different sizes: of all logits that are compared,
+            the first ``vocabulary`` classes are taken before the softmax. ``None`` to take it from the tokenizers where
+            that is needed and all models have theirs (``HuggingFaceModel(model, tokenizer)``), else all classes.
 
     Raises:
         ConfigError: If a setting is out of range, or another algorithm of the run is incompatible with this one.
@@ -136,6 +139,7 @@ class Distillation(DistillationAlgorithm):
         run_teacher_on_eval: bool = False,
         positions: Literal['labelled', 'attended'] = LABELLED,
         route: RouteBy | None = None,
+        vocabulary: int | None = None,
     ) -> None:
         if positions not in (LABELLED, ATTENDED):
             raise ConfigError(f'positions must be {LABELLED!r} or {ATTENDED!r}, got {positions!r}')
@@ -145,6 +149,7 @@ class Distillation(DistillationAlgorithm):
         self._window = Window(start_dur, end_dur)
         self.pool = TeacherPool(teachers, n_teachers_to_sample, teacher_weights)
         self.criterion = make_criterion(kd_loss_fn, self.pool, route, run_teacher_on_eval)
+        self.criterion.vocabulary = vocabulary
         if run_teacher_on_eval and not self.pool.teachers:
             raise ConfigError('run_teacher_on_eval: there is no teacher beside the student; leave it out')
         must_agree = len(self.criterion.same_logits) == len(self.pool.teachers)
@@ -338,11 +343,11 @@ class Distillation(DistillationAlgorithm):
         """Compares the shapes of logits at the first batch; teachers that did not run are traced on the meta device."""
         due = [index for index in self.criterion.same_logits if index not in ran]
         if due:
-            student = logits_of(state.outputs, 'the student')
+            student = cut_shape(logits_of(state.outputs, 'the student').shape, self.pool.vocabulary, 'the student')
             for teacher in (self.pool.teachers[index] for index in due):
-                shape = logits_shape(teacher, self._form.split(state.batch)[0])
-                if shape is not None and shape != student.shape:
-                    raise misfit(student.shape, shape, teacher.name)
+                shape = self._shape_of(teacher, state)
+                if shape is not None and shape != student:
+                    raise misfit(student, shape, teacher.name)
         others = [t for index, t in enumerate(self.pool.teachers) if index not in self.criterion.same_logits]
         if self._evaluates and others:
             self._expect(state, others)
@@ -353,9 +358,14 @@ class Distillation(DistillationAlgorithm):
         with contextlib.suppress(TeacherError):  # a student without logits
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')  # no match compares these logits, whichever is the first
-                student = logits_of(state.outputs, 'the student')
-            shapes = {teacher.name: logits_shape(teacher, self._form.split(state.batch)[0]) for teacher in teachers}
+                student = cut(logits_of(state.outputs, 'the student'), self.pool.vocabulary, 'the student')
+            shapes = {teacher.name: self._shape_of(teacher, state) for teacher in teachers}
             self.evaluation.expect(student.shape, {name: s for name, s in shapes.items() if s is not None})
+
+    def _shape_of(self, teacher: Teacher, state: State) -> torch.Size | None:
+        """The shape of a teacher's logits for the batch, of the classes that are compared, as far as it is known."""
+        shape = logits_shape(teacher, self._form.split(state.batch)[0])
+        return None if shape is None else cut_shape(shape, self.pool.vocabulary, f'the teacher {teacher.name!r}')
 
     def __str__(self) -> str:
         return self._text  # built once: Composer asks for it twice per event

@@ -23,7 +23,7 @@ from composer_kd.errors import TeacherError, is_of_device
 from composer_kd.features.outputs import logits_of
 from composer_kd.losses import kl_divergence
 from composer_kd.losses.sparse import SparseTarget
-from composer_kd.teachers import TeacherPool
+from composer_kd.teachers import TeacherPool, cut
 
 __all__ = ['TeacherEvaluation', 'updates_of']
 
@@ -135,7 +135,7 @@ class TeacherEvaluation:
         self._waiting = student, teacher.reshape(student.shape), state.batch, updates_of(state)
 
     def _answers(self, state: State) -> tuple[Tensor, Tensor]:
-        student = logits_of(state.outputs, 'the student')
+        student = cut(logits_of(state.outputs, 'the student'), self.pool.vocabulary, 'the student')
         with torch.no_grad(), get_precision_context(state.precision, state.precision_config):
             # Without the index, which counts samples of another data set than in training.
             teacher = self.pool(self.form.split(state.batch)[0])

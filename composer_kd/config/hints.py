@@ -19,6 +19,7 @@ from composer_kd.config.typecheck import Parameter, parameters
 from composer_kd.errors import ConfigError, nearest
 from composer_kd.matches.loss_signature import Loss as LossObject
 from composer_kd.matches.match import Losses, Match
+from composer_kd.matches.projector import PROJECTORS
 from composer_kd.students.from_teacher import Source
 from composer_kd.students.importance import Batches
 from composer_kd.teachers import Teachers
@@ -157,8 +158,8 @@ def _kind_of_source(value: Any) -> Any:
     return SourceConfig if isinstance(value, dict) and 'model' in value else Annotated[Component, Part('model')]
 
 
-def _means_auto(value: Any) -> bool:
-    return isinstance(value, str) and bool(difflib.get_close_matches(value, ['auto']))
+def _is_made_to_measure(value: Any) -> bool:
+    return isinstance(value, str) and bool(difflib.get_close_matches(value, PROJECTORS))
 
 
 def _or_schedule(number: Any) -> Any:
@@ -180,8 +181,8 @@ Temperature = _or_schedule(Annotated[float | None, Positive])
 AnyProjector = Annotated[
     Any,
     Either(
-        "'auto', or a projector: {name: torch.nn.Conv2d, its options}",
-        lambda value: Literal['auto'] | None if value is None or _means_auto(value) else Projector,
+        f'{", ".join(map(repr, PROJECTORS))}, or a projector: {{name: torch.nn.Conv2d, its options}}',
+        lambda value: Literal[tuple(PROJECTORS)] | None if value is None or _is_made_to_measure(value) else Projector,
     ),
 ]
 LossOrMatch = Annotated[Any, Either(_A_LOSS, lambda value: OneMatch if _is_match(value) else Loss)]

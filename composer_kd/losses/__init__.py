@@ -1,5 +1,7 @@
 """Distillation losses: pure functions of ``(student, teacher)``, and modules that hold settings or parameters."""
 
+from composer_kd.losses.adaptive import AdaptiveKL, adaptive_kl
+from composer_kd.losses.alpha_beta import AlphaBetaDivergence, alpha_beta_divergence
 from composer_kd.losses.congruence import KernelCongruence, kernel_congruence
 from composer_kd.losses.contrastive import CRD
 from composer_kd.losses.decoupled import DKD, NKD, dkd, nkd
@@ -25,12 +27,17 @@ from composer_kd.losses.pearson import DIST, dist
 from composer_kd.losses.pointwise import UniversalLogit, cosine, hard_label, mse, universal_logit
 from composer_kd.losses.relation import RKD, correlation_congruence, pkt, rkd, similarity_preserving
 from composer_kd.losses.review import ReviewKD
+from composer_kd.losses.skewed import SkewedKL, SkewedReverseKL, skewed_kl, skewed_reverse_kl
 from composer_kd.losses.spatial_attention import sad
 from composer_kd.losses.standardization import LogitStandardization, standardize
+from composer_kd.losses.temperatures import MultiTemperature
 from composer_kd.losses.transformer import ValueRelationKL, attention_kl, attention_mse, value_relation_kl
+from composer_kd.losses.variation import TotalVariation, total_variation
 from composer_kd.losses.variational import VID
 
 __all__ = [
+    'AdaptiveKL',
+    'AlphaBetaDivergence',
     'CRD',
     'ChannelWiseKL',
     'DIST',
@@ -39,14 +46,20 @@ __all__ = [
     'KLDivergence',
     'KernelCongruence',
     'LogitStandardization',
+    'MultiTemperature',
     'NKD',
     'RKD',
     'ReverseKL',
     'ReviewKD',
+    'SkewedKL',
+    'SkewedReverseKL',
     'SoftCrossEntropy',
+    'TotalVariation',
     'UniversalLogit',
     'VID',
     'ValueRelationKL',
+    'adaptive_kl',
+    'alpha_beta_divergence',
     'attention_kl',
     'attention_mse',
     'attention_transfer',
@@ -70,8 +83,11 @@ __all__ = [
     'rkd',
     'sad',
     'similarity_preserving',
+    'skewed_kl',
+    'skewed_reverse_kl',
     'soft_cross_entropy',
     'standardize',
+    'total_variation',
     'universal_logit',
     'value_relation_kl',
 ]

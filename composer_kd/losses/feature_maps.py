@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -23,8 +24,10 @@ from composer_kd.losses._common import (
 
 __all__ = ['ChannelWiseKL', 'attention_transfer', 'channel_wise_kl', 'hint', 'normalized_mse', 'nst']
 
+LAYER_NORM_EPS = 1e-5
 
-def hint(student: Tensor, teacher: Tensor) -> Tensor:
+
+def hint(student: Tensor, teacher: Tensor, standardize: bool = False) -> Tensor:
     r"""Mean squared error of features of the same shape: the hint of FitNets.
 
     Romero et al., *FitNets: Hints for Thin Deep Nets* (arXiv 1412.6550), equation 3. There a regressor :math:`r` maps
@@ -40,9 +43,12 @@ def hint(student: Tensor, teacher: Tensor) -> Tensor:
     Args:
         student: Features of any shape, after the projector; any floating dtype.
         teacher: Features of the same shape. No gradient reaches them.
+        standardize: Whether the teacher's feature is first given mean 0 and variance 1 over its channels at each
+            position, as a layer norm does; the normalisation that goes with an orthogonal projector (VkD, arXiv
+            2403.06213), which cannot scale the student's feature to the teacher's.
 
     Returns:
-        A float32 scalar (float64 for float64 inputs); 0 for equal inputs.
+        A float32 scalar (float64 for float64 inputs); without ``standardize`` 0 for equal inputs.
 
     Raises:
         ValueError: If the shapes differ.
@@ -52,6 +58,11 @@ def hint(student: Tensor, teacher: Tensor) -> Tensor:
         >>> hint(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 5.0]])).item()  # (0 + 9) / 2
         4.5
     """
+    if standardize:
+        student, teacher = ready('hint', student, teacher)
+        dim = channels_dim(teacher)
+        variance, centre = torch.var_mean(teacher, dim, unbiased=False, keepdim=True)
+        teacher = (teacher - centre) / (variance + LAYER_NORM_EPS).sqrt()
     return mean_squared('hint', student, teacher)
 
 

@@ -10,7 +10,7 @@ from composer_kd.errors import ConfigError, nearest
 from composer_kd.losses.sparse import SparseTarget
 from composer_kd.matches.match import STUDENT, Match
 from composer_kd.matches.term import LossTerm
-from composer_kd.teachers import Teacher, module_of
+from composer_kd.teachers import Teacher, TeacherPool, cut, module_of
 
 __all__ = ['bind', 'check_targets', 'layers_of', 'refuse_shared_modules']
 
@@ -90,18 +90,21 @@ def refuse_shared_modules(terms: Sequence[LossTerm]) -> None:
                 )
 
 
-def check_targets(terms: Sequence[LossTerm], teachers: Sequence[Teacher]) -> None:
+def check_targets(terms: Sequence[LossTerm], pool: TeacherPool) -> None:
     """Refuses losses that teachers which keep a part of the classes cannot serve.
 
     Raises:
         LossError: If a loss on logits cannot be taken of what its teacher keeps.
+        TeacherError: If it keeps a part of more classes than are compared.
     """
-    for number, teacher in enumerate(teachers):
+    for number, teacher in enumerate(pool.teachers):
         example = getattr(teacher, 'example', None)
         target = None if example is None else example()
         for term in terms:
             if isinstance(target, SparseTarget) and term.match.on_logits and term.teacher in (number, None):
-                term.adapter.check_target(target, term.match.temperature)
+                compared = cut(target, pool.vocabulary, f'the teacher {teacher.name!r}')
+                if isinstance(compared, SparseTarget):
+                    term.adapter.check_target(compared, term.match.temperature)
 
 
 def layers_of(teacher: Teacher) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
@@ -25,7 +26,7 @@ from composer_kd.matches.student_features import StudentFeatures
 from composer_kd.matches.term import Key, LossTerm
 from composer_kd.schedules import value_at
 from composer_kd.spans import TEACHER_FORWARD, labelled
-from composer_kd.teachers import NotMeasured, TeacherPool, answered_logits, check_classes, teacher_logits
+from composer_kd.teachers import NotMeasured, TeacherPool, check_classes, cut, cut_shape, shared_vocabulary
 from composer_kd.teachers.routing import Route
 
 __all__ = ['Criterion', 'Precision']
@@ -50,6 +51,7 @@ class Criterion:
     """
 
     route: Route | None = None  # which teachers teach each sample; None: those that are drawn for the batch
+    vocabulary: int | None = None  # the number of classes that are compared, as the user said it; None to find it
 
     def __init__(self, kd_loss_fn: Any, pool: TeacherPool) -> None:
         self.matches, self.named = as_matches(kd_loss_fn)
@@ -134,11 +136,21 @@ class Criterion:
         for number in self.same_logits:
             check_classes(state.model, self.pool.teachers[number])
         self._apart = any(getattr(teacher, 'sparse', False) for teacher in self.pool.teachers)
-        check_targets(self.terms, self.pool.teachers)
+        self._agree_on_classes(state)
+        check_targets(self.terms, self.pool)
         self._find_layers(state)
         self.auxiliary.drop_leftovers(state)
         for match in self.matches:
             self._reserve(state, match)
+
+    def _agree_on_classes(self, state: State) -> None:
+        strict = [self.pool.teachers[number] for number in sorted(self.same_logits)]
+        if self.vocabulary is not None and self.classes_dim != -1:
+            raise ConfigError(
+                f'vocabulary={self.vocabulary} cuts classes that come last, and a loss has '
+                f'softmax_dim={self.classes_dim}'
+            )
+        self.pool.vocabulary = shared_vocabulary(state.model, strict, self.vocabulary)
 
     def _find_layers(self, state: State) -> None:
         keys = [key for term in self.terms for key in term.read_keys]
@@ -201,7 +213,13 @@ class Criterion:
                 torch.manual_seed(state.rank_zero_seed + number)
                 term.build(samples.shapes[None], samples.shapes[term.teacher])
             self.auxiliary.take_in(state, term)
-        dry_run(state, self.terms, samples, form)
+        logits = {
+            who: cut_shape(shape, self.pool.vocabulary, self._called(who)) for who, shape in samples.logits.items()
+        }
+        dry_run(state, self.terms, replace(samples, logits=logits), form)
+
+    def _called(self, who: int | None) -> str:
+        return 'the student' if who is None else f'the teacher {self.pool.teachers[who].name!r}'
 
     def attach(self, state: State) -> None:
         """At ``FIT_START``: attaches the hooks of compiled models; other models have theirs while they run.
@@ -262,6 +280,8 @@ class Criterion:
 
     def of_part(self, state: State, part: Part, precision: Precision) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of samples that have the same teachers; the result is that of a call."""
+        if part.logits is not None and self.pool.vocabulary is not None:
+            part = replace(part, logits=cut(part.logits, self.pool.vocabulary, 'the student'))
         micro, drawn = part.micro, part.teachers
         if self._only is not None and part.logits is not None and not (self._apart and len(drawn) > 1):
             with torch.no_grad(), precision():
@@ -310,13 +330,13 @@ class Criterion:
 
     def _ask(self, index: int, micro: Microbatch) -> tuple[dict[Key, Tensor], TeacherLogits | None]:
         """Runs one teacher, and returns the features and logits that the loss terms need."""
-        teacher, hooks = self.pool.teachers[index], self._teacher_hooks.get(index)
+        hooks = self._teacher_hooks.get(index)
         answers = self._needs_logits_of(index)
         if hooks is None:
-            return {}, teacher_logits(teacher, micro.batch, micro.index) if answers else None
+            return {}, self.pool.logits(index, micro.batch, micro.index) if answers else None
         with hooks.recording(micro.tokens_at):
-            outputs = teacher.outputs(micro.batch, micro.index)
-            return hooks.take(), answered_logits(teacher, outputs) if answers else None
+            outputs = self.pool.teachers[index].outputs(micro.batch, micro.index)
+            return hooks.take(), self.pool.answered(index, outputs) if answers else None
 
     def of_softmax(self, logits: Tensor) -> list[str]:
         """The names of the matches whose loss compares a softmax of logits ``(B, C)``."""

@@ -11,6 +11,7 @@ from torch import nn
 from composer_kd.errors import ConfigError
 from composer_kd.features.hooks import LayerPath
 from composer_kd.matches.loss_signature import Loss, checked_loss, name_of, parameters_of
+from composer_kd.matches.projector import PROJECTORS
 from composer_kd.schedules import Schedule, number_or_schedule
 
 __all__ = ['STUDENT', 'Losses', 'Match', 'Where', 'as_matches']
@@ -37,8 +38,9 @@ class Match:
         weight: The match's weight in the distillation loss: a number of 0 or more, or a schedule (a :class:`.Ramp`, any
             Composer scheduler, a function of the state).
         project: ``'auto'`` for the smallest projector that fits the two shapes (:class:`.AutoProjector`; the shapes are
-            measured before training, on the first samples of the train dataloader), or a module that maps the student's
-            feature to the shape of the teacher's. The student's optimizer trains its parameters.
+            measured before training, on the first samples of the train dataloader); ``'orthogonal'`` for one that keeps
+            lengths and angles (:class:`.OrthogonalProjector`); or a module that maps the student's feature to the shape
+            of the teacher's. The student's optimizer trains its parameters.
         name: The name in the log, ``loss/train/<name>``, of letters, digits and ``_ . / : -`` and spaces; ``None`` for
             a name made of the loss and the layers (``hint_rnn.0`` for ``hint`` on ``'rnn[0]'``).
         teacher: The name of the only teacher to compare with; ``None`` for all teachers: the mean of their logits, or
@@ -81,8 +83,10 @@ class Match:
                 f'name: not every logger takes {name!r}; use letters, digits, spaces and _ . / : -, as in {self.name!r}'
             )
         self._written = written
-        if project not in (None, 'auto') and not isinstance(project, nn.Module):
-            raise ConfigError(f"project must be None, 'auto' or a torch.nn.Module, got {project!r}")
+        made = isinstance(project, str) and project in PROJECTORS
+        if project is not None and not made and not isinstance(project, nn.Module):
+            names = ', '.join(map(repr, PROJECTORS))
+            raise ConfigError(f'project must be None, {names} or a torch.nn.Module, got {project!r}')
         if project is not None and (self.on_logits or self.several):
             raise ConfigError(
                 f'{self.name}: a projector joins two features, not logits or several layers; leave it out'

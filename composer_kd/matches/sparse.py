@@ -15,7 +15,10 @@ from composer_kd.matches.loss_signature import attribute_of
 
 __all__ = ['against', 'temperature_of']
 
-_WAYS_OUT = 'Store the format dense, or take one of KLDivergence, ReverseKL, SoftCrossEntropy, GeneralizedJSD'
+_WAYS_OUT = (
+    'Store the format dense, or take one of KLDivergence, ReverseKL, SoftCrossEntropy, GeneralizedJSD, SkewedKL, '
+    'SkewedReverseKL, TotalVariation'
+)
 
 
 def against(

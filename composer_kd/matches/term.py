@@ -18,7 +18,7 @@ from composer_kd.losses._common import at_least_float32
 from composer_kd.losses.sparse import TeacherLogits
 from composer_kd.matches.loss_adapter import Feature, LossAdapter
 from composer_kd.matches.match import Match
-from composer_kd.matches.projector import AutoProjector
+from composer_kd.matches.projector import PROJECTORS, AutoProjector
 
 __all__ = ['Key', 'LossTerm', 'misfit']
 
@@ -84,7 +84,7 @@ class LossTerm:
         """Whether the shapes of features must be measured before its modules can be built."""
         loss = self.adapter.loss
         unbuilt = isinstance(loss, nn.Module) and hasattr(loss, 'build') and not any(True for _ in loss.parameters())
-        return unbuilt or (self.match.project == 'auto' and self.projector is None)
+        return unbuilt or (isinstance(self.match.project, str) and self.projector is None)
 
     def build(self, student: Mapping[Key, torch.Size], teacher: Mapping[Key, torch.Size]) -> None:
         """Builds the projector and the loss from the shapes of features.
@@ -97,10 +97,11 @@ class LossTerm:
             ConfigError: If no projector fits the shapes, or the loss rejects them.
         """
         shapes = [student[key] for key in self.student_keys], [teacher[key] for key in self.teacher_keys]
-        if self.match.project == 'auto':
+        if isinstance(self.match.project, str):
             if self.adapter.summary is not None:
                 shapes[0][0] = self._summarised(shapes[0][0])
-            self.projector = AutoProjector(shapes[0][0], shapes[1][0], f'Match {self.match.name!r}')
+            kind = PROJECTORS[self.match.project]
+            self.projector = kind(shapes[0][0], shapes[1][0], f'Match {self.match.name!r}')
         loss = self.adapter.loss
         if not hasattr(loss, 'build'):
             return
@@ -283,16 +284,10 @@ def _other_classes(student: torch.Size, teacher: torch.Size) -> str:
     """The way out where the number of classes alone differs, as with vocabularies padded to a round number."""
     if student[:-1] != teacher[:-1] or not student:
         return ''
-    fewer, more = sorted((student[-1], teacher[-1]))
-    if teacher[-1] == more:
-        way = f'cut the others off: FrozenTeacher(model, forward=lambda model, batch: ...logits[..., :{fewer}])'
-    else:
-        way = (
-            f'give the student that many, model.resize_token_embeddings({fewer}), or let the teacher give the others '
-            f'no probability: FrozenTeacher(model, forward=lambda model, batch: torch.nn.functional.pad(...logits, '
-            f'(0, {more - fewer}), value=-1e4))'
-        )
+    fewer = min(student[-1], teacher[-1])
     return (
-        f' If the first {fewer} classes are the same in both, as where one vocabulary is padded to a round number, '
-        f'{way}. Losses for other classes: UniversalLogit.'
+        f' If the first {fewer} classes are the same in both, as where the vocabulary of one tokenizer is padded to '
+        'round numbers, compare those of the tokens: Distillation(..., vocabulary=N), with the number of tokens, at '
+        f'most {fewer}. Models that have their tokenizers, HuggingFaceModel(model, tokenizer), need no number. Losses '
+        'for other classes: UniversalLogit.'
     )

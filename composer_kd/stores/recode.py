@@ -17,7 +17,13 @@ __all__ = ['recode']
 _ROWS = 4096
 
 
-def recode(store: Store, folder: str | os.PathLike[str], format: Format, resume: bool = False) -> Store:
+def recode(
+    store: Store,
+    folder: str | os.PathLike[str],
+    format: Format,
+    resume: bool = False,
+    vocabulary: int | None = None,
+) -> Store:
     """Writes the logits of a dense store in another format; the teacher does not run again.
 
     What is stored is the new format of the dense logits, which float16 or bfloat16 rounded. Features, digests and the
@@ -28,12 +34,14 @@ def recode(store: Store, folder: str | os.PathLike[str], format: Format, resume:
         folder: The folder of the new store.
         format: How its logits are stored.
         resume: Whether to go on with an attempt that was ended.
+        vocabulary: The number of classes that the new store holds, the first ones; ``None`` for all.
 
     Returns:
         The new store.
 
     Raises:
-        StoreError: If the store does not hold all logits, the format is :class:`.Hidden`, or the folder is in use.
+        StoreError: If the store does not hold all logits, the format is :class:`.Hidden`, it has fewer classes than
+            ``vocabulary``, or the folder is in use.
 
     Example:
         >>> import numpy as np, tempfile, torch
@@ -50,6 +58,9 @@ def recode(store: Store, folder: str | os.PathLike[str], format: Format, resume:
     if isinstance(format, Hidden):
         raise StoreError(f'{store.folder} holds logits: hidden states are stored by running the teacher')
     manifest = store.manifest
+    if vocabulary is not None and not 1 <= vocabulary <= manifest.classes:
+        raise StoreError(f'vocabulary={vocabulary}: {store.folder} holds logits of {manifest.classes} classes')
+    manifest = replace(manifest, classes=manifest.classes if vocabulary is None else vocabulary)
     per_token = [path for path, feature in manifest.features.items() if feature.per == 'token']
     with StoreWriter(folder, replace(manifest, format=format.settings(), shards=(), index=None), resume) as writer:
         for rows in writer.batches(_ROWS):
@@ -57,7 +68,7 @@ def recode(store: Store, folder: str | os.PathLike[str], format: Format, resume:
             logits = store.logits(views, samples)
             assert isinstance(logits, Tensor)
             writer.add(
-                logits=logits.float(),
+                logits=logits[..., : manifest.classes].float(),
                 features={path: store.features(path, views, samples) for path in manifest.features},
                 digests=store.digests(views, samples),
                 lengths=store.lengths(views, samples) if manifest.positions == 'tokens' else None,

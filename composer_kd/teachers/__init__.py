@@ -14,6 +14,7 @@ from composer_kd.teachers.shapes import NotMeasured, Shapes, feature_shapes, log
 from composer_kd.teachers.snapshot import SnapshotTeacher
 from composer_kd.teachers.store_building import build_store
 from composer_kd.teachers.virtual import VirtualTeacher
+from composer_kd.teachers.vocabulary import cut, cut_shape, shared_vocabulary
 
 __all__ = [
     'BaseModelTeacher',
@@ -32,6 +33,8 @@ __all__ = [
     'answered_logits',
     'build_store',
     'check_classes',
+    'cut',
+    'cut_shape',
     'differences',
     'feature_shapes',
     'load_weights',
@@ -40,6 +43,7 @@ __all__ = [
     'module_of',
     'moves',
     'read_weights',
+    'shared_vocabulary',
     'teacher_fingerprint',
     'teacher_logits',
 ]

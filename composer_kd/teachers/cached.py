@@ -132,6 +132,13 @@ class CachedTeacher:
             return None
         return form.decode(form.encode(torch.linspace(0.0, 1.0, classes).unsqueeze(0), np.zeros(1, np.int64)), classes)
 
+    def stored_head(self, student: nn.Module) -> tuple[int | None, bool]:
+        """The number of classes that it answers with, and whether its tokens are known to be those of a student."""
+        manifest = self.store.manifest
+        said = labels_section(student, None)['vocabulary']
+        known = said is not None and manifest.labels.get('vocabulary') == said
+        return None if manifest.format is None else manifest.classes, known
+
     def check_data(self, dataset: Any, positions: str) -> None:
         """Compares the training data with that of the build; called before training.
 

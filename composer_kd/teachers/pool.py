@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from composer_kd.errors import ConfigError, TeacherError
 from composer_kd.losses.sparse import SparseTarget, TeacherLogits
-from composer_kd.teachers.base import Teacher, Teachers, missing_of, module_of, teacher_logits
+from composer_kd.teachers.base import Teacher, Teachers, answered_logits, missing_of, module_of
 from composer_kd.teachers.checkpoints import load_weights
 from composer_kd.teachers.frozen import FrozenTeacher
 from composer_kd.teachers.meanings import check_tokens
+from composer_kd.teachers.vocabulary import cut
 
 __all__ = ['TeacherPool', 'moves']
 
@@ -31,6 +32,9 @@ class TeacherPool:
         teachers: A module or :class:`.Teacher`, a list of them, which may be empty, or ``{checkpoint: module}``.
         n_to_sample: The number of teachers drawn for each batch; ``None`` for all.
         weights: A positive weight for each teacher in means over teachers; equal weights if ``None``.
+
+    Attributes:
+        vocabulary: The number of classes that are compared, the first of the logits; ``None`` for all.
 
     Raises:
         ConfigError: If the other arguments do not fit the number of teachers.
@@ -69,6 +73,7 @@ class TeacherPool:
             )
         self.n_to_sample = count if n_to_sample is None else n_to_sample
         self.weights = [1.0] * count if weights is None else [float(weight) for weight in weights]
+        self.vocabulary: int | None = None
         self._everyone = tuple(range(count))
         self._drawn: tuple[tuple[int, int], tuple[int, ...]] | None = None
         self.moving = [teacher for teacher in self.teachers if moves(teacher)]
@@ -123,11 +128,20 @@ class TeacherPool:
         """
         drawn = self._everyone if drawn is None else drawn
         if len(drawn) == 1:
-            return teacher_logits(self.teachers[drawn[0]], batch, index)
+            return self.logits(drawn[0], batch, index)
         mean = self.mean(drawn)
         for number in drawn:
-            mean.add(number, teacher_logits(self.teachers[number], batch, index))
+            mean.add(number, self.logits(number, batch, index))
         return mean.value
+
+    def logits(self, number: int, batch: Any, index: Tensor | None = None) -> TeacherLogits:
+        """Runs one teacher and returns its logits, of the classes that are compared."""
+        return self.answered(number, self.teachers[number].outputs(batch, index))
+
+    def answered(self, number: int, outputs: Any) -> TeacherLogits:
+        """The logits in what a teacher returned, of the classes that are compared."""
+        teacher = self.teachers[number]
+        return cut(answered_logits(teacher, outputs), self.vocabulary, f'the teacher {teacher.name!r}')
 
     def mean(self, drawn: Sequence[int]) -> RunningMean:
         """Starts a weighted mean of the logits of these teachers."""

@@ -50,6 +50,7 @@ def build_store(
     head: str | None = None,
     feature_dtype: str = 'float16',
     positions: str = LABELLED,
+    vocabulary: int | None = None,
     precision: str | None = None,
     route: RouteBy | None = None,
     resume: bool = False,
@@ -79,6 +80,8 @@ def build_store(
             is a :class:`torch.nn.Linear`, it is kept in the store.
         feature_dtype: The floating dtype of stored features: float16, bfloat16 or float32.
         positions: Which positions are compared, as in :class:`.Distillation`.
+        vocabulary: The number of classes that are compared, as in :class:`.Distillation`: of logits, no others are
+            stored. Hidden states are stored as they are.
         precision: The precision in which the teacher runs; ``None`` for Composer's default.
         route: That of the :class:`.Distillation`, if it is the name of a column, which no teacher gets. What is stored
             is of all samples.
@@ -114,7 +117,9 @@ def build_store(
         if isinstance(form, Hidden) != (head is not None):
             raise StoreError(f'head: the path of the last layer is for the format hidden, got {head!r} and {form}')
         column = route if isinstance(route, str) else None
-        reader = TeacherReader(asked, model, _as_features(features), head, positions, precision, feature_dtype, column)
+        reader = TeacherReader(
+            asked, model, _as_features(features), head, positions, precision, feature_dtype, column, vocabulary
+        )
         load = _Loading(dataset, num_workers, collate_fn)
         outline = reader.outline(load.batch_of([ViewIndex(0, 0)]), form)
         manifest = replace(

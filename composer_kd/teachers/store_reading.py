@@ -28,6 +28,7 @@ from composer_kd.teachers.fingerprint import teacher_fingerprint, weights_hash
 from composer_kd.teachers.meanings import check_classes, check_tokens
 from composer_kd.teachers.store_head import check_head, keep_head
 from composer_kd.teachers.store_sections import inputs_of, labels_section, stored_mask
+from composer_kd.teachers.vocabulary import cut, shared_vocabulary
 
 __all__ = ['POOLED', 'WHOLE', 'TeacherReader', 'tokens_in']
 
@@ -68,6 +69,8 @@ class TeacherReader:
         precision: The precision of the teacher; None for Composer's default.
         dtype: The floating dtype of stored features.
         route_column: The entry of a batch that says which teacher each sample has; None if there is none.
+        vocabulary: The number of classes whose logits are stored; ``None`` for all, or those of the tokenizers where
+            the heads differ.
 
     Raises:
         TeacherError: If the teacher has no module with such layers, or other classes than the model.
@@ -83,6 +86,7 @@ class TeacherReader:
         precision: str | None,
         dtype: str = 'float16',
         route_column: str | None = None,
+        vocabulary: int | None = None,
     ) -> None:
         self._teacher, self._model, self._positions = teacher, model, positions
         self._dtype = dtype
@@ -91,6 +95,7 @@ class TeacherReader:
         state = State(self._device.module_to_device(model), rank_zero_seed=0, run_name='store', device=self._device)
         check_tokens(model, teacher)
         check_classes(model, teacher)
+        self._vocabulary = None if head is not None else shared_vocabulary(model, [teacher], vocabulary)
         teacher.prepare(state)
         self._form = BatchFormat.of(model, positions, route_column)
         module = module_of(teacher)
@@ -226,6 +231,7 @@ class TeacherReader:
         logits = answered_logits(self._teacher, outputs)
         if not isinstance(logits, Tensor):
             raise TeacherError(f'The teacher {self._teacher.name!r} is stored already')
+        logits = cut(logits, self._vocabulary, f'the teacher {self._teacher.name!r}')
         return _Said(logits, features.pop(self._head_input or '', None), features, batch)
 
 

@@ -147,7 +147,7 @@ def test_all_faults_of_matches_are_told_at_once_with_their_keys():
         'kd_loss_fn.4.on: ',
         "kd_loss_fn.4.lr: expected a number or null, got 'fast'",
         "kd_loss_fn.4.weight: unknown schedule 'linaer'; did you mean 'LinearScheduler'",
-        "kd_loss_fn.5.project: expected one of 'auto' or null, got 'atuo'",
+        "kd_loss_fn.5.project: expected one of 'auto', 'orthogonal' or null, got 'atuo'",
         'kd_loss_fn.6.project: unknown projector',
         'kd_loss_fn.7.temperature: ',
         'kd_loss_fn.8.on: is a setting of a match, not of its loss: write {loss: {name: KLDivergence, ...}, on: ...}',

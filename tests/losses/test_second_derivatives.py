@@ -26,6 +26,11 @@ PLAIN_BELOW = {  # right below the size of the fused pass
 }
 NEVER = {
     'generalized_jsd': losses.generalized_jsd,
+    'skewed_kl': losses.skewed_kl,
+    'skewed_reverse_kl': losses.skewed_reverse_kl,
+    'alpha_beta_divergence': losses.alpha_beta_divergence,
+    'adaptive_kl': losses.adaptive_kl,
+    'total_variation': losses.total_variation,
     'dkd': partial(losses.dkd, labels=LABELS),
     'nkd': partial(losses.nkd, labels=LABELS),
     'standardised kl': losses.LogitStandardization(),

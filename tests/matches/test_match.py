@@ -61,7 +61,7 @@ def test_one_layer_a_pair_and_several():
         ({'weight': -1.0}, 'weight must be a finite number of at least 0'),
         ({'weight': '1'}, 'weight must be a finite number'),
         ({'project': 'auto'}, 'a projector joins two features'),
-        ({'project': 'linear', 'on': 'a'}, "project must be None, 'auto' or a torch.nn.Module"),
+        ({'project': 'linear', 'on': 'a'}, "project must be None, 'auto', 'orthogonal' or a torch.nn.Module"),
         ({'project': 'auto', 'on': (['a'], ['b'])}, 'or several layers; leave it out'),
         ({'name': 'total'}, "name must be a string other than 'total', 'task', 'kd'"),
         ({'name': 'kd[T=4]'}, r"not every logger takes 'kd\[T=4\]'.*as in 'kd\.T4'"),

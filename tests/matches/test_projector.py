@@ -4,8 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from composer_kd import ConfigError
-from composer_kd.matches.projector import AutoProjector
+from composer_kd import ConfigError, Match
+from composer_kd.losses import hint
+from composer_kd.matches.projector import AutoProjector, OrthogonalProjector
+from tests.distilling import distil
 
 
 def join(student, teacher, mask=None):
@@ -69,3 +71,63 @@ def test_any_two_maps_become_comparable(channels, sizes, samples):
     student, teacher = (samples, channels[0], *sizes[:2]), (samples, channels[1], *sizes[2:])
     ours, theirs = join(student, teacher)
     assert ours.shape == theirs.shape == (samples, channels[1], min(sizes[0], sizes[2]), min(sizes[1], sizes[3]))
+
+
+def gram(feature, dim):
+    rows = feature.movedim(dim, -1).flatten(0, -2)
+    return rows @ rows.T
+
+
+@pytest.mark.parametrize(
+    ('student', 'teacher'),
+    [
+        ((4, 8), (4, 12)),
+        ((4, 8), (4, 8)),
+        ((4, 5, 8), (4, 5, 12)),
+        ((2, 8, 3, 3), (2, 16, 3, 3)),
+        ((2, 3, 2, 2, 2), (2, 5, 2, 2, 2)),
+    ],
+)
+def test_orthogonal_keeps_lengths_and_angles(student, teacher):
+    projector, feature = OrthogonalProjector(student, teacher), torch.randn(student)
+    ours, theirs = projector(feature, torch.randn(teacher))
+    assert ours.shape == theirs.shape == teacher
+    dim = 1 if len(student) > 3 else -1
+    torch.testing.assert_close(gram(ours, dim), gram(feature, dim), rtol=1e-4, atol=1e-4)
+    assert projector.layer.linear.bias is None
+
+
+def test_orthogonal_to_fewer_channels_has_orthonormal_rows():
+    weight = OrthogonalProjector((4, 12), (4, 8)).layer.linear.weight
+    torch.testing.assert_close(weight @ weight.T, torch.eye(8), rtol=1e-4, atol=1e-5)
+
+
+def test_orthogonal_stays_so_in_training_and_learns():
+    match = Match(hint, on='4', project='orthogonal', weight=5.0)
+    run, recorder, _ = distil([match], max_duration='4ep', optimizer=None)
+    layer = run.state.model.composer_kd.hint_4_0.projector.layer
+    weight = layer.linear.weight
+    assert weight.shape == (16, 8)
+    torch.testing.assert_close(weight.T @ weight, torch.eye(8), rtol=1e-4, atol=1e-5)
+    assert recorder.batches[-1]['hint_4'] < 0.9 * recorder.batches[0]['hint_4']
+
+
+def test_a_standardized_hint_is_one_to_the_layer_norm_of_the_teacher():
+    student, teacher = torch.randn(3, 5, 8), 7.0 * torch.randn(3, 5, 8) + 2.0
+    expected = nn.functional.mse_loss(student, nn.functional.layer_norm(teacher, (8,)))
+    torch.testing.assert_close(hint(student, teacher, standardize=True), expected)
+    maps = [x.movedim(-1, 1).unsqueeze(-1) for x in (student, teacher)]
+    torch.testing.assert_close(hint(*maps, standardize=True), expected)
+
+
+def test_orthogonal_is_resumed_bit_by_bit(tmp_path):
+    def go(folder, **options):
+        options = {'max_duration': '4ba', 'save_folder': str(folder), 'save_interval': '2ba', **options}
+        run, recorder, _ = distil([Match(hint, on='4', project='orthogonal')], optimizer=None, **options)
+        return run.state.model.state_dict(), recorder.batches
+
+    straight, losses = go(tmp_path / 'a')
+    resumed, rest = go(tmp_path / 'b', load_path=str(tmp_path / 'a' / 'ep0-ba2-rank0.pt'))
+    assert losses[2:] == rest
+    assert any('parametrizations' in key for key in straight)
+    assert all(torch.equal(straight[key], resumed[key]) for key in straight)

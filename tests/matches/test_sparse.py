@@ -4,7 +4,20 @@ import pytest
 import torch
 
 from composer_kd import Distillation, FrozenTeacher, KLDivergence, LossError, Match, Ramp
-from composer_kd.losses import DIST, GeneralizedJSD, LogitStandardization, ReverseKL, SoftCrossEntropy, mse
+from composer_kd.losses import (
+    DIST,
+    AdaptiveKL,
+    AlphaBetaDivergence,
+    GeneralizedJSD,
+    LogitStandardization,
+    MultiTemperature,
+    ReverseKL,
+    SkewedKL,
+    SkewedReverseKL,
+    SoftCrossEntropy,
+    TotalVariation,
+    mse,
+)
 from composer_kd.losses.sparse import sample_logits, top_logits
 from composer_kd.teachers import teacher_logits
 from tests.distilling import cnn, distil, image_student, images, tokens
@@ -42,7 +55,17 @@ def losses(matches, teachers, **options):
 
 
 @pytest.mark.parametrize(
-    'loss', [KLDivergence(2.0), ReverseKL(2.0), GeneralizedJSD(0.3, 2.0), SoftCrossEntropy(2.0)], ids=repr
+    'loss',
+    [
+        KLDivergence(2.0),
+        ReverseKL(2.0),
+        GeneralizedJSD(0.3, 2.0),
+        SoftCrossEntropy(2.0),
+        SkewedKL(0.1, 2.0),
+        SkewedReverseKL(0.1, 2.0),
+        TotalVariation(2.0),
+    ],
+    ids=repr,
 )
 def test_all_classes_known_trains_as_the_live_teacher_does(loss):
     assert losses(loss, Top(cnn(8, 2), 4, 2.0)) == pytest.approx(losses(loss, cnn(8, 2)), rel=1e-5)
@@ -97,12 +120,25 @@ def test_several_teachers_are_compared_apart():
         (mse, 'no temperature'),
         (LogitStandardization(KLDivergence(2.0)), 'all 4 classes'),
         (DIST(temperature=2.0), 'all 4 classes'),
+        (AdaptiveKL(temperature=2.0), 'all 4 classes'),
+        (AlphaBetaDivergence(temperature=2.0), 'all 4 classes'),
+        (MultiTemperature(KLDivergence(2.0)), 'all 4 classes'),
     ],
     ids=repr,
 )
 def test_what_a_part_of_the_classes_cannot_give_is_refused(loss, said):
     with pytest.raises(LossError, match=said):
         losses(loss, Top(cnn(8, 2), 2, 2.0), max_duration='2ep')
+
+
+@pytest.mark.parametrize('loss', [SkewedKL(0.1, 2.0), SkewedReverseKL(0.1, 2.0), TotalVariation(2.0)], ids=repr)
+def test_what_joins_classes_is_taken_of_the_joined_ones(loss):
+    x = next(iter(images()))[0]
+    p, q = (torch.softmax(net(x).double() / 2.0, -1) for net in (cnn(8, 2).eval(), image_student().module.train()))
+    ids = p.topk(2).indices
+    p, q = (torch.cat([z.gather(-1, ids), 1.0 - z.gather(-1, ids).sum(-1, keepdim=True)], -1) for z in (p, q))
+    expected = loss(2.0 * q.log(), 2.0 * p.log()).item()
+    assert losses(loss, Top(cnn(8, 2), 2, 2.0))[0] == pytest.approx(expected, rel=1e-4)
 
 
 def test_draws_serve_losses_that_are_an_expectation():

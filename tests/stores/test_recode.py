@@ -74,3 +74,21 @@ def test_what_is_not_all_logits_is_no_source(tmp_path, form):
 def test_hidden_states_cannot_be_made_of_logits(tmp_path):
     with pytest.raises(StoreError, match='running the teacher'):
         recode(build(tmp_path / 'dense', manifest()), tmp_path / 'made', Hidden(4))
+
+
+@pytest.mark.parametrize('form', [TopK(2, 2.0), Dense('bfloat16')])
+def test_the_first_classes_alone_are_that_of_cut_logits(tmp_path, form):
+    of = manifest(positions='tokens')
+    dense = build(tmp_path / 'dense', of)
+    made = recode(dense, tmp_path / 'made', form, vocabulary=3)
+    assert made.manifest.classes == 3
+    rows = torch.arange(of.samples).numpy()
+    said, whole = made.logits(0, rows), dense.logits(0, rows)[..., :3].float()
+    if isinstance(form, Dense):
+        torch.testing.assert_close(said.float(), whole, rtol=1e-2, atol=1e-2)
+    else:
+        expected = (whole / 2.0).log_softmax(-1).topk(2, dim=-1)
+        assert torch.equal(said.ids, expected.indices)
+        torch.testing.assert_close(said.log_probs.float(), expected.values, rtol=1e-2, atol=1e-2)
+    with pytest.raises(StoreError, match='vocabulary=900'):
+        recode(dense, tmp_path / 'more', form, vocabulary=900)

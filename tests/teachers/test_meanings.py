@@ -123,11 +123,10 @@ def test_a_padded_vocabulary_is_refused_with_the_way_out():
         data = DataLoader(TokenDataset(input_ids=ids, labels=ids), batch_size=8)
         return train(model, data, [Distillation(theirs, KLDivergence())], [])
 
-    with pytest.raises(TeacherError, match=r'If the first 20 classes are the same.*logits\[\.\.\., :20\]'):
-        run(20, lm(24))
+    for sizes in ((20, 24), (24, 20)):
+        with pytest.raises(TeacherError, match=r'If the first 20 classes are the same.*vocabulary=N.*at most 20'):
+            run(sizes[0], lm(sizes[1]))
     run(20, FrozenTeacher(lm(24), forward=lambda model, batch: model(batch['input_ids']).logits[..., :20]))
-    with pytest.raises(TeacherError, match=r'resize_token_embeddings\(20\).*pad\(\.\.\.logits, \(0, 4\), value=-1e4\)'):
-        run(24, lm(20))
     pad = torch.nn.functional.pad
     run(
         24,

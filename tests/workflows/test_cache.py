@@ -99,6 +99,21 @@ def test_a_resumed_run_is_that_of_a_straight_one(overrides, tmp_path):
     assert [resumed[name] for name in same] == [straight[name] for name in same]
 
 
+def test_the_vocabulary_of_a_yaml_is_that_of_its_store(overrides, tmp_path):
+    (store,) = cache(load_config(KD, [*overrides, 'algorithms.distillation.vocabulary=7']), CacheSettings('topk', k=7))
+    assert store.manifest.classes == 7
+    short = ['max_duration=1ep', 'algorithms.distillation.vocabulary=7']
+    live = train(load_config(KD, [*overrides, *short]), quiet=True)
+    stored = [*overrides[:2], overrides[3], f'variables.store={store.folder}']
+    assert train(load_config(CACHED, [*stored, *short]), quiet=True)['loss/train/kd'] == pytest.approx(
+        live['loss/train/kd'], rel=1e-2
+    )
+    (dense,) = cache(load_config(KD, overrides), out=tmp_path / 'dense')
+    stored = [*overrides[:2], overrides[3], f'variables.store={dense.folder}', 'algorithms.distillation.vocabulary=7']
+    (part,) = cache(load_config(CACHED, stored), CacheSettings('topk', k=3))
+    assert (dense.manifest.classes, part.manifest.classes) == (10, 7)
+
+
 def test_formats_features_and_views(overrides, tmp_path, capsys):
     top = CacheSettings('topk', k=4, features=['features.0:pooled', 'features.3'])
     (store,) = cache(load_config(KD, [*overrides, 'train_loader.views=2']), top, tmp_path / 'top')

@@ -109,7 +109,7 @@ def measure_recoded(source: Store, store: Store, batch_size: int) -> Measured:
         seconds.append(taken / len(part))
         logits = source.logits(0, part)
         assert isinstance(logits, Tensor)
-        parts.append(distance(read, logits.float()))
+        parts.append(distance(read, logits[..., : store.manifest.classes].float()))
     return Measured(len(numbers), _error(parts), None, float(np.median(seconds)))
 
 
@@ -125,6 +125,8 @@ def _error(parts: list[tuple[Tensor, Tensor]]) -> FormatError | None:
 def _compared(logits: Any, batch: Any, form: BatchFormat, store: Store) -> Tensor:
     """The logits at the positions that are stored: ``(positions, classes)``."""
     rows = layout_of(logits, batch, form).rows(logits)
+    if not isinstance(store.format, Hidden):
+        rows = rows[..., : store.manifest.classes]
     mask = stored_mask(batch, form) if store.manifest.positions == 'tokens' else None
     return rows.flatten(0, -2) if mask is None else rows[mask]
 

@@ -46,11 +46,12 @@ def recoded(stored: Stored, folder: pathlib.Path, config: RunConfig, settings: C
     if folder.resolve() == source.folder.resolve():
         raise ConfigError(f'--out: {folder} is the store that is read; give the new one a folder of its own')
     name = stored.name or str(source.manifest.teacher.get('name'))
-    form = format_for(settings, matches_of(stored.algorithm, name), source.manifest.classes, None)
+    vocabulary = stored.algorithm.options.get('vocabulary')
+    form = format_for(settings, matches_of(stored.algorithm, name), vocabulary or source.manifest.classes, None)
     if dist.get_global_rank() == 0:
         make_folder(folder, '--out')
         start = time.perf_counter()
-        store = recode(source, folder, form, settings.resume)
+        store = recode(source, folder, form, settings.resume, vocabulary)
         seconds = time.perf_counter() - start
         if (source.folder / TEACHER_FILE).is_file():
             shutil.copyfile(source.folder / TEACHER_FILE, folder / TEACHER_FILE)

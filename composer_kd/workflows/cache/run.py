@@ -200,6 +200,7 @@ def _store(
         'precision': config.precision,
         'route': route if isinstance(route, str) else None,  # a function reads the batch as it is
     }
+    vocabulary = one.algorithm.options.get('vocabulary')
     start = time.perf_counter()
     with BuildProgress(teacher.name) as progress:
         store = build_store(
@@ -215,6 +216,7 @@ def _store(
             num_workers=config.train_loader.num_workers,
             resume=settings.resume,
             progress=progress,
+            vocabulary=vocabulary,
             **rules,
         )
     seconds = time.perf_counter() - start

@@ -35,6 +35,44 @@ def jsd(student, teacher, beta=0.5, temperature=1.0):
     return temperature**2 * np.mean(values)
 
 
+def skewed(student, teacher, alpha=0.1, temperature=1.0):
+    return temperature**2 * np.mean(
+        [entropy(t, alpha * t + (1 - alpha) * s) for s, t in rows(student, teacher, temperature)]
+    )
+
+
+def skewed_reverse(student, teacher, alpha=0.1, temperature=1.0):
+    return skewed(teacher, student, alpha, temperature)
+
+
+def alpha_beta(student, teacher, alpha=0.2, beta=0.7, temperature=1.0):
+    """By quadrature: the integral of the derivative along the path from the teacher's logarithms to the student's."""
+    values = []
+    for q, p in rows(student, teacher, temperature):
+        way, total = np.log(q) - np.log(p), 0.0
+        for node, weight in zip(*np.polynomial.legendre.leggauss(60)):
+            here = np.exp(np.log(p) + (node + 1) / 2 * way)
+            slope = here**beta * (np.log(here / p) if alpha == 0 else (here**alpha - p**alpha) / alpha)
+            total += weight / 2 * np.sum(slope * way)
+        values.append(total)
+    return temperature**2 * np.mean(values)
+
+
+def variation(student, teacher, temperature=1.0):
+    return np.mean([np.maximum(s - t, 0.0).sum() for s, t in rows(student, teacher, temperature)])
+
+
+def adaptive(student, teacher, head=0.5, temperature=1.0):
+    values = []
+    for s, t in rows(student, teacher, temperature):
+        order = np.argsort(-t)
+        size = next(n for n in range(1, len(t) + 1) if t[order[:n]].sum() >= head)
+        gaps = abs(s - t)
+        share = gaps[order[:size]].sum() / gaps.sum()
+        values.append(share * entropy(t, s) + (1 - share) * entropy(s, t))
+    return temperature**2 * np.mean(values)
+
+
 def soft_cross_entropy(student, teacher, temperature=1.0):
     values = [entropy(t) + entropy(t, s) for s, t in rows(student, teacher, temperature)]
     return temperature**2 * np.mean(values)
@@ -127,6 +165,22 @@ CASES = {
     'ReverseKL': Case(losses.ReverseKL(3.0), reference=lambda s, t: reverse(s, t, 3.0)),
     'generalized_jsd': Case(losses.generalized_jsd, reference=jsd),
     'GeneralizedJSD': Case(losses.GeneralizedJSD(0.1, 2.0), reference=lambda s, t: jsd(s, t, 0.1, 2.0)),
+    'skewed_kl': Case(losses.skewed_kl, reference=skewed),
+    'SkewedKL': Case(losses.SkewedKL(0.4, 2.0), reference=lambda s, t: skewed(s, t, 0.4, 2.0)),
+    'skewed_reverse_kl': Case(losses.skewed_reverse_kl, reference=skewed_reverse),
+    'SkewedReverseKL': Case(losses.SkewedReverseKL(0.4, 2.0), reference=lambda s, t: skewed_reverse(s, t, 0.4, 2.0)),
+    'alpha_beta_divergence': Case(losses.alpha_beta_divergence, reference=alpha_beta),
+    'AlphaBetaDivergence': Case(
+        losses.AlphaBetaDivergence(1.5, 0.0, 2.0), reference=lambda s, t: alpha_beta(s, t, 1.5, 0.0, 2.0)
+    ),
+    'total_variation': Case(losses.total_variation, reference=variation),
+    'TotalVariation': Case(losses.TotalVariation(2.0), reference=lambda s, t: variation(s, t, 2.0)),
+    'adaptive_kl': Case(losses.adaptive_kl, reference=adaptive, gradcheck=False),  # its shares are constants
+    'AdaptiveKL': Case(losses.AdaptiveKL(0.8, 2.0), reference=lambda s, t: adaptive(s, t, 0.8, 2.0), gradcheck=False),
+    'MultiTemperature': Case(
+        losses.MultiTemperature(losses.ReverseKL(), (1.0, 3.0), (3.0, 1.0)),
+        reference=lambda s, t: 0.75 * reverse(s, t) + 0.25 * reverse(s, t, 3.0),
+    ),
     'soft_cross_entropy': Case(losses.soft_cross_entropy, reference=soft_cross_entropy, zero_at_equality=False),
     'SoftCrossEntropy': Case(
         losses.SoftCrossEntropy(3.0), reference=lambda s, t: soft_cross_entropy(s, t, 3.0), zero_at_equality=False
