@@ -16,7 +16,7 @@ from composer_kd.workflows.stages import run as stages
 from composer_kd.workflows.stages import train_stages
 
 CONTEXT = multiprocessing.get_context('forkserver')
-CONTEXT.set_forkserver_preload(['composer_kd.runs.train', 'composer_kd.algorithms'])
+CONTEXT.set_forkserver_preload(['tests.preloaded'])
 
 
 def start(yaml, overrides, moment=None, count=1):
