@@ -1,23 +1,75 @@
-"""Processes with gloo, started by the composer launcher."""
+"""Processes with gloo: started by the composer launcher, or forked from one that has imported everything."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
+import time
+from multiprocessing.connection import wait
 from pathlib import Path
 
+import torch
+from composer.utils import get_free_tcp_port
+
 ROOT = Path(__file__).parents[1]
+SECONDS = 240
+
+CONTEXT = multiprocessing.get_context('forkserver')
+CONTEXT.set_forkserver_preload(['tests.preloaded'])
 
 
 def launched(processes, *command, cwd=ROOT):
-    """Runs a command in several processes to its end; returns what they printed."""
+    """Runs a command in several processes, as people do, to its end; returns what they printed."""
     done = subprocess.run(
         [sys.executable, '-m', 'composer.cli.launcher', '-n', str(processes), *command],
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=SECONDS,
         check=False,
         env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)},
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
+
+
+def on_ranks(world_size, function, *arguments):
+    """Calls a function in several processes, to which the environment says what the launcher would say.
+
+    They are forked: an interpreter of its own would import for seconds before each of them begins.
+    """
+    shared = {'WORLD_SIZE': world_size, 'LOCAL_WORLD_SIZE': world_size, 'NODE_RANK': 0}
+    shared |= {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': get_free_tcp_port()}
+    with tempfile.TemporaryDirectory() as folder:
+        logs = [Path(folder, f'{rank}.txt') for rank in range(world_size)]
+        processes = [
+            CONTEXT.Process(target=_rank, args=({**shared, 'RANK': rank, 'LOCAL_RANK': rank}, log, function, arguments))
+            for rank, log in enumerate(logs)
+        ]
+        for process in processes:
+            process.start()
+        _end(processes)
+        said = ''.join(log.read_text()[-3000:] for log in logs if log.exists())
+    assert [process.exitcode for process in processes] == [0] * world_size, said
+
+
+def _rank(environment, log, function, arguments):
+    with log.open('w') as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.update({key: str(value) for key, value in environment.items()})
+    torch.set_num_threads(1)
+    function(*arguments)
+
+
+def _end(processes):
+    """Waits for all; as soon as one fails, or time is up, kills those that would wait for it."""
+    deadline, running = time.monotonic() + SECONDS, {process.sentinel: process for process in processes}
+    while running:
+        ended = [running.pop(sentinel) for sentinel in wait(running, max(0, deadline - time.monotonic()))]
+        if not ended or any(process.exitcode for process in ended):
+            break
+    for process in processes:
+        process.kill()
+        process.join()

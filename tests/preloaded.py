@@ -2,6 +2,8 @@
 
 import gc
 
+import transformers  # noqa: F401
+
 import composer_kd.algorithms
 import composer_kd.runs.train  # noqa: F401
 
