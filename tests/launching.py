@@ -1,5 +1,6 @@
 """Processes with gloo: started by the composer launcher, or forked from one that has imported everything."""
 
+import atexit
 import multiprocessing
 import os
 import subprocess
@@ -34,17 +35,27 @@ def launched(processes, *command, cwd=ROOT):
     return done.stdout
 
 
-def on_ranks(world_size, function, *arguments):
-    """Calls a function in several processes, to which the environment says what the launcher would say.
+def forked(function, *arguments):
+    """Calls a function in a process of its own, to its end; returns the exit code and what was printed.
 
-    They are forked: an interpreter of its own would import for seconds before each of them begins.
+    It is forked from one that has imported everything, which an interpreter of its own would do for seconds.
     """
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, 'log.txt')
+        process = CONTEXT.Process(target=_call, args=({}, log, function, arguments))
+        process.start()
+        _end([process])
+        return process.exitcode, log.read_text()
+
+
+def on_ranks(world_size, function, *arguments):
+    """Calls a function in several forked processes, to which the environment says what the launcher would say."""
     shared = {'WORLD_SIZE': world_size, 'LOCAL_WORLD_SIZE': world_size, 'NODE_RANK': 0}
     shared |= {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': get_free_tcp_port()}
     with tempfile.TemporaryDirectory() as folder:
         logs = [Path(folder, f'{rank}.txt') for rank in range(world_size)]
         processes = [
-            CONTEXT.Process(target=_rank, args=({**shared, 'RANK': rank, 'LOCAL_RANK': rank}, log, function, arguments))
+            CONTEXT.Process(target=_call, args=({**shared, 'RANK': rank, 'LOCAL_RANK': rank}, log, function, arguments))
             for rank, log in enumerate(logs)
         ]
         for process in processes:
@@ -54,13 +65,17 @@ def on_ranks(world_size, function, *arguments):
     assert [process.exitcode for process in processes] == [0] * world_size, said
 
 
-def _rank(environment, log, function, arguments):
+def _call(environment, log, function, arguments):
     with log.open('w') as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.environ.update({key: str(value) for key, value in environment.items()})
     torch.set_num_threads(1)
-    function(*arguments)
+    atexit._clear()  # what the process that was forked has registered
+    try:
+        function(*arguments)
+    finally:
+        atexit._run_exitfuncs()
 
 
 def _end(processes):
