@@ -1,9 +1,8 @@
-"""Run by the composer launcher in algorithms/test_co_distillation.py: trains in groups of ranks, and prints as JSON."""
+"""Called by algorithms/test_co_distillation.py in several processes: trains in groups of ranks, and writes JSON."""
 
 import contextlib
 import functools
 import json
-import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -381,7 +380,3 @@ def main(case, out):
     found = kinds[name]()
     if dist.get_global_rank() == 0:
         Path(out).write_text(json.dumps(found))
-
-
-if __name__ == '__main__':
-    main(*sys.argv[1:])

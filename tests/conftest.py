@@ -1,3 +1,5 @@
+import functools
+import gc
 import os
 import warnings
 
@@ -7,6 +9,10 @@ os.environ.setdefault('COMPOSER_KD_TEST', '1')
 
 import pytest
 import torch
+from composer.utils import collect_env
+
+# Every Trainer reads the list of Composer's files twice to tell its commit.
+collect_env.get_composer_commit_hash = functools.cache(collect_env.get_composer_commit_hash)
 
 
 @pytest.fixture(autouse=True)
@@ -16,3 +22,10 @@ def _same_start():
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         yield
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _old_objects_are_left_alone():
+    """Keeps the garbage collector from a million objects of imported modules: each run collects at its end."""
+    gc.collect()
+    gc.freeze()

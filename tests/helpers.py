@@ -19,6 +19,11 @@ def mlp(classes=CLASSES, seed=0, dropout=0.0, norm=False):
         return nn.Sequential(*layers, nn.Linear(8, classes))
 
 
+def named(thing):
+    """The id of a parameter, equal in all processes: what a function's ``repr`` says of addresses is not."""
+    return getattr(thing, '__name__', repr(thing))
+
+
 def mse(student, teacher):
     return (student - teacher).square().mean()
 

@@ -7,7 +7,6 @@ import json
 import pkgutil
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -123,22 +122,3 @@ def test_make_help_explains_itself():
     shown = subprocess.run(['make', 'help'], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for target in ('demo', 'test', 'lint', 'bench'):
         assert re.search(rf'make {target}\s+\S', shown)
-
-
-@pytest.mark.parametrize('room', ['losses', 'testing'])
-def test_rooms_need_no_import_of_their_own(room):
-    code = f'import composer_kd; print(composer_kd.{room}.__name__, {room!r} in dir(composer_kd))'
-    shown = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert shown.stdout.split()[-2:] == [f'composer_kd.{room}', 'True']
-    assert not hasattr(composer_kd, 'losess')
-
-
-def test_import_loads_no_package_that_composer_does_not():
-    code = (
-        'import sys, composer; before = {name.split(".")[0] for name in sys.modules}; '
-        'from composer_kd import Distillation; '
-        'names = {name.split(".")[0] for name in sys.modules}; '
-        'print(sorted(name for name in names - before - {"composer_kd"} if name not in sys.stdlib_module_names))'
-    )
-    shown = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert shown.stdout.strip().split('\n')[-1] == '[]'

@@ -1,16 +1,16 @@
-"""Two processes with gloo, started by the composer launcher, train what one process trains."""
+"""Two processes with gloo train what one process trains."""
 
 import json
 
 import pytest
 
-from tests.launching import launched
-from tests.two_processes import CASES
+from tests.launching import on_ranks
+from tests.two_processes import CASES, main
 
 
 def launch(processes, folder):
     out = folder / f'{processes}.json'
-    launched(processes, '-m', 'tests.two_processes', str(out))
+    on_ranks(processes, main, str(out))
     return json.loads(out.read_text())
 
 

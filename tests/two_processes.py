@@ -1,4 +1,4 @@
-"""Run by the composer launcher in test_two_processes.py, with one process or two: prints what was trained as JSON."""
+"""Called by test_two_processes.py in one process or two: writes what was trained as JSON."""
 
 import functools
 import importlib
@@ -219,7 +219,7 @@ def stored_tokens():
     mask = (torch.arange(6) < torch.randint(2, 7, (32, 1), generator=generator)).long()
     columns = {'input_ids': ids, 'attention_mask': mask, 'labels': torch.where(mask == 1, labels, -100)}
     dataset = TokenDataset(**columns, index=torch.arange(32))
-    folder = f'{sys.argv[1]}-tokens'
+    folder = f'tokens-of-{dist.get_world_size()}'
     build_store(folder, TokenModel(seed=0), TokenModel(), dataset, TopK(3, 2.0), ['embed'], batch_size=5)
     teacher = CachedTeacher(folder)
     return TokenModel(seed=1), loader(dataset), Distillation(teacher, [KLDivergence(2.0), Match(hint, on='embed')])
@@ -255,7 +255,7 @@ def failing_build(moment):
 def stored_beside_live(**options):
     dataset = torch.utils.data.TensorDataset(*pairs(32))
     model = IndexedClassifier(student().module, num_classes=4)
-    folder = f'{sys.argv[1]}-pairs'
+    folder = f'pairs-of-{dist.get_world_size()}'
     if not os.path.exists(folder):
         build_store(folder, mlp(seed=0), model, dataset, Dense('float32'), batch_size=8)
     dist.barrier()
@@ -367,6 +367,7 @@ def hashes_of_wrapped_teachers():
 
 def main(out):
     dist.initialize_dist('cpu')
+    os.chdir(os.path.dirname(out))  # where stores are built
     results = {}
     for name, build in CASES.items():
         model, data, algorithm = build()
@@ -401,7 +402,3 @@ def main(out):
     if dist.get_global_rank() == 0:
         with open(out, 'w') as file:
             json.dump({'world_size': dist.get_world_size(), **results}, file)
-
-
-if __name__ == '__main__':
-    main(sys.argv[1])

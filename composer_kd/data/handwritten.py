@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -54,14 +55,12 @@ def digits(
         (1297, 500, 10, (1, 8, 8))
     """
     check_split(split, ('train', 'test'))
-    from sklearn.datasets import load_digits
-
-    bundled: Any = load_digits()
-    order = balanced_order(bundled.target.tolist(), seed=0)
+    images, targets = _bundled()
+    order = balanced_order(targets, seed=0)
     chosen = sorted(order[:TEST_SAMPLES] if split == 'test' else order[TEST_SAMPLES:])
     dataset = ImageTensors(
-        images=torch.from_numpy(bundled.images[chosen]).to(torch.uint8).unsqueeze(1),
-        targets=bundled.target[chosen].tolist(),
+        images=images[chosen],
+        targets=[targets[i] for i in chosen],
         num_classes=10,
         mean=DIGITS_MEAN,
         std=DIGITS_STD,
@@ -70,3 +69,12 @@ def digits(
         size=size,
     )
     return restrict(dataset, subset, n_labels, keep_unlabelled, seed)
+
+
+@functools.cache
+def _bundled() -> tuple[Tensor, list[int]]:
+    """The images ``(1797, 1, 8, 8)`` as bytes, and their classes: the text is read once."""
+    from sklearn.datasets import load_digits
+
+    bundled: Any = load_digits()
+    return torch.from_numpy(bundled.images).to(torch.uint8).unsqueeze(1), bundled.target.tolist()

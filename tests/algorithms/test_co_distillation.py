@@ -8,16 +8,16 @@ import torch
 import torch.nn.functional as F
 
 from composer_kd import CheckpointError, CoDistillation, ConfigError, FrozenTeacher
-from tests.co_distilling import FEW, REFUSED, TRAINED, bert, texts, token_model, tokens
+from tests.co_distilling import FEW, REFUSED, TRAINED, bert, main, texts, token_model, tokens
 from tests.helpers import loader, mlp, pairs, student, trainer, weights
-from tests.launching import launched
+from tests.launching import on_ranks
 
 GROUPS = 2
 
 
 def launch(processes, case, folder):
     out = folder / f'{processes}.json'
-    launched(processes, '-m', 'tests.co_distilling', case, str(out))
+    on_ranks(processes, main, case, str(out))
     return json.loads(out.read_text())
 
 

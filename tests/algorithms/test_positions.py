@@ -27,7 +27,7 @@ from composer_kd.losses import (
     mse,
     similarity_preserving,
 )
-from tests.helpers import TokenDataset, TokenModel, train
+from tests.helpers import TokenDataset, TokenModel, named, train
 
 transformers = pytest.importorskip('transformers')
 
@@ -98,7 +98,7 @@ def pixels(shape=(4, 3, 2, 5), dim=1, seed=0, one=False, dtype=torch.int64, igno
 @pytest.mark.parametrize('micro', [4, 1])
 @pytest.mark.parametrize('one', [False, True])
 @pytest.mark.parametrize('dim', [1, 3])
-@pytest.mark.parametrize('loss', [KLDivergence(1.0), ReverseKL(1.0), hard_label, mse], ids=repr)
+@pytest.mark.parametrize('loss', [KLDivergence(1.0), ReverseKL(1.0), hard_label, mse], ids=named)
 def test_classes_of_pixels_are_found_and_ignored_pixels_left_out(loss, dim, one, micro):
     x, labels = pixels(dim=dim, one=one)
     found = logged(Dense(dim=dim), columns(x=x, labels=labels), Distillation(Flat(dim), loss), micro)
@@ -336,7 +336,7 @@ def own_divergence(student, teacher):
 
 
 @pytest.mark.parametrize('squeeze', [False, True])
-@pytest.mark.parametrize('loss', [KLDivergence(), ReverseKL(), DIST(), hard_label, own_divergence], ids=repr)
+@pytest.mark.parametrize('loss', [KLDivergence(), ReverseKL(), DIST(), hard_label, own_divergence], ids=named)
 def test_a_divergence_of_one_output_is_refused(loss, squeeze):
     data = columns(x=torch.randn(4, 1), labels=torch.randn(4))
     with pytest.raises(LossError, match=r'composer_kd\.losses\.mse'):

@@ -10,7 +10,7 @@ from torch import nn
 
 from composer_kd import Distillation, KLDivergence
 from composer_kd.losses import DIST, RKD, LogitStandardization, ReverseKL, cosine, hard_label, mse
-from tests.helpers import loader, mlp, pairs, student, train
+from tests.helpers import loader, mlp, named, pairs, student, train
 
 
 def binary(student, teacher):
@@ -71,7 +71,7 @@ def said(model, labels, loss, micro=4, **options):
         (cosine, False),
         (binary, False),
     ],
-    ids=str,
+    ids=named,
 )
 def test_a_softmax_of_classes_that_come_together_is_told_of_once(loss, of_softmax, labels, micro):
     found = said(Several(), labels, loss, micro)

@@ -1,7 +1,6 @@
 """Callbacks are closed twice: by ``Trainer.close()``, and by Composer once more when Python exits."""
 
 import logging
-import subprocess
 import sys
 
 import pytest
@@ -14,10 +13,12 @@ from composer_kd import spans
 from composer_kd.callbacks.cost import TrainingCost
 from composer_kd.callbacks.history import HistoryLogger, read_history
 from composer_kd.callbacks.phases import PhaseLabels, StepClock, Trace
+from composer_kd.cli.main import main
 from composer_kd.workflows.demo.progress import Bar, bars
 from composer_kd.workflows.demo.results import Entry
 from composer_kd.workflows.sweep.trial import Progress
 from tests.helpers import loader, pairs, student, trainer
+from tests.launching import forked
 
 SHORT = ['train_loader.dataset.subset=96', 'global_train_batch_size=8']
 
@@ -25,35 +26,35 @@ SHORT = ['train_loader.dataset.subset=96', 'global_train_batch_size=8']
 @pytest.mark.parametrize('steps', [5, 6])  # three warm up, two are measured; the trace warms up in the next
 def test_a_profile_of_a_run_that_ends_inside_the_traced_steps_ends_well(steps, tmp_path):
     command = ['profile', 'yamls/digits/student.yaml', *SHORT, f'max_duration={steps}ba', '--batches', '2']
-    done = subprocess.run(
-        [sys.executable, '-m', 'composer_kd', *command, '--out', str(tmp_path)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert 'Error running' not in done.stderr
-    assert 'before the trace was complete' in done.stdout
+    code, said = forked(exit_with, [*command, '--out', str(tmp_path)])
+    assert code == 0, said[-2000:]
+    assert 'Error running' not in said
+    assert 'before the trace was complete' in said
+
+
+def exit_with(command):
+    sys.exit(main(command))
 
 
 def test_a_trace_is_written_once_however_often_it_is_stopped(tmp_path):
-    code = f"""
-import pathlib, torch
-from composer_kd.callbacks.phases import Trace
-file = pathlib.Path({str(tmp_path / 'trace.json')!r})
-trace = Trace(str(file), steps=1)
-trace.stop()  # before it began
-trace.step()
-trace.start()
-for _ in range(2):
-    torch.ones(2) + 1
-    trace.step()
-trace.stop()
-file.rename(file.with_name('first.json'))
-trace.step()
-trace.stop()
-assert not file.exists()
-"""
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    code, said = forked(stop_often, tmp_path / 'trace.json')
+    assert code == 0, said[-2000:]
     assert (tmp_path / 'first.json').stat().st_size > 1000
+
+
+def stop_often(file):
+    trace = Trace(str(file), steps=1)
+    trace.stop()  # before it began
+    trace.step()
+    trace.start()
+    for _ in range(2):
+        torch.ones(2) + 1
+        trace.step()
+    trace.stop()
+    file.rename(file.with_name('first.json'))
+    trace.step()
+    trace.stop()
+    assert not file.exists()
 
 
 class Tracing(Callback):

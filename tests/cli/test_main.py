@@ -65,12 +65,6 @@ def test_a_missing_file_is_found_out_before_torch_is_imported():
     assert "no configuration file 'no.yaml'" in done.stderr
 
 
-def test_training_loads_no_benchmark_and_says_nothing_at_its_start():
-    code = "import sys, composer_kd.runs.train; sys.exit('torch.utils.benchmark' in sys.modules)"
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, '')
-
-
 def test_training_from_the_command_line(tmp_path, capsys):
     overrides = ['max_duration=2ba', f'save_folder={tmp_path}', 'progress_bar=false', 'train_loader.dataset.subset=128']
     assert main(['train', 'yamls/digits/student.yaml', *overrides]) == 0

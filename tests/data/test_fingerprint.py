@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ from torchvision import transforms as v1
 from composer_kd.data import HeldOut, Indexed, PartlyLabelled, SeededViews, digits
 from composer_kd.data.fingerprint import differences, fingerprint
 from tests.data.test_views import SETS, Pictures, augmented, tensors
+from tests.launching import forked
 
 
 def text(dataset):
@@ -27,15 +26,18 @@ def test_it_is_the_same_each_time_and_after_json(name):
 
 
 def test_it_is_the_same_in_other_processes():
-    program = (
-        'from tests.data.test_fingerprint import *\n'
-        'print(text(SeededViews(SETS["v2"](), views=3)))\n'
-        'print(text(Indexed(HeldOut(digits(augment=True), 0.1))))\n'
-        'print(text(words()))\n'
-    )
-    told = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True).stdout
-    expected = [SeededViews(SETS['v2'](), views=3), Indexed(HeldOut(digits(augment=True), 0.1)), words()]
-    assert told.splitlines() == [text(dataset) for dataset in expected]
+    code, said = forked(tell)
+    assert code == 0, said
+    assert said.splitlines() == [text(dataset) for dataset in of_kinds()]
+
+
+def tell():
+    for dataset in of_kinds():
+        print(text(dataset))
+
+
+def of_kinds():
+    return [SeededViews(SETS['v2'](), views=3), Indexed(HeldOut(digits(augment=True), 0.1)), words()]
 
 
 def words(**changed):

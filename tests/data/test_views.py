@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import pickle
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -27,6 +25,7 @@ from composer_kd.data import (
 )
 from composer_kd.data.sample_content import content_hash
 from composer_kd.errors import ConfigError
+from tests.launching import forked
 
 N = 12
 
@@ -165,16 +164,18 @@ def test_global_random_states_are_left_alone_by_errors():
 
 
 def test_other_processes_draw_the_same():
-    program = (
-        'from tests.data.test_views import *\n'
-        'for name in ("v1", "v2", "numpy", "random", "tensors"):\n'
-        '    views = SeededViews(SETS[name](), views=4, seed=11)\n'
-        '    print(content_hash([views[ViewIndex(i, 3)] for i in range(N)]))\n'
-    )
-    told = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True).stdout.split()
-    for name, theirs in zip(('v1', 'v2', 'numpy', 'random', 'tensors'), told, strict=True):
-        views = SeededViews(SETS[name](), views=4, seed=11)
-        assert content_hash([views[ViewIndex(i, 3)] for i in range(N)]) == theirs
+    code, said = forked(tell)
+    assert code == 0, said
+    assert said.split() == drawn()
+
+
+def tell():
+    print(*drawn())
+
+
+def drawn():
+    views = [SeededViews(SETS[name](), views=4, seed=11) for name in ('v1', 'v2', 'numpy', 'random', 'tensors')]
+    return [content_hash([one[ViewIndex(i, 3)] for i in range(N)]) for one in views]
 
 
 def test_draws_of_tensors_stay_what_they_are():

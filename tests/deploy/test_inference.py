@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 import torch
 from composer.models import ComposerClassifier, ComposerModel
@@ -156,16 +153,6 @@ def test_a_composer_model_gets_a_pair_also_of_data_without_labels():
     inference = Inference(model, inputs)
     torch.testing.assert_close(inference(*inference.inputs_of(inputs)), model.net(inputs))
     assert inference.arguments == '(inputs, None)'
-
-
-def test_to_ask_for_the_next_token_imports_no_models():
-    code = (
-        'import sys, torch, transformers; from composer_kd.deploy import Inference; '
-        'assert not Inference(torch.nn.Linear(2, 3), torch.zeros(1, 2)).predicts_next_token; '
-        'print(len([name for name in sys.modules if name.startswith("transformers.models.")]))'
-    )
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True)
-    assert int(done.stdout.split()[-1]) < 20
 
 
 def test_a_causal_language_model_predicts_the_next_token():

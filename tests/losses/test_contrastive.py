@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from composer_kd.losses import CRD, _memory_bank
 from composer_kd.losses._memory_bank import others, scores
+from tests.launching import on_ranks
 
 N = 40
 
@@ -398,10 +399,10 @@ def test_bad_settings(settings, message):
         CRD(**{'n_samples': 10, **settings})
 
 
-def on_rank(rank, folder):
+def on_rank(folder):
     """Of 8 samples, rank 0 has 5 and rank 1 has 3; then rank 1 has none; then both have the same one."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+    torch.distributed.init_process_group('gloo')
+    rank = torch.distributed.get_rank()
     loss = crd()
     for part in (slice(0, 5), slice(5, 8))[rank], (slice(0, 8), None)[rank], slice(rank, rank + 1):
         if part is not None:
@@ -414,7 +415,7 @@ def on_rank(rank, folder):
 
 
 def test_ranks_keep_equal_memories(tmp_path):
-    torch.multiprocessing.spawn(on_rank, (str(tmp_path),), nprocs=2)
+    on_ranks(2, on_rank, str(tmp_path))
     one, other = (torch.load(tmp_path / f'rank{rank}') for rank in range(2))
     assert_same_state(one, other)
     alone, seen = crd(), batch()

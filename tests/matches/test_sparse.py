@@ -21,7 +21,7 @@ from composer_kd.losses import (
 from composer_kd.losses.sparse import sample_logits, top_logits
 from composer_kd.teachers import teacher_logits
 from tests.distilling import cnn, distil, image_student, images, tokens
-from tests.helpers import Recorder, TokenModel, train
+from tests.helpers import Recorder, TokenModel, named, train
 
 
 class Top:
@@ -124,7 +124,7 @@ def test_several_teachers_are_compared_apart():
         (AlphaBetaDivergence(temperature=2.0), 'all 4 classes'),
         (MultiTemperature(KLDivergence(2.0)), 'all 4 classes'),
     ],
-    ids=repr,
+    ids=named,
 )
 def test_what_a_part_of_the_classes_cannot_give_is_refused(loss, said):
     with pytest.raises(LossError, match=said):

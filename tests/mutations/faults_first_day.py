@@ -74,7 +74,7 @@ MUTATIONS = [
         'composer_kd/__init__.py',
         '    if name in _ROOMS:',
         '    if False:',
-        ('tests/test_documents.py::test_rooms_need_no_import_of_their_own',),
+        ('tests/test_imports.py::test_rooms_need_no_import_of_their_own',),
     ),
     Mutation(
         'a model of transformers without its wrapper is a failure of another library',

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import multiprocessing
 import os
 import signal
 
@@ -14,9 +13,7 @@ from composer_kd.config.stages import has_stages, load_chain
 from composer_kd.runs.train import train
 from composer_kd.workflows.stages import run as stages
 from composer_kd.workflows.stages import train_stages
-
-CONTEXT = multiprocessing.get_context('forkserver')
-CONTEXT.set_forkserver_preload(['composer_kd.runs.train', 'composer_kd.algorithms'])
+from tests.launching import CONTEXT
 
 
 def start(yaml, overrides, moment=None, count=1):

@@ -15,6 +15,7 @@ from composer_kd.errors import ConfigError
 from composer_kd.runs import folder as folders
 from composer_kd.runs.train import train
 from tests.helpers import EventSpy
+from tests.runs.killing import start
 
 STUDENT = 'yamls/digits/student.yaml'
 ROOT = pathlib.Path(__file__).parents[2]
@@ -134,22 +135,11 @@ def test_a_run_that_ended_early_has_finished_too(tmp_path):
     assert run(tmp_path, *overrides, 'max_duration=10ep')['time/epoch'] == 10
 
 
-def process(*overrides, folder, launcher=()):
-    command = [sys.executable, *launcher, '-m', 'composer_kd', 'train', STUDENT, *SMALL]
-    return subprocess.Popen(
-        [*command, f'save_folder={folder}', *overrides],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)},
-    )
-
-
 def test_a_folder_in_use_is_refused(tmp_path, monkeypatch):
-    first = process('max_duration=100000ba', 'save_interval=100000ba', folder=tmp_path)
+    overrides = ['max_duration=100000ba', 'save_interval=100000ba', f'save_folder={tmp_path}']
+    first = start(STUDENT, [*SMALL, *overrides])
     try:
-        while not (tmp_path / 'history.jsonl').exists() and first.poll() is None:
+        while not (tmp_path / 'history.jsonl').exists() and first.is_alive():
             time.sleep(0.05)
         before = (tmp_path / 'config.yaml').read_bytes()
         monkeypatch.setattr(folders, 'SECONDS_TO_WAIT', 0.2)
@@ -159,7 +149,7 @@ def test_a_folder_in_use_is_refused(tmp_path, monkeypatch):
         assert (tmp_path / 'config.yaml').read_bytes() == before
     finally:
         first.kill()
-        first.communicate()
+        first.join()
     assert run(tmp_path, 'save_overwrite=true')['time/batch'] == 2  # a kill has freed it
 
 
@@ -175,12 +165,23 @@ def test_a_file_system_without_locks_is_said_and_a_kill_there_locks_nobody_out(t
         pass
 
 
+def two_processes(folder):
+    launcher = ['-m', 'composer.cli.launcher', '-n', '2', '-m', 'composer_kd']
+    return subprocess.Popen(
+        [sys.executable, *launcher, 'train', STUDENT, *SMALL, 'max_duration=2ba', f'save_folder={folder}'],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)},
+    )
+
+
 @pytest.mark.slow  # the launcher starts two interpreters, and waits for both
 def test_two_processes_of_one_run_share_its_folder(tmp_path):
-    launcher = ['-m', 'composer.cli.launcher', '-n', '2']
-    said, _ = process('max_duration=2ba', folder=tmp_path, launcher=launcher).communicate(timeout=240)
+    said, _ = two_processes(tmp_path).communicate(timeout=240)
     assert json.loads((tmp_path / 'metrics.json').read_text())['time/batch'] == 2, said
-    again = process('max_duration=2ba', folder=tmp_path, launcher=launcher)
+    again = two_processes(tmp_path)
     said, _ = again.communicate(timeout=240)
     assert again.returncode != 0
     assert 'holds a run that has finished' in said
