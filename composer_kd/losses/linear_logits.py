@@ -181,8 +181,9 @@ class _Walk:
         """The loss, and its gradients with respect to those of the three that need one."""
         sources = (hidden, weight, bias)
         given: list[Any] = [None if x is None else _as_autocast(x) for x in sources]
-        # The factor of a GradScaler comes with the backward pass; before it, float16 has no room for small gradients.
-        exact = [None if x is None else x.float() for x in sources] if given[0].dtype == torch.float16 else given
+        exact = given
+        if given[0].dtype == torch.float16:  # no room for small gradients before the factor of a GradScaler
+            exact = [None if x is None else x.float() for x in sources]
         gradients = [torch.zeros_like(x) if x is not None and needed else None for x, needed in zip(sources, needs)]
         total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
         for start in range(0, hidden.shape[0], self._step):
