@@ -81,6 +81,7 @@ SCOPES: dict[str, Scope] = {
             'PartlyLabelled',
             'RepeatingSampler',
             'SeededViews',
+            'Tokenized',
             'ViewIndex',
             'ViewSampler',
         ),

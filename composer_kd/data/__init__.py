@@ -1,10 +1,13 @@
-"""Image data sets; a sample is ``(x, y)``: a normalised float image ``(C, H, W)`` and its class as an integer.
+"""Data sets of images and of texts.
 
-A plain ``DataLoader`` collates samples to ``(B, C, H, W)`` and ``(B,)``. Each data set has the attributes
-``num_classes`` and ``targets``. A sample without a label has the target ``UNLABELLED``, -100.
+A sample of images is ``(x, y)``: a normalised float image ``(C, H, W)`` and its class as an integer. A plain
+``DataLoader`` collates these to ``(B, C, H, W)`` and ``(B,)``. A sample of texts is a mapping with ``input_ids``,
+``attention_mask`` and ``labels``; the data set's ``collate_fn`` pads a batch of them. Each data set of classes has the
+attributes ``num_classes`` and ``targets``. A sample without a label has the target ``UNLABELLED``, -100.
 """
 
 from composer_kd.data.folder import image_folder
+from composer_kd.data.glue import glue
 from composer_kd.data.handwritten import digits
 from composer_kd.data.held_out import HeldOut
 from composer_kd.data.image_tensors import ImageTensors
@@ -24,6 +27,7 @@ from composer_kd.data.statistics import (
     IMAGENET_MEAN,
     IMAGENET_STD,
 )
+from composer_kd.data.tokens import Tokenized
 from composer_kd.data.view_index import ViewIndex
 from composer_kd.data.view_sampler import ViewSampler
 from composer_kd.data.views import SeededViews
@@ -47,11 +51,13 @@ __all__ = [
     'PartlyLabelled',
     'RepeatingSampler',
     'SeededViews',
+    'Tokenized',
     'ViewIndex',
     'ViewSampler',
     'cifar10',
     'cifar100',
     'digits',
     'fashion_mnist',
+    'glue',
     'image_folder',
 ]

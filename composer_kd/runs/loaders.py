@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from composer_kd.config.construct import construct_or_say
 from composer_kd.config.schema import LoaderConfig
 from composer_kd.data import HeldOut, Indexed, RepeatingSampler, SeededViews, ViewSampler
+from composer_kd.data.collating import collate_of
 from composer_kd.errors import ConfigError
 
 __all__ = ['build_loader', 'check_held_out', 'evaluation_data']
@@ -66,7 +67,7 @@ def build_loader(config: LoaderConfig, batch_size: int, seed: int, train: bool) 
         sampler=sampler if views is None else ViewSampler(sampler, views),
         drop_last=config.drop_last,
         num_workers=config.num_workers,
-        collate_fn=None if config.collate_fn is None else construct_or_say(config.collate_fn),
+        collate_fn=collate_of(dataset) if config.collate_fn is None else construct_or_say(config.collate_fn),
         pin_memory=torch.cuda.is_available() if config.pin_memory is None else config.pin_memory,
         persistent_workers=workers if config.persistent_workers is None else config.persistent_workers,
         prefetch_factor=config.prefetch_factor,
