@@ -81,6 +81,7 @@ SCOPES: dict[str, Scope] = {
             'PartlyLabelled',
             'RepeatingSampler',
             'SeededViews',
+            'TextBlocks',
             'Tokenized',
             'ViewIndex',
             'ViewSampler',

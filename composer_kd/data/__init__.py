@@ -2,7 +2,8 @@
 
 A sample of images is ``(x, y)``: a normalised float image ``(C, H, W)`` and its class as an integer. A plain
 ``DataLoader`` collates these to ``(B, C, H, W)`` and ``(B,)``. A sample of texts is a mapping with ``input_ids``,
-``attention_mask`` and ``labels``; the data set's ``collate_fn`` pads a batch of them. Each data set of classes has the
+``attention_mask`` and ``labels``; those of one length are collated as they are, for others the data set has a
+``collate_fn`` that pads. Each data set of classes has the
 attributes ``num_classes`` and ``targets``. A sample without a label has the target ``UNLABELLED``, -100.
 """
 
@@ -27,6 +28,7 @@ from composer_kd.data.statistics import (
     IMAGENET_MEAN,
     IMAGENET_STD,
 )
+from composer_kd.data.text import TextBlocks, text
 from composer_kd.data.tokens import Tokenized
 from composer_kd.data.view_index import ViewIndex
 from composer_kd.data.view_sampler import ViewSampler
@@ -51,6 +53,7 @@ __all__ = [
     'PartlyLabelled',
     'RepeatingSampler',
     'SeededViews',
+    'TextBlocks',
     'Tokenized',
     'ViewIndex',
     'ViewSampler',
@@ -60,4 +63,5 @@ __all__ = [
     'fashion_mnist',
     'glue',
     'image_folder',
+    'text',
 ]

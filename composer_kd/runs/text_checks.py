@@ -7,8 +7,9 @@ from typing import Any
 from composer.models import ComposerModel
 from torch import nn
 
+from composer_kd.batches.format import predicts_next_token
+from composer_kd.data import TextBlocks, Tokenized
 from composer_kd.data.collating import chain_of
-from composer_kd.data.tokens import Tokenized
 from composer_kd.errors import Attempts, ConfigError
 from composer_kd.features.calling import unwrapped
 from composer_kd.models.hugging_face import check_embedding
@@ -18,6 +19,8 @@ from composer_kd.teachers.meanings import class_names, vocabulary_of
 __all__ = ['check_texts']
 
 _POSITIONS = ('position_embeddings', 'wpe', 'embed_positions', 'position_embedding')
+
+_Texts = Tokenized | TextBlocks
 
 
 def check_texts(model: ComposerModel, dataset: Any, loader: str) -> None:
@@ -32,7 +35,7 @@ def check_texts(model: ComposerModel, dataset: Any, loader: str) -> None:
         ConfigError: If a token has no embedding, or another number than in the tokenizer of the model; if a text is
             longer than the model takes; if the classes are others, or in another order.
     """
-    texts = next((one for one in chain_of(dataset) if isinstance(one, Tokenized)), None)
+    texts = next((one for one in chain_of(dataset) if isinstance(one, (Tokenized, TextBlocks))), None)
     net = next((one for one in unwrapped(model).modules() if hasattr(one, 'get_input_embeddings')), None)
     if texts is None or net is None:
         return
@@ -42,7 +45,7 @@ def check_texts(model: ComposerModel, dataset: Any, loader: str) -> None:
     attempt.finish()
 
 
-def _check_tokens(model: ComposerModel, net: Any, texts: Tokenized, path: str) -> None:
+def _check_tokens(model: ComposerModel, net: Any, texts: _Texts, path: str) -> None:
     check_embedding(net, vocabulary_size(texts.tokenizer), f'{path}.tokenizer')
     ours, theirs = vocabulary_of(getattr(model, 'tokenizer', None)), vocabulary_of(texts.tokenizer)
     if ours is None or theirs is None or ours == theirs:
@@ -56,7 +59,7 @@ def _check_tokens(model: ComposerModel, net: Any, texts: Tokenized, path: str) -
         )
 
 
-def _check_length(model: ComposerModel, net: nn.Module, texts: Tokenized, path: str) -> None:
+def _check_length(model: ComposerModel, net: nn.Module, texts: _Texts, path: str) -> None:
     most = min(_lengths(net), default=None)
     if most is not None and texts.longest > most:
         raise ConfigError(
@@ -83,7 +86,10 @@ def _first_row(table: nn.Embedding) -> int:
     return 0 if table.padding_idx is None else table.padding_idx + 1
 
 
-def _check_labels(model: ComposerModel, net: Any, texts: Tokenized, path: str) -> None:
+def _check_labels(model: ComposerModel, net: Any, texts: _Texts, path: str) -> None:
+    if isinstance(texts, TextBlocks):
+        _check_objective(net, texts, path)
+        return
     if 'ForSequenceClassification' not in type(net).__name__:
         return
     problem, outputs = net.config.problem_type, net.config.num_labels
@@ -103,4 +109,14 @@ def _check_labels(model: ComposerModel, net: Any, texts: Tokenized, path: str) -
         raise ConfigError(
             f'{path}: its classes are {texts.classes}, and those of the model {list(theirs)}, in another order; '
             f'write labels: {order} beside the task'
+        )
+
+
+def _check_objective(net: nn.Module, texts: TextBlocks, path: str) -> None:
+    """A model that does not shift labels would be taught to repeat its input, and one that does to skip a token."""
+    fits = 'causal' if any(map(predicts_next_token, net.modules())) else 'masked'
+    if texts.objective != fits:
+        raise ConfigError(
+            f'{path}.objective: {texts.objective!r}, and {type(net).__name__} is a model for {fits!r}; write '
+            f'objective: {fits}, or take {"hf_causal_lm" if texts.objective == "causal" else "hf_masked_lm"}'
         )

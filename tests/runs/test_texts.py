@@ -6,12 +6,13 @@ import pytest
 import torch
 import yaml
 
+from composer_kd import models
 from composer_kd.config.load import load_config
 from composer_kd.errors import ConfigError
 from composer_kd.runs.evaluate import evaluate
 from composer_kd.runs.train import train
 from composer_kd.workflows.cache import cache
-from tests.texts import TINY, save_jsonl, save_model, save_sst2, save_tokenizer
+from tests.texts import TINY, save_jsonl, save_model, save_sst2, save_tokenizer, sentences
 
 pytest.importorskip('transformers')
 
@@ -129,3 +130,63 @@ def test_scores_and_several_kinds_of_labels(place):
     file = written(place, model=model, algorithms={}, max_duration='1ep')
     assert 'metrics/eval/SpearmanCorrCoef' in train(load_config(file, data), quiet=True)
     assert 'has scores for labels, and the model classes' in refused(written(place, algorithms={}), *data)
+
+
+def of_language(place, objective, **changes):
+    """The path of a YAML that trains a language model, taught by another one."""
+    (place / 'a.txt').write_text('\n'.join(sentences(30)))
+    data = {'name': 'text', 'path': 'a.txt', 'tokenizer': 'bert', 'length': 10, 'objective': objective}
+    name = {'causal': 'hf_causal_lm', 'masked': 'hf_masked_lm'}[objective]
+    kind, sizes = {
+        'causal': ('gpt2', {'n_embd': 8, 'n_layer': 1, 'n_head': 2, 'n_positions': 16, 'vocab_size': 23}),
+        'masked': ('bert', {**TINY, 'vocab_size': 23}),
+    }[objective]
+    model = {'name': name, 'architecture': kind, 'config': sizes, 'tokenizer': 'bert'}
+    teacher = place / f'{objective}-teacher'
+    with torch.random.fork_rng():
+        torch.manual_seed(9)
+        getattr(models, name)(architecture=kind, config=sizes).model.save_pretrained(teacher)
+    taught = {
+        'teachers': [{'model': {'name': name, 'pretrained': teacher.name, 'tokenizer': 'bert'}}],
+        'kd_loss_fn': {'name': 'KLDivergence', 'temperature': 2.0},
+    }
+    defaults = {
+        'model': model, 'train_loader': {'dataset': data}, 'eval_loader': {'dataset': data},
+        'algorithms': {'distillation': taught},
+    }  # fmt: skip
+    return written(place, **{**defaults, **changes})
+
+
+@pytest.mark.parametrize('objective', ['causal', 'masked'])
+def test_language_models_resume_bit_for_bit_and_are_stored(place, objective):
+    file = of_language(place, objective)
+    metrics = train(load_config(file, ['run_name=straight']), quiet=True)
+    middle = int(metrics['time/batch']) // 2 + 1  # within the second epoch, which has other masks
+    parts = ['run_name=parts', 'save_interval=1ba']
+    train(load_config(file, [*parts, f'max_duration={middle}ba']), quiet=True)
+    train(load_config(file, [*parts, 'autoresume=true']), quiet=True)
+    straight, resumed = (weights(place / 'runs' / name) for name in ('straight', 'parts'))
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    found = evaluate(place / 'runs' / 'straight').metrics
+    assert found['metrics/eval/LanguageCrossEntropy'] == pytest.approx(
+        metrics['metrics/eval/LanguageCrossEntropy'], rel=1e-5
+    )
+
+    views = ['train_loader.views=2'] if objective == 'masked' else []
+    if views:
+        with pytest.raises(ConfigError, match='each epoch has other masks; write views: 10'):
+            cache(load_config(file), out=place / 'store')
+    cache(load_config(file, views), out=place / 'store')
+    live = train(load_config(file, [*views, 'run_name=live']), quiet=True)
+    teachers = 'algorithms.distillation.teachers=[{cache: store}]'
+    stored = train(load_config(file, [*views, 'run_name=stored', teachers]), quiet=True)
+    assert stored['loss/train/kd'] == pytest.approx(live['loss/train/kd'], rel=2e-3)
+
+
+def test_the_objective_of_the_data_is_that_of_the_model(place):
+    file = of_language(place, 'masked', algorithms={})
+    said = refused(file, 'train_loader.dataset.objective=causal')
+    assert "objective: 'causal', and BertForMaskedLM is a model for 'masked'; write objective: masked" in said
+    file = of_language(place, 'causal', algorithms={})
+    said = refused(file, 'train_loader.dataset.objective=masked')
+    assert "GPT2LMHeadModel is a model for 'causal'; write objective: causal, or take hf_masked_lm" in said
