@@ -96,6 +96,21 @@ def test_examples_of_language_models(tmp_path, monkeypatch):
     assert namespace['algorithm'].pool.vocabulary == 11
 
 
+def test_examples_of_hugging_face(tmp_path, monkeypatch):
+    """The Python blocks of docs/hugging_face.md, in one namespace and in order, with a tiny model in the folder."""
+    pytest.importorskip('transformers')
+    from tests.texts import save_model, save_sst2
+
+    monkeypatch.chdir(tmp_path)
+    save_model(tmp_path / 'my-bert')
+    save_sst2(tmp_path / 'data')
+    namespace = {}
+    text = (ROOT / 'docs/hugging_face.md').read_text(encoding='utf-8')
+    for block in re.findall(r'```python\n(.*?)```', text, re.DOTALL):
+        exec(compile(block, 'docs/hugging_face.md', 'exec'), namespace)
+    assert namespace['student'].config.num_hidden_layers == 1
+
+
 @pytest.mark.parametrize('name', ['composer_kd', *MODULES])
 def test_examples_in_docstrings(name, monkeypatch):
     monkeypatch.chdir(ROOT)

@@ -34,9 +34,11 @@ __all__ = [
 
 
 HUGGING_FACE = (
-    'In a YAML, name a function of yours that returns composer.models.HuggingFaceModel(...), such as '
-    "my_models.student for `def student() -> HuggingFaceModel` in my_models.py of the working folder; a teacher's "
-    'model is named as it is, such as transformers.AutoModelForSequenceClassification.from_pretrained'
+    'In a YAML, write {name: hf_classifier, pretrained: FOLDER}, or hf_causal_lm, hf_masked_lm, hf_seq2seq, '
+    'hf_image_classifier. For another task, name a function of yours that returns '
+    'composer.models.HuggingFaceModel(...), such as my_models.student for `def student() -> HuggingFaceModel` in '
+    "my_models.py of the working folder; a teacher's model may also be named as it is, such as "
+    'transformers.AutoModelForTokenClassification.from_pretrained'
 )
 """What to do about a model of transformers that would need a wrapper."""
 

@@ -82,6 +82,8 @@ SCOPES: dict[str, Scope] = {
             'PartlyLabelled',
             'RepeatingSampler',
             'SeededViews',
+            'TextBlocks',
+            'Tokenized',
             'ViewIndex',
             'ViewSampler',
         ),

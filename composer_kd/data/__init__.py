@@ -1,10 +1,14 @@
-"""Image data sets; a sample is ``(x, y)``: a normalised float image ``(C, H, W)`` and its class as an integer.
+"""Data sets of images and of texts.
 
-A plain ``DataLoader`` collates samples to ``(B, C, H, W)`` and ``(B,)``. Each data set has the attributes
-``num_classes`` and ``targets``. A sample without a label has the target ``UNLABELLED``, -100.
+A sample of images is ``(x, y)``: a normalised float image ``(C, H, W)`` and its class as an integer. A plain
+``DataLoader`` collates these to ``(B, C, H, W)`` and ``(B,)``. A sample of texts is a mapping with ``input_ids``,
+``attention_mask`` and ``labels``; those of one length are collated as they are, for others the data set has a
+``collate_fn`` that pads. Each data set of classes has the
+attributes ``num_classes`` and ``targets``. A sample without a label has the target ``UNLABELLED``, -100.
 """
 
 from composer_kd.data.folder import image_folder
+from composer_kd.data.glue import glue
 from composer_kd.data.handwritten import digits
 from composer_kd.data.held_out import HeldOut
 from composer_kd.data.image_tensors import ImageTensors
@@ -24,6 +28,8 @@ from composer_kd.data.statistics import (
     IMAGENET_MEAN,
     IMAGENET_STD,
 )
+from composer_kd.data.text import TextBlocks, text
+from composer_kd.data.tokens import Tokenized
 from composer_kd.data.view_index import ViewIndex
 from composer_kd.data.view_sampler import ViewSampler
 from composer_kd.data.views import SeededViews
@@ -47,11 +53,15 @@ __all__ = [
     'PartlyLabelled',
     'RepeatingSampler',
     'SeededViews',
+    'TextBlocks',
+    'Tokenized',
     'ViewIndex',
     'ViewSampler',
     'cifar10',
     'cifar100',
     'digits',
     'fashion_mnist',
+    'glue',
     'image_folder',
+    'text',
 ]

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from composer_kd.data.seeded_items import seeded_items
 from composer_kd.errors import ConfigError
 
-__all__ = ['UNLABELLED', 'PartlyLabelled', 'balanced_order', 'restrict']
+__all__ = ['UNLABELLED', 'PartlyLabelled', 'balanced_order', 'check_count', 'restrict']
 
 UNLABELLED = -100
 """The label of a sample without a label; torch's cross-entropy ignores it."""
@@ -58,12 +58,12 @@ class PartlyLabelled(Dataset[tuple[Any, int]]):
         self.num_classes = int(getattr(dataset, 'num_classes', max(targets, default=-1) + 1))
         self.indices = list(range(len(targets)))
         if subset is not None:
-            _check_count('subset', subset, 1, len(targets))
+            check_count('subset', subset, 1, len(targets))
             self.indices = balanced_order(targets, seed=0)[:subset]
         self.targets = [targets[index] for index in self.indices]
 
         if n_labels is not None:
-            _check_count('n_labels', n_labels, 0 if keep_unlabelled else 1, len(self.targets))
+            check_count('n_labels', n_labels, 0 if keep_unlabelled else 1, len(self.targets))
             labelled = set(balanced_order(self.targets, seed)[:n_labels])
             if keep_unlabelled:
                 self.targets = [y if i in labelled else UNLABELLED for i, y in enumerate(self.targets)]
@@ -175,6 +175,11 @@ def _targets(dataset: Any) -> list[int]:
     return [int(target) for target in known]
 
 
-def _check_count(name: str, count: int, least: int, most: int) -> None:
+def check_count(name: str, count: int, least: int, most: int) -> None:
+    """Checks a number of samples.
+
+    Raises:
+        ConfigError: If it is no integer from ``least`` to ``most``.
+    """
     if isinstance(count, bool) or not isinstance(count, int) or not least <= count <= most:
         raise ConfigError(f'{name}: expected an integer from {least} to {most}, or None for all, got {count!r}.')

@@ -26,7 +26,15 @@ from composer_kd.matches.student_features import StudentFeatures
 from composer_kd.matches.term import Key, LossTerm
 from composer_kd.schedules import value_at
 from composer_kd.spans import TEACHER_FORWARD, labelled
-from composer_kd.teachers import NotMeasured, TeacherPool, check_classes, cut, cut_shape, shared_vocabulary
+from composer_kd.teachers import (
+    NotMeasured,
+    TeacherPool,
+    check_classes,
+    check_trained,
+    cut,
+    cut_shape,
+    shared_vocabulary,
+)
 from composer_kd.teachers.routing import Route
 
 __all__ = ['Criterion', 'Precision']
@@ -135,6 +143,7 @@ class Criterion:
                 state.device.module_to_device(term.adapter.loss)
         for number in self.same_logits:
             check_classes(state.model, self.pool.teachers[number])
+            check_trained(self.pool.teachers[number])
         self._apart = any(getattr(teacher, 'sparse', False) for teacher in self.pool.teachers)
         self._agree_on_classes(state)
         check_targets(self.terms, self.pool)

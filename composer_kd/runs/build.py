@@ -37,6 +37,7 @@ from composer_kd.runs.loaders import build_loader, check_held_out, evaluation_da
 from composer_kd.runs.preflight import check_autoresume, check_load_path, dry_run
 from composer_kd.runs.resume import check_resumable
 from composer_kd.runs.stored import check_stores
+from composer_kd.runs.text_checks import check_texts
 from composer_kd.students import EXTRAS
 
 __all__ = ['build_model', 'build_trainer', 'check_components']
@@ -166,6 +167,9 @@ def _build_parts(config: RunConfig) -> _Parts:
     # Built first after seeding, so that the initial weights of the student depend on the seed and not on a teacher.
     reproducibility.seed_all(_student_seed(config))
     model = attempt(build_model, config.model, getattr(getattr(train_loader, 'dataset', None), 'num_classes', None))
+    for name, loader in (('train_loader', train_loader), ('eval_loader', eval_loader)):
+        if model is not None and loader is not None:
+            attempt(check_texts, model, loader.dataset, name)
     algorithms = {part.path: attempt(construct_or_say, part) for part in config.algorithms.values()}
     callbacks = [attempt(construct_or_say, part) for part in config.callbacks.values()]
     for callback in callbacks:

@@ -24,6 +24,7 @@ from composer_kd.runs.ending import closing
 from composer_kd.runs.process import without_remarks
 from composer_kd.runs.saved import SavedRun, open_run
 from composer_kd.runs.stages import stage_folders
+from composer_kd.runs.text_checks import check_texts
 from composer_kd.runs.train import final_metrics
 
 __all__ = [
@@ -135,7 +136,21 @@ def as_table(evaluations: Iterable[Evaluation]) -> Table:
     return table
 
 
-_HEADINGS = {'MulticlassAccuracy': 'accuracy', 'CrossEntropy': 'loss'}
+_HEADINGS = {
+    'MulticlassAccuracy': 'accuracy',
+    'CrossEntropy': 'loss',
+    'LabelAccuracy': 'accuracy',
+    'MaskedAccuracy': 'accuracy',
+    'BinaryF1Score': 'F1',
+    'MulticlassF1Score': 'F1',
+    'LabelF1': 'F1',
+    'MulticlassMatthewsCorrCoef': 'MCC',
+    'PearsonCorrCoef': 'Pearson',
+    'SpearmanCorrCoef': 'Spearman',
+    'MeanSquaredError': 'squared error',
+    'LanguageCrossEntropy': 'loss',
+    'LanguagePerplexity': 'perplexity',
+}
 
 
 def heading_of(name: str) -> str:
@@ -213,6 +228,7 @@ def _open(checkpoint: str, config: str | pathlib.Path | None) -> SavedRun:
 def _evaluate(run: SavedRun) -> Evaluation:
     loader = run.loader()
     model = run.model(getattr(loader.dataset, 'num_classes', None))
+    check_texts(model, loader.dataset, 'eval_loader')
     assert run.checkpoint is not None
     joint = restored(run, model)
     metrics = evaluate_model(model, loader, run.config, joint)

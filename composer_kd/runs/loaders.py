@@ -14,9 +14,13 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from composer_kd.config.construct import construct_or_say
 from composer_kd.config.schema import LoaderConfig
 from composer_kd.data import HeldOut, Indexed, RepeatingSampler, SeededViews, ViewSampler
+from composer_kd.data.collating import chain_of, collate_of
 from composer_kd.errors import ConfigError
 
-__all__ = ['build_loader', 'check_held_out', 'evaluation_data']
+__all__ = ['ENDLESS', 'build_loader', 'check_held_out', 'evaluation_data']
+
+ENDLESS = 2**31
+"""A number of views that no run comes to the end of."""
 
 
 def build_loader(config: LoaderConfig, batch_size: int, seed: int, train: bool) -> DataLoader[Any]:
@@ -43,7 +47,7 @@ def build_loader(config: LoaderConfig, batch_size: int, seed: int, train: bool) 
         )
     if config.hold_out is not None:
         dataset = _part(dataset, config, 'rest' if train else 'held_out')
-    views = config.views if train else None
+    views = _views(config, dataset) if train else None
     if views is not None:
         with _said_of(config, '.views: '):
             dataset = SeededViews(dataset, views, config.views_seed)
@@ -66,11 +70,17 @@ def build_loader(config: LoaderConfig, batch_size: int, seed: int, train: bool) 
         sampler=sampler if views is None else ViewSampler(sampler, views),
         drop_last=config.drop_last,
         num_workers=config.num_workers,
-        collate_fn=None if config.collate_fn is None else construct_or_say(config.collate_fn),
+        collate_fn=collate_of(dataset) if config.collate_fn is None else construct_or_say(config.collate_fn),
         pin_memory=torch.cuda.is_available() if config.pin_memory is None else config.pin_memory,
         persistent_workers=workers if config.persistent_workers is None else config.persistent_workers,
         prefetch_factor=config.prefetch_factor,
     )
+
+
+def _views(config: LoaderConfig, dataset: Any) -> int | None:
+    """The number of views; where samples are masked and none is set, each epoch has one of its own."""
+    draws = any(getattr(one, 'has_views', False) for one in chain_of(dataset))
+    return ENDLESS if config.views is None and draws else config.views
 
 
 def _sampler(

@@ -8,7 +8,7 @@ from composer_kd.teachers.checkpoints import load_weights, read_weights
 from composer_kd.teachers.ema import EMATeacher
 from composer_kd.teachers.fingerprint import differences, teacher_fingerprint
 from composer_kd.teachers.frozen import FrozenTeacher
-from composer_kd.teachers.meanings import check_classes
+from composer_kd.teachers.meanings import check_classes, check_trained
 from composer_kd.teachers.pool import TeacherPool, moves
 from composer_kd.teachers.shapes import NotMeasured, Shapes, feature_shapes, logits_shape, measured
 from composer_kd.teachers.snapshot import SnapshotTeacher
@@ -33,6 +33,7 @@ __all__ = [
     'answered_logits',
     'build_store',
     'check_classes',
+    'check_trained',
     'cut',
     'cut_shape',
     'differences',

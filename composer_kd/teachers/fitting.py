@@ -73,7 +73,7 @@ def choose(entries: Entries, module: nn.Module, entry: str | None, name: str) ->
     if not fitting:
         best = max(fits, key=lambda fit: (len(fit.paths), -len(fit.problems), -len(fit.unused)), default=None)
         raise _misfit(best or _fit(entries, module, target, scope, {}, scope), module, name)
-    if any(not _same(entries, fitting[0], other) for other in fitting[1:]):
+    if any(not _same(entries, target, fitting[0], other) for other in fitting[1:]):
         prefixes = [fit.prefix for fit in fitting]
         raise CheckpointError(
             f'{name} holds several weights that fit {type(module).__name__}, under {listed(prefixes)}: choose one, '
@@ -230,11 +230,14 @@ def _ignored_by(module: nn.Module) -> list[str]:
     return [pattern for patterns in found if isinstance(patterns, (list, tuple, set)) for pattern in patterns]
 
 
-def _same(entries: Entries, one: Fit, other: Fit) -> bool:
-    """Whether two fits give the same values, so that either may be taken."""
-    pairs = [(entries.tensors[one.paths[key]], entries.tensors[other.paths.get(key, '')]) for key in one.paths
-             if key in other.paths]  # fmt: skip
-    return one.paths.keys() == other.paths.keys() and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
+def _same(entries: Entries, target: Mapping[str, Any], one: Fit, other: Fit) -> bool:
+    """Whether two fits give the same values, so that either may be taken; one may hold a tied weight once."""
+    ours, theirs = (
+        {_place(target.get(key)) or key: entries.tensors[path] for key, path in fit.paths.items()}
+        for fit in (one, other)
+    )
+    pairs = [(ours[key], theirs[key]) for key in ours.keys() & theirs.keys()]
+    return ours.keys() == theirs.keys() and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
 
 
 def _some(names: list[str], most: int = 20) -> str:

@@ -11,10 +11,11 @@ from torch import nn
 
 from composer_kd.errors import TeacherError
 from composer_kd.features.calling import unwrapped
+from composer_kd.models.hugging_face_build import untrained
 from composer_kd.teachers.base import Teacher, module_of
 from composer_kd.teachers.frozen import FrozenTeacher
 
-__all__ = ['check_classes', 'check_tokens', 'class_names', 'vocabulary_of']
+__all__ = ['check_classes', 'check_tokens', 'check_trained', 'class_names', 'vocabulary_of']
 
 _DEFAULT_NAME = re.compile(r'label_\d+')  # what transformers calls classes that nobody has named
 
@@ -93,6 +94,28 @@ def check_classes(student: nn.Module, teacher: Teacher) -> None:
             f'The classes of the teacher {teacher.name!r} are called {theirs}, those of the student {ours}: they are '
             'taken for the same, in this order. Give both the same config.id2label to say so.',
             stacklevel=2,
+        )
+
+
+def check_trained(teacher: Teacher) -> None:
+    """Checks that a teacher whose logits are compared does not make them with weights that nobody trained.
+
+    A pretrained body without the head of the task gets a random one (:func:`.hf_classifier`), and such a teacher
+    answers at random.
+
+    Args:
+        teacher: One of the teachers.
+
+    Raises:
+        TeacherError: If weights of its model are as they were drawn.
+    """
+    module = module_of(teacher)
+    names = [] if module is None else untrained(module)
+    if names:
+        raise TeacherError(
+            f'The teacher {teacher.name!r} has random weights, which its pretrained folder does not have: '
+            f'{", ".join(sorted(names)[:4])}. Fine-tune it first, and give its checkpoint: FrozenTeacher(model, '
+            'checkpoint=...), in a YAML the key checkpoint; or compare its layers alone: Match(loss, on=...).'
         )
 
 

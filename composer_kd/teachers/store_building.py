@@ -22,6 +22,7 @@ from typing_extensions import Self
 
 from composer_kd.batches.format import LABELLED
 from composer_kd.data import Indexed, SeededViews, ViewIndex
+from composer_kd.data.collating import collate_of
 from composer_kd.data.fingerprint import fingerprint
 from composer_kd.data.indexed import by_index
 from composer_kd.data.randomness import is_random
@@ -75,7 +76,7 @@ def build_store(
             that is no padding.
         batch_size: Samples that the teacher is given at once.
         num_workers: Processes that load the data.
-        collate_fn: What makes a batch of samples, as in training; ``None`` for torch's.
+        collate_fn: What makes a batch of samples, as in training; ``None`` for the data set's own, or torch's.
         head: For :class:`composer_kd.stores.Hidden`: the path of the teacher's last layer, whose input is stored. If it
             is a :class:`torch.nn.Linear`, it is kept in the store.
         feature_dtype: The floating dtype of stored features: float16, bfloat16 or float32.
@@ -120,7 +121,7 @@ def build_store(
         reader = TeacherReader(
             asked, model, _as_features(features), head, positions, precision, feature_dtype, column, vocabulary
         )
-        load = _Loading(dataset, num_workers, collate_fn)
+        load = _Loading(dataset, num_workers, collate_fn or collate_of(dataset))
         outline = reader.outline(load.batch_of([ViewIndex(0, 0)]), form)
         manifest = replace(
             outline, samples=len(dataset), views=views, data=fingerprint(dataset), versions=_versions(),

@@ -38,7 +38,7 @@ MUTATIONS = [
     Mutation(
         'the first of several weights that fit is taken without a word',
         FITTING,
-        'if any(not _same(entries, fitting[0], other) for other in fitting[1:]):',
+        'if any(not _same(entries, target, fitting[0], other) for other in fitting[1:]):',
         'if False:',
         (f'{FIT}test_several_that_fit_must_be_chosen_from',),
     ),

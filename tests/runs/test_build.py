@@ -316,7 +316,9 @@ def wrapped() -> HuggingFaceModel:
     ],
 )
 def test_a_model_of_transformers_without_its_wrapper_is_answered(name, options, what):
-    with pytest.raises(ConfigError, match=f'^model: .* {what}.* In a YAML, name a function of yours that returns'):
+    with pytest.raises(
+        ConfigError, match=f'^model: .* {what}.* In a YAML, write .*hf_classifier, .* a function of yours'
+    ):
         build_model(Component('model', name, options, 'model'))
     assert isinstance(build_model(Component('model', f'{__name__}.wrapped')), HuggingFaceModel)
 

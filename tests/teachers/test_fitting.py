@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 import torchvision
+from composer.models import HuggingFaceModel
 from torch import nn
 
 from composer_kd import CheckpointError, FrozenTeacher
@@ -338,3 +339,13 @@ def test_a_module_that_does_not_say_what_it_found_is_refused_as_others_are(tmp_p
     torch.save(saved, tmp_path / 'w.pt')
     with pytest.raises(CheckpointError, match=r'unexpected: old\.weight'):
         load_weights(Silent(seed=2), tmp_path / 'w.pt')
+
+
+def test_a_trained_language_model_whose_head_is_its_embedding(tmp_path):
+    """Its body alone fits too, as the head is the same tensor; both give the same values."""
+    transformers = pytest.importorskip('transformers')
+    config = transformers.GPT2Config(vocab_size=11, n_embd=8, n_layer=1, n_head=2, n_positions=8)
+    first, second = (HuggingFaceModel(transformers.GPT2LMHeadModel(config)) for _ in range(2))
+    torch.save({'state': {'model': first.state_dict()}}, tmp_path / 'w.pt')
+    load_weights(second, tmp_path / 'w.pt')
+    assert all(torch.equal(*pair) for pair in zip(first.parameters(), second.parameters()))

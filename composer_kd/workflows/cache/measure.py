@@ -20,6 +20,7 @@ from torch.utils.data import default_collate
 from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.layout import layout_of
 from composer_kd.data import ViewIndex
+from composer_kd.data.collating import collate_of
 from composer_kd.stores import FormatError, Hidden, Store
 from composer_kd.stores.formats import Stored, distance
 from composer_kd.teachers import Teacher, answered_logits
@@ -70,7 +71,7 @@ def measure(
         model: The student, which says how batches are read.
         dataset: The data set of the build.
         batch_size: Samples of a batch.
-        collate_fn: What makes a batch of samples; None for torch's.
+        collate_fn: What makes a batch of samples; None for the data set's own, or torch's.
         positions: Which positions are compared.
         precision: The precision in which the teacher runs; None for Composer's default.
         route: The name of the column that says which teacher each sample has, or a function; None if there is none.
@@ -82,7 +83,7 @@ def measure(
     parts, live, stored = [], [], []
     for part in np.array_split(numbers, math.ceil(len(numbers) / batch_size)):
         items = [dataset[ViewIndex(int(number), 0)] for number in part]
-        written = device.batch_to_device((default_collate if collate_fn is None else collate_fn)(items))
+        written = device.batch_to_device((collate_fn or collate_of(dataset) or default_collate)(items))
         batch, _ = form.split(written)
         with torch.no_grad(), get_precision_context(chosen):
             outputs, seconds = _timed(partial(teacher.outputs, batch))

@@ -25,7 +25,7 @@ from composer_kd.matches.match import Match
 from composer_kd.presentation.addresses import without_credentials
 from composer_kd.runs.build import build_model
 from composer_kd.runs.files import make_folder
-from composer_kd.runs.loaders import build_loader
+from composer_kd.runs.loaders import ENDLESS, build_loader
 from composer_kd.runs.process import keep_freed_memory, say, without_remarks
 from composer_kd.runs.stored import matches_of, note_teacher
 from composer_kd.stores import Store, check_free, to_mds
@@ -111,6 +111,11 @@ def _stores(chosen: list[_Chosen], config: RunConfig, settings: CacheSettings, f
         return
     plain = dataclasses.replace(config.train_loader, samples_per_epoch=None, drop_last=False)
     loader = build_loader(plain, 1, config.seed, train=True)
+    if getattr(loader.dataset, 'views', None) == ENDLESS:
+        raise ConfigError(
+            'train_loader.views: each epoch has other masks; write views: 10, for example, to store and train on that '
+            'many, which epochs then repeat'
+        )
     reproducibility.seed_all(config.seed)
     model = build_model(config.model, getattr(loader.dataset, 'num_classes', None))
     if dist.get_global_rank() == 0:

@@ -1,0 +1,122 @@
+"""Checks before a run that texts are tokenized for the model that reads them, and labelled as it counts its classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from composer.models import ComposerModel
+from torch import nn
+
+from composer_kd.batches.format import predicts_next_token
+from composer_kd.data import TextBlocks, Tokenized
+from composer_kd.data.collating import chain_of
+from composer_kd.errors import Attempts, ConfigError
+from composer_kd.features.calling import unwrapped
+from composer_kd.models.hugging_face import check_embedding
+from composer_kd.pretrained import vocabulary_size
+from composer_kd.teachers.meanings import class_names, vocabulary_of
+
+__all__ = ['check_texts']
+
+_POSITIONS = ('position_embeddings', 'wpe', 'embed_positions', 'position_embedding')
+
+_Texts = Tokenized | TextBlocks
+
+
+def check_texts(model: ComposerModel, dataset: Any, loader: str) -> None:
+    """Checks that the texts of a data set are meant for a model; other data sets are not looked at.
+
+    Args:
+        model: The model.
+        dataset: The data set of the loader.
+        loader: The key of the loader, for messages.
+
+    Raises:
+        ConfigError: If a token has no embedding, or another number than in the tokenizer of the model; if a text is
+            longer than the model takes; if the classes are others, or in another order.
+    """
+    texts = next((one for one in chain_of(dataset) if isinstance(one, (Tokenized, TextBlocks))), None)
+    net = next((one for one in unwrapped(model).modules() if hasattr(one, 'get_input_embeddings')), None)
+    if texts is None or net is None:
+        return
+    attempt = Attempts()
+    for check in (_check_tokens, _check_length, _check_labels):
+        attempt(check, model, net, texts, f'{loader}.dataset')
+    attempt.finish()
+
+
+def _check_tokens(model: ComposerModel, net: Any, texts: _Texts, path: str) -> None:
+    check_embedding(net, vocabulary_size(texts.tokenizer), f'{path}.tokenizer')
+    ours, theirs = vocabulary_of(getattr(model, 'tokenizer', None)), vocabulary_of(texts.tokenizer)
+    if ours is None or theirs is None or ours == theirs:
+        return
+    moved = [token for token, number in theirs.items() if ours.get(token) != number]
+    if moved:
+        first = min(moved, key=lambda token: theirs[token])
+        raise ConfigError(
+            f'{path}.tokenizer: is another than that of the model: {len(moved)} tokens have other numbers, such as '
+            f'{first!r}, {theirs[first]} here and {ours.get(first)} there. Give both the same folder'
+        )
+
+
+def _check_length(model: ComposerModel, net: nn.Module, texts: _Texts, path: str) -> None:
+    most = min(_lengths(net), default=None)
+    if most is not None and texts.longest > most:
+        raise ConfigError(
+            f'{path}: its longest sample has {texts.longest} tokens, and {type(net).__name__} takes {most}; '
+            'make them no longer than that: max_length of glue, length of text'
+        )
+
+
+def _lengths(net: nn.Module) -> list[int]:
+    """How many tokens the embeddings of absolute positions of a model allow for."""
+    tables = [
+        module
+        for name, module in net.named_modules()
+        if name.rpartition('.')[2] in _POSITIONS and isinstance(module, nn.Embedding)
+    ]
+    return [table.num_embeddings - _first_row(table) for table in tables]
+
+
+def _first_row(table: nn.Embedding) -> int:
+    """The row of the first token: RoBERTa and its kin count positions from the row after that of padding."""
+    offset = getattr(table, 'offset', None)
+    if isinstance(offset, int):
+        return offset
+    return 0 if table.padding_idx is None else table.padding_idx + 1
+
+
+def _check_labels(model: ComposerModel, net: Any, texts: _Texts, path: str) -> None:
+    if isinstance(texts, TextBlocks):
+        _check_objective(net, texts, path)
+        return
+    if 'ForSequenceClassification' not in type(net).__name__:
+        return
+    problem, outputs = net.config.problem_type, net.config.num_labels
+    if not hasattr(texts, 'classes'):
+        if problem == 'single_label_classification':
+            raise ConfigError(f'{path}: has scores for labels, and the model classes; write model.problem: regression')
+        return
+    if problem == 'regression' or outputs != texts.num_classes:
+        raise ConfigError(
+            f'{path}: has {texts.num_classes} classes, {texts.classes}, and the model '
+            f'{"one score (problem: regression)" if problem == "regression" else f"{outputs} outputs"}; write '
+            f'model.labels: {texts.classes}'
+        )
+    theirs, ours = class_names(model), [name.strip().casefold() for name in texts.classes]
+    if theirs and list(theirs) != ours and sorted(theirs) == sorted(ours):
+        order = [texts.classes[ours.index(name)] for name in theirs]
+        raise ConfigError(
+            f'{path}: its classes are {texts.classes}, and those of the model {list(theirs)}, in another order; '
+            f'write labels: {order} beside the task'
+        )
+
+
+def _check_objective(net: nn.Module, texts: TextBlocks, path: str) -> None:
+    """A model that does not shift labels would be taught to repeat its input, and one that does to skip a token."""
+    fits = 'causal' if any(map(predicts_next_token, net.modules())) else 'masked'
+    if texts.objective != fits:
+        raise ConfigError(
+            f'{path}.objective: {texts.objective!r}, and {type(net).__name__} is a model for {fits!r}; write '
+            f'objective: {fits}, or take {"hf_causal_lm" if texts.objective == "causal" else "hf_masked_lm"}'
+        )

@@ -1,0 +1,192 @@
+"""Runs on texts: trained, resumed, stored, evaluated; and what is refused before them."""
+
+import json
+
+import pytest
+import torch
+import yaml
+
+from composer_kd import models
+from composer_kd.config.load import load_config
+from composer_kd.errors import ConfigError
+from composer_kd.runs.evaluate import evaluate
+from composer_kd.runs.train import train
+from composer_kd.workflows.cache import cache
+from tests.texts import TINY, save_jsonl, save_model, save_sst2, save_tokenizer, sentences
+
+pytest.importorskip('transformers')
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_sst2(tmp_path)
+    save_model(tmp_path / 'bert', id2label={0: 'negative', 1: 'positive'})
+    return tmp_path
+
+
+def written(place, **changes):
+    """The path of a YAML that trains a student of one layer, taught by the whole model."""
+    data = {'name': 'glue', 'task': 'sst2', 'tokenizer': 'bert', 'root': '.', 'max_length': 16}
+    content = {
+        'model': {'name': 'hf_classifier', 'pretrained': 'bert', 'config': {'num_hidden_layers': 1}},
+        'optimizer': {'name': 'DecoupledAdamW', 'lr': 0.01},
+        'train_loader': {'dataset': {**data, 'split': 'train'}},
+        'eval_loader': {'dataset': {**data, 'split': 'validation'}},
+        'algorithms': {
+            'distillation': {
+                'teachers': [{'model': {'name': 'hf_classifier', 'pretrained': 'bert'}}],
+                'kd_loss_fn': {'name': 'KLDivergence', 'temperature': 2.0},
+            }
+        },
+        'max_duration': '2ep', 'global_train_batch_size': 8, 'progress_bar': False, 'save_folder': 'runs/{run_name}',
+        **changes,
+    }  # fmt: skip
+    (place / 'run.yaml').write_text(yaml.safe_dump(content))
+    return place / 'run.yaml'
+
+
+def weights(folder):
+    return torch.load(folder / 'latest-rank0.pt', weights_only=False)['state']['model']
+
+
+def test_a_run_resumes_bit_for_bit_and_is_evaluated(place):
+    file = written(place)
+    metrics = train(load_config(file, ['run_name=straight']), quiet=True)
+    train(load_config(file, ['run_name=parts', 'max_duration=4ba', 'save_interval=1ba']), quiet=True)
+    train(load_config(file, ['run_name=parts', 'autoresume=true', 'save_interval=1ba']), quiet=True)
+    straight, parts = (weights(place / 'runs' / name) for name in ('straight', 'parts'))
+    assert all(torch.equal(straight[name], parts[name]) for name in straight)
+    found = evaluate(place / 'runs' / 'straight').metrics
+    assert found['metrics/eval/MulticlassAccuracy'] == metrics['metrics/eval/MulticlassAccuracy']
+    assert found['metrics/eval/CrossEntropy'] == pytest.approx(metrics['metrics/eval/CrossEntropy'], rel=1e-6)
+
+
+def test_microbatches_give_the_same_numbers(place):
+    config = {'num_hidden_layers': 1, 'hidden_dropout_prob': 0.0, 'attention_probs_dropout_prob': 0.0}
+    file = written(place, model={'name': 'hf_classifier', 'pretrained': 'bert', 'config': config}, max_duration='3ba')
+    whole = train(load_config(file, ['save_folder=null']), quiet=True)
+    parts = train(load_config(file, ['save_folder=null', 'device_train_microbatch_size=3']), quiet=True)
+    for name in ('loss/train/total', 'loss/train/task', 'loss/train/kd'):
+        assert parts[name] == pytest.approx(whole[name], rel=1e-4)
+
+
+def test_stored_answers_teach_like_the_teacher(place):
+    file = written(place, max_duration='1ep')
+    live = train(load_config(file, ['run_name=live']), quiet=True)
+    cache(load_config(file), out=place / 'store')
+    teachers = 'algorithms.distillation.teachers=[{cache: store}]'
+    stored = train(load_config(file, ['run_name=stored', teachers]), quiet=True)
+    assert stored['loss/train/kd'] == pytest.approx(live['loss/train/kd'], rel=2e-3)
+    assert json.loads((place / 'runs' / 'stored' / 'metrics.json').read_text())['time/batch'] == 3
+
+
+def refused(file, *overrides):
+    with pytest.raises(ConfigError) as error:
+        train(load_config(file, ['save_folder=null', *overrides]), quiet=True)
+    return str(error.value)
+
+
+def test_texts_that_are_not_meant_for_the_model(place):
+    save_tokenizer(place / 'more', [f'word{number}' for number in range(99)])
+    save_tokenizer(place / 'other', ['good', 'bad'])
+    model = {'name': 'hf_classifier', 'architecture': 'bert', 'config': {**TINY, 'vocab_size': 50}}
+    file = written(place, model=model, algorithms={})
+    said = refused(file, 'train_loader.dataset.tokenizer=more')
+    assert (
+        'train_loader.dataset.tokenizer: has 104 tokens, and BertForSequenceClassification has embeddings for 50'
+        in said
+    )
+    file = written(place, algorithms={})
+    said = refused(file, 'train_loader.dataset.tokenizer=other')
+    assert "is another than that of the model: 2 tokens have other numbers, such as 'good', 5 here and 12 there" in said
+    model['config'].update(max_position_embeddings=7, vocab_size=23)
+    said = refused(written(place, model=model, algorithms={}))
+    assert 'its longest sample has 11 tokens, and BertForSequenceClassification takes 7' in said
+    model = {'name': 'hf_classifier', 'pretrained': 'bert', 'num_labels': 3}
+    assert "has 2 classes, ['negative', 'positive'], and the model 3 outputs" in refused(
+        written(place, model=model, algorithms={})
+    )
+    model = {'name': 'hf_classifier', 'pretrained': 'bert', 'problem': 'regression'}
+    assert 'the model one score (problem: regression)' in refused(written(place, model=model, algorithms={}))
+
+
+def test_labels_in_another_order_than_the_models(place):
+    save_model(place / 'turned', id2label={0: 'Positive', 1: 'Negative'})
+    model = {'name': 'hf_classifier', 'pretrained': 'turned'}
+    file = written(place, model=model, algorithms={})
+    said = refused(file)
+    assert "another order; write labels: ['positive', 'negative'] beside the task" in said
+    order = 'dataset.labels=[positive,negative]'
+    train(load_config(file, ['save_folder=null', 'max_duration=1ba', f'train_loader.{order}', f'eval_loader.{order}']))
+
+
+def test_scores_and_several_kinds_of_labels(place):
+    rows = [{'sentence1': 'a film', 'sentence2': 'a good film', 'label': score / 4} for score in range(8)]
+    for name in ('train', 'dev'):
+        save_jsonl(place / 'glue' / 'STS-B' / f'{name}.jsonl', rows)
+    data = ['train_loader.dataset.task=stsb', 'eval_loader.dataset.task=stsb', 'save_folder=null']
+    model = {'name': 'hf_classifier', 'pretrained': 'bert', 'problem': 'regression'}
+    file = written(place, model=model, algorithms={}, max_duration='1ep')
+    assert 'metrics/eval/SpearmanCorrCoef' in train(load_config(file, data), quiet=True)
+    assert 'has scores for labels, and the model classes' in refused(written(place, algorithms={}), *data)
+
+
+def of_language(place, objective, **changes):
+    """The path of a YAML that trains a language model, taught by another one."""
+    (place / 'a.txt').write_text('\n'.join(sentences(30)))
+    data = {'name': 'text', 'path': 'a.txt', 'tokenizer': 'bert', 'length': 10, 'objective': objective}
+    name = {'causal': 'hf_causal_lm', 'masked': 'hf_masked_lm'}[objective]
+    kind, sizes = {
+        'causal': ('gpt2', {'n_embd': 8, 'n_layer': 1, 'n_head': 2, 'n_positions': 16, 'vocab_size': 23}),
+        'masked': ('bert', {**TINY, 'vocab_size': 23}),
+    }[objective]
+    model = {'name': name, 'architecture': kind, 'config': sizes, 'tokenizer': 'bert'}
+    teacher = place / f'{objective}-teacher'
+    with torch.random.fork_rng():
+        torch.manual_seed(9)
+        getattr(models, name)(architecture=kind, config=sizes).model.save_pretrained(teacher)
+    taught = {
+        'teachers': [{'model': {'name': name, 'pretrained': teacher.name, 'tokenizer': 'bert'}}],
+        'kd_loss_fn': {'name': 'KLDivergence', 'temperature': 2.0},
+    }
+    defaults = {
+        'model': model, 'train_loader': {'dataset': data}, 'eval_loader': {'dataset': data},
+        'algorithms': {'distillation': taught},
+    }  # fmt: skip
+    return written(place, **{**defaults, **changes})
+
+
+@pytest.mark.parametrize('objective', ['causal', 'masked'])
+def test_language_models_resume_bit_for_bit_and_are_stored(place, objective):
+    file = of_language(place, objective)
+    metrics = train(load_config(file, ['run_name=straight']), quiet=True)
+    middle = int(metrics['time/batch']) // 2 + 1  # within the second epoch, which has other masks
+    parts = ['run_name=parts', 'save_interval=1ba']
+    train(load_config(file, [*parts, f'max_duration={middle}ba']), quiet=True)
+    train(load_config(file, [*parts, 'autoresume=true']), quiet=True)
+    straight, resumed = (weights(place / 'runs' / name) for name in ('straight', 'parts'))
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    found = evaluate(place / 'runs' / 'straight').metrics
+    assert found['metrics/eval/LanguageCrossEntropy'] == pytest.approx(
+        metrics['metrics/eval/LanguageCrossEntropy'], rel=1e-5
+    )
+
+    views = ['train_loader.views=2'] if objective == 'masked' else []
+    if views:
+        with pytest.raises(ConfigError, match='each epoch has other masks; write views: 10'):
+            cache(load_config(file), out=place / 'store')
+    cache(load_config(file, views), out=place / 'store')
+    live = train(load_config(file, [*views, 'run_name=live']), quiet=True)
+    teachers = 'algorithms.distillation.teachers=[{cache: store}]'
+    stored = train(load_config(file, [*views, 'run_name=stored', teachers]), quiet=True)
+    assert stored['loss/train/kd'] == pytest.approx(live['loss/train/kd'], rel=2e-3)
+
+
+def test_the_objective_of_the_data_is_that_of_the_model(place):
+    file = of_language(place, 'masked', algorithms={})
+    said = refused(file, 'train_loader.dataset.objective=causal')
+    assert "objective: 'causal', and BertForMaskedLM is a model for 'masked'; write objective: masked" in said
+    file = of_language(place, 'causal', algorithms={})
+    said = refused(file, 'train_loader.dataset.objective=masked')
+    assert "GPT2LMHeadModel is a model for 'causal'; write objective: causal, or take hf_masked_lm" in said
