@@ -16,6 +16,7 @@ writes what is there. Results are known by their settings, not by the code that 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -176,12 +177,18 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
+def step_back() -> None:
+    """Lets a worker leave the machine to others who need it."""
+    with contextlib.suppress(OSError):
+        os.nice(5)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Builds stores, chooses rates, runs, and writes ``schemes.md`` and ``schemes.json``."""
     options = parse(arguments)
     torch.set_num_threads(1)
     options.work.mkdir(parents=True, exist_ok=True)
-    Study(options, Runner(options.workers, dry=options.report)).run()
+    Study(options, Runner(options.workers, prepare=step_back, dry=options.report)).run()
 
 
 if __name__ == '__main__':

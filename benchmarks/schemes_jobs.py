@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
@@ -198,8 +197,6 @@ class Run:
 
     def run(self) -> Result:
         """Trains."""
-        with contextlib.suppress(OSError):
-            os.nice(5)
         if self.method in CHAINS:
             folder = self.path.with_suffix('')
             stages = train_stages(

@@ -34,7 +34,7 @@ _TITLES = {
     'sampled': 'offline, stored 12 draws, KL',
     'dist': 'offline, stored dense, DIST',
     'deep': 'offline, deep CNN stored dense, KL',
-    'assistant': 'assistant: ResNet-56, deep CNN, student',
+    'assistant': 'assistant: ResNet-56, ResNet-8, student',
     'ema': "self: the student's average",
     'snapshot': 'self: the last epoch teaches the next',
     'teacher_free': 'no teacher: the virtual one',
@@ -63,6 +63,9 @@ def write(options: argparse.Namespace, study: Any) -> None:
         if rows:
             columns = ['method', 'accuracy', 'gained', 'by seed', 'CPU seconds', 'bytes', 'learning rate']
             text += [f'## {title}', markdown_table(columns, rows)]
+            done = {cell.method for cell, _ in study.runs if cell.setting == setting}
+            if missing := [said for method, said in _TITLES.items() if method not in done]:
+                text += [f'Not run yet: {"; ".join(missing)}.']
     text += ['## Stores', markdown_table(['store', 'seconds', 'bytes'], _stores(study))]
     text += ['## Learning rates', markdown_table(*_rates(study))]
     options.out.mkdir(parents=True, exist_ok=True)
