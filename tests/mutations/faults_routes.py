@@ -30,8 +30,8 @@ MUTATIONS = [
     Mutation(
         'each teacher runs on all samples',
         ROUTED,
-        'part = micro.part(rows, drawn.size)',
-        'part = micro',
+        'Part(micro.part(rows, drawn.size), ours',
+        'Part(micro, ours',
         (f'{ROUTES}test_each_teacher_runs_on_its_own_samples_alone',),
     ),
     Mutation(
