@@ -8,7 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from composer_kd import Distillation
 from composer_kd.losses import (
+    DKD,
     AdaptiveKL,
     AlphaBetaDivergence,
     KLDivergence,
@@ -26,6 +28,8 @@ from composer_kd.losses import (
     skewed_reverse_kl,
     total_variation,
 )
+from tests.distilling import tokens
+from tests.helpers import Recorder, TokenModel, train
 
 BIG = (9, 8193)
 
@@ -248,8 +252,6 @@ def test_what_is_out_of_bounds_is_refused(make, said):
 def test_multi_temperature_leaves_the_loss_as_it_was_and_passes_on_what_it_asks_for():
     student, teacher = random(6, 5)
     labels = torch.arange(6) % 5
-    from composer_kd.losses import DKD
-
     loss = MultiTemperature(DKD(temperature=7.0), [1.0, 2.0])
     expected = (dkd(student, teacher, labels, temperature=1.0) + dkd(student, teacher, labels, temperature=2.0)) / 2
     assert loss(student, teacher, labels=labels).item() == pytest.approx(expected.item())
@@ -258,3 +260,19 @@ def test_multi_temperature_leaves_the_loss_as_it_was_and_passes_on_what_it_asks_
         loss(student, teacher)
     assert loss.wrapped.temperature == 7.0
     assert MultiTemperature(KLDivergence(softmax_dim=1)).softmax_dim == 1
+
+
+@pytest.mark.parametrize('loss', [*(twin(temperature=2.0) for twin, _ in TWINS), MultiTemperature()], ids=repr)
+def test_a_trainer_takes_the_mean_over_the_tokens_that_count(loss):
+    def run(microbatch):
+        recorder, data = Recorder(), torch.utils.data.DataLoader(tokens(attention=False), 8)
+        algorithm = Distillation(TokenModel(seed=5), loss)
+        train(TokenModel(), data, [algorithm], [recorder], device_train_microbatch_size=microbatch)
+        return [batch['kd'] for batch in recorder.batches]
+
+    whole = run(8)
+    assert run(3) == pytest.approx(whole, rel=1e-4)
+    batch = next(iter(torch.utils.data.DataLoader(tokens(attention=False), 8)))
+    counts = batch['labels'] != -100
+    with torch.no_grad():
+        assert whole[0] == pytest.approx(loss(TokenModel()(batch)[counts], TokenModel(seed=5)(batch)[counts]).item())
