@@ -239,7 +239,8 @@ def test_a_stored_stage_teaches_in_the_next_chain(tmp_path):
     assert found['student-1']['loss/train/kd'] == pytest.approx(live['loss/train/kd'], abs=1e-4)
 
 
-def test_the_command_and_what_can_be_done_with_a_chain(tmp_path, capsys):
+def test_the_command_and_what_can_be_done_with_a_chain(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '200')  # for paths in tables
     folder = tmp_path / 'chain'
     assert main(['train', ASSISTANT, *QUICK, 'max_duration=1ep', f'save_folder={folder}']) == 0
     out = capsys.readouterr().out
