@@ -34,7 +34,8 @@ class HuggingFaceClassifier(IndexedClassifier):
     """
 
     def __init__(self, net: nn.Module, metrics: Sequence[str] | None = None) -> None:
-        classes = net.config.num_labels  # type: ignore[union-attr]
+        config: Any = net.config
+        classes = int(config.num_labels)
         made = metrics_of(text_metrics.CLASSES, metrics, classes)
         super().__init__(
             _Images(net),
