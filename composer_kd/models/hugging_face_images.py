@@ -98,6 +98,7 @@ def hf_image_classifier(
         ConfigError: As for :func:`.hf_classifier`.
 
     Example:
+        >>> import torch
         >>> sizes = {'hidden_size': 8, 'num_hidden_layers': 1, 'num_attention_heads': 2, 'intermediate_size': 8}
         >>> model = hf_image_classifier(architecture='vit', config={**sizes, 'image_size': 32}, num_labels=10)
         >>> model((torch.zeros(2, 3, 32, 32), torch.zeros(2))).shape
