@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from composer_kd.features.outputs import Observation
     from composer_kd.losses import KLDivergence, kl_divergence
     from composer_kd.matches.match import Match
+    from composer_kd.runs.ensemble import Ensemble
     from composer_kd.schedules import Ramp
     from composer_kd.students import student_from_teacher, student_state_dict
     from composer_kd.teachers import (
@@ -47,6 +48,7 @@ __all__ = [
     'ConfigError',
     'Distillation',
     'EMATeacher',
+    'Ensemble',
     'FrozenTeacher',
     'KLDivergence',
     'LossError',
@@ -78,6 +80,7 @@ _HOMES = (
     'matches.match',
     'teachers',
     'algorithms',
+    'runs.ensemble',
 )
 
 _ROOMS = frozenset(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith('_'))

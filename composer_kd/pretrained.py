@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from composer_kd.errors import ConfigError
 
-__all__ = ['folder_of', 'has_tokenizer', 'load', 'load_tokenizer', 'require_transformers', 'vocabulary_size']
+__all__ = [
+    'folder_of',
+    'has_tokenizer',
+    'load',
+    'load_tokenizer',
+    'normalization_of',
+    'require_transformers',
+    'vocabulary_size',
+]
 
 T = TypeVar('T')
 
@@ -118,6 +127,39 @@ def has_tokenizer(place: str) -> bool:
     """Whether a folder has files of a tokenizer; true for what is no folder, where only the Hub knows."""
     folder = folder_of(place)
     return not folder.is_dir() or any((folder / name).is_file() for name in _TOKENIZER_FILES)
+
+
+def normalization_of(place: str) -> tuple[list[float], list[float]]:
+    """The mean and the standard deviation by which a pretrained image model wants its images normalised.
+
+    Args:
+        place: As for `load`.
+
+    Returns:
+        One number per channel, for pixels from 0 to 1: from ``preprocessor_config.json``, or of timm's models from
+        ``pretrained_cfg`` in ``config.json``.
+
+    Raises:
+        ConfigError: If neither says it, or pixels are not to be from 0 to 1 first.
+    """
+    config = folder_of(place) / 'config.json'
+    timm = json.loads(config.read_text(encoding='utf-8')).get('pretrained_cfg', {}) if config.is_file() else {}
+    if 'mean' in timm and 'std' in timm:
+        return list(timm['mean']), list(timm['std'])
+    mixin = require_transformers('the normalisation of a pretrained model').image_processing_base.ImageProcessingMixin
+
+    def read(where: str, **_: Any) -> Any:
+        return mixin.get_image_processor_dict(where)[0]
+
+    told = load(read, place, 'pretrained')
+    if not told.get('do_rescale', True) or abs(told.get('rescale_factor', 1 / 255) * 255 - 1) > 1e-6:
+        raise ConfigError(f'pretrained: the image processor of {place!r} has a scale of its own; give mean_required')
+    if not told.get('do_normalize', True):
+        channels = len(told.get('image_mean') or (0, 0, 0))
+        return [0.0] * channels, [1.0] * channels
+    if not told.get('image_mean') or not told.get('image_std'):
+        raise ConfigError(f'pretrained: the image processor of {place!r} says no mean; give mean_required')
+    return list(told['image_mean']), list(told['image_std'])
 
 
 def vocabulary_size(tokenizer: Any) -> int:

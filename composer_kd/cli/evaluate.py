@@ -16,6 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to a parser."""
     parser.add_argument('checkpoints', nargs='+', metavar='CHECKPOINT', help='a checkpoint, or a run folder')
     parser.add_argument('--config', metavar='YAML', help='default: the config.yaml beside each checkpoint')
+    parser.add_argument(
+        '--together', action='store_true', help='evaluate the mean of their probabilities too, on the data of the first'
+    )
     add_allow_imports(parser)
 
 
@@ -28,4 +31,4 @@ def run(options: argparse.Namespace) -> None:
     from composer_kd.presentation.console import terminal
     from composer_kd.runs.evaluate import as_table, evaluate_all
 
-    terminal().print(as_table(evaluate_all(options.checkpoints, options.config)), highlight=False)
+    terminal().print(as_table(evaluate_all(options.checkpoints, options.config, options.together)), highlight=False)

@@ -8,6 +8,7 @@ Each model is a plain ``torch.nn.Module`` with the attribute ``num_classes``, in
 from composer_kd.models.classifier import IndexedClassifier
 from composer_kd.models.cnn import DeepCNN, ShallowCNN
 from composer_kd.models.hugging_face import hf_causal_lm, hf_classifier, hf_masked_lm, hf_seq2seq
+from composer_kd.models.hugging_face_images import hf_image_classifier
 from composer_kd.models.imagenet import resnet18, resnet34, resnet50, torchvision_model
 from composer_kd.models.resnet import CifarResNet, resnet20, resnet32, resnet44, resnet56, resnet110
 from composer_kd.models.rnn import ImageRNN
@@ -20,6 +21,7 @@ __all__ = [
     'ShallowCNN',
     'hf_causal_lm',
     'hf_classifier',
+    'hf_image_classifier',
     'hf_masked_lm',
     'hf_seq2seq',
     'resnet18',

@@ -87,7 +87,9 @@ def build(
         )  # fmt: skip
         return Built(made, pretrained, 'pretrained', _initialized(made, told))
     try:
-        made = kind.from_config(config, trust_remote_code=False, **how)
+        # A class of its own has no choice of code to trust.
+        make = getattr(kind, 'from_config', None)
+        made = kind._from_config(config, **how) if make is None else make(config, trust_remote_code=False, **how)
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
         raise ConfigError(f'architecture: {auto} of {architecture!r} cannot be built: {_said(error)}') from error
     return Built(made, architecture if architecture not in transformers.CONFIG_MAPPING else None, 'architecture')
@@ -103,7 +105,7 @@ def untrained(model: nn.Module) -> list[str]:
         Their names; empty for models that this package did not build.
     """
     drawn = getattr(model, 'initialized', None) or {}
-    inner = getattr(model, 'model', model)
+    inner = getattr(model, 'model', getattr(model, 'module', model))
     now = dict(inner.named_parameters()) if drawn else {}
     as_drawn = all(name in now and _sum_of(now[name]) == value for name, value in drawn.items())
     return list(drawn) if as_drawn else []

@@ -17,6 +17,7 @@ from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.layout import layout_of
 from composer_kd.errors import ConfigError
 from composer_kd.features.outputs import logits_of
+from composer_kd.teachers.meanings import class_names
 
 __all__ = ['Ensemble']
 
@@ -32,8 +33,9 @@ class Ensemble(ComposerModel):
         members: The models, for Composer.
 
     Raises:
-        ConfigError: If there are none; when it is called, if the models have one output or several labels per sample,
-            whose predictions are no distribution over classes.
+        ConfigError: If there are none, or their classes are named in other orders (``config.id2label``); when it is
+            called, if the models have one output or several labels per sample, whose predictions are no distribution
+            over classes.
 
     Example:
         >>> from composer.models import ComposerClassifier
@@ -49,6 +51,7 @@ class Ensemble(ComposerModel):
         super().__init__()
         if not members:
             raise ConfigError('Ensemble: expected at least one model, got none')
+        _check_classes(members)
         self.members = nn.ModuleList(members)  # in the module tree, for devices and modes
         self.models: Sequence[ComposerModel] = tuple(members)
         self.form = BatchFormat.of(members[0])
@@ -67,8 +70,8 @@ class Ensemble(ComposerModel):
         told = first.eval_forward(copy.copy(batch))
         if not isinstance(told, Tensor):
             raise ConfigError(
-                f'{type(first).__name__}: the ensemble of generations needs a model that evaluates by its logits, got '
-                f'{type(told).__name__}'
+                f'{type(first).__name__}: the ensemble needs a model that evaluates by its logits, got '
+                f'{type(told).__name__}; HuggingFaceModel(model, use_logits=True) does'
             )
         return self._mean([told, *answers], batch)
 
@@ -93,3 +96,13 @@ class Ensemble(ComposerModel):
             )
         each = torch.stack([one.float().log_softmax(layout.dim) for one in logits])
         return each.logsumexp(0) - math.log(len(logits))
+
+
+def _check_classes(members: Sequence[nn.Module]) -> None:
+    named = [names for names in map(class_names, members) if names]
+    for names in named[1:]:
+        if list(names) != list(named[0]) and sorted(names) == sorted(named[0]):
+            raise ConfigError(
+                f'Ensemble: the models have their classes in other orders, {list(named[0])} and {list(names)}: the '
+                'mean would be of different classes. Give all of them the same config.id2label'
+            )

@@ -21,6 +21,7 @@ from composer_kd.errors import ConfigError
 from composer_kd.presentation.units import bytes_text, metric_text, number_text
 from composer_kd.runs.beside import restored
 from composer_kd.runs.ending import closing
+from composer_kd.runs.ensemble import Ensemble
 from composer_kd.runs.process import without_remarks
 from composer_kd.runs.saved import SavedRun, open_run
 from composer_kd.runs.stages import stage_folders
@@ -200,20 +201,22 @@ def evaluate_model(
     return {name: value for name, value in found.items() if name.startswith('metrics/')}
 
 
-def evaluate_all(checkpoints: Sequence[str], config: str | None = None) -> list[Evaluation]:
+def evaluate_all(checkpoints: Sequence[str], config: str | None = None, together: bool = False) -> list[Evaluation]:
     """Evaluates several checkpoints, after a check that all of them exist.
 
     Args:
         checkpoints: Checkpoints or run folders.
         config: One YAML for all of them; default: the ``config.yaml`` of each.
+        together: Whether to evaluate their :class:`.Ensemble` too, on the evaluation data of the first.
 
     Returns:
-        One evaluation for each checkpoint.
+        One evaluation for each checkpoint, and for the ensemble.
 
     Raises:
         ComposerKDError: As in ``evaluate``.
     """
-    return [_evaluate(run) for run in [_open(str(one), config) for one in stage_folders(checkpoints)]]
+    runs = [_open(str(one), config) for one in stage_folders(checkpoints)]
+    return [*map(_evaluate, runs), *([_evaluate_together(runs)] if together else [])]
 
 
 def _open(checkpoint: str, config: str | pathlib.Path | None) -> SavedRun:
@@ -223,6 +226,17 @@ def _open(checkpoint: str, config: str | pathlib.Path | None) -> SavedRun:
             f"{checkpoint} is not a checkpoint: give a checkpoint or a run's folder, and --config {checkpoint}"
         )
     return open_run(checkpoint, config)
+
+
+def _evaluate_together(runs: Sequence[SavedRun]) -> Evaluation:
+    loader = runs[0].loader()
+    models = [run.model(getattr(loader.dataset, 'num_classes', None)) for run in runs]
+    for model in models:
+        check_texts(model, loader.dataset, 'eval_loader')
+    ensemble = Ensemble(models)
+    metrics = evaluate_model(ensemble, loader, runs[0].config)
+    name = pathlib.Path(f'together ({len(runs)})')
+    return Evaluation(name, metrics, count_parameters(ensemble), sum(map(size_in_bytes, models)))
 
 
 def _evaluate(run: SavedRun) -> Evaluation:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from composer_kd.errors import ConfigError
+from composer_kd.pretrained import normalization_of
 
 __all__ = ['InputAdapters', 'NormalizationAdapter', 'ResizeAdapter']
 
@@ -25,9 +26,12 @@ class NormalizationAdapter(nn.Module):
         std_original: Standard deviation per channel that the data pipeline divided by.
         mean_required: Mean per channel that the teacher was trained with.
         std_required: Standard deviation per channel that the teacher was trained with.
+        pretrained: In the place of these two: the folder of the teacher, or its name on the Hugging Face Hub, whose
+            image processor says them; of timm's models its ``pretrained_cfg``.
 
     Raises:
-        ConfigError: If the four differ in length, a number is not finite, or a standard deviation is not positive.
+        ConfigError: If ``pretrained`` says nothing of it, the four differ in length, a number is not finite, or a
+            standard deviation is not positive.
 
     Example:
         >>> import torch
@@ -43,10 +47,17 @@ class NormalizationAdapter(nn.Module):
         self,
         mean_original: Sequence[float],
         std_original: Sequence[float],
-        mean_required: Sequence[float],
-        std_required: Sequence[float],
+        mean_required: Sequence[float] | None = None,
+        std_required: Sequence[float] | None = None,
+        pretrained: str | None = None,
     ) -> None:
         super().__init__()
+        if pretrained is not None and mean_required is None and std_required is None:
+            mean_required, std_required = normalization_of(pretrained)
+        if mean_required is None or std_required is None:
+            raise ConfigError(
+                'NormalizationAdapter: give mean_required and std_required, or pretrained, the folder of the teacher'
+            )
         given = [list(values) for values in (mean_original, std_original, mean_required, std_required)]
         if len({len(values) for values in given}) != 1 or not given[0]:
             raise ConfigError(

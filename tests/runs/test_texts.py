@@ -6,10 +6,12 @@ import pytest
 import torch
 import yaml
 
-from composer_kd import models
+from composer_kd import Ensemble, models
+from composer_kd.cli.main import main
 from composer_kd.config.load import load_config
 from composer_kd.errors import ConfigError
-from composer_kd.runs.evaluate import evaluate
+from composer_kd.runs.evaluate import evaluate, evaluate_all
+from composer_kd.runs.saved import open_run
 from composer_kd.runs.train import train
 from composer_kd.workflows.cache import cache
 from tests.texts import TINY, save_jsonl, save_model, save_sst2, save_tokenizer, sentences
@@ -60,6 +62,31 @@ def test_a_run_resumes_bit_for_bit_and_is_evaluated(place):
     found = evaluate(place / 'runs' / 'straight').metrics
     assert found['metrics/eval/MulticlassAccuracy'] == metrics['metrics/eval/MulticlassAccuracy']
     assert found['metrics/eval/CrossEntropy'] == pytest.approx(metrics['metrics/eval/CrossEntropy'], rel=1e-6)
+
+
+def test_several_runs_are_evaluated_together(place, capsys):
+    file = written(place, algorithms={}, max_duration='1ba')
+    for name, seed in (('a', 1), ('b', 2)):
+        train(load_config(file, [f'run_name={name}', f'seed={seed}']), quiet=True)
+    first, second, both = evaluate_all(['runs/a', 'runs/b'], together=True)
+    members = [open_run(place / 'runs' / name) for name in 'ab']
+    (loader,) = [members[0].loader()]
+    chosen, labels = [], []
+    for batch in loader:
+        inputs = {key: value for key, value in batch.items() if key != 'labels'}
+        chosen += sum(one.model()(dict(inputs)).logits.softmax(1) for one in members).argmax(1).tolist()
+        labels += batch['labels'].tolist()
+    right = sum(one == other for one, other in zip(chosen, labels)) / len(labels)
+    assert both.metrics['metrics/eval/MulticlassAccuracy'] == pytest.approx(right)
+    assert both.parameters == first.parameters + second.parameters
+    main(['evaluate', 'runs/a', 'runs/b', '--together'])
+    assert 'together (2)' in capsys.readouterr().out
+
+
+def test_an_ensemble_of_models_with_classes_in_other_orders(place):
+    save_model(place / 'turned', id2label={0: 'positive', 1: 'negative'})
+    with pytest.raises(ConfigError, match='classes in other orders'):
+        Ensemble([models.hf_classifier('bert'), models.hf_classifier('turned')])
 
 
 def test_microbatches_give_the_same_numbers(place):
