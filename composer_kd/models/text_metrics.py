@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from composer.metrics import BinaryF1Score, LanguageCrossEntropy, LanguagePerplexity, MaskedAccuracy
 from torch import Tensor
 from torchmetrics import MeanSquaredError, Metric, PearsonCorrCoef, SpearmanCorrCoef
@@ -18,7 +19,17 @@ from typing_extensions import override
 
 from composer_kd.errors import ConfigError, nearest
 
-__all__ = ['CLASSES', 'LANGUAGE', 'MASKED', 'REGRESSION', 'SEVERAL_LABELS', 'LabelAccuracy', 'LabelF1', 'metrics_of']
+__all__ = [
+    'CLASSES',
+    'LANGUAGE',
+    'MASKED',
+    'REGRESSION',
+    'SEVERAL_LABELS',
+    'LabelAccuracy',
+    'LabelF1',
+    'MatthewsCorrCoef',
+    'metrics_of',
+]
 
 IGNORE = -100
 
@@ -43,6 +54,19 @@ class LabelF1(MultilabelF1Score):
         super().update(preds.sigmoid(), target.long())
 
 
+class MatthewsCorrCoef(MulticlassMatthewsCorrCoef):
+    """Matthews' correlation coefficient; 0 where all predictions, or all labels, are one class, as GLUE counts it.
+
+    The metric of torchmetrics puts a number that depends on the labels there, if there are two classes.
+    """
+
+    @override
+    def compute(self) -> Tensor:
+        found = super().compute()
+        is_constant = ((self.confmat.sum(0) > 0).sum() < 2) | ((self.confmat.sum(1) > 0).sum() < 2)
+        return torch.where(is_constant, torch.zeros_like(found), found)
+
+
 class CrossEntropy(LanguageCrossEntropy):
     """The cross-entropy over labelled samples, the mean over all of them, whatever the sizes of the batches."""
 
@@ -54,7 +78,7 @@ CLASSES: Metrics = {
     'f1': lambda classes: (
         BinaryF1Score() if classes == 2 else MulticlassF1Score(classes, average='macro', ignore_index=IGNORE)
     ),
-    'mcc': lambda classes: MulticlassMatthewsCorrCoef(classes, ignore_index=IGNORE),
+    'mcc': lambda classes: MatthewsCorrCoef(classes, ignore_index=IGNORE),
     'cross_entropy': lambda _: CrossEntropy(ignore_index=IGNORE),
 }
 """Of one class per sample. F1 is that of class 1 if there are two, as in GLUE, and otherwise the mean over classes."""

@@ -145,7 +145,7 @@ _HEADINGS = {
     'BinaryF1Score': 'F1',
     'MulticlassF1Score': 'F1',
     'LabelF1': 'F1',
-    'MulticlassMatthewsCorrCoef': 'MCC',
+    'MatthewsCorrCoef': 'MCC',
     'PearsonCorrCoef': 'Pearson',
     'SpearmanCorrCoef': 'Spearman',
     'MeanSquaredError': 'squared error',

@@ -10,6 +10,7 @@ from composer_kd import ConfigError, Distillation, KLDivergence, Match, TeacherE
 from composer_kd.losses import mse
 from composer_kd.models import hf_causal_lm, hf_classifier, hf_masked_lm, hf_seq2seq
 from composer_kd.models.hugging_face_build import untrained
+from composer_kd.models.text_metrics import CLASSES, metrics_of
 from tests.helpers import TokenDataset, train
 from tests.texts import TINY, VOCABULARY, save_model, save_tokenizer
 
@@ -73,9 +74,17 @@ def test_metrics_of_classes(classes):
     names = {2: ('BinaryF1Score', 'binary'), 3: ('MulticlassF1Score', 'macro')}[classes]
     assert found['MulticlassAccuracy'] == pytest.approx(metrics.accuracy_score(y, predicted))
     assert found[names[0]] == pytest.approx(metrics.f1_score(y, predicted, average=names[1]), abs=1e-6)
-    assert found['MulticlassMatthewsCorrCoef'] == pytest.approx(metrics.matthews_corrcoef(y, predicted), abs=1e-6)
+    assert found['MatthewsCorrCoef'] == pytest.approx(metrics.matthews_corrcoef(y, predicted), abs=1e-6)
     logs = torch.from_numpy(logits).log_softmax(1)
     assert found['CrossEntropy'] == pytest.approx(-float(logs.gather(1, y[:, None]).mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize('constant', ['predictions', 'labels'])
+def test_the_correlation_of_constants_is_0(constant):
+    metric = metrics_of(CLASSES, ['mcc'], 2)[0]
+    mixed, same = torch.tensor([0] * 8 + [1] * 4), torch.zeros(12, dtype=torch.long)
+    metric.update(*((same, mixed) if constant == 'predictions' else (mixed, same)))
+    assert metric.compute() == 0
 
 
 def test_metrics_of_a_regression_and_its_loss():
