@@ -10,7 +10,7 @@ from typing import Any
 
 from composer_kd.config.check import faults_said, findings
 from composer_kd.config.load import default_run_name
-from composer_kd.config.schema import PeerConfig, RunConfig, TeacherConfig, local_folder
+from composer_kd.config.schema import PeerConfig, RunConfig, SourceConfig, TeacherConfig, local_folder
 from composer_kd.config.stage_teachers import PREVIOUS, StageTeacherConfig, after, with_teachers
 from composer_kd.config.stored import stored_teachers
 from composer_kd.config.trust import packages_in, trusting
@@ -313,6 +313,12 @@ def _inside(config: RunConfig, folder: pathlib.Path) -> Iterator[str]:
     here = folder.resolve()
     if config.load_path is not None and _is_below(config.load_path, here):
         yield f'load_path: {config.load_path} is of a stage of this YAML, which may teach another one, not start it'
+    for source in config.model.holding(SourceConfig):
+        if source.checkpoint is not None and _is_below(source.checkpoint, here):
+            yield (
+                f'{config.model.path}.teacher: {source.checkpoint} is of a stage of this YAML; write '
+                '{stage: its name} in the place of model and checkpoint'
+            )
     for algorithm in config.algorithms.values():
         for teacher in algorithm.holding(TeacherConfig):
             if teacher.checkpoint is not None and _is_below(teacher.checkpoint, here):

@@ -100,6 +100,23 @@ algorithms: {{distillation: {{kd_loss_fn: KLDivergence}}}}
     assert found.metrics['metrics/eval/CrossEntropy'] > 0
 
 
+def test_weights_of_an_earlier_stage_are_not_named_by_their_path(yaml, tmp_path):
+    text = f"""
+run_name: chain
+save_folder: {tmp_path / 'chain'}
+stages:
+  first: {{algorithms: null}}
+  second:
+    model:
+      name: student_from_teacher
+      layers: odd
+      teacher: {{model: {{name: {__name__}.net}}, checkpoint: {tmp_path / 'chain' / 'first' / 'latest-rank0.pt'}}}
+"""
+    yaml.write_text(YAML + text, encoding='utf-8')
+    with pytest.raises(ConfigError, match=r'model.teacher: .* is of a stage of this YAML; write {stage: its name}'):
+        load_chain(yaml, [])
+
+
 def test_a_resume_is_bit_equal(yaml, tmp_path):
     def run(name, *more):
         options = [f'model={CUT}', f'save_folder={tmp_path / name}', 'save_interval=1ba', *more]
