@@ -5,7 +5,6 @@ import importlib
 import importlib.util
 import json
 import os
-import sys
 import time
 
 import torch
@@ -242,9 +241,10 @@ class Failing(torch.utils.data.TensorDataset):
 def failing_build(moment):
     """What each process is told, and how many rows it had read, if one fails in a build of 600 rows."""
     model, read = IndexedClassifier(student().module, num_classes=4), [0]
+    folder = f'failing-{dist.get_world_size()}-{moment}'
     try:
         build_store(
-            f'{sys.argv[1]}-failing-{moment}', mlp(seed=0), model, Failing(moment, *pairs(600)), Dense('float32'),
+            folder, mlp(seed=0), model, Failing(moment, *pairs(600)), Dense('float32'),
             batch_size=1, progress=lambda done, every: read.append(done),
         )  # fmt: skip
     except Exception as error:  # of any kind, to see which

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def glue(
     task: str,
     split: str = 'train',
     *,
-    tokenizer: Any,
+    tokenizer: str | Path | Callable[..., Any],
     max_length: int = 128,
     root: str | Path | None = None,
     download: bool = False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,7 +115,7 @@ class TextBlocks(Dataset[dict[str, Any]]):
 def text(
     path: str | Path | Sequence[str | Path],
     *,
-    tokenizer: Any,
+    tokenizer: str | Path | Callable[..., Any],
     length: int = 128,
     objective: Literal['causal', 'masked'] = 'causal',
     mask_probability: float = 0.15,

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from composer_kd.losses._common import check_number
+from composer_kd.losses._common import check_number, check_tensors
 from composer_kd.losses.kl import KLDivergence
 
 __all__ = ['MultiTemperature']
@@ -90,6 +90,7 @@ class MultiTemperature(nn.Module):
         Returns:
             A scalar with the dtype and reduction of the wrapped loss.
         """
+        check_tensors('MultiTemperature', student, teacher)
         before, total = self.wrapped.temperature, sum(self.weights)
         value = student.new_zeros(())
         try:

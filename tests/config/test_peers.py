@@ -80,7 +80,7 @@ def test_all_faults_are_said_together():
         f"{PEERS}.0.nmae: unknown key; did you mean 'name'?",
         f"{PEERS}.0.model.imgae_size: unknown option of DeepCNN; did you mean 'image_size'?",
         f'{PEERS}.1.lr: expected a number or null that is positive, got -0.1',
-        "mutual_learning.kd_loss_fn: unknown distillation loss 'KLDivergense'; did you mean 'KLDivergence'?",
+        "mutual_learning.kd_loss_fn: unknown distillation loss 'KLDivergense'; did you mean 'KLDivergence'",
         "mutual_learning.kd_loss_weigth: unknown option of MutualLearning; did you mean 'kd_loss_weight'",
         "optimizer.lrr: unknown option of DecoupledSGDW; did you mean 'lr'?",
         '6 faults',
