@@ -28,7 +28,7 @@ bench: $(INSTALLED)  ## compare the demo's teacher and students on this machine:
 	$(BIN)/composer-kd bench runs/demo/teacher runs/demo/alone-0 runs/demo/distilled-0 --out runs/bench
 	$(BIN)/composer-kd report runs/demo/*/ --bench runs/bench --out runs/report
 
-test: $(INSTALLED)  ## the default tests: offline, on up to four cores of the CPU, about 5 minutes on two
+test: $(INSTALLED)  ## the default tests: offline, on up to four cores of the CPU, about 6 minutes on two
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
 
 test-all: $(INSTALLED)  ## also the long tests and those on data below COMPOSER_KD_DATA

@@ -17,6 +17,7 @@ from composer_kd.config.registry import SCOPES, import_path, is_function_itself
 from composer_kd.config.schema import MeasuredConfig, PeerConfig, SourceConfig, TeacherConfig
 from composer_kd.config.secrets import hidden
 from composer_kd.config.stored import StoredTeacherConfig
+from composer_kd.data.collating import collate_of
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError, stopped_by
 from composer_kd.teachers import CachedTeacher, FrozenTeacher, load_weights
 from composer_kd.teachers.adapters import InputAdapters
@@ -210,8 +211,7 @@ def build_batches(config: MeasuredConfig) -> DataLoader[Any]:
     dataset = construct_or_say(config.dataset)
     count = min(config.samples, len(dataset))
     indices = [index * len(dataset) // count for index in range(count)]
-    own = getattr(dataset, 'collate_fn', None)
-    collate = construct_or_say(config.collate_fn) if config.collate_fn is not None else own
+    collate = collate_of(dataset) if config.collate_fn is None else construct_or_say(config.collate_fn)
     return DataLoader(Subset(dataset, indices), config.batch_size, collate_fn=collate)
 
 

@@ -97,6 +97,11 @@ def _check_labels(model: ComposerModel, net: Any, texts: _Texts, path: str) -> N
         if problem == 'single_label_classification':
             raise ConfigError(f'{path}: has scores for labels, and the model classes; write model.problem: regression')
         return
+    if problem == 'multi_label_classification':
+        raise ConfigError(
+            f'{path}: has one of the classes {texts.classes} for each text, and the model (problem: multi_label) says '
+            'of each class whether it applies; leave model.problem out'
+        )
     if problem == 'regression' or outputs != texts.num_classes:
         raise ConfigError(
             f'{path}: has {texts.num_classes} classes, {texts.classes}, and the model '

@@ -136,6 +136,8 @@ def test_texts_that_are_not_meant_for_the_model(place):
     )
     model = {'name': 'hf_classifier', 'pretrained': 'bert', 'problem': 'regression'}
     assert 'the model one score (problem: regression)' in refused(written(place, model=model, algorithms={}))
+    model = {'name': 'hf_classifier', 'pretrained': 'bert', 'problem': 'multi_label', 'num_labels': 2}
+    assert 'leave model.problem out' in refused(written(place, model=model, algorithms={}))
 
 
 def test_labels_in_another_order_than_the_models(place):
