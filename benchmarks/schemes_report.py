@@ -56,6 +56,7 @@ def write(options: argparse.Namespace, study: Any) -> None:
     """
     environment = f'torch {torch.__version__}, composer {composer.__version__}, {os.cpu_count()} CPUs, 1 thread a run'
     command = f'python benchmarks/schemes.py --data ROOT --work DIR --epochs {options.epochs:g}'
+    command += '' if set(options.methods) == set(_TITLES) else f' --methods {" ".join(options.methods)}'
     text = ['# Schemes of distillation on CIFAR-10', f'`{command}`', environment]
     text += [_ABOUT.format(batches=study.batches, epochs=options.epochs)]
     for setting, title in (('few', 'With 2,000 labels'), ('all', 'With all labels')):
