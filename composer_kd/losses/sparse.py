@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
-from composer_kd.losses._common import at_least_float32, bounded, check_number
+from composer_kd.losses._common import at_least_float32, bounded, check_number, least_logit
 from composer_kd.losses._once import once_only
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
 
 _CHUNK = 2**18  # elements of the student's logits that are read at once
 _BLOCK, _FEW = 64, 2  # of a row in which the largest are searched: elements, and least number of blocks for each
+_LN2 = math.log(2.0)
 _Same = TypeVar('_Same', bound='SparseTarget')
 
 
@@ -176,8 +178,8 @@ def coarse(student: Tensor, target: SparseLogits) -> tuple[Tensor, Tensor]:
     that divides by the stored temperature sees these probabilities.
 
     Args:
-        student: ``(N, V)`` The student's logits.
-        target: The teacher's distribution, of N positions.
+        student: ``(..., V)`` The student's logits, of N positions together.
+        target: The teacher's distribution, ``(N, ...)``.
 
     Returns:
         Student and teacher, ``(N, k + 1)`` each, or ``(N, k)`` if all classes are known; float32 at least.
@@ -215,39 +217,59 @@ class _Coarse(torch.autograd.Function):
     """The student's log-probabilities of given classes, and of all others together, in chunks of rows.
 
     The probability of the others is summed over them, not taken as 1 minus that of the given ones, which would lose
-    all digits where the given ones have nearly all of it.
+    all digits where the given ones have nearly all of it. Exponentials have base 2, as in the fused losses.
     """
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        student = logits.reshape(-1, logits.shape[-1])
         dtype = torch.promote_types(student.dtype, torch.float32)
         known = torch.empty(ids.shape, dtype=dtype, device=student.device)
         rest = torch.empty(ids.shape[:1], dtype=dtype, device=student.device)
-        for rows in _chunks(student):
-            scaled = _scaled(student[rows], temperature)
-            known[rows] = scaled.gather(-1, ids[rows])
-            rest[rows] = scaled.scatter_(-1, ids[rows], -torch.inf).logsumexp(-1)
-        total = torch.logaddexp(known.logsumexp(-1), rest)
-        ctx.save_for_backward(student, ids, rest, total)
+        for rows, scaled in _in_base_2(student, temperature, dtype):
+            torch.gather(scaled, -1, ids[rows], out=known[rows])
+            scaled.scatter_(-1, ids[rows], -torch.inf)
+            top = scaled.amax(-1, keepdim=True)
+            # A row without others has no top that may be subtracted from minus infinity.
+            others = scaled.sub_(top.clamp(min=torch.finfo(dtype).min)).exp2_().sum(-1)
+            torch.add(others.log2_(), top.squeeze(-1), out=rest[rows])
+        log_known, log_rest = known.mul_(_LN2), rest * _LN2
+        total = torch.logaddexp(log_known.logsumexp(-1), log_rest)
+        log_known, log_rest = log_known - total.unsqueeze(-1), log_rest - total
+        ctx.save_for_backward(logits, ids, log_known, log_rest, rest)
         ctx.temperature = temperature
-        return known - total.unsqueeze(-1), rest - total
+        return log_known, log_rest
 
     @staticmethod
     @once_only('The loss of a sparse target', 'Use a stored teacher of the format dense, or a live one.')
     def backward(ctx: Any, of_known: Tensor, of_rest: Tensor) -> tuple[Tensor | None, ...]:
-        student, ids, rest, total = ctx.saved_tensors
-        gradient = torch.empty_like(student)
+        logits, ids, log_known, log_rest, rest = ctx.saved_tensors
+        student = logits.reshape(-1, logits.shape[-1])
+        # In the shape of the logits, not a view: then autograd adds the task loss's gradient in place.
+        gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+        by_row = gradient.view(student.shape)
         both = of_known.sum(-1) + of_rest
-        # The rest is minus infinity where there are no others: then nothing may come from it.
-        of_rest = torch.where(rest.isinf(), 0.0, of_rest)
-        rest = torch.where(rest.isinf(), total, rest)
-        for rows in _chunks(student):
-            scaled = _scaled(student[rows], ctx.temperature)
-            shared = (scaled - total[rows, None]).exp_() * both[rows, None]
-            others = (scaled - rest[rows, None]).exp_() * of_rest[rows, None]
-            part = others.scatter_(-1, ids[rows], of_known[rows]).sub_(shared)
-            gradient[rows] = (part / ctx.temperature).to(student.dtype)
+        # Each of the others has its share of what they get together: of minus infinity, where there are none, nothing.
+        of_others = torch.where(rest.isinf(), 0.0, of_rest - log_rest.exp() * both).div_(ctx.temperature).unsqueeze(-1)
+        rest = torch.where(rest.isinf(), 0.0, rest).unsqueeze(-1)
+        of_known = (of_known - log_known.exp() * both.unsqueeze(-1)).div_(ctx.temperature)
+        for rows, scaled in _in_base_2(student, ctx.temperature, rest.dtype):
+            scaled.sub_(rest[rows]).exp2_().mul_(of_others[rows])
+            by_row[rows] = scaled.scatter_(-1, ids[rows], of_known[rows])
         return gradient, None, None
+
+
+def _in_base_2(logits: Tensor, temperature: float, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of logits ``(N, V)`` divided by ``T log 2``, a chunk at a time, in a buffer that may be overwritten."""
+    chunks = _chunks(logits)
+    buffer = torch.empty_like(logits[chunks[0]], dtype=dtype) if chunks else logits
+    for rows in chunks:
+        part = logits[rows]
+        scaled = buffer[: len(part)]
+        if part.dtype != dtype:
+            part = scaled.copy_(part)
+        torch.clamp(part, min=least_logit(temperature), out=scaled)
+        yield rows, scaled.mul_(1 / (temperature * _LN2))
 
 
 def _largest(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -149,11 +149,11 @@ class LossAdapter:
     def _of_sparse(self, student: Tensor, target: SparseTarget, micro: Microbatch) -> tuple[Tensor, bool]:
         layout, has_graph = micro.layout(student, self.classes_dim), student.requires_grad
         check_marks(micro.batch, micro.form, layout, micro.valid)
-        rows, target = layout.rows(student).flatten(0, -2), target.rows()
+        rows, target = layout.rows(student), target.rows()
         mask = layout.mask(micro.valid)
         if mask is not None:
-            rows, target = rows[mask], target.at(mask)
-        if not rows.shape[0]:
+            rows, target = rows.flatten(0, -2)[mask], target.at(mask)
+        if not rows.numel():
             return self._nothing(rows), layout.per_position
         temperature = temperature_of(self.loss) if self._temperature is None else self._temperature
         call = partial(self._call, extra={}, number=micro.number)

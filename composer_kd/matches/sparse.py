@@ -35,8 +35,8 @@ def against(
         loss: The loss, for what it says of itself.
         name: Its name in messages.
         temperature: The temperature at which it is called; ``None`` if it has none.
-        student: ``(N, V)`` The student's logits.
-        target: The teacher's distribution at these N positions.
+        student: ``(..., V)`` The student's logits, of N positions together.
+        target: The teacher's distribution at these N positions, ``(N, ...)``.
         call: Calls the loss.
 
     Returns:
@@ -46,7 +46,7 @@ def against(
         LossError: If the loss cannot be taken of a part of the classes, or has another temperature than the target.
     """
     if isinstance(target, SparseLogits) and target.is_complete:
-        return call(student, target.dense())
+        return call(student.flatten(0, -2), target.dense())
     if temperature is None or not math.isclose(temperature, target.temperature, rel_tol=1e-6):
         has = 'no temperature' if temperature is None else f'the temperature {temperature:g}'
         raise LossError(
@@ -61,7 +61,7 @@ def against(
                 f'The loss {name!r} is no expectation over the classes of the teacher, so draws from them do not '
                 'give it. Take KLDivergence or SoftCrossEntropy, or store the format topk or dense.'
             )
-        return from_draws(drawn_log_probs(student, target), target.entropy, target.temperature)
+        return from_draws(drawn_log_probs(student.flatten(0, -2), target), target.entropy, target.temperature)
     assert isinstance(target, SparseLogits)
     if not _of_itself(loss, 'joins_classes'):
         raise LossError(

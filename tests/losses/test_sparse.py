@@ -179,3 +179,19 @@ def test_positions_can_be_flattened_and_chosen():
     assert rows.log_rest.shape == (6,)
     some = rows.at(torch.tensor([True, False, False, True, False, False]))
     torch.testing.assert_close(some.log_probs, target.log_probs[:, 0])
+
+
+@pytest.mark.parametrize('offset', [0.0, 2000.0, -3e5])
+def test_sequences_are_rows_and_their_gradient_is_that_of_plain_torch(offset):
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 40, dtype=torch.float64) + offset
+    target = top_logits(torch.randn(2, 3, 40) * 3, 5, 2.0).rows()
+    of_sequences, of_rows, of_plain = (logits.clone().requires_grad_() for _ in range(3))
+    weight = torch.randn(6, 6, dtype=torch.float64)
+    (coarse(of_sequences, target)[0] * weight).sum().backward()
+    (coarse(of_rows.flatten(0, 1), target)[0] * weight).sum().backward()
+    probs = (of_plain / 2.0).log_softmax(-1).flatten(0, 1)
+    others = probs.scatter(-1, target.ids, -torch.inf).logsumexp(-1, keepdim=True)
+    (2.0 * torch.cat([probs.gather(-1, target.ids), others], -1) * weight).sum().backward()
+    torch.testing.assert_close(of_sequences.grad, of_rows.grad, rtol=0, atol=0)
+    torch.testing.assert_close(of_sequences.grad, of_plain.grad, rtol=1e-8, atol=1e-9)
