@@ -36,7 +36,7 @@ from composer_kd.matches.routed import make_criterion
 from composer_kd.matches.term import misfit
 from composer_kd.schedules import Moment, Window
 from composer_kd.spans import DISTILLATION_LOSS, labelled
-from composer_kd.teachers import Teacher, TeacherPool, Teachers, cut, cut_shape, logits_shape
+from composer_kd.teachers import Teacher, TeacherPool, Teachers, cut, cut_shape, logits_shape, own_token_names
 from composer_kd.teachers.routing import RouteBy
 
 __all__ = ['Distillation']
@@ -152,6 +152,8 @@ class Distillation(DistillationAlgorithm):
         self.criterion.vocabulary = vocabulary
         if run_teacher_on_eval and not self.pool.teachers:
             raise ConfigError('run_teacher_on_eval: there is no teacher beside the student; leave it out')
+        if run_teacher_on_eval and (others := own_token_names(self.pool.teachers)):
+            raise ConfigError(f'run_teacher_on_eval: {others[0]!r} has another tokenizer than the labels; leave it out')
         must_agree = len(self.criterion.same_logits) == len(self.pool.teachers)
         self.evaluation = TeacherEvaluation(self.pool, self.criterion.classes_dim, must_agree)
         self._evaluates = run_teacher_on_eval

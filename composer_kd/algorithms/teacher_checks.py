@@ -10,7 +10,8 @@ from torch import Tensor
 
 from composer_kd.errors import ConfigError
 from composer_kd.schedules import Window
-from composer_kd.teachers import Teacher
+from composer_kd.teachers import Teacher, own_token_names
+from composer_kd.teachers.own_tokens import check_own_tokenizer
 
 __all__ = ['check_answers', 'check_data', 'optimized']
 
@@ -26,6 +27,8 @@ def check_data(teachers: Sequence[Teacher], dataset: Any, positions: str) -> Non
     for teacher in teachers:
         if hasattr(teacher, 'check_data'):
             teacher.check_data(dataset, positions)
+        if own_token_names([teacher]):
+            check_own_tokenizer(teacher, dataset)
 
 
 def check_answers(teachers: Sequence[Teacher], window: Window, state: State) -> None:

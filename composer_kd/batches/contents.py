@@ -7,10 +7,27 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ['IGNORE', 'labels_of', 'split_index', 'to_evaluate_on', 'with_labels', 'without_labels']
+__all__ = [
+    'IGNORE',
+    'OWN_ATTENTION',
+    'OWN_INPUTS',
+    'PARTNERS',
+    'labels_of',
+    'split_index',
+    'to_evaluate_on',
+    'with_labels',
+    'without_labels',
+]
 
 IGNORE = -100
 """The label of a position or sample without a label, as in torch and transformers."""
+
+OWN_INPUTS, OWN_ATTENTION = 'teacher_input_ids', 'teacher_attention_mask'
+"""The keys of a text in the tokens of a teacher with another tokenizer, ``(B, S_t)``."""
+
+PARTNERS = 'teacher_positions'
+"""The key that says for each of the student's positions ``(B, S)`` at which of its own that teacher has read the same
+text; -1 where at none, so that nothing is compared there."""
 
 _LABEL_KEYS = ('labels', 'label', 'targets', 'target')
 _INDEX_KEY = 'index'

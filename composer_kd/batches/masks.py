@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composer_kd.batches.contents import IGNORE, labels_of
+from composer_kd.batches.contents import IGNORE, PARTNERS, labels_of
 from composer_kd.batches.format import ATTENDED, BatchFormat
 
 __all__ = [
@@ -68,7 +68,7 @@ class Valid:
 
 
 def valid_of(batch: Any, form: BatchFormat = _PLAIN) -> Valid | None:
-    """Finds the valid positions of logits.
+    """Finds the valid positions of logits. Where a teacher with another tokenizer has no answer, none is valid.
 
     Args:
         batch: A microbatch or a whole batch.
@@ -85,6 +85,17 @@ def valid_of(batch: Any, form: BatchFormat = _PLAIN) -> Valid | None:
         >>> valid_of({'labels': torch.tensor([[-100, 7, -100]])}, BatchFormat(shift_labels=True)).mask
         tensor([[ True, False, False]])
     """
+    found = _said_valid(batch, form)
+    partners = batch.get(PARTNERS) if isinstance(batch, Mapping) else None
+    if not isinstance(partners, Tensor):
+        return found
+    answered = partners >= 0
+    if found is None or found.mask is None:
+        return Valid.of(answered, False)
+    return Valid.of(found.mask & answered, found.from_labels)
+
+
+def _said_valid(batch: Any, form: BatchFormat) -> Valid | None:
     if form.valid_positions is not None:
         mask = form.valid_positions(batch)
         return None if mask is None else Valid.of(mask != 0, False)
@@ -194,6 +205,8 @@ def all_valid(batch: Any, form: BatchFormat = _PLAIN) -> bool:
         (True, False)
     """
     if form.valid_positions is not None or form.ignore_index != IGNORE:
+        return False
+    if isinstance(batch, Mapping) and PARTNERS in batch:
         return False
     labels = labels_of(batch)
     attention = attention_of(batch, form.encoder_decoder) if form.positions == ATTENDED or labels is None else None

@@ -76,6 +76,7 @@ SCOPES: dict[str, Scope] = {
         ('composer_kd.data',),
         cheap=False,
         without=(
+            'AlignedTexts',
             'HeldOut',
             'ImageTensors',
             'Indexed',
@@ -141,7 +142,8 @@ SCOPES: dict[str, Scope] = {
     ),
     'call': Scope(
         'function that calls a teacher',
-        (),
+        ('composer_kd.teachers.own_tokens',),
+        suffix='_own_tokens',
         methods=_CALLED,
         itself=2,
         arguments='model, batch',

@@ -7,6 +7,7 @@ A sample of images is ``(x, y)``: a normalised float image ``(C, H, W)`` and its
 attributes ``num_classes`` and ``targets``. A sample without a label has the target ``UNLABELLED``, -100.
 """
 
+from composer_kd.data.aligned import AlignedTexts, aligned_text
 from composer_kd.data.folder import image_folder
 from composer_kd.data.glue import glue
 from composer_kd.data.handwritten import digits
@@ -46,6 +47,7 @@ __all__ = [
     'IMAGENET_MEAN',
     'IMAGENET_STD',
     'UNLABELLED',
+    'AlignedTexts',
     'HeldOut',
     'ImageTensors',
     'Indexed',
@@ -57,6 +59,7 @@ __all__ = [
     'Tokenized',
     'ViewIndex',
     'ViewSampler',
+    'aligned_text',
     'cifar10',
     'cifar100',
     'digits',

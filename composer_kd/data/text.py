@@ -20,7 +20,7 @@ from composer_kd.data.tokens import as_tokenizer
 from composer_kd.errors import ConfigError
 from composer_kd.pretrained import vocabulary_size
 
-__all__ = ['TextBlocks', 'text']
+__all__ = ['TextBlocks', 'find_file', 'pieces_of', 'text']
 
 _PIECE = 20_000  # characters tokenized as one text, to the end of a line
 _AT_ONCE = 64  # of these in one call, on several cores
@@ -157,7 +157,7 @@ def text(
         raise ConfigError(f"objective: expected 'causal' or 'masked', got {objective!r}")
     if not 0 < mask_probability < 1:
         raise ConfigError(f'mask_probability: expected a number between 0 and 1, got {mask_probability!r}')
-    files = [_found(Path(one), root) for one in ([path] if isinstance(path, (str, Path)) else path)]
+    files = [find_file(Path(one), root) for one in ([path] if isinstance(path, (str, Path)) else path)]
     words = as_tokenizer(tokenizer)
     if objective == 'masked' and words.mask_token_id is None:
         raise ConfigError(f"objective: {type(words).__name__} has no mask token; expected 'causal'")
@@ -183,7 +183,8 @@ def text(
     return TextBlocks(blocks, special, words, objective, mask_probability, seed, settings)
 
 
-def _found(file: Path, root: str | Path | None) -> Path:
+def find_file(file: Path, root: str | Path | None) -> Path:
+    """Finds a file as it is written, or below the root of the data sets."""
     places = [file.expanduser(), data_root(root) / file]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
@@ -209,13 +210,14 @@ def _tokens(tokenizer: Any, files: Sequence[Path]) -> NDArray[np.int32]:
     for number, file in enumerate(files):
         if number and tokenizer.eos_token_id is not None:
             parts.append([tokenizer.eos_token_id])
-        pieces = _pieces(file)
+        pieces = pieces_of(file)
         while some := list(itertools.islice(pieces, _AT_ONCE)):
             parts += tokenizer(some, add_special_tokens=False, return_attention_mask=False, verbose=False)['input_ids']
     return np.concatenate([np.asarray(part, np.int32) for part in parts or [[]]])
 
 
-def _pieces(file: Path) -> Iterator[str]:
+def pieces_of(file: Path) -> Iterator[str]:
+    """Reads a text file in pieces of whole lines."""
     held: list[str] = []
     size = 0
     try:

@@ -10,7 +10,7 @@ from composer_kd.errors import ConfigError, nearest
 from composer_kd.losses.sparse import SparseTarget
 from composer_kd.matches.match import STUDENT, Match
 from composer_kd.matches.term import LossTerm
-from composer_kd.teachers import Teacher, TeacherPool, cut, module_of
+from composer_kd.teachers import Teacher, TeacherPool, cut, module_of, own_token_names
 
 __all__ = ['bind', 'check_targets', 'layers_of', 'refuse_shared_modules']
 
@@ -105,6 +105,37 @@ def check_targets(terms: Sequence[LossTerm], pool: TeacherPool) -> None:
                 compared = cut(target, pool.vocabulary, f'the teacher {teacher.name!r}')
                 if isinstance(compared, SparseTarget):
                     term.adapter.check_target(compared, term.match.temperature)
+
+
+def check_own_tokens(terms: Sequence[LossTerm], pool: TeacherPool) -> None:
+    """Refuses what compares a teacher that reads its own tokens class by class, or token by token.
+
+    Raises:
+        ConfigError: If a match does, or such a teacher would be one of several whose logits are averaged.
+    """
+    names = own_token_names(pool.teachers)
+    if names and pool.vocabulary is not None:
+        raise ConfigError(
+            f'vocabulary={pool.vocabulary}: the teacher {names[0]!r} has another tokenizer, whose tokens it would cut. '
+            'Leave it out, and take teachers with the tokenizer of the student into another run.'
+        )
+    for term in terms if names else ():
+        mine = names if term.teacher is None else own_token_names([pool.teachers[term.teacher]])
+        if not mine:
+            continue
+        said = f'Match {term.match.name!r}: the teacher {mine[0]!r} has another tokenizer than the student'
+        if not term.match.on_logits:
+            raise ConfigError(f'{said}, so its layers have other tokens at other places. Match its logits alone.')
+        if not term.adapter.any_classes:
+            raise ConfigError(
+                f'{said}: the same class is another token. Take a loss that compares no class with its own: '
+                'composer_kd.losses.UniversalLogit().'
+            )
+        if term.teacher is None and len(pool.teachers) > 1:
+            raise ConfigError(
+                f'{said}, so its logits have no mean with those of the others. Give each teacher a match of its own: '
+                'Match(loss, teacher=name).'
+            )
 
 
 def layers_of(teacher: Teacher) -> nn.Module:

@@ -17,7 +17,7 @@ from composer_kd.errors import ConfigError
 from composer_kd.features.hooks import FeatureHooks, LayerNotRun
 from composer_kd.losses.sparse import TeacherLogits
 from composer_kd.matches.auxiliary import AuxiliaryModules
-from composer_kd.matches.binding import bind, check_targets, layers_of, refuse_shared_modules
+from composer_kd.matches.binding import bind, check_own_tokens, check_targets, layers_of, refuse_shared_modules
 from composer_kd.matches.dry_run import dry_run, measure, runs_anywhere
 from composer_kd.matches.match import Match, as_matches
 from composer_kd.matches.part import Part
@@ -146,6 +146,7 @@ class Criterion:
             check_trained(self.pool.teachers[number])
         self._apart = any(getattr(teacher, 'sparse', False) for teacher in self.pool.teachers)
         self._agree_on_classes(state)
+        check_own_tokens(self.terms, self.pool)
         check_targets(self.terms, self.pool)
         self._find_layers(state)
         self.auxiliary.drop_leftovers(state)

@@ -8,7 +8,7 @@ from composer.models import ComposerModel
 from torch import nn
 
 from composer_kd.batches.format import predicts_next_token
-from composer_kd.data import TextBlocks, Tokenized
+from composer_kd.data import AlignedTexts, TextBlocks, Tokenized
 from composer_kd.data.collating import chain_of
 from composer_kd.errors import Attempts, ConfigError
 from composer_kd.features.calling import unwrapped
@@ -20,7 +20,7 @@ __all__ = ['check_texts']
 
 _POSITIONS = ('position_embeddings', 'wpe', 'embed_positions', 'position_embedding')
 
-_Texts = Tokenized | TextBlocks
+_Texts = Tokenized | TextBlocks | AlignedTexts
 
 
 def check_texts(model: ComposerModel, dataset: Any, loader: str) -> None:
@@ -35,7 +35,7 @@ def check_texts(model: ComposerModel, dataset: Any, loader: str) -> None:
         ConfigError: If a token has no embedding, or another number than in the tokenizer of the model; if a text is
             longer than the model takes; if the classes are others, or in another order.
     """
-    texts = next((one for one in chain_of(dataset) if isinstance(one, (Tokenized, TextBlocks))), None)
+    texts = next((one for one in chain_of(dataset) if isinstance(one, (Tokenized, TextBlocks, AlignedTexts))), None)
     net = next((one for one in unwrapped(model).modules() if hasattr(one, 'get_input_embeddings')), None)
     if texts is None or net is None:
         return
@@ -87,7 +87,7 @@ def _first_row(table: nn.Embedding) -> int:
 
 
 def _check_labels(model: ComposerModel, net: Any, texts: _Texts, path: str) -> None:
-    if isinstance(texts, TextBlocks):
+    if isinstance(texts, (TextBlocks, AlignedTexts)):
         _check_objective(net, texts, path)
         return
     if 'ForSequenceClassification' not in type(net).__name__:
@@ -117,7 +117,7 @@ def _check_labels(model: ComposerModel, net: Any, texts: _Texts, path: str) -> N
         )
 
 
-def _check_objective(net: nn.Module, texts: TextBlocks, path: str) -> None:
+def _check_objective(net: nn.Module, texts: TextBlocks | AlignedTexts, path: str) -> None:
     """A model that does not shift labels would be taught to repeat its input, and one that does to skip a token."""
     fits = 'causal' if any(map(predicts_next_token, net.modules())) else 'masked'
     if texts.objective != fits:

@@ -9,6 +9,7 @@ from composer_kd.teachers.ema import EMATeacher
 from composer_kd.teachers.fingerprint import differences, teacher_fingerprint
 from composer_kd.teachers.frozen import FrozenTeacher
 from composer_kd.teachers.meanings import check_classes, check_trained
+from composer_kd.teachers.own_tokens import own_token_names, read_own_tokens
 from composer_kd.teachers.pool import TeacherPool, moves
 from composer_kd.teachers.shapes import NotMeasured, Shapes, feature_shapes, logits_shape, measured
 from composer_kd.teachers.snapshot import SnapshotTeacher
@@ -43,6 +44,8 @@ __all__ = [
     'measured',
     'module_of',
     'moves',
+    'own_token_names',
+    'read_own_tokens',
     'read_weights',
     'shared_vocabulary',
     'teacher_fingerprint',

@@ -46,6 +46,9 @@ class Teacher(Protocol):
     ``load_state_dict(state)``: :class:`.Distillation` then saves its state with the run and restores it in a resume.
     Without them it is prepared anew in a resume, with a warning.
 
+    One whose classes are not the student's, as with another tokenizer, has a true attribute ``own_tokens``: losses that
+    compare class by class are refused, and no metrics are computed of its answers.
+
     A teacher that can answer for whole microbatches alone, as one that looks at the student's outputs of the step, has
     a true attribute ``whole_batches``: a ``route``, which gives it its own samples alone, is refused.
 

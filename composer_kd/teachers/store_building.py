@@ -30,6 +30,7 @@ from composer_kd.errors import StoreError
 from composer_kd.stores import Dense, Format, Hidden, Manifest, Store, StoreWriter, default_shard_samples
 from composer_kd.teachers.base import Teacher
 from composer_kd.teachers.frozen import FrozenTeacher
+from composer_kd.teachers.own_tokens import own_token_names
 from composer_kd.teachers.routing import RouteBy
 from composer_kd.teachers.store_reading import POOLED, WHOLE, TeacherReader
 from composer_kd.teachers.together import Together
@@ -114,6 +115,7 @@ def build_store(
         dataset = by_index(dataset.dataset if isinstance(dataset, Indexed) else dataset)
         views = _views_of(dataset)
         asked: Teacher = FrozenTeacher(teacher) if not isinstance(teacher, Teacher) else teacher
+        _check_classes(asked)
         form = Dense() if format is None else format
         if isinstance(form, Hidden) != (head is not None):
             raise StoreError(f'head: the path of the last layer is for the format hidden, got {head!r} and {form}')
@@ -263,6 +265,14 @@ def _views_of(dataset: Any) -> int:
             'composer_kd.data.SeededViews(dataset, views=10); in a YAML, train_loader.views.'
         )
     return 1
+
+
+def _check_classes(teacher: Teacher) -> None:
+    if own_token_names([teacher]):
+        raise StoreError(
+            f'The teacher {teacher.name!r} has another tokenizer than the student, and a store has the classes of the '
+            'student. Let it teach live: Distillation(teacher, UniversalLogit()).'
+        )
 
 
 def _versions() -> dict[str, str]:

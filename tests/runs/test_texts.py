@@ -9,11 +9,13 @@ import yaml
 from composer_kd import Ensemble, models
 from composer_kd.cli.main import main
 from composer_kd.config.load import load_config
-from composer_kd.errors import ConfigError
+from composer_kd.errors import ConfigError, StoreError
+from composer_kd.runs.compared import compared_models
 from composer_kd.runs.evaluate import evaluate, evaluate_all
 from composer_kd.runs.saved import open_run
 from composer_kd.runs.train import train
 from composer_kd.workflows.cache import cache
+from tests.data.test_aligned import letters
 from tests.texts import TINY, save_jsonl, save_model, save_sst2, save_tokenizer, sentences
 
 pytest.importorskip('transformers')
@@ -219,3 +221,32 @@ def test_the_objective_of_the_data_is_that_of_the_model(place):
     file = of_language(place, 'causal', algorithms={})
     said = refused(file, 'train_loader.dataset.objective=masked')
     assert "GPT2LMHeadModel is a model for 'causal'; write objective: causal, or take hf_masked_lm" in said
+
+
+def test_a_teacher_with_another_tokenizer_teaches_from_a_yaml(place):
+    file = of_language(place, 'causal')
+    letters(model_max_length=64).save_pretrained(place / 'letters')
+    sizes = {'n_embd': 8, 'n_layer': 1, 'n_head': 2, 'n_positions': 64, 'vocab_size': 29}
+    models.hf_causal_lm(architecture='gpt2', config=sizes).model.save_pretrained(place / 'speller')
+    data = {'name': 'aligned_text', 'path': 'a.txt', 'tokenizer': 'bert', 'teacher_tokenizer': 'letters', 'length': 10}
+    speller = {'name': 'hf_causal_lm', 'pretrained': 'speller', 'tokenizer': 'letters'}
+    taught = {
+        'teachers': [{'model': speller, 'forward': 'read_own_tokens'}],
+        'kd_loss_fn': {'name': 'UniversalLogit'},
+    }
+    own = {'train_loader': {'dataset': data}, 'eval_loader': {'dataset': data}, 'algorithms': {'distillation': taught}}
+    file = of_language(place, 'causal', **own)
+    metrics = train(load_config(file, ['run_name=straight']), quiet=True)
+    assert metrics['loss/train/kd'] > 0
+    assert 'metrics/eval/LanguagePerplexity' in metrics
+    parts = ['run_name=parts', 'save_interval=1ba']
+    train(load_config(file, [*parts, 'max_duration=2ba']), quiet=True)
+    train(load_config(file, [*parts, 'autoresume=true']), quiet=True)
+    straight, resumed = (weights(place / 'runs' / name) for name in ('straight', 'parts'))
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    with pytest.warns(UserWarning, match="'hf_causal_lm' is left out of the comparison: it has another tokenizer"):
+        assert [one.name for one in compared_models([open_run(place / 'runs' / 'straight')])] == ['straight']
+    wrong = 'algorithms.distillation.kd_loss_fn={name: KLDivergence}'
+    assert 'has another tokenizer than the student' in refused(file, wrong)
+    with pytest.raises(StoreError, match='has another tokenizer'):
+        cache(load_config(file), out=place / 'store')
