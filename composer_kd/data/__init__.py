@@ -7,6 +7,7 @@ A sample of images is ``(x, y)``: a normalised float image ``(C, H, W)`` and its
 attributes ``num_classes`` and ``targets``. A sample without a label has the target ``UNLABELLED``, -100.
 """
 
+from composer_kd.data.docstrings import docstrings
 from composer_kd.data.folder import image_folder
 from composer_kd.data.glue import glue
 from composer_kd.data.handwritten import digits
@@ -60,6 +61,7 @@ __all__ = [
     'cifar10',
     'cifar100',
     'digits',
+    'docstrings',
     'fashion_mnist',
     'glue',
     'image_folder',

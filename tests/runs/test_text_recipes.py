@@ -1,0 +1,58 @@
+"""The recipes of yamls/text: each trains, on tiny models and a few sentences."""
+
+import json
+import pathlib
+
+import pytest
+import torch
+
+from composer_kd.config.stages import load_chain
+from composer_kd.workflows.stages import train_stages
+from tests.texts import save_model, save_sst2, sentences
+
+pytest.importorskip('transformers')
+
+YAMLS = pathlib.Path('yamls/text').resolve()
+HEADS = {'hidden_size': 24, 'num_hidden_layers': 6, 'num_attention_heads': 12, 'intermediate_size': 32}
+RECIPES = {
+    'pkd': ['variables.task=sst2'],
+    'tinybert': ['variables.task=sst2', 'variables.corpus=a.txt'],
+    'minilm': ['variables.task=sst2', 'variables.corpus=a.txt', 'stages.distilled.train_loader.dataset.length=32'],
+    'distilbert': ['variables.corpus=a.txt', 'variables.validation=a.txt'],
+    'causal_lm': ['variables.corpus=a.txt', 'variables.validation=a.txt'],
+}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('COMPOSER_KD_DATA', str(tmp_path))
+    save_sst2(tmp_path)
+    save_model(tmp_path / 'my-bert', 'BertModel', sizes=HEADS)
+    (tmp_path / 'a.txt').write_text('\n'.join(sentences(600)))
+    return tmp_path
+
+
+def trained(name, *overrides, batches=2):
+    """Trains all stages of a recipe; returns the metrics of each."""
+    place = 'tokenizer' if name == 'causal_lm' else 'pretrained'
+    short = [
+        f'max_duration={batches}ba',
+        f'variables.{place}=my-bert',
+        'global_train_batch_size=4',
+        'eval_interval=1ba',
+    ]
+    chain = load_chain(YAMLS / f'{name}.yaml', [*short, 'save_interval=1ba', *RECIPES[name], *overrides])
+    train_stages(chain, quiet=True)
+    return {stage.name: json.loads((stage.folder / 'metrics.json').read_text()) for stage in chain.stages}
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_each_recipe_trains(place, name):
+    small = ['eval_loader.dataset.subset=4'] if name in ('distilbert', 'causal_lm') else []
+    found = trained(name, *small)
+    for stage, metrics in found.items():
+        losses = {key: value for key, value in metrics.items() if key.startswith('loss/train/')}
+        assert all(torch.isfinite(torch.tensor(value)) for value in losses.values()), (stage, losses)
+    last = list(found)[-1]
+    assert any(key.startswith('metrics/eval/') for key in found[last])
