@@ -5,8 +5,12 @@ import pathlib
 
 import pytest
 import torch
+import yaml
 
+from composer_kd import losses
+from composer_kd.config.construct import construct
 from composer_kd.config.stages import load_chain
+from composer_kd.data.docstrings import PACKAGES
 from composer_kd.workflows.stages import train_stages
 from tests.texts import save_model, save_sst2, sentences
 
@@ -52,7 +56,29 @@ def test_each_recipe_trains(place, name):
     small = ['eval_loader.dataset.subset=4'] if name in ('distilbert', 'causal_lm') else []
     found = trained(name, *small)
     for stage, metrics in found.items():
-        losses = {key: value for key, value in metrics.items() if key.startswith('loss/train/')}
-        assert all(torch.isfinite(torch.tensor(value)) for value in losses.values()), (stage, losses)
+        found_losses = {key: value for key, value in metrics.items() if key.startswith('loss/train/')}
+        assert all(torch.isfinite(torch.tensor(value)) for value in found_losses.values()), (stage, found_losses)
     last = list(found)[-1]
     assert any(key.startswith('metrics/eval/') for key in found[last])
+
+
+def test_the_next_token_is_taught_by_the_divergence_that_is_chosen():
+    found = {}
+    for name in ('forward', 'reverse', 'skewed', 'skewed_reverse', 'jsd'):
+        chain = load_chain(YAMLS / 'causal_lm.yaml', [f'variables.divergence={name}'])
+        found[chain.name] = repr(construct(chain['student'].config.algorithms['distillation'].options['kd_loss_fn']))
+    assert found == {
+        'text-causal_lm-forward': repr(losses.KLDivergence(1.0)),
+        'text-causal_lm-reverse': repr(losses.ReverseKL(1.0)),
+        'text-causal_lm-skewed': repr(losses.SkewedKL(0.1, 1.0)),
+        'text-causal_lm-skewed_reverse': repr(losses.SkewedReverseKL(0.1, 1.0)),
+        'text-causal_lm-jsd': repr(losses.GeneralizedJSD(0.5, 1.0)),
+    }
+
+
+@pytest.mark.parametrize('name', ['pkd', 'tinybert', 'minilm'])
+def test_the_classes_are_those_of_the_data(name):
+    config = load_chain(YAMLS / f'{name}.yaml').stages[-1].config
+    assert config.train_loader.dataset.name == 'docstrings'
+    labels = yaml.safe_load((YAMLS / f'{name}.yaml').read_text())['variables']['tasks']['docstrings']['labels']
+    assert tuple(labels) == PACKAGES

@@ -100,8 +100,7 @@ def _figure(results: TextResults) -> Figure:
         for y, (entry, role) in enumerate(zip(results.entries, roles)):
             values = [100 * value for value in entry.accuracies]
             axes.barh(y, 100 * entry.accuracy, height=0.62, color=COLOURS[role], alpha=0.85, zorder=2)
-            circles = {'facecolor': 'white', 'edgecolor': INK, 'linewidth': 0.8}
-            axes.scatter(values, [y] * len(values), s=18, zorder=5, **circles)
+            axes.scatter(values, [y] * len(values), s=18, zorder=5, facecolor='white', edgecolor=INK, linewidth=0.8)
             label = f'{percent(entry.accuracy)} %'
             axes.annotate(label, (max(values), y), (8, 0), textcoords='offset points', va='center', fontweight='bold')
         labels = [f'{entry.name}, {number_text(entry.parameters)} parameters' for entry in results.entries]

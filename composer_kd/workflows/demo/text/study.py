@@ -67,6 +67,8 @@ def text_demo(
         warnings.filterwarnings('ignore', message='.*samples have more than max_length')  # said of every run else
         for run in (runs[0] for _, runs in rows):
             construct_or_say(run.train_loader.dataset)  # checks that there are enough texts and labels
+        assert teacher.eval_loader is not None
+        construct_or_say(teacher.eval_loader.dataset)
         build_model(teacher.model)
         (out / NUMBERS_FILE).unlink(missing_ok=True)  # the runs of an earlier demo are overwritten
         console, start = terminal(), time.perf_counter()
