@@ -8,9 +8,11 @@ import torch
 import yaml
 
 from composer_kd import losses
+from composer_kd.cli.main import main
 from composer_kd.config.construct import construct
 from composer_kd.config.stages import load_chain
 from composer_kd.data.docstrings import PACKAGES
+from composer_kd.presentation.units import metric_text
 from composer_kd.workflows.stages import train_stages
 from tests.texts import save_model, save_sst2, sentences
 
@@ -82,3 +84,19 @@ def test_the_classes_are_those_of_the_data(name):
     assert config.train_loader.dataset.name == 'docstrings'
     labels = yaml.safe_load((YAMLS / f'{name}.yaml').read_text())['variables']['tasks']['docstrings']['labels']
     assert tuple(labels) == PACKAGES
+
+
+@pytest.mark.parametrize('name', ['causal_lm', 'distilbert'])
+def test_evaluate_and_report_say_the_perplexity(place, name, capsys):
+    found = trained(name, 'eval_loader.dataset.subset=4', 'run_name=lm', batches=1)
+    folders = [f'runs/lm/{stage}' for stage in ('teacher', 'student')]
+    capsys.readouterr()
+    assert main(['evaluate', *folders]) == 0
+    said = capsys.readouterr().out
+    assert 'perplexity' in said
+    assert main(['report', *folders, '--no-bench', '--out', 'report']) == 0
+    written = pathlib.Path('report/report.md').read_text()
+    for metrics in found.values():
+        perplexity = metric_text(metrics['metrics/eval/LanguagePerplexity'])
+        assert perplexity in said
+        assert perplexity in written
