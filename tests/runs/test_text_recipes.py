@@ -12,7 +12,10 @@ from composer_kd.cli.main import main
 from composer_kd.config.construct import construct
 from composer_kd.config.stages import load_chain
 from composer_kd.data.docstrings import PACKAGES
+from composer_kd.errors import ConfigError
 from composer_kd.presentation.units import metric_text
+from composer_kd.runs.evaluate import evaluate_all
+from composer_kd.runs.stages import stage_folders
 from composer_kd.workflows.stages import train_stages
 from tests.texts import save_model, save_sst2, sentences
 
@@ -100,3 +103,15 @@ def test_evaluate_and_report_say_the_perplexity(place, name, capsys):
         perplexity = metric_text(metrics['metrics/eval/LanguagePerplexity'])
         assert perplexity in said
         assert perplexity in written
+
+
+def test_stages_that_measure_nothing_are_left_out_of_comparisons(place, capsys):
+    trained('minilm', 'run_name=chain', batches=1)
+    capsys.readouterr()
+    assert stage_folders(['runs/chain']) == [pathlib.Path('runs/chain/finetuned')]
+    (found,) = evaluate_all(['runs/chain'])
+    assert found.metrics['metrics/eval/MulticlassAccuracy'] >= 0
+    assert main(['report', 'runs/chain', '--no-bench', '--out', 'report']) == 0
+    assert 'pretrained' not in capsys.readouterr().out  # its head is random, and so would be its accuracy
+    with pytest.raises(ConfigError, match='distilled: the run has no eval_loader'):
+        evaluate_all(['runs/chain/distilled'])
