@@ -61,7 +61,8 @@ def docstrings(
     Example:
         >>> docstrings('test', tokenizer='anything')
         Traceback (most recent call last):
-        composer_kd.errors.ConfigError: split: expected one of ['train', 'validation'], got 'test'
+        composer_kd.errors.ConfigError: split: expected one of ['train', 'validation'], got 'test'; \
+valid: train, validation
     """
     check_split(split, ['train', 'validation'])
     names = _checked(packages)

@@ -35,7 +35,7 @@ def documentation(place: str) -> tuple[tuple[str, str], ...]:
     Example:
         >>> path, text = documentation('package:composer_kd/presentation')[0]
         >>> path, text.split()[0]
-        ('__init__.py', 'How')
+        ('__init__.py', 'Formats')
     """
     folder = folder_of(place)
     if not folder.is_dir():

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composer_kd.losses._common import described, valid
+from composer_kd.losses._common import check_tensors, described, valid
 
 __all__ = ['FirstToken', 'first_token']
 
@@ -91,4 +91,5 @@ class FirstToken(nn.Module):
         Returns:
             The value of the wrapped loss, with its dtype, reduction and scale.
         """
+        check_tensors('FirstToken', student, teacher)
         return self.wrapped(first_token(student), first_token(teacher), **options)
