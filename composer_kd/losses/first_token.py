@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from composer_kd.losses._common import check_tensors, described, valid
+from composer_kd.losses.feature_maps import normalized_mse
 
 __all__ = ['FirstToken', 'first_token']
 
@@ -49,12 +50,12 @@ class FirstToken(nn.Module):
     Sun et al., *Patient Knowledge Distillation for BERT Model Compression* (arXiv 1908.09355), compare this token
     alone, because BERT's classifier reads it. One match for each layer::
 
-        Match(FirstToken(normalized_mse), on=('bert.encoder.layer.0[0]', 'bert.encoder.layer.1[0]'), weight=100.0)
+        Match(FirstToken(), on=('bert.encoder.layer.0[0]', 'bert.encoder.layer.1[0]'), weight=100.0)
 
     Only the vectors of these tokens are kept of the teacher's hidden states, and a projector maps them alone.
 
     Args:
-        loss: A loss of vectors ``(B, D)``.
+        loss: A loss of vectors ``(B, D)``; :func:`.normalized_mse`, the paper's, if ``None``.
 
     Attributes:
         wrapped: The loss. Inspect its signature, instead of this module's, for the arguments that it takes.
@@ -65,20 +66,19 @@ class FirstToken(nn.Module):
 
     Example:
         >>> import torch
-        >>> from composer_kd.losses import normalized_mse
         >>> student, teacher = torch.eye(2)[None], torch.ones(1, 2, 2)  # (1, 0) first, and (1, 1)
-        >>> round(FirstToken(normalized_mse)(student, teacher).item(), 4)  # 2 - 2 cos 45 degrees
+        >>> round(FirstToken()(student, teacher).item(), 4)  # 2 - 2 cos 45 degrees
         0.5858
     """
 
     summary = staticmethod(first_token)
     of_features_alone = True
 
-    def __init__(self, loss: Callable[..., Tensor]) -> None:
+    def __init__(self, loss: Callable[..., Tensor] | None = None) -> None:
         super().__init__()
-        if not callable(loss) or isinstance(loss, type):
+        if loss is not None and (not callable(loss) or isinstance(loss, type)):
             raise ValueError(f'FirstToken: expected a callable (student, teacher) -> scalar, got {loss!r}')
-        self.wrapped: Any = loss
+        self.wrapped: Any = normalized_mse if loss is None else loss
 
     def forward(self, student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
         """Computes the loss of the first tokens.

@@ -232,7 +232,7 @@ def stage_folders(written: Sequence[str | pathlib.Path]) -> list[str | pathlib.P
     found: list[str | pathlib.Path] = []
     for one in written:
         stages = trained_stages(pathlib.Path(one))
-        found += [one] if stages is None else list(filter(_is_measured, stages)) or stages
+        found += [one] if stages is None else ([stage for stage in stages if _is_measured(stage)] or stages)
     return found
 
 
