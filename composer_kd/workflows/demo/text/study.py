@@ -19,6 +19,7 @@ from composer_kd.config.construct import construct_or_say
 from composer_kd.config.schema import RunConfig
 from composer_kd.presentation.console import terminal
 from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
+from composer_kd.pretrained import require_transformers
 from composer_kd.runs.build import build_model
 from composer_kd.runs.evaluate import count_parameters
 from composer_kd.runs.files import make_folder
@@ -63,8 +64,7 @@ def text_demo(
     for strategy, pair in results.students.items():
         for entry, distilled in zip(pair, (False, True)):
             rows.append((entry, [student_run(out, settings, strategy, seed, distilled) for seed in seeds]))
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='.*samples have more than max_length')  # said of every run else
+    with _without_remarks():
         for run in (runs[0] for _, runs in rows):
             construct_or_say(run.train_loader.dataset)  # checks that there are enough texts and labels
         assert teacher.eval_loader is not None
@@ -125,6 +125,20 @@ def _measure(entry: Entry, module: torch.nn.Module, task: Task) -> None:
     with torch.inference_mode(), _one_thread():
         timer = timer_class()('module(input_ids=text, attention_mask=text)', globals=names)
         entry.latency = float(timer.blocked_autorange(min_run_time=0.3).median)
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Leaves out what would be said of every run: that heads are new, and that long texts are cut."""
+    remarks = require_transformers('the demo on texts').utils.logging
+    before = remarks.get_verbosity()
+    remarks.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='.*samples have more than max_length')
+            yield
+    finally:
+        remarks.set_verbosity(before)
 
 
 @contextmanager
