@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo cache-demo bench test test-all lint format bench-step clean
+.PHONY: help install demo demo-text cache-demo bench test test-all lint format bench-step clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -18,6 +18,10 @@ install: $(INSTALLED)  ## create .venv with the pinned versions (about 3 minutes
 
 demo: $(INSTALLED)  ## distil a small student on real data: table, plot and runs in runs/demo (under 3 minutes)
 	$(BIN)/composer-kd demo
+
+demo-text: $(INSTALLED)  ## the same of a BERT and halves of it, on texts (under 10 minutes; installs the extra `demo`)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	$(BIN)/composer-kd demo --text $(if $(DATA),--data $(DATA))
 
 cache-demo: $(INSTALLED)  ## the same student from the live teacher and from a store of its outputs (under a minute)
 	$(BIN)/composer-kd demo --cache

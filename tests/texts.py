@@ -23,11 +23,11 @@ def save_tokenizer(folder, words=WORDS):
     return str(folder)
 
 
-def save_model(folder, kind='BertForSequenceClassification', seed=0, words=WORDS, **settings):
+def save_model(folder, kind='BertForSequenceClassification', seed=0, words=WORDS, sizes=TINY, **settings):
     """A tiny BERT with a tokenizer, in a folder, of random weights."""
     save_tokenizer(folder, words)
     config = transformers.BertConfig(
-        vocab_size=len(SPECIAL) + len(words), max_position_embeddings=64, initializer_range=0.5, **TINY, **settings
+        vocab_size=len(SPECIAL) + len(words), max_position_embeddings=64, initializer_range=0.5, **sizes, **settings
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

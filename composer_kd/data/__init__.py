@@ -8,6 +8,7 @@ attributes ``num_classes`` and ``targets``. A sample without a label has the tar
 """
 
 from composer_kd.data.aligned import AlignedTexts, aligned_text
+from composer_kd.data.docstrings import docstrings
 from composer_kd.data.folder import image_folder
 from composer_kd.data.glue import glue
 from composer_kd.data.handwritten import digits
@@ -63,6 +64,7 @@ __all__ = [
     'cifar10',
     'cifar100',
     'digits',
+    'docstrings',
     'fashion_mnist',
     'glue',
     'image_folder',

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from composer_kd.data.collating import PaddedBatches
 from composer_kd.data.partly_labelled import check_count
-from composer_kd.data.text import find_file, pieces_of
+from composer_kd.data.text import find_text, pieces_of
 from composer_kd.data.tokens import as_tokenizer
 from composer_kd.errors import ConfigError
 
@@ -205,7 +205,7 @@ def aligned_text(
     body = length - words.num_special_tokens_to_add()
     if isinstance(length, bool) or not isinstance(length, int) or body < 1:
         raise ConfigError(f'length: expected at least {length - body + 1} tokens, got {length!r}')
-    files = [find_file(Path(one), root) for one in ([path] if isinstance(path, (str, Path)) else path)]
+    files = [find_text(one, root) for one in ([path] if isinstance(path, (str, Path)) else path)]
     texts = [text for file in files for piece in pieces_of(file) for text in _cut(piece, words, body)]
     if not texts:
         raise ConfigError(f'path: there is no text in {", ".join(map(str, files))}')

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from composer_kd.data.location import ROOT_VARIABLE, check_split, data_root
-from composer_kd.data.partly_labelled import UNLABELLED, balanced_order, check_count
+from composer_kd.data.partly_labelled import UNLABELLED, restricted
 from composer_kd.data.tokens import Tokenized, as_tokenizer, tokenize
 from composer_kd.errors import ConfigError, nearest
 
@@ -123,7 +123,7 @@ def glue(
     names = _order_of(told, labels)
     words = as_tokenizer(tokenizer)
     texts, targets = _read(told, task, split, root, download, names)
-    texts, targets = _restricted(texts, targets, bool(names), subset, n_labels, keep_unlabelled, seed)
+    texts, targets = restricted(texts, targets, bool(names), subset, n_labels, keep_unlabelled, seed)
     columns: Any = tokenize(words, texts, max_length, f'{task} {split}')
     settings = f'task={task}, split={split}, max_length={max_length}'
     return Tokenized(columns, targets, words, settings, names or None)
@@ -213,29 +213,3 @@ def _target(value: Any, task: _Task, number: Mapping[str, int]) -> Any:
     if not 0 <= at < len(task.classes):
         raise ValueError(f'expected a label of {list(task.classes)}, got {value!r}')
     return number[task.classes[at]]
-
-
-def _restricted(
-    texts: list[tuple[str, ...]],
-    targets: list[Any],
-    are_classes: bool,
-    subset: int | None,
-    n_labels: int | None,
-    keep_unlabelled: bool,
-    seed: int,
-) -> tuple[list[tuple[str, ...]], list[Any]]:
-    """Selects samples and labels before they are tokenized, as `PartlyLabelled` does."""
-    if n_labels is not None and not are_classes:
-        raise ConfigError(f'n_labels: scores cannot be left out, got {n_labels!r}; take a subset')
-    chosen = list(range(len(texts)))
-    if subset is not None:
-        check_count('subset', subset, 1, len(texts))
-        chosen = balanced_order(targets if are_classes else [0] * len(texts), seed=0)[:subset]
-    own = [targets[index] for index in chosen]
-    if n_labels is not None:
-        check_count('n_labels', n_labels, 0 if keep_unlabelled else 1, len(own))
-        known = set(balanced_order(own, seed)[:n_labels])
-        kept = [(index, y if at in known else UNLABELLED) for at, (index, y) in enumerate(zip(chosen, own))]
-        pairs = [pair for at, pair in enumerate(kept) if keep_unlabelled or at in known]
-        chosen, own = [index for index, _ in pairs], [y for _, y in pairs]
-    return [texts[index] for index in chosen], own

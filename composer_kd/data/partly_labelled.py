@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,9 @@ from torch.utils.data import Dataset
 from composer_kd.data.seeded_items import seeded_items
 from composer_kd.errors import ConfigError
 
-__all__ = ['UNLABELLED', 'PartlyLabelled', 'balanced_order', 'check_count', 'restrict']
+__all__ = ['UNLABELLED', 'PartlyLabelled', 'balanced_order', 'check_count', 'restrict', 'restricted']
+
+T = TypeVar('T')
 
 UNLABELLED = -100
 """The label of a sample without a label; torch's cross-entropy ignores it."""
@@ -166,6 +168,52 @@ def restrict(
     if subset is None and n_labels is None:
         return dataset
     return PartlyLabelled(dataset, n_labels, keep_unlabelled, subset, seed)
+
+
+def restricted(
+    samples: Sequence[T],
+    targets: Sequence[Any],
+    are_classes: bool,
+    subset: int | None,
+    n_labels: int | None,
+    keep_unlabelled: bool,
+    seed: int,
+) -> tuple[list[T], list[Any]]:
+    """Selects samples and labels of a list, as `PartlyLabelled` does of a data set.
+
+    Args:
+        samples: The samples, such as texts that are not tokenized yet.
+        targets: The label of each.
+        are_classes: Whether labels are classes, which are chosen in balance; else scores, which can't be left out.
+        subset: See `PartlyLabelled`.
+        n_labels: See `PartlyLabelled`.
+        keep_unlabelled: See `PartlyLabelled`.
+        seed: See `PartlyLabelled`.
+
+    Returns:
+        The samples that are left, and their labels.
+
+    Raises:
+        ConfigError: If a number is out of range, or ``n_labels`` is given for scores.
+
+    Example:
+        >>> restricted('abcd', [0, 1, 0, 1], True, subset=None, n_labels=2, keep_unlabelled=False, seed=0)
+        (['c', 'd'], [0, 1])
+    """
+    if n_labels is not None and not are_classes:
+        raise ConfigError(f'n_labels: scores cannot be left out, got {n_labels!r}; take a subset')
+    chosen = list(range(len(samples)))
+    if subset is not None:
+        check_count('subset', subset, 1, len(samples))
+        chosen = balanced_order(targets if are_classes else [0] * len(samples), seed=0)[:subset]
+    own = [targets[index] for index in chosen]
+    if n_labels is not None:
+        check_count('n_labels', n_labels, 0 if keep_unlabelled else 1, len(own))
+        known = set(balanced_order(own, seed)[:n_labels])
+        kept = [(index, y if at in known else UNLABELLED) for at, (index, y) in enumerate(zip(chosen, own))]
+        pairs = [pair for at, pair in enumerate(kept) if keep_unlabelled or at in known]
+        chosen, own = [index for index, _ in pairs], [y for _, y in pairs]
+    return [samples[index] for index in chosen], own
 
 
 def _targets(dataset: Any) -> list[int]:

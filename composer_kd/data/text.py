@@ -1,4 +1,4 @@
-"""Text files for language models: packed into blocks of one length, and masked for masked language models."""
+"""Texts packed into blocks of one length: for language models, masked or not, and for encoders without labels."""
 
 from __future__ import annotations
 
@@ -13,32 +13,35 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from composer_kd.data.counter_random import sample_seeds
+from composer_kd.data.documentation import documentation
 from composer_kd.data.location import ROOT_VARIABLE, data_root
 from composer_kd.data.masking import mask_tokens
-from composer_kd.data.partly_labelled import check_count
+from composer_kd.data.partly_labelled import UNLABELLED, check_count
 from composer_kd.data.tokens import as_tokenizer
 from composer_kd.errors import ConfigError
-from composer_kd.pretrained import vocabulary_size
+from composer_kd.pretrained import folder_of, vocabulary_size
 
-__all__ = ['TextBlocks', 'find_file', 'pieces_of', 'text']
+__all__ = ['TextBlocks', 'find_text', 'pieces_of', 'text']
 
+OBJECTIVES = ('causal', 'masked', 'unlabelled')
 _PIECE = 20_000  # characters tokenized as one text, to the end of a line
 _AT_ONCE = 64  # of these in one call, on several cores
 
 
 class TextBlocks(Dataset[dict[str, Any]]):
-    """Blocks of tokens of one length, without padding, for language models.
+    """Blocks of tokens of one length, without padding.
 
     A sample is a mapping of int64 tensors ``(length,)``: ``input_ids``, ``attention_mask`` and ``labels``. For
     ``'causal'`` the labels are the inputs, and the model shifts them. For ``'masked'`` they are -100 but where a token
     is to be predicted; which these are is a function of the seed and the sample's number. :class:`.SeededViews` around
-    it draws them anew in each epoch, the same in every run.
+    it draws them anew in each epoch, the same in every run. For ``'unlabelled'`` the label is -100, one for the sample:
+    what a classifier takes for a text that its teacher alone speaks of.
 
     Args:
         blocks: ``(N, length)`` The tokens, with special ones.
         special: ``(length,)`` Which positions hold special tokens, which are never masked.
         tokenizer: The tokenizer.
-        objective: ``'causal'`` or ``'masked'``.
+        objective: ``'causal'``, ``'masked'`` or ``'unlabelled'``.
         mask_probability: The probability that a token is to be predicted.
         seed: Seed of the masks.
         settings: What made the samples, for comparisons of data sets.
@@ -46,7 +49,7 @@ class TextBlocks(Dataset[dict[str, Any]]):
     Attributes:
         tokenizer: The tokenizer.
         longest: The number of tokens of a block.
-        objective: ``'causal'`` or ``'masked'``.
+        objective: ``'causal'``, ``'masked'`` or ``'unlabelled'``.
         has_views: Whether epochs may have other views of a sample: other masks.
     """
 
@@ -101,6 +104,8 @@ class TextBlocks(Dataset[dict[str, Any]]):
             inputs, labels = mask_tokens(
                 ids, self._maskable, seeds, self._probability, self._mask_token, self._vocabulary
             )
+        elif self.objective == 'unlabelled':
+            labels = np.full(len(ids), UNLABELLED, np.int64)
         attention = torch.ones(self.longest, dtype=torch.long)
         return [
             {'input_ids': one, 'attention_mask': attention, 'labels': own}
@@ -117,23 +122,26 @@ def text(
     *,
     tokenizer: str | Path | Callable[..., Any],
     length: int = 128,
-    objective: Literal['causal', 'masked'] = 'causal',
+    objective: Literal['causal', 'masked', 'unlabelled'] = 'causal',
     mask_probability: float = 0.15,
     seed: int = 0,
     root: str | Path | None = None,
     subset: int | None = None,
 ) -> TextBlocks:
-    """Loads text files for a language model.
+    """Loads texts for a language model, or for an encoder that learns from its teacher's layers.
 
     The files are tokenized one after the other, with the tokenizer's token for the end of a text between them, and cut
     into blocks, which follow one another without overlap. Each begins and ends with the special tokens of the
     tokenizer, if it has any. What is left at the end, shorter than a block, is not used.
 
     Args:
-        path: A file, or several; those that do not exist are looked for below the root.
+        path: A file, or several; those that do not exist are looked for below the root. ``package:NAME/FILE`` is a file
+            in an installed package, and ``package:NAME`` or ``package:NAME/FOLDER`` the text of the docstrings there:
+            real prose on every machine, whose amount depends on the installed version.
         tokenizer: A folder or a name on the Hub, the same as the model's; in Python also a tokenizer.
         length: The number of tokens of a block, with special ones.
-        objective: ``'causal'``: the next token is predicted. ``'masked'``: masked tokens are.
+        objective: ``'causal'``: the next token is predicted. ``'masked'``: masked tokens are. ``'unlabelled'``: none
+            is; for classifiers and encoders, with ``org_loss_weight: 0``.
         mask_probability: The probability that a token is to be predicted, of ``'masked'``.
         seed: Seed of the masks where there are no views.
         root: The folder of the data sets; None for the environment variable ``COMPOSER_KD_DATA``, or ``./data``.
@@ -153,11 +161,11 @@ def text(
     """
     if isinstance(length, bool) or not isinstance(length, int):
         raise ConfigError(f'length: expected a number of tokens, got {length!r}')
-    if objective not in ('causal', 'masked'):
-        raise ConfigError(f"objective: expected 'causal' or 'masked', got {objective!r}")
+    if objective not in OBJECTIVES:
+        raise ConfigError(f'objective: expected one of {list(OBJECTIVES)}, got {objective!r}')
     if not 0 < mask_probability < 1:
         raise ConfigError(f'mask_probability: expected a number between 0 and 1, got {mask_probability!r}')
-    files = [find_file(Path(one), root) for one in ([path] if isinstance(path, (str, Path)) else path)]
+    files = [find_text(one, root) for one in ([path] if isinstance(path, (str, Path)) else path)]
     words = as_tokenizer(tokenizer)
     if objective == 'masked' and words.mask_token_id is None:
         raise ConfigError(f"objective: {type(words).__name__} has no mask token; expected 'causal'")
@@ -179,20 +187,31 @@ def text(
     special = np.ones(length, bool)
     special[len(before) : length - len(after)] = False
     masks = f', mask_probability={mask_probability}, seed={seed}' if objective == 'masked' else ''
-    settings = f'files={[file.name for file in files]}, length={length}, objective={objective}{masks}'
+    settings = f'files={[_name(file) for file in files]}, length={length}, objective={objective}{masks}'
     return TextBlocks(blocks, special, words, objective, mask_probability, seed, settings)
 
 
-def find_file(file: Path, root: str | Path | None) -> Path:
-    """Finds a file as it is written, or below the root of the data sets."""
-    places = [file.expanduser(), data_root(root) / file]
+def find_text(written: str | Path, root: str | Path | None) -> Path | str:
+    """Finds the file that is meant; of a folder in a package, whose documentation is read, the place as written."""
+    if str(written).startswith('package:'):
+        place = folder_of(str(written))
+        return str(written) if place.is_dir() else _existing(written, [place])
+    file = Path(written)
+    return _existing(written, [file.expanduser(), data_root(root) / file])
+
+
+def _existing(written: str | Path, places: Sequence[Path]) -> Path:
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise ConfigError(
-            f'path: there is no file {places[0]} or {places[1]}; another root is chosen by root=... or the environment '
-            f'variable {ROOT_VARIABLE}.'
+            f'path: there is no file {" or ".join(map(str, places))}; another root is chosen by root=... or the '
+            f'environment variable {ROOT_VARIABLE}.'
         )
     return found
+
+
+def _name(source: Path | str) -> str:
+    return source if isinstance(source, str) else source.name
 
 
 def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -205,29 +224,42 @@ def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
     raise ConfigError(f'tokenizer: {type(tokenizer).__name__} reads a text in another way with special tokens')
 
 
-def _tokens(tokenizer: Any, files: Sequence[Path]) -> NDArray[np.int32]:
+def _tokens(tokenizer: Any, sources: Sequence[Path | str]) -> NDArray[np.int32]:
     parts: list[list[int]] = []
-    for number, file in enumerate(files):
+    for number, source in enumerate(sources):
         if number and tokenizer.eos_token_id is not None:
             parts.append([tokenizer.eos_token_id])
-        pieces = pieces_of(file)
+        pieces = pieces_of(source)
         while some := list(itertools.islice(pieces, _AT_ONCE)):
             parts += tokenizer(some, add_special_tokens=False, return_attention_mask=False, verbose=False)['input_ids']
     return np.concatenate([np.asarray(part, np.int32) for part in parts or [[]]])
 
 
-def pieces_of(file: Path) -> Iterator[str]:
-    """Reads a text file in pieces of whole lines."""
-    held: list[str] = []
-    size = 0
+def _lines(file: Path) -> Iterator[str]:
     try:
         with file.open(encoding='utf-8') as lines:
-            for line in lines:
-                held.append(line)
-                size += len(line)
-                if size >= _PIECE:
-                    yield ''.join(held)
-                    held, size = [], 0
+            yield from lines
     except UnicodeDecodeError as error:
         raise ConfigError(f'path: {file} is no text in UTF-8: {error}') from error
+
+
+def _documentation(place: str) -> Iterator[str]:
+    return (f'{text}\n\n' for _, text in documentation(place))
+
+
+def pieces_of(source: Path | str) -> Iterator[str]:
+    """Reads a file, or the documentation of a package, in pieces of whole lines.
+
+    Args:
+        source: What :func:`find_text` found.
+    """
+    lines = _documentation(source) if isinstance(source, str) else _lines(source)
+    held: list[str] = []
+    size = 0
+    for line in lines:
+        held.append(line)
+        size += len(line)
+        if size >= _PIECE:
+            yield ''.join(held)
+            held, size = [], 0
     yield ''.join(held)

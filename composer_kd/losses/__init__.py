@@ -21,6 +21,7 @@ from composer_kd.losses.feature_maps import (
     normalized_mse,
     nst,
 )
+from composer_kd.losses.first_token import FirstToken
 from composer_kd.losses.flow import fsp
 from composer_kd.losses.kl import KLDivergence, kl_divergence
 from composer_kd.losses.pearson import DIST, dist
@@ -42,6 +43,7 @@ __all__ = [
     'ChannelWiseKL',
     'DIST',
     'DKD',
+    'FirstToken',
     'GeneralizedJSD',
     'KLDivergence',
     'KernelCongruence',

@@ -10,7 +10,7 @@ from torch import nn
 
 from composer_kd.errors import ConfigError
 from composer_kd.features.hooks import LayerPath
-from composer_kd.matches.loss_signature import Loss, checked_loss, name_of, parameters_of
+from composer_kd.matches.loss_signature import Loss, attribute_of, checked_loss, name_of, parameters_of
 from composer_kd.matches.projector import PROJECTORS
 from composer_kd.schedules import Schedule, number_or_schedule
 
@@ -90,6 +90,10 @@ class Match:
         if project is not None and (self.on_logits or self.several):
             raise ConfigError(
                 f'{self.name}: a projector joins two features, not logits or several layers; leave it out'
+            )
+        if self.on_logits and attribute_of(self.loss, 'of_features_alone', False):
+            raise ConfigError(
+                f'{self.name}: {name_of(self.loss)} compares hidden states; name a layer, as on="encoder.layer.0[0]"'
             )
         self.project = project
         self.teacher = teacher

@@ -16,10 +16,19 @@ from composer_kd.config.effects import differing
 from composer_kd.config.load import as_mapping
 from composer_kd.config.markers import Effect
 from composer_kd.config.stages import Chain, Stage
-from composer_kd.errors import ConfigError
+from composer_kd.config.yaml_source import read_source
+from composer_kd.errors import ComposerKDError, ConfigError
 from composer_kd.presentation.files import write_file
 from composer_kd.presentation.settings import leaves
-from composer_kd.runs.files import LATEST, METRICS_FILE, STAGE_FILE, STAGES_FILE, checkpoints, trained_stages
+from composer_kd.runs.files import (
+    CONFIG_FILE,
+    LATEST,
+    METRICS_FILE,
+    STAGE_FILE,
+    STAGES_FILE,
+    checkpoints,
+    trained_stages,
+)
 from composer_kd.runs.folder import clear, holds_run
 from composer_kd.runs.resume import MAY_CHANGE, saved_settings
 from composer_kd.teachers.checkpoints import read_checkpoint
@@ -210,7 +219,8 @@ def stage_folders(written: Sequence[str | pathlib.Path]) -> list[str | pathlib.P
         written: Run folders, checkpoints, YAML files, and folders of chains.
 
     Returns:
-        The same without folders of chains; of these each stage that has a checkpoint, in order.
+        The same without folders of chains; of these each stage that has a checkpoint, in order, but those that measure
+        nothing, if there are others: stages without evaluation data, whose answers have no meaning yet.
 
     Raises:
         ConfigError: If no stage of a chain has a checkpoint.
@@ -222,8 +232,18 @@ def stage_folders(written: Sequence[str | pathlib.Path]) -> list[str | pathlib.P
     found: list[str | pathlib.Path] = []
     for one in written:
         stages = trained_stages(pathlib.Path(one))
-        found += [one] if stages is None else stages
+        found += [one] if stages is None else ([stage for stage in stages if _is_measured(stage)] or stages)
     return found
+
+
+def _is_measured(folder: pathlib.Path) -> bool:
+    """Whether a run has evaluation data, as far as its settings can be read."""
+    try:
+        settings = read_source(folder / CONFIG_FILE).data
+    except ComposerKDError:
+        return True  # said where the run is opened
+    trained = settings.get('train_loader')
+    return bool(settings.get('eval_loader') or (isinstance(trained, dict) and trained.get('hold_out')))
 
 
 def left_behind(chain: Chain) -> list[pathlib.Path]:

@@ -117,11 +117,18 @@ def _check_labels(model: ComposerModel, net: Any, texts: _Texts, path: str) -> N
         )
 
 
-def _check_objective(net: nn.Module, texts: TextBlocks | AlignedTexts, path: str) -> None:
+def _check_objective(net: Any, texts: TextBlocks | AlignedTexts, path: str) -> None:
     """A model that does not shift labels would be taught to repeat its input, and one that does to skip a token."""
-    fits = 'causal' if any(map(predicts_next_token, net.modules())) else 'masked'
+    fits = _objective_of(net)
     if texts.objective != fits:
+        other = {'causal': ', or take hf_causal_lm', 'masked': ', or take hf_masked_lm', 'unlabelled': ''}
         raise ConfigError(
             f'{path}.objective: {texts.objective!r}, and {type(net).__name__} is a model for {fits!r}; write '
-            f'objective: {fits}, or take {"hf_causal_lm" if texts.objective == "causal" else "hf_masked_lm"}'
+            f'objective: {fits}{other[texts.objective]}'
         )
+
+
+def _objective_of(net: Any) -> str:
+    if any(map(predicts_next_token, net.modules())):
+        return 'causal'
+    return 'masked' if net.get_output_embeddings() is not None else 'unlabelled'

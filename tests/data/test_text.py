@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 
 from composer_kd import ConfigError
 from composer_kd.data import SeededViews, text
+from composer_kd.data.documentation import documentation
 from composer_kd.data.randomness import is_random
 from tests.texts import SPECIAL, save_tokenizer, sentences
 
@@ -86,15 +87,34 @@ def test_masks_are_the_same_in_any_batch_and_other_in_each_epoch(file, words):
     assert not torch.equal(epochs[0], epochs[1])
 
 
+def test_unlabelled_blocks_have_one_label_each(file, words):
+    data, plain = (text(file, tokenizer=words, length=10, objective=one) for one in ('unlabelled', 'causal'))
+    assert not is_random(data)
+    batch = next(iter(DataLoader(data, batch_size=4)))
+    assert batch['labels'].tolist() == [-100] * 4
+    assert torch.equal(batch['input_ids'], torch.stack([plain[number]['input_ids'] for number in range(4)]))
+
+
+def test_the_documentation_of_a_package_is_a_text(words):
+    data = text('package:json', tokenizer=words, length=10)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(words)
+    whole = ''.join(f'{one}\n\n' for _, one in documentation('package:json'))
+    expected = tokenizer(whole, add_special_tokens=False)['input_ids']
+    assert [token for item in data for token in item['input_ids'][1:-1].tolist()] == expected[: 8 * len(data)]
+    assert len(text(['package:json/__init__.py', 'package:json'], tokenizer=words, length=10)) > len(data)
+
+
 def test_bad_settings(tmp_path, file, words):
     (tmp_path / 'latin.txt').write_bytes(b'\xe9t\xe9')
     for settings, said in (
         ({'path': 'none.txt'}, 'there is no file none.txt or .*/none.txt'),
+        ({'path': 'package:json/none.txt'}, 'there is no file .*json/none.txt'),
+        ({'path': 'package:no_such_package'}, 'pip install no-such-package'),
         ({'path': tmp_path / 'latin.txt'}, 'no text in UTF-8'),
         ({'length': 2}, 'expected from 3 to 512 tokens, got 2'),
         ({'length': 513}, 'expected from 3 to 512 tokens, got 513'),
         ({'length': 500}, 'fewer than 498'),
-        ({'objective': 'mlm'}, "expected 'causal' or 'masked'"),
+        ({'objective': 'mlm'}, "expected one of \\['causal', 'masked', 'unlabelled'\\], got 'mlm'"),
         ({'mask_probability': 1.5}, 'between 0 and 1'),
         ({'objective': 'masked', 'tokenizer': bytes_of(tmp_path)}, 'has no mask token'),
         ({'subset': 10**6}, 'subset: expected an integer from 1 to'),

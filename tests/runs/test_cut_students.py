@@ -100,6 +100,28 @@ algorithms: {{distillation: {{kd_loss_fn: KLDivergence}}}}
     assert found.metrics['metrics/eval/CrossEntropy'] > 0
 
 
+def test_a_stage_is_cut_out_of_one_that_was_cut_out_itself(yaml, tmp_path):
+    text = f"""
+run_name: chain
+save_folder: {tmp_path / 'chain'}
+stages:
+  teacher: {{}}
+  half:
+    model: {{name: student_from_teacher, layers: odd, teacher: {{stage: teacher}}}}
+  copied:
+    model: {{name: student_from_teacher, layers: [0, 1], teacher: {{stage: half}}}}
+    optimizer.lr: 0.0
+"""
+    yaml.write_text(YAML + text, encoding='utf-8')
+    train_stages(load_chain(yaml, []), quiet=True)
+    half, copied = (
+        torch.load(tmp_path / 'chain' / name / 'latest-rank0.pt', weights_only=False)['state']['model']
+        for name in ('half', 'copied')
+    )
+    assert half.keys() == copied.keys()
+    assert all(torch.equal(half[name], copied[name]) for name in half)
+
+
 def test_weights_of_an_earlier_stage_are_not_named_by_their_path(yaml, tmp_path):
     text = f"""
 run_name: chain

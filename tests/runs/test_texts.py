@@ -221,6 +221,11 @@ def test_the_objective_of_the_data_is_that_of_the_model(place):
     file = of_language(place, 'causal', algorithms={})
     said = refused(file, 'train_loader.dataset.objective=masked')
     assert "GPT2LMHeadModel is a model for 'causal'; write objective: causal, or take hf_masked_lm" in said
+    said = refused(file, 'train_loader.dataset.objective=unlabelled')
+    assert "'unlabelled', and GPT2LMHeadModel is a model for 'causal'; write objective: causal" in said
+    data = {'name': 'text', 'path': 'a.txt', 'tokenizer': 'bert', 'length': 10, 'objective': 'masked'}
+    said = refused(written(place, train_loader={'dataset': data}, eval_loader=None))
+    assert "BertForSequenceClassification is a model for 'unlabelled'; write objective: unlabelled" in said
 
 
 def test_a_teacher_with_another_tokenizer_teaches_from_a_yaml(place):

@@ -128,12 +128,10 @@ def _taught_by(config: RunConfig, stand_ins: Mapping[str, str | None]) -> RunCon
     def one(value: Any) -> Any:
         if isinstance(value, list):
             return [one(item) for item in value]
-        if (
-            isinstance(value, (SourceConfig, TeacherConfig))
-            and value.checkpoint is not None
-            and value.checkpoint in stand_ins
-        ):
-            return dataclasses.replace(value, checkpoint=stand_ins[value.checkpoint])
+        if isinstance(value, (SourceConfig, TeacherConfig)):
+            value = dataclasses.replace(value, model=with_stand_ins(value.model))  # it may be cut out of a stage itself
+            if value.checkpoint is not None and value.checkpoint in stand_ins:
+                return dataclasses.replace(value, checkpoint=stand_ins[value.checkpoint])
         return value
 
     def with_stand_ins(part: Component) -> Component:

@@ -282,6 +282,9 @@ CASES: dict[str, Case] = {
     'nst': Case(losses.nst, normal((3, 2, 4, 3), (3, 4, 3, 5)), nst),
     'sad': Case(losses.sad, normal((3, 2, 5, 3), (3, 3, 3, 4)), sad),
     'normalized_mse': Case(losses.normalized_mse, normal((3, 4, 5)), normalized_mse),
+    'FirstToken': Case(
+        losses.FirstToken(losses.normalized_mse), normal((3, 4, 5)), lambda s, t: normalized_mse(s[:, :1], t[:, :1])
+    ),
     'attention_mse': Case(losses.attention_mse, attention, attention_mse),
     'attention_kl': Case(losses.attention_kl, attention, attention_kl),
     'value_relation_kl': Case(partial(losses.value_relation_kl, heads=2), values, value_relation_kl),

@@ -1,0 +1,157 @@
+"""The workflow of ``composer-kd demo --text``: trains the runs one after the other and reports the results."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from composer_kd.bench.size import size_in_bytes
+from composer_kd.bench.timing import timer_class
+from composer_kd.config.construct import construct_or_say
+from composer_kd.config.schema import RunConfig
+from composer_kd.presentation.console import terminal
+from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
+from composer_kd.pretrained import require_transformers
+from composer_kd.runs.build import build_model
+from composer_kd.runs.evaluate import count_parameters
+from composer_kd.runs.files import make_folder
+from composer_kd.runs.train import train
+from composer_kd.workflows.demo.progress import Bar, bars
+from composer_kd.workflows.demo.report import NUMBERS_FILE
+from composer_kd.workflows.demo.results import Entry
+from composer_kd.workflows.demo.text.configs import Task, student_run, task_of, teacher_run
+from composer_kd.workflows.demo.text.report import write_report
+from composer_kd.workflows.demo.text.results import TextResults, TextSettings
+
+__all__ = ['text_demo']
+
+Rows = list[tuple[Entry, list[RunConfig]]]
+
+
+def text_demo(
+    out: str | pathlib.Path = 'runs/demo-text', seeds: Sequence[int] = (0, 1), settings: TextSettings | None = None
+) -> TextResults:
+    """Fine-tunes a BERT, cuts students out of it, and trains each with few labels, alone and taught by it.
+
+    Args:
+        out: The folder for ``results.json``, ``results.md`` and ``results.png``, and for the run folders ``teacher``,
+            ``<strategy>-alone-<seed>`` and ``<strategy>-distilled-<seed>``, which have the files that
+            ``composer-kd train`` writes.
+        seeds: The seeds; each student is trained once with each.
+        settings: The settings of the demo; by default ``TextSettings()``.
+
+    Returns:
+        The accuracies, costs and gains.
+
+    Raises:
+        ConfigError: If the pretrained model or the texts are missing, a setting is out of range, or the folder cannot
+            be created; raised before training starts.
+    """
+    settings, out = settings or TextSettings(), pathlib.Path(out)
+    make_folder(out, '--out')
+    task = task_of(settings)
+    results = _results(settings, task)
+    teacher = teacher_run(out, settings)
+    rows: Rows = [(results.teacher, [teacher])]
+    for strategy, pair in results.students.items():
+        for entry, distilled in zip(pair, (False, True)):
+            rows.append((entry, [student_run(out, settings, strategy, seed, distilled) for seed in seeds]))
+    with _without_remarks():
+        for run in (runs[0] for _, runs in rows):
+            construct_or_say(run.train_loader.dataset)  # checks that there are enough texts and labels
+        assert teacher.eval_loader is not None
+        construct_or_say(teacher.eval_loader.dataset)
+        build_model(teacher.model)
+        (out / NUMBERS_FILE).unlink(missing_ok=True)  # the runs of an earlier demo are overwritten
+        console, start = terminal(), time.perf_counter()
+        console.print(_introduction(settings, task), highlight=False)
+        _train_all(rows, settings, console)
+        for entry, runs in rows:
+            model: Any = build_model(runs[0].model)
+            _measure(entry, model.model, task)
+            if entry is not results.teacher:
+                strategy = runs[0].model.options['layers']
+                results.layers[strategy] = model.config.cut_from['layers']
+    results.seconds = time.perf_counter() - start
+    write_report(results, out, console)
+    _say_what_next(out, console)
+    return results
+
+
+def _results(settings: TextSettings, task: Task) -> TextResults:
+    few = f'{settings.n_labels} labels'
+    students = {
+        strategy: (Entry(f'{ALONE}, {strategy}', few), Entry(f'{DISTILLED}, {strategy}', f'{few}, teacher'))
+        for strategy in settings.strategies
+    }
+    return TextResults(settings, task.about, Entry(TEACHER, f'{settings.n_train:,} labels'), students)
+
+
+def _introduction(settings: TextSettings, task: Task) -> str:
+    return (
+        f'The task: {task.about}; {settings.n_train:,} texts for training and {settings.n_test:,} for testing. The '
+        f'students are {settings.num_layers} layers of the fine-tuned teacher, and get {settings.n_labels} labels; the '
+        'distilled ones also ask the teacher about the texts without a label.\n'
+    )
+
+
+def _train_all(rows: Rows, settings: TextSettings, console: Console) -> None:
+    batches = math.ceil(settings.n_train / settings.batch_size)
+    with bars(console) as progress:
+        shown = []
+        for entry, runs in rows:
+            epochs = settings.teacher_epochs if entry.name == TEACHER else settings.student_epochs
+            total = epochs * batches * len(runs)
+            shown.append(Bar(entry, progress, progress.add_task(entry.name, start=False, total=total, accuracy='')))
+        for bar, (_, runs) in zip(shown, rows):
+            for run in runs:
+                train(run, [bar], quiet=True)
+
+
+def _measure(entry: Entry, module: torch.nn.Module, task: Task) -> None:
+    """Parameters, bytes, and the time for one text of the largest length."""
+    module.eval()
+    entry.parameters, entry.size = count_parameters(module), size_in_bytes(module)
+    text = torch.ones(1, task.dataset['max_length'], dtype=torch.long)
+    names = {'module': module, 'text': text}
+    with torch.inference_mode(), _one_thread():
+        timer = timer_class()('module(input_ids=text, attention_mask=text)', globals=names)
+        entry.latency = float(timer.blocked_autorange(min_run_time=0.3).median)
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Leaves out what would be said of every run: that heads are new, and that long texts are cut."""
+    remarks = require_transformers('the demo on texts').utils.logging
+    before = remarks.get_verbosity()
+    remarks.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='.*samples have more than max_length')
+            yield
+    finally:
+        remarks.set_verbosity(before)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _say_what_next(out: pathlib.Path, console: Console) -> None:
+    console.print('The runs are there too, each with its checkpoint. Compare them further:', highlight=False)
+    for command in ('evaluate', 'report'):
+        console.print(f'  composer-kd {command} {out}/*/', highlight=False, soft_wrap=True)
