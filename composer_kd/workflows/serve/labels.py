@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from torch import Tensor
 
 from composer_kd.errors import ConfigError
-from composer_kd.teachers.meanings import class_names
+from composer_kd.teachers.meanings import written_class_names
 from composer_kd.workflows.serve.models import ServedModel
 
 __all__ = ['Labels', 'labels_of']
@@ -89,11 +88,7 @@ def labels_of(models: Sequence[ServedModel], counts: Mapping[str, int], several:
 
 
 def _names(model: ServedModel, count: int) -> list[str] | None:
-    if class_names(model.model):
-        config: Any = next(part.config for part in model.net.modules() if hasattr(part, 'config'))
-        names = [str(config.id2label[number]) for number in sorted(config.id2label)]
-    else:
-        names = [str(name) for name in model.data.classes or ()]
+    names = written_class_names(model.model) or [str(name) for name in model.data.first('classes') or ()]
     return names if len(names) == count else None
 
 

@@ -36,11 +36,6 @@ class RunData:
     dataset: Any = None
     missing: str = ''
 
-    @property
-    def classes(self) -> list[str] | None:
-        """The names of the classes, if the data has any."""
-        return self.first('classes')
-
     def first(self, attribute: str) -> Any:
         """An attribute of the data set, or else of one that it wraps; None if none has it."""
         if self.dataset is None:

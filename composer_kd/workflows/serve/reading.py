@@ -84,5 +84,5 @@ class Reader:
             coded, notes = self.tokenizer(*texts, return_tensors='pt', verbose=False), []
         else:
             coded = self.tokenizer(*texts, truncation=True, max_length=self.max_length, return_tensors='pt')
-            notes = [f'cut to the first {self.max_length} of {tokens} tokens']
+            notes = [f'cut to {self.max_length} of {tokens} tokens']
         return dict(coded), notes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from composer_kd.errors import ConfigError
 from composer_kd.workflows.serve.answers import Answer
@@ -38,7 +37,7 @@ class TextClassification:
     def __init__(self, models: Sequence[ServedModel]) -> None:
         self.models = list(models)
         problems = {model.name: getattr(model.net.config, 'problem_type', None) for model in models}
-        scoring = [name for name, problem in problems.items() if problem == _SCORE or _has_one_output(name, models)]
+        scoring = [one.name for one in models if problems[one.name] == _SCORE or one.net.config.num_labels < 2]
         if scoring:
             raise ConfigError(f'{scoring[0]}: is a regression, whose score is no class; give runs of classifiers')
         several = {problem == _SEVERAL for problem in problems.values()}
@@ -74,11 +73,6 @@ class TextClassification:
         checked = [checked_text(text, name) for text, name in zip(given, self.texts)]
         coded = [reader.batch(checked) for reader in self._readers]
         return self._classifiers.answers([batch for batch, _ in coded], [notes for _, notes in coded])
-
-
-def _has_one_output(name: str, models: Sequence[ServedModel]) -> bool:
-    config: Any = next(model.net.config for model in models if model.name == name)
-    return int(config.num_labels) < 2
 
 
 def _texts_of(models: Sequence[ServedModel]) -> tuple[tuple[str, ...], bool]:

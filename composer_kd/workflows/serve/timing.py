@@ -61,10 +61,10 @@ def measured(runs: Mapping[str, Callable[[], T]], clock: Callable[[], float]) ->
     for number in range(PASSES):
         if number and time.perf_counter() > end:
             break
-        for name in results:
+        for name, taken in times.items():
             start = clock()
             runs[name]()
-            times[name].append(clock() - start)
+            taken.append(clock() - start)
     return {
         name: Measured(results[name], statistics.median(times[name]))
         if name in results

@@ -92,20 +92,22 @@ class Writer:
     def _inputs(self, wish: Wish) -> tuple[torch.Tensor, int, list[str]]:
         """The tokens of the prompt ``(1, S)``, how many may follow, and what was cut."""
         if self._answers:
-            ids = self._tokenizer(wish.prompt, verbose=False)['input_ids']
+            before, ids = [], self._tokenizer(wish.prompt, verbose=False)['input_ids']
         else:  # what ends a text would end it here
             before, _ = frame_of(self._tokenizer)
-            ids = [*before, *self._tokenizer(wish.prompt, add_special_tokens=False, verbose=False)['input_ids']]
-        tokens, notes = wish.tokens, []
+            ids = self._tokenizer(wish.prompt, add_special_tokens=False, verbose=False)['input_ids']
+        tokens, notes, size = wish.tokens, [], len(before) + len(ids)
         if self._room is not None:
-            tokens = min(tokens, self._room - 1)
+            # Half of the room, at least, is for what is new, if it is wanted.
+            left = self._room - 1 if self._answers else max(self._room - size, self._room // 2)
+            tokens = min(tokens, left)
             kept = self._room if self._answers else self._room - tokens
             if tokens < wish.tokens:
-                notes.append(f'at most {tokens} tokens: it takes {self._room} in all')
-            if len(ids) > kept:
-                notes.append(f'read the last {kept} of {len(ids)} tokens')
-                ids = ids[-kept:]
-        return torch.tensor([ids], device=self._device.torch_device), tokens, notes
+                notes.append(f'at most {tokens} new tokens: it takes {self._room} in all')
+            if size > kept:
+                notes.append(f'the prompt is cut to the last {kept - len(before)} of {len(ids)} tokens')
+                ids = ids[len(before) - kept :]
+        return torch.tensor([[*before, *ids]], device=self._device.torch_device), tokens, notes
 
     def _generate(self, wish: Wish, ids: torch.Tensor, tokens: int, run: _Run) -> None:
         sampled = {'temperature': wish.temperature, 'top_k': 0, 'top_p': 1.0} if wish.temperature else {}

@@ -81,7 +81,7 @@ def test_texts_are_answered_as_the_run_is_evaluated(text_runs, text_task):
 
 def test_a_text_longer_than_the_run_reads_is_cut_and_said(text_task):
     for answer in text_task.answers('good ' * 50):
-        assert answer.notes == ['cut to the first 16 of 52 tokens']
+        assert answer.notes == ['cut to 16 of 52 tokens']
     assert [list(one.notes) for one in text_task.answers('good film')] == [[], []]
 
 
@@ -169,9 +169,9 @@ def test_draws_depend_on_the_seed_and_leave_that_of_the_process(language_task):
 def test_a_prompt_longer_than_the_model_takes_is_cut_and_said(language_task):
     completion = last(language_task.completions('film ' * 60, max_tokens=8))[0]
     assert completion.tokens == 8
-    assert completion.notes == ['read the last 24 of 61 tokens']
+    assert completion.notes == ['the prompt is cut to the last 23 of 60 tokens']
     completion = last(language_task.completions('film', max_tokens=100))[0]
-    assert completion.notes == ['at most 31 tokens: it takes 32 in all', 'read the last 1 of 2 tokens']
+    assert completion.notes == ['at most 30 new tokens: it takes 32 in all']
 
 
 def test_a_reader_who_leaves_stops_the_model(language_task):

@@ -78,7 +78,7 @@ def names_address(body: bytes) -> bool:
     while parts:
         part = parts.pop()
         if isinstance(part, dict):
-            if any('://' in str(part.get(key, '')) for key in ('path',)):
+            if '://' in str(part.get('path', '')):
                 return True
             parts += part.values()
         elif isinstance(part, list):

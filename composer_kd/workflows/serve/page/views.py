@@ -83,8 +83,8 @@ def _(task: ImageClassification, gr: Any) -> None:
             )  # fmt: skip
         with gr.Column(scale=1, min_width=260):
             number = gr.Number(
-                0, label=f'Sample of the evaluation data, 0 to {task.samples.count - 1}', precision=0, minimum=0,
-                maximum=task.samples.count - 1, elem_id='kd-sample',
+                0, label=f'Sample of the evaluation data, 0 to {task.samples.count - 1}', precision=0,
+                elem_id='kd-sample',
             )  # fmt: skip
             with gr.Row():
                 chosen = gr.Button('Take it', min_width=100, elem_id='kd-take')
@@ -143,7 +143,7 @@ def _(task: TextGeneration, gr: Any) -> None:
             info='new tokens at most',
             min_width=220,
         )
-        seed = gr.Number(0, label='Seed', precision=0, minimum=0, info='of the draws', elem_id='kd-seed', min_width=100)
+        seed = gr.Number(0, label='Seed', precision=0, info='of the draws', elem_id='kd-seed', min_width=100)
     with gr.Row():
         button = gr.Button('Generate', variant='primary', scale=3, elem_id='kd-ask')
         stop = gr.Button('Stop', variant='secondary', scale=1, elem_id='kd-stop')
