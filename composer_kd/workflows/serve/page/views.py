@@ -149,10 +149,10 @@ def _(task: TextGeneration, gr: Any) -> None:
         stop = gr.Button('Stop', variant='secondary', scale=1, elem_id='kd-stop')
     cards = gr.HTML(model_cards(task.models), padding=False, elem_id='kd-answers')
 
-    def write(*wish: Any) -> Iterator[str]:
+    def write(asked: Any, before: Any, *wish: Any) -> Iterator[str]:
         try:
             shown = 0.0
-            for found in task.completions(*wish):
+            for found in task.completions(asked or '', before or '', *wish):  # None: a box that was never opened
                 if time.monotonic() - shown > SECONDS_BETWEEN:
                     yield completion_cards(found)
                     shown = time.monotonic()
