@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from composer_kd.data.collating import chain_of
@@ -132,7 +132,7 @@ def read_picture(content: bytes) -> Image.Image:
             return ImageOps.exif_transpose(image) or image
     except ConfigError:
         raise
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise ConfigError('expected a picture (PNG, JPEG, WebP, GIF or BMP), got something else') from error
     except Exception as error:  # decoders raise errors of many types for damaged files
         raise ConfigError(f'the picture is damaged: {type(error).__name__}: {error}') from error

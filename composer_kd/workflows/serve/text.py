@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from composer_kd.errors import ConfigError
 from composer_kd.workflows.serve.answers import Answer
@@ -36,8 +37,9 @@ class TextClassification:
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
         self.models = list(models)
-        problems = {model.name: getattr(model.net.config, 'problem_type', None) for model in models}
-        scoring = [one.name for one in models if problems[one.name] == _SCORE or one.net.config.num_labels < 2]
+        configs: dict[str, Any] = {model.name: model.net.config for model in models}
+        problems = {name: config.problem_type for name, config in configs.items()}
+        scoring = [name for name, config in configs.items() if problems[name] == _SCORE or config.num_labels < 2]
         if scoring:
             raise ConfigError(f'{scoring[0]}: is a regression, whose score is no class; give runs of classifiers')
         several = {problem == _SEVERAL for problem in problems.values()}

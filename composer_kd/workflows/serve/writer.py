@@ -91,8 +91,9 @@ class Writer:
 
     def _inputs(self, wish: Wish) -> tuple[torch.Tensor, int, list[str]]:
         """The tokens of the prompt ``(1, S)``, how many may follow, and what was cut."""
+        before: list[int] = []
         if self._answers:
-            before, ids = [], self._tokenizer(wish.prompt, verbose=False)['input_ids']
+            ids = self._tokenizer(wish.prompt, verbose=False)['input_ids']
         else:  # what ends a text would end it here
             before, _ = frame_of(self._tokenizer)
             ids = self._tokenizer(wish.prompt, add_special_tokens=False, verbose=False)['input_ids']

@@ -90,7 +90,12 @@ def _theme(gr: Any) -> Any:
     fonts, mono = ([gr.themes.Font(name) for name in names] for names in (_FONTS, _MONO))
     strong = {f'button_primary_background_fill{part}': '*primary_700' for part in ('', '_dark')}
     hover = {f'button_primary_background_fill_hover{part}': '*primary_800' for part in ('', '_dark')}
-    return gr.themes.Default(primary_hue='teal', font=fonts, font_mono=mono).set(**strong, **hover)
+    quiet = {
+        f'{name}{part}': f'*neutral_{shade}'
+        for name in ('body_text_color_subdued', 'block_info_text_color')
+        for part, shade in (('', 600), ('_dark', 300))
+    }
+    return gr.themes.Default(primary_hue='teal', font=fonts, font_mono=mono).set(**strong, **hover, **quiet)
 
 
 def is_loopback(host: str) -> bool:

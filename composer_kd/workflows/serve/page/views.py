@@ -131,7 +131,7 @@ def _(task: TextGeneration, gr: Any) -> None:
     with gr.Row():
         temperature = gr.Slider(
             0, HOTTEST, 0, step=0.05, label='Temperature', elem_id='kd-temperature',
-            info='0: the most probable token each time', min_width=220,
+            info='0: the most probable token', min_width=260,
         )  # fmt: skip
         tokens = gr.Slider(
             1,
@@ -141,9 +141,9 @@ def _(task: TextGeneration, gr: Any) -> None:
             label='Max length',
             elem_id='kd-tokens',
             info='new tokens at most',
-            min_width=220,
+            min_width=260,
         )
-        seed = gr.Number(0, label='Seed', precision=0, info='of the draws', elem_id='kd-seed', min_width=100)
+        seed = gr.Number(0, label='Seed', precision=0, info='of the draws', elem_id='kd-seed', min_width=140)
     with gr.Row():
         button = gr.Button('Generate', variant='primary', scale=3, elem_id='kd-ask')
         stop = gr.Button('Stop', variant='secondary', scale=1, elem_id='kd-stop')
