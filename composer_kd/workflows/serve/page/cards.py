@@ -62,7 +62,7 @@ def answer_cards(answers: Sequence[Answer]) -> str:
     threads = torch.get_num_threads()
     where = 'a GPU' if torch.cuda.is_available() else f'{threads} CPU thread{"s" * (threads > 1)}'
     return _cards(
-        cards, f'time: one forward pass of one input on {where}; the median of {PASSES} passes after a warm-up'
+        cards, f'time: one forward pass of one input on {where}; the median of up to {PASSES} passes after a warm-up'
     )
 
 
