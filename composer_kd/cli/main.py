@@ -15,7 +15,7 @@ from composer_kd.errors import ComposerKDError, stopped_by
 
 __all__ = ['COMMANDS', 'main']
 
-COMMANDS = ('train', 'cache', 'evaluate', 'layers', 'bench', 'report', 'profile', 'sweep', 'export', 'demo')
+COMMANDS = ('train', 'cache', 'evaluate', 'layers', 'bench', 'report', 'profile', 'sweep', 'export', 'serve', 'demo')
 """Modules of ``composer_kd.cli``, in the order of ``--help``."""
 
 _SIGNALS = {signal.SIGINT: 'Ctrl-C', signal.SIGTERM: 'SIGTERM'}
@@ -34,6 +34,7 @@ Knowledge distillation for MosaicML Composer.
   composer-kd profile yamls/digits/kd.yaml          the time of each phase of a training step
   composer-kd sweep yamls/sweeps/digits.yaml        search for the best settings; resumes if stopped
   composer-kd export runs/digits-kd --to onnx       the student, verified, with a model card
+  composer-kd serve runs/digits-teacher runs/digits-kd      a page on which they answer side by side
   composer -n 2 -m composer_kd train yamls/digits/kd.yaml        train in two processes
 """
 

@@ -126,7 +126,8 @@ def glue(
     texts, targets = restricted(texts, targets, bool(names), subset, n_labels, keep_unlabelled, seed)
     columns: Any = tokenize(words, texts, max_length, f'{task} {split}')
     settings = f'task={task}, split={split}, max_length={max_length}'
-    return Tokenized(columns, targets, words, settings, names or None)
+    inputs = [column[0] for column in told.texts]
+    return Tokenized(columns, targets, words, settings, names or None, inputs, max_length)
 
 
 def _order_of(task: _Task, labels: Sequence[str] | None) -> tuple[str, ...]:

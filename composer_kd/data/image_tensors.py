@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -34,8 +35,10 @@ class ImageTensors(Dataset[tuple[Tensor, int]]):
         pad: Width in pixels of a black border that is added before a random crop to the original size; 0 for no crop.
         flip: Whether to flip half of the images horizontally, chosen at random.
         size: Height and width in pixels to resize to, bilinearly; None keeps the size of the images.
+        classes: The names of the classes in the order of their numbers; None if they have none.
 
     Attributes:
+        classes: The names of the classes, if they have any.
         shift: ``scale * mean``, ``(C, 1, 1)``; subtracted from the pixel values.
         spread: ``scale * std``, ``(C, 1, 1)``; the difference is divided by it.
 
@@ -61,6 +64,7 @@ class ImageTensors(Dataset[tuple[Tensor, int]]):
         pad: int = 0,
         flip: bool = False,
         size: int | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
         channels = images.shape[1]
         if len(targets) != len(images):
@@ -75,6 +79,9 @@ class ImageTensors(Dataset[tuple[Tensor, int]]):
         self.images = images.contiguous()
         self.targets = [int(target) for target in targets]
         self.num_classes = num_classes
+        if classes is not None:
+            self.classes = list(classes)
+        self.scale = scale
         self.pad = pad
         self.flip = flip
         self.size = size
@@ -118,16 +125,49 @@ class ImageTensors(Dataset[tuple[Tensor, int]]):
             x = crop_and_flip(x, self.pad, top, left, side.bool() if self.flip else None)
         return self._finished(x, indices)
 
+    def picture(self, index: int) -> Image.Image:
+        """An image as it is stored, for people to look at.
+
+        Args:
+            index: The index of the sample.
+
+        Returns:
+            A grey or a colour image of 8 bits.
+        """
+        pixels = self.images[index].float().mul(255.0 / self.scale).round().clamp(0, 255).to(torch.uint8)
+        return Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.movedim(0, -1)).numpy())
+
+    def prepare(self, picture: Image.Image) -> Tensor:
+        """Makes the inputs of a sample from an image that is not of the data set, without random transforms.
+
+        Args:
+            picture: An image of any size. Its centre is cut out, resized to the size of the stored images, and made
+                grey if these are.
+
+        Returns:
+            float32 ``(C, H, W)``; of :meth:`picture`, what the data set itself gives.
+        """
+        channels, height, width = self.images.shape[1:]
+        fitting = picture.convert('L' if channels == 1 else 'RGB')
+        if fitting.size != (width, height):
+            fitting = ImageOps.fit(fitting, (width, height), Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.array(fitting)).float().mul(self.scale / 255.0).round()
+        x = pixels[None] if channels == 1 else pixels.movedim(-1, 0)
+        return self._normalised(x.unsqueeze(0)).squeeze(0)
+
     def extra_repr(self) -> str:
         """Returns what the images go through, as text: the same on all machines."""
         mean, std = ([round(value, 6) for value in tensor.flatten().tolist()] for tensor in (self.shift, self.spread))
         return f'pad={self.pad}, flip={self.flip}, size={self.size}, shift={mean}, spread={std}'
 
     def _finished(self, x: Tensor, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+        return [(image, self.targets[index]) for image, index in zip(self._normalised(x).unbind(), indices)]
+
+    def _normalised(self, x: Tensor) -> Tensor:
         x = x.float().sub_(self.shift).div_(self.spread)
         if self.size is not None:
             x = F.interpolate(x, size=(self.size, self.size), mode='bilinear', antialias=True)
-        return [(image, self.targets[index]) for image, index in zip(x.unbind(), indices)]
+        return x
 
 
 def random_crop_and_flip(x: Tensor, pad: int, flip: bool) -> Tensor:

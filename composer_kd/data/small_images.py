@@ -60,7 +60,9 @@ class _Files:
         images = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)  # (N, H, W) if grey
         targets = torch.as_tensor(raw.targets).tolist()
         pad = self.pad if augment else 0
-        return ImageTensors(images, targets, self.num_classes, mean, std, pad=pad, flip=augment, size=size)
+        return ImageTensors(
+            images, targets, self.num_classes, mean, std, pad=pad, flip=augment, size=size, classes=raw.classes
+        )
 
 
 _CIFAR10 = _Files(datasets.CIFAR10, 'cifar-10-batches-py', num_classes=10, pad=4)

@@ -21,7 +21,7 @@ from composer_kd.data.tokens import as_tokenizer
 from composer_kd.errors import ConfigError
 from composer_kd.pretrained import folder_of, vocabulary_size
 
-__all__ = ['TextBlocks', 'find_text', 'pieces_of', 'text']
+__all__ = ['TextBlocks', 'find_text', 'frame_of', 'pieces_of', 'text']
 
 OBJECTIVES = ('causal', 'masked', 'unlabelled')
 _PIECE = 20_000  # characters tokenized as one text, to the end of a line
@@ -169,7 +169,7 @@ def text(
     words = as_tokenizer(tokenizer)
     if objective == 'masked' and words.mask_token_id is None:
         raise ConfigError(f"objective: {type(words).__name__} has no mask token; expected 'causal'")
-    before, after = _frame(words)
+    before, after = frame_of(words)
     body = length - len(before) - len(after)
     if body < 1 or length > words.model_max_length:
         least = 1 + len(before) + len(after)
@@ -214,8 +214,15 @@ def _name(source: Path | str) -> str:
     return source if isinstance(source, str) else source.name
 
 
-def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The special tokens that a tokenizer puts before and after a text."""
+def frame_of(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The special tokens that a tokenizer puts before and after a text.
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+
+    Raises:
+        ConfigError: If it reads a text in another way with special tokens.
+    """
     plain = tokenizer('a', add_special_tokens=False)['input_ids']
     whole = tokenizer('a')['input_ids']
     for start in range(len(whole) - len(plain) + 1):

@@ -30,11 +30,15 @@ class Tokenized(Dataset[dict[str, Any]]):
         tokenizer: The tokenizer, which pads batches.
         settings: What made the samples, for messages and for comparisons of data sets.
         classes: The names of the classes in the order of their numbers; None if labels are no classes.
+        texts: The names of the texts of a sample, such as ``('premise', 'hypothesis')``; None if they have none.
+        max_length: The number of tokens that longer samples are cut to; None if they are not cut.
 
     Attributes:
         targets: The labels.
         num_classes: The number of classes, if labels are classes.
         classes: Their names.
+        texts: The names of the texts of a sample, if they have any.
+        max_length: The number of tokens that longer samples are cut to.
         tokenizer: The tokenizer.
         longest: The number of tokens of the longest sample.
         collate_fn: Makes a batch of samples, padded to the longest of them.
@@ -47,6 +51,8 @@ class Tokenized(Dataset[dict[str, Any]]):
         tokenizer: Any,
         settings: str = '',
         classes: Sequence[str] | None = None,
+        texts: Sequence[str] | None = None,
+        max_length: int | None = None,
     ) -> None:
         lengths = [len(one) for one in columns['input_ids']]
         self._ends = np.cumsum([0, *lengths])
@@ -58,6 +64,8 @@ class Tokenized(Dataset[dict[str, Any]]):
         self.tokenizer = tokenizer
         self.collate_fn = PaddedBatches(tokenizer)
         self._settings = settings
+        self.texts = None if texts is None else tuple(texts)
+        self.max_length = max_length
         if labels is not None:
             self.targets = list(labels)
         if classes is not None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import pathlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
 from typing_extensions import override
 
 from composer_kd.bench import Candidate
@@ -84,15 +85,27 @@ class ComparedModel(Candidate):
         """
         return cls(name, lambda: build_teacher(config).model, TEACHER, shift_labels=None, teacher=config)
 
-    @override
-    def inference(self, batch: Any) -> Inference:
+    def built(self) -> tuple[nn.Module, Callable[[Any], Any] | None]:
+        """Builds the model with its weights.
+
+        Returns:
+            The model, and what changes the inputs before it gets them; None for nothing.
+
+        Raises:
+            CheckpointError: If the weights cannot be loaded.
+        """
         if self.net is not None and self.run is not None:
             net = joint_net(self.run, self.net)
-            return Inference(net.model, batch, net.input_adapter)
+            return net.model, net.input_adapter
         if self.teacher is None:
-            return Inference(self.make(), batch)
+            return self.make(), None
         frozen = build_teacher(self.teacher)
-        return Inference(frozen.model, batch, frozen.input_adapter)
+        return frozen.model, frozen.input_adapter
+
+    @override
+    def inference(self, batch: Any) -> Inference:
+        model, adapt = self.built()
+        return Inference(model, batch, adapt)
 
 
 def compared_models(runs: Sequence[SavedRun], num_classes: int | None = None) -> list[ComparedModel]:

@@ -16,7 +16,7 @@ from composer_kd.models.hugging_face import check_embedding
 from composer_kd.pretrained import vocabulary_size
 from composer_kd.teachers.meanings import class_names, vocabulary_of
 
-__all__ = ['check_texts']
+__all__ = ['check_texts', 'longest_text']
 
 _POSITIONS = ('position_embeddings', 'wpe', 'embed_positions', 'position_embedding')
 
@@ -60,7 +60,7 @@ def _check_tokens(model: ComposerModel, net: Any, texts: _Texts, path: str) -> N
 
 
 def _check_length(model: ComposerModel, net: nn.Module, texts: _Texts, path: str) -> None:
-    most = min(_lengths(net), default=None)
+    most = longest_text(net)
     if most is not None and texts.longest > most:
         raise ConfigError(
             f'{path}: its longest sample has {texts.longest} tokens, and {type(net).__name__} takes {most}; '
@@ -68,14 +68,14 @@ def _check_length(model: ComposerModel, net: nn.Module, texts: _Texts, path: str
         )
 
 
-def _lengths(net: nn.Module) -> list[int]:
-    """How many tokens the embeddings of absolute positions of a model allow for."""
+def longest_text(net: nn.Module) -> int | None:
+    """How many tokens the embeddings of absolute positions of a model allow for; None for a model without these."""
     tables = [
         module
         for name, module in net.named_modules()
         if name.rpartition('.')[2] in _POSITIONS and isinstance(module, nn.Embedding)
     ]
-    return [table.num_embeddings - _first_row(table) for table in tables]
+    return min((table.num_embeddings - _first_row(table) for table in tables), default=None)
 
 
 def _first_row(table: nn.Embedding) -> int:

@@ -15,7 +15,7 @@ from composer_kd.models.hugging_face_build import untrained
 from composer_kd.teachers.base import Teacher, module_of
 from composer_kd.teachers.frozen import FrozenTeacher
 
-__all__ = ['check_classes', 'check_tokens', 'check_trained', 'class_names', 'vocabulary_of']
+__all__ = ['check_classes', 'check_tokens', 'check_trained', 'class_names', 'vocabulary_of', 'written_class_names']
 
 _DEFAULT_NAME = re.compile(r'label_\d+')  # what transformers calls classes that nobody has named
 
@@ -142,15 +142,21 @@ def _compare_sizes(student: nn.Module, module: nn.Module, name: str) -> None:
 
 
 def class_names(model: nn.Module) -> Sequence[str]:
-    """The names of the classes in their order; empty if they have none."""
+    """The names of the classes in their order, to be compared: without regard to case; empty if they have none."""
+    return [name.strip().casefold() for name in written_class_names(model)]
+
+
+def written_class_names(model: nn.Module) -> list[str]:
+    """The names of the classes in their order, as ``config.id2label`` has them; empty if nobody has named them."""
     labels = getattr(_config(model, 'id2label'), 'id2label', None)
     if not isinstance(labels, Mapping):
         return []
     try:
-        names = [str(labels[number]).strip().casefold() for number in sorted(labels)]
+        names = [str(labels[number]) for number in sorted(labels)]
     except TypeError:
         return []
-    known = len(set(names)) == len(names) and not any(_DEFAULT_NAME.fullmatch(name) for name in names)
+    plain = [name.strip().casefold() for name in names]
+    known = len(set(plain)) == len(plain) and not any(_DEFAULT_NAME.fullmatch(name) for name in plain)
     return names if known else []
 
 

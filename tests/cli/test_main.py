@@ -16,7 +16,7 @@ def test_help_explains_itself(capsys):
         main(['--help'])
     assert left.value.code == 0
     printed = capsys.readouterr().out
-    for word in ('train', 'cache', 'evaluate', 'layers', 'demo', 'yamls/digits/kd.yaml'):
+    for word in ('train', 'cache', 'evaluate', 'layers', 'serve', 'demo', 'yamls/digits/kd.yaml'):
         assert word in printed
 
 
@@ -42,7 +42,13 @@ def test_other_errors_keep_their_traceback(monkeypatch):
         main(['train', 'yamls/digits/student.yaml'])
 
 
-@pytest.mark.parametrize('arguments', [[], ['trian'], ['train'], ['evaluate'], ['layers'], ['demo', '--seeds', '0']])
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        [], ['trian'], ['train'], ['evaluate'], ['layers'], ['demo', '--seeds', '0'], ['serve'],
+        ['serve', 'runs/a', '--port', '65536'],
+    ],
+)  # fmt: skip
 def test_incomplete_commands_are_refused(arguments):
     with pytest.raises(SystemExit) as left:
         main(arguments)
