@@ -101,6 +101,12 @@ SCOPES: dict[str, Scope] = {
         filled_in=('labels', 'mask', 'index'),
     ),
     'match': Scope('match', (), also=('composer_kd.matches.match.Match',), kind=('composer_kd.matches.match.Match',)),
+    'on_policy': Scope(
+        'description of batches of the student',
+        (),
+        also=('composer_kd.algorithms.on_policy.OnPolicy',),
+        kind=('composer_kd.algorithms.on_policy.OnPolicy',),
+    ),
     'schedule': Scope(
         'schedule',
         ('composer.optim',),
