@@ -83,6 +83,7 @@ SCOPES: dict[str, Scope] = {
             'RepeatingSampler',
             'SeededViews',
             'TextBlocks',
+            'TextPairs',
             'Tokenized',
             'ViewIndex',
             'ViewSampler',

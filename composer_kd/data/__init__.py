@@ -13,6 +13,7 @@ from composer_kd.data.handwritten import digits
 from composer_kd.data.held_out import HeldOut
 from composer_kd.data.image_tensors import ImageTensors
 from composer_kd.data.indexed import Indexed, IndexedSamples
+from composer_kd.data.pairs import TextPairs, text_pairs
 from composer_kd.data.partly_labelled import UNLABELLED, PartlyLabelled
 from composer_kd.data.repeated import RepeatingSampler
 from composer_kd.data.small_images import cifar10, cifar100, fashion_mnist
@@ -54,6 +55,7 @@ __all__ = [
     'RepeatingSampler',
     'SeededViews',
     'TextBlocks',
+    'TextPairs',
     'Tokenized',
     'ViewIndex',
     'ViewSampler',
@@ -64,4 +66,5 @@ __all__ = [
     'glue',
     'image_folder',
     'text',
+    'text_pairs',
 ]

@@ -20,7 +20,7 @@ from composer_kd.data.tokens import as_tokenizer
 from composer_kd.errors import ConfigError
 from composer_kd.pretrained import vocabulary_size
 
-__all__ = ['TextBlocks', 'text']
+__all__ = ['TextBlocks', 'frame_of', 'text']
 
 _PIECE = 20_000  # characters tokenized as one text, to the end of a line
 _AT_ONCE = 64  # of these in one call, on several cores
@@ -161,7 +161,7 @@ def text(
     words = as_tokenizer(tokenizer)
     if objective == 'masked' and words.mask_token_id is None:
         raise ConfigError(f"objective: {type(words).__name__} has no mask token; expected 'causal'")
-    before, after = _frame(words)
+    before, after = frame_of(words)
     body = length - len(before) - len(after)
     if body < 1 or length > words.model_max_length:
         least = 1 + len(before) + len(after)
@@ -194,8 +194,15 @@ def _found(file: Path, root: str | Path | None) -> Path:
     return found
 
 
-def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The special tokens that a tokenizer puts before and after a text."""
+def frame_of(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The special tokens that a tokenizer puts before and after a text.
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+
+    Raises:
+        ConfigError: If it reads a text in another way with them.
+    """
     plain = tokenizer('a', add_special_tokens=False)['input_ids']
     whole = tokenizer('a')['input_ids']
     for start in range(len(whole) - len(plain) + 1):
