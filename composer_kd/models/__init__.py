@@ -5,6 +5,7 @@ Each model is a plain ``torch.nn.Module`` with the attribute ``num_classes``, in
 ``hf_...`` make models of the transformers library, for Composer as they are.
 """
 
+from composer_kd.models.adapters import merged
 from composer_kd.models.classifier import IndexedClassifier
 from composer_kd.models.cnn import DeepCNN, ShallowCNN
 from composer_kd.models.hugging_face import hf_causal_lm, hf_classifier, hf_masked_lm, hf_seq2seq
@@ -24,6 +25,7 @@ __all__ = [
     'hf_image_classifier',
     'hf_masked_lm',
     'hf_seq2seq',
+    'merged',
     'resnet18',
     'resnet20',
     'resnet32',
