@@ -32,7 +32,7 @@ _PROBLEMS = {
 
 
 def hf_classifier(
-    pretrained: str | None = None,
+    pretrained: str | nn.Module | None = None,
     num_labels: int | None = None,
     labels: Sequence[str] | None = None,
     problem: Problem = 'single_label',
@@ -51,7 +51,7 @@ def hf_classifier(
     Args:
         pretrained: A folder that ``save_pretrained`` wrote, one in an installed package (``package:NAME/FOLDER``), or
             the name of a model on the Hub: its weights, configuration and tokenizer. A head that it lacks, or has for
-            another number of classes, is random.
+            another number of classes, is random. In Python also a model of transformers, which is wrapped as it is.
         num_labels: The number of classes; None for that of ``labels``, of the configuration, or 1 of a regression.
         labels: The names of the classes in their order, for ``config.id2label``; student and teachers are compared by
             it.
@@ -92,7 +92,7 @@ def hf_classifier(
 
 
 def hf_causal_lm(
-    pretrained: str | None = None,
+    pretrained: str | nn.Module | None = None,
     tokenizer: str | None = None,
     architecture: str | None = None,
     config: dict[str, Any] | None = None,
@@ -131,7 +131,7 @@ def hf_causal_lm(
 
 
 def hf_masked_lm(
-    pretrained: str | None = None,
+    pretrained: str | nn.Module | None = None,
     tokenizer: str | None = None,
     architecture: str | None = None,
     config: dict[str, Any] | None = None,
@@ -168,7 +168,7 @@ def hf_masked_lm(
 
 
 def hf_seq2seq(
-    pretrained: str | None = None,
+    pretrained: str | nn.Module | None = None,
     tokenizer: str | None = None,
     architecture: str | None = None,
     config: dict[str, Any] | None = None,
