@@ -18,7 +18,13 @@ from typing_extensions import override
 
 from composer_kd.algorithms.absent_loss import reads_loss, supply_loss
 from composer_kd.algorithms.base import DistillationAlgorithm
-from composer_kd.algorithms.conflicts import refuse_algorithms, refuse_dropped_layers, refuse_shared, renew_copies
+from composer_kd.algorithms.conflicts import (
+    refuse_algorithms,
+    refuse_classes,
+    refuse_dropped_layers,
+    refuse_shared,
+    renew_copies,
+)
 from composer_kd.algorithms.loss_parts import LossParts, share_of_batch, shares_of_parts, weight
 from composer_kd.algorithms.moving_teachers import MovingTeachers
 from composer_kd.algorithms.on_policy import OnPolicy
@@ -299,6 +305,9 @@ class Distillation(DistillationAlgorithm):
         self._moving.prepared(state, [one._moving for one in every])
         self._record.prepared([one._record for one in every])
         self._form = self.evaluation.form = self.format_of(state.model)
+        self.evaluation.of_vectors = bool(getattr(state.model, 'embeds', False))
+        if self.evaluation.of_vectors:
+            refuse_classes(self.criterion)
         self._count = BatchCount(dist.get_world_size(), self._form, self.criterion.needs_features, self.criterion.route)
         self._model = state.model
         self._checked_data = None

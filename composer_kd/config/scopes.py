@@ -66,7 +66,7 @@ SCOPES: dict[str, Scope] = {
         ('composer_kd.models',),
         cheap=False,
         also=('composer_kd.students.from_teacher.student_from_teacher',),
-        without=('IndexedClassifier', 'merged'),
+        without=('IndexedClassifier', 'SentenceEncoder', 'merged'),
         kind=('torch.nn.Module',),
         factories=('transformers.models.auto.auto_factory._BaseAutoModelClass',),
         known=('timm.models._factory.create_model',),  # 1.0.15 does not say what it returns

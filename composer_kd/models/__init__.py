@@ -13,15 +13,18 @@ from composer_kd.models.hugging_face_images import hf_image_classifier
 from composer_kd.models.imagenet import resnet18, resnet34, resnet50, torchvision_model
 from composer_kd.models.resnet import CifarResNet, resnet20, resnet32, resnet44, resnet56, resnet110
 from composer_kd.models.rnn import ImageRNN
+from composer_kd.models.sentence_encoder import SentenceEncoder, hf_encoder
 
 __all__ = [
     'CifarResNet',
     'DeepCNN',
     'ImageRNN',
     'IndexedClassifier',
+    'SentenceEncoder',
     'ShallowCNN',
     'hf_causal_lm',
     'hf_classifier',
+    'hf_encoder',
     'hf_image_classifier',
     'hf_masked_lm',
     'hf_seq2seq',

@@ -19,7 +19,7 @@ from composer_kd.models.hugging_face_build import Built, build
 from composer_kd.models.text_metrics import metrics_of
 from composer_kd.pretrained import has_tokenizer, load_tokenizer, vocabulary_size
 
-__all__ = ['Attention', 'hf_causal_lm', 'hf_classifier', 'hf_masked_lm', 'hf_seq2seq']
+__all__ = ['Attention', 'check_embedding', 'hf_causal_lm', 'hf_classifier', 'hf_masked_lm', 'hf_seq2seq', 'words_of']
 
 Attention = Literal['eager', 'sdpa', 'flash_attention_2']
 Problem = Literal['single_label', 'multi_label', 'regression']
@@ -228,18 +228,35 @@ def _wrapped(
     **settings: Any,
 ) -> HuggingFaceModel:
     """Wraps a model for Composer, after a check that its tokenizer fits it."""
-    place = tokenizer or (built.place if built.place is not None and has_tokenizer(built.place) else None)
-    words = None if place is None else load_tokenizer(place, 'tokenizer' if tokenizer else built.option)
-    if words is not None:
-        check_embedding(built.model, vocabulary_size(words), f'tokenizer {place!r}')
-        if built.model.config.pad_token_id is None:
-            built.model.config.pad_token_id = words.pad_token_id
+    words = words_of(built, tokenizer)
     if peft is not None:
         built = adapted(built, peft, task)
         settings['should_save_peft_only'] = False  # the base belongs to the checkpoint: its folder may change
     model = HuggingFaceModel(built.model, words, use_logits=True, eval_metrics=list(metrics), **settings)
     model.initialized = built.initialized
     return model
+
+
+def words_of(built: Built, tokenizer: str | None) -> Any:
+    """The tokenizer of a model, after a check that it fits.
+
+    Args:
+        built: The model; it gets the token of padding, if its configuration has none.
+        tokenizer: The folder or name of another tokenizer; None for that of the model.
+
+    Returns:
+        The tokenizer; None if the model has none.
+
+    Raises:
+        ConfigError: If it cannot be loaded, or has more tokens than the model.
+    """
+    place = tokenizer or (built.place if built.place is not None and has_tokenizer(built.place) else None)
+    words = None if place is None else load_tokenizer(place, 'tokenizer' if tokenizer else built.option)
+    if words is not None:
+        check_embedding(built.model, vocabulary_size(words), f'tokenizer {place!r}')
+        if built.model.config.pad_token_id is None:
+            built.model.config.pad_token_id = words.pad_token_id
+    return words
 
 
 def check_embedding(model: nn.Module, tokens: int, whose: str) -> None:
