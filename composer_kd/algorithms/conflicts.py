@@ -217,7 +217,7 @@ def refuse_classes(criterion: Criterion) -> None:
     if names:
         raise ConfigError(
             f'{names[0]} compares probabilities of classes, and the student answers with vectors. Give a loss of '
-            "vectors: cosine, mse, similarity_preserving; of other widths Match(cosine, on='embedding', project='auto')."
+            "vectors: cosine, mse, similarity_preserving; or Match(cosine, on='embedding', project='auto')."
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,7 +29,9 @@ class VectorAgreement(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.cosine, self.spearman = MeanMetric(), SpearmanCorrCoef()
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # that it keeps all similarities
+            self.cosine, self.spearman = MeanMetric(), SpearmanCorrCoef()
 
     def reset(self) -> None:
         """Begins anew."""

@@ -16,7 +16,7 @@ _READERS: dict[str, tuple[str, dict[str, Any]]] = {
     '.jsonl': ('json', {}),
     '.json': ('json', {}),
     '.csv': ('csv', {}),
-    '.tsv': ('csv', {'sep': '\t'}),
+    '.tsv': ('csv', {'sep': '\t', 'quoting': 3}),  # quotes are part of the texts
     '.parquet': ('parquet', {}),
 }
 

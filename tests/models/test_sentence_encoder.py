@@ -1,6 +1,7 @@
 """Sentence encoders: pooling, learning from another's vectors, agreement with them, and runs from YAML."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from tests.helpers import TokenDataset, train
 from tests.texts import TINY, save_jsonl, save_model, sentences
 
 transformers = pytest.importorskip('transformers')
+RECIPE = Path(__file__).parents[2] / 'yamls/text/embedding.yaml'
 
 
 def encoder(seed=0, **options):
@@ -150,3 +152,15 @@ def test_a_run_from_yaml_is_resumed_and_evaluated(tmp_path, monkeypatch):
     assert saved['metrics/eval/agreement/spearman'] == metrics['metrics/eval/agreement/spearman']
     assert evaluate('runs/straight') is not None
     assert len(load_sentences('train.jsonl', text='sentence', tokenizer='bert', subset=5)) == 5
+
+
+def test_the_recipe_trains(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_model(tmp_path / 'bert', kind='BertModel')
+    (tmp_path / 'texts.tsv').write_text('\n'.join(['sentence\tlabel', *(f'{one}\t0' for one in sentences(12))]))
+    options = [
+        'variables.pretrained=bert', 'variables.train=texts.tsv', 'variables.validation=texts.tsv',
+        'global_train_batch_size=4', 'max_duration=2ba', 'eval_interval=2ba', 'save_interval=2ba', 'progress_bar=false',
+        'model.config.num_hidden_layers=1',
+    ]  # fmt: skip
+    assert 'metrics/eval/agreement/spearman' in train_run(load_config(str(RECIPE), options), quiet=True)
