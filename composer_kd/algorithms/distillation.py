@@ -358,7 +358,8 @@ class Distillation(DistillationAlgorithm):
         idle = self.criterion.auxiliary.idle([None, *drawn] if drawn else [])
         if idle is not None:
             total = total + idle
-        state.loss = LossParts(total, task, kd, values if self.criterion.named else {}, {} if is_own else own)
+        own = {} if is_own else own
+        state.loss = LossParts(total, task, kd, values if self.criterion.named else {}, own)
         if is_own:  # the student's loss on its own text says nothing of the task
             del state.loss['task']
 

@@ -1,6 +1,6 @@
 """Pairs of texts from tables: columns, special tokens, cuts, padding, and what is refused."""
 
-import pandas
+import datasets
 import pytest
 import torch
 
@@ -63,12 +63,12 @@ def test_a_tokenizer_that_pads_on_the_left_pads_labels_of_decoders_on_the_right(
 
 @pytest.mark.parametrize('suffix', ['.json', '.csv', '.tsv', '.parquet'])
 def test_tables_of_all_kinds_say_the_same(file, words, tmp_path, suffix):
-    frame, other = pandas.DataFrame(ROWS), tmp_path / f'other{suffix}'
+    rows, other = datasets.Dataset.from_list(ROWS), tmp_path / f'other{suffix}'
     write = {
-        '.json': lambda: frame.to_json(other, orient='records'),
-        '.csv': lambda: frame.to_csv(other, index=False),
-        '.tsv': lambda: frame.to_csv(other, index=False, sep='\t'),
-        '.parquet': lambda: frame.to_parquet(other),
+        '.json': lambda: rows.to_json(other, orient='records', lines=False),
+        '.csv': lambda: rows.to_csv(other),
+        '.tsv': lambda: rows.to_csv(other, sep='\t'),
+        '.parquet': lambda: rows.to_parquet(other),
     }
     write[suffix]()
     one, two = pairs(file, words), pairs(other, words, subset=2)

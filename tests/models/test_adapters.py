@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 import yaml
+from torch.utils.data import DataLoader
 
-from composer_kd import ConfigError
+from composer_kd import BaseModelTeacher, ConfigError, Distillation, OnPolicy
 from composer_kd.config.load import load_config
+from composer_kd.losses import ReverseKL
 from composer_kd.models import hf_causal_lm, hf_classifier, hf_masked_lm, hf_seq2seq
 from composer_kd.models.adapters import merged
 from composer_kd.models.hugging_face_build import untrained
@@ -15,6 +17,8 @@ from composer_kd.runs.evaluate import evaluate
 from composer_kd.runs.saved import open_run
 from composer_kd.runs.train import train
 from composer_kd.workflows.export.export import export_run
+from tests.helpers import TokenDataset
+from tests.helpers import train as fit
 from tests.texts import TINY, VOCABULARY, save_model, save_sst2
 
 transformers = pytest.importorskip('transformers')
@@ -167,3 +171,18 @@ def test_a_student_with_adapters_learns_from_another_model(place):
     file = written(place, algorithms={'distillation': {'teachers': [teacher], 'kd_loss_fn': loss}}, max_duration='1ba')
     train(load_config(file, ['run_name=lora']), quiet=True)
     assert (place / 'runs' / 'lora' / 'latest-rank0.pt').is_file()
+
+
+def test_a_student_with_adapters_writes_texts_and_its_base_answers(tmp_path):
+    config = transformers.GPT2Config(vocab_size=12, n_embd=8, n_layer=1, n_head=2, n_positions=16, eos_token_id=1)
+    net = hf_causal_lm(saved(tmp_path / 'gpt2', 'GPT2LMHeadModel', config), peft=LORA)
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if 'lora_B' in name:
+                parameter.normal_(generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(2, 12, (8, 6), generator=torch.Generator().manual_seed(0))
+    algorithm = Distillation(BaseModelTeacher(), ReverseKL(), 1.0, 0.0, on_policy=OnPolicy(1.0, 4, prompt_length=3))
+    run = fit(net, DataLoader(TokenDataset(input_ids=tokens, labels=tokens), 8), [algorithm])
+    assert torch.equal(run.state.batch['input_ids'][:, :3], tokens[:, :3])
+    assert float(run.state.loss['kd']) > 0
+    assert all(parameter.requires_grad == ('lora_' in name) for name, parameter in net.named_parameters())
