@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from composer_kd.algorithms import CoDistillation, Distillation, MutualLearning, Peer, SelfDistillation
+    from composer_kd.algorithms import CoDistillation, Distillation, MutualLearning, OnPolicy, Peer, SelfDistillation
     from composer_kd.errors import (
         CheckpointError,
         CheckpointNotFoundError,
@@ -56,6 +56,7 @@ __all__ = [
     'MutualLearning',
     'NormalizationAdapter',
     'Observation',
+    'OnPolicy',
     'Peer',
     'Ramp',
     'ResizeAdapter',

@@ -24,6 +24,7 @@ from composer_kd import (
     KLDivergence,
     Match,
     MutualLearning,
+    OnPolicy,
     SnapshotTeacher,
     VirtualTeacher,
     build_store,
@@ -174,6 +175,23 @@ def attended():
     return TokenModel(seed=1), data, Distillation(TokenModel(seed=0), mse, positions='attended')
 
 
+def on_policy():
+    """The student writes half of the batches: the same texts in one process and in two, of other lengths on each."""
+
+    def net(seed):
+        torch.manual_seed(seed)
+        config = transformers.GPT2Config(
+            vocab_size=12, n_embd=8, n_layer=1, n_head=2, n_positions=16, eos_token_id=1, initializer_range=0.5,
+            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        )  # fmt: skip
+        return HuggingFaceModel(transformers.GPT2LMHeadModel(config), shift_labels=True, metrics=[])
+
+    ids = torch.randint(2, 12, (32, 6), generator=torch.Generator().manual_seed(2))
+    labels = ids.masked_fill(torch.arange(6) < 2 + torch.arange(32)[:, None] % 3, -100)
+    algorithm = Distillation(net(1).model, ReverseKL(), on_policy=OnPolicy(0.5, 6))
+    return net(0), loader(TokenDataset(input_ids=ids, labels=labels)), algorithm
+
+
 def moving():
     data = loader(torch.utils.data.TensorDataset(*pairs(32)))
     return student(), data, Distillation([EMATeacher('2ba'), SnapshotTeacher('2ba')], mse, start_dur='2ba')
@@ -278,6 +296,7 @@ CASES = {
     **{name: functools.partial(of_kind, name) for name in TASKS},
     'routed matches': routed_matches,
     'routed tokens': routed_tokens,
+    'on policy': on_policy,
     'moving teachers': moving,
     'own layers and labels': own_layers,
     **({} if importlib.util.find_spec('peft') is None else {'base model': base_model}),

@@ -22,7 +22,14 @@ from composer_kd.matches.criterion import Criterion
 from composer_kd.students import EXTRAS
 from composer_kd.teachers import FrozenTeacher, TeacherPool, module_of, moves
 
-__all__ = ['refuse_algorithms', 'refuse_dropped_layers', 'refuse_shared', 'renew_copies', 'refuse_beside_joint']
+__all__ = [
+    'refuse_algorithms',
+    'refuse_classes',
+    'refuse_dropped_layers',
+    'refuse_shared',
+    'renew_copies',
+    'refuse_beside_joint',
+]
 
 _MIXERS = (MixUp, CutMix)
 _OTHER_SAMPLES = (*_MIXERS, SelectiveBackprop)
@@ -195,6 +202,23 @@ def renew_copies(state: State) -> None:
     for other in state.algorithms:
         if isinstance(other, SWA) and hasattr(state.model, EXTRAS):
             other.swa_model = AveragedModel(state.model, device=torch.device('cpu'))
+
+
+def refuse_classes(criterion: Criterion) -> None:
+    """Checks that no loss takes the vectors of a sentence encoder for logits.
+
+    Args:
+        criterion: The distillation loss.
+
+    Raises:
+        ConfigError: If one does.
+    """
+    names = criterion.of_softmax(torch.randn(4, 5, generator=torch.Generator().manual_seed(0)))
+    if names:
+        raise ConfigError(
+            f'{names[0]} compares probabilities of classes, and the student answers with vectors. Give a loss of '
+            "vectors: cosine, mse, similarity_preserving; or Match(cosine, on='embedding', project='auto')."
+        )
 
 
 def _warn_of_numbers(state: State, pool: TeacherPool) -> None:

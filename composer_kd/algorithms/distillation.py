@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from functools import partial
 from typing import Any, Literal
 
@@ -18,9 +18,16 @@ from typing_extensions import override
 
 from composer_kd.algorithms.absent_loss import reads_loss, supply_loss
 from composer_kd.algorithms.base import DistillationAlgorithm
-from composer_kd.algorithms.conflicts import refuse_algorithms, refuse_dropped_layers, refuse_shared, renew_copies
+from composer_kd.algorithms.conflicts import (
+    refuse_algorithms,
+    refuse_classes,
+    refuse_dropped_layers,
+    refuse_shared,
+    renew_copies,
+)
 from composer_kd.algorithms.loss_parts import LossParts, share_of_batch, shares_of_parts, weight
 from composer_kd.algorithms.moving_teachers import MovingTeachers
+from composer_kd.algorithms.on_policy import OnPolicy
 from composer_kd.algorithms.teacher_checks import check_answers, check_data, optimized
 from composer_kd.algorithms.teacher_evaluation import TeacherEvaluation
 from composer_kd.algorithms.teacher_record import TeacherRecord
@@ -31,12 +38,22 @@ from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError, TeacherError
 from composer_kd.features.outputs import logits_of, scalar_loss
 from composer_kd.matches.auxiliary_state import AuxiliaryState
+from composer_kd.matches.dry_run import first_samples
 from composer_kd.matches.match import Losses
 from composer_kd.matches.routed import make_criterion
 from composer_kd.matches.term import misfit
 from composer_kd.schedules import Moment, Window
 from composer_kd.spans import DISTILLATION_LOSS, labelled
-from composer_kd.teachers import Teacher, TeacherPool, Teachers, cut, cut_shape, logits_shape, own_token_names
+from composer_kd.teachers import (
+    NotMeasured,
+    Teacher,
+    TeacherPool,
+    Teachers,
+    cut,
+    cut_shape,
+    logits_shape,
+    own_token_names,
+)
 from composer_kd.teachers.routing import RouteBy
 
 __all__ = ['Distillation']
@@ -111,6 +128,8 @@ class Distillation(DistillationAlgorithm):
         vocabulary: The number of tokens, where heads are padded to different sizes: of all logits that are compared,
             the first ``vocabulary`` classes are taken before the softmax. ``None`` to take it from the tokenizers where
             that is needed and all models have theirs (``HuggingFaceModel(model, tokenizer)``), else all classes.
+        on_policy: Some batches in the window are the student's own text, which the teachers answer for (GKD); see
+            :class:`.OnPolicy`. ``None`` for the data alone.
 
     Raises:
         ConfigError: If a setting is out of range, or another algorithm of the run is incompatible with this one.
@@ -140,10 +159,11 @@ class Distillation(DistillationAlgorithm):
         positions: Literal['labelled', 'attended'] = LABELLED,
         route: RouteBy | None = None,
         vocabulary: int | None = None,
+        on_policy: OnPolicy | None = None,
     ) -> None:
         if positions not in (LABELLED, ATTENDED):
             raise ConfigError(f'positions must be {LABELLED!r} or {ATTENDED!r}, got {positions!r}')
-        self._positions = positions
+        self._positions, self.on_policy = positions, on_policy
         self.kd_loss_weight = weight('kd_loss_weight', kd_loss_weight)
         self.org_loss_weight = weight('org_loss_weight', org_loss_weight)
         self._window = Window(start_dur, end_dur)
@@ -171,6 +191,7 @@ class Distillation(DistillationAlgorithm):
         self._smoothing: LabelSmoothing | None = None
         self._checked_data: Any = None
         self._form = BatchFormat()
+        self._every: Sequence[Distillation] = [self]
         self._text = repr(self)
 
     @property
@@ -193,18 +214,32 @@ class Distillation(DistillationAlgorithm):
         return BatchFormat.of(model, self._positions, None if route is None else route.column)
 
     @override
+    def trials(self, state: State) -> Iterator[tuple[str, Callable[[Any], Any]]]:
+        yield from super().trials(state)
+        if self.on_policy is not None:
+            yield 'on_policy: the student', partial(self._try_on_policy, state)
+
+    def _try_on_policy(self, state: State, batch: Any) -> None:
+        assert self.on_policy is not None
+        form = self.format_of(state.model)
+        self.on_policy.prepare(state, form, self.pool.teachers, self.criterion.vocabulary)
+        self.on_policy.trial(state, form.split(batch)[0])
+
+    @override
     def final_metrics(self) -> Mapping[str, float]:
         return self.evaluation.latest
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {**self._record.state_dict(), **self._moving.state_dict(), **self._auxiliary.state_dict()}
+        counted = OnPolicy.states([one.on_policy for one in self._every])
+        return {**self._record.state_dict(), **self._moving.state_dict(), **self._auxiliary.state_dict(), **counted}
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._record.load_state_dict(state)
         self._moving.load_state_dict(state)
         self._auxiliary.load_state_dict(state)
+        OnPolicy.restore([one.on_policy for one in self._every], state)
 
     # Composer's interface ---------------------------------------------------------------------------------------------
 
@@ -213,7 +248,8 @@ class Distillation(DistillationAlgorithm):
         if event is _AFTER_LOSS:
             return not self._fits or self._window.is_open(state) or self.criterion.auxiliary.are_trained
         if event is _BATCH_START:
-            return self._window.is_open(state) and self._count.is_needed(state, self._form.split(state.batch)[0])
+            counts = self.on_policy is not None or self._count.is_needed(state, self._form.split(state.batch)[0])
+            return counts and self._window.is_open(state)
         if event is _BEFORE_FORWARD:
             return self.criterion.hooks is not None and self._window.is_open(state)
         return id(event) in self._events
@@ -226,6 +262,8 @@ class Distillation(DistillationAlgorithm):
             else:
                 self._rest(state)
         elif event is _BATCH_START:
+            if self.on_policy is not None:
+                self.on_policy.start_batch(state, logger)
             self._count.count(state, *self._form.split(state.batch))
         elif event is _BEFORE_FORWARD:
             self.criterion.hooks.open(once=True)  # type: ignore[union-attr]
@@ -238,6 +276,7 @@ class Distillation(DistillationAlgorithm):
             self._prepare(state)
         elif event is Event.BEFORE_LOAD:
             self._check_data(state)
+            self._check_prompts(state)
             self._moving.before_load(state)
             refuse_dropped_layers(state, self.criterion)
             self.criterion.build(state, self._form)
@@ -273,10 +312,13 @@ class Distillation(DistillationAlgorithm):
         refuse_algorithms(state, self.criterion)
         refuse_shared(self.pool, state.model.parameters(), 'the student')
         self.pool.prepare(state)
-        every = [one for one in state.algorithms if isinstance(one, Distillation)]
+        every = self._every = [one for one in state.algorithms if isinstance(one, Distillation)]
         self._moving.prepared(state, [one._moving for one in every])
         self._record.prepared([one._record for one in every])
         self._form = self.evaluation.form = self.format_of(state.model)
+        self.evaluation.of_vectors = bool(getattr(state.model, 'embeds', False))
+        if self.evaluation.of_vectors:
+            refuse_classes(self.criterion)
         self._count = BatchCount(dist.get_world_size(), self._form, self.criterion.needs_features, self.criterion.route)
         self._model = state.model
         self._checked_data = None
@@ -287,6 +329,11 @@ class Distillation(DistillationAlgorithm):
         if reads_loss(state.model):
             self._events.add(id(Event.BEFORE_LOSS))
         self.criterion.prepare(state)
+        if self.on_policy is not None:
+            if not isinstance(self.on_policy, OnPolicy):
+                raise ConfigError(f'on_policy: expected OnPolicy(fraction, max_new_tokens), got {self.on_policy!r}')
+            self.on_policy.prepare(state, self._form, self.pool.teachers, self.pool.vocabulary)
+            self.on_policy.refuse_losses(self.criterion.of_labels, self.criterion.indexed)
 
     # One batch --------------------------------------------------------------------------------------------------------
 
@@ -317,11 +364,15 @@ class Distillation(DistillationAlgorithm):
         task = share_of_batch(task, state.outputs, micro, student)
         own = shares_of_parts(state.loss, state.outputs, micro, student)
         # A new 0-d tensor, because Composer scales it in place.
-        total = torch.add(task * self.org_loss_weight, kd, alpha=self.kd_loss_weight)
+        is_own = self.on_policy is not None and self.on_policy.is_own(state)
+        total = torch.add(task * (0.0 if is_own else self.org_loss_weight), kd, alpha=self.kd_loss_weight)
         idle = self.criterion.auxiliary.idle([None, *drawn] if drawn else [])
         if idle is not None:
             total = total + idle
+        own = {} if is_own else own
         state.loss = LossParts(total, task, kd, values if self.criterion.named else {}, own)
+        if is_own:  # the student's loss on its own text says nothing of the task
+            del state.loss['task']
 
     def _rest(self, state: State) -> None:
         """Handles a batch outside the window: checks shapes, and keeps the auxiliary modules in the graph."""
@@ -338,6 +389,12 @@ class Distillation(DistillationAlgorithm):
             return
         self._checked_data = dataset
         check_data(self.pool.teachers, dataset, self._positions)
+
+    def _check_prompts(self, state: State) -> None:
+        """Looks for the prompts of the first samples; what cannot be had now is checked in the first batch."""
+        if self.on_policy is not None and state.train_dataloader is not None:
+            with contextlib.suppress(NotMeasured):
+                self.on_policy.check(self._form.split(first_samples(state))[0])
 
     # Checks -----------------------------------------------------------------------------------------------------------
 

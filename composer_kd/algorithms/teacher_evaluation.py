@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import MeanMetric, Metric
 
+from composer_kd.algorithms.vector_agreement import VectorAgreement
 from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.layout import Layout, layout_of, several_labels
 from composer_kd.batches.masks import valid_of
@@ -42,6 +43,9 @@ class TeacherEvaluation:
     * ``metrics/<evaluator>/agreement/kl``: the mean of KL(teacher || student) over valid positions at temperature 1, in
       nats.
 
+    Of models that answer with vectors (a true attribute ``embeds``) it logs :class:`.VectorAgreement` in the place of
+    these: ``agreement/cosine`` and ``agreement/spearman``.
+
     Agreement is left out for models with one output, and for labels of several classes at once, where no class is the
     predicted one.
     What cannot be served is left alone, and said once for each evaluator: everything, where the student's outputs hold
@@ -63,6 +67,8 @@ class TeacherEvaluation:
         self.latest: dict[str, float] = {}
         self._metrics: dict[str, Metric] | None = None
         self._agreement = {'top1': MeanMetric(), 'kl': MeanMetric(), _SEVERAL: MeanMetric()}
+        self.of_vectors = False  # whether models answer with vectors
+        self._vectors = VectorAgreement()
         self._comparable = False
         self._waiting: tuple[Tensor, Tensor, Any, int] | None = None
         self._must_agree = must_agree
@@ -78,7 +84,7 @@ class TeacherEvaluation:
             teachers: The shapes of the teachers' logits for the same batch, as far as known, by the teacher's name.
         """
         for name, other in teachers.items():
-            if other != shape:
+            if other != shape and not self.of_vectors:
                 self._say(
                     'all evaluators',
                     f'the teacher {name!r} answers in the shape {tuple(other)}, the student in {tuple(shape)}. '
@@ -100,6 +106,8 @@ class TeacherEvaluation:
             self._agreement = {name: state.device.module_to_device(metric) for name, metric in self._agreement.items()}
             for metric in self._agreement.values():
                 metric.reset()
+            self._vectors = state.device.module_to_device(self._vectors)
+            self._vectors.reset()
         elif event is Event.EVAL_AFTER_FORWARD:
             if not self._left_alone:
                 self._observe(state)
@@ -126,6 +134,9 @@ class TeacherEvaluation:
                 raise
             self._left_alone = True
             self._say(f'evaluator {state.dataloader_label!r}', f'the teachers are left out: {error}')
+            return
+        if self.of_vectors:
+            self._waiting = student, teacher, state.batch, updates_of(state)
             return
         if teacher.shape != student.shape and teacher.shape != (*student.shape, 1):
             self._misfit(student, teacher, state.dataloader_label)
@@ -159,6 +170,9 @@ class TeacherEvaluation:
             return
         (student, teacher, batch, before), self._waiting = self._waiting, None
         if state.eval_metrics[state.dataloader_label] and updates_of(state) == before:
+            return
+        if self.of_vectors:
+            self._vectors.update(student, teacher)
             return
         model = state.model.module if isinstance(state.model, DistributedDataParallel) else state.model
         with torch.no_grad(), get_precision_context(state.precision, state.precision_config):
@@ -219,6 +233,8 @@ class TeacherEvaluation:
         label = state.dataloader_label
         served = {name: metric for name, metric in self._metrics.items() if name not in self._failed}
         found = {f'metrics/{label}/teacher/{name}': metric.compute() for name, metric in served.items()}
+        if self.of_vectors:
+            found = {f'metrics/{label}/agreement/{name}': value for name, value in self._vectors.compute().items()}
         if self._comparable:  # equal on all ranks, as compute() is a collective call
             agreement = {name: metric.compute() for name, metric in self._agreement.items()}
             if not agreement.pop(_SEVERAL) > 0:

@@ -9,6 +9,7 @@ import functools
 import typing
 from typing import Annotated, Any, Literal
 
+from composer_kd.algorithms.on_policy import OnPolicy
 from composer_kd.algorithms.peers import Peers
 from composer_kd.config.markers import Component, Either, MayBeEmpty, Must, Part
 from composer_kd.config.registry import known_names, resolve
@@ -51,7 +52,7 @@ def nested_hints(scope: str, target: Any, known: dict[str, Parameter]) -> dict[s
     Example:
         >>> from composer_kd import Distillation
         >>> sorted(nested_hints('algorithm', Distillation, parameters(Distillation)[0]))
-        ['kd_loss_fn', 'route', 'teachers']
+        ['kd_loss_fn', 'on_policy', 'route', 'teachers']
         >>> nested_hints('optimizer', object, {})
         {}
     """
@@ -226,4 +227,5 @@ _WRITTEN = (
     (Peers, list[PeerConfig]),
     (Source, OneSource),
     (Batches, MeasuredConfig),
+    (OnPolicy, Annotated[Component, Part('on_policy')]),
 )

@@ -66,7 +66,7 @@ SCOPES: dict[str, Scope] = {
         ('composer_kd.models',),
         cheap=False,
         also=('composer_kd.students.from_teacher.student_from_teacher',),
-        without=('IndexedClassifier',),
+        without=('IndexedClassifier', 'SentenceEncoder', 'merged'),
         kind=('torch.nn.Module',),
         factories=('transformers.models.auto.auto_factory._BaseAutoModelClass',),
         known=('timm.models._factory.create_model',),  # 1.0.15 does not say what it returns
@@ -84,6 +84,7 @@ SCOPES: dict[str, Scope] = {
             'RepeatingSampler',
             'SeededViews',
             'TextBlocks',
+            'TextPairs',
             'Tokenized',
             'ViewIndex',
             'ViewSampler',
@@ -102,6 +103,12 @@ SCOPES: dict[str, Scope] = {
         filled_in=('labels', 'mask', 'index'),
     ),
     'match': Scope('match', (), also=('composer_kd.matches.match.Match',), kind=('composer_kd.matches.match.Match',)),
+    'on_policy': Scope(
+        'description of batches of the student',
+        (),
+        also=('composer_kd.algorithms.on_policy.OnPolicy',),
+        kind=('composer_kd.algorithms.on_policy.OnPolicy',),
+    ),
     'schedule': Scope(
         'schedule',
         ('composer.optim',),

@@ -15,8 +15,10 @@ from composer_kd.data.handwritten import digits
 from composer_kd.data.held_out import HeldOut
 from composer_kd.data.image_tensors import ImageTensors
 from composer_kd.data.indexed import Indexed, IndexedSamples
+from composer_kd.data.pairs import TextPairs, text_pairs
 from composer_kd.data.partly_labelled import UNLABELLED, PartlyLabelled
 from composer_kd.data.repeated import RepeatingSampler
+from composer_kd.data.sentences import sentences
 from composer_kd.data.small_images import cifar10, cifar100, fashion_mnist
 from composer_kd.data.statistics import (
     CIFAR10_MEAN,
@@ -57,6 +59,7 @@ __all__ = [
     'RepeatingSampler',
     'SeededViews',
     'TextBlocks',
+    'TextPairs',
     'Tokenized',
     'ViewIndex',
     'ViewSampler',
@@ -68,5 +71,7 @@ __all__ = [
     'fashion_mnist',
     'glue',
     'image_folder',
+    'sentences',
     'text',
+    'text_pairs',
 ]

@@ -22,7 +22,7 @@ __all__ = ['LayerNotRun', 'LayerPath', 'Summary', 'FeatureHooks']
 Summary: TypeAlias = Callable[..., Tensor]
 
 # The attributes in which wrappers hold a net: one path names a layer with and without the wrapper.
-_WRAPPERS = ('module', 'model', '_orig_mod')
+_WRAPPERS = ('module', 'model', '_orig_mod', 'base_model.model')
 
 
 class LayerNotRun(ConfigError):

@@ -101,6 +101,11 @@ class Criterion:
         return list(dict.fromkeys(term.match.name for term in self.terms if term.adapter.needs_index))
 
     @property
+    def of_labels(self) -> list[str]:
+        """The names of the matches whose loss takes the labels."""
+        return list(dict.fromkeys(term.match.name for term in self.terms if term.adapter.needs_labels))
+
+    @property
     def routed(self) -> list[str]:
         """The names of the matches in which samples have teachers of their own."""
         return [] if self.route is None else [match.name for match in self.matches]

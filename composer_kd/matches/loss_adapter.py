@@ -70,7 +70,7 @@ class LossAdapter:
         self._masks_itself = 'mask' in parameters
         self._masks_keys = 'key_mask' in parameters
         self._wants = [name for name in ('labels', 'index') if name in parameters]
-        self.needs_index = 'index' in self._wants
+        self.needs_index, self.needs_labels = 'index' in self._wants, 'labels' in self._wants
         self._temperature: float | None = None
         self._sets_temperature = hasattr(loss, 'temperature')
 

@@ -5,6 +5,7 @@ Each model is a plain ``torch.nn.Module`` with the attribute ``num_classes``, in
 ``hf_...`` make models of the transformers library, for Composer as they are.
 """
 
+from composer_kd.models.adapters import merged
 from composer_kd.models.classifier import IndexedClassifier
 from composer_kd.models.cnn import DeepCNN, ShallowCNN
 from composer_kd.models.hugging_face import hf_causal_lm, hf_classifier, hf_masked_lm, hf_seq2seq
@@ -12,18 +13,22 @@ from composer_kd.models.hugging_face_images import hf_image_classifier
 from composer_kd.models.imagenet import resnet18, resnet34, resnet50, torchvision_model
 from composer_kd.models.resnet import CifarResNet, resnet20, resnet32, resnet44, resnet56, resnet110
 from composer_kd.models.rnn import ImageRNN
+from composer_kd.models.sentence_encoder import SentenceEncoder, hf_encoder
 
 __all__ = [
     'CifarResNet',
     'DeepCNN',
     'ImageRNN',
     'IndexedClassifier',
+    'SentenceEncoder',
     'ShallowCNN',
     'hf_causal_lm',
     'hf_classifier',
+    'hf_encoder',
     'hf_image_classifier',
     'hf_masked_lm',
     'hf_seq2seq',
+    'merged',
     'resnet18',
     'resnet20',
     'resnet32',

@@ -6,7 +6,7 @@ from the Hugging Face Hub; or the weights are random, and the configuration is t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from composer.models import HuggingFaceModel
@@ -14,11 +14,12 @@ from torch import nn
 
 from composer_kd.errors import ConfigError
 from composer_kd.models import text_metrics
+from composer_kd.models.adapters import adapted
 from composer_kd.models.hugging_face_build import Built, build
 from composer_kd.models.text_metrics import metrics_of
 from composer_kd.pretrained import has_tokenizer, load_tokenizer, vocabulary_size
 
-__all__ = ['Attention', 'hf_causal_lm', 'hf_classifier', 'hf_masked_lm', 'hf_seq2seq']
+__all__ = ['Attention', 'check_embedding', 'hf_causal_lm', 'hf_classifier', 'hf_masked_lm', 'hf_seq2seq', 'words_of']
 
 Attention = Literal['eager', 'sdpa', 'flash_attention_2']
 Problem = Literal['single_label', 'multi_label', 'regression']
@@ -31,7 +32,7 @@ _PROBLEMS = {
 
 
 def hf_classifier(
-    pretrained: str | None = None,
+    pretrained: str | nn.Module | None = None,
     num_labels: int | None = None,
     labels: Sequence[str] | None = None,
     problem: Problem = 'single_label',
@@ -40,6 +41,7 @@ def hf_classifier(
     config: dict[str, Any] | None = None,
     attention: Attention | None = None,
     metrics: Sequence[str] | None = None,
+    peft: dict[str, Any] | None = None,
 ) -> HuggingFaceModel:
     """Builds a classifier or a regression of texts (``AutoModelForSequenceClassification``).
 
@@ -49,7 +51,7 @@ def hf_classifier(
     Args:
         pretrained: A folder that ``save_pretrained`` wrote, one in an installed package (``package:NAME/FOLDER``), or
             the name of a model on the Hub: its weights, configuration and tokenizer. A head that it lacks, or has for
-            another number of classes, is random.
+            another number of classes, is random. In Python also a model of transformers, which is wrapped as it is.
         num_labels: The number of classes; None for that of ``labels``, of the configuration, or 1 of a regression.
         labels: The names of the classes in their order, for ``config.id2label``; student and teachers are compared by
             it.
@@ -63,6 +65,8 @@ def hf_classifier(
             ``'eager'`` alone, which is then the default.
         metrics: Some of ``accuracy``, ``f1``, ``mcc`` and ``cross_entropy``; of several labels ``accuracy`` and ``f1``;
             of a regression ``pearson``, ``spearman`` and ``mse``. None for all of them.
+        peft: Adapters of the peft library, which then train in the place of the pretrained weights: ``{'name': 'lora',
+            'r': 8}``, with options of its configuration classes. A head that is not in ``pretrained`` trains too.
 
     Returns:
         The model.
@@ -84,16 +88,17 @@ def hf_classifier(
     built = build('AutoModelForSequenceClassification', pretrained, architecture, config, attention, own, labels)
     if problem == 'regression' and built.model.config.num_labels != 1:
         raise ConfigError(f'num_labels: a regression has one output, got {built.model.config.num_labels}')
-    return _wrapped(built, tokenizer, metrics_of(kinds, metrics, built.model.config.num_labels))
+    return _wrapped(built, tokenizer, metrics_of(kinds, metrics, built.model.config.num_labels), peft, 'SEQ_CLS')
 
 
 def hf_causal_lm(
-    pretrained: str | None = None,
+    pretrained: str | nn.Module | None = None,
     tokenizer: str | None = None,
     architecture: str | None = None,
     config: dict[str, Any] | None = None,
     attention: Attention | None = None,
     metrics: Sequence[str] | None = None,
+    peft: dict[str, Any] | None = None,
 ) -> HuggingFaceModel:
     """Builds a language model that predicts the next token (``AutoModelForCausalLM``).
 
@@ -107,6 +112,7 @@ def hf_causal_lm(
         config: As for `hf_classifier`; ``use_cache`` is false unless it is set.
         attention: As for `hf_classifier`.
         metrics: Some of ``cross_entropy`` and ``perplexity``, over tokens; None for both.
+        peft: As for `hf_classifier`.
 
     Returns:
         The model.
@@ -120,16 +126,18 @@ def hf_causal_lm(
         (True, ['LanguageCrossEntropy', 'LanguagePerplexity'])
     """
     built = build('AutoModelForCausalLM', pretrained, architecture, config, attention, {'use_cache': False})
-    return _wrapped(built, tokenizer, metrics_of(text_metrics.LANGUAGE, metrics, 0), shift_labels=True)
+    measured = metrics_of(text_metrics.LANGUAGE, metrics, 0)
+    return _wrapped(built, tokenizer, measured, peft, 'CAUSAL_LM', shift_labels=True)
 
 
 def hf_masked_lm(
-    pretrained: str | None = None,
+    pretrained: str | nn.Module | None = None,
     tokenizer: str | None = None,
     architecture: str | None = None,
     config: dict[str, Any] | None = None,
     attention: Attention | None = None,
     metrics: Sequence[str] | None = None,
+    peft: dict[str, Any] | None = None,
 ) -> HuggingFaceModel:
     """Builds a language model that predicts masked tokens (``AutoModelForMaskedLM``).
 
@@ -142,6 +150,7 @@ def hf_masked_lm(
         config: As for `hf_classifier`.
         attention: As for `hf_classifier`.
         metrics: Some of ``cross_entropy``, ``perplexity`` and ``accuracy``, over masked tokens; None for all.
+        peft: As for `hf_classifier`.
 
     Returns:
         The model.
@@ -155,16 +164,17 @@ def hf_masked_lm(
         ['LanguageCrossEntropy', 'LanguagePerplexity', 'MaskedAccuracy']
     """
     built = build('AutoModelForMaskedLM', pretrained, architecture, config, attention)
-    return _wrapped(built, tokenizer, metrics_of(text_metrics.MASKED, metrics, 0))
+    return _wrapped(built, tokenizer, metrics_of(text_metrics.MASKED, metrics, 0), peft, None)
 
 
 def hf_seq2seq(
-    pretrained: str | None = None,
+    pretrained: str | nn.Module | None = None,
     tokenizer: str | None = None,
     architecture: str | None = None,
     config: dict[str, Any] | None = None,
     attention: Attention | None = None,
     metrics: Sequence[str] | None = None,
+    peft: dict[str, Any] | None = None,
 ) -> HuggingFaceModel:
     """Builds an encoder-decoder (``AutoModelForSeq2SeqLM``).
 
@@ -178,6 +188,7 @@ def hf_seq2seq(
         config: As for `hf_classifier`; ``use_cache`` is false unless it is set.
         attention: As for `hf_classifier`.
         metrics: Some of ``cross_entropy`` and ``perplexity``, over tokens; None for both.
+        peft: As for `hf_classifier`.
 
     Returns:
         The model.
@@ -191,7 +202,7 @@ def hf_seq2seq(
         True
     """
     built = build('AutoModelForSeq2SeqLM', pretrained, architecture, config, attention, {'use_cache': False})
-    return _wrapped(built, tokenizer, metrics_of(text_metrics.LANGUAGE, metrics, 0))
+    return _wrapped(built, tokenizer, metrics_of(text_metrics.LANGUAGE, metrics, 0), peft, 'SEQ_2_SEQ_LM')
 
 
 def _classes(num_labels: int | None, labels: Sequence[str] | None, problem: str) -> int | None:
@@ -208,17 +219,44 @@ def _classes(num_labels: int | None, labels: Sequence[str] | None, problem: str)
     return said
 
 
-def _wrapped(built: Built, tokenizer: str | None, metrics: Sequence[Any], **settings: Any) -> HuggingFaceModel:
+def _wrapped(
+    built: Built,
+    tokenizer: str | None,
+    metrics: Sequence[Any],
+    peft: Mapping[str, Any] | None,
+    task: str | None,
+    **settings: Any,
+) -> HuggingFaceModel:
     """Wraps a model for Composer, after a check that its tokenizer fits it."""
+    words = words_of(built, tokenizer)
+    if peft is not None:
+        built = adapted(built, peft, task)
+        settings['should_save_peft_only'] = False  # the base belongs to the checkpoint: its folder may change
+    model = HuggingFaceModel(built.model, words, use_logits=True, eval_metrics=list(metrics), **settings)
+    model.initialized = built.initialized
+    return model
+
+
+def words_of(built: Built, tokenizer: str | None) -> Any:
+    """The tokenizer of a model, after a check that it fits.
+
+    Args:
+        built: The model; it gets the token of padding, if its configuration has none.
+        tokenizer: The folder or name of another tokenizer; None for that of the model.
+
+    Returns:
+        The tokenizer; None if the model has none.
+
+    Raises:
+        ConfigError: If it cannot be loaded, or has more tokens than the model.
+    """
     place = tokenizer or (built.place if built.place is not None and has_tokenizer(built.place) else None)
     words = None if place is None else load_tokenizer(place, 'tokenizer' if tokenizer else built.option)
     if words is not None:
         check_embedding(built.model, vocabulary_size(words), f'tokenizer {place!r}')
         if built.model.config.pad_token_id is None:
             built.model.config.pad_token_id = words.pad_token_id
-    model = HuggingFaceModel(built.model, words, use_logits=True, eval_metrics=list(metrics), **settings)
-    model.initialized = built.initialized
-    return model
+    return words
 
 
 def check_embedding(model: nn.Module, tokens: int, whose: str) -> None:

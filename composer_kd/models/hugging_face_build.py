@@ -45,7 +45,7 @@ class Built:
 
 def build(
     auto: str,
-    pretrained: str | None,
+    pretrained: str | nn.Module | None,
     architecture: str | None,
     overrides: Mapping[str, Any] | None,
     attention: str | None,
@@ -56,7 +56,7 @@ def build(
 
     Args:
         auto: The name of the ``AutoModel`` class of the task.
-        pretrained: The folder, or the name on the Hub, of weights and configuration.
+        pretrained: The folder, or the name on the Hub, of weights and configuration; or a model, which stays as it is.
         architecture: In its place: a kind of model, or a folder or name of a configuration, for random weights.
         overrides: Values of the configuration, as the user set them.
         attention: How attention is computed; None for the library's choice.
@@ -75,6 +75,8 @@ def build(
             'pretrained: give the folder of a model, or its name on the Hub; or architecture, such as bert, for random '
             f'weights; {"got both" if pretrained else "got neither"}'
         )
+    if isinstance(pretrained, nn.Module):
+        return _as_it_is(pretrained, auto, {'config': overrides, 'attention': attention, 'labels': labels}, own or {})
     config = _config(transformers, pretrained, architecture, {**(own or {}), **(overrides or {})}, overrides or {})
     if labels is not None:
         _name_classes(config, labels)
@@ -93,6 +95,27 @@ def build(
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
         raise ConfigError(f'architecture: {auto} of {architecture!r} cannot be built: {_said(error)}') from error
     return Built(made, architecture if architecture not in transformers.CONFIG_MAPPING else None, 'architecture')
+
+
+def _as_it_is(model: Any, auto: str, written: Mapping[str, Any], own: Mapping[str, Any]) -> Built:
+    """A model that the user has built; what would change it is refused."""
+    transformers = require_transformers('a model of transformers')
+    for option, value in written.items():
+        if value is not None:
+            raise ConfigError(f'{option}: {type(model).__name__} is built already; give it to its configuration')
+    # By name: to look classes up in the mapping itself would import every model of the library.
+    entries = getattr(transformers, auto)._model_mapping._model_mapping.values()
+    names = {name for entry in entries for name in ((entry,) if isinstance(entry, str) else entry)}
+    inner = model.get_base_model() if hasattr(model, 'get_base_model') else model  # an adapter of PEFT
+    if not any(kind.__name__ in names for kind in type(inner).__mro__):
+        raise ConfigError(f'pretrained: expected a model of {auto}, got {type(model).__name__}')
+    for key in ('problem_type', 'num_labels'):
+        has = getattr(model.config, key, None)
+        if key in own and has not in (None, own[key]):
+            raise ConfigError(f'{key}: {type(model).__name__} has {has!r}, and this task {own[key]!r}; build it so')
+    if 'problem_type' in own:
+        model.config.problem_type = own['problem_type']
+    return Built(model, None, 'pretrained')
 
 
 def untrained(model: nn.Module) -> list[str]:

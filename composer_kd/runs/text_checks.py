@@ -8,7 +8,7 @@ from composer.models import ComposerModel
 from torch import nn
 
 from composer_kd.batches.format import predicts_next_token
-from composer_kd.data import AlignedTexts, TextBlocks, Tokenized
+from composer_kd.data import AlignedTexts, TextBlocks, TextPairs, Tokenized
 from composer_kd.data.collating import chain_of
 from composer_kd.errors import Attempts, ConfigError
 from composer_kd.features.calling import unwrapped
@@ -20,7 +20,7 @@ __all__ = ['check_texts', 'longest_text']
 
 _POSITIONS = ('position_embeddings', 'wpe', 'embed_positions', 'position_embedding')
 
-_Texts = Tokenized | TextBlocks | AlignedTexts
+_Texts = Tokenized | TextBlocks | TextPairs | AlignedTexts
 
 
 def check_texts(model: ComposerModel, dataset: Any, loader: str) -> None:
@@ -35,7 +35,8 @@ def check_texts(model: ComposerModel, dataset: Any, loader: str) -> None:
         ConfigError: If a token has no embedding, or another number than in the tokenizer of the model; if a text is
             longer than the model takes; if the classes are others, or in another order.
     """
-    texts = next((one for one in chain_of(dataset) if isinstance(one, (Tokenized, TextBlocks, AlignedTexts))), None)
+    kinds = (Tokenized, TextBlocks, TextPairs, AlignedTexts)
+    texts = next((one for one in chain_of(dataset) if isinstance(one, kinds)), None)
     net = next((one for one in unwrapped(model).modules() if hasattr(one, 'get_input_embeddings')), None)
     if texts is None or net is None:
         return
@@ -64,7 +65,7 @@ def _check_length(model: ComposerModel, net: nn.Module, texts: _Texts, path: str
     if most is not None and texts.longest > most:
         raise ConfigError(
             f'{path}: its longest sample has {texts.longest} tokens, and {type(net).__name__} takes {most}; '
-            'make them no longer than that: max_length of glue, length of text'
+            'make them no longer than that: max_length of glue, length of text, max_source_length of text_pairs'
         )
 
 
@@ -89,6 +90,9 @@ def _first_row(table: nn.Embedding) -> int:
 def _check_labels(model: ComposerModel, net: Any, texts: _Texts, path: str) -> None:
     if isinstance(texts, (TextBlocks, AlignedTexts)):
         _check_objective(net, texts, path)
+        return
+    if isinstance(texts, TextPairs):
+        _check_pairs(net, texts, path)
         return
     if 'ForSequenceClassification' not in type(net).__name__:
         return
@@ -132,3 +136,14 @@ def _objective_of(net: Any) -> str:
     if any(map(predicts_next_token, net.modules())):
         return 'causal'
     return 'masked' if net.get_output_embeddings() is not None else 'unlabelled'
+
+
+def _check_pairs(net: nn.Module, texts: TextPairs, path: str) -> None:
+    """A decoder alone would be asked for the target without the source, and an encoder would be given the answer."""
+    config: Any = net.config
+    fits = (
+        'seq2seq' if config.is_encoder_decoder else 'causal' if any(map(predicts_next_token, net.modules())) else None
+    )
+    if texts.objective != fits:
+        way = 'take hf_causal_lm or hf_seq2seq' if fits is None else f'write objective: {fits}'
+        raise ConfigError(f'{path}.objective: {texts.objective!r} does not fit {type(net).__name__}; {way}')

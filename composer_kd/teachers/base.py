@@ -52,6 +52,9 @@ class Teacher(Protocol):
     A teacher that can answer for whole microbatches alone, as one that looks at the student's outputs of the step, has
     a true attribute ``whole_batches``: a ``route``, which gives it its own samples alone, is refused.
 
+    One whose answers are made of the labels has a true attribute ``of_labels``: texts that the student makes by itself
+    have no right labels.
+
     Attributes:
         name: Its name in messages, and in ``Match(..., teacher=name)``.
 

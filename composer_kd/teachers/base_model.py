@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from composer_kd.errors import TeacherError
 from composer_kd.features.calling import choose_call, settings_of, unwrapped
+from composer_kd.features.modes import evaluating
 from composer_kd.students import EXTRAS
 from composer_kd.teachers.frozen import FrozenTeacher
 from composer_kd.teachers.student_copy import bare
@@ -102,7 +103,7 @@ class BaseModelTeacher:
         if self._parts is None:  # looked up once, because this takes long in a large model
             self._parts = list(self.model.modules()), list(adapters_of(self.model).values())
         modules, adapters = self._parts
-        with torch.no_grad(), _evaluating(modules), adapters_off(adapters):
+        with torch.no_grad(), evaluating(modules), adapters_off(adapters):
             return choose_call(self.model, batch, whose=f'The teacher {self.name!r}', settings=self._settings)(batch)
 
     end_batch = FrozenTeacher.end_batch
@@ -143,19 +144,6 @@ def adapters_of(model: nn.Module) -> dict[str, Any]:
     # Whole models of transformers have a method of this name.
     found = {name: part for name, part in model.named_modules() if isinstance(getattr(part, _OFF, None), bool)}
     return {name: part for name, part in found.items() if callable(getattr(part, 'enable_adapters', None))}
-
-
-@contextlib.contextmanager
-def _evaluating(parts: Iterable[nn.Module]) -> Iterator[None]:
-    """Eval mode for modules, by their own flags: what a ``train`` of the user's does besides is not called."""
-    training = [part for part in parts if part.training]
-    for part in training:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 def _changing(student: nn.Module, parts: dict[str, Any]) -> list[str]:

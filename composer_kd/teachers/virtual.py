@@ -83,6 +83,7 @@ class VirtualTeacher:
         [VirtualTeacher(correct=0.99)]
     """
 
+    of_labels = True
     whole_batches = True  # it answers in the shape of the student's logits, which are those of a microbatch
 
     def __init__(self, correct: float = 0.99, name: str = 'virtual') -> None:

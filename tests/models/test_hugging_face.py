@@ -210,3 +210,37 @@ def test_a_teacher_with_a_random_head_is_refused_until_it_is_trained(tmp_path):
     train(teacher, DataLoader(data, batch_size=8))
     assert untrained(teacher) == []
     distilled(student, teacher, KLDivergence(2.0))
+
+
+def built(seed=0, layers=2, **settings):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = transformers.BertConfig(
+            vocab_size=30, num_labels=3, **{**TINY, 'num_hidden_layers': layers}, **settings
+        )
+        return transformers.BertForSequenceClassification(config)
+
+
+def test_models_of_transformers_teach_and_learn_as_they_are():
+    student, teacher = built(1, layers=1), built()
+    model = hf_classifier(student)
+    assert model.model is student
+    data = DataLoader(TokenDataset(input_ids=ids(), labels=torch.arange(8) % 3), 8)
+    before = student.classifier.weight.detach().clone()
+    run = train(model, data, [Distillation(teacher, KLDivergence(2.0), run_teacher_on_eval=True)], eval_dataloader=data)
+    assert not torch.equal(before, student.classifier.weight)
+    assert run.state.eval_metric_values['MulticlassAccuracy'] >= 0
+
+
+def test_a_model_that_is_built_already_is_not_changed():
+    for options, message in (
+        ({'config': {'num_hidden_layers': 1}}, 'config: BertForSequenceClassification is built already'),
+        ({'num_labels': 2}, 'num_labels: BertForSequenceClassification has 3'),
+        ({'architecture': 'bert'}, 'got both'),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            hf_classifier(built(), **options)
+    with pytest.raises(
+        ConfigError, match='expected a model of AutoModelForCausalLM, got BertForSequenceClassification'
+    ):
+        hf_causal_lm(built())

@@ -17,6 +17,7 @@ from composer_kd.deploy.exporter import Exported, export, find_target
 from composer_kd.deploy.targets import Student
 from composer_kd.deploy.verification import in_pieces
 from composer_kd.errors import Attempts, ConfigError
+from composer_kd.models.adapters import merged
 from composer_kd.runs.beside import joint_net, model_of_net, name_of_net, names_beside, require_name
 from composer_kd.runs.build import build_model
 from composer_kd.runs.files import make_folder
@@ -146,21 +147,27 @@ def student_of(run: SavedRun) -> Student:
     loader = run.loader()
     classes = getattr(loader.dataset, 'num_classes', None)
     batch = next(iter(loader))
-    model = run.model(classes)
+    component = _without_adapters(run.config.model)
+    model = merged(run.model(classes))
     inference = Inference(model, batch)
 
     def fresh() -> Any:
-        return Inference(build_model(run.config.model, classes), batch).model
+        return Inference(build_model(component, classes), batch).model
 
     return Student(
         inference=inference,
         batch=batch,
         pieces=in_pieces(inference.inputs_of(one) for one in loader),
         fresh=fresh,
-        code=_code(run.config.model),
+        code=_code(component),
         tokenizer=getattr(model, 'tokenizer', None),
         preparation=preparation(loader.dataset),
     )
+
+
+def _without_adapters(component: Component) -> Component:
+    """The model that adapters are merged into."""
+    return component.with_options({key: value for key, value in component.options.items() if key != 'peft'})
 
 
 def _open_trained(written: str | pathlib.Path, config: str | pathlib.Path | None) -> SavedRun:
