@@ -19,6 +19,7 @@ from typing_extensions import override
 from composer_kd.algorithms.absent_loss import reads_loss, supply_loss
 from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.algorithms.conflicts import refuse_algorithms, refuse_dropped_layers, refuse_shared, renew_copies
+from composer_kd.algorithms.fused_head import FusedHead
 from composer_kd.algorithms.loss_parts import LossParts, share_of_batch, shares_of_parts, weight
 from composer_kd.algorithms.moving_teachers import MovingTeachers
 from composer_kd.algorithms.teacher_checks import check_answers, check_data, optimized
@@ -31,12 +32,13 @@ from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError, TeacherError
 from composer_kd.features.outputs import logits_of, scalar_loss
 from composer_kd.matches.auxiliary_state import AuxiliaryState
+from composer_kd.matches.criterion import Precision
 from composer_kd.matches.match import Losses
 from composer_kd.matches.routed import make_criterion
 from composer_kd.matches.term import misfit
 from composer_kd.schedules import Moment, Window
 from composer_kd.spans import DISTILLATION_LOSS, labelled
-from composer_kd.teachers import Teacher, TeacherPool, Teachers, cut, cut_shape, logits_shape
+from composer_kd.teachers import Teacher, TeacherPool, Teachers, cut_shape, logits_shape
 from composer_kd.teachers.routing import RouteBy
 
 __all__ = ['Distillation']
@@ -108,6 +110,9 @@ class Distillation(DistillationAlgorithm):
             positions.
         route: Which teachers teach each sample, if not all: the name of a column of the batch, or a function
             ``(batch, index)``; see :class:`.RoutedCriterion` for the mean. Each teacher runs on its own samples alone.
+        fused_head: Whether the heads of language models of transformers are fused with the losses, so that the logits
+            of all positions are never in memory: for large vocabularies. The losses stay the same, up to rounding.
+            docs/language_models.md says what it needs.
         vocabulary: The number of tokens, where heads are padded to different sizes: of all logits that are compared,
             the first ``vocabulary`` classes are taken before the softmax. ``None`` to take it from the tokenizers where
             that is needed and all models have theirs (``HuggingFaceModel(model, tokenizer)``), else all classes.
@@ -140,6 +145,7 @@ class Distillation(DistillationAlgorithm):
         positions: Literal['labelled', 'attended'] = LABELLED,
         route: RouteBy | None = None,
         vocabulary: int | None = None,
+        fused_head: bool = False,
     ) -> None:
         if positions not in (LABELLED, ATTENDED):
             raise ConfigError(f'positions must be {LABELLED!r} or {ATTENDED!r}, got {positions!r}')
@@ -150,6 +156,7 @@ class Distillation(DistillationAlgorithm):
         self.pool = TeacherPool(teachers, n_teachers_to_sample, teacher_weights)
         self.criterion = make_criterion(kd_loss_fn, self.pool, route, run_teacher_on_eval)
         self.criterion.vocabulary = vocabulary
+        self._fused = FusedHead(self.criterion, self.org_loss_weight, self.kd_loss_weight) if fused_head else None
         if run_teacher_on_eval and not self.pool.teachers:
             raise ConfigError('run_teacher_on_eval: there is no teacher beside the student; leave it out')
         must_agree = len(self.criterion.same_logits) == len(self.pool.teachers)
@@ -209,11 +216,12 @@ class Distillation(DistillationAlgorithm):
     @override
     def match(self, event: Event, state: State) -> bool:
         if event is _AFTER_LOSS:
-            return not self._fits or self._window.is_open(state) or self.criterion.auxiliary.are_trained
+            always = not self._fits or self._fused is not None or self.criterion.auxiliary.are_trained
+            return always or self._window.is_open(state)
         if event is _BATCH_START:
             return self._window.is_open(state) and self._count.is_needed(state, self._form.split(state.batch)[0])
         if event is _BEFORE_FORWARD:
-            return self.criterion.hooks is not None and self._window.is_open(state)
+            return self._fused is not None or (self.criterion.hooks is not None and self._window.is_open(state))
         return id(event) in self._events
 
     @override
@@ -226,7 +234,7 @@ class Distillation(DistillationAlgorithm):
         elif event is _BATCH_START:
             self._count.count(state, *self._form.split(state.batch))
         elif event is _BEFORE_FORWARD:
-            self.criterion.hooks.open(once=True)  # type: ignore[union-attr]
+            self._before_forward(state)
         elif event is Event.BATCH_END:
             self.criterion.end_batch()
             self.pool.end_batch(state)
@@ -250,6 +258,8 @@ class Distillation(DistillationAlgorithm):
             check_answers(self.pool.teachers, self._window, state)
             self._check_data(state)  # fit() may have been given another loader than the Trainer
             self.criterion.attach(state)
+            if self._fused is not None:
+                self._fused.check_compiled(state)
         elif event is Event.FIT_END:
             self.criterion.detach()
             self.criterion.poll()
@@ -266,6 +276,8 @@ class Distillation(DistillationAlgorithm):
         if self._model is not None:
             self.criterion.detach()
             self.criterion.auxiliary.release(self._model)
+        if self._fused is not None:
+            self._fused.close()
 
     def _prepare(self, state: State) -> None:
         refuse_algorithms(state, self.criterion)
@@ -285,11 +297,23 @@ class Distillation(DistillationAlgorithm):
         if reads_loss(state.model):
             self._events.add(id(Event.BEFORE_LOSS))
         self.criterion.prepare(state)
+        if self._fused is not None:
+            self._fused.prepare(state, self._form)
+            self._unsettled = []  # it has found out how the model reads labels
 
     # One batch --------------------------------------------------------------------------------------------------------
 
+    def _before_forward(self, state: State) -> None:
+        if self.criterion.hooks is not None and self._window.is_open(state):
+            self.criterion.hooks.open(once=True)
+        if self._fused is not None:
+            self._fused.open()
+
     def _supply_loss(self, state: State) -> None:
         is_open = self._window.is_open(state)
+        if self._fused is not None:
+            supply_loss(state, is_needed=False)
+            return
         others = [a for a in state.algorithms if isinstance(a, DistillationAlgorithm) and a is not self]
         if is_open or not others:  # outside the window another one may distil
             supply_loss(state, self.org_loss_weight > 0 or not is_open)
@@ -304,11 +328,21 @@ class Distillation(DistillationAlgorithm):
                 'Two Distillation objects are active in the same batch. Give all teachers to one of them, or let one '
                 'end (end_dur) before the other starts (start_dur).'
             )
-        student = logits_of(state.outputs, 'the student') if self.criterion.needs_logits else None
         precision = partial(get_precision_context, state.precision, state.precision_config)
-        kd, values = self.criterion(state, micro, student, drawn, precision)
+        loss = self._of_whole_logits if self._fused is None else self._fused.loss
+        parts = loss(state, micro, drawn, precision)
         if not self._fits:
             self._check_fit(state, drawn)
+        idle = self.criterion.auxiliary.idle([None, *drawn] if drawn else [])
+        if idle is not None:
+            parts['total'] = parts['total'] + idle
+        state.loss = parts
+
+    def _of_whole_logits(
+        self, state: State, micro: Microbatch, drawn: Sequence[int], precision: Precision
+    ) -> LossParts:
+        student = logits_of(state.outputs, 'the student') if self.criterion.needs_logits else None
+        kd, values = self.criterion(state, micro, student, drawn, precision)
         task = scalar_loss(state.loss).to(kd.device)  # a loss may be the number 0.0
         if self._unsettled and student is not None:
             self._unsettled = [c for c in self._unsettled if not c(micro.batch, self._form, student, task)]
@@ -316,13 +350,14 @@ class Distillation(DistillationAlgorithm):
         own = shares_of_parts(state.loss, state.outputs, micro, student)
         # A new 0-d tensor, because Composer scales it in place.
         total = torch.add(task * self.org_loss_weight, kd, alpha=self.kd_loss_weight)
-        idle = self.criterion.auxiliary.idle([None, *drawn] if drawn else [])
-        if idle is not None:
-            total = total + idle
-        state.loss = LossParts(total, task, kd, values if self.criterion.named else {}, own)
+        return LossParts(total, task, kd, values if self.criterion.named else {}, own)
 
     def _rest(self, state: State) -> None:
         """Handles a batch outside the window: checks shapes, and keeps the auxiliary modules in the graph."""
+        if self._fused is not None:
+            micro = Microbatch.read(state, self._form, self._count)
+            precision = partial(get_precision_context, state.precision, state.precision_config)
+            state.loss = self._fused.own_loss(state, micro, precision)
         if not self._fits:
             self._check_fit(state)
         idle = self.criterion.auxiliary.idle([])
@@ -343,7 +378,7 @@ class Distillation(DistillationAlgorithm):
         """Compares the shapes of logits at the first batch; teachers that did not run are traced on the meta device."""
         due = [index for index in self.criterion.same_logits if index not in ran]
         if due:
-            student = cut_shape(logits_of(state.outputs, 'the student').shape, self.pool.vocabulary, 'the student')
+            student = self._student_shape(state)
             for teacher in (self.pool.teachers[index] for index in due):
                 shape = self._shape_of(teacher, state)
                 if shape is not None and shape != student:
@@ -358,9 +393,15 @@ class Distillation(DistillationAlgorithm):
         with contextlib.suppress(TeacherError):  # a student without logits
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')  # no match compares these logits, whichever is the first
-                student = cut(logits_of(state.outputs, 'the student'), self.pool.vocabulary, 'the student')
+                student = self._student_shape(state)
             shapes = {teacher.name: self._shape_of(teacher, state) for teacher in teachers}
-            self.evaluation.expect(student.shape, {name: s for name, s in shapes.items() if s is not None})
+            self.evaluation.expect(student, {name: s for name, s in shapes.items() if s is not None})
+
+    def _student_shape(self, state: State) -> torch.Size:
+        """The shape of the student's logits, of the classes that are compared."""
+        if self._fused is not None:
+            return self._fused.shape
+        return cut_shape(logits_of(state.outputs, 'the student').shape, self.pool.vocabulary, 'the student')
 
     def _shape_of(self, teacher: Teacher, state: State) -> torch.Size | None:
         """The shape of a teacher's logits for the batch, of the classes that are compared, as far as it is known."""

@@ -224,10 +224,16 @@ def test_the_logits_are_never_whole(monkeypatch):
         ({'loss': DIST()}, 'compares positions with one another'),
         ({'loss': functools.partial(rkd, distance_weight=1.0)}, 'compares positions with one another'),
         ({'loss': lambda s, t: t.mean()}, 'does not depend on the student'),
-        ({'teacher': torch.zeros(3, 4, 9)}, r'positions of the student, \(3, 5\), got \(3, 4\)'),
+        (
+            {'teacher': torch.zeros(3, 4, 9)},
+            r'teacher: expected one for each position of the student, \(3, 5\), got \(3, 4, 9\)',
+        ),
         ({'teacher': [torch.zeros(3, 5, 9)]}, 'expected logits, LinearLogits or a sparse target'),
         ({'mask': torch.ones(3, 4)}, r'expected a mask \(15,\)'),
-        ({'labels': torch.zeros(4, 5)}, r'labels: expected one for each position \(3, 5\), got \(4, 5\)'),
+        (
+            {'labels': torch.zeros(4, 5)},
+            r'labels: expected one for each position of the student, \(3, 5\), got \(4, 5\)',
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(change, message):
