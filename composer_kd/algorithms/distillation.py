@@ -246,7 +246,8 @@ class Distillation(DistillationAlgorithm):
             self._check_data(state)
             self._moving.before_load(state)
             refuse_dropped_layers(state, self.criterion)
-            self.criterion.build(state, self._form)
+            with contextlib.nullcontext() if self._fused is None else self._fused.measuring():
+                self.criterion.build(state, self._form)
             renew_copies(state)
             self._auxiliary.before_load(state.model)
         elif event is Event.AFTER_LOAD:

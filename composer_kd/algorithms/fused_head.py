@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from composer_kd.algorithms.absent_loss import reads_loss
 from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.algorithms.loss_parts import LossParts
 from composer_kd.batches.checks import check_marks
+from composer_kd.batches.contents import IGNORE
 from composer_kd.batches.format import LABELLED, BatchFormat
 from composer_kd.batches.layout import Layout
 from composer_kd.batches.microbatch import Microbatch
@@ -51,6 +53,7 @@ class FusedHead:
 
     def __init__(self, criterion: Criterion, org_loss_weight: float, kd_loss_weight: float) -> None:
         self._criterion = criterion
+        criterion.defers_logits = True
         self._weights = org_loss_weight, kd_loss_weight
         self._head: LinearHead | None = None
         self.shape = torch.Size()
@@ -79,7 +82,18 @@ class FusedHead:
                 'fused_head: the student is sharded, and the weights of its head are there in its forward pass alone. '
                 'Leave out fused_head, or parallelism_config'
             )
+        if form.ignore_index != IGNORE:
+            raise ConfigError(
+                f'fused_head: the model ignores the label {form.ignore_index}, and models of transformers ignore '
+                f'{IGNORE} alone. Let the data mark what does not count by {IGNORE}'
+            )
         _refuse_readers(state)
+        for teacher in self._criterion.pool.teachers:
+            if getattr(teacher, 'whole_batches', False):
+                raise ConfigError(
+                    f"fused_head: the teacher {teacher.name!r} reads the student's logits, of which there are none. "
+                    'Leave one of the two out'
+                )
         self._head = LinearHead(model, 'the student', form.shift_labels)
         self._check_layers(model)
         for term in self._criterion.terms:
@@ -90,6 +104,14 @@ class FusedHead:
                     'leave fused_head out'
                 )
         self._criterion.pool.find_heads()
+
+    @contextlib.contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Inside a ``with`` block the next forward passes of student and teachers make the logits of no position."""
+        assert self._head is not None
+        with self._head.recording(), self._criterion.pool.without_products():
+            yield
+        self._head.close()
 
     def check_compiled(self, state: State) -> None:
         """At ``FIT_START``: refuses a compiled student.

@@ -62,6 +62,7 @@ class Criterion:
     """
 
     route: Route | None = None  # which teachers teach each sample; None: those that are drawn for the batch
+    defers_logits = False  # whether logits are compared where they are never whole: none are made before training
     vocabulary: int | None = None  # the number of classes that are compared, as the user said it; None to find it
 
     def __init__(self, kd_loss_fn: Any, pool: TeacherPool) -> None:
@@ -211,7 +212,7 @@ class Criterion:
                 self.auxiliary.take_in(state, term)
         if state.train_dataloader is None:
             return  # an evaluation needs no modules; `attach` checks again at FIT_START
-        if not self.needs_features and not runs_anywhere(state):
+        if not self.needs_features and (self.defers_logits or not runs_anywhere(state)):
             return  # logits are compared at the first batch
         try:
             samples = measure(state, self.pool, self.terms, form)
@@ -225,9 +226,8 @@ class Criterion:
                 torch.manual_seed(state.rank_zero_seed + number)
                 term.build(samples.shapes[None], samples.shapes[term.teacher])
             self.auxiliary.take_in(state, term)
-        logits = {
-            who: cut_shape(shape, self.pool.vocabulary, self._called(who)) for who, shape in samples.logits.items()
-        }
+        measured = {} if self.defers_logits else samples.logits
+        logits = {who: cut_shape(shape, self.pool.vocabulary, self._called(who)) for who, shape in measured.items()}
         dry_run(state, self.terms, replace(samples, logits=logits), form)
 
     def _called(self, who: int | None) -> str:

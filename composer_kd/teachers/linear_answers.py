@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -39,30 +40,41 @@ class LinearAnswers:
 
     def __init__(self, teacher: Teacher) -> None:
         self._teacher = teacher
-        self._head: LinearHead | None = None
         self._own: Any = getattr(teacher, 'linear_outputs', None)
-        module = module_of(teacher)
-        if self._own is not None or module is None:
-            return
+        self._module = module_of(teacher)
+        self._head = self._found()
+
+    def _found(self) -> LinearHead | None:
+        teacher = self._teacher
+        if self._own is not None or self._module is None:
+            return None
         try:
             if getattr(teacher, 'has_own_forward', False):
                 raise ConfigError('its forward function is one of your own')
-            if is_sharded(module):
+            if is_sharded(self._module):
                 raise ConfigError('it is sharded')
-            self._head = LinearHead(module, f'the teacher {teacher.name!r}')
+            return LinearHead(self._module, f'the teacher {teacher.name!r}')
         except ConfigError as error:
             warnings.warn(
                 f'The logits of the teacher {teacher.name!r} are made of all positions at once, which takes memory, '
                 f'not those of the student: {error}',
                 stacklevel=2,
             )
+            return None
 
     def __call__(self, batch: Any, index: Tensor | None = None) -> Any:
         """What the teacher returns, or a :class:`LinearAnswer`."""
         if self._own is not None:
             return self._own(batch, index)
+        if module_of(self._teacher) is not self._module:  # a copy of the student that was made anew
+            self._module = module_of(self._teacher)
+            self._head = self._found()
         if self._head is None:
             return self._teacher.outputs(batch, index)
         with self._head.recording():
             self._teacher.outputs(batch, index)
             return LinearAnswer(self._head.take().detach())
+
+    def recording(self) -> contextlib.AbstractContextManager[Any]:
+        """Keeps the head from making logits in one forward pass that something else starts."""
+        return contextlib.nullcontext() if self._head is None else self._head.recording()

@@ -108,6 +108,14 @@ class TeacherPool:
         finally:
             self._keeps_heads = False
 
+    @contextlib.contextmanager
+    def without_products(self) -> Iterator[None]:
+        """Inside a ``with`` block the next forward pass of each teacher makes the logits of no position."""
+        with contextlib.ExitStack() as stack:
+            for answers in self._linear.values():
+                stack.enter_context(answers.recording())
+            yield
+
     def end_batch(self, state: State) -> None:
         """Tells the teachers that may change that the student has made an optimizer step."""
         for teacher in self.moving:
