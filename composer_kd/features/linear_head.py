@@ -49,7 +49,7 @@ class LinearHead:
         ConfigError: If the model has no such head, or another loss; the message says why.
 
     Example:
-        >>> import transformers
+        >>> import torch, transformers
         >>> config = transformers.GPT2Config(vocab_size=11, n_embd=4, n_layer=1, n_head=2, n_positions=8)
         >>> net = transformers.GPT2LMHeadModel(config)
         >>> head = LinearHead(net, 'the student')

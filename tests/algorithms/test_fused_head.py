@@ -1,5 +1,7 @@
 """The fused head in a real Trainer, against the same runs with the logits of all positions."""
 
+import sys
+
 import pytest
 import torch
 import transformers
@@ -9,6 +11,8 @@ from composer.loggers import InMemoryLogger
 from composer.metrics import LanguageCrossEntropy
 from composer.models import HuggingFaceModel
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 from composer_kd import (
@@ -22,6 +26,7 @@ from composer_kd import (
     Ramp,
     build_store,
 )
+from composer_kd.bench.memory import peak_for
 from composer_kd.data import Indexed
 from composer_kd.losses import (
     DKD,
@@ -37,7 +42,7 @@ from composer_kd.losses import (
 )
 from composer_kd.losses import linear_logits as chunks
 from composer_kd.stores import Hidden, Sampled, TopK
-from tests.helpers import Recorder, TokenDataset, TokenModel, sgd, train, trainer, weights
+from tests.helpers import EventSpy, Recorder, TokenDataset, TokenModel, sgd, train, trainer, weights
 
 WORDS = 23
 GPT2 = {'n_embd': 8, 'n_layer': 1, 'n_head': 2, 'n_positions': 16, 'resid_pdrop': 0.0, 'embd_pdrop': 0.0,
@@ -250,6 +255,50 @@ def test_positions_that_do_not_count_are_not_computed():
     tries = 3  # of a few rows, before training
     assert [sum(rows) for rows in zip(*seen[tries:])] == [sum(batches)] * 2
     assert max(seen[tries:]) == (5, 5)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor that any operation makes, in the backward pass too."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        real = [one for one in tree_leaves(made) if isinstance(one, torch.Tensor) and one.device.type != 'meta']
+        self.elements = max([self.elements, *(one.numel() for one in real)])
+        return made
+
+
+def test_no_tensor_has_all_positions_and_classes():
+    options = {'optimizer': None, 'max_duration': '1ba'}
+    for fused, largest in ((False, 4 * 9 * 1000), (True, 1000 * 8)):  # the weights of the head are larger than a chunk
+        model, teacher = student(words=1000), net('llama', 2, words=1000)
+        algorithm = Distillation(teacher, KLDivergence(), fused_head=fused)
+        run = trainer(model, texts(), [algorithm], **options)
+        with Largest() as seen:
+            run.fit()
+        run.close()
+        assert seen.elements == largest
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='the system does not tell')
+def test_a_step_takes_a_fraction_of_the_memory(monkeypatch):
+    """512 tokens at a vocabulary of 2^15, of which the logits take 67 MB."""
+    monkeypatch.setitem(chunks._CHUNK, 'cpu', 2**19)
+    ids = torch.arange(1024).reshape(8, 128)
+    data = DataLoader(TokenDataset(input_ids=ids, labels=ids), batch_size=4)
+    grown = {}
+    for fused in (False, True):
+        model = student(words=2**15, n_positions=128, double=False)
+        teacher = net(seed=2, words=2**15, n_positions=128, double=False)
+        meter, found = peak_for(torch.device('cpu')), []
+        spies = [
+            EventSpy('batch_start', lambda state, meter=meter: meter.start()),
+            EventSpy('batch_end', lambda state, meter=meter, found=found: found.append(meter.growth())),
+        ]
+        train(model, data, [Distillation(teacher, KLDivergence(), fused_head=fused)], spies, optimizer=sgd(model))
+        grown[fused] = found
+    assert max(grown[True]) < 0.1 * min(grown[False])
 
 
 def test_an_evaluation_sees_all_logits():
