@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from composer_kd.batches.contents import IGNORE
 from composer_kd.errors import ConfigError, is_of_device
-from composer_kd.features.hook_calls import is_compiled
 from composer_kd.features.meta import as_in_evaluation, without_draws
 from composer_kd.losses.linear_logits import LinearLogits
 
-__all__ = ['Tail', 'find_tail', 'linear_parts']
+__all__ = ['Tail', 'find_tail', 'linear_parts', 'refuse']
 
 _TOKENS = 8
 _ROUNDING = {4: 64.0, 8: 64.0}  # steps of a dtype, by its bytes, by which equal results may differ; 4 of half precision
@@ -35,12 +34,12 @@ class Tail:
     """What follows the linear head of a model.
 
     Attributes:
-        classes: The size of the head, ``V``.
+        sizes: The shape of the head's weights, ``(V, D)``.
         scale: The factor of all logits.
         softcap: Their bound; ``None`` for none.
     """
 
-    classes: int
+    sizes: torch.Size
     scale: float
     softcap: float | None
 
@@ -72,27 +71,25 @@ def find_tail(net: Any, whose: str, shifts: bool | None) -> Tail:
     Raises:
         ConfigError: If logits are not those of a linear layer with a known factor or bound, or the loss is another.
     """
-    if is_compiled(net):
-        _refuse(whose, 'is compiled, and its code sees no hooks')
     head = getattr(net, 'get_output_embeddings', lambda: None)()
     if not isinstance(head, nn.Module):
-        _refuse(whose, f'is a {type(net).__name__} that names no head (get_output_embeddings) of language models')
+        refuse(whose, f'is a {type(net).__name__} that names no head (get_output_embeddings) of language models')
     if not linear_parts(net):
-        _refuse(whose, f'has a head that is not linear: {type(head).__module__}.{type(head).__name__}')
+        refuse(whose, f'has a head that is not linear: {type(head).__module__}.{type(head).__name__}')
     if getattr(net.config, 'is_encoder_decoder', False):
-        _refuse(whose, 'is an encoder-decoder, which needs its labels in the forward pass')
+        refuse(whose, 'is an encoder-decoder, which needs its labels in the forward pass')
     run = _Run(net, whose, shifts is not None)
     layer, hidden, products = run.plain(head)
     if hidden.shape[:-1] != (1, run.tokens.shape[1]):
-        _refuse(whose, f'gives its head {tuple(hidden.shape)}, not the hidden states of all positions')
+        refuse(whose, f'gives its head {tuple(hidden.shape)}, not the hidden states of all positions')
     if not _near(F.linear(hidden, layer.weight, layer.bias), products):
-        _refuse(whose, f'has a head that is more than one linear layer: {type(head).__module__}.{type(head).__name__}')
+        refuse(whose, f'has a head that is more than one linear layer: {type(head).__module__}.{type(head).__name__}')
     outputs, z = run.replaced(layer, products)
     if _leaves(outputs.logits) - {id(z)}:
-        _refuse(whose, 'has weights behind its linear head, such as a bias that is added later')
-    tail = next((one for one in _tails(net.config, products.shape[-1]) if _near(_shaped(one, z), outputs.logits)), None)
+        refuse(whose, 'has weights behind its linear head, such as a bias that is added later')
+    tail = next((one for one in _tails(net.config, layer.weight.shape) if _near(_shaped(one, z), outputs.logits)), None)
     if tail is None:
-        _refuse(whose, 'changes the products of its head in a way that its config does not state')
+        refuse(whose, 'changes the products of its head in a way that its config does not state')
     if shifts is not None:
         _check_loss(outputs, run.labels, shifts, whose, net)
     return tail
@@ -129,7 +126,7 @@ class _Run:
             with torch.no_grad():
                 self._run()
         if not seen or not made:
-            _refuse(self._whose, f'has a {type(head).__name__} as its head, whose weights it uses without running it')
+            refuse(self._whose, f'has a {type(head).__name__} as its head, whose weights it uses without running it')
         return (*seen[-1], made[-1])
 
     def replaced(self, layer: nn.Linear, products: Tensor) -> tuple[Any, Tensor]:
@@ -147,9 +144,9 @@ class _Run:
         except Exception as error:
             if is_of_device(error):
                 raise
-            _refuse(self._whose, f'does not run on {_TOKENS} tokens: {type(error).__name__}: {error}')
+            refuse(self._whose, f'does not run on {_TOKENS} tokens: {type(error).__name__}: {error}')
         if not isinstance(getattr(outputs, 'logits', None), Tensor):
-            _refuse(self._whose, f'returns {type(outputs).__name__} without logits (is return_dict off?)')
+            refuse(self._whose, f'returns {type(outputs).__name__} without logits (is return_dict off?)')
         return outputs
 
 
@@ -158,7 +155,7 @@ def _check_loss(outputs: Any, labels: Tensor, shifts: bool, whose: str, net: Any
     logits, labels = (logits[:, :-1], labels[:, 1:]) if shifts else (logits, labels)
     own = getattr(outputs, 'loss', None)
     if not isinstance(own, Tensor) or not _near(F.cross_entropy(logits.flatten(0, 1), labels.flatten()), own):
-        _refuse(
+        refuse(
             whose,
             f'computes a loss of its own, as {type(net).__name__} does, that is not the mean cross-entropy of '
             f'{"the next tokens" if shifts else "the labels"} (a balance of experts, for example)',
@@ -179,14 +176,14 @@ def _hooked(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
         handle.remove()
 
 
-def _tails(config: Any, classes: int) -> Iterator[Tail]:
+def _tails(config: Any, sizes: torch.Size) -> Iterator[Tail]:
     """What may follow the head, by the config: with the factors and bounds that it states, and without."""
     text = config.get_text_config() if hasattr(config, 'get_text_config') else config
     values = {name: getattr(text, name, None) for name in (*_FACTORS, *_CAPS)}
     stated: dict[str, Any] = {name: value for name, value in values.items() if _is_number(value)}
     scales = [1.0, *(value ** _FACTORS[name] for name, value in stated.items() if name in _FACTORS)]
     caps = [None, *(value for name, value in stated.items() if name in _CAPS)]
-    return (Tail(classes, scale, cap) for scale, cap in itertools.product(scales, caps))
+    return (Tail(sizes, scale, cap) for scale, cap in itertools.product(scales, caps))
 
 
 def _is_number(value: Any) -> bool:
@@ -222,5 +219,6 @@ def _leaves(output: Tensor) -> set[int]:
     return found
 
 
-def _refuse(whose: str, what: str) -> NoReturn:
+def refuse(whose: str, what: str) -> NoReturn:
+    """Refuses a model, with the reason."""
     raise ConfigError(f'fused_head: {whose} {what}. {_WAY_OUT}')

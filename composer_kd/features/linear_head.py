@@ -12,7 +12,8 @@ from torch.utils.hooks import RemovableHandle
 
 from composer_kd.errors import ConfigError
 from composer_kd.features.calling import unwrapped
-from composer_kd.features.head_probe import Tail, find_tail, linear_parts
+from composer_kd.features.head_probe import Tail, find_tail, linear_parts, refuse
+from composer_kd.features.hook_calls import is_compiled
 from composer_kd.losses.linear_logits import LinearLogits
 
 __all__ = ['LinearHead']
@@ -62,9 +63,11 @@ class LinearHead:
 
     def __init__(self, model: nn.Module, whose: str, shifts: bool | None = None) -> None:
         self.whose = whose
-        self._net: Any = unwrapped(getattr(model, '_orig_mod', model))
+        if is_compiled(model):
+            refuse(whose, 'is compiled, and its code sees no hooks')
+        self._net: Any = unwrapped(model)
         self._tail: Tail = find_tail(self._net, whose, shifts)
-        self.classes = self._tail.classes
+        self.classes = self._tail.sizes[0]
         self._handles: list[RemovableHandle] = []
         self._seen: _Seen | None = None
 
@@ -72,8 +75,9 @@ class LinearHead:
         """Registers the hooks for the next forward pass, which takes them off."""
         self.close()
         self._handles = [self._net.register_forward_pre_hook(_without_labels, with_kwargs=True)]
-        for layer in linear_parts(self._net):  # looked up anew, because other algorithms may have replaced it
-            self._handles.append(layer.register_forward_pre_hook(self._keep))
+        # Looked up anew, because other algorithms may have replaced it; of a wrapper of several, one runs.
+        layers = [layer for layer in linear_parts(self._net) if layer.weight.shape == self._tail.sizes]
+        self._handles += [layer.register_forward_pre_hook(self._keep) for layer in layers]
         # The last hook of the model, because it removes itself while torch goes through them.
         self._handles.append(self._net.register_forward_hook(self._end, always_call=True))
 
@@ -103,7 +107,7 @@ class LinearHead:
                 f'fused_head: the head of {self.whose} did not run in this forward pass, or in compiled code, which '
                 'sees no new hooks. Leave fused_head out, or the compilation (compile_config)'
             )
-        if seen.hidden.ndim != 3:
+        if seen.hidden.ndim != 3 or not seen.hidden.shape[1]:
             raise ConfigError(
                 f'fused_head: the head of {self.whose} takes {tuple(seen.hidden.shape)}, expected the hidden states '
                 '(B, S, D) of all positions. Leave fused_head out'

@@ -1,5 +1,6 @@
 """The fused head in a real Trainer, against the same runs with the logits of all positions."""
 
+import os
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ from composer.algorithms import LabelSmoothing
 from composer.loggers import InMemoryLogger
 from composer.metrics import LanguageCrossEntropy
 from composer.models import HuggingFaceModel
+from composer.utils import dist
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -41,8 +43,12 @@ from composer_kd.losses import (
     rkd,
 )
 from composer_kd.losses import linear_logits as chunks
+from composer_kd.losses.linear_logits import LinearLogits
+from composer_kd.matches.one_pass import OnePass, RowLoss, cross_entropy
 from composer_kd.stores import Hidden, Sampled, TopK
+from composer_kd.teachers import BaseModelTeacher
 from tests.helpers import EventSpy, Recorder, TokenDataset, TokenModel, sgd, train, trainer, weights
+from tests.launching import on_ranks
 
 WORDS = 23
 GPT2 = {'n_embd': 8, 'n_layer': 1, 'n_head': 2, 'n_positions': 16, 'resid_pdrop': 0.0, 'embd_pdrop': 0.0,
@@ -281,6 +287,7 @@ def test_no_tensor_has_all_positions_and_classes():
         assert seen.elements == largest
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='the system does not tell')
 def test_a_step_takes_a_fraction_of_the_memory(monkeypatch):
     """512 tokens at a vocabulary of 2^15, of which the logits take 67 MB."""
@@ -418,3 +425,75 @@ def test_a_teacher_whose_head_cannot_be_kept_answers_whole():
     with pytest.warns(UserWarning, match='made of all positions at once.*forward function is one of your own'):
         run(True, **arguments())
     assert_same(arguments, **CLOSE)
+
+
+def on_rank():
+    """Both runs on two ranks, of which one has a microbatch without any label that counts."""
+
+    def arguments():
+        data = texts().dataset
+        data.columns['labels'][:2] = -100
+        loader = DataLoader(data, batch_size=2, sampler=dist.get_sampler(data, shuffle=False))
+        return {'model': student(), 'data': loader, 'device_train_microbatch_size': 1, 'max_duration': '2ep'}
+
+    assert_same(arguments, **CLOSE)
+    os._exit(0)  # the destructor of gloo's process group may wait for ever on a thread that waits for Python's lock
+
+
+@pytest.mark.slow
+def test_two_ranks_agree_with_whole_logits():
+    on_ranks(2, on_rank)
+
+
+def test_adapters_below_the_head_train_as_with_whole_logits():
+    peft = pytest.importorskip('peft')
+
+    def arguments():
+        torch.manual_seed(5)
+        config = peft.LoraConfig(r=2, target_modules=['c_attn'], init_lora_weights=False)
+        inner = peft.get_peft_model(net(seed=1), config).double()
+        return {'model': HuggingFaceModel(inner, metrics=[], shift_labels=True, should_save_peft_only=False)}
+
+    assert_same(arguments, **CLOSE)
+    assert_same(lambda: {**arguments(), 'teachers': BaseModelTeacher()}, **CLOSE)
+
+
+@pytest.mark.parametrize('saved', [True, False], ids=['trained whole', 'adapted'])
+def test_adapters_in_the_head(saved):
+    peft = pytest.importorskip('peft')
+
+    def arguments():
+        torch.manual_seed(5)
+        parts = {'target_modules': ['c_attn'], 'modules_to_save': ['lm_head']}
+        config = peft.LoraConfig(r=2, **(parts if saved else {'target_modules': ['lm_head']}))
+        inner = peft.get_peft_model(net(seed=1, tie_word_embeddings=False), config).double()
+        return {'model': HuggingFaceModel(inner, metrics=[], shift_labels=True, should_save_peft_only=False)}
+
+    if saved:
+        assert_same(arguments, **CLOSE)
+    else:
+        with pytest.raises(ConfigError, match=r'more than one linear layer: peft.*Linear'):
+            run(True, **arguments())
+
+
+def test_a_compiled_student_is_refused():
+    model = student(double=False)
+    algorithm = Distillation(net(seed=2, double=False), KLDivergence(), fused_head=True)
+    started = trainer(model, texts(), [algorithm], compile_config={})
+    with pytest.raises(ConfigError, match='the student is compiled'):
+        started.fit()
+
+
+def test_autocast_makes_the_same_products():
+    torch.manual_seed(0)
+    hidden, head = torch.randn(2, 6, 8, requires_grad=True), nn.Linear(8, WORDS)
+    labels = torch.arange(12).reshape(2, 6)
+    together = OnePass(LinearLogits(hidden, head.weight, head.bias), labels)
+    together.add(RowLoss('task', cross_entropy, None))
+    with torch.autocast('cpu', torch.bfloat16):
+        total, _ = together()
+        logits = head(hidden)
+    expected = nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
+    torch.testing.assert_close(total, expected)
+    ours, theirs = (torch.autograd.grad(value, [hidden, head.weight]) for value in (total, expected))
+    torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=1e-3)
