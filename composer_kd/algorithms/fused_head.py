@@ -24,12 +24,13 @@ from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError
 from composer_kd.features.hook_calls import is_compiled
 from composer_kd.features.linear_head import LinearHead
+from composer_kd.features.outputs import logits_of
 from composer_kd.losses.linear_logits import AnyLogits, LinearLogits
 from composer_kd.matches.criterion import Criterion, Precision
 from composer_kd.matches.loss_signature import attribute_of
 from composer_kd.matches.one_pass import OnePass, RowLoss, cross_entropy, is_mean_over_rows
 from composer_kd.matches.part import Part
-from composer_kd.matches.term import LossTerm
+from composer_kd.matches.term import LossTerm, misfit
 from composer_kd.schedules import value_at
 from composer_kd.teachers import cut_shape
 
@@ -96,14 +97,17 @@ class FusedHead:
                 )
         self._head = LinearHead(model, 'the student', form.shift_labels)
         self._check_layers(model)
+        classes = self._criterion.pool.vocabulary or self._head.classes
+        device = next(model.parameters()).device
         for term in self._criterion.terms:
-            if term.match.on_logits and not is_mean_over_rows(term.adapter, self._compared(self._head.classes)):
+            if term.match.on_logits and not is_mean_over_rows(term.adapter, classes, device):
                 raise ConfigError(
                     f'fused_head: the loss of the match {term.match.name!r} is no mean over positions, so it cannot be '
                     "taken in chunks of them. For a torch loss use reduction='mean' ('batchmean' of KLDivLoss); or "
                     'leave fused_head out'
                 )
         self._criterion.pool.find_heads()
+        self._check_classes(classes)
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:
@@ -145,7 +149,7 @@ class FusedHead:
             precision: Makes the precision context of the run.
         """
         criterion, (of_task, of_kd) = self._criterion, self._weights
-        student = self._taken()
+        student = self._taken(state)
         layout = micro.layout(torch.empty(self.shape, device='meta'))
         check_marks(micro.batch, micro.form, layout, micro.valid)
         together = OnePass(student, micro.labels)
@@ -187,7 +191,7 @@ class FusedHead:
 
     def own_loss(self, state: State, micro: Microbatch, precision: Precision) -> Tensor:
         """The model's own loss of a microbatch outside the window."""
-        student = self._taken()
+        student = self._taken(state)
         layout = micro.layout(torch.empty(student.shape, device='meta'))
         together = OnePass(student, micro.labels)
         task = self._task(micro, 1.0, layout)
@@ -196,9 +200,14 @@ class FusedHead:
         with precision():
             return together()[0]
 
-    def _taken(self) -> LinearLogits:
+    def _taken(self, state: State) -> LinearLogits:
         assert self._head is not None
         student = self._head.take()
+        if logits_of(state.outputs, 'the student').numel():
+            raise ConfigError(
+                "fused_head: something else ran the student before its forward pass (at BEFORE_FORWARD), in that one's "
+                'place. Let it run at BATCH_START or earlier, or leave fused_head out'
+            )
         self.shape = cut_shape(student.shape, self._criterion.pool.vocabulary, 'the student')
         return student
 
@@ -221,9 +230,14 @@ class FusedHead:
         batch = {'logits': rows} if labels is None else (rows, labels)
         return asked.term.of_logits(state, rows, teacher, Microbatch(batch, number), asked.whose)
 
-    def _compared(self, classes: int) -> int:
-        vocabulary = self._criterion.pool.vocabulary
-        return classes if vocabulary is None else vocabulary
+    def _check_classes(self, classes: int) -> None:
+        """Refuses teachers that are known to have a head of another size."""
+        pool = self._criterion.pool
+        for number in sorted(self._criterion.same_logits):
+            theirs = pool.head_size(number)
+            if pool.vocabulary is None and theirs not in (None, classes):
+                assert theirs is not None
+                raise misfit(torch.Size([classes]), torch.Size([theirs]), pool.teachers[number].name)
 
     def _check_layers(self, model: Any) -> None:
         """Refuses matches of the head as a layer, which gives the logits of no position."""

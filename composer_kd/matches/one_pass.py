@@ -107,12 +107,13 @@ def cross_entropy(student: Tensor, teacher: Any, labels: Tensor | None) -> Tenso
     return torch.nn.functional.cross_entropy(at_least_float32(student), labels)
 
 
-def is_mean_over_rows(adapter: LossAdapter, classes: int) -> bool:
+def is_mean_over_rows(adapter: LossAdapter, classes: int, device: torch.device | None = None) -> bool:
     """Whether a loss is a mean over rows, so that it can be taken in chunks: it is tried on a few random logits.
 
     Args:
         adapter: The loss; a copy is called.
         classes: The number of classes.
+        device: Where the loss is computed.
 
     Raises:
         LossError: If it cannot be taken of random logits.
@@ -125,8 +126,8 @@ def is_mean_over_rows(adapter: LossAdapter, classes: int) -> bool:
         False
     """
     chance = torch.Generator().manual_seed(0)
-    student, teacher = (torch.randn(6, classes, generator=chance) for _ in range(2))
-    labels = torch.randint(classes, (6,), generator=chance)
+    student, teacher = (torch.randn(6, classes, generator=chance).to(device) for _ in range(2))
+    labels = torch.randint(classes, (6,), generator=chance).to(device)
 
     def of(rows: slice) -> float:
         batch = student[rows], labels[rows]

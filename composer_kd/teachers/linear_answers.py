@@ -75,6 +75,11 @@ class LinearAnswers:
             self._teacher.outputs(batch, index)
             return LinearAnswer(self._head.take().detach())
 
+    @property
+    def classes(self) -> int | None:
+        """The size of its head; ``None`` if it is not kept."""
+        return None if self._head is None else self._head.classes
+
     def recording(self) -> contextlib.AbstractContextManager[Any]:
         """Keeps the head from making logits in one forward pass that something else starts."""
         return contextlib.nullcontext() if self._head is None else self._head.recording()

@@ -99,6 +99,10 @@ class TeacherPool:
         with torch.random.fork_rng(devices=[]):
             self._linear = {number: LinearAnswers(teacher) for number, teacher in enumerate(self.teachers)}
 
+    def head_size(self, number: int) -> int | None:
+        """The number of classes of a teacher's linear head, after :meth:`find_heads`; ``None`` if it is not known."""
+        return self._linear[number].classes
+
     @contextlib.contextmanager
     def keeping_heads(self) -> Iterator[None]:
         """Inside a ``with`` block teachers give hidden states with their heads in the place of logits."""

@@ -26,6 +26,7 @@ from composer_kd import (
     KLDivergence,
     Match,
     Ramp,
+    TeacherError,
     build_store,
 )
 from composer_kd.bench.memory import peak_for
@@ -37,6 +38,7 @@ from composer_kd.losses import (
     ReverseKL,
     SkewedKL,
     TotalVariation,
+    UniversalLogit,
     hint,
     kl_divergence,
     mse,
@@ -46,7 +48,7 @@ from composer_kd.losses import linear_logits as chunks
 from composer_kd.losses.linear_logits import LinearLogits
 from composer_kd.matches.one_pass import OnePass, RowLoss, cross_entropy
 from composer_kd.stores import Hidden, Sampled, TopK
-from composer_kd.teachers import BaseModelTeacher
+from composer_kd.teachers import BaseModelTeacher, VirtualTeacher
 from tests.helpers import EventSpy, Recorder, TokenDataset, TokenModel, sgd, train, trainer, weights
 from tests.launching import on_ranks
 
@@ -208,8 +210,10 @@ def test_in_single_precision_it_differs_by_rounding():
         {'teachers': lambda: [net(seed=2), TokenModel(WORDS).double()], 'loss': lambda: [Match(mse, weight=2.0)]},
         {'teachers': lambda: FrozenTeacher(student('llama'), name='wrapped')},
         {'teachers': lambda: EMATeacher('2ba')},
+        {'teachers': lambda: net(seed=2, words=29), 'loss': UniversalLogit},
     ],
-    ids=['attended', 'window', 'own alone', 'no labels', 'vocabulary', 'mean', 'drawn', 'one whole', 'wrapped', 'ema'],
+    ids=['attended', 'window', 'own alone', 'no labels', 'vocabulary', 'mean', 'drawn', 'one whole', 'wrapped', 'ema',
+         'other classes'],
 )  # fmt: skip
 def test_settings_mean_the_same(options):
     def arguments():
@@ -367,6 +371,12 @@ def with_late_bias():
     return wrapped(transformers.EsmForMaskedLM(config))
 
 
+def ignoring(label):
+    model = student()
+    model.ignore_index = label
+    return model
+
+
 def with_train_metrics():
     return HuggingFaceModel(net(), metrics=[LanguageCrossEntropy()], shift_labels=True)
 
@@ -402,6 +412,9 @@ def translator():
         ({'loss': lambda: Match(hint, on='outputs.logits')}, "a match compares 'outputs.logits'"),
         ({'algorithms': lambda: [LabelSmoothing()]}, 'fused_head and LabelSmoothing'),
         ({'algorithms': lambda: [Distillation(net(), mse, start_dur='1ep')]}, 'Distillation and Distillation'),
+        ({'teachers': VirtualTeacher}, "the teacher 'virtual' reads the student's logits"),
+        ({'teachers': lambda: net(seed=2, words=29)}, r'answers in the shape \(29,\), the student in \(23,\)'),
+        ({'model': lambda: ignoring(0)}, 'the model ignores the label 0'),
         ({'route': lambda: 'teacher_id'}, "fused_head and route='teacher_id'"),
     ],
     ids=lambda value: value if isinstance(value, str) else '',
@@ -411,10 +424,11 @@ def test_what_cannot_be_is_refused_before_training(change, message):
     model, others = made.pop('model', None) or student(), made.pop('algorithms', [])
 
     def start():
-        algorithm = Distillation(net(seed=2), made.pop('loss', KLDivergence()), fused_head=True, **made)
+        teacher, loss = made.pop('teachers', net(seed=2)), made.pop('loss', KLDivergence())
+        algorithm = Distillation(teacher, loss, fused_head=True, **made)
         trainer(model, texts(), [algorithm, *others])
 
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((ConfigError, TeacherError), match=message):
         start()
 
 
@@ -497,3 +511,11 @@ def test_autocast_makes_the_same_products():
     torch.testing.assert_close(total, expected)
     ours, theirs = (torch.autograd.grad(value, [hidden, head.weight]) for value in (total, expected))
     torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=1e-3)
+
+
+def test_another_forward_pass_in_the_place_of_the_students_is_seen():
+    model = student(double=False)
+    algorithm = Distillation(net(seed=2, double=False), KLDivergence(), fused_head=True)
+    spy = EventSpy('before_forward', lambda state: model(dict(state.batch)))
+    with pytest.raises(ConfigError, match='something else ran the student before its forward pass'):
+        train(model, texts(), [algorithm], [spy])
