@@ -156,34 +156,28 @@ class FusedHead:
         task = self._task(micro, of_task, layout)
         if task is not None:
             together.add(task)
-        mask = _mask_of_logits(micro, layout, task)
-        share = 1.0 if micro.share is None or not layout.per_position else micro.share
         part = Part(micro, None, criterion.student_features(), drawn)
         found: dict[str, list[tuple[float, Any]]] = {}
         with criterion.pool.keeping_heads():
             for term, weight, value in criterion.compared(state, part, precision, _Asked):
                 found.setdefault(term.match.name, []).append((weight, value))
-        factors, features = {}, {}
-        for match in criterion.matches:
-            if match.name not in found:
-                continue
-            factors[match.name] = value_at(match.weight, state, f'The weight of {match.name!r}')
+        matches = [match for match in criterion.matches if match.name in found]  # the others' teachers were not drawn
+        factors = {m.name: value_at(m.weight, state, f'The weight of {m.name!r}') for m in matches}
+        features = {m.name: _weighted_mean(found[m.name]) for m in matches if not m.on_logits}
+        mask = _mask_of_logits(micro, layout, task)
+        share = 1.0 if micro.share is None or not layout.per_position else micro.share
+        for match in (match for match in matches if match.on_logits):
             whole = sum(weight for weight, _ in found[match.name])
-            if match.on_logits:
-                for weight, asked in found[match.name]:
-                    asked.term.check_fit(self.shape, asked.teacher.shape, asked.whose)
-                    of_rows = partial(self._of_rows, state, micro.number, asked)
-                    portion = share * (weight / whole)
-                    together.add(
-                        RowLoss(match.name, of_rows, mask, portion, of_kd * factors[match.name], asked.teacher)
-                    )
-            else:
-                features[match.name] = sum(value * (weight / whole) for weight, value in found[match.name])
+            for weight, asked in found[match.name]:
+                asked.term.check_fit(self.shape, asked.teacher.shape, asked.whose)
+                of_rows = partial(self._of_rows, state, micro.number, asked)
+                portion, factor = share * (weight / whole), of_kd * factors[match.name]
+                together.add(RowLoss(match.name, of_rows, mask, portion, factor, asked.teacher))
         with precision():
             total, values = together()
         kd = torch.zeros_like(total, requires_grad=False)
         for name, factor in factors.items():
-            kd = kd + ({**values, **features}[name]) * factor
+            kd = kd + (features[name] if name in features else values[name]) * factor
         for name, value in features.items():
             total = total + value * (factors[name] * of_kd)
         own = values.pop('task', torch.zeros_like(kd))
@@ -262,6 +256,11 @@ class _Asked(NamedTuple):
     term: LossTerm
     teacher: AnyLogits
     whose: Sequence[int]
+
+
+def _weighted_mean(values: Sequence[tuple[float, Tensor]]) -> Tensor:
+    total = sum(weight for weight, _ in values)
+    return torch.stack([value * (weight / total) for weight, value in values]).sum()
 
 
 def _mask_of_logits(micro: Microbatch, layout: Layout, task: RowLoss | None) -> Tensor | None:

@@ -75,7 +75,7 @@ class OnePass:
         groups: dict[int, list[RowLoss]] = {}
         for loss in self._losses:
             groups.setdefault(id(loss.mask), []).append(loss)
-        totals = []
+        totals = [] if self._losses else [at_least_float32(self._student.hidden[:0]).sum()]  # 0, with its graph
         values = {loss.name: torch.zeros((), device=self._student.hidden.device) for loss in self._losses}
         for losses in groups.values():
             teachers = {id(loss.teacher): loss.teacher for loss in losses if loss.teacher is not None}

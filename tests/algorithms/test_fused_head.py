@@ -211,9 +211,16 @@ def test_in_single_precision_it_differs_by_rounding():
         {'teachers': lambda: FrozenTeacher(student('llama'), name='wrapped')},
         {'teachers': lambda: EMATeacher('2ba')},
         {'teachers': lambda: net(seed=2, words=29), 'loss': UniversalLogit},
+        {'loss': lambda: Match(hint, on='transformer.h.0[0]'), 'teachers': lambda: net(seed=2)},
+        {
+            'loss': lambda: Match(hint, on='transformer.h.0[0]'),
+            'teachers': lambda: net(seed=2),
+            'org_loss_weight': 0.0,
+            'data': lambda: texts(labels=False),
+        },
     ],
     ids=['attended', 'window', 'own alone', 'no labels', 'vocabulary', 'mean', 'drawn', 'one whole', 'wrapped', 'ema',
-         'other classes'],
+         'other classes', 'layers', 'layers alone'],
 )  # fmt: skip
 def test_settings_mean_the_same(options):
     def arguments():
