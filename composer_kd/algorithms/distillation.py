@@ -25,6 +25,7 @@ from composer_kd.algorithms.conflicts import (
     refuse_shared,
     renew_copies,
 )
+from composer_kd.algorithms.fused_head import FusedHead
 from composer_kd.algorithms.loss_parts import LossParts, share_of_batch, shares_of_parts, weight
 from composer_kd.algorithms.moving_teachers import MovingTeachers
 from composer_kd.algorithms.on_policy import OnPolicy
@@ -38,6 +39,7 @@ from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError, TeacherError
 from composer_kd.features.outputs import logits_of, scalar_loss
 from composer_kd.matches.auxiliary_state import AuxiliaryState
+from composer_kd.matches.criterion import Precision
 from composer_kd.matches.dry_run import first_samples
 from composer_kd.matches.match import Losses
 from composer_kd.matches.routed import make_criterion
@@ -49,7 +51,6 @@ from composer_kd.teachers import (
     Teacher,
     TeacherPool,
     Teachers,
-    cut,
     cut_shape,
     logits_shape,
     own_token_names,
@@ -125,6 +126,9 @@ class Distillation(DistillationAlgorithm):
             positions.
         route: Which teachers teach each sample, if not all: the name of a column of the batch, or a function
             ``(batch, index)``; see :class:`.RoutedCriterion` for the mean. Each teacher runs on its own samples alone.
+        fused_head: Whether the heads of language models of transformers are fused with the losses, so that the logits
+            of all positions are never in memory: for large vocabularies. The losses stay the same, up to rounding.
+            docs/language_models.md says what it needs.
         vocabulary: The number of tokens, where heads are padded to different sizes: of all logits that are compared,
             the first ``vocabulary`` classes are taken before the softmax. ``None`` to take it from the tokenizers where
             that is needed and all models have theirs (``HuggingFaceModel(model, tokenizer)``), else all classes.
@@ -160,6 +164,7 @@ class Distillation(DistillationAlgorithm):
         route: RouteBy | None = None,
         vocabulary: int | None = None,
         on_policy: OnPolicy | None = None,
+        fused_head: bool = False,
     ) -> None:
         if positions not in (LABELLED, ATTENDED):
             raise ConfigError(f'positions must be {LABELLED!r} or {ATTENDED!r}, got {positions!r}')
@@ -170,6 +175,7 @@ class Distillation(DistillationAlgorithm):
         self.pool = TeacherPool(teachers, n_teachers_to_sample, teacher_weights)
         self.criterion = make_criterion(kd_loss_fn, self.pool, route, run_teacher_on_eval)
         self.criterion.vocabulary = vocabulary
+        self._fused = FusedHead(self.criterion, self.kd_loss_weight) if fused_head else None
         if run_teacher_on_eval and not self.pool.teachers:
             raise ConfigError('run_teacher_on_eval: there is no teacher beside the student; leave it out')
         if run_teacher_on_eval and (others := own_token_names(self.pool.teachers)):
@@ -246,12 +252,13 @@ class Distillation(DistillationAlgorithm):
     @override
     def match(self, event: Event, state: State) -> bool:
         if event is _AFTER_LOSS:
-            return not self._fits or self._window.is_open(state) or self.criterion.auxiliary.are_trained
+            always = not self._fits or self._fused is not None or self.criterion.auxiliary.are_trained
+            return always or self._window.is_open(state)
         if event is _BATCH_START:
             counts = self.on_policy is not None or self._count.is_needed(state, self._form.split(state.batch)[0])
             return counts and self._window.is_open(state)
         if event is _BEFORE_FORWARD:
-            return self.criterion.hooks is not None and self._window.is_open(state)
+            return self._fused is not None or (self.criterion.hooks is not None and self._window.is_open(state))
         return id(event) in self._events
 
     @override
@@ -266,7 +273,7 @@ class Distillation(DistillationAlgorithm):
                 self.on_policy.start_batch(state, logger)
             self._count.count(state, *self._form.split(state.batch))
         elif event is _BEFORE_FORWARD:
-            self.criterion.hooks.open(once=True)  # type: ignore[union-attr]
+            self._before_forward(state)
         elif event is Event.BATCH_END:
             self.criterion.end_batch()
             self.pool.end_batch(state)
@@ -279,7 +286,8 @@ class Distillation(DistillationAlgorithm):
             self._check_prompts(state)
             self._moving.before_load(state)
             refuse_dropped_layers(state, self.criterion)
-            self.criterion.build(state, self._form)
+            with contextlib.nullcontext() if self._fused is None else self._fused.measuring():
+                self.criterion.build(state, self._form)
             renew_copies(state)
             self._auxiliary.before_load(state.model)
         elif event is Event.AFTER_LOAD:
@@ -291,6 +299,8 @@ class Distillation(DistillationAlgorithm):
             check_answers(self.pool.teachers, self._window, state)
             self._check_data(state)  # fit() may have been given another loader than the Trainer
             self.criterion.attach(state)
+            if self._fused is not None:
+                self._fused.check_compiled(state)
         elif event is Event.FIT_END:
             self.criterion.detach()
             self.criterion.poll()
@@ -307,6 +317,8 @@ class Distillation(DistillationAlgorithm):
         if self._model is not None:
             self.criterion.detach()
             self.criterion.auxiliary.release(self._model)
+        if self._fused is not None:
+            self._fused.close()
 
     def _prepare(self, state: State) -> None:
         refuse_algorithms(state, self.criterion)
@@ -334,11 +346,23 @@ class Distillation(DistillationAlgorithm):
                 raise ConfigError(f'on_policy: expected OnPolicy(fraction, max_new_tokens), got {self.on_policy!r}')
             self.on_policy.prepare(state, self._form, self.pool.teachers, self.pool.vocabulary)
             self.on_policy.refuse_losses(self.criterion.of_labels, self.criterion.indexed)
+        if self._fused is not None:
+            self._fused.prepare(state, self._form)
+            self._unsettled = []  # it has found out how the model reads labels
 
     # One batch --------------------------------------------------------------------------------------------------------
 
+    def _before_forward(self, state: State) -> None:
+        if self.criterion.hooks is not None and self._window.is_open(state):
+            self.criterion.hooks.open(once=True)
+        if self._fused is not None:
+            self._fused.open()
+
     def _supply_loss(self, state: State) -> None:
         is_open = self._window.is_open(state)
+        if self._fused is not None:
+            supply_loss(state, is_needed=False)
+            return
         others = [a for a in state.algorithms if isinstance(a, DistillationAlgorithm) and a is not self]
         if is_open or not others:  # outside the window another one may distil
             supply_loss(state, self.org_loss_weight > 0 or not is_open)
@@ -353,29 +377,40 @@ class Distillation(DistillationAlgorithm):
                 'Two Distillation objects are active in the same batch. Give all teachers to one of them, or let one '
                 'end (end_dur) before the other starts (start_dur).'
             )
-        student = logits_of(state.outputs, 'the student') if self.criterion.needs_logits else None
         precision = partial(get_precision_context, state.precision, state.precision_config)
-        kd, values = self.criterion(state, micro, student, drawn, precision)
+        loss = self._of_whole_logits if self._fused is None else self._fused.loss
+        is_own = self.on_policy is not None and self.on_policy.is_own(state)
+        parts = loss(state, micro, drawn, precision, 0.0 if is_own else self.org_loss_weight)
+        if is_own:  # the student's loss on its own text says nothing of the task
+            del parts['task']
         if not self._fits:
             self._check_fit(state, drawn)
+        idle = self.criterion.auxiliary.idle([None, *drawn] if drawn else [])
+        if idle is not None:
+            parts['total'] = parts['total'] + idle
+        state.loss = parts
+
+    def _of_whole_logits(
+        self, state: State, micro: Microbatch, drawn: Sequence[int], precision: Precision, of_task: float
+    ) -> LossParts:
+        student = logits_of(state.outputs, 'the student') if self.criterion.needs_logits else None
+        kd, values = self.criterion(state, micro, student, drawn, precision)
         task = scalar_loss(state.loss).to(kd.device)  # a loss may be the number 0.0
         if self._unsettled and student is not None:
             self._unsettled = [c for c in self._unsettled if not c(micro.batch, self._form, student, task)]
         task = share_of_batch(task, state.outputs, micro, student)
-        own = shares_of_parts(state.loss, state.outputs, micro, student)
-        # A new 0-d tensor, because Composer scales it in place.
         is_own = self.on_policy is not None and self.on_policy.is_own(state)
-        total = torch.add(task * (0.0 if is_own else self.org_loss_weight), kd, alpha=self.kd_loss_weight)
-        idle = self.criterion.auxiliary.idle([None, *drawn] if drawn else [])
-        if idle is not None:
-            total = total + idle
-        own = {} if is_own else own
-        state.loss = LossParts(total, task, kd, values if self.criterion.named else {}, own)
-        if is_own:  # the student's loss on its own text says nothing of the task
-            del state.loss['task']
+        own = {} if is_own else shares_of_parts(state.loss, state.outputs, micro, student)
+        # A new 0-d tensor, because Composer scales it in place.
+        total = torch.add(task * of_task, kd, alpha=self.kd_loss_weight)
+        return LossParts(total, task, kd, values if self.criterion.named else {}, own)
 
     def _rest(self, state: State) -> None:
         """Handles a batch outside the window: checks shapes, and keeps the auxiliary modules in the graph."""
+        if self._fused is not None:
+            micro = Microbatch.read(state, self._form, self._count)
+            precision = partial(get_precision_context, state.precision, state.precision_config)
+            state.loss = self._fused.own_loss(state, micro, precision)
         if not self._fits:
             self._check_fit(state)
         idle = self.criterion.auxiliary.idle([])
@@ -402,7 +437,7 @@ class Distillation(DistillationAlgorithm):
         """Compares the shapes of logits at the first batch; teachers that did not run are traced on the meta device."""
         due = [index for index in self.criterion.same_logits if index not in ran]
         if due:
-            student = cut_shape(logits_of(state.outputs, 'the student').shape, self.pool.vocabulary, 'the student')
+            student = self._student_shape(state)
             for teacher in (self.pool.teachers[index] for index in due):
                 shape = self._shape_of(teacher, state)
                 if shape is not None and shape != student:
@@ -417,9 +452,15 @@ class Distillation(DistillationAlgorithm):
         with contextlib.suppress(TeacherError):  # a student without logits
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')  # no match compares these logits, whichever is the first
-                student = cut(logits_of(state.outputs, 'the student'), self.pool.vocabulary, 'the student')
+                student = self._student_shape(state)
             shapes = {teacher.name: self._shape_of(teacher, state) for teacher in teachers}
-            self.evaluation.expect(student.shape, {name: s for name, s in shapes.items() if s is not None})
+            self.evaluation.expect(student, {name: s for name, s in shapes.items() if s is not None})
+
+    def _student_shape(self, state: State) -> torch.Size:
+        """The shape of the student's logits, of the classes that are compared."""
+        if self._fused is not None:
+            return self._fused.shape
+        return cut_shape(logits_of(state.outputs, 'the student').shape, self.pool.vocabulary, 'the student')
 
     def _shape_of(self, teacher: Teacher, state: State) -> torch.Size | None:
         """The shape of a teacher's logits for the batch, of the classes that are compared, as far as it is known."""

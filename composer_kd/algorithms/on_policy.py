@@ -23,7 +23,7 @@ from composer_kd.features.calling import unwrapped
 from composer_kd.features.generation import generates, inverse_transform, sample_tokens, stop_tokens
 from composer_kd.features.modes import evaluating
 from composer_kd.pretrained import vocabulary_size
-from composer_kd.teachers import Teacher
+from composer_kd.teachers import Teacher, own_token_names
 from composer_kd.teachers.student_copy import bare
 
 __all__ = ['OnPolicy']
@@ -114,6 +114,11 @@ class OnPolicy:
                 'are not gathered. Train without parallelism_config, or with fraction: 0.'
             )
         for teacher in teachers:
+            if own_token_names([teacher]):
+                raise ConfigError(
+                    f'on_policy: the teacher {teacher.name!r} reads the texts of the data in tokens of its own, and not '
+                    'those of the student. Take a teacher with the tokenizer of the student.'
+                )
             if getattr(teacher, 'by_number', False):
                 raise ConfigError(
                     f'on_policy: the teacher {teacher.name!r} has stored answers, which are for the texts of the data '

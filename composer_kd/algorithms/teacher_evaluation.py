@@ -23,7 +23,6 @@ from composer_kd.batches.masks import valid_of
 from composer_kd.errors import TeacherError, is_of_device
 from composer_kd.features.outputs import logits_of
 from composer_kd.losses import kl_divergence
-from composer_kd.losses.sparse import SparseTarget
 from composer_kd.teachers import TeacherPool, cut
 
 __all__ = ['TeacherEvaluation', 'updates_of']
@@ -150,7 +149,7 @@ class TeacherEvaluation:
         with torch.no_grad(), get_precision_context(state.precision, state.precision_config):
             # Without the index, which counts samples of another data set than in training.
             teacher = self.pool(self.form.split(state.batch)[0])
-        if isinstance(teacher, SparseTarget):
+        if not isinstance(teacher, Tensor):
             raise TeacherError('a stored teacher that kept a part of the classes says nothing of other samples')
         return student, teacher
 

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from composer_kd.data.collating import PaddedBatches
 from composer_kd.data.partly_labelled import check_count
-from composer_kd.data.text import find_text, pieces_of
+from composer_kd.data.text import find_text, name_of, pieces_of
 from composer_kd.data.tokens import as_tokenizer
 from composer_kd.errors import ConfigError
 
@@ -211,7 +211,7 @@ def aligned_text(
         raise ConfigError(f'path: there is no text in {", ".join(map(str, files))}')
     if subset is not None:
         check_count('subset', subset, 1, len(texts))
-    settings = f'files={[file.name for file in files]}, length={length}, teacher_length={teacher_length}'
+    settings = f'files={[name_of(file) for file in files]}, length={length}, teacher_length={teacher_length}'
     return AlignedTexts(texts[:subset], words, teacher_tokenizer, length, teacher_length, settings)
 
 

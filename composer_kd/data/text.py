@@ -21,7 +21,7 @@ from composer_kd.data.tokens import as_tokenizer
 from composer_kd.errors import ConfigError
 from composer_kd.pretrained import folder_of, vocabulary_size
 
-__all__ = ['TextBlocks', 'find_text', 'frame_of', 'pieces_of', 'text']
+__all__ = ['TextBlocks', 'find_text', 'frame_of', 'name_of', 'pieces_of', 'text']
 
 OBJECTIVES = ('causal', 'masked', 'unlabelled')
 _PIECE = 20_000  # characters tokenized as one text, to the end of a line
@@ -187,7 +187,7 @@ def text(
     special = np.ones(length, bool)
     special[len(before) : length - len(after)] = False
     masks = f', mask_probability={mask_probability}, seed={seed}' if objective == 'masked' else ''
-    settings = f'files={[_name(file) for file in files]}, length={length}, objective={objective}{masks}'
+    settings = f'files={[name_of(file) for file in files]}, length={length}, objective={objective}{masks}'
     return TextBlocks(blocks, special, words, objective, mask_probability, seed, settings)
 
 
@@ -210,7 +210,8 @@ def _existing(written: str | Path, places: Sequence[Path]) -> Path:
     return found
 
 
-def _name(source: Path | str) -> str:
+def name_of(source: Path | str) -> str:
+    """The name of what :func:`find_text` found, for settings."""
     return source if isinstance(source, str) else source.name
 
 

@@ -3,106 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composer_kd.losses._common import at_least_float32, check_number, valid
+from composer_kd.losses._common import at_least_float32, valid
+from composer_kd.losses._deferred import DeferredLogits, LinearLogits, MeanLogits
 from composer_kd.losses._once import once_only
 from composer_kd.losses.sparse import SparseTarget, TeacherLogits
 
-__all__ = ['LinearLogits', 'in_chunks']
+__all__ = ['AnyLogits', 'DeferredLogits', 'LinearLogits', 'MeanLogits', 'in_chunks', 'sum_in_chunks']
 
-_CHUNK = {'cpu': 2**24}  # logits of a chunk: at a vocabulary of 2^17, 128 positions
+_CHUNK = {'cpu': 2**23}  # logits of a chunk: at a vocabulary of 2^17, 64 positions
 _CHUNK_ELSEWHERE = 2**26
 
 
-@dataclass(frozen=True)
-class LinearLogits:
-    r"""Logits of a linear head that have not been computed: its weights, and the hidden states that it takes.
+AnyLogits: TypeAlias = TeacherLogits | DeferredLogits
+"""What a teacher says of the classes, or hidden states of which it is computed."""
 
-    .. math:: z = c \tanh\left(\frac{a (W h + b)}{c}\right), \quad\text{without a soft-cap}\quad z = a (W h + b)
-
-    At a vocabulary of 128,256 the logits of a token take 513 kB in float32, and its hidden state of 2,048 numbers 8 kB.
-
-    Attributes:
-        hidden: ``(..., D)`` The hidden states.
-        weight: ``(V, D)`` The weights of the head, or of the embedding that it is tied to.
-        bias: ``(V,)`` Its bias; ``None`` without one.
-        scale: ``a``, by which some models multiply their logits.
-        softcap: ``c``, the bound of the logits of some models; ``None`` without one.
-
-    Raises:
-        ValueError: If the sizes do not fit, or ``scale`` or ``softcap`` is not a positive finite number.
-
-    Example:
-        >>> head = torch.nn.Linear(4, 1000, bias=False)
-        >>> logits = LinearLogits(torch.randn(2, 3, 4), head.weight)
-        >>> logits.shape, logits.dense().shape
-        (torch.Size([2, 3, 1000]), torch.Size([2, 3, 1000]))
-    """
-
-    hidden: Tensor
-    weight: Tensor
-    bias: Tensor | None = None
-    scale: float = 1.0
-    softcap: float | None = None
-
-    def __post_init__(self) -> None:
-        sizes = [tuple(getattr(self, name).shape) for name in ('hidden', 'weight')]
-        if self.weight.ndim != 2 or self.hidden.ndim < 1 or self.hidden.shape[-1] != self.weight.shape[1]:
-            raise ValueError(f'LinearLogits: expected hidden (..., D) and weight (V, D), got {sizes[0]} and {sizes[1]}')
-        if self.bias is not None and self.bias.shape != self.weight.shape[:1]:
-            raise ValueError(f'LinearLogits: expected a bias ({sizes[1][0]},), got {tuple(self.bias.shape)}')
-        check_number('LinearLogits', 'scale', self.scale)
-        if self.softcap is not None:
-            check_number('LinearLogits', 'softcap', self.softcap)
-
-    @property
-    def shape(self) -> torch.Size:
-        """The shape of the logits, ``(..., V)``."""
-        return torch.Size((*self.hidden.shape[:-1], self.weight.shape[0]))
-
-    def dense(self) -> Tensor:
-        """The logits ``(..., V)``."""
-        return self.of_products(F.linear(self.hidden, self.weight, self.bias))
-
-    def of_products(self, products: Tensor) -> Tensor:
-        """The logits of the head's own outputs ``(..., V)``: scaled, and bounded by the soft-cap."""
-        scaled = products if self.scale == 1.0 else products * self.scale
-        return scaled if self.softcap is None else torch.tanh(scaled / self.softcap) * self.softcap
-
-    def rows(self) -> LinearLogits:
-        """The same with the positions in one dimension, ``(N, D)``."""
-        return replace(self, hidden=self.hidden.reshape(-1, self.hidden.shape[-1]))
-
-    def at(self, positions: Tensor | slice) -> LinearLogits:
-        """Some positions of ``(N, D)``: those of a slice, or at which a mask, booleans ``(N,)``, is true."""
-        return replace(self, hidden=self.hidden[positions])
-
-    def classes(self, count: int) -> LinearLogits:
-        """The same of the first classes alone, as of a vocabulary that is smaller than its padded head."""
-        bias = self.bias if self.bias is None else self.bias[:count]
-        return replace(self, weight=self.weight[:count], bias=bias)
-
-    def detach(self) -> LinearLogits:
-        """The same without a graph."""
-        bias = self.bias if self.bias is None else self.bias.detach()
-        return replace(self, hidden=self.hidden.detach(), weight=self.weight.detach(), bias=bias)
-
-
-Teacher: TypeAlias = TeacherLogits | LinearLogits | None
 RowLoss: TypeAlias = Callable[..., Tensor]
 
 
 def in_chunks(
     loss: RowLoss,
     student: LinearLogits,
-    teacher: Teacher = None,
+    teacher: AnyLogits | None = None,
     mask: Tensor | None = None,
     **rows: Tensor,
 ) -> Tensor:
@@ -113,7 +41,7 @@ def in_chunks(
     its gradients are those of ``loss(student.dense(), teacher.dense())`` up to rounding.
 
     Besides the gradients of the head's weights, which every backward pass holds, it takes the memory of a few chunks:
-    of 2 :sup:`24` logits on a CPU, 2 :sup:`26` on other devices. The head's product is computed once, as without
+    of 2 :sup:`23` logits on a CPU, 2 :sup:`26` on other devices. The head's product is computed once, as without
     chunks; under autocast in its dtype. See ``benchmarks/linear_head.py``.
 
     Args:
@@ -146,68 +74,118 @@ def in_chunks(
         (True, True)
     """
     _check_loss(loss)
+    if teacher is None:
+        return sum_in_chunks(lambda student, **given: {'total': loss(student, **given)}, student, mask, **rows)['total']
+
+    def total(student: Tensor, teacher: Any, **given: Any) -> dict[str, Tensor]:
+        return {'total': loss(student, teacher, **given)}
+
+    return sum_in_chunks(total, student, mask, teacher=teacher, **rows)['total']
+
+
+def sum_in_chunks(
+    losses: Callable[..., Mapping[str, Tensor]],
+    student: LinearLogits,
+    mask: Tensor | None = None,
+    **rows: AnyLogits,
+) -> dict[str, Tensor]:
+    """Computes several losses of a linear head's logits in one pass over the positions, and the gradient of their sum.
+
+    Args:
+        losses: ``(student, **rows) -> {'total': scalar, ...}``: means over positions, of logits ``(n, V)``. The
+            gradient is that of ``total``, which may add up the others.
+        student: As for :func:`in_chunks`.
+        mask: As for :func:`in_chunks`.
+        **rows: What the losses take besides, one entry for each of the N positions: labels, or teachers as
+            :func:`in_chunks` takes them.
+
+    Returns:
+        The mean of each over the positions that count, scalars; those besides ``total`` without a graph. If no position
+        counts, ``total`` alone, 0.
+
+    Raises:
+        ValueError: If an argument has other positions, or ``total`` does not depend on the student.
+
+    Example:
+        >>> student = LinearLogits(torch.ones(4, 8), torch.zeros(50, 8, requires_grad=True))
+        >>> def losses(student, labels):
+        ...     ce = F.cross_entropy(student, labels)
+        ...     return {'total': 0.5 * ce, 'ce': ce}
+        >>> sum_in_chunks(losses, student, labels=torch.arange(4))
+        {'total': tensor(1.9560, grad_fn=<_ChunkedBackward>), 'ce': tensor(3.9120)}
+    """
     positions = student.shape[:-1]
     count = math.prod(positions)
-    others = {'teacher': _in_rows('teacher', teacher, positions), **_entries(rows, positions)}
+    others = {name: _in_rows(name, value, positions) for name, value in rows.items()}
     student = student.rows()
     if mask is not None:
         mask = valid('in_chunks', mask, (count,))
         student = student.at(mask)
         others = {name: _some(other, mask) for name, other in others.items()}
     if not student.hidden.shape[0]:
-        return _nothing(student)
-    return _Chunked.apply(student.hidden, student.weight, student.bias, _Walk(loss, student, others))
+        return {'total': _nothing(student)}
+    walk = _Walk(losses, student, others)
+    total = _Chunked.apply(student.hidden, student.weight, student.bias, walk)
+    return {'total': total, **walk.means}
 
 
 class _Walk:
     """Goes through the positions of logits, chunk by chunk.
 
     Args:
-        loss: The loss.
+        losses: The losses, by name.
         student: The student's logits, ``(N, D)``; of its tensors only the sizes are kept.
-        others: What the loss takes besides, of N positions.
+        others: What the losses take besides, of N positions.
+
+    Attributes:
+        means: The mean of each loss over the positions, since the last walk.
     """
 
-    def __init__(self, loss: RowLoss, student: LinearLogits, others: dict[str, Any]) -> None:
-        self._loss = loss
+    def __init__(self, losses: Callable[..., Mapping[str, Tensor]], student: LinearLogits, others: Any) -> None:
+        self._losses = losses
         self._shaped = student.of_products
-        self._given = {name: other for name, other in others.items() if other is not None}
+        self._given = others
+        self.means: dict[str, Tensor] = {}
         elements = _CHUNK.get(student.hidden.device.type, _CHUNK_ELSEWHERE)
         self._step = max(1, elements // max(1, student.weight.shape[0]))
 
     def __call__(
         self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: tuple[bool, ...]
     ) -> tuple[Tensor, list[Tensor | None]]:
-        """The loss, and its gradients with respect to those of the three that need one."""
+        """The total, and its gradients with respect to those of the three that need one."""
         sources = (hidden, weight, bias)
         given: list[Any] = [None if x is None else _as_autocast(x) for x in sources]
         exact = given
         if given[0].dtype == torch.float16:  # no room for small gradients before the factor of a GradScaler
             exact = [None if x is None else x.float() for x in sources]
         gradients = [torch.zeros_like(x) if x is not None and needed else None for x, needed in zip(sources, needs)]
-        total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
+        self.means = {}
         for start in range(0, hidden.shape[0], self._step):
             rows = slice(start, start + self._step)
             part = given[0][rows]
             share = part.shape[0] / hidden.shape[0]
-            value, slope = self._of_chunk(F.linear(part, *given[1:]).to(exact[0].dtype), rows, any(needs))
-            total += value * share
+            slope = self._of_chunk(F.linear(part, *given[1:]).to(exact[0].dtype), rows, share, any(needs))
             if slope is not None:
-                _add(gradients, slope.mul_(share), exact[0][rows], exact[1], rows)
-        return total, gradients
+                _add(gradients, slope, share, exact[0][rows], exact[1], rows)
+        return self.means.pop('total').to(torch.promote_types(hidden.dtype, torch.float32)), gradients
 
-    def _of_chunk(self, products: Tensor, rows: slice, needs_grad: bool) -> tuple[Tensor, Tensor | None]:
-        """The loss of a chunk, and its gradient with respect to the products of its hidden states and the weights."""
-        others = {name: _some(other, rows) for name, other in self._given.items()}
-        teacher = [_whole(others.pop('teacher'))] if 'teacher' in others else []
+    def _of_chunk(self, products: Tensor, rows: slice, share: float, needs_grad: bool) -> Tensor | None:
+        """Adds the losses of a chunk to the means.
+
+        Returns:
+            The gradient of the total with respect to the products of hidden states and weights, ``(n, V)``.
+        """
+        others = {name: _whole(_some(other, rows)) for name, other in self._given.items()}
         with torch.set_grad_enabled(needs_grad):
             products.requires_grad_(needs_grad)
-            value = self._loss(self._shaped(products), *teacher, **others)
+            values = self._losses(self._shaped(products), **others)
+        for name, value in values.items():
+            self.means[name] = self.means.get(name, 0.0) + at_least_float32(value.detach()) * share
         if not needs_grad:
-            return value, None
-        if not value.requires_grad:
+            return None
+        if not values['total'].requires_grad:
             raise ValueError('in_chunks: the loss does not depend on the student')
-        return value.detach(), torch.autograd.grad(value, products)[0]
+        return torch.autograd.grad(values['total'], products)[0]
 
 
 class _Chunked(torch.autograd.Function):
@@ -232,18 +210,20 @@ class _Chunked(torch.autograd.Function):
         return (*(None if x is None else x.mul_(grad_output) for x in gradients), None)
 
 
-def _add(gradients: list[Tensor | None], slope: Tensor, part: Tensor, weight: Tensor, rows: slice) -> None:
+def _add(
+    gradients: list[Tensor | None], slope: Tensor, share: float, part: Tensor, weight: Tensor, rows: slice
+) -> None:
     """Adds what a chunk contributes, given the gradient ``(n, V)`` with respect to its products."""
     of_hidden, of_weight, of_bias = gradients
     if of_hidden is not None:
-        of_hidden[rows] = slope @ weight
+        of_hidden[rows] = (slope @ weight).mul_(share)
     if of_weight is not None:
         if of_weight.dtype == slope.dtype:
-            of_weight.addmm_(slope.t(), part)
+            of_weight.addmm_(slope.t(), part, alpha=share)
         else:  # a sum over many chunks keeps the digits of the weights' own dtype
-            of_weight += slope.t() @ part
+            of_weight.add_(slope.t() @ part, alpha=share)
     if of_bias is not None:
-        of_bias += slope.sum(0)
+        of_bias.add_(slope.sum(0), alpha=share)
 
 
 def _as_autocast(x: Tensor) -> Tensor:
@@ -261,46 +241,32 @@ def _nothing(student: LinearLogits) -> Tensor:
 
 
 def _in_rows(name: str, value: Any, positions: torch.Size) -> Any:
-    """A teacher with its positions in one dimension, and no graph."""
-    if value is None:
-        return None
-    if not isinstance(value, (Tensor, SparseTarget, LinearLogits)):
+    """A teacher, or what losses take besides, with its positions in one dimension and no graph."""
+    is_tensor = isinstance(value, Tensor)
+    if not is_tensor and not isinstance(value, (SparseTarget, DeferredLogits)):
         raise ValueError(f'in_chunks: {name}: expected logits, LinearLogits or a sparse target, got {value!r}')
-    if value.shape[:-1] != positions:
+    flat = is_tensor and name != 'teacher' and value.shape[:1] == (math.prod(positions),)
+    if value.shape[: len(positions)] != positions and not flat:
         raise ValueError(
-            f'in_chunks: {name}: expected the positions of the student, {tuple(positions)}, got '
-            f'{tuple(value.shape[:-1])}'
+            f'in_chunks: {name}: expected one for each position of the student, {tuple(positions)}, got '
+            f'{tuple(value.shape)}'
         )
-    if isinstance(value, Tensor):
-        return value.detach().reshape(-1, value.shape[-1])
-    return value.rows().detach() if isinstance(value, LinearLogits) else value.rows()
-
-
-def _entries(rows: dict[str, Tensor], positions: torch.Size) -> dict[str, Tensor]:
-    """What else a loss takes, with the positions in one dimension."""
-    count = math.prod(positions)
-    for name, value in rows.items():
-        if value.shape[: len(positions)] != positions and value.shape[:1] != (count,):
-            raise ValueError(
-                f'in_chunks: {name}: expected one for each position {tuple(positions)}, got {tuple(value.shape)}'
-            )
-    return {
-        name: value.flatten(0, len(positions) - 1) if value.shape[: len(positions)] == positions else value
-        for name, value in rows.items()
-    }
+    if not is_tensor:
+        return value.rows() if isinstance(value, SparseTarget) else value.rows().detach()
+    return value.detach() if flat else value.detach().flatten(0, len(positions) - 1)
 
 
 def _some(value: Any, positions: Tensor | slice) -> Any:
     """Some of the positions of a teacher, or of another argument."""
-    if isinstance(value, LinearLogits):
+    if isinstance(value, DeferredLogits):
         return value.at(positions)
     if isinstance(value, SparseTarget):
         return value.each(lambda tensor, own: tensor[positions])
-    return value if value is None else value[positions]
+    return value[positions]
 
 
-def _whole(teacher: Any) -> Any:
-    return teacher.dense() if isinstance(teacher, LinearLogits) else teacher
+def _whole(value: Any) -> Any:
+    return value.dense() if isinstance(value, DeferredLogits) else value
 
 
 def _check_loss(loss: RowLoss) -> None:

@@ -15,7 +15,7 @@ from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError
 from composer_kd.features.hooks import FeatureHooks, LayerNotRun
-from composer_kd.losses.sparse import TeacherLogits
+from composer_kd.losses.linear_logits import AnyLogits
 from composer_kd.matches.auxiliary import AuxiliaryModules
 from composer_kd.matches.binding import bind, check_own_tokens, check_targets, layers_of, refuse_shared_modules
 from composer_kd.matches.dry_run import dry_run, measure, runs_anywhere
@@ -37,10 +37,13 @@ from composer_kd.teachers import (
 )
 from composer_kd.teachers.routing import Route
 
-__all__ = ['Criterion', 'Precision']
+__all__ = ['Criterion', 'OfLogits', 'Precision']
 
 Precision: TypeAlias = Callable[[], AbstractContextManager[Any]]
 """Makes the precision context in which teachers run."""
+
+OfLogits: TypeAlias = Callable[[LossTerm, AnyLogits, Sequence[int]], Any]
+"""Compares the student with the logits of some teachers, which are given by their numbers."""
 
 
 class Criterion:
@@ -59,6 +62,7 @@ class Criterion:
     """
 
     route: Route | None = None  # which teachers teach each sample; None: those that are drawn for the batch
+    defers_logits = False  # whether logits are compared where they are never whole: none are made before training
     vocabulary: int | None = None  # the number of classes that are compared, as the user said it; None to find it
 
     def __init__(self, kd_loss_fn: Any, pool: TeacherPool) -> None:
@@ -214,7 +218,7 @@ class Criterion:
                 self.auxiliary.take_in(state, term)
         if state.train_dataloader is None:
             return  # an evaluation needs no modules; `attach` checks again at FIT_START
-        if not self.needs_features and not runs_anywhere(state):
+        if not self.needs_features and (self.defers_logits or not runs_anywhere(state)):
             return  # logits are compared at the first batch
         try:
             samples = measure(state, self.pool, self.terms, form)
@@ -228,9 +232,8 @@ class Criterion:
                 torch.manual_seed(state.rank_zero_seed + number)
                 term.build(samples.shapes[None], samples.shapes[term.teacher])
             self.auxiliary.take_in(state, term)
-        logits = {
-            who: cut_shape(shape, self.pool.vocabulary, self._called(who)) for who, shape in samples.logits.items()
-        }
+        measured = {} if self.defers_logits else samples.logits
+        logits = {who: cut_shape(shape, self.pool.vocabulary, self._called(who)) for who, shape in measured.items()}
         dry_run(state, self.terms, replace(samples, logits=logits), form)
 
     def _called(self, who: int | None) -> str:
@@ -300,11 +303,15 @@ class Criterion:
         micro, drawn = part.micro, part.teachers
         if self._only is not None and part.logits is not None and not (self._apart and len(drawn) > 1):
             with torch.no_grad(), precision():
-                teacher = labelled(TEACHER_FORWARD, self.pool)(micro.batch, drawn, micro.index)
+                teacher: Any = labelled(TEACHER_FORWARD, self.pool)(micro.batch, drawn, micro.index)
             value = self._only.of_logits(state, part.logits, teacher, micro, drawn)
             return value, {self.matches[0].name: value}
+
+        def compare(term: LossTerm, teacher: Any, whose: Sequence[int]) -> Tensor:
+            return term.of_logits(state, part.logits, teacher, micro, whose)
+
         found: dict[str, list[tuple[float, Tensor]]] = {}
-        for term, weight, value in self._values(state, part, precision):
+        for term, weight, value in self.compared(state, part, precision, compare):
             found.setdefault(term.match.name, []).append((weight, value))
         total: Tensor | None = None
         values = {}
@@ -318,11 +325,19 @@ class Criterion:
             total = torch.zeros((), device=micro.share.device if micro.share is not None else None)
         return total, values
 
-    def _values(self, state: State, part: Part, precision: Precision) -> Iterator[tuple[LossTerm, float, Tensor]]:
-        """The loss of each term with its weight among the match's terms.
+    def compared(
+        self, state: State, part: Part, precision: Precision, of_logits: OfLogits
+    ) -> Iterator[tuple[LossTerm, float, Any]]:
+        """Runs the teachers, and gives the loss of each term with its weight among the match's terms.
 
         It goes teacher by teacher, so that only one teacher's features are in memory at a time. Teachers of which one
         is stored as a part of the classes have no mean logits: a match on their mean is then the mean of the losses.
+
+        Args:
+            state: The state of the run.
+            part: The samples.
+            precision: Makes the precision context in which the teachers run.
+            of_logits: Compares logits; what it returns is given in the place of the loss.
         """
         micro, ours = part.micro, part.features
         mean = self.pool.mean(part.teachers)
@@ -332,25 +347,25 @@ class Criterion:
             weight = self.pool.weights[index]
             for term in (*self.on_teacher[index], *(self.on_mean if self._apart else ())):
                 if term.match.on_logits:
-                    yield term, weight, term.of_logits(state, part.logits, logits, micro, [index])
+                    yield term, weight, of_logits(term, logits, [index])
                 else:
                     yield term, weight, term.of_features(state, ours, shown, micro)
             if self.on_mean and logits is not None and not self._apart:
                 mean.add(index, logits)
             del shown, logits
         for term in self.on_mean if not self._apart else ():
-            yield term, 1.0, term.of_logits(state, part.logits, mean.value, micro, part.teachers)
+            yield term, 1.0, of_logits(term, mean.value, part.teachers)
         for term in self.on_student:
             yield term, 1.0, term.of_features(state, ours, term.own_targets(ours, micro), micro)
 
-    def _ask(self, index: int, micro: Microbatch) -> tuple[dict[Key, Tensor], TeacherLogits | None]:
+    def _ask(self, index: int, micro: Microbatch) -> tuple[dict[Key, Tensor], Any]:
         """Runs one teacher, and returns the features and logits that the loss terms need."""
         hooks = self._teacher_hooks.get(index)
         answers = self._needs_logits_of(index)
         if hooks is None:
             return {}, self.pool.logits(index, micro.batch, micro.index) if answers else None
         with hooks.recording(micro.tokens_at):
-            outputs = self.pool.teachers[index].outputs(micro.batch, micro.index)
+            outputs = self.pool.outputs(index, micro.batch, micro.index)
             return hooks.take(), self.pool.answered(index, outputs) if answers else None
 
     def of_softmax(self, logits: Tensor) -> list[str]:

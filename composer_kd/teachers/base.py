@@ -9,7 +9,8 @@ from composer.core import State
 from torch import Tensor, nn
 
 from composer_kd.features.outputs import BY_FORWARD, logits_of
-from composer_kd.losses.sparse import SparseTarget, TeacherLogits
+from composer_kd.losses.linear_logits import AnyLogits, DeferredLogits
+from composer_kd.losses.sparse import SparseTarget
 
 __all__ = ['Teacher', 'Teachers', 'answered_logits', 'kept_logits', 'missing_of', 'module_of', 'teacher_logits']
 
@@ -48,6 +49,10 @@ class Teacher(Protocol):
 
     One whose classes are not the student's, as with another tokenizer, has a true attribute ``own_tokens``: losses that
     compare class by class are refused, and no metrics are computed of its answers.
+
+    One that keeps hidden states and the linear head that makes logits of them may have a method
+    ``linear_outputs(batch, index)``, which returns outputs whose ``logits`` are a
+    :class:`composer_kd.losses.linear_logits.LinearLogits`: for ``Distillation(..., fused_head=True)``.
 
     A teacher that can answer for whole microbatches alone, as one that looks at the student's outputs of the step, has
     a true attribute ``whole_batches``: a ``route``, which gives it its own samples alone, is refused.
@@ -111,7 +116,7 @@ An algorithm's parameter with this annotation is written as a list of teachers i
 """
 
 
-def teacher_logits(teacher: Teacher, batch: Any, index: Tensor | None = None) -> TeacherLogits:
+def teacher_logits(teacher: Teacher, batch: Any, index: Tensor | None = None) -> AnyLogits:
     """Runs a teacher and returns its logits.
 
     Raises:
@@ -120,7 +125,7 @@ def teacher_logits(teacher: Teacher, batch: Any, index: Tensor | None = None) ->
     return answered_logits(teacher, teacher.outputs(batch, index))
 
 
-def answered_logits(teacher: Teacher, outputs: Any) -> TeacherLogits:
+def answered_logits(teacher: Teacher, outputs: Any) -> AnyLogits:
     """Finds the logits in what a teacher returned.
 
     Args:
@@ -134,10 +139,13 @@ def answered_logits(teacher: Teacher, outputs: Any) -> TeacherLogits:
     return logits_of(outputs, f'the teacher {teacher.name!r}', BY_FORWARD) if said is None else said
 
 
-def kept_logits(outputs: Any) -> SparseTarget | None:
-    """What a stored teacher kept of its logits, if a part of the classes; ``None`` for other outputs."""
+def kept_logits(outputs: Any) -> SparseTarget | DeferredLogits | None:
+    """What a stored teacher kept of its logits, if a part of the classes, or logits that are computed later.
+
+    ``None`` for other outputs.
+    """
     said = outputs if isinstance(outputs, SparseTarget) else getattr(outputs, 'logits', None)
-    return said if isinstance(said, SparseTarget) else None
+    return said if isinstance(said, (SparseTarget, DeferredLogits)) else None
 
 
 def module_of(teacher: Teacher) -> nn.Module | None:

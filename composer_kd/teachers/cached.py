@@ -21,6 +21,7 @@ from composer_kd.data.fingerprint import differences, fingerprint
 from composer_kd.errors import StoreError, TeacherError
 from composer_kd.features.hooks import Summary
 from composer_kd.losses._common import pooled
+from composer_kd.losses.linear_logits import AnyLogits, LinearLogits
 from composer_kd.losses.sparse import SparseTarget, TeacherLogits
 from composer_kd.stores import Hidden, Store
 from composer_kd.teachers.fingerprint import weights_hash
@@ -187,6 +188,13 @@ class CachedTeacher:
             TeacherError: If the numbers are unknown, as in evaluation.
             StoreError: If the inputs are others than in the build.
         """
+        return self._outputs(batch, index, False)
+
+    def linear_outputs(self, batch: Any, index: Tensor | None = None) -> StoredAnswer:
+        """The same, where hidden states are stored without the logits that a linear head makes of them."""
+        return self._outputs(batch, index, self._head is not None and type(self._head.model) is nn.Linear)
+
+    def _outputs(self, batch: Any, index: Tensor | None, is_linear: bool) -> StoredAnswer:
         if index is None:
             raise TeacherError(
                 f'The stored teacher {self.name!r} knows samples of its data set, by their numbers, and this batch has '
@@ -208,13 +216,17 @@ class CachedTeacher:
                 self.model.show(path, self._features(path, batch, view, samples, is_due))
         if self.store.format is None:
             return StoredAnswer(None)
-        logits: TeacherLogits = self.store.logits(view, samples).to(device)
-        if self._head is not None:
+        logits: AnyLogits = self.store.logits(view, samples).to(device)
+        head: Any = None if self._head is None else self._head.model
+        if head is not None:
             assert isinstance(logits, Tensor)
-            head = self._head.model
-            logits = head(logits.to(next(head.parameters()).dtype))
+            logits = logits.to(next(head.parameters()).dtype)
+            logits = logits if is_linear else head(logits)
         if self.store.manifest.positions == 'tokens':
             logits = self._placed(logits, stored_mask(batch, self._form), self.store.lengths(view, samples), is_due)
+        if is_linear:
+            assert isinstance(logits, Tensor)
+            logits = LinearLogits(logits, head.weight, head.bias)
         return StoredAnswer(logits)
 
     end_batch = FrozenTeacher.end_batch
@@ -269,10 +281,10 @@ class StoredAnswer:
     """What a store says of a microbatch.
 
     Attributes:
-        logits: Logits, or what was kept of them; ``None`` if features alone are stored.
+        logits: Logits, what was kept of them, or hidden states with their head; ``None`` if features alone are stored.
     """
 
-    logits: TeacherLogits | None
+    logits: AnyLogits | None
 
 
 class StoredLayers(nn.Module):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import numbers
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,10 +16,12 @@ from composer.core import State
 from torch import Tensor, nn
 
 from composer_kd.errors import ConfigError, TeacherError
-from composer_kd.losses.sparse import SparseTarget, TeacherLogits
+from composer_kd.losses.linear_logits import AnyLogits, DeferredLogits, MeanLogits
+from composer_kd.losses.sparse import SparseTarget
 from composer_kd.teachers.base import Teacher, Teachers, answered_logits, missing_of, module_of
 from composer_kd.teachers.checkpoints import load_weights
 from composer_kd.teachers.frozen import FrozenTeacher
+from composer_kd.teachers.linear_answers import LinearAnswers
 from composer_kd.teachers.meanings import check_tokens
 from composer_kd.teachers.vocabulary import cut
 
@@ -75,6 +78,8 @@ class TeacherPool:
         self.weights = [1.0] * count if weights is None else [float(weight) for weight in weights]
         self.vocabulary: int | None = None
         self._everyone = tuple(range(count))
+        self._linear: dict[int, LinearAnswers] = {}
+        self._keeps_heads = False
         self._drawn: tuple[tuple[int, int], tuple[int, ...]] | None = None
         self.moving = [teacher for teacher in self.teachers if moves(teacher)]
 
@@ -88,6 +93,32 @@ class TeacherPool:
             for teacher in self.teachers:
                 check_tokens(state.model, teacher)
                 teacher.prepare(state)
+
+    def find_heads(self) -> None:
+        """Finds the teachers that have hidden states and a linear head, for :meth:`keeping_heads`."""
+        with torch.random.fork_rng(devices=[]):
+            self._linear = {number: LinearAnswers(teacher) for number, teacher in enumerate(self.teachers)}
+
+    def head_size(self, number: int) -> int | None:
+        """The number of classes of a teacher's linear head, after :meth:`find_heads`; ``None`` if it is not known."""
+        return self._linear[number].classes
+
+    @contextlib.contextmanager
+    def keeping_heads(self) -> Iterator[None]:
+        """Inside a ``with`` block teachers give hidden states with their heads in the place of logits."""
+        self._keeps_heads = True
+        try:
+            yield
+        finally:
+            self._keeps_heads = False
+
+    @contextlib.contextmanager
+    def without_products(self) -> Iterator[None]:
+        """Inside a ``with`` block the next forward pass of each teacher makes the logits of no position."""
+        with contextlib.ExitStack() as stack:
+            for answers in self._linear.values():
+                stack.enter_context(answers.recording())
+            yield
 
     def end_batch(self, state: State) -> None:
         """Tells the teachers that may change that the student has made an optimizer step."""
@@ -112,7 +143,7 @@ class TeacherPool:
             self._drawn = key, tuple(sorted(generator.sample(self._everyone, self.n_to_sample)))
         return self._drawn[1]
 
-    def __call__(self, batch: Any, drawn: Sequence[int] | None = None, index: Tensor | None = None) -> TeacherLogits:
+    def __call__(self, batch: Any, drawn: Sequence[int] | None = None, index: Tensor | None = None) -> AnyLogits:
         """Computes the weighted mean of the drawn teachers' logits; at most two sets of logits are in memory at a time.
 
         Args:
@@ -134,14 +165,20 @@ class TeacherPool:
             mean.add(number, self.logits(number, batch, index))
         return mean.value
 
-    def logits(self, number: int, batch: Any, index: Tensor | None = None) -> TeacherLogits:
+    def logits(self, number: int, batch: Any, index: Tensor | None = None) -> AnyLogits:
         """Runs one teacher and returns its logits, of the classes that are compared."""
-        return self.answered(number, self.teachers[number].outputs(batch, index))
+        return self.answered(number, self.outputs(number, batch, index))
 
-    def answered(self, number: int, outputs: Any) -> TeacherLogits:
+    def outputs(self, number: int, batch: Any, index: Tensor | None = None) -> Any:
+        """Runs one teacher and returns its outputs."""
+        ask = self._linear[number] if self._keeps_heads else self.teachers[number].outputs
+        return ask(batch, index)
+
+    def answered(self, number: int, outputs: Any) -> AnyLogits:
         """The logits in what a teacher returned, of the classes that are compared."""
         teacher = self.teachers[number]
-        return cut(answered_logits(teacher, outputs), self.vocabulary, f'the teacher {teacher.name!r}')
+        logits = cut(answered_logits(teacher, outputs), self.vocabulary, f'the teacher {teacher.name!r}')
+        return logits.dense() if isinstance(logits, DeferredLogits) and not self._keeps_heads else logits
 
     def mean(self, drawn: Sequence[int]) -> RunningMean:
         """Starts a weighted mean of the logits of these teachers."""
@@ -161,15 +198,15 @@ class RunningMean:
 
     def __init__(self, pool: TeacherPool, drawn: Sequence[int]) -> None:
         self._pool, self._drawn = pool, drawn
-        self._mean: TeacherLogits | None = None
+        self._mean: AnyLogits | None = None
 
     @property
-    def value(self) -> TeacherLogits:
+    def value(self) -> AnyLogits:
         """The mean after all teachers are added: the unchanged logits of a single teacher, float32 for several."""
         assert self._mean is not None
         return self._mean
 
-    def add(self, index: int, logits: TeacherLogits) -> None:
+    def add(self, index: int, logits: AnyLogits) -> None:
         """Adds a teacher's logits.
 
         Args:
@@ -191,7 +228,7 @@ class RunningMean:
         assert not isinstance(self._mean, SparseTarget)
         weight = self._pool.weights[index] / sum(self._pool.weights[other] for other in self._drawn)
         if self._mean is None:
-            self._mean = logits.float() * weight
+            self._mean = _weighted(logits, weight)
             return
         if logits.shape != self._mean.shape:
             first, this = (self._pool.teachers[number].name for number in (self._drawn[0], index))
@@ -199,7 +236,14 @@ class RunningMean:
                 f'The teachers {first!r} and {this!r} answer in different shapes: '
                 f'{tuple(self._mean.shape)} and {tuple(logits.shape)}. Their logits cannot be averaged.'
             )
-        self._mean.add_(logits, alpha=weight)
+        if isinstance(self._mean, Tensor) and isinstance(logits, Tensor):
+            self._mean.add_(logits, alpha=weight)
+        else:
+            self._mean = MeanLogits((self._mean, logits), (1.0, weight))
+
+
+def _weighted(logits: Tensor | DeferredLogits, weight: float) -> Tensor | MeanLogits:
+    return MeanLogits((logits,), (weight,)) if isinstance(logits, DeferredLogits) else logits.float() * weight
 
 
 def moves(teacher: Teacher) -> bool:

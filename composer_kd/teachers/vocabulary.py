@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from composer_kd.errors import ConfigError, TeacherError
 from composer_kd.features.calling import unwrapped
+from composer_kd.losses.linear_logits import AnyLogits, DeferredLogits, LinearLogits
 from composer_kd.losses.sparse import SparseLogits, SparseTarget, TeacherLogits
 from composer_kd.teachers.base import Teacher, module_of
 from composer_kd.teachers.meanings import vocabulary_of
 
 __all__ = ['LanguageHead', 'cut', 'cut_shape', 'head_of', 'shared_vocabulary']
 
-Logits = TypeVar('Logits', Tensor, TeacherLogits)
+Logits = TypeVar('Logits', Tensor, LinearLogits, TeacherLogits, AnyLogits)
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def cut(logits: Logits, vocabulary: int | None, whose: str) -> Logits:
     """The first classes of logits; a view.
 
     Args:
-        logits: Logits ``(..., V)``, or what a stored teacher kept of them.
+        logits: Logits ``(..., V)``, what a stored teacher kept of them, or what they are computed of.
         vocabulary: The number of classes; ``None`` for all.
         whose: Whose they are, for messages.
 
@@ -128,6 +129,8 @@ def cut(logits: Logits, vocabulary: int | None, whose: str) -> Logits:
     shape = cut_shape(logits.shape, vocabulary, whose)
     if shape == logits.shape:
         return logits
+    if isinstance(logits, DeferredLogits):
+        return logits.classes(vocabulary)
     if isinstance(logits, SparseTarget):
         if isinstance(logits, SparseLogits) and logits.is_complete:
             return logits.dense()[..., :vocabulary]

@@ -20,7 +20,7 @@ from composer_kd.losses import (
     mse,
     rkd,
 )
-from composer_kd.losses.linear_logits import LinearLogits, in_chunks
+from composer_kd.losses.linear_logits import LinearLogits, MeanLogits, in_chunks, sum_in_chunks
 from composer_kd.losses.sparse import SparseTarget, coarse, top_logits
 
 LOSSES = {
@@ -206,6 +206,41 @@ def test_a_padded_vocabulary_is_cut():
     assert student.classes(9).shape == (3, 5, 9)
 
 
+def test_several_losses_of_several_teachers_in_one_pass():
+    student, teacher = head()
+    other, labels = head(seed=1)[1], torch.arange(15).reshape(3, 5) % 9
+    kept = torch.arange(15) % 3 != 0
+
+    def losses(rows, one, two, labels):
+        values = {'kl': kl_divergence(rows, one), 'mse': mse(rows, two), 'task': F.cross_entropy(rows, labels)}
+        return {'total': 0.5 * values['kl'] + 2.0 * values['mse'] + 0.1 * values['task'], **values}
+
+    found = sum_in_chunks(
+        losses, student, kept, one=teacher, two=top_logits(plain(other), 9, 1.0).dense(), labels=labels
+    )
+    rows = plain(student).flatten(0, 1)[kept]
+    given = [plain(teacher), top_logits(plain(other), 9, 1.0).dense()]
+    whole = losses(rows, *(x.flatten(0, 1)[kept] for x in given), labels.flatten()[kept])
+    assert list(found) == ['total', 'kl', 'mse', 'task']
+    for name in ('kl', 'mse', 'task'):
+        torch.testing.assert_close(found[name], whole[name].detach())
+    assert_same(found['total'], whole['total'], student)
+    assert sum_in_chunks(losses, student, kept & False, one=teacher, two=teacher, labels=labels)['total'] == 0.0
+
+
+def test_the_mean_of_several_teachers():
+    student, teacher = head()
+    dense = torch.randn(3, 5, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    mean = MeanLogits((MeanLogits((teacher,), (0.25,)), dense), (1.0, 0.75))
+    expected = 0.25 * plain(teacher) + 0.75 * dense
+    torch.testing.assert_close(mean.dense(), expected)
+    torch.testing.assert_close(mean.classes(4).dense(), expected[..., :4])
+    assert mean.shape == (3, 5, 9)
+    mask = torch.arange(15) % 2 == 0
+    rows, targets = (x.flatten(0, 1)[mask] for x in (plain(student), expected))
+    assert_same(in_chunks(LOSSES['kl'], student, mean, mask), LOSSES['kl'](rows, targets), student)
+
+
 def test_the_logits_are_never_whole(monkeypatch):
     seen = []
     student, teacher = head((6, 10), classes=20)
@@ -224,10 +259,16 @@ def test_the_logits_are_never_whole(monkeypatch):
         ({'loss': DIST()}, 'compares positions with one another'),
         ({'loss': functools.partial(rkd, distance_weight=1.0)}, 'compares positions with one another'),
         ({'loss': lambda s, t: t.mean()}, 'does not depend on the student'),
-        ({'teacher': torch.zeros(3, 4, 9)}, r'positions of the student, \(3, 5\), got \(3, 4\)'),
+        (
+            {'teacher': torch.zeros(3, 4, 9)},
+            r'teacher: expected one for each position of the student, \(3, 5\), got \(3, 4, 9\)',
+        ),
         ({'teacher': [torch.zeros(3, 5, 9)]}, 'expected logits, LinearLogits or a sparse target'),
         ({'mask': torch.ones(3, 4)}, r'expected a mask \(15,\)'),
-        ({'labels': torch.zeros(4, 5)}, r'labels: expected one for each position \(3, 5\), got \(4, 5\)'),
+        (
+            {'labels': torch.zeros(4, 5)},
+            r'labels: expected one for each position of the student, \(3, 5\), got \(4, 5\)',
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(change, message):

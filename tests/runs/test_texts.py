@@ -189,6 +189,23 @@ def of_language(place, objective, **changes):
 
 
 @pytest.mark.parametrize('objective', ['causal', 'masked'])
+def test_a_fused_head_leaves_a_run_as_it_is_and_resumes(place, objective):
+    file = of_language(place, objective, device_train_microbatch_size=3)
+    fused = 'algorithms.distillation.fused_head=true'
+    plain = train(load_config(file, ['run_name=plain']), quiet=True)
+    metrics = train(load_config(file, ['run_name=straight', fused]), quiet=True)
+    names = [name for name in plain if name.startswith(('loss/', 'metrics/'))]
+    assert names
+    assert {name: metrics[name] for name in names} == pytest.approx({name: plain[name] for name in names}, rel=1e-4)
+    middle = int(metrics['time/batch']) // 2 + 1
+    train(load_config(file, ['run_name=parts', fused, f'max_duration={middle}ba', 'save_interval=1ba']), quiet=True)
+    train(load_config(file, ['run_name=parts', fused, 'autoresume=true', 'save_interval=1ba']), quiet=True)
+    straight, parts, whole = (weights(place / 'runs' / name) for name in ('straight', 'parts', 'plain'))
+    assert all(torch.equal(straight[name], parts[name]) for name in straight)
+    torch.testing.assert_close(straight, whole, rtol=1e-3, atol=1e-4)  # after many steps of Adam
+
+
+@pytest.mark.parametrize('objective', ['causal', 'masked'])
 def test_language_models_resume_bit_for_bit_and_are_stored(place, objective):
     file = of_language(place, objective)
     metrics = train(load_config(file, ['run_name=straight']), quiet=True)

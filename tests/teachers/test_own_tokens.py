@@ -6,7 +6,16 @@ import transformers
 from composer.models import HuggingFaceModel
 from torch.utils.data import DataLoader
 
-from composer_kd import ConfigError, Distillation, FrozenTeacher, KLDivergence, Match, TeacherError, build_store
+from composer_kd import (
+    ConfigError,
+    Distillation,
+    FrozenTeacher,
+    KLDivergence,
+    Match,
+    OnPolicy,
+    TeacherError,
+    build_store,
+)
 from composer_kd.data import AlignedTexts, Indexed
 from composer_kd.data.aligned import same_prefixes
 from composer_kd.errors import StoreError
@@ -50,13 +59,14 @@ def by_hand(texts, student, teacher, temperature):
 
 @pytest.mark.parametrize('microbatch', [8, 3])
 @pytest.mark.parametrize('side', ['right', 'left'])
-def test_the_loss_is_that_of_each_text_alone(words, microbatch, side):
+@pytest.mark.parametrize('fused', [False, True])
+def test_the_loss_is_that_of_each_text_alone(words, microbatch, side, fused):
     words.padding_side = side
     texts, student, teacher = sentences(8), causal(words, 1), causal(letters(), 2)
     data = AlignedTexts(texts, words, teacher.tokenizer)
     expected = by_hand(texts, student, teacher, 2.0)
     recorder = Recorder()
-    algorithm = Distillation(FrozenTeacher(teacher, forward=read_own_tokens), UniversalLogit(2.0))
+    algorithm = Distillation(FrozenTeacher(teacher, forward=read_own_tokens), UniversalLogit(2.0), fused_head=fused)
     loader = DataLoader(data, 8, collate_fn=data.collate_fn)
     train(student, loader, [algorithm], [recorder], device_train_microbatch_size=microbatch)
     if side == 'right':  # GPT-2 numbers the positions of padding on the left too
@@ -88,6 +98,8 @@ def test_what_compares_token_by_token_is_refused(words):
         run(words, [Match(UniversalLogit()), Match(mse, on='model.transformer.h.0')])
     with pytest.raises(ConfigError, match="vocabulary=23: the teacher 'spelling' has another tokenizer"):
         run(words, UniversalLogit(), vocabulary=23)
+    with pytest.raises(ConfigError, match="on_policy: the teacher 'spelling' reads the texts of the data"):
+        run(words, UniversalLogit(), on_policy=OnPolicy(0.5, 4, prompt_length=1))
     both = [FrozenTeacher(causal(letters(), 2), forward=read_own_tokens, name=name) for name in ('spelling', 'b')]
     with pytest.raises(ConfigError, match=r'no mean with those of the others.*Match\(loss, teacher=name\)'):
         run(words, UniversalLogit(), both)
