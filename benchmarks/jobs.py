@@ -116,9 +116,14 @@ def digest(told: Any, work: str) -> str:
 
 
 @functools.cache
+def _yaml(path: pathlib.Path) -> Any:
+    return OmegaConf.load(path)
+
+
+@functools.cache
 def written(yaml: pathlib.Path, overrides: tuple[str, ...]) -> dict[str, Any]:
     """What a run of a YAML with these overrides says, without what it leaves open."""
-    config = OmegaConf.merge(OmegaConf.load(yaml), OmegaConf.from_dotlist(list(overrides)))
+    config = OmegaConf.merge(_yaml(yaml), OmegaConf.from_dotlist(list(overrides)))
     said: Any = OmegaConf.to_container(config, resolve=True)
     return {key: value for key, value in said.items() if key not in ('variables', 'run_name', 'save_folder')}
 
