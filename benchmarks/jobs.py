@@ -17,6 +17,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from typing import Any, Protocol, TypeVar
 
 import torch
+from omegaconf import OmegaConf
 
 from composer_kd.config.load import as_mapping, load_config
 from composer_kd.errors import LossError
@@ -24,7 +25,20 @@ from composer_kd.presentation.files import write_file
 from composer_kd.presentation.units import seconds_text
 from composer_kd.runs.train import train
 
-__all__ = ['ROOT', 'Job', 'Result', 'Runner', 'Task', 'best_rate', 'choose_rates', 'digest', 'execute']
+__all__ = [
+    'ROOT',
+    'Job',
+    'Result',
+    'Runner',
+    'Task',
+    'best_rate',
+    'choose_rates',
+    'digest',
+    'execute',
+    'result_path',
+    'step_back',
+    'written',
+]
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 JOBS_OF_A_WORKER = 60
@@ -99,6 +113,31 @@ def _digest(yaml: str, overrides: tuple[str, ...], batches: int, work: str) -> s
 def digest(told: Any, work: str) -> str:
     """Names settings; where the work folder is makes no difference."""
     return hashlib.sha256(json.dumps(told, default=str).replace(work, '').encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _yaml(path: pathlib.Path) -> Any:
+    return OmegaConf.load(path)
+
+
+@functools.cache
+def written(yaml: pathlib.Path, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """What a run of a YAML with these overrides says, without what it leaves open."""
+    config = OmegaConf.merge(_yaml(yaml), OmegaConf.from_dotlist(list(overrides)))
+    said: Any = OmegaConf.to_container(config, resolve=True)
+    return {key: value for key, value in said.items() if key not in ('variables', 'run_name', 'save_folder')}
+
+
+def result_path(told: Any, work: str) -> pathlib.Path:
+    """Where a result lies: named after settings; where the data and the work folder are makes no difference."""
+    text = json.dumps(told, default=str).replace(os.environ.get('COMPOSER_KD_DATA') or './data', '')
+    return pathlib.Path(work) / f'{digest(text, work)}.json'
+
+
+def step_back() -> None:
+    """Lets a worker leave the machine to others who need it."""
+    with contextlib.suppress(OSError):
+        os.nice(5)
 
 
 def execute(job: Task, path: pathlib.Path) -> Result:

@@ -16,7 +16,6 @@ writes what is there. Results are known by their settings, not by the code that 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import os
 import pathlib
@@ -30,7 +29,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from benchmarks import schemes_report
 from benchmarks.findings_study import stop_if_failed, tune
-from benchmarks.jobs import ROOT, Result, Runner, Task, choose_rates
+from benchmarks.jobs import ROOT, Result, Runner, Task, choose_rates, step_back
 from benchmarks.schemes_jobs import STORED, Run, Stored, Trained
 
 TUNING_SEED = 1000
@@ -175,12 +174,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         os.environ['COMPOSER_KD_DATA'] = str(options.data.absolute())
     options.work = options.work.absolute()
     return options
-
-
-def step_back() -> None:
-    """Lets a worker leave the machine to others who need it."""
-    with contextlib.suppress(OSError):
-        os.nice(5)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

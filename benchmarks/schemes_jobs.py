@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
 import math
-import os
 import pathlib
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from omegaconf import OmegaConf
-
-from benchmarks.jobs import ROOT, Result, digest
+from benchmarks.jobs import ROOT, Result, result_path, written
 from composer_kd.config.load import load_config
 from composer_kd.config.stages import load_chain
 from composer_kd.runs.train import train
@@ -55,19 +50,6 @@ CHAINS = {'assistant': 'student', 'born_again': 'student-3'}
 """Methods of several stages, each a YAML of its own, and the stage whose student counts."""
 
 
-@functools.cache
-def _written(overrides: tuple[str, ...]) -> dict[str, Any]:
-    """What a run of the YAML with these overrides says, without what it leaves open."""
-    config = OmegaConf.merge(OmegaConf.load(YAML), OmegaConf.from_dotlist(list(overrides)))
-    said: Any = OmegaConf.to_container(config, resolve=True)
-    return {key: value for key, value in said.items() if key not in ('variables', 'run_name', 'save_folder')}
-
-
-def _path(told: Any, work: str) -> pathlib.Path:
-    text = json.dumps(told, default=str).replace(os.environ.get('COMPOSER_KD_DATA') or './data', '')
-    return pathlib.Path(work) / f'{digest(text, work)}.json'
-
-
 @dataclasses.dataclass(frozen=True)
 class Trained:
     """The training of the deep CNN, on all labels."""
@@ -88,7 +70,7 @@ class Trained:
     @property
     def path(self) -> pathlib.Path:
         """Where its result lies."""
-        return _path(['deep', self.batches], self.work)
+        return result_path(['deep', self.batches], self.work)
 
     def run(self) -> Result:
         """Trains it."""
@@ -129,7 +111,7 @@ class Stored:
     def path(self) -> pathlib.Path:
         """Where the result lies."""
         trained = None if self.trained is None else self.trained.batches
-        return _path(['store', self.teacher, self.part, self.views, self.form, trained], self.work)
+        return result_path(['store', self.teacher, self.part, self.views, self.form, trained], self.work)
 
     def run(self) -> Result:
         """Asks the teacher, or makes another format of the dense store."""
@@ -192,8 +174,8 @@ class Run:
     def path(self) -> pathlib.Path:
         """Where the result lies: named after what the YAML with its overrides says."""
         if self.method in CHAINS:
-            return _path([self.method, _chain(self.method).read_text(), *self.overrides], self.work)
-        return _path(_written(self.overrides), self.work)
+            return result_path([self.method, _chain(self.method).read_text(), *self.overrides], self.work)
+        return result_path(written(YAML, self.overrides), self.work)
 
     def run(self) -> Result:
         """Trains."""
