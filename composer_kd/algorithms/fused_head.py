@@ -20,6 +20,7 @@ from composer_kd.batches.checks import check_marks
 from composer_kd.batches.contents import IGNORE
 from composer_kd.batches.format import LABELLED, BatchFormat
 from composer_kd.batches.layout import Layout
+from composer_kd.batches.masks import has_partners
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError
 from composer_kd.features.hook_calls import is_compiled
@@ -267,7 +268,8 @@ def _weighted_mean(values: Sequence[tuple[float, Tensor]]) -> Tensor:
 
 def _mask_of_logits(micro: Microbatch, layout: Layout, task: RowLoss | None) -> Tensor | None:
     """The mask of compared positions: the same tensor as that of the task where both are the labelled ones."""
-    is_same = micro.form.positions == LABELLED and micro.form.valid_positions is None and task is not None
+    form, told = micro.form, has_partners(micro.batch)
+    is_same = form.positions == LABELLED and form.valid_positions is None and not told
     return task.mask if is_same and task is not None else layout.mask(micro.valid)
 
 

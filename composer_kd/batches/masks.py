@@ -17,6 +17,7 @@ __all__ = [
     'aligned_labels',
     'all_valid',
     'attention_of',
+    'has_partners',
     'labelled',
     'marks_of',
     'samples_of',
@@ -86,13 +87,17 @@ def valid_of(batch: Any, form: BatchFormat = _PLAIN) -> Valid | None:
         tensor([[ True, False, False]])
     """
     found = _said_valid(batch, form)
-    partners = batch.get(PARTNERS) if isinstance(batch, Mapping) else None
-    if not isinstance(partners, Tensor):
+    if not has_partners(batch):
         return found
-    answered = partners >= 0
+    answered = batch[PARTNERS] >= 0
     if found is None or found.mask is None:
         return Valid.of(answered, False)
     return Valid.of(found.mask & answered, found.from_labels)
+
+
+def has_partners(batch: Any) -> bool:
+    """Whether a batch says where a teacher with another tokenizer has answers."""
+    return isinstance(batch, Mapping) and isinstance(batch.get(PARTNERS), Tensor)
 
 
 def _said_valid(batch: Any, form: BatchFormat) -> Valid | None:
@@ -206,7 +211,7 @@ def all_valid(batch: Any, form: BatchFormat = _PLAIN) -> bool:
     """
     if form.valid_positions is not None or form.ignore_index != IGNORE:
         return False
-    if isinstance(batch, Mapping) and PARTNERS in batch:
+    if has_partners(batch):
         return False
     labels = labels_of(batch)
     attention = attention_of(batch, form.encoder_decoder) if form.positions == ATTENDED or labels is None else None
