@@ -15,7 +15,7 @@ from composer_kd.presentation.files import write_file
 from composer_kd.presentation.plots import COLOURS, INK, canvas, png, tidy, title
 from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
 from composer_kd.presentation.tables import Table, as_markdown
-from composer_kd.presentation.units import bytes_text, number_text, percent, seconds_text
+from composer_kd.presentation.units import bytes_text, count_text, percent, seconds_text
 from composer_kd.workflows.demo.report import NUMBERS_FILE
 from composer_kd.workflows.demo.results import Entry
 from composer_kd.workflows.demo.text.results import TextResults
@@ -79,7 +79,7 @@ def in_words(results: TextResults, strategy: str) -> str:
 
 def _row(entry: Entry) -> tuple[str, ...]:
     accuracy = percent(entry.accuracy, entry.standard_error)
-    costs = (number_text(entry.parameters), bytes_text(entry.size), seconds_text(entry.latency))
+    costs = (count_text(entry.parameters), bytes_text(entry.size), seconds_text(entry.latency))
     return (entry.name, entry.learns_from, accuracy, *costs)
 
 
@@ -103,7 +103,7 @@ def _figure(results: TextResults) -> Figure:
             axes.scatter(values, [y] * len(values), s=18, zorder=5, facecolor='white', edgecolor=INK, linewidth=0.8)
             label = f'{percent(entry.accuracy)} %'
             axes.annotate(label, (max(values), y), (8, 0), textcoords='offset points', va='center', fontweight='bold')
-        labels = [f'{entry.name}, {number_text(entry.parameters)} parameters' for entry in results.entries]
+        labels = [f'{entry.name}, {count_text(entry.parameters)} parameters' for entry in results.entries]
         axes.set_yticks(range(len(labels)), labels)
         axes.invert_yaxis()
         axes.set_xlim(0, 112)
