@@ -43,7 +43,7 @@ def made(tmp_path_factory):
 def test_it_leaves_numbers_table_and_plot(made):
     out, results, said = made
     written = json.loads((out / 'results.json').read_text())
-    names = ['teacher', 'student alone, top', 'student distilled, top']
+    names = ['teacher', 'top, alone', 'top, distilled']
     assert [model['name'] for model in written['models']] == names
     for model in written['models']:
         assert model['accuracy'] == model['curves'][0][-1]

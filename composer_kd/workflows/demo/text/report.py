@@ -15,14 +15,14 @@ from composer_kd.presentation.files import write_file
 from composer_kd.presentation.plots import COLOURS, INK, canvas, png, tidy, title
 from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
 from composer_kd.presentation.tables import Table, as_markdown
-from composer_kd.presentation.units import bytes_text, number_text, percent, seconds_text
+from composer_kd.presentation.units import count_text, percent, seconds_text
 from composer_kd.workflows.demo.report import NUMBERS_FILE
 from composer_kd.workflows.demo.results import Entry
 from composer_kd.workflows.demo.text.results import TextResults
 
 __all__ = ['in_words', 'write_report']
 
-_COLUMNS = ('model', 'learns from', 'accuracy %', 'parameters', 'size', 'latency')
+_COLUMNS = ('model', 'learns from', 'accuracy %', 'parameters', 'latency')
 
 
 def write_report(results: TextResults, out: pathlib.Path, console: Console) -> None:
@@ -79,8 +79,7 @@ def in_words(results: TextResults, strategy: str) -> str:
 
 def _row(entry: Entry) -> tuple[str, ...]:
     accuracy = percent(entry.accuracy, entry.standard_error)
-    costs = (number_text(entry.parameters), bytes_text(entry.size), seconds_text(entry.latency))
-    return (entry.name, entry.learns_from, accuracy, *costs)
+    return (entry.name, entry.learns_from, accuracy, count_text(entry.parameters), seconds_text(entry.latency))
 
 
 def _notes(results: TextResults) -> str:
@@ -88,8 +87,8 @@ def _notes(results: TextResults) -> str:
     spread = f'mean ± standard error over {runs} seeds (one teacher)' if runs > 1 else 'one seed'
     return (
         f'Accuracy on {results.settings.n_test:,} test texts after the last epoch, {spread}. Students alone and '
-        'distilled: the same layers of the teacher, labels and number of batches. Size: the state dict on disk. '
-        f'Latency: median of one text on one CPU thread. {seconds_text(results.seconds)} in all.'
+        'distilled: the same layers of the teacher, labels and number of batches. Latency: median of one text on one '
+        f'CPU thread. {seconds_text(results.seconds)} in all.'
     )
 
 
@@ -103,7 +102,7 @@ def _figure(results: TextResults) -> Figure:
             axes.scatter(values, [y] * len(values), s=18, zorder=5, facecolor='white', edgecolor=INK, linewidth=0.8)
             label = f'{percent(entry.accuracy)} %'
             axes.annotate(label, (max(values), y), (8, 0), textcoords='offset points', va='center', fontweight='bold')
-        labels = [f'{entry.name}, {number_text(entry.parameters)} parameters' for entry in results.entries]
+        labels = [f'{entry.name}, {count_text(entry.parameters)} parameters' for entry in results.entries]
         axes.set_yticks(range(len(labels)), labels)
         axes.invert_yaxis()
         axes.set_xlim(0, 112)

@@ -18,7 +18,7 @@ from composer_kd.bench.timing import timer_class
 from composer_kd.config.construct import construct_or_say
 from composer_kd.config.schema import RunConfig
 from composer_kd.presentation.console import terminal
-from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
+from composer_kd.presentation.roles import TEACHER
 from composer_kd.pretrained import require_transformers
 from composer_kd.runs.build import build_model
 from composer_kd.runs.evaluate import count_parameters
@@ -74,12 +74,7 @@ def text_demo(
         console, start = terminal(), time.perf_counter()
         console.print(_introduction(settings, task), highlight=False)
         _train_all(rows, settings, console)
-        for entry, runs in rows:
-            model: Any = build_model(runs[0].model)
-            _measure(entry, model.model, task)
-            if entry is not results.teacher:
-                strategy = runs[0].model.options['layers']
-                results.layers[strategy] = model.config.cut_from['layers']
+        _measure_all(rows, results, task)
     results.seconds = time.perf_counter() - start
     write_report(results, out, console)
     _say_what_next(out, console)
@@ -89,7 +84,7 @@ def text_demo(
 def _results(settings: TextSettings, task: Task) -> TextResults:
     few = f'{settings.n_labels} labels'
     students = {
-        strategy: (Entry(f'{ALONE}, {strategy}', few), Entry(f'{DISTILLED}, {strategy}', f'{few}, teacher'))
+        strategy: (Entry(f'{strategy}, alone', few), Entry(f'{strategy}, distilled', f'{few}, teacher'))
         for strategy in settings.strategies
     }
     return TextResults(settings, task.about, Entry(TEACHER, f'{settings.n_train:,} labels'), students)
@@ -114,6 +109,20 @@ def _train_all(rows: Rows, settings: TextSettings, console: Console) -> None:
         for bar, (_, runs) in zip(shown, rows):
             for run in runs:
                 train(run, [bar], quiet=True)
+
+
+def _measure_all(rows: Rows, results: TextResults, task: Task) -> None:
+    """Measures the teacher and one student: all have one architecture, and differences would be noise."""
+    teacher: Any = build_model(rows[0][1][0].model)
+    _measure(results.teacher, teacher.model, task)
+    students = [entry for entry, _ in rows[1:]]
+    for entry, runs in rows[1::2]:  # the student alone and the distilled one are cut alike
+        model: Any = build_model(runs[0].model)
+        results.layers[runs[0].model.options['layers']] = model.config.cut_from['layers']
+        if entry is students[0]:
+            _measure(entry, model.model, task)
+    for entry in students[1:]:
+        entry.parameters, entry.size, entry.latency = students[0].parameters, students[0].size, students[0].latency
 
 
 def _measure(entry: Entry, module: torch.nn.Module, task: Task) -> None:
