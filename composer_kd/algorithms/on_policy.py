@@ -23,7 +23,7 @@ from composer_kd.features.calling import unwrapped
 from composer_kd.features.generation import generates, inverse_transform, sample_tokens, stop_tokens
 from composer_kd.features.modes import evaluating
 from composer_kd.pretrained import vocabulary_size
-from composer_kd.teachers import Teacher, own_token_names
+from composer_kd.teachers import Teacher, module_of, own_token_names
 from composer_kd.teachers.student_copy import bare
 
 __all__ = ['OnPolicy']
@@ -53,7 +53,7 @@ class OnPolicy:
     Args:
         fraction: The probability that a batch is the student's own, from 0 to 1.
         max_new_tokens: The largest number of tokens that the student adds to a prompt. A text ends before that with one
-            of the student's tokens for the end, which is compared too, or where its positions end.
+            of the student's tokens for the end, which is compared too, or where the positions of a model end.
         temperature: The temperature of the sampling; the paper's is 1.
         top_k: Only the ``top_k`` most probable tokens are sampled; ``None`` for all.
         prompt_length: The number of tokens of each prompt, whatever the labels say.
@@ -85,6 +85,7 @@ class OnPolicy:
         self._model: Any = None
         self._form = BatchFormat()
         self._vocabulary: int | None = None
+        self._positions: int | None = None
         self._current = -1  # the number of the last batch of the student's own
         self._batches = self._own = 0
 
@@ -130,6 +131,10 @@ class OnPolicy:
                     'student have its own tokens there, right or wrong. Give a model as the teacher.'
                 )
         self._model, self._form = state.model, form
+        modules = [module for module in map(module_of, teachers) if module is not None]
+        said = [getattr(one, 'config', None) for one in (net, *map(unwrapped, modules))]
+        limits = [getattr(config, 'max_position_embeddings', None) for config in said]
+        self._positions = min((most for most in limits if isinstance(most, int)), default=None)
         tokenizer = getattr(bare(state.model), 'tokenizer', None)
         self._vocabulary = vocabulary if vocabulary is not None or tokenizer is None else vocabulary_size(tokenizer)
         self._current, self._batches, self._own = -1, 0, 0
@@ -242,6 +247,7 @@ class OnPolicy:
         uniform = state.device.tensor_to_device(torch.from_numpy(drawn))
         if self._form.encoder_decoder:
             inputs = _accepted(net, sources_of(batch))
+            uniform = uniform[:, : self._room(1)]  # after the token that the decoder starts with
         else:
             prompts, mask = prompts_of(batch, self._form, self.prompt_length)
             inputs = {'input_ids': prompts, 'attention_mask': mask.long()}
@@ -261,18 +267,17 @@ class OnPolicy:
 
     def _room(self, width: int) -> int:
         """How many tokens may follow prompts of a width."""
-        config = getattr(unwrapped(bare(self._model)), 'config', None)
-        most = getattr(config, 'max_position_embeddings', None)
-        if not isinstance(most, int) or width + self.max_new_tokens <= most:
+        most = self._positions
+        if most is None or width + self.max_new_tokens <= most:
             return self.max_new_tokens
         if width >= most:
             raise ConfigError(
-                f'on_policy: a prompt of {width} tokens leaves the student none of its {most} positions. Give shorter '
-                'ones: max_length of the data, or prompt_length of on_policy.'
+                f'on_policy: a prompt of {width} tokens leaves none of the {most} positions of the models. Give '
+                'shorter ones: max_length of the data, or prompt_length of on_policy.'
             )
         self._form.warn_once(
             f'on_policy: a prompt of {width} tokens and max_new_tokens={self.max_new_tokens} are more than the '
-            f'{most} positions of the student; texts end there.',
+            f'{most} positions of the models; texts end there.',
             'positions',
         )
         return most - width

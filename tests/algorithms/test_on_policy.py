@@ -183,10 +183,12 @@ def test_padded_classes_of_a_head_are_never_sampled():
     assert all(int(batch['input_ids'].max()) < 12 for batch, _ in seen)
 
 
-def test_texts_end_where_the_positions_of_the_student_end():
-    with pytest.warns(UserWarning, match='7 positions of the student; texts end there'):
-        seen = batches(model(positions=7), gkd(on_policy=OnPolicy(1.0, 50)), data(8))
-    assert seen[0][0]['input_ids'].shape[1] <= 7
+def test_texts_end_where_the_positions_of_a_model_end():
+    for ours, theirs in ((7, 16), (16, 7)):
+        algorithm = gkd(language_model(1, positions=theirs), on_policy=OnPolicy(1.0, 50))
+        with pytest.warns(UserWarning, match='7 positions of the models; texts end there'):
+            seen = batches(model(positions=ours), algorithm, data(8))
+        assert seen[0][0]['input_ids'].shape[1] <= 7
 
 
 def seq2seq(seed=0):
@@ -269,7 +271,7 @@ def test_texts_without_a_prompt_are_refused_before_training():
         trainer(model(), packed, [gkd(on_policy=OnPolicy(0.5, 5))])
     ((batch, _),) = batches(model(), gkd(on_policy=OnPolicy(1.0, 5, prompt_length=2)), packed)
     assert torch.equal(batch['input_ids'][:, :2], tokens[:, :2])
-    with pytest.raises(ConfigError, match='none of its 6 positions'):
+    with pytest.raises(ConfigError, match='none of the 6 positions'):
         trainer(model(positions=6), packed, [gkd(on_policy=OnPolicy(0.5, 5, prompt_length=6))])
 
 
