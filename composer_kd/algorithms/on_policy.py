@@ -117,8 +117,8 @@ class OnPolicy:
         for teacher in teachers:
             if own_token_names([teacher]):
                 raise ConfigError(
-                    f'on_policy: the teacher {teacher.name!r} reads the texts of the data in tokens of its own, not those of '
-                    'the student. Take a teacher with the tokenizer of the student.'
+                    f'on_policy: the teacher {teacher.name!r} reads the texts of the data in tokens of its own, not '
+                    'those of the student. Take a teacher with the tokenizer of the student.'
                 )
             if getattr(teacher, 'by_number', False):
                 raise ConfigError(

@@ -13,7 +13,7 @@ from torch import nn
 from typing_extensions import override
 
 from composer_kd.bench import Candidate
-from composer_kd.config.construct import build_teacher, construct_or_say
+from composer_kd.config.construct import build_teacher
 from composer_kd.config.load import as_mapping
 from composer_kd.config.schema import TeacherConfig
 from composer_kd.config.secrets import hidden
@@ -25,7 +25,6 @@ from composer_kd.runs.beside import joint_net, name_of_net, names_beside, net_mo
 from composer_kd.runs.files import CONFIG_FILE, checkpoint_file
 from composer_kd.runs.saved import SavedRun
 from composer_kd.runs.stored import TEACHER_FILE, live_teacher
-from composer_kd.teachers.frozen import has_own_tokens
 from composer_kd.teachers.readers.folders import holds_weights
 
 __all__ = ['ComparedModel', 'compared_models', 'data_in_words', 'evaluation_run', 'teacher_weights']
@@ -163,13 +162,6 @@ def _name_among(
     config: TeacherConfig, of_checkpoint: dict[pathlib.Path, str], named: dict[str, TeacherConfig], taken: set[str]
 ) -> str | None:
     """The name of a teacher: that of the run that trained it, or a new one; None if its checkpoint is missing."""
-    if config.forward is not None and has_own_tokens(construct_or_say(config.forward)):
-        warnings.warn(
-            f'the teacher {next(_names_for(config))!r} is left out of the comparison: it has another tokenizer, so it '
-            'cannot answer for the data of the students',
-            stacklevel=3,
-        )
-        return None
     if config.checkpoint is not None and '://' not in config.checkpoint:
         try:
             file = teacher_weights(config.checkpoint).resolve()
@@ -181,6 +173,13 @@ def _name_among(
             return None
         if file in of_checkpoint:
             return of_checkpoint[file]
+    if config.forward is not None:
+        warnings.warn(
+            f'the teacher {next(_names_for(config))!r} is left out of the comparison: its forward, '
+            f'{config.forward.name}, is for training, and without it the model would answer otherwise',
+            stacklevel=3,
+        )
+        return None
     known = next((name for name, other in named.items() if as_mapping(other) == as_mapping(config)), None)
     if known is not None:
         return known

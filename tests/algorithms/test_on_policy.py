@@ -291,3 +291,14 @@ def test_settings_out_of_range_are_refused(options):
         OnPolicy(**{'fraction': 0.5, 'max_new_tokens': 4, **options})
     with pytest.raises(ConfigError, match='OnPolicy'):
         trainer(model(), data(), [gkd(FrozenTeacher(language_model()), on_policy=0.5)])
+
+
+def test_the_fused_head_gives_the_same_losses():
+    whole, fused = (
+        batches(model(), gkd(on_policy=OnPolicy(0.5, 5), fused_head=head), data(32), max_duration='4ba')
+        for head in (False, True)
+    )
+    assert {'task' in loss for _, loss in whole} == {True, False}  # batches of both kinds
+    for (one, expected), (other, found) in zip(whole, fused):
+        assert torch.equal(one['input_ids'], other['input_ids'])
+        assert found == pytest.approx(expected, rel=1e-4)
