@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -97,17 +96,7 @@ def open_models(written: Sequence[str]) -> list[ServedModel]:
     data = _data_of(runs)
     classes = next((one.first('num_classes') for one in data.values() if one.dataset is not None), None)
     every = compared_models(runs, classes)
-    return [_served(one, data[_reader_of(one, every)]) for one in every if _can_be_called(one)]
-
-
-def _can_be_called(compared: ComparedModel) -> bool:
-    own = compared.teacher is not None and compared.teacher.forward is not None
-    if own:
-        warnings.warn(
-            f'the teacher {compared.name} is left out: its settings call it by a function of their own (forward)',
-            stacklevel=3,
-        )
-    return not own
+    return [_served(one, data[_reader_of(one, every)]) for one in every]
 
 
 def _served(compared: ComparedModel, data: RunData) -> ServedModel:
