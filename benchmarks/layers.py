@@ -34,7 +34,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from benchmarks import layers_report
 from benchmarks.findings_study import stop_if_failed, tune
 from benchmarks.jobs import ROOT, Result, Runner, Task, choose_rates, step_back
-from benchmarks.layers_jobs import STRATEGIES, Basis, Chosen, Parts, Run, Stored, Teacher, Together, Tuning
+from benchmarks.layers_jobs import Run, Together, Tuning
+from benchmarks.layers_teachers import STRATEGIES, Basis, Chosen, Parts, Stored, Teacher
 
 TASKS = {'sst2': 'SST-2', 'mnli': 'MNLI, matched'}
 METHODS = ('alone', 'distilled')

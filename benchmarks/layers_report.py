@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.layers_jobs import Parts, Stored
+from benchmarks.layers_teachers import Parts, Stored
 from benchmarks.paired import RULE, Difference, compare
 from benchmarks.report import markdown_table
 from composer_kd.presentation.units import bytes_text
@@ -25,13 +25,14 @@ from composer_kd.presentation.units import bytes_text
 __all__ = ['write']
 
 _ABOUT = """\
-Test accuracy in %, mean ± standard error over {seeds} seeds, which choose the order of the samples and the dropout; one
-teacher for all seeds, whose layers all students start with. Every student is trained in {batches} batches of 32 (each
-of {samples:,} samples once), texts are cut at {length} tokens; DecoupledAdamW, linear schedule with 10 % warm-up. That
-is short: the tables say how students come out of little training, not where they end. The distilled take
-0.9 KL at temperature 2 from the stored logits of the teacher and 0.1 cross-entropy. Layers are counted from 0, next to
-the input. Learning rates were chosen on held-out samples by runs of a third of the length of `top` and `bottom`, with
-another seed."""
+Test accuracy in %, mean ± standard error over {seeds} seeds, which choose the order of the samples and the dropout. All
+students of a task start with layers of one teacher, and see the same {samples:,} of the samples that it was fine-tuned
+on, once, in {batches} batches of 32; texts are cut at {length} tokens. AdamW (decoupled), linear schedule with 10 %
+warm-up. That is short: the tables say how students come out of little training, not where they end, and what holds of
+one teacher need not hold of another. The distilled take 0.9 KL at temperature 2 from the stored logits of the teacher
+and 0.1 cross-entropy. Layers are counted from 0, next to the input; strategies that keep the same ones are one row. All
+together answer with the mean of their probabilities, at the cost of all. Learning rates were chosen on held-out samples
+by runs of a third of the length of `top` and `bottom`, with another seed."""
 _DATA = {
     'sst2': 'SST-2: trained on fragments and sentences of its training set; tested on {first} sentences of its '
     'validation set (`dev` below) and {others:,} samples of its training set, none of which shares a run of five '
@@ -43,7 +44,7 @@ _DEV = 872
 _TITLES = {'sst2': 'SST-2', 'mnli': 'MNLI, three classes'}
 Cell = tuple[str, str]  # a method, and what was cut: strategies of equal layers are one
 Right = dict[Cell, NDArray[np.bool_]]
-_TOGETHER = 'together'
+_TOGETHER = 'all together'
 
 
 def write(options: argparse.Namespace, study: Any) -> None:
@@ -93,7 +94,7 @@ def _task(study: Any, task: str) -> tuple[list[str], dict[str, Any]]:
     for method in methods:
         mine = [one for one in differences if {one.first[0], one.second[0]} == {method} and _TOGETHER not in one.first]
         text += [f'### Differences between strategies, {method}', markdown_table(*_matrix(names, mine, method))]
-    text += [f'### What is larger than the noise, of {len(differences)} comparisons', _said(differences)]
+    text += ['### What is larger than the noise', _said(differences)]
     told = [_plain(one) for one in differences]
     accuracies = [
         {'method': method, 'kept': kept, 'layers': names.get(kept), 'accuracies': value.mean(1).tolist()}
@@ -116,7 +117,7 @@ def _accuracies(
         alone, distilled = right.get(('alone', name)), right.get(('distilled', name))
         gained = by_pair.get((('distilled', name), ('alone', name)))
         layers = ' '.join(map(str, names[name])) if name in names else ''
-        row = [name if layers else f'all {len(names)} together', layers, _mean(alone), _mean(distilled)]
+        row = [name if layers else f'{name}, {len(names)}', layers, _mean(alone), _mean(distilled)]
         rows.append([*row, '' if gained is None else _with_error(gained)])
         if task == 'sst2':
             rows[-1] += [_mean(one if one is None else one[:, :_DEV]) for one in (alone, distilled)]
@@ -134,28 +135,33 @@ def _matrix(
     for name in order[:-1]:
         cells = [by_pair.get(((method, name), (method, other))) for other in order[1:]]
         rows.append([name, *('' if one is None else _with_error(one) for one in cells)])
-    return ['better than', *order[1:]], rows
+    return ['more than', *order[1:]], rows
 
 
 def _said(differences: Sequence[Difference[Cell]]) -> str:
     """In words, which differences are larger than the noise, and that all others are not."""
-    larger = [one for one in differences if one.is_larger]
     if any(np.isnan(one.p) for one in differences):
         return 'Not judged: that takes two seeds.'
+    needed = 100 * statistics.median(one.needed for one in differences)
+    count = f'of {len(differences)} comparisons, of which a single one would need about {needed:.1f} points'
+    larger = sorted((one for one in differences if one.is_larger), key=lambda one: -abs(one.mean))
     if not larger:
-        return 'None: by this rule no difference of this table is to be relied upon.'
-    ordered = sorted(larger, key=lambda one: -abs(one.mean))
-    lines = [f'- {_side(one, up=True)} over {_side(one, up=False)}: {_points(one)}' for one in ordered]
+        return f'Larger than the noise, {count}: none. No difference of this table is to be relied upon.'
+    lines = [f'- {_sides(one)}: {100 * abs(one.mean):.1f} ± {100 * one.error:.1f} points' for one in larger]
     rest = len(differences) - len(larger)
-    return '\n'.join(lines) + f'\n\nThe other {rest} are not: they may be the luck of seeds and of test samples.'
+    return (
+        f'Larger than the noise, {count}:\n\n'
+        + '\n'.join(lines)
+        + f'\n\nThe other {rest} are not: they may be the luck of seeds and of test samples.'
+    )
 
 
-def _side(one: Difference[Any], up: bool) -> str:
-    return ', '.join((one.first if (one.mean > 0) == up else one.second)[::-1])
-
-
-def _points(one: Difference[Any]) -> str:
-    return f'{100 * abs(one.mean):.1f} ± {100 * one.error:.1f} points'
+def _sides(one: Difference[Cell]) -> str:
+    """Which side is better than which, and what both have in common first."""
+    (method, name), (other_method, other) = (one.first, one.second) if one.mean > 0 else (one.second, one.first)
+    if method == other_method:
+        return f'{method}: `{name}` over `{other}`'
+    return f'`{name}`: {method} over {other_method}'
 
 
 def _with_error(one: Difference[Any]) -> str:
@@ -189,7 +195,6 @@ def _varied(study: Any) -> tuple[list[str], list[dict[str, Any]]]:
         '## Other settings, SST-2, `spaced`',
         f'In the tables: the chosen learning rate, {settings}. Each row has one other setting, and as many samples.',
         markdown_table(['setting', 'method', 'accuracy', 'gained, paired'], rows, left=2),
-        f'Larger than the noise, of {len(differences)} comparisons:',
         _said(differences),
     ]
     return text, [_plain(one) for one in differences]
@@ -244,9 +249,15 @@ def _teacher(study: Any, task: str) -> str:
     teacher = study.teachers[task]
     right, store = study.found[teacher]['accuracy'], study.found[Stored(teacher)]
     return (
-        f' The teacher, fine-tuned in {teacher.basis.teacher_batches} batches, has {100 * right:.1f} %; its logits for '
-        f'all samples of the students took {store["seconds"]:.0f} s and are {bytes_text(store["bytes"])}.'
+        f' The teacher, fine-tuned in {teacher.basis.teacher_batches} batches of 32{_of(study, task)} samples, has '
+        f'{100 * right:.1f} %; its logits for all samples of the students took {store["seconds"]:.0f} s and are '
+        f'{bytes_text(store["bytes"])}.'
     )
+
+
+def _of(study: Any, task: str) -> str:
+    samples = study.teachers[task].basis.teacher_samples
+    return f' on {samples or study.found[Parts(study.teachers[task].basis)]["sizes"]["train"]:,}'
 
 
 def _rates(study: Any) -> tuple[list[str], list[list[str]]]:

@@ -35,6 +35,7 @@ class Difference(Generic[K]):
         mean: The difference of their accuracies.
         error: Its standard error, of seeds and samples; nan of a single seed.
         p: The p value; nan of a single seed.
+        needed: How large it would have to be to be larger than the noise as the only one of all comparisons.
         is_larger: Whether it is larger than the noise, as one of several comparisons.
     """
 
@@ -43,6 +44,7 @@ class Difference(Generic[K]):
     mean: float
     error: float
     p: float
+    needed: float
     is_larger: bool
 
 
@@ -65,13 +67,14 @@ def compare(
         [('a', 'b', 0.11, True), ('b', 'c', -0.01, False)]
     """
     variance, freedom = _noise_of_seeds(np.array([right[name].mean(1) for name in noisy]))
+    quantile = float(stats.t.isf(LEVEL / 2 / max(len(pairs), 1), freedom))
     found: list[Difference[K]] = []
     for first, second in pairs:
         difference = right[first].mean(0) - right[second].mean(0)
         mean = float(difference.mean())
         error = float(np.sqrt(_of_samples(difference, groups) + variance))
         p = float(2 * stats.t.sf(abs(mean) / error, freedom)) if error else 1.0
-        found.append(Difference(first, second, mean, error, p, False))
+        found.append(Difference(first, second, mean, error, p, quantile * error, False))
     larger = _holm([one.p for one in found])
     return [dataclasses.replace(one, is_larger=yes) for one, yes in zip(found, larger)]
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import layers, layers_data
 from benchmarks.jobs import Runner, write_file
-from benchmarks.layers_jobs import STRATEGIES, STUDENT, TEACHER, Chosen, Parts, Stored
+from benchmarks.layers_teachers import STRATEGIES, STUDENT, TEACHER, Chosen, Parts, Stored
 from composer_kd.config.load import load_config
 from composer_kd.students.layer_choice import chosen_layers
 from tests.texts import save_jsonl, save_model, save_sst2, sentences
@@ -129,12 +129,12 @@ def test_tables_say_what_is_larger_than_the_noise(options, tmp_path):
     assert '| bottom | 0 1 2 | 83.8 ± 0.2 | 83.7 ± 0.3 | -0.1 ± ' in table
     assert '| odd, importance | 1 3 5 | 89.8 ± 0.2 | 89.7 ± 0.3 |' in table
     assert re.search(r'\| top \| \*\*\+6.0 ± 0\.[78]\*\* \| \+0.0 ± ', table)
-    assert 'The teacher, fine-tuned in 500 batches, has 95.0 %' in table
-    larger, rest = table.split('What is larger than the noise')[1].split('The other ')
-    assert larger.count('over bottom') == 10  # four strategies and all together, alone and distilled
+    assert 'The teacher, fine-tuned in 500 batches of 32 on 16,000 samples, has 95.0 %' in table
+    larger, rest = table.split('Larger than the noise, of 35 comparisons')[1].split('The other ')
+    assert larger.count('over `bottom`') == 10  # four strategies and all together, alone and distilled
+    assert '- alone: `top` over `bottom`: 6.0 ± ' in larger
     assert larger.count('- ') == 10
-    pairs = 2 * 10 + 5 + 2 * 5
-    assert rest.startswith(f'{pairs - 10} are not')
+    assert rest.startswith('25 are not')
     assert str(tmp_path) not in table
     found = json.loads((tmp_path / 'layers.json').read_text())['sst2']
     assert sum(one['is_larger'] for one in found['differences']) == 10
@@ -173,12 +173,14 @@ def test_each_run_is_valid_and_known_by_what_it_does(options, small, tmp_path):
 @pytest.mark.slow
 def test_a_study_at_a_tiny_size_runs_and_goes_on(small, tmp_path, capsys):
     options = ['--work', str(tmp_path / 'work'), '--out', str(tmp_path), '--pretrained', small, '--seeds', '1', '2']
-    options += ['--batches', '1', '--teacher-batches', '1', '--teacher-samples', '64', '--num-layers', '1']
-    options += ['--tasks', 'sst2', '--workers', '0', '--no-vary', '--max-length', '16']
+    options += ['--batches', '2', '--teacher-batches', '1', '--teacher-samples', '64', '--num-layers', '1']
+    options += ['--tasks', 'sst2', '--workers', '0', '--max-length', '16']
     layers.main(options)
     table = (tmp_path / 'layers.md').read_text()
     assert '## SST-2' in table
-    assert '| all ' in table
+    assert '| all together, 2 |' in table
+    assert '| weight decay 0.001 | alone |' in table
+    assert table.count('| as in the tables |') == 2
     found = json.loads((tmp_path / 'layers.json').read_text())
     kept = {tuple(one['layers']) for one in found['sst2']['students'] if one['layers']}
     assert kept == {(0,), (1,)}
