@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +16,8 @@ from composer_kd.errors import ConfigError, nearest
 from composer_kd.pretrained import load, require_transformers
 
 __all__ = ['Built', 'build', 'untrained']
+
+_log = logging.getLogger(__name__)
 
 # What would run code, or fetch it, and what has an option of its own.
 _NOT_IN_CONFIG = {
@@ -83,10 +87,12 @@ def build(
     how = _attention(config, attention)
     kind = getattr(transformers, auto)
     if pretrained is not None:
-        made, told = load(
-            kind.from_pretrained, pretrained, 'pretrained', config=config, output_loading_info=True,
-            ignore_mismatched_sizes=True, **how,
-        )  # fmt: skip
+        with _quiet(transformers):
+            made, told = load(
+                kind.from_pretrained, pretrained, 'pretrained', config=config, output_loading_info=True,
+                ignore_mismatched_sizes=True, **how,
+            )  # fmt: skip
+        _say_loaded(pretrained, told)
         return Built(made, pretrained, 'pretrained', _initialized(made, told))
     try:
         # A class of its own has no choice of code to trust.
@@ -187,6 +193,26 @@ def _attention(config: Any, attention: str | None) -> dict[str, str]:
         raise ConfigError(f'attention: {attention!r} computes no maps for output_attentions; expected eager')
     chosen = 'eager' if wants_maps else attention
     return {} if chosen is None else {'attn_implementation': chosen}
+
+
+@contextlib.contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Keeps the library from listing, by name, each weight that a model does not share with its folder."""
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)
+
+
+def _say_loaded(place: str, told: Mapping[str, Any]) -> None:
+    """Says in a line each which weights start at random, and how many of the folder have no place in the model."""
+    drawn, left = sorted(told.get('missing_keys', ())), sorted(told.get('unexpected_keys', ()))
+    if drawn:
+        _log.warning('%s has no %s: random until trained', place, ', '.join(drawn[:3]) + (', ...' if drawn[3:] else ''))
+    if left:
+        _log.info('%d weights of %s have no place in this model, such as %s', len(left), place, left[0])
 
 
 def _initialized(model: Any, told: Mapping[str, Any]) -> dict[str, float]:

@@ -212,6 +212,16 @@ def test_a_teacher_with_a_random_head_is_refused_until_it_is_trained(tmp_path):
     distilled(student, teacher, KLDivergence(2.0))
 
 
+def test_what_is_random_is_said_in_a_line_and_weights_are_not_listed(tmp_path, caplog, capfd):
+    folder = save_model(tmp_path / 'body', 'BertModel')
+    with caplog.at_level('INFO'):
+        hf_classifier(folder, config={'num_hidden_layers': 1})
+    said = [record.getMessage() for record in caplog.records if 'body' in record.getMessage()]
+    assert said[0] == f'{folder} has no classifier.bias, classifier.weight: random until trained'
+    assert said[1].startswith('16 weights of ')
+    assert 'encoder.layer.1' not in capfd.readouterr().err
+
+
 def built(seed=0, layers=2, **settings):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
