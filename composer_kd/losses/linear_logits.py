@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composer_kd.losses._common import at_least_float32, valid
+from composer_kd.losses._common import at_least_float32, full_precision, valid
 from composer_kd.losses._deferred import DeferredLogits, LinearLogits, MeanLogits
 from composer_kd.losses._once import once_only
 from composer_kd.losses.sparse import SparseTarget, TeacherLogits
@@ -159,6 +159,8 @@ class _Walk:
         if given[0].dtype == torch.float16:  # no room for small gradients before the factor of a GradScaler
             exact = [None if x is None else x.float() for x in sources]
         gradients = [torch.zeros_like(x) if x is not None and needed else None for x, needed in zip(sources, needs)]
+        if gradients[0] is not None and hidden.dtype == torch.float16:
+            gradients[0] = gradients[0].float()
         self.means = {}
         for start in range(0, hidden.shape[0], self._step):
             rows = slice(start, start + self._step)
@@ -166,7 +168,8 @@ class _Walk:
             share = part.shape[0] / hidden.shape[0]
             slope = self._of_chunk(F.linear(part, *given[1:]).to(exact[0].dtype), rows, share, any(needs))
             if slope is not None:
-                _add(gradients, slope, share, exact[0][rows], exact[1], rows)
+                with full_precision(slope):  # autocast would compute the products in float16 again
+                    _add(gradients, slope, share, exact[0][rows], exact[1], rows)
         return self.means.pop('total').to(torch.promote_types(hidden.dtype, torch.float32)), gradients
 
     def _of_chunk(self, products: Tensor, rows: slice, share: float, needs_grad: bool) -> Tensor | None:
@@ -207,7 +210,8 @@ class _Chunked(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             gradients = ctx.walk(*ctx.saved_tensors, ctx.needs)[1]
-        return (*(None if x is None else x.mul_(grad_output) for x in gradients), None)
+        scaled = (None if x is None else x.mul_(grad_output) for x in gradients)
+        return (*(None if x is None else x.to(one.dtype) for x, one in zip(scaled, ctx.saved_tensors)), None)
 
 
 def _add(
