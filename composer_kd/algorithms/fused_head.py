@@ -237,14 +237,22 @@ class FusedHead:
                 raise misfit(torch.Size([classes]), torch.Size([theirs]), pool.teachers[number].name)
 
     def _check_layers(self, model: Any) -> None:
-        """Refuses matches of the head as a layer, which gives the logits of no position."""
+        """Refuses matches of the head as a layer, or of a layer around it, which give the logits of no position."""
         head = model.model.get_output_embeddings()
-        names = {name for name, module in model.named_modules() if module in (head, *head.modules())}
+        parts = {name for name, module in model.named_modules() if module in (head, *head.modules())}
+        around = {name for name, module in model.named_modules() if _is_around(module, head)}
         for path, name in self._criterion.student_layers.items():
-            if name in names or (path.startswith('outputs') and 'logits' in path):
+            gives_logits = name in around and not path.endswith(':input')
+            if name in parts or gives_logits or (path.startswith('outputs') and 'logits' in path):
                 raise ConfigError(
                     f'fused_head: a match compares {path!r}, the logits of all positions. Leave on=... out: Match(loss)'
                 )
+
+
+def _is_around(module: Any, head: Any) -> bool:
+    """Whether a module is a part of a model that ends with its head, as ``cls`` of BERT does."""
+    is_model = isinstance(module, HuggingFaceModel) or hasattr(module, 'get_output_embeddings')
+    return not is_model and any(part is head for part in module.modules())
 
 
 class _Asked(NamedTuple):

@@ -416,6 +416,14 @@ def translator():
         ({'loss': lambda: nn.MSELoss(reduction='sum')}, "'MSELoss' is no mean over positions"),
         ({'loss': lambda: KLDivergence(softmax_dim=1)}, 'has softmax_dim=1'),
         ({'loss': lambda: Match(hint, on='lm_head')}, "a match compares 'lm_head', the logits of all positions"),
+        (
+            {
+                'model': lambda: student('bert'),
+                'teachers': lambda: net('bert', 2),
+                'loss': lambda: [mse, Match(hint, on='cls.predictions')],
+            },
+            "a match compares 'cls.predictions', the logits of all positions",
+        ),
         ({'loss': lambda: Match(hint, on='outputs.logits')}, "a match compares 'outputs.logits'"),
         ({'algorithms': lambda: [LabelSmoothing()]}, 'fused_head and LabelSmoothing'),
         ({'algorithms': lambda: [Distillation(net(), mse, start_dur='1ep')]}, 'Distillation and Distillation'),
