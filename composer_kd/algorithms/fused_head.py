@@ -43,7 +43,6 @@ class FusedHead:
 
     Args:
         criterion: The distillation loss.
-        kd_loss_weight: The weight of the distillation loss.
 
     Raises:
         ConfigError: If a match of logits cannot be taken in chunks.
@@ -52,10 +51,9 @@ class FusedHead:
         shape: The shape of the student's logits in the last forward pass, of the classes that are compared.
     """
 
-    def __init__(self, criterion: Criterion, kd_loss_weight: float) -> None:
+    def __init__(self, criterion: Criterion) -> None:
         self._criterion = criterion
         criterion.defers_logits = True
-        self._of_kd = kd_loss_weight
         self._head: LinearHead | None = None
         self.shape = torch.Size()
         for term in criterion.terms:
@@ -140,7 +138,7 @@ class FusedHead:
             self._head.close()
 
     def loss(
-        self, state: State, micro: Microbatch, drawn: Sequence[int], precision: Precision, of_task: float
+        self, state: State, micro: Microbatch, drawn: Sequence[int], precision: Precision, of_task: float, of_kd: float
     ) -> LossParts:
         """The loss of a microbatch inside the window.
 
@@ -150,8 +148,9 @@ class FusedHead:
             drawn: The numbers of the teachers that run for it.
             precision: Makes the precision context of the run.
             of_task: The weight of the model's own loss.
+            of_kd: The weight of the distillation loss.
         """
-        criterion, of_kd = self._criterion, self._of_kd
+        criterion = self._criterion
         student = self._taken(state)
         layout = micro.layout(torch.empty(self.shape, device='meta'))
         check_marks(micro.batch, micro.form, layout, micro.valid)

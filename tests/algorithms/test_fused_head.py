@@ -230,6 +230,20 @@ def test_settings_mean_the_same(options):
     assert_same(arguments, **CLOSE)
 
 
+@pytest.mark.parametrize('fused', [False, True], ids=['whole', 'fused'])
+def test_weights_that_are_set_during_a_run_count_from_then_on(fused):
+    model, recorder = student(), Recorder()
+    algorithm = Distillation(net(seed=2), KLDivergence(), fused_head=fused)
+
+    def halve(state):
+        algorithm.kd_loss_weight, algorithm.org_loss_weight = 0.25, 0.5
+
+    train(model, texts(), [algorithm], [recorder, EventSpy('epoch_end', halve)], max_duration='2ep')
+    for number, one in enumerate(recorder.microbatches):
+        of_kd, of_task = (0.9, 0.1) if number < 2 else (0.25, 0.5)
+        torch.testing.assert_close(one['total'], of_kd * one['kd'] + of_task * one['task'], check_dtype=False)
+
+
 @pytest.mark.parametrize('form', [TopK(4, 2.0), Sampled(6, 2.0), Hidden(8, 'float32')], ids=repr)
 def test_a_stored_teacher(form, tmp_path):
     head = {'head': 'lm_head'} if isinstance(form, Hidden) else {}
