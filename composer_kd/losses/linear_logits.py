@@ -40,7 +40,7 @@ def in_chunks(
     the gradients of hidden states, weights and bias are added up; the backward pass only scales these. The value and
     its gradients are those of ``loss(student.dense(), teacher.dense())`` up to rounding.
 
-    Besides the gradients of the head's weights, which every backward pass holds, it takes the memory of a few chunks:
+    Besides the gradients of the head's weights, in float32 at least, it takes the memory of a few chunks:
     of 2 :sup:`23` logits on a CPU, 2 :sup:`26` on other devices. The head's product is computed once, as without
     chunks; under autocast in its dtype. See ``benchmarks/linear_head.py``.
 
@@ -158,9 +158,11 @@ class _Walk:
         exact = given
         if given[0].dtype == torch.float16:  # no room for small gradients before the factor of a GradScaler
             exact = [None if x is None else x.float() for x in sources]
-        gradients = [torch.zeros_like(x) if x is not None and needed else None for x, needed in zip(sources, needs)]
-        if gradients[0] is not None and hidden.dtype == torch.float16:
-            gradients[0] = gradients[0].float()
+        # In half precision, sums over many chunks would lose most of their digits.
+        gradients = [
+            torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32)) if x is not None and needed else None
+            for x, needed in zip(sources, needs)
+        ]
         self.means = {}
         for start in range(0, hidden.shape[0], self._step):
             rows = slice(start, start + self._step)
@@ -224,7 +226,7 @@ def _add(
     if of_weight is not None:
         if of_weight.dtype == slope.dtype:
             of_weight.addmm_(slope.t(), part, alpha=share)
-        else:  # a sum over many chunks keeps the digits of the weights' own dtype
+        else:
             of_weight.add_(slope.t() @ part, alpha=share)
     if of_bias is not None:
         of_bias.add_(slope.sum(0), alpha=share)

@@ -201,6 +201,16 @@ def test_small_gradients_survive_float16(kind):
         assert (ours - theirs).norm() < 0.02 * theirs.norm()
 
 
+def test_weights_in_bfloat16_have_the_gradient_of_whole_logits():
+    student, teacher = head((64, 64), classes=30, width=16, dtype=torch.float32)  # 4,096 chunks
+    half = LinearLogits(*(x.detach().bfloat16().requires_grad_() for x in sources(student)))
+    value = in_chunks(LOSSES['kl'], half, teacher)
+    exact = LOSSES['kl'](plain(LinearLogits(*(x.double() for x in sources(half)))), plain(teacher).double())
+    for ours, theirs in zip(*(torch.autograd.grad(x, sources(half)) for x in (value, exact))):
+        assert ours.dtype == torch.bfloat16
+        assert (ours - theirs).norm() < 0.01 * theirs.norm()
+
+
 def test_a_padded_vocabulary_is_cut():
     student, teacher = head(classes=12)
     value = in_chunks(LOSSES['kl'], student.classes(9), teacher.classes(9))

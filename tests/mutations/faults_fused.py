@@ -78,4 +78,11 @@ MUTATIONS = [
         '                if True:',
         ('tests/losses/test_linear_logits.py::test_small_gradients_survive_float16',),
     ),
+    Mutation(
+        'sums over many chunks lose their digits in bfloat16',
+        'composer_kd/losses/linear_logits.py',
+        'torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32)) if',
+        'torch.zeros_like(x) if',
+        ('tests/losses/test_linear_logits.py::test_weights_in_bfloat16_have_the_gradient_of_whole_logits',),
+    ),
 ]
