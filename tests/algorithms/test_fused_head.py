@@ -283,7 +283,7 @@ def test_positions_that_do_not_count_are_not_computed():
 
     run(True, student('bert'), net('bert', 2), loss)
     batches = [int((batch['labels'] != -100).sum()) for batch in texts()]
-    tries = 3  # of a few rows, before training
+    tries = 6  # of a few rows, before training
     assert [sum(rows) for rows in zip(*seen[tries:])] == [sum(batches)] * 2
     assert max(seen[tries:]) == (5, 5)
 
@@ -367,6 +367,12 @@ def test_nothing_is_left_on_the_models():
     assert model.model(torch.ones(1, 4, dtype=torch.long)).logits.shape == (1, 4, WORDS)
 
 
+def where_sure(student, teacher):
+    """A mean over the positions at which the teacher is sure."""
+    sure = teacher.softmax(-1).amax(-1) > 0.8
+    return ((student - teacher).square().mean(-1) * sure).sum() / sure.sum().clamp(min=1)
+
+
 class Weighted(HuggingFaceModel):
     def loss(self, outputs, batch):
         return 2.0 * super().loss(outputs, batch)
@@ -428,6 +434,7 @@ def translator():
         ({'model': translator}, 'is an encoder-decoder'),
         ({'loss': lambda: rkd}, "'rkd' compares positions with one another"),
         ({'loss': lambda: nn.MSELoss(reduction='sum')}, "'MSELoss' is no mean over positions"),
+        ({'loss': lambda: where_sure}, "'where_sure' is no mean over positions"),
         ({'loss': lambda: KLDivergence(softmax_dim=1)}, 'has softmax_dim=1'),
         ({'loss': lambda: Match(hint, on='lm_head')}, "a match compares 'lm_head', the logits of all positions"),
         (
