@@ -175,7 +175,7 @@ class Distillation(DistillationAlgorithm):
         self.pool = TeacherPool(teachers, n_teachers_to_sample, teacher_weights)
         self.criterion = make_criterion(kd_loss_fn, self.pool, route, run_teacher_on_eval)
         self.criterion.vocabulary = vocabulary
-        self._fused = FusedHead(self.criterion, self.kd_loss_weight) if fused_head else None
+        self._fused = FusedHead(self.criterion) if fused_head else None
         if run_teacher_on_eval and not self.pool.teachers:
             raise ConfigError('run_teacher_on_eval: there is no teacher beside the student; leave it out')
         if run_teacher_on_eval and (others := own_token_names(self.pool.teachers)):
@@ -380,7 +380,8 @@ class Distillation(DistillationAlgorithm):
         precision = partial(get_precision_context, state.precision, state.precision_config)
         loss = self._of_whole_logits if self._fused is None else self._fused.loss
         is_own = self.on_policy is not None and self.on_policy.is_own(state)
-        parts = loss(state, micro, drawn, precision, 0.0 if is_own else self.org_loss_weight)
+        of_task = 0.0 if is_own else self.org_loss_weight
+        parts = loss(state, micro, drawn, precision, of_task, self.kd_loss_weight)
         if is_own:  # the student's loss on its own text says nothing of the task
             del parts['task']
         if not self._fits:
@@ -391,7 +392,7 @@ class Distillation(DistillationAlgorithm):
         state.loss = parts
 
     def _of_whole_logits(
-        self, state: State, micro: Microbatch, drawn: Sequence[int], precision: Precision, of_task: float
+        self, state: State, micro: Microbatch, drawn: Sequence[int], precision: Precision, of_task: float, of_kd: float
     ) -> LossParts:
         student = logits_of(state.outputs, 'the student') if self.criterion.needs_logits else None
         kd, values = self.criterion(state, micro, student, drawn, precision)
@@ -402,7 +403,7 @@ class Distillation(DistillationAlgorithm):
         is_own = self.on_policy is not None and self.on_policy.is_own(state)
         own = {} if is_own else shares_of_parts(state.loss, state.outputs, micro, student)
         # A new 0-d tensor, because Composer scales it in place.
-        total = torch.add(task * of_task, kd, alpha=self.kd_loss_weight)
+        total = torch.add(task * of_task, kd, alpha=of_kd)
         return LossParts(total, task, kd, values if self.criterion.named else {}, own)
 
     def _rest(self, state: State) -> None:

@@ -43,7 +43,6 @@ class FusedHead:
 
     Args:
         criterion: The distillation loss.
-        kd_loss_weight: The weight of the distillation loss.
 
     Raises:
         ConfigError: If a match of logits cannot be taken in chunks.
@@ -52,10 +51,9 @@ class FusedHead:
         shape: The shape of the student's logits in the last forward pass, of the classes that are compared.
     """
 
-    def __init__(self, criterion: Criterion, kd_loss_weight: float) -> None:
+    def __init__(self, criterion: Criterion) -> None:
         self._criterion = criterion
         criterion.defers_logits = True
-        self._of_kd = kd_loss_weight
         self._head: LinearHead | None = None
         self.shape = torch.Size()
         for term in criterion.terms:
@@ -140,7 +138,7 @@ class FusedHead:
             self._head.close()
 
     def loss(
-        self, state: State, micro: Microbatch, drawn: Sequence[int], precision: Precision, of_task: float
+        self, state: State, micro: Microbatch, drawn: Sequence[int], precision: Precision, of_task: float, of_kd: float
     ) -> LossParts:
         """The loss of a microbatch inside the window.
 
@@ -150,8 +148,9 @@ class FusedHead:
             drawn: The numbers of the teachers that run for it.
             precision: Makes the precision context of the run.
             of_task: The weight of the model's own loss.
+            of_kd: The weight of the distillation loss.
         """
-        criterion, of_kd = self._criterion, self._of_kd
+        criterion = self._criterion
         student = self._taken(state)
         layout = micro.layout(torch.empty(self.shape, device='meta'))
         check_marks(micro.batch, micro.form, layout, micro.valid)
@@ -237,14 +236,22 @@ class FusedHead:
                 raise misfit(torch.Size([classes]), torch.Size([theirs]), pool.teachers[number].name)
 
     def _check_layers(self, model: Any) -> None:
-        """Refuses matches of the head as a layer, which gives the logits of no position."""
+        """Refuses matches of the head as a layer, or of a layer around it, which give the logits of no position."""
         head = model.model.get_output_embeddings()
-        names = {name for name, module in model.named_modules() if module in (head, *head.modules())}
+        parts = {name for name, module in model.named_modules() if module in (head, *head.modules())}
+        around = {name for name, module in model.named_modules() if _is_around(module, head)}
         for path, name in self._criterion.student_layers.items():
-            if name in names or (path.startswith('outputs') and 'logits' in path):
+            gives_logits = name in around and not path.endswith(':input')
+            if name in parts or gives_logits or (path.startswith('outputs') and 'logits' in path):
                 raise ConfigError(
                     f'fused_head: a match compares {path!r}, the logits of all positions. Leave on=... out: Match(loss)'
                 )
+
+
+def _is_around(module: Any, head: Any) -> bool:
+    """Whether a module is a part of a model that ends with its head, as ``cls`` of BERT does."""
+    is_model = isinstance(module, HuggingFaceModel) or hasattr(module, 'get_output_embeddings')
+    return not is_model and any(part is head for part in module.modules())
 
 
 class _Asked(NamedTuple):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composer_kd.losses._common import at_least_float32, valid
+from composer_kd.losses._common import at_least_float32, full_precision, valid
 from composer_kd.losses._deferred import DeferredLogits, LinearLogits, MeanLogits
 from composer_kd.losses._once import once_only
 from composer_kd.losses.sparse import SparseTarget, TeacherLogits
@@ -40,7 +40,7 @@ def in_chunks(
     the gradients of hidden states, weights and bias are added up; the backward pass only scales these. The value and
     its gradients are those of ``loss(student.dense(), teacher.dense())`` up to rounding.
 
-    Besides the gradients of the head's weights, which every backward pass holds, it takes the memory of a few chunks:
+    Besides the gradients of the head's weights, in float32 at least, it takes the memory of a few chunks:
     of 2 :sup:`23` logits on a CPU, 2 :sup:`26` on other devices. The head's product is computed once, as without
     chunks; under autocast in its dtype. See ``benchmarks/linear_head.py``.
 
@@ -158,7 +158,11 @@ class _Walk:
         exact = given
         if given[0].dtype == torch.float16:  # no room for small gradients before the factor of a GradScaler
             exact = [None if x is None else x.float() for x in sources]
-        gradients = [torch.zeros_like(x) if x is not None and needed else None for x, needed in zip(sources, needs)]
+        # In half precision, sums over many chunks would lose most of their digits.
+        gradients = [
+            torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32)) if x is not None and needed else None
+            for x, needed in zip(sources, needs)
+        ]
         self.means = {}
         for start in range(0, hidden.shape[0], self._step):
             rows = slice(start, start + self._step)
@@ -166,7 +170,8 @@ class _Walk:
             share = part.shape[0] / hidden.shape[0]
             slope = self._of_chunk(F.linear(part, *given[1:]).to(exact[0].dtype), rows, share, any(needs))
             if slope is not None:
-                _add(gradients, slope, share, exact[0][rows], exact[1], rows)
+                with full_precision(slope):  # autocast would compute the products in float16 again
+                    _add(gradients, slope, share, exact[0][rows], exact[1], rows)
         return self.means.pop('total').to(torch.promote_types(hidden.dtype, torch.float32)), gradients
 
     def _of_chunk(self, products: Tensor, rows: slice, share: float, needs_grad: bool) -> Tensor | None:
@@ -207,7 +212,8 @@ class _Chunked(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             gradients = ctx.walk(*ctx.saved_tensors, ctx.needs)[1]
-        return (*(None if x is None else x.mul_(grad_output) for x in gradients), None)
+        scaled = (None if x is None else x.mul_(grad_output) for x in gradients)
+        return (*(None if x is None else x.to(one.dtype) for x, one in zip(scaled, ctx.saved_tensors)), None)
 
 
 def _add(
@@ -220,7 +226,7 @@ def _add(
     if of_weight is not None:
         if of_weight.dtype == slope.dtype:
             of_weight.addmm_(slope.t(), part, alpha=share)
-        else:  # a sum over many chunks keeps the digits of the weights' own dtype
+        else:
             of_weight.add_(slope.t() @ part, alpha=share)
     if of_bias is not None:
         of_bias.add_(slope.sum(0), alpha=share)

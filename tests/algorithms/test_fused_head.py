@@ -230,6 +230,20 @@ def test_settings_mean_the_same(options):
     assert_same(arguments, **CLOSE)
 
 
+@pytest.mark.parametrize('fused', [False, True], ids=['whole', 'fused'])
+def test_weights_that_are_set_during_a_run_count_from_then_on(fused):
+    model, recorder = student(), Recorder()
+    algorithm = Distillation(net(seed=2), KLDivergence(), fused_head=fused)
+
+    def halve(state):
+        algorithm.kd_loss_weight, algorithm.org_loss_weight = 0.25, 0.5
+
+    train(model, texts(), [algorithm], [recorder, EventSpy('epoch_end', halve)], max_duration='2ep')
+    for number, one in enumerate(recorder.microbatches):
+        of_kd, of_task = (0.9, 0.1) if number < 2 else (0.25, 0.5)
+        torch.testing.assert_close(one['total'], of_kd * one['kd'] + of_task * one['task'], check_dtype=False)
+
+
 @pytest.mark.parametrize('form', [TopK(4, 2.0), Sampled(6, 2.0), Hidden(8, 'float32')], ids=repr)
 def test_a_stored_teacher(form, tmp_path):
     head = {'head': 'lm_head'} if isinstance(form, Hidden) else {}
@@ -269,7 +283,7 @@ def test_positions_that_do_not_count_are_not_computed():
 
     run(True, student('bert'), net('bert', 2), loss)
     batches = [int((batch['labels'] != -100).sum()) for batch in texts()]
-    tries = 3  # of a few rows, before training
+    tries = 6  # of a few rows, before training
     assert [sum(rows) for rows in zip(*seen[tries:])] == [sum(batches)] * 2
     assert max(seen[tries:]) == (5, 5)
 
@@ -353,6 +367,12 @@ def test_nothing_is_left_on_the_models():
     assert model.model(torch.ones(1, 4, dtype=torch.long)).logits.shape == (1, 4, WORDS)
 
 
+def where_sure(student, teacher):
+    """A mean over the positions at which the teacher is sure."""
+    sure = teacher.softmax(-1).amax(-1) > 0.8
+    return ((student - teacher).square().mean(-1) * sure).sum() / sure.sum().clamp(min=1)
+
+
 class Weighted(HuggingFaceModel):
     def loss(self, outputs, batch):
         return 2.0 * super().loss(outputs, batch)
@@ -414,8 +434,17 @@ def translator():
         ({'model': translator}, 'is an encoder-decoder'),
         ({'loss': lambda: rkd}, "'rkd' compares positions with one another"),
         ({'loss': lambda: nn.MSELoss(reduction='sum')}, "'MSELoss' is no mean over positions"),
+        ({'loss': lambda: where_sure}, "'where_sure' is no mean over positions"),
         ({'loss': lambda: KLDivergence(softmax_dim=1)}, 'has softmax_dim=1'),
         ({'loss': lambda: Match(hint, on='lm_head')}, "a match compares 'lm_head', the logits of all positions"),
+        (
+            {
+                'model': lambda: student('bert'),
+                'teachers': lambda: net('bert', 2),
+                'loss': lambda: [mse, Match(hint, on='cls.predictions')],
+            },
+            "a match compares 'cls.predictions', the logits of all positions",
+        ),
         ({'loss': lambda: Match(hint, on='outputs.logits')}, "a match compares 'outputs.logits'"),
         ({'algorithms': lambda: [LabelSmoothing()]}, 'fused_head and LabelSmoothing'),
         ({'algorithms': lambda: [Distillation(net(), mse, start_dur='1ep')]}, 'Distillation and Distillation'),

@@ -1,6 +1,7 @@
 """Losses of a linear head in chunks of positions, against the same losses of the whole logits in plain torch."""
 
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -188,14 +189,26 @@ def test_under_autocast_the_products_have_its_dtype(dtype):
         assert (one - other).norm() < 0.02 * other.norm()
 
 
-def test_small_gradients_survive_float16():
+@pytest.mark.parametrize('kind', [torch.float32, torch.float16], ids=['float32', 'float16'])
+def test_small_gradients_survive_float16(kind):
     """As the factor of a GradScaler comes only with the backward pass, when all is added up already."""
     student, teacher = head((64, 5), classes=30, width=16, dtype=torch.float32)
+    mine = replace(student, hidden=student.hidden.to(kind))  # as the body of the model returns them
     with torch.autocast('cpu', torch.float16):
-        value = 1e-6 * in_chunks(lambda s, t: 1e-4 * kl_divergence(s, t), student, teacher)
+        value = 1e-6 * in_chunks(lambda s, t: 1e-4 * kl_divergence(s, t), mine, teacher)
     exact = 1e-10 * kl_divergence(plain(student), plain(teacher))
-    ours, theirs = (torch.autograd.grad(1e8 * x, student.weight)[0] for x in (value, exact))
-    assert (ours - theirs).norm() < 0.02 * theirs.norm()
+    for ours, theirs in zip(*(torch.autograd.grad(1e10 * x, sources(student)) for x in (value, exact))):
+        assert (ours - theirs).norm() < 0.02 * theirs.norm()
+
+
+def test_weights_in_bfloat16_have_the_gradient_of_whole_logits():
+    student, teacher = head((64, 64), classes=30, width=16, dtype=torch.float32)  # 4,096 chunks
+    half = LinearLogits(*(x.detach().bfloat16().requires_grad_() for x in sources(student)))
+    value = in_chunks(LOSSES['kl'], half, teacher)
+    exact = LOSSES['kl'](plain(LinearLogits(*(x.double() for x in sources(half)))), plain(teacher).double())
+    for ours, theirs in zip(*(torch.autograd.grad(x, sources(half)) for x in (value, exact))):
+        assert ours.dtype == torch.bfloat16
+        assert (ours - theirs).norm() < 0.01 * theirs.norm()
 
 
 def test_a_padded_vocabulary_is_cut():

@@ -71,4 +71,18 @@ MUTATIONS = [
         'pass',
         (f'{TESTS}::test_settings_mean_the_same',),
     ),
+    Mutation(
+        'small gradients of hidden states vanish in float16',
+        'composer_kd/losses/linear_logits.py',
+        '                with full_precision(slope):',
+        '                if True:',
+        ('tests/losses/test_linear_logits.py::test_small_gradients_survive_float16',),
+    ),
+    Mutation(
+        'sums over many chunks lose their digits in bfloat16',
+        'composer_kd/losses/linear_logits.py',
+        'torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32)) if',
+        'torch.zeros_like(x) if',
+        ('tests/losses/test_linear_logits.py::test_weights_in_bfloat16_have_the_gradient_of_whole_logits',),
+    ),
 ]

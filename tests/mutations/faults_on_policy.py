@@ -9,8 +9,8 @@ MUTATIONS = [
     Mutation(
         'the student learns its own text as if it were right',
         'composer_kd/algorithms/distillation.py',
-        '0.0 if is_own else self.org_loss_weight)',
-        'self.org_loss_weight)',
+        'of_task = 0.0 if is_own else self.org_loss_weight',
+        'of_task = self.org_loss_weight',
         (f'{TESTS}test_the_loss_is_the_divergence_at_the_tokens_that_the_student_made',),
     ),
     Mutation(
