@@ -103,18 +103,21 @@ def test_what_the_page_never_asks_for_is_refused(served):
     assert refused(join, {}, {'Host': 'example.com'}) == (400, '{"detail": "this page is not served under that name"}')
 
 
-def test_a_file_that_was_not_uploaded_is_not_read(served, tmp_path):
+@pytest.mark.parametrize('mark', [{'meta': {'_type': 'gradio.FileData'}}, {'meta': {}}, {}])
+def test_a_file_that_was_not_uploaded_is_not_read(served, tmp_path, mark):
     address, _ = served
+    session = f'of-a-test-{tmp_path.name}'
     Image.new('L', (8, 8)).save(tmp_path / 'secret.png')
     with urllib.request.urlopen(f'{address}/config', timeout=20) as got:
         config = json.loads(got.read())
     (number,) = [one['id'] for one in config['dependencies'] if len(one['inputs']) == 1 and len(one['outputs']) == 2]
-    picture = {'path': str(tmp_path / 'secret.png'), 'meta': {'_type': 'gradio.FileData'}}
-    send(f'{address}/gradio_api/queue/join', {'data': [picture], 'fn_index': number, 'session_hash': 'of-a-test'})
-    with urllib.request.urlopen(f'{address}/gradio_api/queue/data?session_hash=of-a-test', timeout=20) as got:
+    picture = {'path': str(tmp_path / 'secret.png'), **mark}
+    send(f'{address}/gradio_api/queue/join', {'data': [picture], 'fn_index': number, 'session_hash': session})
+    with urllib.request.urlopen(f'{address}/gradio_api/queue/data?session_hash={session}', timeout=20) as got:
         told = got.read().decode()
-    assert '"success":false' in told.replace(' ', '')
+    assert '"success":false' in told.replace(' ', '') or 'expected an uploaded picture' in told
     assert 'kd-label' not in told
+    assert 'as the models see it' not in told
 
 
 def test_nothing_leaves_the_machine_and_the_browser_is_told_so(served):
