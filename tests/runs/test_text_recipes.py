@@ -89,6 +89,14 @@ def test_the_classes_are_those_of_the_data(name):
     assert tuple(labels) == PACKAGES
 
 
+@pytest.mark.parametrize('name', ['tinybert', 'minilm'])
+def test_attention_is_compared_without_the_dropout_that_follows_it(name):
+    """The maps that models return have gone through dropout: of equal models they would differ in training."""
+    config = load_chain(YAMLS / f'{name}.yaml').stages[0 if name == 'minilm' else 1].config
+    assert 'outputs.attentions' in repr(config.algorithms['distillation'].options['kd_loss_fn'])
+    assert config.model.options['config']['attention_probs_dropout_prob'] == 0
+
+
 @pytest.mark.parametrize('name', ['causal_lm', 'distilbert'])
 def test_evaluate_and_report_say_the_perplexity(place, name, capsys):
     found = trained(name, 'eval_loader.dataset.subset=4', 'run_name=lm', batches=1)
