@@ -120,6 +120,16 @@ def test_a_file_that_was_not_uploaded_is_not_read(served, tmp_path, mark):
     assert 'as the models see it' not in told
 
 
+def test_no_picture_is_left_when_the_page_ends(digits_task, tmp_path, monkeypatch):
+    monkeypatch.setenv('GRADIO_TEMP_DIR', str(tmp_path / 'sent'))
+    body = b'--X\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\npixels\r\n--X--\r\n'
+    with serving(digits_task, port=0) as address:
+        upload = f'{address}gradio_api/upload'
+        (place,) = json.loads(send(upload, body, {'Content-Type': 'multipart/form-data; boundary=X'}))
+        assert pathlib.Path(place).read_bytes() == b'pixels'
+    assert not pathlib.Path(place).exists()
+
+
 def test_nothing_leaves_the_machine_and_the_browser_is_told_so(served):
     address, reached = served
     with urllib.request.urlopen(address, timeout=20) as got:
