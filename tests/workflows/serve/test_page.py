@@ -103,6 +103,12 @@ def test_what_the_page_never_asks_for_is_refused(served):
     assert refused(join, {}, {'Host': 'example.com'}) == (400, '{"detail": "this page is not served under that name"}')
 
 
+def test_nobody_jumps_the_queue(served):
+    code, said = refused(f'{served[0]}/gradio_api/run/answer', {'data': ['', 1]})
+    assert code == 404
+    assert 'direct' in said
+
+
 @pytest.mark.parametrize('mark', [{'meta': {'_type': 'gradio.FileData'}}, {'meta': {}}, {}])
 def test_a_file_that_was_not_uploaded_is_not_read(served, tmp_path, mark):
     address, _ = served

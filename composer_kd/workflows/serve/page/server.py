@@ -51,7 +51,7 @@ def build_page(task: Task) -> Any:
             padding=False,
         )
         view(task, gr)
-    page.queue(max_size=MOST_WAITING, default_concurrency_limit=1)
+    page.queue(max_size=MOST_WAITING, default_concurrency_limit=1, api_open=False)
     return page
 
 
