@@ -38,7 +38,8 @@ class Part(Tokenized):
     def __init__(self, items: Sequence[dict[str, Any]], whole: Tokenized, settings: str, groups: Sequence[int]) -> None:
         made = ('attention_mask', 'labels')
         columns = {name: [item[name] for item in items] for name in whole[0] if name not in made}
-        super().__init__(columns, [item['labels'] for item in items], whole.tokenizer, settings, whole.classes)
+        labels = [item['labels'] for item in items]
+        super().__init__(columns, labels, whole.tokenizer, settings, whole.classes, whole.texts, whole.max_length)
         self.groups = list(groups)
 
 

@@ -71,7 +71,7 @@ valid: train, validation
     texts, targets = restricted(texts, targets, True, subset, n_labels, keep_unlabelled, seed)
     columns = tokenize(words, texts, max_length, f'docstrings {split}')
     settings = f'packages={list(names)}, split={split}, max_length={max_length}'
-    return Tokenized(columns, targets, words, settings, names)
+    return Tokenized(columns, targets, words, settings, names, ('sentence',), max_length)
 
 
 def _checked(packages: Sequence[str]) -> tuple[str, ...]:

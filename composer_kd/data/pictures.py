@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -129,13 +130,20 @@ def read_picture(content: bytes) -> Image.Image:
                     f'expected a picture of at most {MOST_PIXELS:,} pixels, got {image.width} x {image.height}'
                 )
             image.load()
-            return ImageOps.exif_transpose(image) or image
+            return _of_8_bits(ImageOps.exif_transpose(image) or image)
     except ConfigError:
         raise
     except UnidentifiedImageError as error:
         raise ConfigError('expected a picture (PNG, JPEG, WebP, GIF or BMP), got something else') from error
     except Exception as error:  # decoders raise errors of many types for damaged files
         raise ConfigError(f'the picture is damaged: {type(error).__name__}: {error}') from error
+
+
+def _of_8_bits(image: Image.Image) -> Image.Image:
+    """A grey picture of 16 bits with 8, scaled: ``convert`` would make all but the darkest of its pixels white."""
+    if not image.mode.startswith('I'):
+        return image
+    return Image.fromarray((np.asarray(image).astype(np.int64) // 257).clip(0, 255).astype(np.uint8))
 
 
 def shown(x: Tensor) -> Image.Image:

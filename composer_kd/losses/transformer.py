@@ -28,6 +28,10 @@ def attention_mse(
     valid keys of its sample, so the mean over a batch is the same for any division into microbatches. The authors' code
     sets the scores of padded keys to 0 and divides by all pairs, so its value decreases with padding.
 
+    Note:
+        Some models (BERT, for example) return their attention after dropout, so that equal ones differ in training:
+        train the student with ``attention_probs_dropout_prob=0``.
+
     Args:
         student: Attention scores or probabilities ``(B, H, S, S)``, with the same number of heads as the teacher; any
             floating dtype.

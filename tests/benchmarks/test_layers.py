@@ -45,6 +45,7 @@ def test_parts_of_sentences_share_no_run_of_tokens(small):
     assert lengths[:12] == sorted(lengths[:12])
     assert lengths[12:] == sorted(lengths[12:])
     assert parts['test'].targets == [parts['test'][index]['labels'] for index in range(32)]
+    assert (parts['test'].texts, parts['test'].max_length) == (('sentence',), 64)  # as the page asks
 
 
 def test_a_subset_is_balanced_and_a_part_of_a_larger_one(small):

@@ -78,6 +78,7 @@ def test_sentences_and_their_packages(packages, tmp_path):
 def test_few_labels_and_samples(packages, tmp_path):
     words = save_tokenizer(tmp_path / 'words')
     data = docstrings(tokenizer=words, packages=packages, subset=20, n_labels=6, seed=3)
+    assert (data.texts, data.max_length) == (('sentence',), 32)  # what the page asks for, and cuts
     assert (len(data), [data.targets.count(label) for label in (0, 1, -100)]) == (20, [3, 3, 14])
     few = docstrings(tokenizer=words, packages=packages, subset=20, n_labels=6, keep_unlabelled=False, seed=3)
     assert sorted(few.targets) == [0, 0, 0, 1, 1, 1]

@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -91,3 +92,10 @@ def test_inputs_are_drawn_from_dark_to_bright():
     assert shown(torch.tensor([[[-1.0, 1.0]]])).tobytes() == b'\x00\xff'
     assert shown(torch.zeros(3, 2, 5)).size == (5, 2)
     assert v2.functional.pil_to_tensor(shown(torch.zeros(1, 2, 2))).sum() == 0
+
+
+def test_a_picture_of_16_bits_is_as_bright_as_one_of_8():
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    content = io.BytesIO()
+    Image.fromarray(grey.astype(np.uint16) * 257).save(content, 'PNG')
+    assert np.array_equal(np.array(read_picture(content.getvalue()).convert('L')), grey)

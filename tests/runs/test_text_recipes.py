@@ -16,6 +16,7 @@ from composer_kd.errors import ConfigError
 from composer_kd.presentation.units import metric_text
 from composer_kd.runs.evaluate import evaluate_all
 from composer_kd.runs.stages import stage_folders
+from composer_kd.students.layer_choice import chosen_layers
 from composer_kd.workflows.stages import train_stages
 from tests.texts import save_model, save_sst2, sentences
 
@@ -87,6 +88,19 @@ def test_the_classes_are_those_of_the_data(name):
     assert config.train_loader.dataset.name == 'docstrings'
     labels = yaml.safe_load((YAMLS / f'{name}.yaml').read_text())['variables']['tasks']['docstrings']['labels']
     assert tuple(labels) == PACKAGES
+
+
+def test_distilbert_starts_from_the_layers_that_it_says():
+    first, middle, last = chosen_layers('spaced', 6, 3)
+    assert f'Layers {first}, {middle} and {last} of' in (YAMLS / 'distilbert.yaml').read_text()
+
+
+@pytest.mark.parametrize('name', ['tinybert', 'minilm'])
+def test_attention_is_compared_without_the_dropout_that_follows_it(name):
+    """The maps that models return have gone through dropout: of equal models they would differ in training."""
+    config = load_chain(YAMLS / f'{name}.yaml').stages[0 if name == 'minilm' else 1].config
+    assert 'outputs.attentions' in repr(config.algorithms['distillation'].options['kd_loss_fn'])
+    assert config.model.options['config']['attention_probs_dropout_prob'] == 0
 
 
 @pytest.mark.parametrize('name', ['causal_lm', 'distilbert'])

@@ -87,7 +87,7 @@ def _wish(query: Any, context: Any, temperature: Any, max_tokens: Any, seed: Any
 
 def _number(value: Any, name: str, least: float, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise ConfigError(f'{name}: expected a number from {least:g} to {most:g}, got {value!r}')
+        raise ConfigError(f'{name}: expected a number from {least:g} to {most:,.0f}, got {value!r}')
     return float(value)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 import urllib.parse
 
 import pytest
@@ -152,7 +153,15 @@ def test_premise_and_hypothesis_are_classified(visit, pair_page, pair_task):
     assert fits(page)
 
 
-def test_a_text_is_written_as_it_comes(visit, language_page, language_task):
+def test_a_text_is_written_as_it_comes(visit, language_page, language_task, monkeypatch):
+    completions = language_task.completions
+
+    def slowly(*wish, **options):  # these models write all in less time than the page takes to show it
+        for found in completions(*wish, **options):
+            yield found
+            time.sleep(0.03)
+
+    monkeypatch.setattr(language_task, 'completions', slowly)
     page = visit(language_page, 'dark', 390)
     page.evaluate(
         """() => {

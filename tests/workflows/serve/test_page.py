@@ -103,18 +103,37 @@ def test_what_the_page_never_asks_for_is_refused(served):
     assert refused(join, {}, {'Host': 'example.com'}) == (400, '{"detail": "this page is not served under that name"}')
 
 
-def test_a_file_that_was_not_uploaded_is_not_read(served, tmp_path):
+def test_nobody_jumps_the_queue(served):
+    code, said = refused(f'{served[0]}/gradio_api/run/answer', {'data': ['', 1]})
+    assert code == 404
+    assert 'direct' in said
+
+
+@pytest.mark.parametrize('mark', [{'meta': {'_type': 'gradio.FileData'}}, {'meta': {}}, {}])
+def test_a_file_that_was_not_uploaded_is_not_read(served, tmp_path, mark):
     address, _ = served
+    session = f'of-a-test-{tmp_path.name}'
     Image.new('L', (8, 8)).save(tmp_path / 'secret.png')
     with urllib.request.urlopen(f'{address}/config', timeout=20) as got:
         config = json.loads(got.read())
     (number,) = [one['id'] for one in config['dependencies'] if len(one['inputs']) == 1 and len(one['outputs']) == 2]
-    picture = {'path': str(tmp_path / 'secret.png'), 'meta': {'_type': 'gradio.FileData'}}
-    send(f'{address}/gradio_api/queue/join', {'data': [picture], 'fn_index': number, 'session_hash': 'of-a-test'})
-    with urllib.request.urlopen(f'{address}/gradio_api/queue/data?session_hash=of-a-test', timeout=20) as got:
+    picture = {'path': str(tmp_path / 'secret.png'), **mark}
+    send(f'{address}/gradio_api/queue/join', {'data': [picture], 'fn_index': number, 'session_hash': session})
+    with urllib.request.urlopen(f'{address}/gradio_api/queue/data?session_hash={session}', timeout=20) as got:
         told = got.read().decode()
-    assert '"success":false' in told.replace(' ', '')
+    assert '"success":false' in told.replace(' ', '') or 'expected an uploaded picture' in told
     assert 'kd-label' not in told
+    assert 'as the models see it' not in told
+
+
+def test_no_picture_is_left_when_the_page_ends(digits_task, tmp_path, monkeypatch):
+    monkeypatch.setenv('GRADIO_TEMP_DIR', str(tmp_path / 'sent'))
+    body = b'--X\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\npixels\r\n--X--\r\n'
+    with serving(digits_task, port=0) as address:
+        upload = f'{address}gradio_api/upload'
+        (place,) = json.loads(send(upload, body, {'Content-Type': 'multipart/form-data; boundary=X'}))
+        assert pathlib.Path(place).read_bytes() == b'pixels'
+    assert not pathlib.Path(place).exists()
 
 
 def test_nothing_leaves_the_machine_and_the_browser_is_told_so(served):

@@ -193,7 +193,7 @@ def test_a_reader_who_leaves_stops_the_model(language_task):
         ({'query': 'a', 'temperature': float('nan')}, 'temperature: expected a number from 0 to 2'),
         ({'query': 'a', 'max_tokens': 0}, 'max_tokens: expected a number from 1 to 512'),
         ({'query': 'a', 'max_tokens': 2.5}, 'max_tokens: expected a whole number'),
-        ({'query': 'a', 'seed': -1}, 'seed: expected a number from 0'),
+        ({'query': 'a', 'seed': -1}, 'seed: expected a number from 0 to 4,294,967,295, got -1'),
         ({'query': 'a', 'context': 'b' * 10_001}, 'context: expected at most 10,000 characters'),
     ],
 )

@@ -22,6 +22,9 @@ LOOPBACK = '127.0.0.1'
 MOST_WAITING = 32
 """How many requests may wait for their turn; the others are told to come back."""
 
+SECONDS_KEPT = 3600
+"""How long a picture stays in Gradio's folder for uploads; all of them go when the page ends."""
+
 _CSS = pathlib.Path(__file__).parent / 'page.css'
 _FONTS = 'system-ui', 'sans-serif'
 _MONO = 'ui-monospace', 'monospace'
@@ -41,13 +44,14 @@ def build_page(task: Task) -> Any:
         ConfigError: If Gradio is not installed.
     """
     gr = require_gradio()
-    with gr.Blocks(title=_TITLE, analytics_enabled=False, fill_width=True) as page:
+    kept = (SECONDS_KEPT, SECONDS_KEPT)
+    with gr.Blocks(title=_TITLE, analytics_enabled=False, fill_width=True, delete_cache=kept) as page:
         gr.HTML(
             render('workflows/serve/page/head.html', title=_TITLE, task=task.title, models=len(task.models)),
             padding=False,
         )
         view(task, gr)
-    page.queue(max_size=MOST_WAITING, default_concurrency_limit=1)
+    page.queue(max_size=MOST_WAITING, default_concurrency_limit=1, api_open=False)
     return page
 
 
