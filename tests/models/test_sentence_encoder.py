@@ -61,13 +61,13 @@ def test_a_student_learns_the_vectors_of_its_teacher(loss):
     log = InMemoryLogger()
     algorithm = Distillation(teacher, loss, 1.0, 0.0, run_teacher_on_eval=True)
     train(
-        student, loader(), [algorithm], loggers=[log], eval_dataloader=loader(), max_duration='15ep',
-        optimizer=torch.optim.Adam(student.parameters(), 0.01), eval_interval='15ep',
+        student, loader(), [algorithm], loggers=[log], eval_dataloader=loader(), max_duration='60ep',
+        optimizer=torch.optim.Adam(student.parameters(), 0.01), eval_interval='60ep',
     )  # fmt: skip
     losses = [float(value) for _, value in log.data['loss/train/kd']]
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.3 * losses[0]
     name = 'metrics/eval/agreement/spearman'
-    assert float(log.data[name][-1][1]) > 0.4
+    assert float(log.data[name][-1][1]) > 0.6
     assert not any('top1' in key or 'agreement/kl' in key for key in log.data)
 
 
