@@ -42,6 +42,8 @@ class OnPolicy:
     With probability ``fraction``, :math:`\lambda`, a batch keeps its prompts :math:`x` alone, and the student continues
     them. The teachers answer for the new text, and the losses compare its tokens; no gradient goes through the
     sampling. The model's own loss has no weight in such a batch, whose text is nobody's target, and is not logged.
+    Metrics of training (``metrics/train``), if the model has them, do take such a batch, and its tokens for the right
+    ones; those of an evaluation are of the data alone.
 
     The prompt is what comes before the first token with a label: labels are -100 in it, as for instructions. For texts
     without such a part, ``prompt_length`` says it. An encoder-decoder's prompt is the input of its encoder.

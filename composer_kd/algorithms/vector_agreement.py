@@ -6,6 +6,7 @@ import warnings
 
 import torch
 import torch.nn.functional as F
+from composer.utils import dist
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, SpearmanCorrCoef
 
@@ -54,9 +55,14 @@ class VectorAgreement(nn.Module):
 
     def compute(self) -> dict[str, Tensor]:
         """What was measured, over all ranks; of too few texts nothing."""
+        pairs = sum(map(len, self.spearman.preds))
+        # All ranks compute or none: one may have had fewer texts than another, and the metrics wait for one another.
+        every = dist.all_gather_object((self.cosine.update_called, pairs))
         found = {}
-        if self.cosine.update_called:
+        if any(has_cosine for has_cosine, _ in every):
             found['cosine'] = self.cosine.compute()
-        if self.spearman.update_called and sum(map(len, self.spearman.preds)) > 1:
+        if sum(count for _, count in every) > 1:
+            if not pairs:
+                self.spearman.update(*torch.empty(2, 0, device=self.spearman.device))
             found['spearman'] = self.spearman.compute()
         return found
