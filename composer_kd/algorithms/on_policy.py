@@ -42,8 +42,8 @@ class OnPolicy:
     With probability ``fraction``, :math:`\lambda`, a batch keeps its prompts :math:`x` alone, and the student continues
     them. The teachers answer for the new text, and the losses compare its tokens; no gradient goes through the
     sampling. The model's own loss has no weight in such a batch, whose text is nobody's target, and is not logged.
-    Metrics of training (``metrics/train``), if the model has them, do take such a batch, and its tokens for the right
-    ones; those of an evaluation are of the data alone.
+    Metrics of training batches, which would take its tokens for the right ones, are refused: ``eval_metrics`` of
+    ``HuggingFaceModel`` are for evaluation alone.
 
     The prompt is what comes before the first token with a label: labels are -100 in it, as for instructions. For texts
     without such a part, ``prompt_length`` says it. An encoder-decoder's prompt is the input of its encoder.
@@ -115,6 +115,12 @@ class OnPolicy:
             raise ConfigError(
                 'on_policy: the student generates between the steps, for which the parts of a sharded student (FSDP) '
                 'are not gathered. Train without parallelism_config, or with fraction: 0.'
+            )
+        metrics = list(state.model.get_metrics(is_train=True))
+        if metrics and self.fraction > 0:
+            raise ConfigError(
+                f'on_policy: the metrics of training batches ({", ".join(metrics)}) would take texts of the student '
+                'for right. Give metrics to evaluation alone: HuggingFaceModel(..., metrics=[], eval_metrics=[...])'
             )
         for teacher in teachers:
             if own_token_names([teacher]):

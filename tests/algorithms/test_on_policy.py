@@ -6,6 +6,7 @@ import pytest
 import torch
 from composer.core import Event
 from composer.loggers import InMemoryLogger
+from composer.metrics import LanguageCrossEntropy
 from composer.models import HuggingFaceModel
 from torch.utils.data import DataLoader
 
@@ -302,3 +303,10 @@ def test_the_fused_head_gives_the_same_losses():
     for (one, expected), (other, found) in zip(whole, fused):
         assert torch.equal(one['input_ids'], other['input_ids'])
         assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_metrics_of_training_batches_are_refused():
+    net = HuggingFaceModel(language_model(0), shift_labels=True, metrics=[LanguageCrossEntropy()], eval_metrics=[])
+    with pytest.raises(ConfigError, match=r'metrics of training batches \(LanguageCrossEntropy\) would take texts'):
+        trainer(net, data(), [gkd(on_policy=OnPolicy(0.5, 5))])
+    trainer(net, data(), [gkd(on_policy=OnPolicy(0.0, 5))])
