@@ -217,10 +217,22 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--report', action='store_true', help='write what has been run so far, and run nothing')
     parser.add_argument('--out', type=pathlib.Path, default=ROOT / 'benchmarks' / 'results')
     options = parser.parse_args(arguments)
+    options.command = _command(parser, options)
     if options.data is not None:
         os.environ['COMPOSER_KD_DATA'] = str(options.data.absolute())
     options.work = options.work.absolute()
     return options
+
+
+def _command(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:
+    """The command that makes the same tables: the options that change them, where they are not the defaults."""
+    words = ['python benchmarks/layers.py --data ROOT --work DIR']
+    for name, value in vars(options).items():
+        if name in ('data', 'work', 'workers', 'report', 'out', 'vary') or value == parser.get_default(name):
+            continue
+        several = value if isinstance(value, list) else [value]
+        words.append(f'--{name.replace("_", "-")} {" ".join(map(str, several))}')
+    return ' '.join([*words, *([] if options.vary else ['--no-vary'])])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

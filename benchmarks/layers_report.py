@@ -57,8 +57,8 @@ def write(options: argparse.Namespace, study: Any) -> None:
     environment = f'torch {torch.__version__}, composer {composer.__version__}, {os.cpu_count()} CPUs, 1 thread a run'
     seeds = max((len(_seeds(study, task)) for task in study.layers), default=0)
     about = _ABOUT.format(seeds=seeds, batches=options.batches, samples=options.batches * 32, length=options.max_length)
-    text = ['# Students cut out of a BERT: which layers', f'`{_command(options)}`', environment, about, RULE]
-    found: dict[str, Any] = {'command': _command(options), 'environment': environment}
+    text = ['# Students cut out of a BERT: which layers', f'`{options.command}`', environment, about, RULE]
+    found: dict[str, Any] = {'command': options.command, 'environment': environment}
     for task in study.layers:
         if _seeds(study, task):
             told, data = _task(study, task)
@@ -72,10 +72,6 @@ def write(options: argparse.Namespace, study: Any) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     pathlib.Path(options.out, 'layers.md').write_text('\n\n'.join(text) + '\n', encoding='utf-8')
     pathlib.Path(options.out, 'layers.json').write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
-
-
-def _command(options: argparse.Namespace) -> str:
-    return f'python benchmarks/layers.py --data ROOT --work DIR --batches {options.batches}'
 
 
 def _task(study: Any, task: str) -> tuple[list[str], dict[str, Any]]:
@@ -94,6 +90,9 @@ def _task(study: Any, task: str) -> tuple[list[str], dict[str, Any]]:
     for method in methods:
         mine = [one for one in differences if {one.first[0], one.second[0]} == {method} and _TOGETHER not in one.first]
         text += [f'### Differences between strategies, {method}', markdown_table(*_matrix(names, mine, method))]
+    missing = [f'{name}, {method}' for method in methods for name in names if (method, name) not in right]
+    if missing:
+        text.append(f'Left out, because a run of them diverged: {"; ".join(missing)}.')
     text += ['### What is larger than the noise', _said(differences)]
     told = [_plain(one) for one in differences]
     accuracies = [

@@ -207,10 +207,10 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 
 def _say_loaded(place: str, told: Mapping[str, Any]) -> None:
-    """Says in a line each which weights start at random, and how many of the folder have no place in the model."""
+    """Logs in a line each which weights start at random, and how many of the folder have no place in the model."""
     drawn, left = sorted(told.get('missing_keys', ())), sorted(told.get('unexpected_keys', ()))
     if drawn:
-        _log.warning('%s has no %s: random until trained', place, ', '.join(drawn[:3]) + (', ...' if drawn[3:] else ''))
+        _log.info('%s has no %s: random until trained', place, ', '.join(drawn[:3]) + (', ...' if drawn[3:] else ''))
     if left:
         _log.info('%d weights of %s have no place in this model, such as %s', len(left), place, left[0])
 

@@ -212,7 +212,7 @@ def test_a_teacher_with_a_random_head_is_refused_until_it_is_trained(tmp_path):
     distilled(student, teacher, KLDivergence(2.0))
 
 
-def test_what_is_random_is_said_in_a_line_and_weights_are_not_listed(tmp_path, caplog, capfd):
+def test_what_is_random_is_logged_in_a_line_and_weights_are_not_listed(tmp_path, caplog, capfd):
     folder = save_model(tmp_path / 'body', 'BertModel')
     with caplog.at_level('INFO'):
         hf_classifier(folder, config={'num_hidden_layers': 1})

@@ -16,7 +16,8 @@ from composer_kd import (
     TeacherError,
     build_store,
 )
-from composer_kd.data import AlignedTexts, Indexed
+from composer_kd.batches import contents
+from composer_kd.data import AlignedTexts, Indexed, aligned
 from composer_kd.data.aligned import same_prefixes
 from composer_kd.errors import StoreError
 from composer_kd.losses import UniversalLogit, mse, universal_logit
@@ -127,3 +128,8 @@ def test_no_store_is_built_of_it_and_it_is_not_evaluated(words):
         build_store('unused', teacher, causal(words, 1), Indexed(data))
     with pytest.raises(ConfigError, match="run_teacher_on_eval: 'spelling' has another tokenizer than the labels"):
         Distillation(teacher, UniversalLogit(), run_teacher_on_eval=True)
+
+
+def test_the_keys_of_the_data_are_those_of_the_batches():
+    names = ('OWN_INPUTS', 'OWN_ATTENTION', 'PARTNERS')
+    assert [getattr(aligned, name) for name in names] == [getattr(contents, name) for name in names]
