@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from composer_kd.data.collating import PaddedBatches
-from composer_kd.data.partly_labelled import check_count
+from composer_kd.data.collating import PaddedColumns
+from composer_kd.data.partly_labelled import UNLABELLED, check_count
 from composer_kd.data.text import find_text, name_of, pieces_of
-from composer_kd.data.tokens import as_tokenizer
+from composer_kd.data.tokens import as_tokenizer, check_padding
 from composer_kd.errors import ConfigError
 
-__all__ = ['AlignedBatches', 'AlignedTexts', 'aligned_text', 'same_prefixes']
+__all__ = ['AlignedTexts', 'aligned_text', 'same_prefixes']
 
 Span = tuple[int, int]
 OWN_INPUTS, OWN_ATTENTION, PARTNERS = 'teacher_input_ids', 'teacher_attention_mask', 'teacher_positions'
 _ENORMOUS = 10**9
+_AT_ONCE = 4096  # texts tokenized in one call
 
 
 def same_prefixes(student: Sequence[Span], teacher: Sequence[Span]) -> list[int]:
@@ -61,56 +60,19 @@ class _Located:
                 f'{option}: {name} does not say where its tokens lie in the text; take the fast one: '
                 'AutoTokenizer.from_pretrained(..., use_fast=True)'
             )
-        if self.tokenizer.pad_token_id is None:
-            raise ConfigError(
-                f'{option}: {name} has no token for padding; set it: tokenizer.pad_token = tokenizer.eos_token'
-            )
+        check_padding(self.tokenizer, option)
         self.max_length = _limit(self.tokenizer, max_length, option)
 
-    def __call__(self, text: str) -> tuple[list[int], list[Span]]:
-        """Tokenizes a text: its tokens, and for each its first character and the one after its last."""
+    def __call__(self, texts: list[str]) -> Iterator[tuple[list[int], list[Span]]]:
+        """Tokenizes texts: of each its tokens, and for each of these its first character and the one after its last."""
         cut = self.max_length is not None
         found = self.tokenizer(
-            text, return_offsets_mapping=True, truncation=cut, max_length=self.max_length, verbose=False
+            texts, return_offsets_mapping=True, truncation=cut, max_length=self.max_length, verbose=False
         )
-        return found['input_ids'], found['offset_mapping']
+        return zip(found['input_ids'], found['offset_mapping'])
 
 
-class AlignedBatches:
-    """Makes batches of samples with tokens of two tokenizers; each side is padded to its longest, at its end.
-
-    Args:
-        tokenizer: The student's tokenizer.
-        teacher_tokenizer: The teacher's.
-    """
-
-    def __init__(self, tokenizer: Any, teacher_tokenizer: Any) -> None:
-        self._student, self._pad = PaddedBatches(tokenizer), teacher_tokenizer.pad_token_id
-        self._on_the_left = tokenizer.padding_side == 'left'
-
-    def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Makes a batch.
-
-        Args:
-            items: Mappings with ``input_ids``, ``attention_mask``, ``teacher_input_ids`` and ``teacher_positions``, and
-                numbers. Their ``labels`` are made here: the inputs, and -100 where there is padding.
-
-        Returns:
-            int64: ``input_ids``, ``attention_mask``, ``labels`` and ``teacher_positions`` ``(B, S)``,
-            ``teacher_input_ids`` and ``teacher_attention_mask`` ``(B, S_t)``.
-        """
-        own = (OWN_INPUTS, PARTNERS, 'labels')
-        batch = self._student([{key: value for key, value in item.items() if key not in own} for item in items])
-        batch['labels'] = batch['input_ids'].masked_fill(batch['attention_mask'] == 0, -100)
-        ids = [torch.as_tensor(item[OWN_INPUTS], dtype=torch.long) for item in items]
-        batch[OWN_INPUTS] = _padded(ids, self._pad)
-        batch[OWN_ATTENTION] = _padded([torch.ones_like(one) for one in ids], 0)
-        positions = [torch.as_tensor(item[PARTNERS], dtype=torch.long) for item in items]
-        batch[PARTNERS] = _padded(positions, -1, batch['input_ids'].shape[1], self._on_the_left)
-        return batch
-
-
-class AlignedTexts(Dataset[dict[str, Any]]):
+class AlignedTexts(Dataset[dict[str, list[int]]]):
     """Texts for a causal language model whose teacher has another tokenizer.
 
     Each sample has the text in both tokenizations, and says at which positions both have read the same
@@ -143,26 +105,41 @@ class AlignedTexts(Dataset[dict[str, Any]]):
         teacher_max_length: int | None = None,
         settings: str = '',
     ) -> None:
-        self._student = _Located(tokenizer, max_length, 'tokenizer')
-        self._teacher = _Located(teacher_tokenizer, teacher_max_length, 'teacher_tokenizer')
-        self._texts, self._settings = list(texts), settings
-        self.tokenizer, self.longest, self.objective = self._student.tokenizer, max_length, 'causal'
-        self.teacher_tokenizer = self._teacher.tokenizer
-        self.collate_fn = AlignedBatches(self.tokenizer, self._teacher.tokenizer)
-        self.targets = [0] * len(self._texts)
+        student = _Located(tokenizer, max_length, 'tokenizer')
+        teacher = _Located(teacher_tokenizer, teacher_max_length, 'teacher_tokenizer')
+        self._samples = [
+            (ids, theirs, same_prefixes(spans, their_spans))
+            for start in range(0, len(texts), _AT_ONCE)
+            for (ids, spans), (theirs, their_spans) in zip(
+                *(side(list(texts[start : start + _AT_ONCE])) for side in (student, teacher))
+            )
+        ]
+        self.tokenizer, self.teacher_tokenizer, self._settings = student.tokenizer, teacher.tokenizer, settings
+        self.longest, self.objective, self.targets = max_length, 'causal', [0] * len(self._samples)
+        left = self.tokenizer.padding_side == 'left'
+        self.collate_fn = PaddedColumns(
+            input_ids=(self.tokenizer.pad_token_id, left),
+            attention_mask=(0, left),
+            labels=(UNLABELLED, left),
+            **{
+                OWN_INPUTS: (self.teacher_tokenizer.pad_token_id, False),
+                OWN_ATTENTION: (0, False),
+                PARTNERS: (-1, left),
+            },
+        )
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return len(self._samples)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        text = self._texts[index]
-        ids, spans = self._student(text)
-        theirs, their_spans = self._teacher(text)
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        ids, theirs, partners = self._samples[index]
         return {
             'input_ids': ids,
             'attention_mask': [1] * len(ids),
+            'labels': ids,
             OWN_INPUTS: theirs,
-            PARTNERS: same_prefixes(spans, their_spans),
+            OWN_ATTENTION: [1] * len(theirs),
+            PARTNERS: partners,
         }
 
     def extra_repr(self) -> str:
@@ -222,13 +199,6 @@ def _cut(text: str, tokenizer: Any, count: int) -> Iterator[str]:
         part = text[spans[first][0] : spans[min(first + count, len(spans)) - 1][1]]
         if part.strip():
             yield part
-
-
-def _padded(rows: Sequence[Tensor], value: int, length: int | None = None, on_the_left: bool = False) -> Tensor:
-    batch = torch.full((len(rows), length or max(map(len, rows))), value, dtype=torch.long)
-    for place, row in zip(batch, rows):
-        place[slice(-len(row), None) if on_the_left else slice(len(row))] = row
-    return batch
 
 
 def _limit(tokenizer: Any, asked: int | None, option: str) -> int | None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from composer_kd.pretrained import require_transformers
 
-__all__ = ['PaddedBatches', 'chain_of', 'collate_of']
+__all__ = ['PaddedBatches', 'PaddedColumns', 'chain_of', 'collate_of']
 
 
 class PaddedBatches:
@@ -30,6 +34,46 @@ class PaddedBatches:
             The batch: int64 ``(B, S)`` for sequences, ``(B,)`` for numbers.
         """
         return dict(self._pad([dict(item) for item in items]))
+
+
+class PaddedColumns:
+    """Makes batches of samples whose sequences have lengths of their own: each column is padded to its longest.
+
+    Args:
+        columns: By name the number that stands for padding, and whether that comes before the sequence. Other
+            sequences are padded behind, with 0.
+
+    Example:
+        >>> items = [{'input_ids': [5], 'labels': [6, 7]}, {'input_ids': [8, 9], 'labels': [4]}]
+        >>> PaddedColumns(input_ids=(0, True), labels=(-100, False))(items)
+        {'input_ids': tensor([[0, 5],
+                [8, 9]]), 'labels': tensor([[   6,    7],
+                [   4, -100]])}
+    """
+
+    def __init__(self, **columns: tuple[int, bool]) -> None:
+        self._columns = columns
+
+    def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Makes a batch of tensors.
+
+        Args:
+            items: Mappings with lists of numbers, and numbers.
+
+        Returns:
+            The batch: int64 ``(B, S)`` for sequences, ``(B,)`` for numbers.
+        """
+        return {
+            name: _column([item[name] for item in items], *self._columns.get(name, (0, False))) for name in items[0]
+        }
+
+
+def _column(values: list[Any], fill: int, left: bool) -> Tensor:
+    if not isinstance(values[0], list):
+        return torch.as_tensor(values)
+    rows = [torch.tensor(row[::-1] if left else row, dtype=torch.long) for row in values]
+    padded = pad_sequence(rows, batch_first=True, padding_value=fill)
+    return padded.flip(1) if left else padded
 
 
 def chain_of(dataset: Any) -> Iterator[Any]:

@@ -54,6 +54,27 @@ def check_split(split: str, splits: Sequence[str]) -> None:
         raise ConfigError(f'split: expected one of {list(splits)}, got {split!r}{nearest(str(split), splits)}')
 
 
+def existing_file(places: Sequence[Path]) -> Path:
+    """The first of several places at which there is a file.
+
+    Args:
+        places: Where it may be, such as a path as written and the same below the root.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise ConfigError(
+            f'path: there is no file {" or ".join(map(str, places))}; another root is chosen by root=... or the '
+            f'environment variable {ROOT_VARIABLE}.'
+        )
+    return found
+
+
 def open_torchvision(source: Any, folder: str, root: str | Path | None, train: bool, download: bool) -> Any:
     """Opens one of torchvision's data sets, and downloads it first if requested.
 

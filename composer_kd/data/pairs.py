@@ -7,20 +7,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from composer_kd.data.partly_labelled import check_count
+from composer_kd.data.collating import PaddedColumns
+from composer_kd.data.partly_labelled import UNLABELLED
 from composer_kd.data.table import column_texts, read_table
 from composer_kd.data.text import frame_of
-from composer_kd.data.tokens import as_tokenizer
+from composer_kd.data.tokens import as_tokenizer, check_padding
 from composer_kd.errors import ConfigError
 
 __all__ = ['TextPairs', 'text_pairs']
-
-IGNORE = -100
 
 
 class TextPairs(Dataset[dict[str, list[int]]]):
@@ -50,8 +46,12 @@ class TextPairs(Dataset[dict[str, list[int]]]):
         self.tokenizer, self.objective = tokenizer, objective
         self.longest = max(map(len, [*inputs, *labels]))
         self.targets = [0] * len(inputs)  # no classes; so that samples are held out without loading them
-        on_left = objective == 'causal' and tokenizer.padding_side == 'left'
-        self.collate_fn = PaddedPairs(tokenizer.pad_token_id, tokenizer.padding_side == 'left', on_left)
+        left = tokenizer.padding_side == 'left'
+        self.collate_fn = PaddedColumns(
+            input_ids=(tokenizer.pad_token_id, left),
+            attention_mask=(0, left),
+            labels=(UNLABELLED, left and objective == 'causal'),  # those of a decoder begin at its first position
+        )
 
     def __len__(self) -> int:
         return len(self._inputs)
@@ -63,46 +63,6 @@ class TextPairs(Dataset[dict[str, list[int]]]):
     def extra_repr(self) -> str:
         """What made the samples."""
         return self._settings
-
-
-class PaddedPairs:
-    """Makes batches of pairs: inputs are padded to the longest, and labels with -100 to theirs.
-
-    Args:
-        pad: The token of padding.
-        left: Whether inputs are padded on the left.
-        labels_left: Whether labels are; those of a decoder begin at its first position, and are not.
-
-    Example:
-        >>> items = [{'input_ids': [5], 'labels': [6, 7]}, {'input_ids': [8, 9], 'labels': [4]}]
-        >>> PaddedPairs(0, False, False)(items)
-        {'input_ids': tensor([[5, 0],
-                [8, 9]]), 'labels': tensor([[   6,    7],
-                [   4, -100]])}
-    """
-
-    def __init__(self, pad: int, left: bool, labels_left: bool) -> None:
-        self._pads = {'input_ids': (pad, left), 'attention_mask': (0, left), 'labels': (IGNORE, labels_left)}
-
-    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Makes a batch of tensors.
-
-        Args:
-            items: The samples, and numbers beside them.
-
-        Returns:
-            The batch: int64 ``(B, S)`` for sequences, ``(B,)`` for numbers.
-        """
-        return {
-            name: self._column([item[name] for item in items], *self._pads.get(name, (0, False))) for name in items[0]
-        }
-
-    def _column(self, values: list[Any], fill: int, left: bool) -> Tensor:
-        if not isinstance(values[0], list):
-            return torch.as_tensor(values)
-        rows = [torch.tensor(row[::-1] if left else row, dtype=torch.long) for row in values]
-        padded = pad_sequence(rows, batch_first=True, padding_value=fill)
-        return padded.flip(1) if left else padded
 
 
 def text_pairs(
@@ -152,18 +112,9 @@ def text_pairs(
     """
     if objective not in _TOKENIZED:
         raise ConfigError(f'objective: expected one of {list(_TOKENIZED)}, got {objective!r}')
-    rows = read_table(path, hub, split, root)
-    if len(rows) == 0:
-        raise ConfigError(f'path: {path or hub} has no rows')
-    if subset is not None:
-        check_count('subset', subset, 1, len(rows))
-        rows = rows.select(range(subset))
+    rows = read_table(path, hub, split, root, subset)
     words = as_tokenizer(tokenizer)
-    if words.pad_token_id is None:
-        raise ConfigError(
-            f'tokenizer: {type(words).__name__} has no token for padding; save one with it: '
-            "tokenizer.pad_token = ...; tokenizer.save_pretrained('FOLDER')"
-        )
+    check_padding(words)
     given, answers = column_texts(rows, source, 'source'), column_texts(rows, target, 'target')
     for name, most in (('max_source_length', max_source_length), ('max_target_length', max_target_length)):
         if isinstance(most, bool) or not isinstance(most, int) or not 2 <= most <= words.model_max_length:
@@ -201,7 +152,7 @@ def _joined(words: Any, given: list[str], answers: list[str], most: int, most_ta
         raise ConfigError('source: a row has no tokens, and a prompt must have one; write a text around the column')
     answers_ = _cut([ids + end for ids in words(answers, **plain)['input_ids']], most_target, end, 'max_target_length')
     inputs = [prompt + answer for prompt, answer in zip(prompts, answers_)]
-    return inputs, [[IGNORE] * len(prompt) + answer for prompt, answer in zip(prompts, answers_)]
+    return inputs, [[UNLABELLED] * len(prompt) + answer for prompt, answer in zip(prompts, answers_)]
 
 
 def _cut(rows: list[list[int]], most: int, end: list[int], option: str) -> list[list[int]]:

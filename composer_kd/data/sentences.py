@@ -6,10 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from composer_kd.data.partly_labelled import check_count
 from composer_kd.data.table import column_texts, read_table
 from composer_kd.data.tokens import Tokenized, as_tokenizer, tokenize
-from composer_kd.errors import ConfigError
 
 __all__ = ['sentences']
 
@@ -49,12 +47,7 @@ def sentences(
         Traceback (most recent call last):
         composer_kd.errors.ConfigError: path: expected a file of .jsonl, .json, .csv, .tsv, .parquet, got 'texts.doc'
     """
-    rows = read_table(path, hub, split, root)
-    if len(rows) == 0:
-        raise ConfigError(f'path: {path or hub} has no rows')
-    if subset is not None:
-        check_count('subset', subset, 1, len(rows))
-        rows = rows.select(range(subset))
+    rows = read_table(path, hub, split, root, subset)
     words = as_tokenizer(tokenizer)
     columns: Any = tokenize(words, [(one,) for one in column_texts(rows, text, 'text')], max_length, 'sentences')
     return Tokenized(columns, None, words, f'text={text!r}, max_length={max_length}')

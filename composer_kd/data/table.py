@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from composer_kd.data.location import ROOT_VARIABLE, data_root
+from composer_kd.data.location import data_root, existing_file
+from composer_kd.data.partly_labelled import check_count
 from composer_kd.errors import ConfigError, nearest
 
 __all__ = ['column_texts', 'read_table']
@@ -21,7 +22,13 @@ _READERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def read_table(path: str | Path | Sequence[str | Path] | None, hub: str | None, split: str, root: Any = None) -> Any:
+def read_table(
+    path: str | Path | Sequence[str | Path] | None,
+    hub: str | None,
+    split: str,
+    root: Any = None,
+    subset: int | None = None,
+) -> Any:
     """Reads a table through ``datasets``; no code of the data set is run.
 
     Args:
@@ -30,18 +37,30 @@ def read_table(path: str | Path | Sequence[str | Path] | None, hub: str | None, 
         hub: In its place: the name of a data set on the Hub, ``'owner/name'``, or ``'owner/name:configuration'``.
         split: Which of its splits, of the Hub.
         root: The folder of the data sets, as for :func:`.data_root`.
+        subset: The number of rows to take, from the beginning; None for all.
 
     Returns:
-        A ``datasets.Dataset``.
+        A ``datasets.Dataset``, with rows.
 
     Raises:
-        ConfigError: If a file is missing or of another kind, or the Hub cannot be reached.
+        ConfigError: If a file is missing or of another kind, the Hub cannot be reached, there are no rows, or fewer
+            than ``subset``.
 
     Example:
         >>> read_table('pairs.txt', None, 'train')
         Traceback (most recent call last):
         composer_kd.errors.ConfigError: path: expected a file of .jsonl, .json, .csv, .tsv, .parquet, got 'pairs.txt'
     """
+    rows = _read(path, hub, split, root)
+    if len(rows) == 0:
+        raise ConfigError(f'path: {path or hub} has no rows')
+    if subset is None:
+        return rows
+    check_count('subset', subset, 1, len(rows))
+    return rows.select(range(subset))
+
+
+def _read(path: str | Path | Sequence[str | Path] | None, hub: str | None, split: str, root: Any) -> Any:
     if (path is None) == (hub is None):
         raise ConfigError('path: give files, or hub: the name of a data set on the Hugging Face Hub; one of the two')
     try:
@@ -58,19 +77,8 @@ def read_table(path: str | Path | Sequence[str | Path] | None, hub: str | None, 
             f'path: expected a file of {", ".join(_READERS)}, got {", ".join(repr(str(file)) for file in files)}'
         )
     kind, options = _READERS[kinds.pop()]
-    found = [str(_found(file, root)) for file in files]
+    found = [str(existing_file([file.expanduser(), data_root(root) / file])) for file in files]
     return _loaded(datasets.load_dataset, f'path: {", ".join(found)}', kind, data_files=found, split='train', **options)
-
-
-def _found(file: Path, root: Any) -> Path:
-    places = [file.expanduser(), data_root(root) / file]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise ConfigError(
-            f'path: there is no file {places[0]} or {places[1]}; another root is chosen by root=... or the environment '
-            f'variable {ROOT_VARIABLE}.'
-        )
-    return found
 
 
 def _loaded(load: Callable[..., Any], what: str, *where: Any, **options: Any) -> Any:

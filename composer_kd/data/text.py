@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from composer_kd.data.counter_random import sample_seeds
 from composer_kd.data.documentation import documentation
-from composer_kd.data.location import ROOT_VARIABLE, data_root
+from composer_kd.data.location import data_root, existing_file
 from composer_kd.data.masking import mask_tokens
 from composer_kd.data.partly_labelled import UNLABELLED, check_count
 from composer_kd.data.tokens import as_tokenizer
@@ -195,19 +195,9 @@ def find_text(written: str | Path, root: str | Path | None) -> Path | str:
     """Finds the file that is meant; of a folder in a package, whose documentation is read, the place as written."""
     if str(written).startswith('package:'):
         place = folder_of(str(written))
-        return str(written) if place.is_dir() else _existing(written, [place])
+        return str(written) if place.is_dir() else existing_file([place])
     file = Path(written)
-    return _existing(written, [file.expanduser(), data_root(root) / file])
-
-
-def _existing(written: str | Path, places: Sequence[Path]) -> Path:
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise ConfigError(
-            f'path: there is no file {" or ".join(map(str, places))}; another root is chosen by root=... or the '
-            f'environment variable {ROOT_VARIABLE}.'
-        )
-    return found
+    return existing_file([file.expanduser(), data_root(root) / file])
 
 
 def name_of(source: Path | str) -> str:

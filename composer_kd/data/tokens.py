@@ -15,7 +15,7 @@ from composer_kd.data.collating import PaddedBatches
 from composer_kd.errors import ConfigError
 from composer_kd.pretrained import load_tokenizer
 
-__all__ = ['Tokenized', 'as_tokenizer', 'tokenize']
+__all__ = ['Tokenized', 'as_tokenizer', 'check_padding', 'tokenize']
 
 _AT_ONCE = 4096  # texts tokenized in one call
 _WITH_TOKENS = ('token_type_ids', 'special_tokens_mask')
@@ -108,6 +108,23 @@ def as_tokenizer(given: Any) -> Any:
     return given
 
 
+def check_padding(tokenizer: Any, option: str = 'tokenizer') -> None:
+    """Checks that a tokenizer can pad.
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+        option: The option that says it, for messages.
+
+    Raises:
+        ConfigError: If it has no token for padding.
+    """
+    if tokenizer.pad_token_id is None:
+        raise ConfigError(
+            f'{option}: {type(tokenizer).__name__} has no token for padding; save one with it: '
+            "tokenizer.pad_token = ...; tokenizer.save_pretrained('FOLDER')"
+        )
+
+
 def tokenize(tokenizer: Any, texts: Sequence[Sequence[str]], max_length: int, what: str) -> dict[str, list[list[int]]]:
     """Tokenizes texts, or pairs of them, and cuts those that are too long; says once how many these are.
 
@@ -129,11 +146,7 @@ def tokenize(tokenizer: Any, texts: Sequence[Sequence[str]], max_length: int, wh
             f'max_length: expected from {least} to {tokenizer.model_max_length} tokens, which the tokenizer '
             f'{type(tokenizer).__name__} is made for, got {max_length}'
         )
-    if tokenizer.pad_token_id is None:
-        raise ConfigError(
-            f'tokenizer: {type(tokenizer).__name__} has no token for padding; save one with it: '
-            "tokenizer.pad_token = ...; tokenizer.save_pretrained('FOLDER')"
-        )
+    check_padding(tokenizer)
     found: dict[str, list[list[int]]] = {}
     cut = 0
     for start in range(0, len(texts), _AT_ONCE):
