@@ -27,6 +27,7 @@ __all__ = [
     'refuse_classes',
     'refuse_dropped_layers',
     'refuse_shared',
+    'refuse_training_metrics',
     'renew_copies',
     'refuse_beside_joint',
 ]
@@ -202,6 +203,25 @@ def renew_copies(state: State) -> None:
     for other in state.algorithms:
         if isinstance(other, SWA) and hasattr(state.model, EXTRAS):
             other.swa_model = AveragedModel(state.model, device=torch.device('cpu'))
+
+
+def refuse_training_metrics(state: State, option: str, why: str) -> None:
+    """Checks that a model measures nothing on training batches.
+
+    Args:
+        state: The state of the run.
+        option: The option that does not go with it, for messages.
+        why: What is wrong with them, to end the sentence that begins with their names.
+
+    Raises:
+        ConfigError: If it does.
+    """
+    metrics = list(state.model.get_metrics(is_train=True))
+    if metrics:
+        raise ConfigError(
+            f'{option}: the metrics of training batches ({", ".join(metrics)}) {why}. Give metrics to evaluation '
+            'alone: HuggingFaceModel(..., metrics=[], eval_metrics=[...])'
+        )
 
 
 def refuse_classes(criterion: Criterion) -> None:

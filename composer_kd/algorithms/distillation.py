@@ -379,7 +379,7 @@ class Distillation(DistillationAlgorithm):
             )
         precision = partial(get_precision_context, state.precision, state.precision_config)
         loss = self._of_whole_logits if self._fused is None else self._fused.loss
-        is_own = self.on_policy is not None and self.on_policy.is_own(state)
+        is_own = self._is_own(state)
         of_task = 0.0 if is_own else self.org_loss_weight
         parts = loss(state, micro, drawn, precision, of_task, self.kd_loss_weight)
         if is_own:  # the student's loss on its own text says nothing of the task
@@ -391,6 +391,10 @@ class Distillation(DistillationAlgorithm):
             parts['total'] = parts['total'] + idle
         state.loss = parts
 
+    def _is_own(self, state: State) -> bool:
+        """Whether the batch is the student's own text."""
+        return self.on_policy is not None and self.on_policy.is_own(state)
+
     def _of_whole_logits(
         self, state: State, micro: Microbatch, drawn: Sequence[int], precision: Precision, of_task: float, of_kd: float
     ) -> LossParts:
@@ -400,8 +404,7 @@ class Distillation(DistillationAlgorithm):
         if self._unsettled and student is not None:
             self._unsettled = [c for c in self._unsettled if not c(micro.batch, self._form, student, task)]
         task = share_of_batch(task, state.outputs, micro, student)
-        is_own = self.on_policy is not None and self.on_policy.is_own(state)
-        own = {} if is_own else shares_of_parts(state.loss, state.outputs, micro, student)
+        own = {} if self._is_own(state) else shares_of_parts(state.loss, state.outputs, micro, student)
         # A new 0-d tensor, because Composer scales it in place.
         total = torch.add(task * of_task, kd, alpha=of_kd)
         return LossParts(total, task, kd, values if self.criterion.named else {}, own)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from composer_kd.algorithms.absent_loss import reads_loss
 from composer_kd.algorithms.base import DistillationAlgorithm
+from composer_kd.algorithms.conflicts import refuse_training_metrics
 from composer_kd.algorithms.loss_parts import LossParts
 from composer_kd.batches.checks import check_marks
 from composer_kd.batches.contents import IGNORE
@@ -27,7 +28,7 @@ from composer_kd.features.hook_calls import is_compiled
 from composer_kd.features.linear_head import LinearHead
 from composer_kd.features.outputs import logits_of
 from composer_kd.losses.linear_logits import AnyLogits, LinearLogits
-from composer_kd.matches.criterion import Criterion, Precision
+from composer_kd.matches.criterion import Criterion, Precision, weighted_mean
 from composer_kd.matches.loss_signature import attribute_of
 from composer_kd.matches.one_pass import OnePass, RowLoss, cross_entropy, is_mean_over_rows
 from composer_kd.matches.part import Part
@@ -159,13 +160,11 @@ class FusedHead:
         if task is not None:
             together.add(task)
         part = Part(micro, None, criterion.student_features(), drawn)
-        found: dict[str, list[tuple[float, Any]]] = {}
         with criterion.pool.keeping_heads():
-            for term, weight, value in criterion.compared(state, part, precision, _Asked):
-                found.setdefault(term.match.name, []).append((weight, value))
+            found = criterion.compared(state, part, precision, _Asked)
         matches = [match for match in criterion.matches if match.name in found]  # the others' teachers were not drawn
         factors = {m.name: value_at(m.weight, state, f'The weight of {m.name!r}') for m in matches}
-        features = {m.name: _weighted_mean(found[m.name]) for m in matches if not m.on_logits}
+        features = {m.name: weighted_mean(found[m.name]) for m in matches if not m.on_logits}
         mask = _mask_of_logits(micro, layout, task)
         share = 1.0 if micro.share is None or not layout.per_position else micro.share
         for match in (match for match in matches if match.on_logits):
@@ -268,11 +267,6 @@ class _Asked(NamedTuple):
     whose: Sequence[int]
 
 
-def _weighted_mean(values: Sequence[tuple[float, Tensor]]) -> Tensor:
-    total = sum(weight for weight, _ in values)
-    return torch.stack([value * (weight / total) for weight, value in values]).sum()
-
-
 def _mask_of_logits(micro: Microbatch, layout: Layout, task: RowLoss | None) -> Tensor | None:
     """The mask of compared positions: the same tensor as that of the task where both are the labelled ones."""
     form, told = micro.form, has_partners(micro.batch)
@@ -302,12 +296,7 @@ def _check_term(term: LossTerm) -> None:
 
 def _refuse_readers(state: State) -> None:
     """Refuses what reads the logits of training batches."""
-    metrics = list(state.model.get_metrics(is_train=True))
-    if metrics:
-        raise ConfigError(
-            f'fused_head: the metrics of training batches ({", ".join(metrics)}) read logits, of which there are none. '
-            'Give metrics to evaluation alone: HuggingFaceModel(..., metrics=[], eval_metrics=[...])'
-        )
+    refuse_training_metrics(state, 'fused_head', 'read logits, of which there are none')
     for other in state.algorithms:
         if isinstance(other, LabelSmoothing):
             raise ConfigError(

@@ -15,6 +15,7 @@ from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor, nn
 
+from composer_kd.algorithms.conflicts import refuse_training_metrics
 from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.prompts import decoded, extended, padded, prompts_of, sources_of
 from composer_kd.data.counter_random import sample_seeds, uniforms
@@ -23,7 +24,7 @@ from composer_kd.features.calling import unwrapped
 from composer_kd.features.generation import generates, inverse_transform, sample_tokens, stop_tokens
 from composer_kd.features.modes import evaluating
 from composer_kd.pretrained import vocabulary_size
-from composer_kd.teachers import Teacher, module_of, own_token_names
+from composer_kd.teachers import Teacher, module_of
 from composer_kd.teachers.student_copy import bare
 
 __all__ = ['OnPolicy']
@@ -116,14 +117,10 @@ class OnPolicy:
                 'on_policy: the student generates between the steps, for which the parts of a sharded student (FSDP) '
                 'are not gathered. Train without parallelism_config, or with fraction: 0.'
             )
-        metrics = list(state.model.get_metrics(is_train=True))
-        if metrics and self.fraction > 0:
-            raise ConfigError(
-                f'on_policy: the metrics of training batches ({", ".join(metrics)}) would take texts of the student '
-                'for right. Give metrics to evaluation alone: HuggingFaceModel(..., metrics=[], eval_metrics=[...])'
-            )
+        if self.fraction > 0:
+            refuse_training_metrics(state, 'on_policy', 'would take texts of the student for right')
         for teacher in teachers:
-            if own_token_names([teacher]):
+            if getattr(teacher, 'own_tokens', False):
                 raise ConfigError(
                     f'on_policy: the teacher {teacher.name!r} reads the texts of the data in tokens of its own, not '
                     'those of the student. Take a teacher with the tokenizer of the student.'

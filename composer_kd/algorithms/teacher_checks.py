@@ -10,7 +10,7 @@ from torch import Tensor
 
 from composer_kd.errors import ConfigError
 from composer_kd.schedules import Window
-from composer_kd.teachers import Teacher, own_token_names
+from composer_kd.teachers import Teacher
 from composer_kd.teachers.own_tokens import check_own_tokenizer
 
 __all__ = ['check_answers', 'check_data', 'optimized']
@@ -27,7 +27,7 @@ def check_data(teachers: Sequence[Teacher], dataset: Any, positions: str) -> Non
     for teacher in teachers:
         if hasattr(teacher, 'check_data'):
             teacher.check_data(dataset, positions)
-        if own_token_names([teacher]):
+        if getattr(teacher, 'own_tokens', False):
             check_own_tokenizer(teacher, dataset)
 
 

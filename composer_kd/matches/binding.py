@@ -12,7 +12,7 @@ from composer_kd.matches.match import STUDENT, Match
 from composer_kd.matches.term import LossTerm
 from composer_kd.teachers import Teacher, TeacherPool, cut, module_of, own_token_names
 
-__all__ = ['bind', 'check_targets', 'layers_of', 'refuse_shared_modules']
+__all__ = ['bind', 'check_own_tokens', 'check_targets', 'layers_of', 'refuse_shared_modules']
 
 
 def bind(match: Match, names: Sequence[str]) -> list[LossTerm]:

@@ -37,7 +37,7 @@ from composer_kd.teachers import (
 )
 from composer_kd.teachers.routing import Route
 
-__all__ = ['Criterion', 'OfLogits', 'Precision']
+__all__ = ['Criterion', 'OfLogits', 'Precision', 'weighted_mean']
 
 Precision: TypeAlias = Callable[[], AbstractContextManager[Any]]
 """Makes the precision context in which teachers run."""
@@ -310,14 +310,12 @@ class Criterion:
         def compare(term: LossTerm, teacher: Any, whose: Sequence[int]) -> Tensor:
             return term.of_logits(state, part.logits, teacher, micro, whose)
 
-        found: dict[str, list[tuple[float, Tensor]]] = {}
-        for term, weight, value in self.compared(state, part, precision, compare):
-            found.setdefault(term.match.name, []).append((weight, value))
+        found = self.compared(state, part, precision, compare)
         total: Tensor | None = None
         values = {}
         for match in self.matches:
             if match.name in found:  # missing if the match's teacher was not drawn
-                values[match.name] = value = _weighted_mean(found[match.name])
+                values[match.name] = value = weighted_mean(found[match.name])
                 weight = value_at(match.weight, state, f'The weight of {match.name!r}')
                 weighted = value if weight == 1.0 else value * weight
                 total = weighted if total is None else total + weighted
@@ -327,17 +325,30 @@ class Criterion:
 
     def compared(
         self, state: State, part: Part, precision: Precision, of_logits: OfLogits
-    ) -> Iterator[tuple[LossTerm, float, Any]]:
-        """Runs the teachers, and gives the loss of each term with its weight among the match's terms.
-
-        It goes teacher by teacher, so that only one teacher's features are in memory at a time. Teachers of which one
-        is stored as a part of the classes have no mean logits: a match on their mean is then the mean of the losses.
+    ) -> dict[str, list[tuple[float, Any]]]:
+        """Runs the teachers, and compares the student with them.
 
         Args:
             state: The state of the run.
             part: The samples.
             precision: Makes the precision context in which the teachers run.
             of_logits: Compares logits; what it returns is given in the place of the loss.
+
+        Returns:
+            By the name of each match whose teachers ran, the losses of its terms, each with its weight among them.
+        """
+        found: dict[str, list[tuple[float, Any]]] = {}
+        for term, weight, value in self._values(state, part, precision, of_logits):
+            found.setdefault(term.match.name, []).append((weight, value))
+        return found
+
+    def _values(
+        self, state: State, part: Part, precision: Precision, of_logits: OfLogits
+    ) -> Iterator[tuple[LossTerm, float, Any]]:
+        """The loss of each term with its weight among the match's terms.
+
+        It goes teacher by teacher, so that only one teacher's features are in memory at a time. Teachers of which one
+        is stored as a part of the classes have no mean logits: a match on their mean is then the mean of the losses.
         """
         micro, ours = part.micro, part.features
         mean = self.pool.mean(part.teachers)
@@ -389,7 +400,8 @@ class Criterion:
             term.adapter.finite_check.poll(wait=True)
 
 
-def _weighted_mean(values: Sequence[tuple[float, Tensor]]) -> Tensor:
+def weighted_mean(values: Sequence[tuple[float, Tensor]]) -> Tensor:
+    """The mean of the losses of a match's terms, from :meth:`Criterion.compared`."""
     if len(values) == 1:
         return values[0][1]
     total = sum(weight for weight, _ in values)

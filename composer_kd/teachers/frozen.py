@@ -22,7 +22,7 @@ from composer_kd.teachers.checkpoints import load_weights
 from composer_kd.teachers.placement import place
 from composer_kd.teachers.recorded import answer_of_recorded, is_recorded
 
-__all__ = ['FrozenTeacher', 'has_own_tokens']
+__all__ = ['FrozenTeacher']
 
 
 class FrozenTeacher:
@@ -110,7 +110,8 @@ class FrozenTeacher:
     @property
     def own_tokens(self) -> bool:
         """Whether its classes are tokens of another tokenizer than the student's."""
-        return has_own_tokens(self._forward)
+        forward: Any = getattr(self._forward, 'func', self._forward)  # with options of a YAML
+        return bool(getattr(forward, 'own_tokens', False))
 
     def prepare(self, state: State) -> None:
         """Moves the teacher and its adapter to the run's device, in eval mode and frozen.
@@ -218,11 +219,6 @@ class FrozenTeacher:
 
     def __repr__(self) -> str:
         return f'FrozenTeacher({self.name})'
-
-
-def has_own_tokens(forward: Any) -> bool:
-    """Whether a function lets a model read tokens of its own, which a true attribute ``own_tokens`` says."""
-    return bool(getattr(getattr(forward, 'func', forward), 'own_tokens', False))
 
 
 def _without_index(call: Callable[..., Any], batch: Any, index: Tensor | None) -> Any:

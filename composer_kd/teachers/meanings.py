@@ -15,7 +15,15 @@ from composer_kd.models.hugging_face_build import untrained
 from composer_kd.teachers.base import Teacher, module_of
 from composer_kd.teachers.frozen import FrozenTeacher
 
-__all__ = ['check_classes', 'check_tokens', 'check_trained', 'class_names', 'vocabulary_of', 'written_class_names']
+__all__ = [
+    'check_classes',
+    'check_tokens',
+    'check_trained',
+    'class_names',
+    'moved_tokens',
+    'vocabulary_of',
+    'written_class_names',
+]
 
 _DEFAULT_NAME = re.compile(r'label_\d+')  # what transformers calls classes that nobody has named
 
@@ -42,7 +50,7 @@ def check_tokens(student: nn.Module, teacher: Teacher) -> None:
         _compare_sizes(student, module, teacher.name)
         return
     named = {number: token for token, number in theirs.items()}
-    moved = [token for token, number in ours.items() if theirs.get(token, number) != number]
+    moved = moved_tokens(ours, theirs)
     renamed = [token for token, number in ours.items() if token not in theirs and number in named]
     if not moved and not renamed:
         return
@@ -127,6 +135,16 @@ def vocabulary_of(tokenizer: Any) -> Mapping[str, int] | None:
     """The number of each token; ``None`` without a tokenizer that says so."""
     found = getattr(tokenizer, 'get_vocab', None)
     return found() if callable(found) else None
+
+
+def moved_tokens(one: Mapping[str, int], other: Mapping[str, int]) -> list[str]:
+    """The tokens of a vocabulary that have other numbers in another.
+
+    Example:
+        >>> moved_tokens({'a': 0, 'b': 1, 'c': 2}, {'a': 0, 'b': 2})
+        ['b']
+    """
+    return [token for token, number in one.items() if other.get(token, number) != number]
 
 
 def _compare_sizes(student: nn.Module, module: nn.Module, name: str) -> None:

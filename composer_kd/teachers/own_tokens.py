@@ -13,7 +13,7 @@ from composer_kd.errors import TeacherError
 from composer_kd.features.calling import calling_of
 from composer_kd.features.outputs import logits_of
 from composer_kd.teachers.base import Teacher, module_of
-from composer_kd.teachers.meanings import vocabulary_of
+from composer_kd.teachers.meanings import moved_tokens, vocabulary_of
 
 __all__ = ['check_own_tokenizer', 'own_token_names', 'read_own_tokens']
 
@@ -65,7 +65,7 @@ def check_own_tokenizer(teacher: Teacher, dataset: Any) -> None:
     own = vocabulary_of(getattr(module_of(teacher), 'tokenizer', None))
     if theirs is None or own is None:
         return
-    moved = [token for token, number in theirs.items() if own.get(token, number) != number]
+    moved = moved_tokens(theirs, own)
     if moved:
         raise TeacherError(
             f'The data set has tokens of another tokenizer than that of the teacher {teacher.name!r}: {moved[0]!r} has '

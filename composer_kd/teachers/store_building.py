@@ -30,7 +30,6 @@ from composer_kd.errors import StoreError
 from composer_kd.stores import Dense, Format, Hidden, Manifest, Store, StoreWriter, default_shard_samples
 from composer_kd.teachers.base import Teacher
 from composer_kd.teachers.frozen import FrozenTeacher
-from composer_kd.teachers.own_tokens import own_token_names
 from composer_kd.teachers.routing import RouteBy
 from composer_kd.teachers.store_reading import POOLED, WHOLE, TeacherReader
 from composer_kd.teachers.together import Together
@@ -268,7 +267,7 @@ def _views_of(dataset: Any) -> int:
 
 
 def _check_classes(teacher: Teacher) -> None:
-    if own_token_names([teacher]):
+    if getattr(teacher, 'own_tokens', False):
         raise StoreError(
             f'The teacher {teacher.name!r} has another tokenizer than the student, and a store has the classes of the '
             'student. Let it teach live: Distillation(teacher, UniversalLogit()).'

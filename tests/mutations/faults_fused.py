@@ -53,8 +53,8 @@ MUTATIONS = [
     Mutation(
         'metrics of training batches read the logits of no position',
         FUSED,
-        '    if metrics:\n',
-        '    if False:\n',
+        "    refuse_training_metrics(state, 'fused_head', 'read logits, of which there are none')\n",
+        '',
         REFUSED,
     ),
     Mutation(

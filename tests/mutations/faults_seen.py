@@ -37,7 +37,7 @@ MUTATIONS = [
     Mutation(
         'tokens with other numbers are compared',
         'composer_kd/teachers/meanings.py',
-        'moved = [token for token, number in ours.items() if theirs.get(token, number) != number]',
+        'moved = moved_tokens(ours, theirs)',
         'moved: list[str] = []',
         (f'{MEANINGS}::test_another_tokenizer_is_refused',),
     ),
