@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ __all__ = [
     'load',
     'load_tokenizer',
     'normalization_of',
+    'quiet',
     'require_transformers',
     'vocabulary_size',
 ]
@@ -41,6 +43,22 @@ def require_transformers(who: str) -> Any:
     except ImportError as error:
         raise ConfigError(f"{who} needs the transformers library: pip install 'composer_kd[nlp]'") from error
     return transformers
+
+
+@contextlib.contextmanager
+def quiet(who: str) -> Iterator[None]:
+    """Keeps transformers from remarks, such as the names of all weights that a model does not share with its folder.
+
+    Args:
+        who: As for `require_transformers`.
+    """
+    remarks = require_transformers(who).utils.logging
+    before = remarks.get_verbosity()
+    remarks.set_verbosity_error()
+    try:
+        yield
+    finally:
+        remarks.set_verbosity(before)
 
 
 def load(build: Callable[..., T], place: str, option: str, **settings: Any) -> T:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from composer_kd.errors import ConfigError, nearest
-from composer_kd.pretrained import load, require_transformers
+from composer_kd.pretrained import load, quiet, require_transformers
 
 __all__ = ['Built', 'build', 'untrained']
 
@@ -87,7 +86,7 @@ def build(
     how = _attention(config, attention)
     kind = getattr(transformers, auto)
     if pretrained is not None:
-        with _quiet(transformers):
+        with quiet('a model of the Hugging Face Hub'):
             made, told = load(
                 kind.from_pretrained, pretrained, 'pretrained', config=config, output_loading_info=True,
                 ignore_mismatched_sizes=True, **how,
@@ -193,17 +192,6 @@ def _attention(config: Any, attention: str | None) -> dict[str, str]:
         raise ConfigError(f'attention: {attention!r} computes no maps for output_attentions; expected eager')
     chosen = 'eager' if wants_maps else attention
     return {} if chosen is None else {'attn_implementation': chosen}
-
-
-@contextlib.contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Keeps the library from listing, by name, each weight that a model does not share with its folder."""
-    before = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(before)
 
 
 def _say_loaded(place: str, told: Mapping[str, Any]) -> None:

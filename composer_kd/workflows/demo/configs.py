@@ -12,7 +12,7 @@ from composer_kd.data import digits
 from composer_kd.runs.files import LATEST
 from composer_kd.workflows.demo.results import Settings
 
-__all__ = ['student_run', 'teacher_run']
+__all__ = ['checked_run', 'student_run', 'teacher_run']
 
 _SHAPE = {'in_channels': 1, 'image_size': 8, 'num_classes': 10}
 _TEACHER = {'name': 'DeepCNN', **_SHAPE}
@@ -41,7 +41,7 @@ def teacher_run(out: pathlib.Path, settings: Settings) -> RunConfig:
         'optimizer': _optimizer(0.05),
         'train_loader': {'dataset': {'name': 'digits', 'split': 'train'}},
     }
-    return _checked('teacher', out, written, 0, settings.teacher_epochs, settings)
+    return _run('teacher', out, written, 0, settings.teacher_epochs, settings)
 
 
 def student_run(out: pathlib.Path, settings: Settings, seed: int, distilled: bool) -> RunConfig:
@@ -78,7 +78,7 @@ def student_run(out: pathlib.Path, settings: Settings, seed: int, distilled: boo
         'algorithms': {'distillation': _distillation(out, settings)} if distilled else {},
     }
     name = f'{"distilled" if distilled else "alone"}-{seed}'
-    return _checked(name, out, written, seed, settings.student_epochs, settings)
+    return _run(name, out, written, seed, settings.student_epochs, settings)
 
 
 def _optimizer(lr: float) -> dict[str, Any]:
@@ -92,20 +92,41 @@ def _distillation(out: pathlib.Path, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _checked(
+def _run(
     name: str, out: pathlib.Path, written: dict[str, Any], seed: int, epochs: int, settings: Settings
 ) -> RunConfig:
-    """Adds the settings that all runs share, and checks the result as a YAML file is checked."""
+    """Adds what all runs of this demo share."""
     common = {
-        'run_name': f'demo-{name}',
-        'seed': seed,
         'scheduler': {'name': 'CosineAnnealingWithWarmupScheduler', 't_warmup': '0.1dur'},
         'eval_loader': {'dataset': {'name': 'digits', 'split': 'test'}},
+        'device_eval_batch_size': 500,
+    }
+    return checked_run(f'demo-{name}', out / name, {**written, **common}, seed, epochs, settings.batch_size)
+
+
+def checked_run(
+    run_name: str, folder: pathlib.Path, written: dict[str, Any], seed: int, epochs: int, batch_size: int
+) -> RunConfig:
+    """Adds what the runs of all demos share, and checks the result as a YAML file is checked.
+
+    Args:
+        run_name: The name of the run.
+        folder: Its folder.
+        written: Its other settings.
+        seed: Its seed.
+        epochs: How long it trains; it is evaluated after each, and saved after the last.
+        batch_size: Of its training batches.
+
+    Raises:
+        ConfigError: If a setting is out of range.
+    """
+    common = {
+        'run_name': run_name,
+        'seed': seed,
         'max_duration': f'{epochs}ep',
         'eval_interval': '1ep',
-        'global_train_batch_size': settings.batch_size,
-        'device_eval_batch_size': 500,
-        'save_folder': str(out / name),
+        'global_train_batch_size': batch_size,
+        'save_folder': str(folder),
         'save_interval': f'{epochs}ep',
         'save_num_checkpoints_to_keep': 1,
         'save_overwrite': True,  # a demo may be run again

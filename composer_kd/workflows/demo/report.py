@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -19,7 +20,7 @@ from composer_kd.presentation.tables import Table, as_markdown
 from composer_kd.presentation.units import bytes_text, number_text, percent, seconds_text
 from composer_kd.workflows.demo.results import Entry, Results
 
-__all__ = ['NUMBERS_FILE', 'in_words', 'write_report']
+__all__ = ['NUMBERS_FILE', 'in_words', 'show', 'spread_of', 'write_files', 'write_report']
 
 NUMBERS_FILE = 'results.json'
 
@@ -37,20 +38,53 @@ def write_report(results: Results, out: pathlib.Path, console: Console) -> None:
     out.mkdir(parents=True, exist_ok=True)
     rows = [_row(entry) for entry in results.entries]
     sentence = in_words(results)
-    write_file(out / 'results.md', _markdown(results, rows, sentence))
-    write_file(out / 'results.png', png(_figure(results)))
-    # Written last, so that its presence means that all files are complete.
-    write_file(out / NUMBERS_FILE, json.dumps(results.as_mapping(), indent=2) + '\n')
+    write_files(out, _markdown(results, rows, sentence), _figure(results), results.as_mapping())
+    show(console, _COLUMNS, rows, [sentence], _notes(results), out)
 
+
+def write_files(out: pathlib.Path, markdown: str, figure: Figure, numbers: Mapping[str, Any]) -> None:
+    """Writes ``results.md``, ``results.png`` and ``results.json`` of a demo.
+
+    Args:
+        out: The folder.
+        markdown: The report.
+        figure: The plot.
+        numbers: The results.
+    """
+    write_file(out / 'results.md', markdown)
+    write_file(out / 'results.png', png(figure))
+    # Written last, so that its presence means that all files are complete.
+    write_file(out / NUMBERS_FILE, json.dumps(numbers, indent=2) + '\n')
+
+
+def show(
+    console: Console,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    sentences: Sequence[str],
+    notes: str,
+    out: pathlib.Path,
+) -> None:
+    """Prints the results of a demo.
+
+    Args:
+        console: The console to print on.
+        columns: The names of the columns, the first two of texts.
+        rows: The table.
+        sentences: What it says.
+        notes: How it was measured.
+        out: The folder of the files.
+    """
     table = Shown(box=SIMPLE_HEAD, pad_edge=False)
-    for name in _COLUMNS:
-        table.add_column(name, justify='left' if name in _COLUMNS[:2] else 'right', no_wrap=True)
+    for number, name in enumerate(columns):
+        table.add_column(name, justify='left' if number < 2 else 'right', no_wrap=True)
     for row in rows:
         table.add_row(*row)
     console.print()
     console.print(table, highlight=False)
-    console.print(sentence, style='bold', highlight=False)
-    console.print(f'\n{_notes(results)}\n', style='dim', highlight=False)
+    for sentence in sentences:
+        console.print(sentence, style='bold', highlight=False)
+    console.print(f'\n{notes}\n', style='dim', highlight=False)
     console.print(f'Plot, table and numbers: {out}/results.png, .md, .json', highlight=False)
 
 
@@ -90,13 +124,17 @@ def _row(entry: Entry) -> tuple[str, ...]:
 
 
 def _notes(results: Results) -> str:
-    runs = len(results.alone.curves)
-    spread = f'mean ± standard error over {runs} seeds (one teacher)' if runs > 1 else 'one seed'
     return (
-        f'Accuracy on {results.samples[1]} test digits after the last epoch, {spread}. Both students: '
-        f'same initial weights, labels and number of batches. Size: the state dict on disk. Latency: median of '
-        f'one image on one CPU thread. {seconds_text(results.seconds)} in all.'
+        f'Accuracy on {results.samples[1]} test digits after the last epoch, {spread_of(results.alone)}. Both '
+        'students: same initial weights, labels and number of batches. Size: the state dict on disk. Latency: median '
+        f'of one image on one CPU thread. {seconds_text(results.seconds)} in all.'
     )
+
+
+def spread_of(entry: Entry) -> str:
+    """Says what stands behind the sign ± of a student."""
+    runs = len(entry.curves)
+    return f'mean ± standard error over {runs} seeds (one teacher)' if runs > 1 else 'one seed'
 
 
 def _markdown(results: Results, rows: list[tuple[str, ...]], sentence: str) -> str:

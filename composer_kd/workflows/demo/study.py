@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from composer.core import Time
 from rich.console import Console
 
 from composer_kd.bench.size import size_in_bytes
@@ -26,7 +28,7 @@ from composer_kd.workflows.demo.progress import Bar, bars
 from composer_kd.workflows.demo.report import NUMBERS_FILE, write_report
 from composer_kd.workflows.demo.results import Entry, Results, Settings
 
-__all__ = ['demo']
+__all__ = ['demo', 'measure', 'one_thread', 'say_what_next', 'train_all']
 
 
 def demo(
@@ -71,9 +73,9 @@ def demo(
         f'get {settings.n_labels} labels; the distilled one also asks the teacher about the images without a label.\n',
         highlight=False,
     )
-    with _one_thread():
+    with one_thread():
         _measure_all(results, runs)
-        _train_all(results, runs, console)
+        train_all(list(zip(results.entries, runs)), results.samples[0], console)
     results.seconds = time.perf_counter() - start
     write_report(results, out, console)
     _say_what_next(out, seeds, console)
@@ -87,48 +89,70 @@ def _results(settings: Settings) -> Results:
     return Results(settings, samples, Entry(TEACHER, f'{samples[0]:,} labels'), alone, distilled)
 
 
-def _train_all(results: Results, runs: Sequence[Sequence[RunConfig]], console: Console) -> None:
-    batches = math.ceil(results.samples[0] / results.settings.batch_size)
-    epochs = (results.settings.teacher_epochs, results.settings.student_epochs, results.settings.student_epochs)
+def train_all(rows: Sequence[tuple[Entry, Sequence[RunConfig]]], samples: int, console: Console) -> None:
+    """Trains all runs, with a bar for each entry.
+
+    Args:
+        rows: The entries, each with its runs.
+        samples: The number of training samples of an epoch.
+        console: The console of the bars.
+    """
     with bars(console) as progress:
-        rows = [
-            Bar(entry, progress, progress.add_task(entry.name, start=False, total=total, accuracy=''))
-            for entry, total in zip(results.entries, (n * batches * len(row) for n, row in zip(epochs, runs)))
-        ]
-        for bar, row in zip(rows, runs):
-            for run in row:
+        shown = []
+        for entry, runs in rows:
+            total = sum(
+                Time.from_timestring(run.max_duration).value * math.ceil(samples / run.global_train_batch_size)
+                for run in runs
+            )
+            shown.append(Bar(entry, progress, progress.add_task(entry.name, start=False, total=total, accuracy='')))
+        for bar, (_, runs) in zip(shown, rows):
+            for run in runs:
                 train(run, [bar], quiet=True)
 
 
 def _measure_all(results: Results, runs: Sequence[Sequence[RunConfig]]) -> None:
     for entry, row in zip((results.teacher, results.alone), runs):
-        _measure(entry, build_model(row[0].model).module)
+        measure(entry, build_model(row[0].model).module, 'module(image)', {'image': torch.zeros(1, 1, 8, 8)})
     # Both students have one architecture; a second measurement would differ by noise only.
     alone, distilled = results.alone, results.distilled
     distilled.parameters, distilled.size, distilled.latency = alone.parameters, alone.size, alone.latency
 
 
-def _measure(entry: Entry, module: torch.nn.Module) -> None:
+def measure(entry: Entry, module: torch.nn.Module, call: str, names: Mapping[str, Any]) -> None:
+    """Measures parameters, bytes, and the time for one sample on one CPU thread.
+
+    Args:
+        entry: Gets the numbers.
+        module: The model.
+        call: The expression that is timed, of ``module`` and the names.
+        names: The sample.
+    """
     module.eval()
     entry.parameters, entry.size = count_parameters(module), size_in_bytes(module)
-    with torch.inference_mode():
-        timer = timer_class()('module(image)', globals={'module': module, 'image': torch.zeros(1, 1, 8, 8)})
+    with torch.inference_mode(), one_thread():
+        timer = timer_class()(call, globals={'module': module, **names})
         entry.latency = float(timer.blocked_autorange(min_run_time=0.3).median)
 
 
 def _say_what_next(out: pathlib.Path, seeds: Sequence[int], console: Console) -> None:
     students = f'{out}/alone-{seeds[0]} {out}/distilled-{seeds[0]}'
+    say_what_next([f'evaluate {out}/*/', f'bench {out}/teacher {students}', f'report {out}/*/'], console)
+
+
+def say_what_next(commands: Sequence[str], console: Console) -> None:
+    """Says by which commands the runs of a demo are compared.
+
+    Args:
+        commands: The commands, with their arguments.
+        console: The console to print on.
+    """
     console.print('The runs are there too, each with its checkpoint. Compare them further:', highlight=False)
-    for command in (
-        f'composer-kd evaluate {out}/*/',
-        f'composer-kd bench {out}/teacher {students}',
-        f'composer-kd report {out}/*/',
-    ):
-        console.print(f'  {command}', highlight=False, soft_wrap=True)
+    for command in commands:
+        console.print(f'  composer-kd {command}', highlight=False, soft_wrap=True)
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Limits torch to one CPU thread: small models gain nothing from a second one, and lose time on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

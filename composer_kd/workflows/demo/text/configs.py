@@ -6,11 +6,10 @@ import pathlib
 from dataclasses import dataclass
 from typing import Any
 
-from composer_kd.config.check import check
 from composer_kd.config.schema import RunConfig
-from composer_kd.config.yaml_source import Source
 from composer_kd.data.docstrings import PACKAGES
 from composer_kd.runs.files import LATEST
+from composer_kd.workflows.demo.configs import checked_run
 from composer_kd.workflows.demo.text.results import TextSettings
 
 __all__ = ['Task', 'student_run', 'task_of', 'teacher_run']
@@ -69,7 +68,7 @@ def teacher_run(out: pathlib.Path, settings: TextSettings) -> RunConfig:
         'model': _teacher(settings),
         'train_loader': {'dataset': _train(settings)},
     }
-    return _checked('teacher', out, written, 0, settings.teacher_epochs, settings)
+    return _run('teacher', out, written, 0, settings.teacher_epochs, settings)
 
 
 def student_run(out: pathlib.Path, settings: TextSettings, strategy: str, seed: int, distilled: bool) -> RunConfig:
@@ -110,7 +109,7 @@ def student_run(out: pathlib.Path, settings: TextSettings, strategy: str, seed: 
         'algorithms': {'distillation': {'teachers': [teacher], 'kd_loss_fn': loss}} if distilled else {},
     }
     name = f'{strategy}-{"distilled" if distilled else "alone"}-{seed}'
-    return _checked(name, out, written, seed, settings.student_epochs, settings)
+    return _run(name, out, written, seed, settings.student_epochs, settings)
 
 
 def _teacher(settings: TextSettings) -> dict[str, Any]:
@@ -122,25 +121,14 @@ def _train(settings: TextSettings) -> dict[str, Any]:
     return {**task_of(settings).dataset, **tokenizer, 'split': 'train', 'subset': settings.n_train}
 
 
-def _checked(
+def _run(
     name: str, out: pathlib.Path, written: dict[str, Any], seed: int, epochs: int, settings: TextSettings
 ) -> RunConfig:
-    """Adds the settings that all runs share, and checks the result as a YAML file is checked."""
-    test = {**_train(settings), 'split': 'validation', 'subset': settings.n_test}
+    """Adds what all runs of this demo share."""
     common = {
-        'run_name': f'demo-text-{name}',
-        'seed': seed,
         'optimizer': {'name': 'DecoupledAdamW', 'lr': settings.lr, 'weight_decay': 1e-5},
         'scheduler': {'name': 'LinearWithWarmupScheduler', 't_warmup': '0.1dur', 'alpha_f': 0.0},
-        'eval_loader': {'dataset': test},
-        'max_duration': f'{epochs}ep',
-        'eval_interval': '1ep',
-        'global_train_batch_size': settings.batch_size,
+        'eval_loader': {'dataset': {**_train(settings), 'split': 'validation', 'subset': settings.n_test}},
         'device_eval_batch_size': 100,
-        'save_folder': str(out / name),
-        'save_interval': f'{epochs}ep',
-        'save_num_checkpoints_to_keep': 1,
-        'save_overwrite': True,  # a demo may be run again
-        'progress_bar': False,
     }
-    return check(Source(pathlib.Path('demo'), {**written, **common}), RunConfig)
+    return checked_run(f'demo-text-{name}', out / name, {**written, **common}, seed, epochs, settings.batch_size)

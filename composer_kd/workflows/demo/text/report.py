@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import statistics
 
 from matplotlib.figure import Figure
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table as Shown
 
-from composer_kd.presentation.files import write_file
-from composer_kd.presentation.plots import COLOURS, INK, canvas, png, tidy, title
+from composer_kd.presentation.plots import COLOURS, INK, canvas, tidy, title
 from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
 from composer_kd.presentation.tables import Table, as_markdown
 from composer_kd.presentation.units import count_text, percent, seconds_text
-from composer_kd.workflows.demo.report import NUMBERS_FILE
+from composer_kd.workflows.demo.report import show, spread_of, write_files
 from composer_kd.workflows.demo.results import Entry
 from composer_kd.workflows.demo.text.results import TextResults
 
@@ -38,22 +34,8 @@ def write_report(results: TextResults, out: pathlib.Path, console: Console) -> N
     sentences = [in_words(results, strategy) for strategy in results.students]
     table = as_markdown(Table.of(_COLUMNS, rows, left=2))
     parts = ['# Distillation of a fine-tuned BERT', f'The task: {results.task}.', table, *sentences, _notes(results)]
-    write_file(out / 'results.md', '\n\n'.join(parts) + '\n')
-    write_file(out / 'results.png', png(_figure(results)))
-    # Written last, so that its presence means that all files are complete.
-    write_file(out / NUMBERS_FILE, json.dumps(results.as_mapping(), indent=2) + '\n')
-
-    shown = Shown(box=SIMPLE_HEAD, pad_edge=False)
-    for name in _COLUMNS:
-        shown.add_column(name, justify='left' if name in _COLUMNS[:2] else 'right', no_wrap=True)
-    for row in rows:
-        shown.add_row(*row)
-    console.print()
-    console.print(shown, highlight=False)
-    for sentence in sentences:
-        console.print(sentence, style='bold', highlight=False)
-    console.print(f'\n{_notes(results)}\n', style='dim', highlight=False)
-    console.print(f'Plot, table and numbers: {out}/results.png, .md, .json', highlight=False)
+    write_files(out, '\n\n'.join(parts) + '\n', _figure(results), results.as_mapping())
+    show(console, _COLUMNS, rows, sentences, _notes(results), out)
 
 
 def in_words(results: TextResults, strategy: str) -> str:
@@ -83,8 +65,7 @@ def _row(entry: Entry) -> tuple[str, ...]:
 
 
 def _notes(results: TextResults) -> str:
-    runs = len(results.entries[-1].curves)
-    spread = f'mean ± standard error over {runs} seeds (one teacher)' if runs > 1 else 'one seed'
+    spread = spread_of(results.entries[-1])
     return (
         f'Accuracy on {results.settings.n_test:,} test texts after the last epoch, {spread}. Students alone and '
         'distilled: the same layers of the teacher, labels and number of batches. Latency: median of one text on one '

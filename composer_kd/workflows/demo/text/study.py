@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import pathlib
 import time
 import warnings
@@ -11,22 +10,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from rich.console import Console
 
-from composer_kd.bench.size import size_in_bytes
-from composer_kd.bench.timing import timer_class
 from composer_kd.config.construct import construct_or_say
 from composer_kd.config.schema import RunConfig
 from composer_kd.presentation.console import terminal
 from composer_kd.presentation.roles import TEACHER
-from composer_kd.pretrained import require_transformers
+from composer_kd.pretrained import quiet
 from composer_kd.runs.build import build_model
-from composer_kd.runs.evaluate import count_parameters
 from composer_kd.runs.files import make_folder
-from composer_kd.runs.train import train
-from composer_kd.workflows.demo.progress import Bar, bars
 from composer_kd.workflows.demo.report import NUMBERS_FILE
 from composer_kd.workflows.demo.results import Entry
+from composer_kd.workflows.demo.study import measure, say_what_next, train_all
 from composer_kd.workflows.demo.text.configs import Task, student_run, task_of, teacher_run
 from composer_kd.workflows.demo.text.report import write_report
 from composer_kd.workflows.demo.text.results import TextResults, TextSettings
@@ -73,11 +67,11 @@ def text_demo(
         (out / NUMBERS_FILE).unlink(missing_ok=True)  # the runs of an earlier demo are overwritten
         console, start = terminal(), time.perf_counter()
         console.print(_introduction(settings, task), highlight=False)
-        _train_all(rows, settings, console)
+        train_all(rows, settings.n_train, console)
         _measure_all(rows, results, task)
     results.seconds = time.perf_counter() - start
     write_report(results, out, console)
-    _say_what_next(out, console)
+    say_what_next([f'evaluate {out}/*/', f'report {out}/*/'], console)
     return results
 
 
@@ -98,19 +92,6 @@ def _introduction(settings: TextSettings, task: Task) -> str:
     )
 
 
-def _train_all(rows: Rows, settings: TextSettings, console: Console) -> None:
-    batches = math.ceil(settings.n_train / settings.batch_size)
-    with bars(console) as progress:
-        shown = []
-        for entry, runs in rows:
-            epochs = settings.teacher_epochs if entry.name == TEACHER else settings.student_epochs
-            total = epochs * batches * len(runs)
-            shown.append(Bar(entry, progress, progress.add_task(entry.name, start=False, total=total, accuracy='')))
-        for bar, (_, runs) in zip(shown, rows):
-            for run in runs:
-                train(run, [bar], quiet=True)
-
-
 def _measure_all(rows: Rows, results: TextResults, task: Task) -> None:
     """Measures the teacher and one student: all have one architecture, and differences would be noise."""
     teacher: Any = build_model(rows[0][1][0].model)
@@ -126,41 +107,14 @@ def _measure_all(rows: Rows, results: TextResults, task: Task) -> None:
 
 
 def _measure(entry: Entry, module: torch.nn.Module, task: Task) -> None:
-    """Parameters, bytes, and the time for one text of the largest length."""
-    module.eval()
-    entry.parameters, entry.size = count_parameters(module), size_in_bytes(module)
+    """Measures a model, with one text of the largest length."""
     text = torch.ones(1, task.dataset['max_length'], dtype=torch.long)
-    names = {'module': module, 'text': text}
-    with torch.inference_mode(), _one_thread():
-        timer = timer_class()('module(input_ids=text, attention_mask=text)', globals=names)
-        entry.latency = float(timer.blocked_autorange(min_run_time=0.3).median)
+    measure(entry, module, 'module(input_ids=text, attention_mask=text)', {'text': text})
 
 
 @contextmanager
 def _without_remarks() -> Iterator[None]:
     """Leaves out what would be said of every run: that heads are new, and that long texts are cut."""
-    remarks = require_transformers('the demo on texts').utils.logging
-    before = remarks.get_verbosity()
-    remarks.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', message='.*samples have more than max_length')
-            yield
-    finally:
-        remarks.set_verbosity(before)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with quiet('the demo on texts'), warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='.*samples have more than max_length')
         yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _say_what_next(out: pathlib.Path, console: Console) -> None:
-    console.print('The runs are there too, each with its checkpoint. Compare them further:', highlight=False)
-    for command in ('evaluate', 'report'):
-        console.print(f'  composer-kd {command} {out}/*/', highlight=False, soft_wrap=True)
