@@ -5,6 +5,7 @@ import random
 
 import torch
 import transformers
+import yaml
 
 WORDS = [
     *('a', 'the', 'film', 'is', 'was', 'not', 'very', 'good', 'bad', 'great'),
@@ -53,3 +54,24 @@ def save_sst2(root, train=24, validation=12):
 def save_jsonl(file, rows):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+
+
+def run_yaml(place, **changes):
+    """The path of a YAML that trains a student of one layer, taught by the whole model."""
+    data = {'name': 'glue', 'task': 'sst2', 'tokenizer': 'bert', 'root': '.', 'max_length': 16}
+    content = {
+        'model': {'name': 'hf_classifier', 'pretrained': 'bert', 'config': {'num_hidden_layers': 1}},
+        'optimizer': {'name': 'DecoupledAdamW', 'lr': 0.01},
+        'train_loader': {'dataset': {**data, 'split': 'train'}},
+        'eval_loader': {'dataset': {**data, 'split': 'validation'}},
+        'algorithms': {
+            'distillation': {
+                'teachers': [{'model': {'name': 'hf_classifier', 'pretrained': 'bert'}}],
+                'kd_loss_fn': {'name': 'KLDivergence', 'temperature': 2.0},
+            }
+        },
+        'max_duration': '2ep', 'global_train_batch_size': 8, 'progress_bar': False, 'save_folder': 'runs/{run_name}',
+        **changes,
+    }  # fmt: skip
+    (place / 'run.yaml').write_text(yaml.safe_dump(content))
+    return place / 'run.yaml'

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-import yaml
 from torch.utils.data import DataLoader
 
 from composer_kd import BaseModelTeacher, ConfigError, Distillation, OnPolicy
@@ -19,7 +18,7 @@ from composer_kd.runs.train import train
 from composer_kd.workflows.export.export import export_run
 from tests.helpers import TokenDataset
 from tests.helpers import train as fit
-from tests.texts import TINY, VOCABULARY, save_model, save_sst2
+from tests.texts import TINY, VOCABULARY, run_yaml, save_model, save_sst2
 
 transformers = pytest.importorskip('transformers')
 pytest.importorskip('peft')
@@ -113,26 +112,13 @@ def place(tmp_path, monkeypatch):
 
 
 def written(place, **changes):
-    data = {'name': 'glue', 'task': 'sst2', 'tokenizer': 'bert', 'root': '.', 'max_length': 16}
-    content = {
-        'model': {'name': 'hf_classifier', 'pretrained': 'bert', 'peft': LORA},
-        'optimizer': {'name': 'DecoupledAdamW', 'lr': 0.01},
-        'train_loader': {'dataset': {**data, 'split': 'train'}},
-        'eval_loader': {'dataset': {**data, 'split': 'validation'}},
-        'algorithms': {
-            'distillation': {
-                'teachers': [{'name': 'BaseModelTeacher'}],
-                'kd_loss_fn': [
-                    {'name': 'KLDivergence', 'temperature': 2.0},
-                    {'loss': {'name': 'hint'}, 'on': 'bert.encoder.layer.1[0]', 'project': 'auto'},
-                ],
-            }
-        },
-        'max_duration': '2ep', 'global_train_batch_size': 8, 'progress_bar': False, 'save_folder': 'runs/{run_name}',
-        **changes,
-    }  # fmt: skip
-    (place / 'run.yaml').write_text(yaml.safe_dump(content))
-    return place / 'run.yaml'
+    model = {'name': 'hf_classifier', 'pretrained': 'bert', 'peft': LORA}
+    losses = [
+        {'name': 'KLDivergence', 'temperature': 2.0},
+        {'loss': {'name': 'hint'}, 'on': 'bert.encoder.layer.1[0]', 'project': 'auto'},
+    ]
+    distillation = {'teachers': [{'name': 'BaseModelTeacher'}], 'kd_loss_fn': losses}
+    return run_yaml(place, **{'model': model, 'algorithms': {'distillation': distillation}, **changes})
 
 
 def test_a_run_with_its_base_as_the_teacher_is_resumed_evaluated_and_exported(place):

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-import yaml
 
 from composer_kd import Ensemble, models
 from composer_kd.cli.main import main
@@ -16,7 +15,7 @@ from composer_kd.runs.saved import open_run
 from composer_kd.runs.train import train
 from composer_kd.workflows.cache import cache
 from tests.data.test_aligned import letters
-from tests.texts import TINY, save_jsonl, save_model, save_sst2, save_tokenizer, sentences
+from tests.texts import TINY, run_yaml, save_jsonl, save_model, save_sst2, save_tokenizer, sentences
 
 pytest.importorskip('transformers')
 
@@ -29,33 +28,12 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def written(place, **changes):
-    """The path of a YAML that trains a student of one layer, taught by the whole model."""
-    data = {'name': 'glue', 'task': 'sst2', 'tokenizer': 'bert', 'root': '.', 'max_length': 16}
-    content = {
-        'model': {'name': 'hf_classifier', 'pretrained': 'bert', 'config': {'num_hidden_layers': 1}},
-        'optimizer': {'name': 'DecoupledAdamW', 'lr': 0.01},
-        'train_loader': {'dataset': {**data, 'split': 'train'}},
-        'eval_loader': {'dataset': {**data, 'split': 'validation'}},
-        'algorithms': {
-            'distillation': {
-                'teachers': [{'model': {'name': 'hf_classifier', 'pretrained': 'bert'}}],
-                'kd_loss_fn': {'name': 'KLDivergence', 'temperature': 2.0},
-            }
-        },
-        'max_duration': '2ep', 'global_train_batch_size': 8, 'progress_bar': False, 'save_folder': 'runs/{run_name}',
-        **changes,
-    }  # fmt: skip
-    (place / 'run.yaml').write_text(yaml.safe_dump(content))
-    return place / 'run.yaml'
-
-
 def weights(folder):
     return torch.load(folder / 'latest-rank0.pt', weights_only=False)['state']['model']
 
 
 def test_a_run_resumes_bit_for_bit_and_is_evaluated(place):
-    file = written(place)
+    file = run_yaml(place)
     metrics = train(load_config(file, ['run_name=straight']), quiet=True)
     train(load_config(file, ['run_name=parts', 'max_duration=4ba', 'save_interval=1ba']), quiet=True)
     train(load_config(file, ['run_name=parts', 'autoresume=true', 'save_interval=1ba']), quiet=True)
@@ -67,7 +45,7 @@ def test_a_run_resumes_bit_for_bit_and_is_evaluated(place):
 
 
 def test_several_runs_are_evaluated_together(place, capsys):
-    file = written(place, algorithms={}, max_duration='1ba')
+    file = run_yaml(place, algorithms={}, max_duration='1ba')
     for name, seed in (('a', 1), ('b', 2)):
         train(load_config(file, [f'run_name={name}', f'seed={seed}']), quiet=True)
     first, second, both = evaluate_all(['runs/a', 'runs/b'], together=True)
@@ -93,7 +71,7 @@ def test_an_ensemble_of_models_with_classes_in_other_orders(place):
 
 def test_microbatches_give_the_same_numbers(place):
     config = {'num_hidden_layers': 1, 'hidden_dropout_prob': 0.0, 'attention_probs_dropout_prob': 0.0}
-    file = written(place, model={'name': 'hf_classifier', 'pretrained': 'bert', 'config': config}, max_duration='3ba')
+    file = run_yaml(place, model={'name': 'hf_classifier', 'pretrained': 'bert', 'config': config}, max_duration='3ba')
     whole = train(load_config(file, ['save_folder=null']), quiet=True)
     parts = train(load_config(file, ['save_folder=null', 'device_train_microbatch_size=3']), quiet=True)
     for name in ('loss/train/total', 'loss/train/task', 'loss/train/kd'):
@@ -101,7 +79,7 @@ def test_microbatches_give_the_same_numbers(place):
 
 
 def test_stored_answers_teach_like_the_teacher(place):
-    file = written(place, max_duration='1ep')
+    file = run_yaml(place, max_duration='1ep')
     live = train(load_config(file, ['run_name=live']), quiet=True)
     cache(load_config(file), out=place / 'store')
     teachers = 'algorithms.distillation.teachers=[{cache: store}]'
@@ -120,32 +98,32 @@ def test_texts_that_are_not_meant_for_the_model(place):
     save_tokenizer(place / 'more', [f'word{number}' for number in range(99)])
     save_tokenizer(place / 'other', ['good', 'bad'])
     model = {'name': 'hf_classifier', 'architecture': 'bert', 'config': {**TINY, 'vocab_size': 50}}
-    file = written(place, model=model, algorithms={})
+    file = run_yaml(place, model=model, algorithms={})
     said = refused(file, 'train_loader.dataset.tokenizer=more')
     assert (
         'train_loader.dataset.tokenizer: has 104 tokens, and BertForSequenceClassification has embeddings for 50'
         in said
     )
-    file = written(place, algorithms={})
+    file = run_yaml(place, algorithms={})
     said = refused(file, 'train_loader.dataset.tokenizer=other')
     assert "is another than that of the model: 2 tokens have other numbers, such as 'good', 5 here and 12 there" in said
     model['config'].update(max_position_embeddings=7, vocab_size=23)
-    said = refused(written(place, model=model, algorithms={}))
+    said = refused(run_yaml(place, model=model, algorithms={}))
     assert 'its longest sample has 11 tokens, and BertForSequenceClassification takes 7' in said
     model = {'name': 'hf_classifier', 'pretrained': 'bert', 'num_labels': 3}
     assert "has 2 classes, ['negative', 'positive'], and the model 3 outputs" in refused(
-        written(place, model=model, algorithms={})
+        run_yaml(place, model=model, algorithms={})
     )
     model = {'name': 'hf_classifier', 'pretrained': 'bert', 'problem': 'regression'}
-    assert 'the model one score (problem: regression)' in refused(written(place, model=model, algorithms={}))
+    assert 'the model one score (problem: regression)' in refused(run_yaml(place, model=model, algorithms={}))
     model = {'name': 'hf_classifier', 'pretrained': 'bert', 'problem': 'multi_label', 'num_labels': 2}
-    assert 'leave model.problem out' in refused(written(place, model=model, algorithms={}))
+    assert 'leave model.problem out' in refused(run_yaml(place, model=model, algorithms={}))
 
 
 def test_labels_in_another_order_than_the_models(place):
     save_model(place / 'turned', id2label={0: 'Positive', 1: 'Negative'})
     model = {'name': 'hf_classifier', 'pretrained': 'turned'}
-    file = written(place, model=model, algorithms={})
+    file = run_yaml(place, model=model, algorithms={})
     said = refused(file)
     assert "another order; write labels: ['positive', 'negative'] beside the task" in said
     order = 'dataset.labels=[positive,negative]'
@@ -158,9 +136,9 @@ def test_scores_and_several_kinds_of_labels(place):
         save_jsonl(place / 'glue' / 'STS-B' / f'{name}.jsonl', rows)
     data = ['train_loader.dataset.task=stsb', 'eval_loader.dataset.task=stsb', 'save_folder=null']
     model = {'name': 'hf_classifier', 'pretrained': 'bert', 'problem': 'regression'}
-    file = written(place, model=model, algorithms={}, max_duration='1ep')
+    file = run_yaml(place, model=model, algorithms={}, max_duration='1ep')
     assert 'metrics/eval/SpearmanCorrCoef' in train(load_config(file, data), quiet=True)
-    assert 'has scores for labels, and the model classes' in refused(written(place, algorithms={}), *data)
+    assert 'has scores for labels, and the model classes' in refused(run_yaml(place, algorithms={}), *data)
 
 
 def of_language(place, objective, **changes):
@@ -185,7 +163,7 @@ def of_language(place, objective, **changes):
         'model': model, 'train_loader': {'dataset': data}, 'eval_loader': {'dataset': data},
         'algorithms': {'distillation': taught},
     }  # fmt: skip
-    return written(place, **{**defaults, **changes})
+    return run_yaml(place, **{**defaults, **changes})
 
 
 @pytest.mark.parametrize('objective', ['causal', 'masked'])
@@ -241,7 +219,7 @@ def test_the_objective_of_the_data_is_that_of_the_model(place):
     said = refused(file, 'train_loader.dataset.objective=unlabelled')
     assert "'unlabelled', and GPT2LMHeadModel is a model for 'causal'; write objective: causal" in said
     data = {'name': 'text', 'path': 'a.txt', 'tokenizer': 'bert', 'length': 10, 'objective': 'masked'}
-    said = refused(written(place, train_loader={'dataset': data}, eval_loader=None))
+    said = refused(run_yaml(place, train_loader={'dataset': data}, eval_loader=None))
     assert "BertForSequenceClassification is a model for 'unlabelled'; write objective: unlabelled" in said
 
 
