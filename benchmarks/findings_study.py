@@ -13,7 +13,7 @@ from torch import optim
 
 from benchmarks import findings_data
 from benchmarks.findings_claims import CLAIMS, FRESH, RAW, RNN, TUNED, Cell, cells_of
-from benchmarks.jobs import Job, Result, Runner, best_rate, choose_rates, digest
+from benchmarks.jobs import Job, Result, Runner, Task, best_rate, choose_rates, digest
 from composer_kd.data import CIFAR10_MEAN, CIFAR10_STD, IMAGENET_MEAN, IMAGENET_STD
 from composer_kd.models import DeepCNN, ImageRNN, resnet20
 from composer_kd.teachers import FrozenTeacher, NormalizationAdapter
@@ -143,6 +143,29 @@ def stop_if_failed(results: Iterable[Result], may_diverge: bool = True) -> None:
     for result in results:
         if 'failed' in result and not (may_diverge and result['failed'].startswith('diverged')):
             raise SystemExit(f'{result["name"]}: {result["failed"]}')
+
+
+class Jobs:
+    """What a study has run.
+
+    Args:
+        runner: Runs what has no result yet.
+
+    Attributes:
+        found: The results.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.found: dict[Task, Result] = {}
+
+    def do(self, tasks: Iterable[Any], title: str) -> bool:
+        """Runs tasks, ends the study if one cannot be run, and says whether all have results."""
+        tasks = list(tasks)
+        found = self.runner(tasks, title)
+        stop_if_failed(found.values())
+        self.found |= found
+        return all(task in found for task in tasks)
 
 
 class Study:

@@ -24,16 +24,15 @@ import dataclasses
 import os
 import pathlib
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from benchmarks import layers_report
-from benchmarks.findings_study import stop_if_failed, tune
-from benchmarks.jobs import ROOT, Result, Runner, Task, choose_rates, step_back
+from benchmarks.findings_study import Jobs, tune
+from benchmarks.jobs import ROOT, Result, Runner, choose_rates, step_back
 from benchmarks.layers_jobs import Run, Together, Tuning
 from benchmarks.layers_teachers import STRATEGIES, Basis, Chosen, Parts, Stored, Teacher
 
@@ -82,7 +81,7 @@ VARIATIONS = [
 ]
 
 
-class Study:
+class Study(Jobs):
     """The runs of all tables.
 
     Args:
@@ -91,8 +90,8 @@ class Study:
     """
 
     def __init__(self, options: argparse.Namespace, runner: Runner) -> None:
-        self.options, self.runner = options, runner
-        self.found: dict[Task, Result] = {}
+        super().__init__(runner)
+        self.options = options
         self.teachers = {task: Teacher(self._basis(task)) for task in options.tasks}
         self.layers: dict[str, dict[str, tuple[int, ...]]] = {}
         self.tuned: dict[tuple[tuple[str, str], float], Result] = {}
@@ -100,14 +99,6 @@ class Study:
         self.runs: dict[tuple[str, str, str, int], Run] = {}
         self.ensembles: dict[tuple[str, str, int], Together] = {}
         self.varied: dict[tuple[Variation, int], Run] = {}
-
-    def do(self, tasks: Iterable[Any], title: str) -> bool:
-        """Runs tasks, ends the study if one cannot be run, and says whether all have results."""
-        tasks = list(tasks)
-        found = self.runner(tasks, title)
-        stop_if_failed(found.values())
-        self.found |= found
-        return all(task in found for task in tasks)
 
     def run(self) -> None:
         """Does all, and writes the tables after each seed."""

@@ -20,16 +20,15 @@ import dataclasses
 import os
 import pathlib
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from benchmarks import schemes_report
-from benchmarks.findings_study import stop_if_failed, tune
-from benchmarks.jobs import ROOT, Result, Runner, Task, choose_rates, step_back
+from benchmarks.findings_study import Jobs, tune
+from benchmarks.jobs import ROOT, Result, Runner, choose_rates, step_back
 from benchmarks.schemes_jobs import STORED, Run, Stored, Trained
 
 TUNING_SEED = 1000
@@ -73,7 +72,7 @@ class Cell:
         return f'{self.method}, {SETTINGS[self.setting]}'
 
 
-class Study:
+class Study(Jobs):
     """The runs of all cells.
 
     Args:
@@ -82,20 +81,14 @@ class Study:
     """
 
     def __init__(self, options: argparse.Namespace, runner: Runner) -> None:
-        self.options, self.runner = options, runner
+        super().__init__(runner)
+        self.options = options
         self.work = str(options.work)
         self.batches = round(options.epochs * (IMAGES // 128))
         self.cells = [Cell(setting, method) for setting in options.settings for method in options.methods]
-        self.found: dict[Task, Result] = {}
         self.rates: dict[Cell, float] = {}
         self.tuned: dict[tuple[Cell, float], Result] = {}
         self.runs: dict[tuple[Cell, int], Run] = {}
-
-    def do(self, tasks: Iterable[Any], title: str) -> None:
-        """Runs tasks, and ends the study if one cannot be run."""
-        found = self.runner(tasks, title)
-        stop_if_failed(found.values())
-        self.found |= found
 
     def run(self) -> None:
         """Does all, and writes the tables after each seed."""
