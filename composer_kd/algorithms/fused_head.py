@@ -19,9 +19,9 @@ from composer_kd.algorithms.conflicts import refuse_training_metrics
 from composer_kd.algorithms.loss_parts import LossParts
 from composer_kd.batches.checks import check_marks
 from composer_kd.batches.contents import IGNORE
-from composer_kd.batches.format import LABELLED, BatchFormat
+from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.layout import Layout
-from composer_kd.batches.masks import has_partners
+from composer_kd.batches.masks import compares_labelled
 from composer_kd.batches.microbatch import Microbatch
 from composer_kd.errors import ConfigError
 from composer_kd.features.hook_calls import is_compiled
@@ -269,9 +269,9 @@ class _Asked(NamedTuple):
 
 def _mask_of_logits(micro: Microbatch, layout: Layout, task: RowLoss | None) -> Tensor | None:
     """The mask of compared positions: the same tensor as that of the task where both are the labelled ones."""
-    form, told = micro.form, has_partners(micro.batch)
-    is_same = form.positions == LABELLED and form.valid_positions is None and not told
-    return task.mask if is_same and task is not None else layout.mask(micro.valid)
+    if task is not None and compares_labelled(micro.batch, micro.form):
+        return task.mask
+    return layout.mask(micro.valid)
 
 
 def _check_term(term: LossTerm) -> None:

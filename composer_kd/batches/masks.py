@@ -17,6 +17,7 @@ __all__ = [
     'aligned_labels',
     'all_valid',
     'attention_of',
+    'compares_labelled',
     'has_partners',
     'labelled',
     'marks_of',
@@ -100,11 +101,20 @@ def has_partners(batch: Any) -> bool:
     return isinstance(batch, Mapping) and isinstance(batch.get(PARTNERS), Tensor)
 
 
+def compares_labelled(batch: Any, form: BatchFormat) -> bool:
+    """Whether the valid positions of logits are those with a label, over which the model's own loss averages too."""
+    return form.valid_positions is None and not has_partners(batch) and _are_labelled(batch, form)
+
+
+def _are_labelled(batch: Any, form: BatchFormat) -> bool:
+    return form.positions != ATTENDED and not form.ctc and labels_of(batch) is not None
+
+
 def _said_valid(batch: Any, form: BatchFormat) -> Valid | None:
     if form.valid_positions is not None:
         mask = form.valid_positions(batch)
         return None if mask is None else Valid.of(mask != 0, False)
-    if form.positions != ATTENDED and not form.ctc and labels_of(batch) is not None:
+    if _are_labelled(batch, form):
         return labelled(batch, form)
     attention = _attended(batch, form)
     if attention is None:

@@ -23,8 +23,8 @@ MUTATIONS = [
     Mutation(
         'all attended positions are those with a label',
         'composer_kd/batches/masks.py',
-        'if form.positions != ATTENDED and not form.ctc and labels_of(batch) is not None:',
-        'if not form.ctc and labels_of(batch) is not None:',
+        'return form.positions != ATTENDED and not form.ctc and labels_of(batch) is not None',
+        'return not form.ctc and labels_of(batch) is not None',
         (f'{TASKS}[attended_words]',),
     ),
     Mutation(
