@@ -16,6 +16,7 @@ from composer.loggers import Logger, LoggerDestination
 from composer.metrics import CrossEntropy
 from composer.models import ComposerModel
 from composer.utils import is_notebook, reproducibility
+from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
@@ -40,7 +41,7 @@ from composer_kd.runs.stored import check_stores
 from composer_kd.runs.text_checks import check_texts
 from composer_kd.students import EXTRAS
 
-__all__ = ['build_model', 'build_trainer', 'check_components']
+__all__ = ['as_classifier', 'build_model', 'build_trainer', 'check_components']
 
 
 def build_model(component: Component, num_classes: int | None = None) -> ComposerModel:
@@ -76,10 +77,27 @@ def build_model(component: Component, num_classes: int | None = None) -> Compose
             f'{component.path}: {component.name} must be a ComposerModel, or it, its options or the data set must have '
             f'an integer num_classes; got {said[0]!r}'
         )
-    accuracy = functools.partial(MulticlassAccuracy, num_classes=classes, average='micro', ignore_index=IGNORE)
+    return as_classifier(module, classes)
+
+
+def as_classifier(module: nn.Module, num_classes: int) -> IndexedClassifier:
+    """Wraps a plain classifier for Composer.
+
+    Args:
+        module: Returns logits ``(B, num_classes)`` for the inputs of a batch.
+        num_classes: The number of classes.
+
+    Returns:
+        The wrapped classifier, with the metrics that :func:`build_model` says.
+
+    Example:
+        >>> as_classifier(nn.Linear(4, 3), 3).num_classes
+        3
+    """
+    accuracy = functools.partial(MulticlassAccuracy, num_classes=num_classes, average='micro', ignore_index=IGNORE)
     return IndexedClassifier(
         module,
-        num_classes=classes,
+        num_classes=num_classes,
         train_metrics=accuracy(),
         val_metrics=MetricCollection([accuracy(), CrossEntropy(ignore_index=IGNORE)]),
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from composer import Trainer
+from composer.core import Precision
 from composer.models import ComposerModel
 from rich.table import Table
 from torch.utils.data import DataLoader
@@ -35,7 +36,9 @@ __all__ = [
     'evaluate',
     'evaluate_all',
     'evaluate_model',
+    'evaluate_run',
     'heading_of',
+    'measured',
     'metrics_of',
 ]
 
@@ -109,7 +112,7 @@ def evaluate(checkpoint: str | pathlib.Path, config: str | pathlib.Path | None =
         CheckpointError: If it is damaged, unsafe, or does not fit the model.
         ConfigError: If its configuration is not found or has no evaluation data.
     """
-    return _evaluate(_open(str(checkpoint), config))
+    return evaluate_run(_open(str(checkpoint), config))
 
 
 def as_table(evaluations: Iterable[Evaluation]) -> Table:
@@ -183,20 +186,43 @@ def evaluate_model(
     Returns:
         Its metrics, as Composer calls them.
     """
-    precision = run.precision if torch.cuda.is_available() else None  # the CPU supports one only
+    return measured(model, loader, beside, run.precision, run.seed, run.eval_subset_num_batches)
+
+
+def measured(
+    model: ComposerModel,
+    data: Any,
+    beside: Sequence[JointTraining] = (),
+    precision: Precision | None = None,
+    seed: int | None = None,
+    most: int = -1,
+) -> dict[str, float]:
+    """Evaluates a model on any data that Composer evaluates on.
+
+    Args:
+        model: The model.
+        data: A DataLoader, a DataSpec, an Evaluator, or a list of Evaluators.
+        beside: The algorithms whose nets are evaluated beside it.
+        precision: The precision on a GPU; None for Composer's default.
+        seed: The seed of the evaluation; None for a random one.
+        most: The number of batches; -1 for all.
+
+    Returns:
+        Its metrics, as Composer calls them.
+    """
     with without_remarks():
         trainer = Trainer(
             model=model,
-            eval_dataloader=loader,
+            eval_dataloader=data,
             algorithms=[one.evaluator() for one in beside],
-            precision=precision,
+            precision=precision if torch.cuda.is_available() else None,  # the CPU supports one only
             progress_bar=False,
-            seed=run.seed,
+            seed=seed,
         )
         with closing(trainer):
             for one in beside:
                 one.move(trainer.state.device)
-            trainer.eval(subset_num_batches=run.eval_subset_num_batches)
+            trainer.eval(subset_num_batches=most)
             found = final_metrics(trainer)
     return {name: value for name, value in found.items() if name.startswith('metrics/')}
 
@@ -216,7 +242,7 @@ def evaluate_all(checkpoints: Sequence[str], config: str | None = None, together
         ComposerKDError: As in ``evaluate``.
     """
     runs = [_open(str(one), config) for one in stage_folders(checkpoints)]
-    return [*map(_evaluate, runs), *([_evaluate_together(runs)] if together else [])]
+    return [*map(evaluate_run, runs), *([_evaluate_together(runs)] if together else [])]
 
 
 def _open(checkpoint: str, config: str | pathlib.Path | None) -> SavedRun:
@@ -239,7 +265,18 @@ def _evaluate_together(runs: Sequence[SavedRun]) -> Evaluation:
     return Evaluation(name, metrics, count_parameters(ensemble), sum(map(size_in_bytes, models)))
 
 
-def _evaluate(run: SavedRun) -> Evaluation:
+def evaluate_run(run: SavedRun) -> Evaluation:
+    """Evaluates an opened run, as :func:`evaluate` does.
+
+    Args:
+        run: A run with a checkpoint.
+
+    Returns:
+        Its metrics, number of parameters and size.
+
+    Raises:
+        ComposerKDError: As :func:`evaluate`.
+    """
     loader = run.loader()
     model = run.model(getattr(loader.dataset, 'num_classes', None))
     check_texts(model, loader.dataset, 'eval_loader')

@@ -80,7 +80,7 @@ def export_run(
     make_folder(folder, '--out')
     with without_remarks():
         student = student_of(run) if net is None else net_of(run, net)
-        measured = final_or_measured(run, config).of(net or '', names_beside(run))
+        measured = final_or_measured(run).of(net or '', names_beside(run))
     written_formats = []
 
     def describe(exported: Exported) -> str:

@@ -24,7 +24,7 @@ from composer_kd.presentation.tables import Table
 from composer_kd.presentation.templates import render
 from composer_kd.presentation.units import bytes_text, metric_text, number_text, percent, seconds_text, times
 from composer_kd.runs.beside import name_of_net
-from composer_kd.runs.evaluate import count_parameters, evaluate, metrics_of
+from composer_kd.runs.evaluate import count_parameters, evaluate_run, metrics_of
 from composer_kd.runs.files import LATEST
 from composer_kd.runs.saved import SavedRun
 
@@ -133,12 +133,11 @@ class Measured:
         return Measured(metrics_of(self.metrics, net, beside), self.on)
 
 
-def final_or_measured(run: SavedRun, config: str | pathlib.Path | None = None) -> Measured:
+def final_or_measured(run: SavedRun) -> Measured:
     """Returns the metrics of a run's checkpoint on the run's evaluation data.
 
     Args:
         run: A run with a checkpoint.
-        config: The run's YAML, as in ``open_run``.
 
     Returns:
         The final metrics that the run saved, if the checkpoint is its latest; else those of an evaluation, which runs
@@ -148,7 +147,7 @@ def final_or_measured(run: SavedRun, config: str | pathlib.Path | None = None) -
     noted = {name: value for name, value in run.metrics.items() if name.startswith('metrics/')}
     if noted and run.checkpoint.name == LATEST and _is_of(run.checkpoint, run.folder):
         return Measured(noted, _noted_on(run))
-    return Measured(evaluate(run.checkpoint, config).metrics, _words(run, run.written.get('eval_loader') or {}))
+    return Measured(evaluate_run(run).metrics, _words(run, run.written.get('eval_loader') or {}))
 
 
 def preparation(dataset: Any) -> str:

@@ -34,7 +34,7 @@ from composer_kd.workflows.report.predict import Answering
 from composer_kd.workflows.report.timings import found_beside, given, measured_now
 from composer_kd.workflows.report.wandb import destination, send
 
-__all__ = ['ReportOptions', 'gather', 'report']
+__all__ = ['ReportOptions', 'curves_in', 'gather', 'report']
 
 SET_ASIDE = (Effect.MICROBATCH, Effect.SEED, Effect.EVALUATION)
 """The settings in which the runs of one row may differ; a row is a mean over runs with different seeds."""
@@ -114,7 +114,7 @@ def gather(runs: Sequence[SavedRun], options: ReportOptions, console: Console) -
     _require_checkpoints(runs)
     _require_metrics(runs)
     evaluated = evaluation_run(runs)
-    answering = Answering(evaluated)
+    answering = Answering.of_run(evaluated)
     listed, left_out = _compared_models(runs, answering.num_classes)
     timings = _timings(options, listed)
     models = []
@@ -203,7 +203,7 @@ def _with_records(found: ModelEvidence, compared: ComparedModel) -> ModelEvidenc
             settings=run.written,
             distilled_by=tuple(run.config.distilling),
             metrics=run.metrics,
-            curves=_curves(run),
+            curves=curves_in(run.folder),
             command=_command(run),
         )
     elif compared.teacher is not None:
@@ -229,11 +229,19 @@ def _command(run: SavedRun) -> str | None:
     return shlex.join(['composer-kd', 'train', str(run.folder / CONFIG_FILE), *map('='.join, settings.items())])
 
 
-def _curves(run: SavedRun) -> dict[str, Curve]:
-    if run.folder is None or not (run.folder / HISTORY_FILE).is_file():
+def curves_in(folder: pathlib.Path | None) -> dict[str, Curve]:
+    """Reads the training curves of a run.
+
+    Args:
+        folder: The folder with its ``history.jsonl``; None for none.
+
+    Returns:
+        The curves by name, as in :class:`.ModelEvidence`; empty without a history, or with one that is damaged.
+    """
+    if folder is None or not (folder / HISTORY_FILE).is_file():
         return {}
     try:
-        history = _history(run.folder)
+        history = _history(folder)
     except ConfigError:
         return {}  # _missing makes a note of it
     names = {key for record in history for key in record}
