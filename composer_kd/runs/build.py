@@ -122,7 +122,7 @@ def build_trainer(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trai
     if config.profiler is not None:
         profiler = build_profiler(config.profiler, config.folder, _epoch_length(parts.train_loader, config))
         callbacks = [*callbacks, PhaseLabels()]
-    if config.fsdp_config is None:  # a sharded model may not fit on one GPU
+    if config.sharding is None:  # a sharded model may not fit on one GPU
         dry_run(parts.model, parts.algorithms, parts.train_loader, config.precision)
     loading = _Loading()
     with _load_errors_said(config, loading):
@@ -272,6 +272,7 @@ def _trainer_settings(config: RunConfig) -> dict[str, Any]:
         *('train_subset_num_batches', 'eval_subset_num_batches', 'save_interval', 'save_weights_only'),
         *('save_num_checkpoints_to_keep', 'load_path', 'load_weights_only', 'autoresume'),
         *('log_to_console', 'console_log_interval', 'load_strict_model_weights'),
+        *('save_filename', 'save_latest_filename', 'python_log_level', 'compile_config'),
     ]
     return {
         **{name: getattr(config, name) for name in same},
@@ -280,7 +281,7 @@ def _trainer_settings(config: RunConfig) -> dict[str, Any]:
         # The folder was checked: what lies there is this run's, and a damaged checkpoint is written anew.
         'save_overwrite': True,
         'progress_bar': config.progress_bar and _is_watched(),
-        'parallelism_config': None if config.fsdp_config is None else {'fsdp': config.fsdp_config},
+        'parallelism_config': None if config.sharding is None else {'fsdp': config.sharding},
     }
 
 

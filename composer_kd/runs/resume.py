@@ -18,7 +18,7 @@ from composer_kd.config.schema import RunConfig
 from composer_kd.config.yaml_file import read_mapping
 from composer_kd.errors import CheckpointError, ConfigError
 from composer_kd.presentation.settings import leaves
-from composer_kd.runs.files import CONFIG_FILE, LATEST, checkpoints
+from composer_kd.runs.files import CONFIG_FILE, checkpoints, latest_in
 from composer_kd.runs.folder import holds_run
 from composer_kd.teachers.checkpoints import read_checkpoint
 
@@ -51,6 +51,7 @@ def check_resumable(config: RunConfig) -> None:
 
 
 def _check_settings(before: dict[str, Any], config: RunConfig, folder: pathlib.Path) -> None:
+    _check_names(before, config, folder)
     old, new = leaves(before), leaves(as_mapping(config))
     changed = differing(old, new, *MAY_CHANGE)
     if changed:
@@ -65,6 +66,17 @@ def _check_settings(before: dict[str, Any], config: RunConfig, folder: pathlib.P
             f'autoresume: the run in {folder} saved weights alone (save_weights_only), without the optimizer, and '
             'cannot be gone on from. Start anew with autoresume=false save_overwrite=true, or take another run_name'
         )
+
+
+def _check_names(before: dict[str, Any], config: RunConfig, folder: pathlib.Path) -> None:
+    """Refuses other names of files: Composer would not find the checkpoint, and would start from the beginning."""
+    for key in ('save_filename', 'save_latest_filename'):
+        old = before.get(key, getattr(RunConfig, key))
+        if old != getattr(config, key):
+            raise ConfigError(
+                f'autoresume: the run in {folder} saves with {key}: {old}, and its checkpoints would not be found '
+                f'under {getattr(config, key)}. Leave {key} as it was'
+            )
 
 
 def saved_settings(folder: pathlib.Path) -> dict[str, Any] | None:
@@ -107,7 +119,7 @@ def mend_latest(folder: pathlib.Path) -> None:
     Raises:
         ConfigError: If a whole checkpoint cannot be read safely.
     """
-    latest = folder / LATEST
+    latest = latest_in(folder)
     files = [file for file in checkpoints(folder) if file.name.endswith('-rank0.pt')]
     if latest.is_file() and not latest.is_symlink():  # a copy of the folder, by a tool that follows links
         files = [latest, *files]
@@ -127,7 +139,7 @@ def mend_latest(folder: pathlib.Path) -> None:
         if latest.is_symlink():
             latest.unlink()
         elif latest.is_file():
-            os.replace(latest, latest.with_name(f'{LATEST}.damaged'))
+            os.replace(latest, latest.with_name(f'{latest.name}.damaged'))
         return
     _check_readable(file)
     if file != latest:

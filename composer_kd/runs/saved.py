@@ -23,7 +23,7 @@ from composer_kd.config.stored import Stored, StoredTeacherConfig, stored_teache
 from composer_kd.config.yaml_source import read_source
 from composer_kd.errors import Attempts, ConfigError
 from composer_kd.runs.build import build_model
-from composer_kd.runs.files import CONFIG_FILE, LATEST, METRICS_FILE, checkpoint_file
+from composer_kd.runs.files import CONFIG_FILE, METRICS_FILE, checkpoint_file, latest_in
 from composer_kd.runs.loaders import build_loader, evaluation_data
 from composer_kd.runs.stages import stage_folders
 from composer_kd.runs.stored import live_teacher
@@ -212,14 +212,14 @@ def open_run(written: str | pathlib.Path, config: str | pathlib.Path | None = No
 
 
 def _described(path: pathlib.Path) -> SavedRun:
-    if path.name == CONFIG_FILE and (path.parent / LATEST).is_file():
+    if path.name == CONFIG_FILE and latest_in(path.parent).is_file():
         return open_run(path.parent)  # works for a moved folder too
     settings, content = _read(path)
     name = str(content.get('run_name') or default_run_name(path))
     # load_config would check all keys, but a YAML for another machine may have keys that are invalid on this one.
     place = read_source(path).data.get('save_folder', RunConfig.save_folder)  # content has it as it is written
     folder = local_folder(place, name) if isinstance(place, str) else None
-    checkpoint = None if folder is None else folder / LATEST
+    checkpoint = None if folder is None else latest_in(folder)
     if checkpoint is None or not checkpoint.is_file():
         return SavedRun(name, settings, content)
     if (checkpoint.parent / CONFIG_FILE).is_file():

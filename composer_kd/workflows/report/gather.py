@@ -27,7 +27,7 @@ from composer_kd.reports import Curve, Evidence, ModelEvidence, Report, write_re
 from composer_kd.runs.beside import names_beside, written_model
 from composer_kd.runs.compared import ComparedModel, compared_models, evaluation_run, teacher_weights
 from composer_kd.runs.evaluate import metrics_of
-from composer_kd.runs.files import CONFIG_FILE, LATEST, METRICS_FILE, make_folder
+from composer_kd.runs.files import CONFIG_FILE, METRICS_FILE, latest_in, make_folder
 from composer_kd.runs.saved import SavedRun, open_runs
 from composer_kd.workflows.report.ensembles import ensemble_notes
 from composer_kd.workflows.report.predict import Answering
@@ -276,7 +276,7 @@ def _history(folder: pathlib.Path) -> list[dict[str, Any]]:
 def _missing(run: SavedRun) -> list[str]:
     """Notes which records of a run are missing, and what the report lacks for this reason."""
     found = []
-    latest = None if run.folder is None else run.folder / LATEST
+    latest = None if run.folder is None else latest_in(run.folder)
     if run.checkpoint is not None and latest is not None and run.checkpoint.resolve() != latest.resolve():
         found.append(
             f'Of {run.name} the checkpoint {run.checkpoint.name} answers, not the latest; its training curves and what '
