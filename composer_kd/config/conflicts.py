@@ -25,7 +25,7 @@ def conflicts_of(run: RunConfig) -> Iterator[str]:
     Yields:
         One line for each conflict, which starts with the dotted key.
     """
-    for rules in (_sizes, _device, _compiling, _evaluation, _files, _resuming):
+    for rules in (_sizes, _device, _compiling, _evaluation, _labels, _files, _resuming):
         yield from rules(run)
 
 
@@ -80,6 +80,13 @@ def _evaluation(run: RunConfig) -> Iterator[str]:
         yield 'eval_loader.samples_per_epoch: an evaluation goes through its samples once; leave it out'
     if getattr(run.eval_loader, 'views', None) is not None:
         yield 'eval_loader.views: an evaluation needs its samples without random transforms; leave it out'
+
+
+def _labels(run: RunConfig) -> Iterator[str]:
+    labels = [one.label for one in run.evaluators if one is not None]
+    for label in dict.fromkeys(labels):
+        if labels.count(label) > 1:
+            yield f'evaluators: {labels.count(label)} have the label {label!r}; give each a label of its own'
 
 
 def _files(run: RunConfig) -> Iterator[str]:

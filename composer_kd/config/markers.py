@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
@@ -31,6 +32,7 @@ __all__ = [
     'Part',
     'Place',
     'CheckpointName',
+    'Label',
     'LatestName',
     'Positive',
     'PositiveOrAll',
@@ -220,6 +222,13 @@ PackageNames = Must('of names of packages, without dots', lambda value: all(map(
 CheckpointName = Must(
     'a file name with ep{epoch}-ba{batch} in it that ends in -rank{rank}.pt',
     lambda value: '-ep{epoch}-ba{batch}-' in f'-{value}' and _is_file_name(value, '{run_name}', '{epoch}', '{batch}'),
+)
+
+
+# What every logger takes as a part of a name, and no other part of a name is called.
+Label = Must(
+    "made of letters, digits, '.', '_' and '-', and not 'eval' or 'train'",
+    lambda value: bool(re.fullmatch(r'[\w.-]+', value)) and value not in ('eval', 'train'),
 )
 
 

@@ -23,7 +23,10 @@ from composer_kd.config.markers import (
     Effect,
     Either,
     Folder,
+    Interval,
+    Label,
     LatestName,
+    MayBeEmpty,
     NoSlash,
     NotNegative,
     OptionsOf,
@@ -44,6 +47,7 @@ from composer_kd.config.stored import stored_conflicts, stored_teachers
 
 __all__ = [
     'EvaluationConfig',
+    'EvaluatorConfig',
     'LoaderConfig',
     'MeasuredConfig',
     'PeerConfig',
@@ -93,6 +97,23 @@ class LoaderConfig:
         for name in ('prefetch_factor', 'persistent_workers'):
             if self.num_workers == 0 and getattr(self, name):
                 yield f'{name}: needs num_workers of at least 1, got {getattr(self, name)!r} with 0 workers'
+
+
+@dataclass
+class EvaluatorConfig(LoaderConfig):
+    """Further data that a run is evaluated on, under a label of its own: ``metrics/<label>/<metric>``."""
+
+    label: Annotated[str, Label] = field(kw_only=True)
+    metrics: list[str] | None = None  # names, or patterns of names, of metrics of the model; None: all
+    eval_interval: Annotated[Time | str | int | None, PositiveTime, Interval] = None  # None: that of the run
+    subset_num_batches: Annotated[int | None, PositiveOrAll] = None  # None: eval_subset_num_batches of the run
+
+    def conflicts(self) -> Iterator[str]:
+        """Yields conflicts between settings that are valid on their own."""
+        for name in ('hold_out', 'samples_per_epoch', 'views'):
+            if getattr(self, name) is not None:
+                yield f'{name}: is for training data; an evaluator goes once through the data set that it names'
+        yield from super().conflicts()
 
 
 @dataclass
@@ -202,6 +223,8 @@ class RunConfig:
     max_duration: Annotated[RunLength, Effect.LENGTH]
     global_train_batch_size: Annotated[int, Positive]
     eval_loader: LoaderConfig | None = None
+    # Data sets besides that of eval_loader, whose label is eval
+    evaluators: Annotated[list[EvaluatorConfig], Effect.EVALUATION, MayBeEmpty()] = field(default_factory=list)
     scheduler: Annotated[Component | None, Part('scheduler')] = None
     algorithms: Annotated[dict[str, Component], Part('algorithm')] = field(default_factory=dict)
     callbacks: Annotated[dict[str, Component], Part('callback'), Effect.CALLBACKS] = field(default_factory=dict)
@@ -288,6 +311,7 @@ class EvaluationConfig:
 
     model: Annotated[Component, Part('model')]
     eval_loader: LoaderConfig | None = None
+    evaluators: Annotated[list[EvaluatorConfig], MayBeEmpty()] = field(default_factory=list)
     seed: Annotated[int, Seed] = 17
     precision: Precision | None = None
     device_eval_batch_size: Annotated[int, Positive] = 256

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from composer import Callback, Trainer
+from composer import Callback, Evaluator, Trainer
 from composer.callbacks import LoadCheckpoint
 from composer.core import State
 from composer.loggers import Logger, LoggerDestination
@@ -32,6 +32,7 @@ from composer_kd.config.schema import RunConfig
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError
 from composer_kd.models import IndexedClassifier
 from composer_kd.presentation.addresses import without_credentials
+from composer_kd.runs.evaluators import build_evaluators, evaluators_of
 from composer_kd.runs.files import make_folder
 from composer_kd.runs.folder import check_files, check_remote, check_unused
 from composer_kd.runs.loaders import build_loader, check_held_out, evaluation_data
@@ -129,7 +130,7 @@ def build_trainer(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trai
         return Trainer(
             model=parts.model,
             train_dataloader=parts.train_loader,
-            eval_dataloader=parts.eval_loader,
+            eval_dataloader=parts.evaluation,
             optimizers=construct_or_say(config.optimizer, params=parts.model.parameters()),
             schedulers=construct(config.scheduler) if config.scheduler is not None else None,
             algorithms=list(parts.algorithms.values()),
@@ -164,7 +165,7 @@ class _Parts:
     """The parts of a Trainer that are built before the dry run."""
 
     train_loader: DataLoader[Any]
-    eval_loader: DataLoader[Any] | None
+    evaluation: Any
     model: ComposerModel
     algorithms: dict[str, Any]
     callbacks: list[Any]
@@ -188,6 +189,9 @@ def _build_parts(config: RunConfig) -> _Parts:
     for name, loader in (('train_loader', train_loader), ('eval_loader', eval_loader)):
         if model is not None and loader is not None:
             attempt(check_texts, model, loader.dataset, name)
+    further: list[Evaluator] | None = None
+    if model is not None:
+        further = attempt(build_evaluators, config.evaluators, model, config.device_eval_batch_size, config.seed)
     algorithms = {part.path: attempt(construct_or_say, part) for part in config.algorithms.values()}
     callbacks = [attempt(construct_or_say, part) for part in config.callbacks.values()]
     for callback in callbacks:
@@ -197,7 +201,7 @@ def _build_parts(config: RunConfig) -> _Parts:
     attempt.finish()
     assert model is not None
     assert train_loader is not None
-    return _Parts(train_loader, eval_loader, model, algorithms, callbacks, loggers)
+    return _Parts(train_loader, evaluators_of(eval_loader, further or ()), model, algorithms, callbacks, loggers)
 
 
 def _student_seed(config: RunConfig) -> int:

@@ -23,6 +23,7 @@ from composer_kd.presentation.units import bytes_text, metric_text, number_text
 from composer_kd.runs.beside import restored
 from composer_kd.runs.ending import closing
 from composer_kd.runs.ensemble import Ensemble
+from composer_kd.runs.evaluators import build_evaluators, evaluators_of
 from composer_kd.runs.process import without_remarks
 from composer_kd.runs.saved import SavedRun, open_run
 from composer_kd.runs.stages import stage_folders
@@ -175,7 +176,7 @@ def evaluate_model(
     run: EvaluationConfig | RunConfig,
     beside: Sequence[JointTraining] = (),
 ) -> dict[str, float]:
-    """Evaluates a model on the evaluation data of a run.
+    """Evaluates a model on the evaluation data of a run, and on that of its further evaluators.
 
     Args:
         model: The model.
@@ -186,7 +187,10 @@ def evaluate_model(
     Returns:
         Its metrics, as Composer calls them.
     """
-    return measured(model, loader, beside, run.precision, run.seed, run.eval_subset_num_batches)
+    further = build_evaluators(run.evaluators, model, run.device_eval_batch_size, run.seed)
+    most = run.eval_subset_num_batches
+    data = evaluators_of(loader, further, most)
+    return measured(model, data, beside, run.precision, run.seed, -1 if further else most)
 
 
 def measured(

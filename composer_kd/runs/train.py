@@ -28,7 +28,6 @@ from composer_kd.runs.ending import closing, full_disk_said, release, where_it_s
 from composer_kd.runs.files import CONFIG_FILE, METRICS_FILE
 from composer_kd.runs.finished import is_finished, last_losses, noted_metrics
 from composer_kd.runs.folder import alone_in, clear, holds_run
-from composer_kd.runs.loaders import evaluation_data
 from composer_kd.runs.process import keep_freed_memory, say, without_remarks
 
 __all__ = ['CONFIG_FILE', 'final_metrics', 'train']
@@ -92,8 +91,8 @@ def _evaluate_again(trainer: Trainer, config: RunConfig, noted: dict[str, float]
     for destination in trainer.logger.destinations:
         if isinstance(destination, HistoryLogger):
             destination.mute()
-    if evaluation_data(config.train_loader, config.eval_loader) is not None:
-        trainer.eval(subset_num_batches=config.eval_subset_num_batches)
+    if trainer.state.evaluators:
+        trainer.eval()
     if noted:
         return noted
     folder = _folder(config)

@@ -26,7 +26,7 @@ from composer_kd.presentation.settings import leaves
 from composer_kd.reports import Curve, Evidence, ModelEvidence, Report, write_report
 from composer_kd.runs.beside import names_beside, written_model
 from composer_kd.runs.compared import ComparedModel, compared_models, evaluation_run, teacher_weights
-from composer_kd.runs.evaluate import metrics_of
+from composer_kd.runs.evaluate import evaluate_run, metrics_of
 from composer_kd.runs.files import CONFIG_FILE, METRICS_FILE, latest_in, make_folder
 from composer_kd.runs.saved import SavedRun, open_runs
 from composer_kd.workflows.report.ensembles import ensemble_notes
@@ -202,7 +202,7 @@ def _with_records(found: ModelEvidence, compared: ComparedModel) -> ModelEvidenc
             found,
             settings=run.written,
             distilled_by=tuple(run.config.distilling),
-            metrics=run.metrics,
+            metrics=_metrics(run),
             curves=curves_in(run.folder),
             command=_command(run),
         )
@@ -210,6 +210,16 @@ def _with_records(found: ModelEvidence, compared: ComparedModel) -> ModelEvidenc
         found = dataclasses.replace(found, settings={'model': as_mapping(compared.teacher.model)})
     free = frozenset(key for key in leaves(found.settings) if not changes_result(key, *SET_ASIDE))
     return dataclasses.replace(found, without_effect=free)
+
+
+def _metrics(run: SavedRun) -> dict[str, float]:
+    """The final metrics of a run; of another checkpoint than the latest, what an evaluation measures now."""
+    assert run.checkpoint is not None
+    latest = None if run.folder is None else latest_in(run.folder)
+    if not run.metrics or latest is None or latest.resolve() == run.checkpoint.resolve():
+        return run.metrics
+    noted = {name: value for name, value in run.metrics.items() if not name.startswith('metrics/')}
+    return {**noted, **evaluate_run(run).metrics}
 
 
 def _checkpoint(compared: ComparedModel) -> str | None:
