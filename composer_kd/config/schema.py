@@ -277,6 +277,13 @@ class RunConfig:
         return local_folder(self.save_folder, str(self.run_name))
 
     @property
+    def remote_folder(self) -> str | None:
+        """The URI of ``save_folder`` with the run's name inserted; None if it is not one."""
+        if self.save_folder is None or '://' not in self.save_folder:
+            return None
+        return self.save_folder.replace('{run_name}', str(self.run_name))
+
+    @property
     def latest_name(self) -> str:
         """The file name of the link to the latest checkpoint of rank 0."""
         return self.save_latest_filename.replace('{run_name}', str(self.run_name)).replace('{rank}', '0')

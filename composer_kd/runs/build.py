@@ -37,6 +37,7 @@ from composer_kd.runs.files import make_folder
 from composer_kd.runs.folder import check_files, check_remote, check_unused
 from composer_kd.runs.loaders import build_loader, check_held_out, evaluation_data
 from composer_kd.runs.preflight import check_autoresume, check_load_path, dry_run
+from composer_kd.runs.remote import check_uploaders
 from composer_kd.runs.resume import check_resumable
 from composer_kd.runs.stored import check_stores
 from composer_kd.runs.text_checks import check_texts
@@ -180,7 +181,7 @@ def _build_parts(config: RunConfig) -> _Parts:
     check_files(config)  # alone, because the checks below read the files and mend the link
     if config.load_path is not None:
         attempt(check_load_path, config.load_path)
-    for check in (check_unused, check_remote, check_resumable, check_autoresume):
+    for check in (check_unused, check_remote, check_uploaders, check_resumable, check_autoresume):
         attempt(check, config)
     train_loader, eval_loader = _build_loaders(config, attempt)
     # Built first after seeding, so that the initial weights of the student depend on the seed and not on a teacher.

@@ -55,6 +55,7 @@ class Evaluation:
         size: Bytes of its state dict as saved by ``torch.save``; a training checkpoint is larger.
         beside: The number of parameters and the size of each net that was trained beside the model, by its name; its
             metrics are ``metrics/<evaluator>/<name>/<metric>``.
+        address: Where the checkpoint was fetched from; None for one on this machine.
     """
 
     checkpoint: pathlib.Path
@@ -62,6 +63,7 @@ class Evaluation:
     parameters: int
     size: int
     beside: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    address: str | None = None
 
     def of(self, name: str) -> dict[str, float]:
         """The metrics of a net beside the model, under the names that those of the model have; of the model for ``''``.
@@ -102,7 +104,8 @@ def evaluate(checkpoint: str | pathlib.Path, config: str | pathlib.Path | None =
     """Rebuilds the model of a checkpoint, loads its weights and evaluates it on its run's evaluation data.
 
     Args:
-        checkpoint: A Composer checkpoint, a plain state dict, or a run folder, whose latest checkpoint is used.
+        checkpoint: A Composer checkpoint, a plain state dict, or a run folder, whose latest checkpoint is used; also
+            behind a URI.
         config: The run's YAML; default: the ``config.yaml`` beside the checkpoint or in a folder above it.
 
     Returns:
@@ -136,7 +139,7 @@ def as_table(evaluations: Iterable[Evaluation]) -> Table:
         sizes = {'': (evaluation.parameters, evaluation.size), **evaluation.beside}
         for net, (parameters, size) in sizes.items():
             values = [metric_text(evaluation.of(net).get(name)) for name in names]
-            first = f'  {net}' if net else str(evaluation.checkpoint)
+            first = f'  {net}' if net else evaluation.address or str(evaluation.checkpoint)
             table.add_row(first, *values, number_text(parameters), bytes_text(size))
     return table
 
@@ -293,4 +296,4 @@ def evaluate_run(run: SavedRun) -> Evaluation:
         for one in joint
         for name, net in one.nets(batch).items()
     }
-    return Evaluation(run.checkpoint, metrics, count_parameters(model), size_in_bytes(model), beside)
+    return Evaluation(run.checkpoint, metrics, count_parameters(model), size_in_bytes(model), beside, run.address)

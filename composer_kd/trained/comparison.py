@@ -66,7 +66,8 @@ def report(
     folder = pathlib.Path(out)
     runs = opened(models)
     if data is None or runs is not None:
-        found = [str(run.folder or run.checkpoint) for run in require_data(runs)]
+        require_data(runs)
+        found = [str(one) for one in (models.values() if isinstance(models, Mapping) else models)]
         if data is not None:
             raise ConfigError('data: runs are compared on their own evaluation data; leave data out')
         if bench is not None:

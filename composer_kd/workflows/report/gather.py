@@ -21,6 +21,7 @@ from composer_kd.config.markers import Effect
 from composer_kd.config.schema import elsewhere
 from composer_kd.config.secrets import hidden
 from composer_kd.errors import Attempts, CheckpointNotFoundError, ConfigError
+from composer_kd.presentation.addresses import without_credentials
 from composer_kd.presentation.console import terminal
 from composer_kd.presentation.settings import leaves
 from composer_kd.reports import Curve, Evidence, ModelEvidence, Report, write_report
@@ -151,7 +152,13 @@ def _compared_models(runs: Sequence[SavedRun], num_classes: int | None) -> tuple
 
 
 def _command_of(options: ReportOptions) -> str:
-    words = ['composer-kd', 'report', *map(str, options.runs), '--out', str(options.out)]
+    words = [
+        'composer-kd',
+        'report',
+        *(without_credentials(str(one)) for one in options.runs),
+        '--out',
+        str(options.out),
+    ]
     for name, value in (('--config', options.config), ('--bench', options.bench)):
         words += [] if value is None else [name, str(value)]
     return shlex.join([*words, *([] if options.with_bench else ['--no-bench'])])
@@ -224,14 +231,14 @@ def _metrics(run: SavedRun) -> dict[str, float]:
 
 def _checkpoint(compared: ComparedModel) -> str | None:
     if compared.run is not None:
-        return str(compared.run.checkpoint)
+        return compared.run.address or str(compared.run.checkpoint)
     written = compared.teacher.checkpoint if compared.teacher is not None else None
     return hidden(written) if written is None or '://' in written else str(teacher_weights(written))
 
 
 def _command(run: SavedRun) -> str | None:
     """The command that trains a run once more, beside it."""
-    if run.folder is None:
+    if run.folder is None or run.address is not None:
         return None
     written = run.written.get('save_folder')
     follows = isinstance(written, str) and '{run_name}' in written
