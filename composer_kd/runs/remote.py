@@ -23,6 +23,7 @@ from composer_kd.runs.files import CONFIG_FILE, LATEST, METRICS_FILE
 __all__ = ['check_uploaders', 'fetched', 'is_remote', 'object_named', 'put', 'reaching', 'record_at']
 
 _ENDINGS = ('.pt', '.pth', '.bin', '.safetensors', '.ckpt')
+_REMEDY = 'Give a folder on this machine, or an s3://, gs://, oci:// or azure:// that this machine can reach'
 _LEFT_TO_COMPOSER = ('dbfs',)
 """Kinds of stores to which to connect starts a run of MLflow."""
 
@@ -64,7 +65,7 @@ def fetched(uri: str) -> pathlib.Path:
     place.mkdir()
     atexit.register(shutil.rmtree, place.parent, ignore_errors=True)
     file = place / name
-    with reaching(uri, 'the run'):
+    with reaching(uri, '', 'fetched', 'Copy it to this machine, or give credentials and packages'):
         if not _get(uri if is_file else f'{folder}/{name}', file):
             shown = without_credentials(uri)
             inside = '' if is_file else f' (a folder without {LATEST}, or {LATEST}.symlink, which Composer writes)'
@@ -145,13 +146,14 @@ def put(folder: str, name: str, text: str) -> None:
 
 
 @contextlib.contextmanager
-def reaching(uri: str, key: str, what: str = 'used') -> Iterator[None]:
+def reaching(uri: str, key: str, what: str = 'used', remedy: str = _REMEDY) -> Iterator[None]:
     """Says in one line what is wrong with a remote place.
 
     Args:
         uri: The place.
-        key: What names it.
+        key: What names it; empty if the user did.
         what: What cannot be done with it.
+        remedy: What to do.
 
     Raises:
         ConfigError: If the block fails.
@@ -161,11 +163,11 @@ def reaching(uri: str, key: str, what: str = 'used') -> Iterator[None]:
     except (ConfigError, CheckpointNotFoundError):
         raise
     except Exception as error:  # each object store has its own errors
-        reason = without_credentials(' '.join(str(error).split()), uri)[:300]
-        raise ConfigError(
-            f'{key}: {without_credentials(uri)} cannot be {what}: {type(error).__name__}: {reason}. Give a folder on '
-            'this machine, or an s3://, gs://, oci:// or azure:// that this machine can reach'
-        ) from (None if has_credentials(uri) else error)
+        reason = without_credentials(' '.join(str(error).split()), uri)[:300].rstrip('.')
+        place = without_credentials(uri) if not key else f'{key}: {without_credentials(uri)}'
+        raise ConfigError(f'{place} cannot be {what}: {type(error).__name__}: {reason}. {remedy}') from (
+            None if has_credentials(uri) else error
+        )
 
 
 def _get(uri: str, file: pathlib.Path) -> bool:
