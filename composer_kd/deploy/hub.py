@@ -100,7 +100,6 @@ def _said(name: str) -> Iterator[None]:
             LocalTokenNotFoundError,
             OfflineModeIsEnabled,
         )
-        from requests.exceptions import ConnectionError, HTTPError, Timeout
     except ImportError as error:
         raise ConfigError("push_to_hub needs huggingface_hub: pip install 'composer_kd[nlp]'") from error
     try:
@@ -111,9 +110,9 @@ def _said(name: str) -> Iterator[None]:
         raise ConfigError(f'{name}: the Hub wants to know who uploads: {_LOG_IN}') from error
     except OfflineModeIsEnabled as error:
         raise ConfigError(f'{name}: HF_HUB_OFFLINE is set; unset it to upload') from error
-    except (HfHubHTTPError, HTTPError) as error:
-        raise ConfigError(f'{name}: {_reason(error)}') from error
-    except (ConnectionError, Timeout) as error:
+    except (HfHubHTTPError, OSError) as error:  # connections fail with the second
+        if getattr(error, 'response', None) is not None:
+            raise ConfigError(f'{name}: {_reason(error)}') from error
         raise ConfigError(
             f'{name}: the Hub cannot be reached ({type(error).__name__}). The export stays where it is; push it later '
             'with composer_kd.deploy.push_to_hub(FOLDER, NAME)'

@@ -51,7 +51,7 @@ def test_errors_say_what_to_do(hub, folder, tmp_path):
             check_access('me/kd', token=token, **at)
         assert 'HF_TOKEN' in str(caught.value)
         assert 'hf_wrong' not in str(caught.value)
-    with pytest.raises(ConfigError, match="the token may not write there. Give a name that is yours, 'user/name'"):
+    with pytest.raises(ConfigError, match=r"the token may not write there\. Give a name that is yours, 'user/name'"):
         push_to_hub(folder, 'others/kd', token=TOKEN, **at)
     with pytest.raises(ConfigError, match="'a/b/c' is no name of a model on the Hub: expected 'user/name'"):
         check_access('a/b/c', token=TOKEN, **at)
