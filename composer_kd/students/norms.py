@@ -105,8 +105,9 @@ def corrected(norm: nn.Module, statistics: Statistics) -> None:
     ratio, shift = statistics
     weight = norm.weight
     assert isinstance(weight, Tensor)
-    if isinstance(getattr(norm, 'bias', None), Tensor):
-        norm.bias.add_(weight * shift)
+    bias = getattr(norm, 'bias', None)
+    if isinstance(bias, Tensor):
+        bias.add_(weight * shift)
     weight.mul_(ratio)
 
 
