@@ -11,6 +11,7 @@ from rich.text import Text
 
 from composer_kd.bench.columns import COLUMNS, MISSING, Column, notes_of
 from composer_kd.bench.results import BenchResults, Row
+from composer_kd.bench.text_tables import columns_of_texts, text_notes
 from composer_kd.presentation.units import number_text, percent, seconds_text
 
 __all__ = ['FAITHFUL', 'block', 'summary', 'quickest', 'most']
@@ -31,7 +32,17 @@ def block(rows: Sequence[Row], width: int = WIDE) -> RenderableType:
     Returns:
         The table and its notes, for ``rich``.
     """
-    columns = _fitting(rows, width)
+    tables = [_table(rows, COLUMNS, width)]
+    texts = columns_of_texts(rows)
+    if texts:
+        tables.append(_table([row for row in rows if row.failed is None], texts, width))
+    said = [*notes_of(rows), *(f'{row.model}: {note}' for row in rows for note in text_notes(row))]
+    notes = [Text(f'  {note}', style='dim') for note in said]
+    return Group(Text(str(rows[0].setting), style='bold'), *tables, *notes, Text(''))
+
+
+def _table(rows: Sequence[Row], wanted: Sequence[Column], width: int) -> Table:
+    columns = _fitting(rows, wanted, width)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column('model', no_wrap=True)
     for column in columns:
@@ -39,19 +50,18 @@ def block(rows: Sequence[Row], width: int = WIDE) -> RenderableType:
     for row in rows:
         cells = ['failed', *[''] * (len(columns) - 1)] if row.failed else [_cell(column, row) for column in columns]
         table.add_row(row.model, *cells, style='red' if row.failed else None)
-    notes = [Text(f'  {note}', style='dim') for note in notes_of(rows)]
-    return Group(Text(str(rows[0].setting), style='bold'), table, *notes, Text(''))
+    return table
 
 
 def _cell(column: Column, row: Row) -> str:
     return column.cell(row) or MISSING
 
 
-def _fitting(rows: Sequence[Row], width: int) -> list[Column]:
+def _fitting(rows: Sequence[Row], wanted: Sequence[Column], width: int) -> list[Column]:
     """The columns that have values and fit into the width."""
     done = [row for row in rows if row.failed is None]
-    cells = {column: [_cell(column, row) for row in done] for column in COLUMNS}
-    kept = [column for column in COLUMNS if any(cell != MISSING for cell in cells[column])] or list(COLUMNS[:1])
+    cells = {column: [_cell(column, row) for row in done] for column in wanted}
+    kept = [column for column in wanted if any(cell != MISSING for cell in cells[column])] or list(wanted[:1])
 
     def taken() -> int:
         widths = [max(map(len, [column.heading, *cells[column]])) for column in kept]

@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from composer_kd.bench.results import BenchResults, Row, Setting, SpeedUp
+from composer_kd.bench.results import BenchResults, Row, Setting
+from composer_kd.bench.speed_up import SpeedUp
 from composer_kd.bench.tables import FAITHFUL
 from composer_kd.reports.evidence import EvaluationSet
 from composer_kd.reports.groups import Group, taught_by

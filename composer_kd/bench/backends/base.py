@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from composer_kd.errors import ConfigError
+from composer_kd.features.generation import generates
 
-__all__ = ['Backend', 'Call', 'Target']
+__all__ = ['Backend', 'Call', 'Target', 'writer_in']
 
 Call = Callable[..., Tensor]
 """A loaded model: takes tensors on the device and returns the logits."""
@@ -90,6 +91,20 @@ class Backend(abc.ABC):
         """Returns the model in a form that frees its memory after each call, to measure the memory of one call."""
         return call
 
+    def writer(self, call: Call) -> nn.Module:
+        """Returns the loaded model of transformers whose ``generate`` writes texts, with a cache of keys and values.
+
+        Args:
+            call: The loaded model.
+
+        Raises:
+            ConfigError: If this form has no such cache; the message says why.
+        """
+        raise ConfigError(
+            f'{self.name} runs a graph from whole texts to logits, without the cache of keys and values, so each new '
+            'token would take the whole text anew'
+        )
+
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
         """A context in which models of this backend are loaded and run."""
@@ -113,3 +128,19 @@ class Backend(abc.ABC):
         missing = [package for package in self.packages if importlib.util.find_spec(package) is None]
         if missing:
             raise ConfigError(f"{', '.join(missing)} not installed: pip install 'composer_kd[{self.extra}]'")
+
+
+def writer_in(call: Call) -> nn.Module:
+    """Finds the model of transformers that writes, inside the modules of a backend that runs them as they are.
+
+    Args:
+        call: The loaded model.
+
+    Raises:
+        ConfigError: If the call is no module, as on a device that wraps it.
+    """
+    modules = call.modules() if isinstance(call, nn.Module) else ()
+    found = next((module for module in modules if generates(module)), None)
+    if found is None:
+        raise ConfigError('the cache of keys and values has another size at each token, and this device compiles each')
+    return found
