@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from composer_kd.bench.results import BenchResults, Row, Setting
 from composer_kd.bench.speed_up import SpeedUp
 from composer_kd.bench.tables import FAITHFUL
+from composer_kd.bench.text_results import GenerationSpeed
 from composer_kd.reports.evidence import EvaluationSet
 from composer_kd.reports.groups import Group, taught_by
 
@@ -195,6 +196,26 @@ class Speed:
         reference = self.reference(timing)
         paired = [] if reference is None else self._paired(timing, reference)
         return (min(one.low for one in paired), max(one.high for one in paired)) if paired else None
+
+    def writing(self, timing: Timing) -> tuple[GenerationSpeed, SpeedUp | None] | None:
+        """Returns how fast a group writes in a setting: after the longest prompt, in the smallest batch.
+
+        Args:
+            timing: The group and the setting.
+
+        Returns:
+            The speed of its first member that was timed so, and the speed-up of later tokens over the teacher in the
+            same rounds, None if it was not timed with it; None if the group was not timed while it wrote.
+        """
+        done = [one for row in timing.rows[:1] for one in row.generation if one.token_seconds is not None]
+        if not done:
+            return None
+        least = min(one.batch for one in done)
+        found = max((one for one in done if one.batch == least), key=lambda one: one.prompt)
+        reference = self.reference(timing)
+        names = set() if reference is None else {row.model for row in reference.rows}
+        ratio = found.speed_up
+        return found, ratio if ratio is not None and ratio.against in names else None
 
     def _paired(self, timing: Timing, reference: Timing) -> list[SpeedUp]:
         """Returns the speed-ups measured in the same rounds as the reference, where common noise cancels out."""
