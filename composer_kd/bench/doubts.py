@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from composer_kd.bench.devices import cores
@@ -12,8 +12,8 @@ from composer_kd.bench.speed_up import SpeedUp
 
 __all__ = ['busy', 'doubts']
 
-LISTED = 3
-"""How many settings a warning names."""
+LISTED = 2
+"""How many comparisons a warning names for each quantity."""
 
 
 def busy() -> list[str]:
@@ -34,19 +34,18 @@ def doubts(rows: Sequence[Row]) -> list[str]:
         rows: The rows of all settings.
 
     Returns:
-        A warning for each quantity and pair of models, with the settings, lengths and batch sizes in which it is so.
+        A warning for each pair of models: in how many comparisons it is so, and the first of these with their ratios.
     """
-    compared: dict[tuple[str, str, str], list[_Case]] = {}
+    compared: dict[tuple[str, str], dict[str, list[_Case]]] = {}
     of_setting = {(row.setting, row.model): row for row in rows}
     for row in rows:
         for quantity, case, ratio in _ratios(row):
-            compared.setdefault((quantity, row.model, ratio.against), []).append(
-                _Case(case, f'{ratio.median:.2f}', ratio.is_clear)
-            )
+            cases = compared.setdefault((row.model, ratio.against), {}).setdefault(quantity, [])
+            cases.append(_Case(case, f'{ratio.median:.2f}', ratio.is_clear))
         other = None if row.speed_up is None else of_setting.get((row.setting, row.speed_up.against))
         if other is not None and (found := _throughput(row, other)) is not None:
-            compared.setdefault(('best throughput', row.model, other.model), []).append(found)
-    return [_said(*key, cases) for key, cases in compared.items() if not all(case.is_clear for case in cases)]
+            compared[row.model, other.model].setdefault('best throughput', []).append(found)
+    return [said for pair, quantities in compared.items() for said in _said(*pair, quantities)]
 
 
 @dataclass(frozen=True)
@@ -81,9 +80,12 @@ def _throughput(row: Row, other: Row) -> _Case | None:
     return _Case(str(row.setting), ratio, difference > max(ours.iqr or 0.0, theirs.iqr or 0.0))
 
 
-def _said(quantity: str, model: str, against: str, cases: Sequence[_Case]) -> str:
-    doubtful = [case for case in cases if not case.is_clear]
-    listed = '; '.join(f'{case.where}: {case.ratio}' for case in doubtful[:LISTED])
-    more = f'; and {len(doubtful) - LISTED} more' if len(doubtful) > LISTED else ''
-    share = '' if len(cases) == 1 else f' in {len(doubtful)} of {len(cases)} comparisons'
-    return f'{quantity} of {model} and {against}: a factor within the noise{share} ({listed}{more})'
+def _said(model: str, against: str, quantities: Mapping[str, Sequence[_Case]]) -> list[str]:
+    found = []
+    for quantity, cases in quantities.items():
+        doubtful = [case for case in cases if not case.is_clear]
+        if doubtful:
+            listed = '; '.join(f'{case.where}: {case.ratio}' for case in doubtful[:LISTED])
+            more = f'; {len(doubtful) - LISTED} more' if len(doubtful) > LISTED else ''
+            found.append(f'{quantity} in {len(doubtful)} of {len(cases)} comparisons ({listed}{more})')
+    return [f'{model} and {against}: the difference is within the noise for {", ".join(found)}'] if found else []

@@ -10,7 +10,7 @@ from typing import Any
 from composer_kd.bench.columns import COLUMNS, MISSING, by_setting, notes_of
 from composer_kd.bench.results import BenchResults, Row
 from composer_kd.bench.text_tables import LEGEND as TEXT_LEGEND
-from composer_kd.bench.text_tables import rows_of_texts, text_notes, texts_in_markdown
+from composer_kd.bench.text_tables import rows_of_texts, texts_in_markdown
 from composer_kd.presentation.files import write_file
 from composer_kd.presentation.tables import Table, as_csv, as_markdown
 from composer_kd.presentation.units import count_text, number_text, seconds_text
@@ -116,8 +116,7 @@ def _of_setting(rows: Sequence[Row]) -> list[str]:
     table = [_table(['model', *(column.heading for column in COLUMNS)], cells, left=1)] if done else []
     for title, headings, body in texts_in_markdown(rows):
         table += ['', f'### {title}', '', _table(headings, body, left=1)]
-    said = [*notes_of(rows), *(f'{row.model}: {note}' for row in rows for note in text_notes(row))]
-    notes = [f'* {note}' for note in said]
+    notes = [f'* {note}' for note in notes_of(rows)]
     return [*table, *([''] if table and notes else []), *notes]
 
 

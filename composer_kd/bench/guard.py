@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,12 @@ from composer_kd.bench.devices import Device
 from composer_kd.bench.failures import OUT_OF_MEMORY
 from composer_kd.bench.texts import Cell
 from composer_kd.bench.timing import warm_up
-from composer_kd.presentation.units import bytes_text, seconds_text
+from composer_kd.errors import ConfigError
+from composer_kd.presentation.units import bytes_text
 
 __all__ = ['Guard']
+
+BEYOND = 'beyond the budget of time'
 
 SPARE = 0.8
 """The share of free memory that a batch may take, because a system without free memory kills the process."""
@@ -24,7 +28,7 @@ class Guard:
         device: The device that the model runs on.
         seconds: The time for all cells together.
         cells: The number of cells; each has its share of the time, also after others have taken more than theirs.
-        calls: The calls that a cell takes at least.
+        calls: The calls that a cell takes at least, after the first ones.
     """
 
     def __init__(self, device: Device, seconds: float, cells: int, calls: int) -> None:
@@ -39,8 +43,8 @@ class Guard:
         if not self._taken:
             return None
         seconds = min(seconds * _more(other, cell, 1) for other, seconds, _ in self._taken)
-        if self._calls * seconds > max(self._left, self._share):
-            return f'not measured: {self._calls} calls of about {seconds_text(seconds)} are beyond the budget of time'
+        if seconds > self._allowed:
+            return BEYOND
         # Attention takes memory by the square of the length.
         known = [growth * _more(other, cell, 2) for other, _, growth in self._taken if growth is not None]
         free = self._device.free_bytes()
@@ -59,11 +63,22 @@ class Guard:
 
         Returns:
             The seconds of the fastest call.
+
+        Raises:
+            ConfigError: If there is no time for the calls that a cell takes; the first cell always has it.
         """
+        began, is_first = time.perf_counter(), not self._taken
         growth = self._device.growth(run)
         fastest = warm_up(run, self._device.clock, seconds, calls)
         self._taken.append((cell, fastest, growth))
+        self._left -= time.perf_counter() - began
+        if not is_first and self._calls * fastest > self._allowed:
+            raise ConfigError(BEYOND)
         return fastest
+
+    @property
+    def _allowed(self) -> float:
+        return max(self._left, self._share)
 
     def spend(self, seconds: float) -> None:
         """Notes the time that the measurement of a cell took."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from composer_kd.bench.columns import Column
+from composer_kd.bench.columns import Column, cell_text
 from composer_kd.bench.results import Row
 from composer_kd.bench.text_results import GenerationSpeed, TextSpeed
 from composer_kd.presentation.units import TIMES, count_text, number_text, seconds_text, times
 
-__all__ = ['LEGEND', 'columns_of_texts', 'rows_of_texts', 'text_notes', 'texts_in_markdown']
+__all__ = ['LEGEND', 'columns_of_texts', 'rows_of_texts', 'texts_in_markdown']
 
 LEGEND = """\
 Tokens/s beside samples/s: attended tokens, padding aside. Texts of one length: without padding, made of the evaluation
@@ -36,8 +36,8 @@ def columns_of_texts(rows: Sequence[Row]) -> list[Column]:
     for prompt in _in_order(one.prompt for row in rows for one in row.generation):
         found += [
             Column(f'first token after {prompt}', _writing(prompt, _first), weight=7),
-            Column('next token', _writing(prompt, _next), weight=8),
-            Column('new tokens/s', _most_written(prompt), weight=6),
+            Column(f'next token after {prompt}', _writing(prompt, _next), weight=8),
+            Column(f'new tokens/s after {prompt}', _most_written(prompt), weight=6),
         ]
     return found
 
@@ -79,22 +79,6 @@ def _most_written(prompt: int) -> Callable[[Row], str]:
     return cell
 
 
-def _at(length: int, batch: int) -> str:
-    return f'{length} {TIMES} {batch}'
-
-
-def text_notes(row: Row) -> list[str]:
-    """Why single lengths and batch sizes of a row have no number, one note for each reason."""
-    found: dict[str, list[str]] = {}
-    for text in row.texts:
-        if text.failed is not None:
-            found.setdefault(text.failed, []).append(_at(text.length, text.batch))
-    for one in row.generation:
-        if one.failed is not None:
-            found.setdefault(one.failed, []).append(f'prompt {_at(one.prompt, one.batch)}')
-    return [f'{", ".join(cells)}: {failed}' for failed, cells in found.items()]
-
-
 def texts_in_markdown(rows: Sequence[Row]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
     """Yields the tables of one setting, with all lengths and batch sizes.
 
@@ -109,7 +93,7 @@ def texts_in_markdown(rows: Sequence[Row]) -> Iterator[tuple[str, list[str], lis
         cells = [(one.length, one.batch) for one in reading[0].texts]
         headings = [f'tokens {TIMES} batch', *(row.model for row in reading)]
         by_row = [{(one.length, one.batch): one for one in row.texts} for row in reading]
-        body = [[_at(*cell), *(_rate(known.get(cell)) for known in by_row)] for cell in sorted(cells)]
+        body = [[cell_text(*cell), *(_rate(known.get(cell)) for known in by_row)] for cell in sorted(cells)]
         yield 'Tokens per second by length', headings, body
     writing = [(row, one) for row in rows for one in row.generation]
     if writing:
@@ -126,7 +110,7 @@ def _rate(one: TextSpeed | None) -> str:
 
 
 def _written(row: Row, one: GenerationSpeed) -> list[str]:
-    start = [row.model, _at(one.prompt, one.batch)]
+    start = [row.model, cell_text(one.prompt, one.batch)]
     if one.failed is not None:
         return [*start, '', '', '', '']
     both = one.first_token_speed_up, one.speed_up

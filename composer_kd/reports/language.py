@@ -27,19 +27,20 @@ def of_language_teacher(student: Group, teacher: Group, size: str, speed: Speed)
         A few sentences. Differences within the noise are reported as such.
     """
     difference = loss_difference(student, teacher)
-    numbers = f'{_number(student)} against {_number(teacher)}'
+    numbers = f"{_number(student)} against its teacher's {_number(teacher)}"
     if difference is not None and not difference.is_clear:
-        start = f"is within the noise of its teacher's perplexity ({numbers}; {_interval(difference)})"
+        both = f'{_number(student)} against {_number(teacher)}; {_interval(difference)}'
+        start = f"is within the noise of its teacher's perplexity ({both})"
         price = 'at no measurable cost in perplexity'
     else:
-        start = f'has a perplexity of {numbers} of its teacher'
+        start = f'has a perplexity of {numbers}'
         start += '' if difference is None else f' ({_interval(difference)})'
         price = _price(student, teacher)
     faster = _faster(student, speed)
     sentence = f'The distilled student {start} and is {size}.'
     if not faster:
         return f'{sentence} How fast it writes beside its teacher is not known.'
-    return f'{sentence} It writes the next token {" and ".join(faster)}: {price}.'
+    return f'{sentence} It writes the next token {" and ".join(faster)}, {price}.'
 
 
 def _price(student: Group, teacher: Group) -> str:
@@ -48,7 +49,8 @@ def _price(student: Group, teacher: Group) -> str:
     assert mine is not None
     assert theirs is not None
     change = math.expm1(min(mine.mean - theirs.mean, 700.0))
-    return f'at {number_text(100 * abs(change))} % {"more" if change > 0 else "less"} perplexity'
+    start = 'at the price of' if change > 0 else 'with'
+    return f'{start} {number_text(100 * abs(change))} % {"more" if change > 0 else "less"} perplexity'
 
 
 def _faster(student: Group, speed: Speed) -> list[str]:

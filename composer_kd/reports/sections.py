@@ -175,7 +175,7 @@ def _caption_of_models(groups: Sequence[Group], speed: Speed) -> str:
     if predicts_tokens(groups):
         found.append('Cross-entropy: of the labelled tokens of the evaluation data; the perplexity is exp of it.')
     if any(speed.writing(one) for one in speed.timings):
-        found.append('Next token: after the longest prompt, in the smallest batch.')
+        found.append('Next token: in the smallest batch, after the longest prompt that was timed with all.')
     if any(speed.quartiles(one) for one in speed.timings):
         found.append('As fast: as the teacher in the same rounds; the median, and between which quartiles.')
     return ' '.join(found)

@@ -198,7 +198,9 @@ class Speed:
         return (min(one.low for one in paired), max(one.high for one in paired)) if paired else None
 
     def writing(self, timing: Timing) -> tuple[GenerationSpeed, SpeedUp | None] | None:
-        """Returns how fast a group writes in a setting: after the longest prompt, in the smallest batch.
+        """Returns how fast a group writes in a setting: in the smallest batch, after the longest prompt that was timed.
+
+        Only prompts that were timed with all models of the setting count, if there are any.
 
         Args:
             timing: The group and the setting.
@@ -207,11 +209,12 @@ class Speed:
             The speed of its first member that was timed so, and the speed-up of later tokens over the teacher in the
             same rounds, None if it was not timed with it; None if the group was not timed while it wrote.
         """
-        done = [one for row in timing.rows[:1] for one in row.generation if one.token_seconds is not None]
+        done = _written(timing)
         if not done:
             return None
-        least = min(one.batch for one in done)
-        found = max((one for one in done if one.batch == least), key=lambda one: one.prompt)
+        others = [_written(one) for one in self.timings if one.setting == timing.setting]
+        common = set.intersection(*(set(one) for one in others if one)) or set(done)
+        found = done[min(common, key=lambda cell: (cell[1], -cell[0]))]
         reference = self.reference(timing)
         names = set() if reference is None else {row.model for row in reference.rows}
         ratio = found.speed_up
@@ -234,3 +237,13 @@ def _timings(group: Group, settings: Iterable[Setting], rows: Sequence[Row]) -> 
         if mine:
             found.append(Timing(group, setting, mine))
     return found
+
+
+def _written(timing: Timing) -> dict[tuple[int, int], GenerationSpeed]:
+    """The speeds of writing of a timing's first member, by length of the prompt and batch size."""
+    return {
+        (one.prompt, one.batch): one
+        for row in timing.rows[:1]
+        for one in row.generation
+        if one.token_seconds is not None
+    }

@@ -65,7 +65,7 @@ def _table_of_reading(timings: Sequence[Timing]) -> Table:
         rows.append([*_named(timing), *(_rate(known.get(cell)) for cell in cells)])
     caption = (
         'Texts without padding: every position is a token, and is attended; of an encoder-decoder, the tokens of the '
-        'source. Below, the speed-up over the teacher in the same rounds; in brackets, within the noise. '
+        'source. Below, the speed-up over the teacher in the same rounds; unclear where it is within the noise. '
         + _why(timings)
     )
     return Table(columns, rows, caption.strip())
@@ -79,7 +79,7 @@ def _rate(one: TextSpeed | None) -> Cell:
 
 def _factor(ratio: object) -> str:
     median, is_clear = getattr(ratio, 'median', None), getattr(ratio, 'is_clear', True)
-    return '' if median is None else times(median) if is_clear else f'({times(median)})'
+    return '' if median is None else times(median) if is_clear else 'unclear'
 
 
 def _table_of_writing(timings: Sequence[Timing]) -> Table:
@@ -101,12 +101,13 @@ def _table_of_writing(timings: Sequence[Timing]) -> Table:
             row = [*_named(timing), Cell(str(batch))]
             for prompt in prompts:
                 row += _written(known.get((prompt, batch)), per_second)
-            rows.append(row)
+            if any(cell.text for cell in row[len(_START) + 1 :]):
+                rows.append(row)
     new = max(one.new_tokens for one in done)
     caption = (
         f'generate of transformers, greedy, {new} new tokens, with its cache of keys and values. First token: from the '
         'call on, the prompt included. Next token: the median time from one to the next; new tokens/s are those of the '
-        f'whole batch. Below, the speed-up over the teacher in the same rounds; in brackets, within the noise.'
+        f'whole batch. Below, the speed-up over the teacher in the same rounds; unclear where it is within the noise.'
     )
     return Table(columns, rows, caption).without_empty()
 
