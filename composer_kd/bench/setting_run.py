@@ -191,8 +191,9 @@ class SettingRun:
         return replace(found, tokens=tokens, positions=positions)
 
     def _time_reading(self) -> None:
+        recorded = self.backend.recorded
         readers = {
-            name: Reader(loaded.call, model.texts, model.inference, self._teacher_of(name))
+            name: Reader(loaded.call, model.texts, model.inference if recorded else None, self._teacher_of(name))
             for name, loaded in self.loaded.items()
             if (model := self.models[name]).texts is not None
         }

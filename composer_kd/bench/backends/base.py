@@ -46,6 +46,8 @@ class Backend(abc.ABC):
         extra: The extra of composer_kd that installs these packages.
         slow_start: Whether its first forward pass on a CPU takes minutes; it then runs there only on request.
         of_torch: Whether torch allocates its memory on a GPU.
+        recorded: Whether it runs a graph that was recorded with one length of text; answers at others are then compared
+            with those in eager mode.
         per_device: Whether its files are specific to a device; ``save`` then gets module and inputs on that device.
     """
 
@@ -58,6 +60,7 @@ class Backend(abc.ABC):
     slow_start: bool = False
     of_torch: bool = True
     per_device: bool = False
+    recorded: bool = True
 
     @abc.abstractmethod
     def save(self, module: nn.Module, inputs: tuple[Tensor, ...], file: pathlib.Path) -> None:

@@ -27,6 +27,7 @@ class Eager(Backend):
 
     name = 'eager'
     devices: tuple[str, ...] = ('cpu', 'cuda', 'mps', 'xla')
+    recorded = False
 
     @override
     def save(self, module: nn.Module, inputs: tuple[Tensor, ...], file: pathlib.Path) -> None:

@@ -27,6 +27,7 @@ class Int8Dynamic(Backend):
     name = 'int8-dynamic'
     precisions = ('int8',)
     devices = ('cpu',)
+    recorded = False
 
     @override
     def save(self, module: nn.Module, inputs: tuple[Tensor, ...], file: pathlib.Path) -> None:
