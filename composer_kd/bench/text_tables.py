@@ -7,6 +7,7 @@ from typing import Any
 
 from composer_kd.bench.columns import Column, cell_text
 from composer_kd.bench.results import Row
+from composer_kd.bench.speed_up import SpeedUp
 from composer_kd.bench.text_results import GenerationSpeed, TextSpeed
 from composer_kd.presentation.units import TIMES, count_text, number_text, seconds_text, times
 
@@ -18,7 +19,7 @@ data's, so every position is a token that counts; tokens/s of an encoder-decoder
 `generate` of transformers, greedy, with its cache of keys and values, after prompts of one length: the time until the
 first token, with the tokens of the prompts per second; then the median time from one token to the next, with the new
 tokens of the whole batch per second. Median ± IQR of interleaved rounds; in brackets the speed-up over the teacher in
-the same rounds."""
+the same rounds, unclear within the noise."""
 
 
 def columns_of_texts(rows: Sequence[Row]) -> list[Column]:
@@ -105,21 +106,22 @@ def texts_in_markdown(rows: Sequence[Row]) -> Iterator[tuple[str, list[str], lis
 def _rate(one: TextSpeed | None) -> str:
     if one is None or one.tokens_per_second is None:
         return ''
-    ratio = '' if one.speed_up is None else f' ({times(one.speed_up.median)})'
-    return f'{number_text(one.tokens_per_second, one.iqr)}{ratio}'
+    return f'{number_text(one.tokens_per_second, one.iqr)}{_factor(one.speed_up)}'
+
+
+def _factor(ratio: SpeedUp | None) -> str:
+    return '' if ratio is None else f' ({times(ratio.median)})' if ratio.is_clear else ' (unclear)'
 
 
 def _written(row: Row, one: GenerationSpeed) -> list[str]:
     start = [row.model, cell_text(one.prompt, one.batch)]
     if one.failed is not None:
         return [*start, '', '', '', '']
-    both = one.first_token_speed_up, one.speed_up
-    ratios = ['' if ratio is None else f' ({times(ratio.median)})' for ratio in both]
     return [
         *start,
-        f'{seconds_text(one.first_token_seconds)} ± {seconds_text(one.first_token_iqr)}{ratios[0]}',
+        f'{seconds_text(one.first_token_seconds)} ± {seconds_text(one.first_token_iqr)}{_factor(one.first_token_speed_up)}',
         number_text(one.prompt_tokens_per_second),
-        f'{seconds_text(one.token_seconds)} ± {seconds_text(one.token_iqr)}{ratios[1]}',
+        f'{seconds_text(one.token_seconds)} ± {seconds_text(one.token_iqr)}{_factor(one.speed_up)}',
         number_text(one.tokens_per_second),
     ]
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from composer_kd.bench.results import Setting
-from composer_kd.bench.speed_up import SpeedUp
-from composer_kd.bench.text_results import GenerationSpeed
 from composer_kd.presentation.roles import DISTILLED
 from composer_kd.presentation.tables import Cell, Column, Table
 from composer_kd.presentation.units import (
@@ -28,6 +26,7 @@ from composer_kd.reports.groups import Group, agreement_with_teachers, counterpa
 from composer_kd.reports.metrics import calibration
 from composer_kd.reports.speed import Speed, Timing, device_text
 from composer_kd.reports.statistics import Estimate
+from composer_kd.reports.texts import next_token, unit_of_writing
 from composer_kd.reports.token_losses import cross_entropy, perplexity, predicts_tokens
 
 __all__ = ['benchmark', 'costs', 'differences', 'models', 'rows_of_models']
@@ -51,10 +50,7 @@ def models(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed) -> 
     units = {
         device: time_unit(one.latency for one in speed.on(device) if one.setting == device) for device in speed.devices
     }
-    of_tokens = {
-        device: time_unit(one[0].token_seconds for each in groups if (one := _written(each, device, speed)) is not None)
-        for device in speed.devices
-    }
+    of_tokens = {device: unit_of_writing(groups, device, speed) for device in speed.devices}
     noted = [] if evaluation.left_out is None else _noted(groups)
     columns = [
         Column('model', numeric=False),
@@ -82,7 +78,7 @@ def models(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed) -> 
         row += [_plain(each.estimate(lambda one, name=name: one.metrics.get(name))) for name in noted]  # type: ignore[misc]
         row += _sizes(each, groups)
         row += [_latency(each, device, speed, units[device][1]) for device in speed.devices]
-        row += [_next_token(each, device, speed, of_tokens[device][1]) for device in speed.devices]
+        row += [next_token(each, device, speed, of_tokens[device][1]) for device in speed.devices]
         rows.append(row)
     return Table(columns, rows, _caption_of_models(groups, speed)).without_empty()
 
@@ -149,19 +145,6 @@ def _latency(each: Group, device: Setting, speed: Speed, per_second: float) -> C
     note = '' if factor is None else f'{times(factor)} as fast' if speed.is_clear(timing) else 'no clear difference'
     between = '' if factor is None or not speed.is_clear(timing) else quartiles_text(speed.quartiles(timing))
     return Cell(number_text(timing.latency * per_second), ', '.join(filter(None, (note, between))))
-
-
-def _written(each: Group, device: Setting, speed: Speed) -> tuple[GenerationSpeed, SpeedUp | None] | None:
-    timing = speed.find(each, device)
-    return None if timing is None else speed.writing(timing)
-
-
-def _next_token(each: Group, device: Setting, speed: Speed, per_second: float) -> Cell:
-    one, ratio = _written(each, device, speed) or (None, None)
-    if one is None or one.token_seconds is None:
-        return Cell('')
-    note = '' if ratio is None else f'{times(ratio.median)} as fast' if ratio.is_clear else 'no clear difference'
-    return Cell(number_text(one.token_seconds * per_second), note)
 
 
 def _caption_of_models(groups: Sequence[Group], speed: Speed) -> str:

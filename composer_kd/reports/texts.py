@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from composer_kd.bench.results import Setting
+from composer_kd.bench.speed_up import SpeedUp
 from composer_kd.bench.text_results import GenerationSpeed, TextSpeed
 from composer_kd.presentation.tables import Cell, Column, Table
 from composer_kd.presentation.units import TIMES, count_text, number_text, time_unit, times
+from composer_kd.reports.groups import Group
 from composer_kd.reports.speed import Speed, Timing, device_text
 
-__all__ = ['reading_tables', 'writing_tables']
+__all__ = ['next_token', 'reading_tables', 'unit_of_writing', 'writing_tables']
 
 _START = (Column('backend', numeric=False), Column('precision', numeric=False), Column('model', numeric=False))
 
@@ -77,9 +79,8 @@ def _rate(one: TextSpeed | None) -> Cell:
     return Cell(count_text(one.tokens_per_second), _factor(one.speed_up))
 
 
-def _factor(ratio: object) -> str:
-    median, is_clear = getattr(ratio, 'median', None), getattr(ratio, 'is_clear', True)
-    return '' if median is None else times(median) if is_clear else 'unclear'
+def _factor(ratio: SpeedUp | None) -> str:
+    return '' if ratio is None else times(ratio.median) if ratio.is_clear else 'unclear'
 
 
 def _table_of_writing(timings: Sequence[Timing]) -> Table:
@@ -132,3 +133,30 @@ def _why(timings: Sequence[Timing]) -> str:
                 reasons[reason] = reasons.get(reason, 0) + 1
     listed = '; '.join(f'{reason} ({count}{TIMES})' for reason, count in reasons.items())
     return f'Empty: {listed}.' if listed else ''
+
+
+def unit_of_writing(groups: Sequence[Group], device: Setting, speed: Speed) -> tuple[str, float]:
+    """The unit for the times from one new token to the next, as eager fp32 takes: its name, and units per second."""
+    found = [_writing(each, device, speed) for each in groups]
+    return time_unit(one[0].token_seconds for one in found if one is not None)
+
+
+def next_token(each: Group, device: Setting, speed: Speed, per_second: float) -> Cell:
+    """The time from one new token to the next in eager fp32, and how it compares with the teacher's.
+
+    Args:
+        each: The group.
+        device: The device, as in ``Speed.devices``.
+        speed: The timings.
+        per_second: The units per second.
+    """
+    one, ratio = _writing(each, device, speed) or (None, None)
+    if one is None or one.token_seconds is None:
+        return Cell('')
+    note = '' if ratio is None else f'{times(ratio.median)} as fast' if ratio.is_clear else 'no clear difference'
+    return Cell(number_text(one.token_seconds * per_second), note)
+
+
+def _writing(each: Group, device: Setting, speed: Speed) -> tuple[GenerationSpeed, SpeedUp | None] | None:
+    timing = speed.find(each, device)
+    return None if timing is None else speed.writing(timing)
