@@ -115,9 +115,8 @@ def test_examples_of_benches_of_texts():
     """The Python blocks of docs/bench_texts.md, in one namespace and in order."""
     pytest.importorskip('transformers')
     namespace: dict[str, object] = {}
-    for block in re.findall(
-        r'```python\n(.*?)```', (ROOT / 'docs/bench_texts.md').read_text(encoding='utf-8'), re.DOTALL
-    ):
+    text = (ROOT / 'docs/bench_texts.md').read_text(encoding='utf-8')
+    for block in re.findall(r'```python\n(.*?)```', text, re.DOTALL):
         exec(compile(block, 'docs/bench_texts.md', 'exec'), namespace)
 
 

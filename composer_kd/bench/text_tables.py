@@ -119,11 +119,15 @@ def _written(row: Row, one: GenerationSpeed) -> list[str]:
         return [*start, '', '', '', '']
     return [
         *start,
-        f'{seconds_text(one.first_token_seconds)} ± {seconds_text(one.first_token_iqr)}{_factor(one.first_token_speed_up)}',
+        _time(one.first_token_seconds, one.first_token_iqr, one.first_token_speed_up),
         number_text(one.prompt_tokens_per_second),
-        f'{seconds_text(one.token_seconds)} ± {seconds_text(one.token_iqr)}{_factor(one.speed_up)}',
+        _time(one.token_seconds, one.token_iqr, one.speed_up),
         number_text(one.tokens_per_second),
     ]
+
+
+def _time(seconds: float | None, iqr: float | None, ratio: SpeedUp | None) -> str:
+    return f'{seconds_text(seconds)} ± {seconds_text(iqr)}{_factor(ratio)}'
 
 
 def rows_of_texts(row: Row) -> Iterator[dict[str, Any]]:
