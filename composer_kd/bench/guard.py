@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from composer_kd.bench.devices import Device
@@ -24,15 +24,19 @@ SPARE = 0.8
 class Guard:
     """Keeps what one model has taken so far, and foresees from it what more tokens would take.
 
+    Each length is measured in the smallest batch if a call takes less than the budget; the others as far as it goes.
+
     Args:
         device: The device that the model runs on.
         seconds: The time for all cells together.
-        cells: The number of cells; each has its share of the time, also after others have taken more than theirs.
+        cells: The cells; each has its share of the time, also after others have taken more than theirs.
         calls: The calls that a cell takes at least, after the first ones.
     """
 
-    def __init__(self, device: Device, seconds: float, cells: int, calls: int) -> None:
-        self._device, self._left, self._share, self._calls = device, seconds, seconds / cells, calls
+    def __init__(self, device: Device, seconds: float, cells: Sequence[Cell], calls: int) -> None:
+        self._device, self._left, self._calls = device, seconds, calls
+        self._seconds, self._share = seconds, seconds / len(cells)
+        self._least = min(cell.batch for cell in cells)
         self._taken: list[tuple[Cell, float, int | None]] = []
         self._too_large: list[Cell] = []
 
@@ -43,7 +47,7 @@ class Guard:
         if not self._taken:
             return None
         seconds = min(seconds * _more(other, cell, 1) for other, seconds, _ in self._taken)
-        if seconds > self._allowed:
+        if seconds > (self._seconds if cell.batch == self._least else self._allowed):
             return BEYOND
         # Attention takes memory by the square of the length.
         known = [growth * _more(other, cell, 2) for other, _, growth in self._taken if growth is not None]
@@ -65,14 +69,14 @@ class Guard:
             The seconds of the fastest call.
 
         Raises:
-            ConfigError: If there is no time for the calls that a cell takes; the first cell always has it.
+            ConfigError: If there is no time for the calls that a larger batch takes.
         """
-        began, is_first = time.perf_counter(), not self._taken
         growth = self._device.growth(run)
+        began = time.perf_counter()  # the first call may have compiled
         fastest = warm_up(run, self._device.clock, seconds, calls)
         self._taken.append((cell, fastest, growth))
         self._left -= time.perf_counter() - began
-        if not is_first and self._calls * fastest > self._allowed:
+        if cell.batch != self._least and self._calls * fastest > self._allowed:
             raise ConfigError(BEYOND)
         return fastest
 

@@ -64,7 +64,7 @@ def read_cells(
         For each model its speed in each cell, in the order of the cells; where it was not measured, with the reason.
     """
     found: dict[str, list[TextSpeed]] = {name: [] for name in readers}
-    guards = {name: Guard(device, seconds, len(cells), FEWEST_ROUNDS + 1) for name in readers}
+    guards = {name: Guard(device, seconds, cells, FEWEST_ROUNDS + 1) for name in readers}
     share = seconds / len(cells)
     wrong: dict[tuple[str, int], str | None] = {}
     for cell in cells:

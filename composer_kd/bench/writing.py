@@ -62,7 +62,7 @@ def write_cells(
         For each model its speed in each cell, in the order of the cells; where it was not measured, with the reason.
     """
     found: dict[str, list[GenerationSpeed]] = {name: [] for name in writers}
-    guards = {name: Guard(device, seconds, len(plan.prompts), FEWEST_ROUNDS) for name in writers}
+    guards = {name: Guard(device, seconds, plan.prompts, FEWEST_ROUNDS) for name in writers}
     share = seconds / len(plan.prompts)
     for cell in plan.prompts:
         turns, slowest = {}, 0.0

@@ -284,7 +284,7 @@ def test_one_model_that_fails_leaves_the_others_timed():
 def test_what_would_take_too_long_or_too_much_is_not_tried(monkeypatch):
     monkeypatch.setattr(DEVICES['cpu'], 'free_bytes', lambda: 1_000)
     monkeypatch.setattr(DEVICES['cpu'], 'growth', lambda run: (run(), 100)[1])
-    guard = Guard(DEVICES['cpu'], 10.0, 3, 1)
+    guard = Guard(DEVICES['cpu'], 10.0, [Cell(8, 1), Cell(8, 4), Cell(32, 1)], 1)
     assert guard.refuses(Cell(1000, 1000)) is None  # the first one
     guard.first_calls(Cell(8, 1), lambda: None, 0.0, 1)
     assert guard.refuses(Cell(8, 4)) is None
@@ -292,11 +292,12 @@ def test_what_would_take_too_long_or_too_much_is_not_tried(monkeypatch):
     guard.fail(Cell(8, 4), 'out of memory')
     assert guard.refuses(Cell(8, 5)) == 'out of memory'
     assert guard.refuses(Cell(4, 4)) is None
-    slow = Guard(DEVICES['cpu'], 0.01, 1, 4)
+    slow = Guard(DEVICES['cpu'], 0.01, [Cell(4, 1), Cell(4, 2)], 4)
     assert slow.first_calls(Cell(4, 1), lambda: time.sleep(0.004), 0.0, 1) >= 0.004
     with pytest.raises(ConfigError, match='beyond the budget of time'):
-        slow.first_calls(Cell(5, 1), lambda: time.sleep(0.004), 0.0, 1)
-    assert slow.refuses(Cell(64, 1)) == 'beyond the budget of time'
+        slow.first_calls(Cell(4, 2), lambda: time.sleep(0.004), 0.0, 1)
+    assert slow.refuses(Cell(5, 1)) is None  # each length has its time in the smallest batch
+    assert slow.refuses(Cell(64, 1)) == slow.refuses(Cell(8, 2)) == 'beyond the budget of time'
 
 
 def test_no_writing_is_timed_where_none_is_wanted():
