@@ -58,17 +58,17 @@ class _Case:
 
 
 def _ratios(row: Row) -> Iterator[tuple[str, str, SpeedUp]]:
-    """All speed-ups of a row: the quantity, the setting (and cell), and the ratio."""
+    """All speed-ups of a row: the quantity, the setting (empty for cells, which tables mark), and the ratio."""
     where = str(row.setting)
     if row.speed_up is not None:
         yield 'latency', where, row.speed_up
     for text in row.texts:
         if text.speed_up is not None:
-            yield 'tokens/s', f'{where} ({text.length} tokens, batch {text.batch})', text.speed_up
+            yield 'tokens/s', '', text.speed_up
     for one in row.generation:
         for quantity, ratio in (('first token', one.first_token_speed_up), ('later tokens', one.speed_up)):
             if ratio is not None:
-                yield quantity, f'{where} (prompt of {one.prompt}, batch {one.batch})', ratio
+                yield quantity, '', ratio
 
 
 def _throughput(row: Row, other: Row) -> _Case | None:
@@ -85,7 +85,8 @@ def _said(model: str, against: str, quantities: Mapping[str, Sequence[_Case]]) -
     for quantity, cases in quantities.items():
         doubtful = [case for case in cases if not case.is_clear]
         if doubtful:
-            listed = '; '.join(f'{case.where}: {case.ratio}' for case in doubtful[:LISTED])
+            listed = '; '.join(f'{case.where}: {case.ratio}' for case in doubtful[:LISTED] if case.where)
             more = f'; {len(doubtful) - LISTED} more' if len(doubtful) > LISTED else ''
-            found.append(f'{quantity} in {len(doubtful)} of {len(cases)} comparisons ({listed}{more})')
+            where = f' ({listed}{more})' if listed else ''
+            found.append(f'{quantity} in {len(doubtful)} of {len(cases)} comparisons{where}')
     return [f'{model} and {against}: the difference is within the noise for {", ".join(found)}'] if found else []

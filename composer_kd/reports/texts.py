@@ -14,6 +14,7 @@ from composer_kd.reports.speed import Speed, Timing, device_text
 
 __all__ = ['next_token', 'reading_tables', 'unit_of_writing', 'writing_tables']
 
+_SMALL = 'In small letters, the speed-up over the teacher in the same rounds; unclear where it is within the noise. '
 _START = (Column('backend', numeric=False), Column('precision', numeric=False), Column('model', numeric=False))
 
 
@@ -67,8 +68,7 @@ def _table_of_reading(timings: Sequence[Timing]) -> Table:
         rows.append([*_named(timing), *(_rate(known.get(cell)) for cell in cells)])
     caption = (
         'Texts without padding: every position is a token, and is attended; of an encoder-decoder, the tokens of the '
-        'source. Below, the speed-up over the teacher in the same rounds; unclear where it is within the noise. '
-        + _why(timings)
+        'source. ' + _SMALL + _why(timings)
     )
     return Table(columns, rows, caption.strip())
 
@@ -108,7 +108,7 @@ def _table_of_writing(timings: Sequence[Timing]) -> Table:
     caption = (
         f'generate of transformers, greedy, {new} new tokens, with its cache of keys and values. First token: from the '
         'call on, the prompt included. Next token: the median time from one to the next; new tokens/s are those of the '
-        f'whole batch. Below, the speed-up over the teacher in the same rounds; unclear where it is within the noise.'
+        f'whole batch. {_SMALL}'
     )
     return Table(columns, rows, caption).without_empty()
 
