@@ -38,6 +38,7 @@ from composer_kd.runs.preflight import check_autoresume, check_load_path, dry_ru
 from composer_kd.runs.resume import check_resumable
 from composer_kd.runs.stored import check_stores
 from composer_kd.runs.text_checks import check_texts
+from composer_kd.runs.trackers import looks_for_checkpoint
 from composer_kd.students import EXTRAS
 
 __all__ = ['build_model', 'build_trainer', 'check_components']
@@ -123,6 +124,7 @@ def build_trainer(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trai
             profiler=profiler,
             loggers=[*parts.loggers, *(one for one in callbacks if isinstance(one, LoggerDestination))],
             **_trainer_settings(config),
+            autoresume=looks_for_checkpoint(config, parts.loggers),
         )
 
 
@@ -252,7 +254,7 @@ def _trainer_settings(config: RunConfig) -> dict[str, Any]:
     same = [
         *('run_name', 'seed', 'max_duration', 'precision', 'device_train_microbatch_size', 'eval_interval'),
         *('train_subset_num_batches', 'eval_subset_num_batches', 'save_interval', 'save_weights_only'),
-        *('save_num_checkpoints_to_keep', 'load_path', 'load_weights_only', 'autoresume'),
+        *('save_num_checkpoints_to_keep', 'load_path', 'load_weights_only'),
         *('log_to_console', 'console_log_interval', 'load_strict_model_weights'),
     ]
     return {
