@@ -27,8 +27,8 @@ from composer_kd.runs.ending import closing, full_disk_said, release, where_it_s
 from composer_kd.runs.files import CONFIG_FILE, METRICS_FILE
 from composer_kd.runs.finished import is_finished, last_losses, noted_metrics
 from composer_kd.runs.folder import alone_in, clear, holds_run
-from composer_kd.runs.loaders import evaluation_data
 from composer_kd.runs.process import keep_freed_memory, say, without_remarks
+from composer_kd.runs.remote import put
 from composer_kd.runs.trackers import mark_resume
 
 __all__ = ['CONFIG_FILE', 'final_metrics', 'train']
@@ -93,10 +93,12 @@ def _evaluate_again(trainer: Trainer, config: RunConfig, noted: dict[str, float]
     for destination in trainer.logger.destinations:
         if isinstance(destination, HistoryLogger):
             destination.mute()
-    if evaluation_data(config.train_loader, config.eval_loader) is not None:
-        trainer.eval(subset_num_batches=config.eval_subset_num_batches)
+    if trainer.state.evaluators:
+        trainer.eval()
     if noted:
         return noted
+    if config.remote_folder is not None:
+        return final_metrics(trainer)  # the record there has the losses and the cost too
     folder = _folder(config)
     if folder is not None and not holds_run(folder):  # the checkpoint is that of load_path
         _write_config(config, folder)
@@ -151,12 +153,19 @@ def _begin_record(config: RunConfig) -> None:
         else:
             clear(folder)
         _write_config(config, folder)
+    elif config.remote_folder is not None and dist.get_global_rank() == 0:
+        put(config.remote_folder, CONFIG_FILE, _settings(config))
+
+
+def _settings(config: RunConfig) -> str:
+    """The settings of a run as they are recorded, in YAML."""
+    # That this run replaced another one says nothing of the runs that are started with its settings.
+    lasting = dataclasses.replace(config, save_overwrite=None)
+    return OmegaConf.to_yaml(OmegaConf.create(as_mapping(lasting)))
 
 
 def _write_config(config: RunConfig, folder: pathlib.Path) -> None:
-    # That this run replaced another one says nothing of the runs that are started with its settings.
-    lasting = dataclasses.replace(config, save_overwrite=None)
-    write_file(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(as_mapping(lasting))))
+    write_file(folder / CONFIG_FILE, _settings(config))
 
 
 def _log_settings(trainer: Trainer, config: RunConfig) -> None:
@@ -172,8 +181,11 @@ def _write_metrics(trainer: Trainer, config: RunConfig) -> dict[str, float]:
     if not any(name.startswith('loss/') for name in metrics):  # the last batch was trained before the run was killed
         metrics = {**metrics, **last_losses(config.folder)}
     folder = _folder(config)
+    text = json.dumps(metrics, indent=2) + '\n'
     if folder is not None:
-        write_file(folder / METRICS_FILE, json.dumps(metrics, indent=2) + '\n')
+        write_file(folder / METRICS_FILE, text)
+    elif config.remote_folder is not None and dist.get_global_rank() == 0:
+        put(config.remote_folder, METRICS_FILE, text)
     return metrics
 
 

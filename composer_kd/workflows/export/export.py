@@ -46,7 +46,8 @@ def export_run(
     Args:
         written: The run, as in ``open_run``: a run folder, a checkpoint or a YAML file. It needs a checkpoint.
         to: The names of the formats.
-        out: The folder in which each format gets a subfolder; by default ``export`` beside the checkpoint.
+        out: The folder in which each format gets a subfolder; by default ``export`` beside the
+            checkpoint; for a run behind a URI in a folder of the run's name in the working folder.
         bench: Results of ``composer-kd bench`` with this run: the file or its folder. The model card then has a table
             of latency and throughput.
         config: The run's YAML; by default the ``config.yaml`` beside the checkpoint or in a folder above it.
@@ -78,11 +79,12 @@ def export_run(
         require_name(run, net)
     title = run.name if net is None else name_of_net(run, net)
     rows = _rows(bench, title)
-    folder = pathlib.Path(out) if out is not None else run.checkpoint.parent / 'export' / (net or '')
+    home = run.checkpoint.parent if run.address is None else pathlib.Path(run.name)
+    folder = pathlib.Path(out) if out is not None else home / 'export' / (net or '')
     make_folder(folder, '--out')
     with without_remarks():
         student = student_of(run) if net is None else net_of(run, net)
-        measured = final_or_measured(run, config).of(net or '', names_beside(run))
+        measured = final_or_measured(run).of(net or '', names_beside(run))
     written_formats = []
 
     def describe(exported: Exported) -> str:

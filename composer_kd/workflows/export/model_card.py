@@ -24,8 +24,8 @@ from composer_kd.presentation.tables import Table
 from composer_kd.presentation.templates import render
 from composer_kd.presentation.units import bytes_text, metric_text, number_text, percent, seconds_text, times
 from composer_kd.runs.beside import name_of_net
-from composer_kd.runs.evaluate import count_parameters, evaluate, metrics_of
-from composer_kd.runs.files import LATEST
+from composer_kd.runs.evaluate import count_parameters, evaluate_run, metrics_of
+from composer_kd.runs.files import latest_in
 from composer_kd.runs.saved import SavedRun
 from composer_kd.workflows.export.origins import evaluated_on, origins
 
@@ -143,12 +143,11 @@ class Measured:
         return Measured(metrics_of(self.metrics, net, beside), self.on)
 
 
-def final_or_measured(run: SavedRun, config: str | pathlib.Path | None = None) -> Measured:
+def final_or_measured(run: SavedRun) -> Measured:
     """Returns the metrics of a run's checkpoint on the run's evaluation data.
 
     Args:
         run: A run with a checkpoint.
-        config: The run's YAML, as in ``open_run``.
 
     Returns:
         The final metrics that the run saved, if the checkpoint is its latest; else those of an evaluation, which runs
@@ -156,9 +155,9 @@ def final_or_measured(run: SavedRun, config: str | pathlib.Path | None = None) -
     """
     assert run.checkpoint is not None
     noted = {name: value for name, value in run.metrics.items() if name.startswith('metrics/')}
-    if noted and run.checkpoint.name == LATEST and _is_of(run.checkpoint, run.folder):
+    if noted and _is_latest(run):
         return Measured(noted, _noted_on(run))
-    return Measured(evaluate(run.checkpoint, config).metrics, _words(run, run.written.get('eval_loader') or {}))
+    return Measured(evaluate_run(run).metrics, _words(run, run.written.get('eval_loader') or {}))
 
 
 def preparation(dataset: Any) -> str:
@@ -292,7 +291,7 @@ def _training(run: SavedRun) -> dict[str, Any]:
         if key in told:
             told[key] = {name: told[key][name] for name in _OF_A_LOADER if told[key].get(name)}
     units = {f'time/{unit}': plural for unit, plural in _UNITS.items()}
-    is_last = run.checkpoint.name == LATEST and all(name in run.metrics for name in units)
+    is_last = _is_latest(run) and all(name in run.metrics for name in units)
     return {
         'checkpoint': run.checkpoint.name,
         'trained_on': _words_of(run.written.get('train_loader') or {}),
@@ -312,5 +311,7 @@ def _without_defaults(value: Any) -> Any:
     return [_without_defaults(one) for one in value] if isinstance(value, list) else value
 
 
-def _is_of(checkpoint: pathlib.Path, folder: pathlib.Path | None) -> bool:
-    return folder is not None and folder.resolve() == checkpoint.parent.resolve()
+def _is_latest(run: SavedRun) -> bool:
+    """Whether the checkpoint is the latest of the folder that the run's records lie in."""
+    assert run.checkpoint is not None
+    return run.folder is not None and latest_in(run.folder).absolute() == run.checkpoint.absolute()
