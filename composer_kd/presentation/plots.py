@@ -39,6 +39,7 @@ _THEME = {
     MUTED: 'muted',
     GRID: 'grid',
     PAPER: 'card',
+    RED: 'wrong',
     **{colour: role.split()[-1] for role, colour in COLOURS.items()},
 }
 _PADS: dict[str, Any] = {'w_pad': 0.1, 'h_pad': 0.1}  # inches
@@ -85,8 +86,14 @@ class Drawing:
         return bool(self.figure.get_size_inches()[0] > _HALF_A_PAGE)
 
     def png(self) -> bytes:
-        """Returns the plot on white, as the content of a PNG file."""
-        return png(self.figure)
+        """Returns the plot on white under its title, as the content of a PNG file."""
+        looks: dict[str, Any] = {'fontsize': 12, 'fontweight': 'bold', 'color': INK, 'ha': 'left', 'va': 'bottom'}
+        above = 1 + 0.12 / self.figure.get_size_inches()[1]  # a page has the title in its own text
+        title = self.figure.text(0.01, above, self.title, **looks)
+        try:
+            return png(self.figure, bbox_inches='tight', pad_inches=0.1)
+        finally:
+            title.remove()
 
     def svg(self) -> str:
         """Returns the plot as SVG markup for a page, with its title and caption as the name and description.
@@ -99,6 +106,7 @@ class Drawing:
         markup = stream.getvalue()
         markup = markup[markup.index('<svg') :]
         markup = re.sub(r'<metadata>.*?</metadata>', '', markup, flags=re.DOTALL)
+        markup = re.sub(r'(<image [^>]*?)id="[^"]*"', r'\1', markup)  # two alike have the same id, and nothing uses it
         markup = re.sub(r'(id="|href="#|url\(#)', rf'\g<1>{self.name}-', markup)
         for colour, variable in _THEME.items():
             markup = markup.replace(colour, f'var(--{variable})')
@@ -122,7 +130,7 @@ class Drawing:
         """
         with rc_context(_SETTINGS):
             boxes = _columns(self.figure)
-            if len(boxes) < 2:
+            if len(boxes) + len(self.figure.legends) < 2:
                 return []
             boxes += [legend.get_window_extent() for legend in self.figure.legends]
         return [self._view(box) for box in boxes]
@@ -149,11 +157,11 @@ def _columns(figure: Figure) -> list[Any]:
     return [box for box, _ in boxes]
 
 
-def png(figure: Figure) -> bytes:
-    """Renders a figure on white and returns the content of a PNG file."""
+def png(figure: Figure, **settings: Any) -> bytes:
+    """Renders a figure on white and returns the content of a PNG file; ``settings`` are those of ``savefig``."""
     stream = io.BytesIO()
     with rc_context(_SETTINGS):
-        figure.savefig(stream, format='png', dpi=160, facecolor='white')
+        figure.savefig(stream, format='png', dpi=160, facecolor='white', **settings)
     return stream.getvalue()
 
 

@@ -1,5 +1,6 @@
 """The page in a real browser: readable on a desktop and a phone, in both themes, by keyboard and to axe-core."""
 
+import itertools
 import os
 import pathlib
 import shutil
@@ -69,7 +70,7 @@ def test_plots_are_stacked_on_a_phone(page):
         boxes = [one.bounding_box() for one in page.locator('#pareto .panels svg, #classes .panels svg').all()]
         assert len(boxes) >= 3
         assert all(box['width'] <= 390 and box['height'] > 10 for box in boxes)
-        assert all(low['y'] >= high['y'] + high['height'] - 1 for high, low in zip(boxes, boxes[1:]))
+        assert all(low['y'] >= high['y'] + high['height'] - 1 for high, low in itertools.pairwise(boxes))
 
 
 @pytest.mark.skipif(not AXE.is_file(), reason='no axe-core: npm install --no-save axe-core, or set COMPOSER_KD_AXE')

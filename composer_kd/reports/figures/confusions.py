@@ -76,7 +76,7 @@ def _matrices(found: list[tuple[Group, Group, np.ndarray]], evaluation: Evaluati
             bar = figure.colorbar(mesh, ax=axes, shrink=0.6, aspect=28, pad=0.02)
             bar.outline.set_visible(False)
             bar.ax.tick_params(length=0, labelsize=8)
-            bar.set_label(f'{more.role}: worse (–) or better (+), points', fontsize=8.5)
+            bar.set_label(f'{more.role}: better above 0, worse below, points', fontsize=8.5)
     return Drawing('confusions', 'Mistakes that changed', _caption(found), figure)
 
 
@@ -98,7 +98,8 @@ def _caption(found: list[tuple[Group, Group, np.ndarray]]) -> str:
 
 
 def _write(axes: Any, change: np.ndarray, mesh: Any) -> None:
-    cells = mesh.to_rgba(_better(change))[..., :3] @ np.array([0.2126, 0.7152, 0.0722])  # roughly how bright they are
+    # The relative luminance, by which WCAG computes contrasts; from 0.2 on dark text is the more readable.
+    cells = (mesh.to_rgba(_better(change))[..., :3] ** 2.2) @ np.array([0.2126, 0.7152, 0.0722])
     for (row, column), value in np.ndenumerate(change):
         if abs(value) >= 0.5:
             text = f'{value:+.0f}'.replace('-', MINUS)
@@ -109,7 +110,7 @@ def _write(axes: Any, change: np.ndarray, mesh: Any) -> None:
                 ha='center',
                 va='center',
                 fontsize=7.5,
-                color=_IN_A_CELL if cells[row, column] > 0.5 else 'white',
+                color=_IN_A_CELL if cells[row, column] > 0.2 else 'white',
             )
 
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from matplotlib.transforms import Bbox
 
 from composer_kd.bench.results import Setting
-from composer_kd.presentation.plots import INK, MUTED, PAPER, Drawing, canvas, heading, tidy, title
+from composer_kd.presentation.plots import INK, MUTED, PAPER, Drawing, canvas, heading, tidy
 from composer_kd.presentation.units import seconds_text
 from composer_kd.reports.evidence import EvaluationSet
 from composer_kd.reports.figures.colours import colours
@@ -49,7 +49,6 @@ def draw_pareto(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed
         for axes in panels:  # each has its labels, since a narrow page shows them one by one
             axes.set_ylabel('accuracy, %')
             axes.tick_params(labelleft=True)
-        title(figure, 'Accuracy against latency')
         _legend(figure, [one for one in groups if any(t.group is one for t in shown)], markers, colours(groups), shown)
         figure.draw_without_rendering()  # places the points, around which the labels find room
         for axes, device in zip(panels, devices):
@@ -58,12 +57,12 @@ def draw_pareto(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed
     return Drawing(
         'pareto',
         'Accuracy against latency',
-        'Up and to the left is better. The line is the Pareto front: no other model and backend is clearly better than a '
-        'labelled point in one of the two and as good in the other; differences within the noise (the interquartile '
+        'Up and to the left is better. The line is the Pareto front: no other model and backend is clearly better than '
+        'a labelled point in one of the two and as good in the other; differences within the noise (the interquartile '
         'range of the latency, the 95 % interval of the accuracy) do not count. '
         'Latency: median for a batch of one. Accuracy: the mean over seeds, and what the '
-        f'backend changes in the runs that were timed. Hollow points have an output match below {100 * FAITHFUL:.0f} %, '
-        'and are not on the front.',
+        f'backend changes in the runs that were timed. Hollow points have an output match below {100 * FAITHFUL:.0f} '
+        '% and are not on the front.',
         figure,
     )
 

@@ -44,9 +44,9 @@ def draw_throughput(groups: Sequence[Group], speed: Speed) -> Drawing | None:
     return Drawing(
         'throughput',
         'Throughput over the batch size',
-        'More is better. Solid: as the models were trained (eager, fp32); dashed: the fastest other backend with '
-        'an output match of 99 % or more; each backend and precision has a marker of its own. A cross is the first batch size that failed, with the reason. Medians; both axes are '
-        'logarithmic.',
+        'More is better. Solid: as the models were trained (eager, fp32); dashed: the fastest other backend with an '
+        'output match of 99 % or more; each backend and precision has a marker of its own. A cross is the first batch '
+        'size that failed, with the reason. Medians; both axes are logarithmic.',
         figure,
     )
 
