@@ -73,7 +73,7 @@ def summary(results: BenchResults) -> RenderableType:
     """
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column('model', no_wrap=True)
-    for heading in ('parameters', 'accuracy', 'latency', 'quickest in', 'samples/s', 'most in'):
+    for heading in ('parameters', 'accuracy, %', 'latency', 'quickest in', 'samples/s', 'most in'):
         table.add_column(heading, justify='left' if heading.endswith(' in') else 'right')
     for device in dict.fromkeys(row.setting.device for row in results.rows):
         rows = [row for row in results.rows if row.setting.device == device]

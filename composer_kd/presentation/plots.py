@@ -149,7 +149,7 @@ def _columns(figure: Figure) -> list[Any]:
     """Returns the boxes of the panels from left to right; axes above one another, and colour bars, are of one."""
     boxes: list[Any] = []
     for axes in sorted(figure.axes, key=lambda axes: axes.get_position().x0):
-        box = axes.get_tightbbox()
+        box = axes.get_tightbbox() or axes.bbox
         if boxes and (hasattr(axes, '_colorbar') or axes.bbox.x0 < boxes[-1][1]):
             boxes[-1] = Bbox.union([boxes[-1][0], box]), max(boxes[-1][1], axes.bbox.x1)
         else:

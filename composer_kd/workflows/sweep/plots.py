@@ -118,7 +118,7 @@ def draw_parallel_coordinates(records: Sequence[Record], sweep: Sweep) -> Figure
             axes.plot([], [], color=GREY, linestyle=(0, (3, 2)), label='pruned: its last evaluation')
         _draw_scales(axes, parameters, sweep, scale)
         bar = figure.colorbar(cm.ScalarMappable(colors.Normalize(*scale), _PALETTE), ax=axes, shrink=0.8, aspect=30)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         bar.set_ticks([value for value in MaxNLocator(5).tick_values(*scale) if scale[0] <= value <= scale[1]])
         bar.set_label(sweep.metric.rpartition('/')[2])
         axes.legend(loc='upper center', bbox_to_anchor=(0.5, 0.0), ncols=2, frameon=False)
