@@ -51,9 +51,9 @@ def draw_speedups(groups: Sequence[Group], speed: Speed) -> Drawing | None:
         'speedups',
         'Speed-up by backend and precision',
         'How many times faster one sample is answered than by the teacher as it was trained (eager, fp32), on the same '
-        'device; in brackets where the difference is within the noise. The axis is logarithmic. Striped bars answer '
-        f'more than {100 * (1 - FAITHFUL):.0f} % of the evaluation data otherwise than the model as trained: their '
-        'speed is not worth much.'
+        'device; in brackets where the difference is within the noise. The axis is logarithmic. Striped bars have '
+        f'an output match below {100 * FAITHFUL:.0f} %: they classify more of the evaluation data otherwise than the '
+        'model as trained, and their speed is not worth much.'
         + (
             f' Not shown, since of the same size as a model that is: {", ".join(one.name for one in alike)}.'
             if alike
