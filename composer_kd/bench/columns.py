@@ -64,13 +64,13 @@ COLUMNS = (
     Column('samples/s ± IQR', _throughput, weight=8),
     Column('tokens/s', _tokens, weight=6),
     Column('at batch', _batch, weight=3),
-    Column('peak', lambda row: bytes_text(row.peak_memory_bytes), weight=5),
+    Column('peak memory', lambda row: bytes_text(row.peak_memory_bytes), weight=5),
     Column('energy/sample', lambda row: count_text(row.energy_joules, 'J'), weight=5),
     Column('file', lambda row: bytes_text(row.file_bytes), weight=6),
     Column('load', lambda row: seconds_text(row.load_seconds)),
-    Column('accuracy', lambda row: percent(row.accuracy), weight=9),
-    Column('agreement', lambda row: percent(row.agreement), weight=4),
-    Column('output match', lambda row: percent(row.output_match), weight=9),
+    Column('accuracy, %', lambda row: percent(row.accuracy), weight=9),
+    Column('agreement, %', lambda row: percent(row.agreement), weight=4),
+    Column('output match, %', lambda row: percent(row.output_match), weight=9),
 )
 """All columns except the model's name."""
 

@@ -10,7 +10,10 @@ from composer_kd.bench.devices import cores
 from composer_kd.bench.results import Row
 from composer_kd.bench.speed_up import SpeedUp
 
-__all__ = ['busy', 'doubts']
+__all__ = ['BUSY', 'busy', 'doubts']
+
+BUSY = 'the machine was busy'
+"""The beginning of the warning that puts all timings in doubt."""
 
 LISTED = 2
 """How many comparisons a warning names for each quantity."""
@@ -22,7 +25,7 @@ def busy() -> list[str]:
     if load <= 0.5 * cores():
         return []
     return [
-        f'the machine was busy at the start (load {load:.1f} on {cores()} cores): numbers are worse than those of an '
+        f'{BUSY} at the start (load {load:.1f} on {cores()} cores): numbers are worse than those of an '
         'idle one, most of all with several threads'
     ]
 

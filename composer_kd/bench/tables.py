@@ -83,7 +83,7 @@ def summary(results: BenchResults) -> RenderableType:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column('model', no_wrap=True)
     writes = any(one.token_seconds is not None for row in results.rows for one in row.generation)
-    headings = ['parameters', 'accuracy', 'latency', 'quickest in', 'samples/s', 'most in']
+    headings = ['parameters', 'accuracy, %', 'latency', 'quickest in', 'samples/s', 'most in']
     for heading in [*headings, *(['next token', 'written in'] if writes else [])]:
         table.add_column(heading, justify='left' if heading.endswith(' in') else 'right')
     for device in dict.fromkeys(row.setting.device for row in results.rows):

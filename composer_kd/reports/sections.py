@@ -17,6 +17,7 @@ from composer_kd.presentation.units import (
     percent,
     quartiles_text,
     seconds_text,
+    speed_text,
     time_unit,
     times,
 )
@@ -160,9 +161,14 @@ def _latency(each: Group, device: Setting, speed: Speed, per_second: float) -> C
     if timing.latency is None:
         return Cell('failed', timing.failed or '', wrong=True)
     factor = speed.speed_up(timing) if speed.reference(timing) is not timing else None
-    note = '' if factor is None else f'{times(factor)} as fast' if speed.is_clear(timing) else 'no clear difference'
-    between = '' if factor is None or not speed.is_clear(timing) else quartiles_text(speed.quartiles(timing))
+    note = '' if factor is None else _as_fast(factor) if speed.is_clear(timing) else 'no clear difference'
+    between = '' if factor is None or not speed.is_clear(timing) else quartiles_text(speed.shown_quartiles(timing))
     return Cell(number_text(timing.latency * per_second), ', '.join(filter(None, (note, between))))
+
+
+def _as_fast(factor: float) -> str:
+    text = speed_text(factor)
+    return text if text.endswith('slower') else f'{text} as fast'
 
 
 def _caption_of_models(groups: Sequence[Group], speed: Speed) -> str:
@@ -272,7 +278,7 @@ def _benchmark_row(timing: Timing, speed: Speed, per_second: float, notes: Seque
         timing.median(lambda row: row.latency.p90 if row.latency else None),
         timing.median(lambda row: row.latency.p99 if row.latency else None),
     )
-    factor, reference = times(speed.speed_up(timing)), speed.reference(timing)
+    factor, reference = speed_text(speed.speed_up(timing)), speed.reference(timing)
     best = [row.best_throughput for row in timing.rows if row.best_throughput is not None]
     top = max(best, key=lambda one: one.samples_per_second or 0.0, default=None)
     return [

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from composer_kd.bench.doubts import BUSY
 from composer_kd.bench.results import BenchResults, Row, Setting
 from composer_kd.bench.speed_up import SpeedUp
 from composer_kd.bench.tables import FAITHFUL
@@ -98,11 +99,14 @@ class Speed:
         timings: The timings, in the order of the groups, then of the results.
         devices: For each device and number of threads, the setting eager, fp32; in the order of the results.
         missing: The groups without any timing.
+        doubt: Why all timings are in doubt; empty if they are not.
         stale: The names of models whose timings belong to a different model with the same name.
     """
 
     def __init__(self, groups: Sequence[Group], results: BenchResults | None) -> None:
         self.groups = groups
+        warnings = results.warnings if results is not None else []
+        self.doubt = 'the machine was busy' if any(one.startswith(BUSY) for one in warnings) else ''
         rows = results.rows if results is not None else []
         parameters = {one.name: one.parameters for each in groups for one in each.members}
         stale = [
@@ -219,6 +223,11 @@ class Speed:
         names = set() if reference is None else {row.model for row in reference.rows}
         ratio = found.speed_up
         return found, ratio if ratio is not None and ratio.against in names else None
+
+    def shown_quartiles(self, timing: Timing) -> tuple[float, float] | None:
+        """Returns the quartiles as they stand beside the speed-up: of "so many times slower" where it is below 1."""
+        found, factor = self.quartiles(timing), self.speed_up(timing)
+        return (1 / found[1], 1 / found[0]) if found and factor is not None and factor < 0.95 else found
 
     def _paired(self, timing: Timing, reference: Timing) -> list[SpeedUp]:
         """Returns the speed-ups measured in the same rounds as the reference, where common noise cancels out."""

@@ -147,7 +147,8 @@ def _faster(student: Group, speed: Speed) -> str:
             found.append(f'{word}, with too much noise to say by how much {where}')
         else:
             found.append(f'{times(max(factor, 1 / factor))} {word} {where}')
-    return f'answers one sample {_listed(found[:3])}' if found else ''
+    doubt = f' (timings in doubt: {speed.doubt})' if speed.doubt else ''
+    return f'answers one sample {_listed(found[:3])}{doubt}' if found else ''
 
 
 def _by_tokens(group: Group, evaluation: EvaluationSet) -> bool:
@@ -245,7 +246,10 @@ def _tiles_of_speed(student: Group, speed: Speed) -> list[Tile]:
         timing = speed.find(student, device)
         factor = None if timing is None else speed.speed_up(timing)
         if timing is not None and factor is not None and speed.is_clear(timing) and not speed.is_rough(timing):
-            between = quartiles_text(speed.quartiles(timing))
+            between = quartiles_text(speed.shown_quartiles(timing))
             detail = 'eager, fp32, one sample' + (f'; quartiles {between}' if between else '')
-            found.append(Tile(times(factor), f'as fast on {device_text(device)}', detail))
+            detail += f'. In doubt: {speed.doubt}' if speed.doubt else ''
+            word = 'as fast' if factor >= 0.95 else 'slower'
+            value = times(factor if factor >= 0.95 else 1 / factor)
+            found.append(Tile(value, f'{word} on {device_text(device)}', detail))
     return found
