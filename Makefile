@@ -11,7 +11,7 @@ help:  ## show this list
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,nlp,peft,wandb,timm,onnx,sweep,serve]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,nlp,peft,wandb,tensorboard,mlflow,timm,onnx,sweep,serve]'
 	touch $(INSTALLED)
 
 install: $(INSTALLED)  ## create .venv with the pinned versions (about 3 minutes, several GB with torch)

@@ -41,6 +41,7 @@ from composer_kd.runs.remote import check_uploaders
 from composer_kd.runs.resume import check_resumable
 from composer_kd.runs.stored import check_stores
 from composer_kd.runs.text_checks import check_texts
+from composer_kd.runs.trackers import looks_for_checkpoint
 from composer_kd.students import EXTRAS
 
 __all__ = ['as_classifier', 'build_model', 'build_trainer', 'check_components']
@@ -143,6 +144,7 @@ def build_trainer(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trai
             profiler=profiler,
             loggers=[*parts.loggers, *(one for one in callbacks if isinstance(one, LoggerDestination))],
             **_trainer_settings(config),
+            autoresume=looks_for_checkpoint(config, parts.loggers),
         )
 
 
@@ -275,7 +277,7 @@ def _trainer_settings(config: RunConfig) -> dict[str, Any]:
     same = [
         *('run_name', 'seed', 'max_duration', 'precision', 'device_train_microbatch_size', 'eval_interval'),
         *('train_subset_num_batches', 'eval_subset_num_batches', 'save_interval', 'save_weights_only'),
-        *('save_num_checkpoints_to_keep', 'load_path', 'load_weights_only', 'autoresume'),
+        *('save_num_checkpoints_to_keep', 'load_path', 'load_weights_only'),
         *('log_to_console', 'console_log_interval', 'load_strict_model_weights'),
         *('save_filename', 'save_latest_filename', 'python_log_level', 'compile_config'),
     ]

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-import warnings
 from collections.abc import Sequence
 
 from composer import Callback, Trainer
@@ -15,13 +14,13 @@ from omegaconf import OmegaConf
 from rich.table import Table
 
 from composer_kd.algorithms.base import DistillationAlgorithm
+from composer_kd.algorithms.settings import log_settings
 from composer_kd.callbacks.cost import PREFIX as COST
 from composer_kd.callbacks.cost import TrainingCost
 from composer_kd.callbacks.history import HISTORY_FILE, HistoryLogger
 from composer_kd.config.load import as_mapping
 from composer_kd.config.schema import RunConfig
 from composer_kd.presentation.files import write_file
-from composer_kd.presentation.settings import leaves
 from composer_kd.presentation.units import cost_text, metric_text
 from composer_kd.runs.build import build_trainer
 from composer_kd.runs.ending import closing, full_disk_said, release, where_it_stands
@@ -30,6 +29,7 @@ from composer_kd.runs.finished import is_finished, last_losses, noted_metrics
 from composer_kd.runs.folder import alone_in, clear, holds_run
 from composer_kd.runs.process import keep_freed_memory, say, without_remarks
 from composer_kd.runs.remote import put
+from composer_kd.runs.trackers import mark_resume
 
 __all__ = ['CONFIG_FILE', 'final_metrics', 'train']
 
@@ -81,6 +81,7 @@ def _fit_or_evaluate(trainer: Trainer, config: RunConfig) -> dict[str, float]:
     if finished:
         return _evaluate_again(trainer, config, noted)
     _begin_record(config)
+    mark_resume(trainer)
     _log_settings(trainer, config)
     trainer.fit()
     return _write_metrics(trainer, config)
@@ -168,17 +169,11 @@ def _write_config(config: RunConfig, folder: pathlib.Path) -> None:
 
 
 def _log_settings(trainer: Trainer, config: RunConfig) -> None:
-    """Gives all settings to every logger, as numbers and words by dotted key, which is what all of them take."""
-    settings = {
-        key: value if isinstance(value, (bool, int, float, str)) else str(value)
-        for key, value in leaves(as_mapping(config)).items()
-    }
-    for destination in trainer.logger.destinations:
-        try:
-            destination.log_hyperparameters(dict(settings))
-        except Exception as error:  # a service may refuse, for example a value that differs from before a resume
-            reason = ' '.join(str(error).split())[:300]
-            warnings.warn(f'{type(destination).__name__} did not take the settings of the run: {reason}', stacklevel=2)
+    """Gives the whole configuration to every logger; what the algorithms were given is in it."""
+    for algorithm in trainer.state.algorithms:
+        if isinstance(algorithm, DistillationAlgorithm):
+            algorithm.logs_settings = False
+    log_settings(trainer.logger.destinations, as_mapping(config))
 
 
 def _write_metrics(trainer: Trainer, config: RunConfig) -> dict[str, float]:

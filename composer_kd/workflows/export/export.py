@@ -37,6 +37,7 @@ def export_run(
     command: str = '',
     done: Callable[[Exported], None] = lambda exported: None,
     net: str | None = None,
+    license: str | None = None,
 ) -> list[Exported]:
     """Writes the student of a run in one or several formats, each verified and with a model card.
 
@@ -54,6 +55,7 @@ def export_run(
         done: A function that is called with each exported format.
         net: The name of a net that was trained beside the student, to be exported in its place: ``'exit.layer2'``, or
             that of a peer.
+        license: The licence for the model card, by its identifier on the Hugging Face Hub, such as ``'apache-2.0'``.
 
     Returns:
         The exported formats, in the order of ``to``.
@@ -86,7 +88,7 @@ def export_run(
     written_formats = []
 
     def describe(exported: Exported) -> str:
-        return model_card(run, student, exported, measured, rows, command, net)
+        return model_card(run, student, exported, measured, rows, command, net, license)
 
     for target in targets:
         assert target is not None
