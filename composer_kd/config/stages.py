@@ -11,6 +11,7 @@ from typing import Any
 from composer_kd.config.check import faults_said, findings
 from composer_kd.config.load import default_run_name
 from composer_kd.config.schema import PeerConfig, RunConfig, SourceConfig, TeacherConfig, local_folder
+from composer_kd.config.shipped import located
 from composer_kd.config.stage_teachers import PREVIOUS, StageTeacherConfig, after, with_teachers
 from composer_kd.config.stored import stored_teachers
 from composer_kd.config.trust import packages_in, trusting
@@ -83,7 +84,7 @@ def has_stages(path: str | pathlib.Path) -> bool:
         >>> has_stages('yamls/digits/assistant.yaml'), has_stages('yamls/digits/kd.yaml')
         (True, False)
     """
-    return STAGES in read_mapping(pathlib.Path(path))
+    return STAGES in read_mapping(located(path))
 
 
 def load_chain(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Chain:
@@ -109,7 +110,7 @@ def load_chain(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Chain
         >>> chain.ensembles
         {'student': ('student-1', 'student-2', 'student-3')}
     """
-    reader = _Reader(pathlib.Path(path), overrides)
+    reader = _Reader(located(path), overrides)
     chain = reader.read()
     if reader.faults or chain is None:
         raise faults_said(reader.path, list(dict.fromkeys(reader.faults)))

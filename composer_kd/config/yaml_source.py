@@ -14,6 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
 from composer_kd.config.secrets import Secret, Secrets, concealed
+from composer_kd.config.shipped import located
 from composer_kd.config.yaml_file import MOST_LEVELS, NOT_YAML, read_mapping, with_names
 from composer_kd.errors import ConfigError, nearest
 
@@ -56,7 +57,7 @@ def read_source(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Sour
     """Reads a YAML file and applies ``key.sub=value`` overrides.
 
     Args:
-        path: The YAML file.
+        path: The YAML file, or ``@`` and the name of a YAML of the package: ``@digits/kd``.
         overrides: As on the command line: ``'optimizer.lr=0.1'``, ``'teachers.0.name=big'``. The value is YAML and
             replaces the old value.
 
@@ -74,7 +75,7 @@ def read_source(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Sour
         >>> read_source(file, ['optimizer.lr=1e-3']).data
         {'optimizer': {'lr': 0.001}}
     """
-    path = pathlib.Path(path)
+    path = located(path)
     content = read_mapping(path)
     if STAGES in content:
         raise ConfigError(
