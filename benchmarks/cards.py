@@ -111,7 +111,9 @@ def draw(name: str) -> bytes:
     return png(figure)
 
 
-def _panel(panel: Any, runs: Sequence[Mapping[str, Any]], methods: Mapping[str, str], series: Mapping[str, Any]) -> None:
+def _panel(
+    panel: Any, runs: Sequence[Mapping[str, Any]], methods: Mapping[str, str], series: Mapping[str, Any]
+) -> None:
     for number, (label, ((colour, mark), where)) in enumerate(series.items()):
         points = [(place, gains(runs, method, **where)) for place, method in enumerate(methods)]
         known = [(place, values) for place, values in points if values]

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 METHODS = ROOT / 'docs/methods'
 RESULTS = '\n'.join(path.read_text(encoding='utf-8') for path in sorted((ROOT / 'benchmarks/results').glob('*.md')))
 CARDS = sorted(path.stem for path in METHODS.glob('*.md') if path.stem != 'README')
+NUMBER = r'-?\d+\.\d+ ± \d+\.\d+'
 PARTS = ('**Use it when**', '## How', '## Cost', '## Goes with', '## Pitfalls', '## Measured here', '**Paper')
 
 
@@ -79,8 +80,8 @@ def test_cards_have_all_parts_and_are_short(card):
 
 @pytest.mark.parametrize('card', [*CARDS, 'README', '../results'])
 def test_numbers_with_an_error_are_those_of_the_results(card):
-    measured = set(re.findall(r'-?[\d.]+ ± [\d.]+', RESULTS + (ROOT / 'docs/transformers.md').read_text('utf-8')))
-    assert [number for number in re.findall(r'-?[\d.]+ ± [\d.]+', read(card)) if number not in measured] == []
+    measured = set(re.findall(NUMBER, RESULTS + (ROOT / 'docs/transformers.md').read_text('utf-8')))
+    assert [number for number in re.findall(NUMBER, read(card)) if number not in measured] == []
 
 
 @pytest.mark.parametrize('card', CARDS)
@@ -93,7 +94,9 @@ def test_every_loss_is_in_a_card():
     """By the name of its class, or of its function if it has none."""
     named = set(re.findall(r'\w+', '\n'.join(map(read, CARDS))))
     classes = {name.lower() for name in composer_kd.losses.__all__ if not name.islower()}
-    functions = (name for name in composer_kd.losses.__all__ if name.replace('_', '') not in classes or not name.islower())
+    functions = (
+        name for name in composer_kd.losses.__all__ if name.replace('_', '') not in classes or not name.islower()
+    )
     assert [name for name in functions if name not in named] == []
 
 
