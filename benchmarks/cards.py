@@ -93,9 +93,9 @@ def draw(name: str) -> bytes:
     if study == 'knowledge':
         what = 'CIFAR-10 at 16x16, 600 batches of 64'
         panels = {
-            text: {label: ((colour, mark), {'pair': pair, 'setting': label}) for label, (colour, mark) in KNOWLEDGE.items()}
+            text: {label: (look, {'pair': pair, 'setting': label}) for label, look in KNOWLEDGE.items()}
             for pair, text in PAIRS.items()
-        }  # fmt: skip
+        }
     else:
         what = 'CIFAR-10, 30 epochs, a shallow CNN'
         panels = {'': {label: ((colour, mark), {'setting': key}) for key, (colour, mark, label) in SCHEMES.items()}}
