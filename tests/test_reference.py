@@ -32,8 +32,8 @@ def test_every_key_of_a_run_has_its_row(pages):
     shown = pages['yaml.md']
     for field in dataclasses.fields(RunConfig):
         assert f'\n| `{field.name}` | ' in shown
-    assert '| `global_train_batch_size` | a whole number, positive |  | The number of samples in a batch' in shown
-    assert '| `seed` | a whole number, from 0 to 2**32 - 1 | `17` |' in shown
+    assert '| `global_train_batch_size` |  | The number of samples in a batch, over all processes.<br>a whole' in shown
+    assert '| `save_interval` | `1ep` |' in shown
 
 
 @pytest.mark.parametrize('section', [RunConfig, LoaderConfig, TeacherConfig, PeerConfig])
@@ -43,7 +43,7 @@ def test_every_key_has_a_meaning(section):
 
 
 def test_every_row_says_what_it_means(pages):
-    assert re.findall(r'^\|.*\|\s+\|$', pages['yaml.md'], re.MULTILINE) == []
+    assert re.findall(r'^.*\| \.<br>.*$', pages['yaml.md'], re.MULTILINE) == []
 
 
 def test_comments_beside_and_above_keys_are_read():
@@ -54,7 +54,7 @@ def test_comments_beside_and_above_keys_are_read():
 
 def test_options_of_losses_are_those_of_their_docstrings(pages):
     rows = pages['yaml.md'].partition('#### KLDivergence\n')[2].partition('####')[0]
-    assert '| `temperature` | a number | `4.0` | `T > 0`' in rows
+    assert '| `temperature` | `4.0` | `T > 0`' in rows
     assert '#### kl_divergence' not in pages['yaml.md']  # the function that it wraps
 
 
@@ -75,6 +75,6 @@ def test_every_public_name_has_a_page():
             documented |= set(importlib.import_module(module).__all__)
         documented |= {path.rpartition('.')[2] for path in re.findall(r'\.\. auto\w+:: ([\w.]+)', text)}
     assert sorted(set(composer_kd.__all__) - documented) == []
-    for room in ('algorithms', 'teachers', 'losses', 'stores', 'students', 'models', 'data', 'callbacks', 'testing'):
+    for room in ('algorithms', 'losses', 'models', 'data', 'callbacks', 'testing'):
         public = importlib.import_module(f'composer_kd.{room}').__all__
         assert sorted(set(public) - documented) == [], room

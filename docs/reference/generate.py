@@ -208,11 +208,11 @@ def _section(heading: str, section: type, above: str, of_trainer: Mapping[str, s
     hints = typing.get_type_hints(section, include_extras=True)
     meant = keys(section, of_trainer)
     rows = [
-        (f'`{one.name}`', _cell(said(hints[one.name])), _default(one), _cell(meant[one.name]))
+        (f'`{one.name}`', _default(one), _told(meant[one.name], said(hints[one.name])))
         for one in dataclasses.fields(section)
     ]
     text = above if of_trainer is not None else f'{_plain(_summary(section))} {above}'.strip()
-    return _joined([f'## {heading}\n', f'{text}\n', _table(('Key', 'Value', 'Default', 'Meaning'), rows)])
+    return _joined([f'## {heading}\n', f'{text}\n', _table(('Key', 'Default', 'Meaning, and value'), rows)])
 
 
 def said(hint: Any) -> str:
@@ -377,9 +377,10 @@ def _components() -> str:
 
 
 def _without_twins(names: Mapping[str, Any]) -> list[str]:
-    """Leaves out the functions that a class of the same name wraps."""
+    """Leaves out the functions that a class of the same name wraps, and those that are a part of losses."""
     classes = {name.lower() for name in names if not name.islower()}
-    return [name for name in names if not (name.islower() and name.replace('_', '') in classes)]
+    alone = [name for name in names if not (name.islower() and name.replace('_', '') in classes)]
+    return [name for name in alone if name != 'standardize']
 
 
 def _component(scope: str, name: str, level: str) -> str:
@@ -405,8 +406,8 @@ def _component(scope: str, name: str, level: str) -> str:
         default = parameters[option].default if option in parameters else inspect.Parameter.empty
         plain = isinstance(default, (int, float, str, bool, list, tuple, type(None)))
         shown = 'required' if parameter.required else f'`{_yaml(default)}`' if plain else ''
-        rows.append((f'`{option}`', _cell(value), shown, _cell(_said_in_yaml(_plain(told.get(option, ''))))))
-    table = _table(('Option', 'Value', 'Default', 'Meaning'), rows) if rows else 'No options.\n'
+        rows.append((f'`{option}`', shown, _told(_said_in_yaml(_plain(told.get(option, ''))), value)))
+    table = _table(('Option', 'Default', 'Meaning, and value'), rows) if rows else 'No options.\n'
     return _joined([f'{level} {name}\n', f'{_plain(about)}\n', table])
 
 
@@ -437,6 +438,11 @@ _TEX = {rf'\{name}': chr(code) for name, code in {
     'ge': 0x2265, 'le': 0x2264, 'alpha': 0x3B1, 'beta': 0x3B2, 'gamma': 0x3B3, 'tau': 0x3C4, 'mu': 0x3BC, 'psi': 0x3C8,
     'lambda': 0x3BB, 'epsilon': 0x3B5, ',': 0x20,
 }.items()}  # fmt: skip
+
+
+def _told(meaning: str, value: str) -> str:
+    value = value.replace('**', r'\*\*')
+    return _cell(f'{meaning}.<br>{value}')
 
 
 def _cell(text: str) -> str:
