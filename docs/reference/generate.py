@@ -446,7 +446,9 @@ def _told(meaning: str, value: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace('|', r'\|').replace('\n', ' ')
+    parts = text.replace('|', r'\|').replace('\n', ' ').split('`')
+    parts[::2] = [re.sub(r'<(?!br>)', '&lt;', part) for part in parts[::2]]  # outside of code, where it would be a tag
+    return '`'.join(parts)
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
