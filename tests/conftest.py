@@ -11,6 +11,8 @@ import pytest
 import torch
 from composer.utils import collect_env
 
+from tests.hub_server import hub  # noqa: F401 - a fixture
+
 # Every Trainer reads the list of Composer's files twice to tell its commit.
 collect_env.get_composer_commit_hash = functools.cache(collect_env.get_composer_commit_hash)
 

@@ -82,7 +82,8 @@ class Distillation(DistillationAlgorithm):
     matches, :math:`L_{kd}` is the weighted sum of their losses, on logits or on features (outputs of layers). Composer
     logs ``loss/train/total``, ``loss/train/task`` and ``loss/train/kd`` (the last two before :math:`w_{org}` and
     :math:`w_{kd}`), and each match under its own name, before its weight. Outside the window ``[start_dur, end_dur)``
-    the loss is the model's own, and no teacher runs.
+    the loss is the model's own, and no teacher runs. Weights and temperatures that are schedules are logged as
+    ``schedules/<match>/weight`` and ``schedules/<match>/temperature``.
 
     **Valid positions.** For token models, positions with the label -100 (without labels: with attention mask 0) are
     masked in both losses; in a model that predicts the next token, position ``i`` has the label ``i + 1``. For models
@@ -184,6 +185,8 @@ class Distillation(DistillationAlgorithm):
         self.evaluation = TeacherEvaluation(self.pool, self.criterion.classes_dim, must_agree)
         self._evaluates = run_teacher_on_eval
         wanted = [*_OCCASIONAL, *(_EVALUATION if run_teacher_on_eval else ())]
+        if self.criterion.is_scheduled:
+            wanted.append(Event.AFTER_TRAIN_BATCH)
         if any(term.remembers for term in self.criterion.terms) or self.pool.moving:
             wanted.append(Event.BATCH_END)
         self._moving, self._record = MovingTeachers(self.pool.moving), TeacherRecord(self.pool.teachers)
@@ -274,6 +277,8 @@ class Distillation(DistillationAlgorithm):
             self._count.count(state, *self._form.split(state.batch))
         elif event is _BEFORE_FORWARD:
             self._before_forward(state)
+        elif event is Event.AFTER_TRAIN_BATCH:
+            logger.log_metrics(self.criterion.scheduled())
         elif event is Event.BATCH_END:
             self.criterion.end_batch()
             self.pool.end_batch(state)
@@ -294,6 +299,7 @@ class Distillation(DistillationAlgorithm):
             self._moving.after_load(state)
             self._auxiliary.after_load()
         elif event is Event.FIT_START:
+            self.log_settings(state, logger)
             refuse_shared(self.pool, optimized(state), 'the optimizer')
             self._window.check(state)
             check_answers(self.pool.teachers, self._window, state)

@@ -33,7 +33,6 @@ from composer_kd.matches.loss_signature import attribute_of
 from composer_kd.matches.one_pass import OnePass, RowLoss, cross_entropy, is_mean_over_rows
 from composer_kd.matches.part import Part
 from composer_kd.matches.term import LossTerm, misfit
-from composer_kd.schedules import value_at
 from composer_kd.teachers import cut_shape
 
 __all__ = ['FusedHead']
@@ -163,7 +162,7 @@ class FusedHead:
         with criterion.pool.keeping_heads():
             found = criterion.compared(state, part, precision, _Asked)
         matches = [match for match in criterion.matches if match.name in found]  # the others' teachers were not drawn
-        factors = {m.name: value_at(m.weight, state, f'The weight of {m.name!r}') for m in matches}
+        factors = {match.name: criterion.weight_of(match, state) for match in matches}
         features = {m.name: weighted_mean(found[m.name]) for m in matches if not m.on_logits}
         mask = _mask_of_logits(micro, layout, task)
         share = 1.0 if micro.share is None or not layout.per_position else micro.share

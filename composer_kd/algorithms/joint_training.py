@@ -171,6 +171,7 @@ class JointTraining(DistillationAlgorithm):
         elif event is Event.AFTER_LOAD:
             self._state.after_load()
         elif event is Event.FIT_START:
+            self.log_settings(state, logger)
             self._window.check(state)
             self._auxiliary.follow_replacements()
             self._auxiliary.follow_schedulers(state)

@@ -1,7 +1,8 @@
-"""Composer callbacks that measure the cost of a run, log its history, and time the phases of its steps."""
+"""Composer callbacks of a run: its cost, its history, its best checkpoint, and the phases of its steps."""
 
+from composer_kd.callbacks.best import BestCheckpoint
 from composer_kd.callbacks.cost import TrainingCost
 from composer_kd.callbacks.history import HistoryLogger
 from composer_kd.callbacks.phases import PhaseLabels, StepClock
 
-__all__ = ['HistoryLogger', 'PhaseLabels', 'StepClock', 'TrainingCost']
+__all__ = ['BestCheckpoint', 'HistoryLogger', 'PhaseLabels', 'StepClock', 'TrainingCost']

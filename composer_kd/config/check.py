@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from composer_kd.config.annotations import Annotation, Kind
-from composer_kd.config.dry_construct import fsdp_settings, try_component
+from composer_kd.config.dry_construct import SETTINGS, try_component
 from composer_kd.config.hints import of_a_match
 from composer_kd.config.markers import Component, Either, MayBeEmpty, Must, OptionsOf, Part
 from composer_kd.config.registry import SCOPES
@@ -126,8 +126,9 @@ class _Checker:
         for must in (mark for mark in annotation.marks if isinstance(mark, Must)):
             if value is not None and not must.test(value):
                 self.fault(path, f'expected {expected} that is {must.words}, got {value!r}')
-        if annotation.mark(OptionsOf) is not None:
-            self.names(value, fsdp_settings(), path, 'setting')
+        options = annotation.mark(OptionsOf)
+        if options is not None and isinstance(value, dict):
+            self.names(value, SETTINGS[options.what](), path, 'setting')
         elif isinstance(value, dict):
             self.refuse_added(path, 'free keys')
         return value

@@ -23,7 +23,15 @@ from composer_kd.errors import stopped_by
 from composer_kd.presentation.addresses import without_credentials
 from composer_kd.teachers import FrozenTeacher
 
-__all__ = ['STAND_IN', 'fsdp_settings', 'supplied_names', 'try_component', 'without_weights']
+__all__ = [
+    'SETTINGS',
+    'STAND_IN',
+    'compile_settings',
+    'fsdp_settings',
+    'supplied_names',
+    'try_component',
+    'without_weights',
+]
 
 # Replaces an option that has faults, so that the component around it can still be constructed.
 STAND_IN = Component('model', 'stand-in')
@@ -69,6 +77,23 @@ def fsdp_settings() -> dict[str, Parameter]:
     """
     version = FSDP2Config if os.environ.get('FSDP_VERSION', '1') == '2' else FSDPConfig
     return {f.name: Parameter(Any, False) for f in dataclasses.fields(version) if not f.name.startswith('_')}
+
+
+def compile_settings() -> dict[str, Parameter]:
+    """Lists the options of ``torch.compile``.
+
+    Returns:
+        The options by name, without the model.
+
+    Example:
+        >>> 'backend' in compile_settings(), 'model' in compile_settings()
+        (True, False)
+    """
+    return {name: Parameter(Any, False) for name in inspect.signature(torch.compile).parameters if name != 'model'}
+
+
+SETTINGS = {'fsdp': fsdp_settings, 'compile': compile_settings}
+"""What lists the settings that a mark ``OptionsOf`` names."""
 
 
 def without_weights(component: Component) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
@@ -30,6 +31,9 @@ __all__ = [
     'PackageNames',
     'Part',
     'Place',
+    'CheckpointName',
+    'Label',
+    'LatestName',
     'Positive',
     'PositiveOrAll',
     'PositiveTime',
@@ -214,6 +218,26 @@ Folder = Must(
 PackageNames = Must('of names of packages, without dots', lambda value: all(map(str.isidentifier, value)))
 
 
+# Names by which the commands know a checkpoint again, without being told.
+CheckpointName = Must(
+    'a file name with ep{epoch}-ba{batch} in it that ends in -rank{rank}.pt',
+    lambda value: '-ep{epoch}-ba{batch}-' in f'-{value}' and _is_file_name(value, '{run_name}', '{epoch}', '{batch}'),
+)
+
+
+# What every logger takes as a part of a name, and no other part of a name is called.
+Label = Must(
+    "made of letters, digits, '.', '_' and '-', and not 'eval' or 'train'",
+    lambda value: bool(re.fullmatch(r'[\w.-]+', value)) and value not in ('eval', 'train'),
+)
+
+
+LatestName = Must(
+    'a file name with latest in it that ends in -rank{rank}.pt, such as {run_name}-latest-rank{rank}.pt',
+    lambda value: 'latest' in value and _is_file_name(value, '{run_name}'),
+)
+
+
 # A name of more bytes than this is no file in any of the usual file systems.
 Place = Must(
     'a path that can exist', lambda value: '://' in value or all(len(p.encode()) < 256 for p in value.split('/'))
@@ -224,6 +248,14 @@ def _is_name(value: str) -> bool:
     parts = value.replace('\\', '/').split('/')
     tame = value.isprintable() and not set(value) & set('{}') and not value.startswith('/')
     return bool(tame and value.strip() and '..' not in parts and all(len(part.encode()) < 200 for part in parts))
+
+
+def _is_file_name(value: str, *fields: str) -> bool:
+    """Whether a name ends in ``-rank{rank}.pt``, and has no other fields than these."""
+    left = value.removesuffix('-rank{rank}.pt')
+    for name in fields:
+        left = left.replace(name, '')
+    return left != value and value.isprintable() and not set(left) & set('{}/\\#?;:') and not value.startswith('.')
 
 
 def _unit(value: Any) -> str:

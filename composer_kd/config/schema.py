@@ -12,16 +12,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-import torch
 from composer.core import Precision, Time
-from composer.utils import dist, parse_uri
+from composer.utils import dist
 
+from composer_kd.config.conflicts import conflicts_of
 from composer_kd.config.markers import (
+    CheckpointName,
     Component,
     ConsoleInterval,
     Effect,
     Either,
     Folder,
+    Interval,
+    Label,
+    LatestName,
+    MayBeEmpty,
     NoSlash,
     NotNegative,
     OptionsOf,
@@ -42,6 +47,7 @@ from composer_kd.config.stored import stored_conflicts, stored_teachers
 
 __all__ = [
     'EvaluationConfig',
+    'EvaluatorConfig',
     'LoaderConfig',
     'MeasuredConfig',
     'PeerConfig',
@@ -91,6 +97,23 @@ class LoaderConfig:
         for name in ('prefetch_factor', 'persistent_workers'):
             if self.num_workers == 0 and getattr(self, name):
                 yield f'{name}: needs num_workers of at least 1, got {getattr(self, name)!r} with 0 workers'
+
+
+@dataclass
+class EvaluatorConfig(LoaderConfig):
+    """Further data that a run is evaluated on, under a label of its own: ``metrics/<label>/<metric>``."""
+
+    label: Annotated[str, Label] = field(kw_only=True)
+    metrics: list[str] | None = None  # names, or patterns of names, of metrics of the model; None: all
+    eval_interval: Annotated[Time | str | int | None, PositiveTime, Interval] = None  # None: that of the run
+    subset_num_batches: Annotated[int | None, PositiveOrAll] = None  # None: eval_subset_num_batches of the run
+
+    def conflicts(self) -> Iterator[str]:
+        """Yields conflicts between settings that are valid on their own."""
+        for name in ('hold_out', 'samples_per_epoch', 'views'):
+            if getattr(self, name) is not None:
+                yield f'{name}: is for training data; an evaluator goes once through the data set that it names'
+        yield from super().conflicts()
 
 
 @dataclass
@@ -175,6 +198,22 @@ class MeasuredConfig:
 
 
 @dataclass
+class ParallelismConfig:
+    """How a model is divided over GPUs, under the keys of Composer's Trainer."""
+
+    fsdp: Annotated[dict[str, Any] | None, OptionsOf('fsdp')] = None  # as fsdp_config
+    tp: Any = None
+
+    def conflicts(self) -> Iterator[str]:
+        """Yields why tensor parallelism is left to scripts."""
+        if self.tp is not None:
+            yield (
+                'tp: its layer_plan consists of objects of torch (ColwiseParallel(), ...), which a YAML cannot hold; '
+                "give Trainer(parallelism_config={'tp': ...}) in a script"
+            )
+
+
+@dataclass
 class RunConfig:
     """The settings of a training run. A key without an ``Effect`` changes what is learned."""
 
@@ -184,6 +223,8 @@ class RunConfig:
     max_duration: Annotated[RunLength, Effect.LENGTH]
     global_train_batch_size: Annotated[int, Positive]
     eval_loader: LoaderConfig | None = None
+    # Data sets besides that of eval_loader, whose label is eval
+    evaluators: Annotated[list[EvaluatorConfig], Effect.EVALUATION, MayBeEmpty()] = field(default_factory=list)
     scheduler: Annotated[Component | None, Part('scheduler')] = None
     algorithms: Annotated[dict[str, Component], Part('algorithm')] = field(default_factory=dict)
     callbacks: Annotated[dict[str, Component], Part('callback'), Effect.CALLBACKS] = field(default_factory=dict)
@@ -200,8 +241,14 @@ class RunConfig:
     train_subset_num_batches: Annotated[int, PositiveOrAll] = -1
     eval_subset_num_batches: Annotated[int, PositiveOrAll] = -1
     fsdp_config: Annotated[dict[str, Any] | None, OptionsOf('fsdp')] = None
+    # The same as {fsdp: fsdp_config}, as Composer's Trainer has it
+    parallelism_config: ParallelismConfig | None = None
+    # The options of torch.compile, {} for its defaults; None: not compiled. Compiled code rounds otherwise
+    compile_config: Annotated[dict[str, Any] | None, OptionsOf('compile'), Effect.EXECUTION] = None
     save_folder: Annotated[str | None, Folder, Place, Effect.OUTPUT] = 'runs/{run_name}'
     save_interval: Annotated[Regularly, Effect.OUTPUT] = '1ep'
+    save_filename: Annotated[str, CheckpointName, Effect.OUTPUT] = 'ep{epoch}-ba{batch}-rank{rank}.pt'
+    save_latest_filename: Annotated[str, LatestName, Effect.OUTPUT] = 'latest-rank{rank}.pt'  # a link to the last one
     # Whether a run that lies in save_folder may be replaced; None: no. With autoresume it is gone on with.
     save_overwrite: Annotated[bool | None, Effect.OUTPUT] = None
     save_weights_only: Annotated[bool, Effect.OUTPUT] = False
@@ -213,6 +260,8 @@ class RunConfig:
     load_ignore_keys: Annotated[list[str], Effect.START] = field(default_factory=list)
     autoresume: Annotated[bool, Effect.OUTPUT] = False
     profiler: Annotated[ProfilerConfig | None, Effect.OUTPUT] = None
+    # How much Composer itself logs, on standard error; None: warnings
+    python_log_level: Annotated[Literal['critical', 'error', 'warning', 'info', 'debug'] | None, Effect.OUTPUT] = None
     progress_bar: Annotated[bool, Effect.OUTPUT] = True
     log_to_console: Annotated[bool, Effect.OUTPUT] = False
     console_log_interval: Annotated[Time | str | int, PositiveTime, ConsoleInterval, Effect.OUTPUT] = '1ba'
@@ -228,6 +277,25 @@ class RunConfig:
         return local_folder(self.save_folder, str(self.run_name))
 
     @property
+    def remote_folder(self) -> str | None:
+        """The URI of ``save_folder`` with the run's name inserted; None if it is not one."""
+        if self.save_folder is None or '://' not in self.save_folder:
+            return None
+        return self.save_folder.replace('{run_name}', str(self.run_name))
+
+    @property
+    def latest_name(self) -> str:
+        """The file name of the link to the latest checkpoint of rank 0."""
+        return self.save_latest_filename.replace('{run_name}', str(self.run_name)).replace('{rank}', '0')
+
+    @property
+    def sharding(self) -> dict[str, Any] | None:
+        """The settings of FSDP, from either key; None if the model is not sharded."""
+        if self.fsdp_config is None and self.parallelism_config is not None:
+            return self.parallelism_config.fsdp
+        return self.fsdp_config
+
+    @property
     def device_train_batch_size(self) -> int:
         """The number of samples that one process loads for a global batch."""
         return self.global_train_batch_size // dist.get_world_size()
@@ -240,75 +308,8 @@ class RunConfig:
         Yields:
             One line for each conflict, which starts with the dotted key.
         """
-        for rules in (_sizes, _device, _evaluation, _files, _resuming):
-            yield from rules(self)
+        yield from conflicts_of(self)
         yield from stored_conflicts(self.algorithms)
-
-
-def _sizes(run: RunConfig) -> Iterator[str]:
-    world, batch, micro = dist.get_world_size(), run.global_train_batch_size, run.device_train_microbatch_size
-    if batch is None:
-        return
-    share = max(1, batch // world)
-    if batch % world != 0:
-        yield f'global_train_batch_size: expected a multiple of the {world} processes, got {batch}'
-    if isinstance(micro, int) and micro > share:
-        yield f'device_train_microbatch_size: expected at most {share}, the batch of a process, got {micro}'
-
-
-def _device(run: RunConfig) -> Iterator[str]:
-    if torch.cuda.is_available():
-        return
-    if run.device_train_microbatch_size == 'auto':
-        yield "device_train_microbatch_size: 'auto' tries sizes on a GPU, and there is none; give a number"
-    if run.precision is not None and str(run.precision).lower() != 'fp32':
-        yield f"precision: a run on the CPU is 'fp32', got {run.precision!r}"
-    if run.fsdp_config is not None:
-        yield 'fsdp_config: shards a model over GPUs, and there is none; leave it out'
-
-
-def _evaluation(run: RunConfig) -> Iterator[str]:
-    trained, evaluated = (getattr(loader, 'hold_out', None) for loader in (run.train_loader, run.eval_loader))
-    if trained is None and evaluated is not None:
-        yield 'eval_loader.hold_out: needs train_loader.hold_out too, or what is evaluated on is trained on as well'
-    if getattr(run.eval_loader, 'samples_per_epoch', None) is not None:
-        yield 'eval_loader.samples_per_epoch: an evaluation goes through its samples once; leave it out'
-    if getattr(run.eval_loader, 'views', None) is not None:
-        yield 'eval_loader.views: an evaluation needs its samples without random transforms; leave it out'
-
-
-def _files(run: RunConfig) -> Iterator[str]:
-    name, folder = str(run.run_name), run.folder
-    if not name.isprintable() or {'.', '..'} & set(name.split('/')):
-        yield f"run_name: expected a name without control characters and without '..' as a folder, got {name!r}"
-    elif folder is not None and not _is_plain_path(str(folder)):
-        yield (
-            f'save_folder: Composer reads {str(folder)!r} as a URI, and would save checkpoints elsewhere; leave #, ?, '
-            '; and a leading word with a colon out of run_name and save_folder'
-        )
-    if run.profiler is not None and run.folder is None and '{save_folder}' in run.profiler.folder:
-        yield 'profiler.folder: needs a save_folder on this machine for {save_folder}; give a folder of its own'
-
-
-def _is_plain_path(folder: str) -> bool:
-    """Whether Composer, which parses a save folder as a URI, finds all of it to be a path."""
-    try:
-        return parse_uri(folder) == ('', '', folder)
-    except ValueError:
-        return False
-
-
-def _resuming(run: RunConfig) -> Iterator[str]:
-    if run.load_ignore_keys and run.load_path is None:
-        yield f'load_ignore_keys: needs load_path, of whose checkpoint it leaves parts out, got {run.load_ignore_keys}'
-    if not run.autoresume:
-        return
-    if run.save_folder is None:
-        yield 'autoresume: needs a save_folder to find the latest checkpoint in, got save_folder: null'
-    if run.save_overwrite is True:
-        yield 'save_overwrite: true would overwrite the checkpoints that autoresume is to go on from; leave it out'
-    if run.save_weights_only:
-        yield 'save_weights_only: autoresume needs full checkpoints, with the optimizer; got true'
 
 
 @dataclass
@@ -317,6 +318,7 @@ class EvaluationConfig:
 
     model: Annotated[Component, Part('model')]
     eval_loader: LoaderConfig | None = None
+    evaluators: Annotated[list[EvaluatorConfig], MayBeEmpty()] = field(default_factory=list)
     seed: Annotated[int, Seed] = 17
     precision: Precision | None = None
     device_eval_batch_size: Annotated[int, Positive] = 256

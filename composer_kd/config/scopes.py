@@ -184,7 +184,12 @@ SCOPES: dict[str, Scope] = {
         'composer.core.Algorithm',
         kind=('composer.core.Algorithm',),
     ),
-    'callback': Scope('callback', ('composer.callbacks',), 'composer.core.Callback', kind=('composer.core.Callback',)),
+    'callback': Scope(
+        'callback',
+        ('composer.callbacks', 'composer_kd.callbacks.best'),
+        'composer.core.Callback',
+        kind=('composer.core.Callback',),
+    ),
     'logger': Scope(
         'logger',
         ('composer.loggers',),

@@ -20,7 +20,6 @@ from composer_kd.errors import ConfigError, nearest
 
 __all__ = ['Chain', 'Stage', 'has_stages', 'load_chain']
 
-LATEST = 'latest-rank0.pt'  # as composer_kd.runs.files.LATEST, which this room cannot import
 OF_CHAIN = ('run_name', 'save_folder', 'autoresume', 'save_overwrite')
 OF_STAGE = ('yaml', 'generations', 'ensemble')
 MOST = 100  # generations of a stage
@@ -45,6 +44,11 @@ class Stage:
         """Its run folder, below that of the chain."""
         assert self.config.folder is not None
         return self.config.folder
+
+    @property
+    def latest(self) -> pathlib.Path:
+        """The link to its latest checkpoint, in its folder."""
+        return self.folder / self.config.latest_name
 
 
 @dataclass(frozen=True)
@@ -281,7 +285,7 @@ class _Reader:
         taught_by[key] = stage.name
         return TeacherConfig(
             model=dataclasses.replace(stage.config.model, path=f'{key}.model'),
-            checkpoint=str(stage.folder / LATEST),
+            checkpoint=str(stage.latest),
             input_adapter=written.input_adapter,
             forward=written.forward,
             name=written.name or written.stage,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,11 @@ class Card:
         metrics: The metrics, by their names on the hub, such as ``'accuracy'``.
         sections: The heading and Markdown text of each section, in order; sections without text are left out.
         tags: Tags for the search on the hub.
+        license: The licence, by its identifier on the hub, such as ``'apache-2.0'``; ``None`` if nobody has said it.
+        base_models: The models on the hub that this one comes from: where the student started, and its teachers.
+        datasets: The data sets on the hub that it was trained on.
+        evaluated: The data set of the metrics as the hub has it: ``type``, its name there, and if known ``config`` and
+            ``split``.
 
     Example:
         >>> print(Card('digits-kd', 'A small CNN.', 'onnx', sections=[('Size', '88 kB'), ('Speed', '')]).markdown())
@@ -54,6 +59,10 @@ class Card:
     metrics: dict[str, float] = field(default_factory=dict)
     sections: list[tuple[str, str]] = field(default_factory=list)
     tags: Sequence[str] = ('knowledge-distillation', 'composer_kd')
+    license: str | None = None
+    base_models: Sequence[str] = ()
+    datasets: Sequence[str] = ()
+    evaluated: Mapping[str, str] = field(default_factory=dict)
 
     def markdown(self) -> str:
         """Formats the whole card as Markdown."""
@@ -69,12 +78,15 @@ class Card:
         if self.task is not None:
             front['pipeline_tag'] = self.task
         front['tags'] = list(self.tags)
+        known = {'license': self.license, 'base_model': list(self.base_models), 'datasets': list(self.datasets)}
+        front |= {name: value for name, value in known.items() if value}
         # The hub's table of results needs a task, a data set and a metric.
         if self.task is not None and self.dataset is not None and self.metrics:
             result = {
                 'task': {'type': self.task},
-                'dataset': {'type': self.dataset.split()[0], 'name': self.dataset},
-                'metrics': [{'type': name, 'value': value} for name, value in self.metrics.items()],
+                'dataset': {'type': self.dataset.split()[0], **self.evaluated, 'name': self.dataset},
+                # Not verified: measured by whoever trained it.
+                'metrics': [{'type': name, 'value': value, 'verified': False} for name, value in self.metrics.items()],
             }
             front['model-index'] = [{'name': self.title, 'results': [result]}]
         return front

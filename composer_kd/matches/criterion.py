@@ -88,6 +88,7 @@ class Criterion:
         self._teacher_hooks: dict[int, FeatureHooks] = {}
         self._features = StudentFeatures({text for term in self.terms for text, _ in term.student_keys})
         self.auxiliary = AuxiliaryModules()
+        self._scheduled_weights: dict[str, float] = {}  # what the schedules gave in this batch, by match
 
     @property
     def classes_dim(self) -> int:
@@ -316,7 +317,7 @@ class Criterion:
         for match in self.matches:
             if match.name in found:  # missing if the match's teacher was not drawn
                 values[match.name] = value = weighted_mean(found[match.name])
-                weight = value_at(match.weight, state, f'The weight of {match.name!r}')
+                weight = self.weight_of(match, state)
                 weighted = value if weight == 1.0 else value * weight
                 total = weighted if total is None else total + weighted
         if total is None:
@@ -378,6 +379,33 @@ class Criterion:
         with hooks.recording(micro.tokens_at):
             outputs = self.pool.outputs(index, micro.batch, micro.index)
             return hooks.take(), self.pool.answered(index, outputs) if answers else None
+
+    def weight_of(self, match: Match, state: State) -> float:
+        """The weight of a match in the batch of ``state``."""
+        value = value_at(match.weight, state, f'The weight of {match.name!r}')
+        if callable(match.weight):
+            self._scheduled_weights[match.name] = value
+        return value
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether a weight or temperature is a schedule."""
+        return any(callable(match.weight) or callable(match.temperature) for match in self.matches)
+
+    def scheduled(self) -> dict[str, float]:
+        """At ``AFTER_TRAIN_BATCH``: what the schedules gave in this batch, under the names for the log.
+
+        Returns:
+            The weights and temperatures that were used; none of a match whose teacher was not drawn, or outside the
+            window.
+        """
+        found = {f'schedules/{name}/weight': value for name, value in self._scheduled_weights.items()}
+        self._scheduled_weights = {}
+        for term in self.terms:
+            if term.scheduled_temperature is not None:
+                found[f'schedules/{term.match.name}/temperature'] = term.scheduled_temperature
+                term.scheduled_temperature = None
+        return found
 
     def of_softmax(self, logits: Tensor) -> list[str]:
         """The names of the matches whose loss compares a softmax of logits ``(B, C)``."""

@@ -82,17 +82,22 @@ class LossAdapter:
         twin._check_marks = lambda batch, form, layout, valid: None
         return twin
 
-    def set_temperature(self, temperature: float | Schedule, state: State) -> None:
+    def set_temperature(self, temperature: float | Schedule, state: State) -> float:
         """Sets the temperature of the following calls.
 
         Args:
             temperature: A number, or a schedule that is read for the batch of ``state``.
             state: The state of the run.
 
+        Returns:
+            The temperature.
+
         Raises:
             ConfigError: If the schedule returns something other than a positive finite number.
         """
-        self._temperature = value_at(temperature, state, f'The temperature of {self.name!r}', above_zero=True)
+        value = value_at(temperature, state, f'The temperature of {self.name!r}', above_zero=True)
+        self._temperature = value
+        return value
 
     def of_logits(self, student: Tensor, teacher: TeacherLogits, micro: Microbatch) -> tuple[Tensor, bool]:
         """Computes the loss on the logits of a microbatch: a mean over its valid positions.

@@ -70,7 +70,7 @@ class Match:
         temperature: float | Schedule | None = None,
         lr: float | None = None,
     ) -> None:
-        self.loss = checked_loss(loss)
+        self.loss, self.on = checked_loss(loss), on
         self.student_layers, self.teacher_layers = _sides(on)
         self.several = not all(isinstance(side, str) for side in _pair(on))
         self.weight = number_or_schedule('weight', weight, 0.0)

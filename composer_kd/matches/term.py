@@ -42,6 +42,7 @@ class LossTerm:
             loss = copy.deepcopy(loss)
         self.match, self.teacher, self._names = match, teacher, names
         self._temperature = match.temperature
+        self.scheduled_temperature: float | None = None  # what the schedule gave in this batch
         self.adapter = LossAdapter(loss, match.name)
         self.projector: nn.Module | None = None
         if isinstance(match.project, nn.Module):
@@ -175,8 +176,7 @@ class LossTerm:
         assert student is not None
         assert teacher is not None
         self.check_fit(student.shape, teacher.shape, whose)
-        if self._temperature is not None:
-            self.adapter.set_temperature(self._temperature, state)
+        self._set_temperature(state)
         value, per_position = self.adapter.of_logits(student, teacher, micro)
         return value if micro.share is None or not per_position else value * micro.share
 
@@ -203,8 +203,7 @@ class LossTerm:
         Returns:
             The loss, a scalar.
         """
-        if self._temperature is not None:
-            self.adapter.set_temperature(self._temperature, state)
+        self._set_temperature(state)
         tokens, share = micro.side(self.match.student_layers[0])
         ours: Feature = [student[key] for key in self.student_keys]
         theirs: Feature = [teacher[key] for key in self.teacher_keys]
@@ -217,6 +216,13 @@ class LossTerm:
             ours, theirs, micro, tokens, micro.keys(self.match.student_layers[0])
         )
         return value if share is None or not per_token else value * share
+
+    def _set_temperature(self, state: State) -> None:
+        if self._temperature is None:
+            return
+        value = self.adapter.set_temperature(self._temperature, state)
+        if callable(self._temperature):
+            self.scheduled_temperature = value
 
     def own_targets(self, student: Mapping[Key, Tensor], micro: Microbatch) -> dict[Key, Tensor]:
         """What the student's own layers teach others: their features in this forward pass, without a graph.

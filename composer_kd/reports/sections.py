@@ -48,14 +48,14 @@ def models(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed) -> 
     units = {
         device: time_unit(one.latency for one in speed.on(device) if one.setting == device) for device in speed.devices
     }
-    noted = [] if evaluation.left_out is None else _noted(groups)
+    noted = [*([] if evaluation.left_out is None else _noted(groups)), *_further(groups)]
     columns = [
         Column('model', numeric=False),
         Column('accuracy', unit='%'),
         Column('agreement', unit='with the teacher, %'),
         Column('loss', unit='nats'),
         Column('calibration error', unit='%'),
-        *(Column(_heading(name)) for name in noted),
+        *(Column(_heading(name), unit='%' if _is_share(name) else '') for name in noted),
         Column('parameters'),
         Column('on disk'),
         Column('operations', unit='one sample'),
@@ -67,7 +67,7 @@ def models(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed) -> 
         row = [_named(each), *(_estimated(quality[key]) for key in ('accuracy', 'agreement'))]
         row.append(_plain(quality['loss']))
         row.append(_estimated(quality['calibration_error']))
-        row += [_plain(each.estimate(lambda one, name=name: one.metrics.get(name))) for name in noted]  # type: ignore[misc]
+        row += [_noted_value(each, name) for name in noted]
         row += _sizes(each, groups)
         row += [_latency(each, device, speed, units[device][1]) for device in speed.devices]
         rows.append(row)
@@ -80,9 +80,27 @@ def _noted(groups: Sequence[Group]) -> list[str]:
     return [name for name in names if re.fullmatch(r'metrics/eval/\w+', name) and not name.endswith('Accuracy')][:4]
 
 
+def _further(groups: Sequence[Group]) -> list[str]:
+    """Returns the names of up to six final metrics on the data of further evaluators, whose labels are not ``eval``."""
+    names = dict.fromkeys(name for each in groups for one in each.members for name in one.metrics)
+    return [name for name in names if re.fullmatch(r'metrics/(?!eval/)[\w.-]+/\w+', name)][:6]
+
+
+def _is_share(name: str) -> bool:
+    return name.endswith('Accuracy')
+
+
+def _noted_value(each: Group, name: str) -> Cell:
+    """The mean of a final metric over the runs of a group; an accuracy in percent, as in the other columns."""
+    found = each.estimate(lambda one: one.metrics.get(name))
+    return _estimated(found) if _is_share(name) else _plain(found)
+
+
 def _heading(name: str) -> str:
-    """Turns ``metrics/eval/LanguagePerplexity`` into ``language perplexity``."""
-    return re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', name.rpartition('/')[2]).lower()
+    """Turns ``metrics/eval/LanguagePerplexity`` into ``language perplexity``; another label than eval stays."""
+    _, label, metric = name.split('/', 2)
+    words = re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', metric.replace('MulticlassAccuracy', 'Accuracy')).lower()
+    return words if label == 'eval' else f'{label}: {words}'
 
 
 def _plain(estimate: Estimate | None) -> Cell:

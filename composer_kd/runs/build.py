@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from composer import Callback, Trainer
+from composer import Callback, Evaluator, Trainer
 from composer.callbacks import LoadCheckpoint
 from composer.core import State
 from composer.loggers import Logger, LoggerDestination
 from composer.metrics import CrossEntropy
 from composer.models import ComposerModel
 from composer.utils import is_notebook, reproducibility
+from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
@@ -31,16 +32,19 @@ from composer_kd.config.schema import RunConfig
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError
 from composer_kd.models import IndexedClassifier
 from composer_kd.presentation.addresses import without_credentials
+from composer_kd.runs.evaluators import build_evaluators, evaluators_of
 from composer_kd.runs.files import make_folder
 from composer_kd.runs.folder import check_files, check_remote, check_unused
 from composer_kd.runs.loaders import build_loader, check_held_out, evaluation_data
 from composer_kd.runs.preflight import check_autoresume, check_load_path, dry_run
+from composer_kd.runs.remote import check_uploaders
 from composer_kd.runs.resume import check_resumable
 from composer_kd.runs.stored import check_stores
 from composer_kd.runs.text_checks import check_texts
+from composer_kd.runs.trackers import looks_for_checkpoint
 from composer_kd.students import EXTRAS
 
-__all__ = ['build_model', 'build_trainer', 'check_components']
+__all__ = ['as_classifier', 'build_model', 'build_trainer', 'check_components']
 
 
 def build_model(component: Component, num_classes: int | None = None) -> ComposerModel:
@@ -76,10 +80,27 @@ def build_model(component: Component, num_classes: int | None = None) -> Compose
             f'{component.path}: {component.name} must be a ComposerModel, or it, its options or the data set must have '
             f'an integer num_classes; got {said[0]!r}'
         )
-    accuracy = functools.partial(MulticlassAccuracy, num_classes=classes, average='micro', ignore_index=IGNORE)
+    return as_classifier(module, classes)
+
+
+def as_classifier(module: nn.Module, num_classes: int) -> IndexedClassifier:
+    """Wraps a plain classifier for Composer.
+
+    Args:
+        module: Returns logits ``(B, num_classes)`` for the inputs of a batch.
+        num_classes: The number of classes.
+
+    Returns:
+        The wrapped classifier, with the metrics that :func:`build_model` says.
+
+    Example:
+        >>> as_classifier(nn.Linear(4, 3), 3).num_classes
+        3
+    """
+    accuracy = functools.partial(MulticlassAccuracy, num_classes=num_classes, average='micro', ignore_index=IGNORE)
     return IndexedClassifier(
         module,
-        num_classes=classes,
+        num_classes=num_classes,
         train_metrics=accuracy(),
         val_metrics=MetricCollection([accuracy(), CrossEntropy(ignore_index=IGNORE)]),
     )
@@ -104,14 +125,14 @@ def build_trainer(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trai
     if config.profiler is not None:
         profiler = build_profiler(config.profiler, config.folder, _epoch_length(parts.train_loader, config))
         callbacks = [*callbacks, PhaseLabels()]
-    if config.fsdp_config is None:  # a sharded model may not fit on one GPU
+    if config.sharding is None:  # a sharded model may not fit on one GPU
         dry_run(parts.model, parts.algorithms, parts.train_loader, config.precision)
     loading = _Loading()
     with _load_errors_said(config, loading):
         return Trainer(
             model=parts.model,
             train_dataloader=parts.train_loader,
-            eval_dataloader=parts.eval_loader,
+            eval_dataloader=parts.evaluation,
             optimizers=construct_or_say(config.optimizer, params=parts.model.parameters()),
             schedulers=construct(config.scheduler) if config.scheduler is not None else None,
             algorithms=list(parts.algorithms.values()),
@@ -123,6 +144,7 @@ def build_trainer(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trai
             profiler=profiler,
             loggers=[*parts.loggers, *(one for one in callbacks if isinstance(one, LoggerDestination))],
             **_trainer_settings(config),
+            autoresume=looks_for_checkpoint(config, parts.loggers),
         )
 
 
@@ -146,7 +168,7 @@ class _Parts:
     """The parts of a Trainer that are built before the dry run."""
 
     train_loader: DataLoader[Any]
-    eval_loader: DataLoader[Any] | None
+    evaluation: Any
     model: ComposerModel
     algorithms: dict[str, Any]
     callbacks: list[Any]
@@ -161,7 +183,7 @@ def _build_parts(config: RunConfig) -> _Parts:
     check_files(config)  # alone, because the checks below read the files and mend the link
     if config.load_path is not None:
         attempt(check_load_path, config.load_path)
-    for check in (check_unused, check_remote, check_resumable, check_autoresume):
+    for check in (check_unused, check_remote, check_uploaders, check_resumable, check_autoresume):
         attempt(check, config)
     train_loader, eval_loader = _build_loaders(config, attempt)
     # Built first after seeding, so that the initial weights of the student depend on the seed and not on a teacher.
@@ -170,6 +192,9 @@ def _build_parts(config: RunConfig) -> _Parts:
     for name, loader in (('train_loader', train_loader), ('eval_loader', eval_loader)):
         if model is not None and loader is not None:
             attempt(check_texts, model, loader.dataset, name)
+    further: list[Evaluator] | None = None
+    if model is not None:
+        further = attempt(build_evaluators, config.evaluators, model, config.device_eval_batch_size, config.seed)
     algorithms = {part.path: attempt(construct_or_say, part) for part in config.algorithms.values()}
     callbacks = [attempt(construct_or_say, part) for part in config.callbacks.values()]
     for callback in callbacks:
@@ -179,7 +204,7 @@ def _build_parts(config: RunConfig) -> _Parts:
     attempt.finish()
     assert model is not None
     assert train_loader is not None
-    return _Parts(train_loader, eval_loader, model, algorithms, callbacks, loggers)
+    return _Parts(train_loader, evaluators_of(eval_loader, further or ()), model, algorithms, callbacks, loggers)
 
 
 def _student_seed(config: RunConfig) -> int:
@@ -252,8 +277,9 @@ def _trainer_settings(config: RunConfig) -> dict[str, Any]:
     same = [
         *('run_name', 'seed', 'max_duration', 'precision', 'device_train_microbatch_size', 'eval_interval'),
         *('train_subset_num_batches', 'eval_subset_num_batches', 'save_interval', 'save_weights_only'),
-        *('save_num_checkpoints_to_keep', 'load_path', 'load_weights_only', 'autoresume'),
+        *('save_num_checkpoints_to_keep', 'load_path', 'load_weights_only'),
         *('log_to_console', 'console_log_interval', 'load_strict_model_weights'),
+        *('save_filename', 'save_latest_filename', 'python_log_level', 'compile_config'),
     ]
     return {
         **{name: getattr(config, name) for name in same},
@@ -262,7 +288,7 @@ def _trainer_settings(config: RunConfig) -> dict[str, Any]:
         # The folder was checked: what lies there is this run's, and a damaged checkpoint is written anew.
         'save_overwrite': True,
         'progress_bar': config.progress_bar and _is_watched(),
-        'parallelism_config': None if config.fsdp_config is None else {'fsdp': config.fsdp_config},
+        'parallelism_config': None if config.sharding is None else {'fsdp': config.sharding},
     }
 
 

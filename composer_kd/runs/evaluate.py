@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from composer import Trainer
+from composer.core import Precision
 from composer.models import ComposerModel
 from rich.table import Table
 from torch.utils.data import DataLoader
@@ -22,6 +23,7 @@ from composer_kd.presentation.units import bytes_text, metric_text, number_text
 from composer_kd.runs.beside import restored
 from composer_kd.runs.ending import closing
 from composer_kd.runs.ensemble import Ensemble
+from composer_kd.runs.evaluators import build_evaluators, evaluators_of
 from composer_kd.runs.process import without_remarks
 from composer_kd.runs.saved import SavedRun, open_run
 from composer_kd.runs.stages import stage_folders
@@ -35,7 +37,9 @@ __all__ = [
     'evaluate',
     'evaluate_all',
     'evaluate_model',
+    'evaluate_run',
     'heading_of',
+    'measured',
     'metrics_of',
 ]
 
@@ -51,6 +55,7 @@ class Evaluation:
         size: Bytes of its state dict as saved by ``torch.save``; a training checkpoint is larger.
         beside: The number of parameters and the size of each net that was trained beside the model, by its name; its
             metrics are ``metrics/<evaluator>/<name>/<metric>``.
+        address: Where the checkpoint was fetched from; None for one on this machine.
     """
 
     checkpoint: pathlib.Path
@@ -58,6 +63,7 @@ class Evaluation:
     parameters: int
     size: int
     beside: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    address: str | None = None
 
     def of(self, name: str) -> dict[str, float]:
         """The metrics of a net beside the model, under the names that those of the model have; of the model for ``''``.
@@ -98,7 +104,8 @@ def evaluate(checkpoint: str | pathlib.Path, config: str | pathlib.Path | None =
     """Rebuilds the model of a checkpoint, loads its weights and evaluates it on its run's evaluation data.
 
     Args:
-        checkpoint: A Composer checkpoint, a plain state dict, or a run folder, whose latest checkpoint is used.
+        checkpoint: A Composer checkpoint, a plain state dict, or a run folder, whose latest checkpoint is used; also
+            behind a URI.
         config: The run's YAML; default: the ``config.yaml`` beside the checkpoint or in a folder above it.
 
     Returns:
@@ -109,7 +116,7 @@ def evaluate(checkpoint: str | pathlib.Path, config: str | pathlib.Path | None =
         CheckpointError: If it is damaged, unsafe, or does not fit the model.
         ConfigError: If its configuration is not found or has no evaluation data.
     """
-    return _evaluate(_open(str(checkpoint), config))
+    return evaluate_run(_open(str(checkpoint), config))
 
 
 def as_table(evaluations: Iterable[Evaluation]) -> Table:
@@ -132,7 +139,7 @@ def as_table(evaluations: Iterable[Evaluation]) -> Table:
         sizes = {'': (evaluation.parameters, evaluation.size), **evaluation.beside}
         for net, (parameters, size) in sizes.items():
             values = [metric_text(evaluation.of(net).get(name)) for name in names]
-            first = f'  {net}' if net else str(evaluation.checkpoint)
+            first = f'  {net}' if net else evaluation.address or str(evaluation.checkpoint)
             table.add_row(first, *values, number_text(parameters), bytes_text(size))
     return table
 
@@ -172,7 +179,7 @@ def evaluate_model(
     run: EvaluationConfig | RunConfig,
     beside: Sequence[JointTraining] = (),
 ) -> dict[str, float]:
-    """Evaluates a model on the evaluation data of a run.
+    """Evaluates a model on the evaluation data of a run, and on that of its further evaluators.
 
     Args:
         model: The model.
@@ -183,20 +190,46 @@ def evaluate_model(
     Returns:
         Its metrics, as Composer calls them.
     """
-    precision = run.precision if torch.cuda.is_available() else None  # the CPU supports one only
+    further = build_evaluators(run.evaluators, model, run.device_eval_batch_size, run.seed)
+    most = run.eval_subset_num_batches
+    data = evaluators_of(loader, further, most)
+    return measured(model, data, beside, run.precision, run.seed, -1 if further else most)
+
+
+def measured(
+    model: ComposerModel,
+    data: Any,
+    beside: Sequence[JointTraining] = (),
+    precision: Precision | None = None,
+    seed: int | None = None,
+    most: int = -1,
+) -> dict[str, float]:
+    """Evaluates a model on any data that Composer evaluates on.
+
+    Args:
+        model: The model.
+        data: A DataLoader, a DataSpec, an Evaluator, or a list of Evaluators.
+        beside: The algorithms whose nets are evaluated beside it.
+        precision: The precision on a GPU; None for Composer's default.
+        seed: The seed of the evaluation; None for a random one.
+        most: The number of batches; -1 for all.
+
+    Returns:
+        Its metrics, as Composer calls them.
+    """
     with without_remarks():
         trainer = Trainer(
             model=model,
-            eval_dataloader=loader,
+            eval_dataloader=data,
             algorithms=[one.evaluator() for one in beside],
-            precision=precision,
+            precision=precision if torch.cuda.is_available() else None,  # the CPU supports one only
             progress_bar=False,
-            seed=run.seed,
+            seed=seed,
         )
         with closing(trainer):
             for one in beside:
                 one.move(trainer.state.device)
-            trainer.eval(subset_num_batches=run.eval_subset_num_batches)
+            trainer.eval(subset_num_batches=most)
             found = final_metrics(trainer)
     return {name: value for name, value in found.items() if name.startswith('metrics/')}
 
@@ -216,7 +249,7 @@ def evaluate_all(checkpoints: Sequence[str], config: str | None = None, together
         ComposerKDError: As in ``evaluate``.
     """
     runs = [_open(str(one), config) for one in stage_folders(checkpoints)]
-    return [*map(_evaluate, runs), *([_evaluate_together(runs)] if together else [])]
+    return [*map(evaluate_run, runs), *([_evaluate_together(runs)] if together else [])]
 
 
 def _open(checkpoint: str, config: str | pathlib.Path | None) -> SavedRun:
@@ -239,7 +272,18 @@ def _evaluate_together(runs: Sequence[SavedRun]) -> Evaluation:
     return Evaluation(name, metrics, count_parameters(ensemble), sum(map(size_in_bytes, models)))
 
 
-def _evaluate(run: SavedRun) -> Evaluation:
+def evaluate_run(run: SavedRun) -> Evaluation:
+    """Evaluates an opened run, as :func:`evaluate` does.
+
+    Args:
+        run: A run with a checkpoint.
+
+    Returns:
+        Its metrics, number of parameters and size.
+
+    Raises:
+        ComposerKDError: As :func:`evaluate`.
+    """
     loader = run.loader()
     model = run.model(getattr(loader.dataset, 'num_classes', None))
     check_texts(model, loader.dataset, 'eval_loader')
@@ -252,4 +296,4 @@ def _evaluate(run: SavedRun) -> Evaluation:
         for one in joint
         for name, net in one.nets(batch).items()
     }
-    return Evaluation(run.checkpoint, metrics, count_parameters(model), size_in_bytes(model), beside)
+    return Evaluation(run.checkpoint, metrics, count_parameters(model), size_in_bytes(model), beside, run.address)

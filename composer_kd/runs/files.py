@@ -19,6 +19,7 @@ __all__ = [
     'STAGE_FILE',
     'checkpoint_file',
     'checkpoints',
+    'latest_in',
     'make_folder',
     'stages_in',
     'trained_stages',
@@ -62,7 +63,7 @@ LATEST = 'latest-rank0.pt'
 LOCK_FILE = '.lock'
 
 
-_SAVED = re.compile(r'ep(\d+)-ba(\d+)-rank\d+\.pt')
+_SAVED = re.compile(r'(?:.*-)?ep(\d+)-ba(\d+)(?:-.*)?-rank\d+\.pt')
 
 
 def checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -72,11 +73,28 @@ def checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
         folder: The run folder.
 
     Returns:
-        The files ``ep<epoch>-ba<batch>-rank<rank>.pt``; empty if there are none, or no folder.
+        The files ``ep<epoch>-ba<batch>-rank<rank>.pt``, with whatever else ``save_filename`` puts into their names;
+        empty if there are none, or no folder.
     """
-    found = ((_SAVED.fullmatch(file.name), file) for file in folder.glob('ep*-ba*-rank*.pt'))
+    found = ((_SAVED.fullmatch(file.name), file) for file in folder.glob('*ep*-ba*-rank*.pt'))
     named = [((int(match[2]), int(match[1])), file) for match, file in found if match is not None and file.is_file()]
     return [file for _, file in sorted(named, reverse=True)]
+
+
+def latest_in(folder: pathlib.Path) -> pathlib.Path:
+    """The link to the latest checkpoint of a run folder.
+
+    Args:
+        folder: The run folder.
+
+    Returns:
+        ``latest-rank0.pt``, or what a ``save_latest_filename`` of its run called it; it may not exist.
+    """
+    usual = folder / LATEST
+    if os.path.lexists(usual):
+        return usual
+    others = [file for file in folder.glob('*latest*-rank0.pt') if not _SAVED.fullmatch(file.name)]
+    return max(others, key=lambda file: file.lstat().st_mtime, default=usual)
 
 
 def checkpoint_file(written: str) -> pathlib.Path:
@@ -97,7 +115,7 @@ def checkpoint_file(written: str) -> pathlib.Path:
             f'{without_credentials(written)}: a URI cannot be opened; copy the checkpoint to this machine first'
         )
     path = pathlib.Path(written)
-    file = path / LATEST if path.is_dir() else path
+    file = latest_in(path) if path.is_dir() else path
     if not file.exists() and (stages := stages_in(path)) is not None:
         raise ConfigError(_of_stages(path, stages))
     if not file.is_file():
@@ -137,7 +155,7 @@ def trained_stages(folder: pathlib.Path) -> list[pathlib.Path] | None:
     stages = stages_in(folder)
     if stages is None:
         return None
-    found = [folder / name for name in stages if (folder / name / LATEST).exists()]
+    found = [folder / name for name in stages if latest_in(folder / name).exists()]
     if not found:
         raise ConfigError(_of_stages(folder, stages))
     return found
@@ -145,7 +163,7 @@ def trained_stages(folder: pathlib.Path) -> list[pathlib.Path] | None:
 
 def _of_stages(folder: pathlib.Path, stages: list[str]) -> str:
     """Says what to do with the folder of a chain where that of a run is expected."""
-    trained = [str(folder / name) for name in stages if (folder / name / LATEST).exists()]
+    trained = [str(folder / name) for name in stages if latest_in(folder / name).exists()]
     if trained:
         return f'{folder} is the folder of several runs, stages of one YAML: give that of one, {" or ".join(trained)}'
     return (

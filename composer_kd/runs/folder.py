@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from composer.utils import dist, maybe_create_object_store_from_uri, parse_uri
 from filelock import FileLock, Timeout
 
+from composer_kd.callbacks.best import BEST_RECORD
 from composer_kd.callbacks.history import HISTORY_FILE
 from composer_kd.config.schema import RunConfig
 from composer_kd.errors import ConfigError
@@ -32,7 +33,7 @@ def holds_run(folder: pathlib.Path) -> bool:
     Returns:
         False for a run that ended before its first batch, whose settings alone may lie there.
     """
-    return bool(checkpoints(folder)) or any(folder.glob('latest-rank*')) or _has_numbers(folder)
+    return bool(checkpoints(folder)) or any(folder.glob('*latest*-rank*')) or _has_numbers(folder)
 
 
 def _has_numbers(folder: pathlib.Path) -> bool:
@@ -79,10 +80,11 @@ def check_files(config: RunConfig) -> None:
         return
     names = (CONFIG_FILE, METRICS_FILE, HISTORY_FILE)
     places = [*(folder / name for name in names), *(folder / f'{name}.part' for name in names)]
-    places += [*sorted(folder.glob('ep*-ba*-rank*.pt')), folder / LATEST]
+    links = [folder / LATEST, folder / config.latest_name]
+    places += [*sorted(folder.glob('*ep*-ba*-rank*.pt')), *links]
     wrong = [place for place in places if os.path.lexists(place) and not place.is_file()]
     # A kill between two checkpoints leaves the link to one that is deleted.
-    wrong = [place for place in wrong if place.name != LATEST or not place.is_symlink()]
+    wrong = [place for place in wrong if place not in links or not place.is_symlink()]
     if wrong:
         raise ConfigError(
             f'save_folder: {", ".join(map(str, wrong))}: expected a file, got a folder, a pipe, or a link to nothing. '
@@ -110,7 +112,7 @@ def check_remote(config: RunConfig) -> None:
         store = maybe_create_object_store_from_uri(uri)
         assert store is not None
         with contextlib.suppress(FileNotFoundError):
-            store.get_object_size(f'{path.rstrip("/")}/{LATEST}.symlink')
+            store.get_object_size(f'{path.rstrip("/")}/{config.latest_name}.symlink')
             if not _is_asked(config):
                 raise _occupied(without_credentials(uri), finished=False)
     except ConfigError:
@@ -141,7 +143,8 @@ def clear(folder: pathlib.Path) -> None:
     Args:
         folder: The folder, of which checkpoints, metrics and history are deleted.
     """
-    for file in (*checkpoints(folder), *folder.glob('latest-rank*.pt'), folder / METRICS_FILE, folder / HISTORY_FILE):
+    named = [folder / name for name in (METRICS_FILE, HISTORY_FILE, BEST_RECORD)]
+    for file in (*checkpoints(folder), *folder.glob('*latest*-rank*.pt'), *folder.glob('best-rank*.pt'), *named):
         if file.is_symlink() or not file.is_dir():
             file.unlink(missing_ok=True)
 

@@ -55,7 +55,7 @@ def check_autoresume(config: RunConfig) -> None:
     """
     if not config.autoresume or config.folder is None or dist.get_global_rank() != 0:
         return
-    for file in sorted(config.folder.glob('latest-rank*')):
+    for file in sorted(config.folder.glob('*latest*-rank*')):
         try:
             if file.is_dir():
                 sharded.check(str(file), str(file))

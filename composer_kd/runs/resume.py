@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import tempfile
 import warnings
 import zipfile
 import zlib
@@ -17,9 +18,11 @@ from composer_kd.config.markers import Effect
 from composer_kd.config.schema import RunConfig
 from composer_kd.config.yaml_file import read_mapping
 from composer_kd.errors import CheckpointError, ConfigError
+from composer_kd.presentation.addresses import without_credentials
 from composer_kd.presentation.settings import leaves
-from composer_kd.runs.files import CONFIG_FILE, LATEST, checkpoints
+from composer_kd.runs.files import CONFIG_FILE, checkpoints, latest_in
 from composer_kd.runs.folder import holds_run
+from composer_kd.runs.remote import record_at
 from composer_kd.teachers.checkpoints import read_checkpoint
 
 __all__ = ['check_resumable', 'mend_latest', 'saved_settings']
@@ -41,6 +44,8 @@ def check_resumable(config: RunConfig) -> None:
             is damaged, or the checkpoint cannot be gone on from.
     """
     folder = config.folder
+    if config.autoresume and config.remote_folder is not None and dist.get_global_rank() == 0:
+        _check_remote_settings(config, config.remote_folder)
     if not config.autoresume or folder is None or not holds_run(folder):
         return
     before = saved_settings(folder)
@@ -50,7 +55,8 @@ def check_resumable(config: RunConfig) -> None:
         mend_latest(folder)
 
 
-def _check_settings(before: dict[str, Any], config: RunConfig, folder: pathlib.Path) -> None:
+def _check_settings(before: dict[str, Any], config: RunConfig, folder: pathlib.Path | str) -> None:
+    _check_names(before, config, folder)
     old, new = leaves(before), leaves(as_mapping(config))
     changed = differing(old, new, *MAY_CHANGE)
     if changed:
@@ -65,6 +71,29 @@ def _check_settings(before: dict[str, Any], config: RunConfig, folder: pathlib.P
             f'autoresume: the run in {folder} saved weights alone (save_weights_only), without the optimizer, and '
             'cannot be gone on from. Start anew with autoresume=false save_overwrite=true, or take another run_name'
         )
+
+
+def _check_remote_settings(config: RunConfig, folder: str) -> None:
+    text = record_at(folder, CONFIG_FILE)
+    if text is None:
+        return
+    with tempfile.TemporaryDirectory() as aside:
+        file = pathlib.Path(aside, CONFIG_FILE)
+        file.write_text(text, encoding='utf-8')
+        before = saved_settings(file.parent)
+    assert before is not None
+    _check_settings(before, config, without_credentials(folder))
+
+
+def _check_names(before: dict[str, Any], config: RunConfig, folder: pathlib.Path | str) -> None:
+    """Refuses other names of files: Composer would not find the checkpoint, and would start from the beginning."""
+    for key in ('save_filename', 'save_latest_filename'):
+        old = before.get(key, getattr(RunConfig, key))
+        if old != getattr(config, key):
+            raise ConfigError(
+                f'autoresume: the run in {folder} saves with {key}: {old}, and its checkpoints would not be found '
+                f'under {getattr(config, key)}. Leave {key} as it was'
+            )
 
 
 def saved_settings(folder: pathlib.Path) -> dict[str, Any] | None:
@@ -107,7 +136,7 @@ def mend_latest(folder: pathlib.Path) -> None:
     Raises:
         ConfigError: If a whole checkpoint cannot be read safely.
     """
-    latest = folder / LATEST
+    latest = latest_in(folder)
     files = [file for file in checkpoints(folder) if file.name.endswith('-rank0.pt')]
     if latest.is_file() and not latest.is_symlink():  # a copy of the folder, by a tool that follows links
         files = [latest, *files]
@@ -127,7 +156,7 @@ def mend_latest(folder: pathlib.Path) -> None:
         if latest.is_symlink():
             latest.unlink()
         elif latest.is_file():
-            os.replace(latest, latest.with_name(f'{LATEST}.damaged'))
+            os.replace(latest, latest.with_name(f'{latest.name}.damaged'))
         return
     _check_readable(file)
     if file != latest:

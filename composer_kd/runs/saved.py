@@ -22,9 +22,11 @@ from composer_kd.config.secrets import hidden
 from composer_kd.config.stored import Stored, StoredTeacherConfig, stored_teachers
 from composer_kd.config.yaml_source import read_source
 from composer_kd.errors import Attempts, ConfigError
+from composer_kd.presentation.addresses import without_credentials
 from composer_kd.runs.build import build_model
-from composer_kd.runs.files import CONFIG_FILE, LATEST, METRICS_FILE, checkpoint_file
+from composer_kd.runs.files import CONFIG_FILE, METRICS_FILE, checkpoint_file, latest_in
 from composer_kd.runs.loaders import build_loader, evaluation_data
+from composer_kd.runs.remote import fetched, is_remote
 from composer_kd.runs.stages import stage_folders
 from composer_kd.runs.stored import live_teacher
 from composer_kd.teachers import load_weights
@@ -85,6 +87,7 @@ class SavedRun:
         written: All its settings, as in its ``config.yaml``.
         checkpoint: Its weights; None for a YAML without a trained run, whose model has random weights.
         folder: The run folder; None for a YAML without a trained run.
+        address: Where it was fetched from, without keys; None for a run on this machine.
     """
 
     name: str
@@ -92,6 +95,7 @@ class SavedRun:
     written: dict[str, Any]
     checkpoint: pathlib.Path | None = None
     folder: pathlib.Path | None = None
+    address: str | None = None
 
     @property
     def is_trained(self) -> bool:
@@ -185,8 +189,9 @@ def open_run(written: str | pathlib.Path, config: str | pathlib.Path | None = No
     """Opens a saved run.
 
     Args:
-        written: A run folder, a checkpoint, or a YAML. A YAML stands for the run in its ``save_folder``, with the
-            settings that the run was trained with; without a checkpoint there, for its model with random weights.
+        written: A run folder or a checkpoint, also behind a URI, which is fetched once; or a YAML. A YAML stands for
+            the run in its ``save_folder``, with the settings that the run was trained with; without a checkpoint there,
+            for its model with random weights.
         config: The run's YAML; default: the ``config.yaml`` beside the checkpoint or in a folder above it.
 
     Returns:
@@ -205,21 +210,24 @@ def open_run(written: str | pathlib.Path, config: str | pathlib.Path | None = No
         if config is not None:
             raise ConfigError(f'{path} holds the settings itself: leave --config out, or give a checkpoint with it')
         return _described(path)
-    checkpoint = checkpoint_file(str(written))
+    address = str(written) if is_remote(written) else None
+    checkpoint = checkpoint_file(str(written if address is None else fetched(address)))
     file = pathlib.Path(config) if config is not None else find_config(checkpoint)
     settings, content = _read(file, believed=config is not None)
-    return SavedRun(content.get('run_name') or file.absolute().parent.name, settings, content, checkpoint, file.parent)
+    name = content.get('run_name') or file.absolute().parent.name
+    shown = None if address is None else without_credentials(address)
+    return SavedRun(name, settings, content, checkpoint, file.parent, shown)
 
 
 def _described(path: pathlib.Path) -> SavedRun:
-    if path.name == CONFIG_FILE and (path.parent / LATEST).is_file():
+    if path.name == CONFIG_FILE and latest_in(path.parent).is_file():
         return open_run(path.parent)  # works for a moved folder too
     settings, content = _read(path)
     name = str(content.get('run_name') or default_run_name(path))
     # load_config would check all keys, but a YAML for another machine may have keys that are invalid on this one.
     place = read_source(path).data.get('save_folder', RunConfig.save_folder)  # content has it as it is written
     folder = local_folder(place, name) if isinstance(place, str) else None
-    checkpoint = None if folder is None else folder / LATEST
+    checkpoint = None if folder is None else latest_in(folder)
     if checkpoint is None or not checkpoint.is_file():
         return SavedRun(name, settings, content)
     if (checkpoint.parent / CONFIG_FILE).is_file():

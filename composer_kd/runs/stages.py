@@ -22,11 +22,11 @@ from composer_kd.presentation.files import write_file
 from composer_kd.presentation.settings import leaves
 from composer_kd.runs.files import (
     CONFIG_FILE,
-    LATEST,
     METRICS_FILE,
     STAGE_FILE,
     STAGES_FILE,
     checkpoints,
+    latest_in,
     trained_stages,
 )
 from composer_kd.runs.folder import clear, holds_run
@@ -56,7 +56,7 @@ def finished_metrics(folder: pathlib.Path) -> dict[str, float] | None:
         The metrics; None if the run has not finished, or its checkpoint is gone.
     """
     file = folder / METRICS_FILE
-    if not (folder / LATEST).exists() or not file.is_file():
+    if not latest_in(folder).exists() or not file.is_file():
         return None
     try:
         noted = json.loads(file.read_text(encoding='utf-8'))
@@ -185,7 +185,7 @@ def weights_digest(folder: pathlib.Path) -> str | None:
     Raises:
         CheckpointError: If it is damaged or unsafe.
     """
-    file = folder / LATEST
+    file = latest_in(folder)
     if not file.exists():
         return None
     state = hashlib.blake2b(digest_size=16)

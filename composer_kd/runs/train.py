@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-import warnings
 from collections.abc import Sequence
 
 from composer import Callback, Trainer
@@ -15,21 +14,22 @@ from omegaconf import OmegaConf
 from rich.table import Table
 
 from composer_kd.algorithms.base import DistillationAlgorithm
+from composer_kd.algorithms.settings import log_settings
 from composer_kd.callbacks.cost import PREFIX as COST
 from composer_kd.callbacks.cost import TrainingCost
 from composer_kd.callbacks.history import HISTORY_FILE, HistoryLogger
 from composer_kd.config.load import as_mapping
 from composer_kd.config.schema import RunConfig
 from composer_kd.presentation.files import write_file
-from composer_kd.presentation.settings import leaves
 from composer_kd.presentation.units import cost_text, metric_text
 from composer_kd.runs.build import build_trainer
 from composer_kd.runs.ending import closing, full_disk_said, release, where_it_stands
 from composer_kd.runs.files import CONFIG_FILE, METRICS_FILE
 from composer_kd.runs.finished import is_finished, last_losses, noted_metrics
 from composer_kd.runs.folder import alone_in, clear, holds_run
-from composer_kd.runs.loaders import evaluation_data
 from composer_kd.runs.process import keep_freed_memory, say, without_remarks
+from composer_kd.runs.remote import put
+from composer_kd.runs.trackers import mark_resume
 
 __all__ = ['CONFIG_FILE', 'final_metrics', 'train']
 
@@ -81,6 +81,7 @@ def _fit_or_evaluate(trainer: Trainer, config: RunConfig) -> dict[str, float]:
     if finished:
         return _evaluate_again(trainer, config, noted)
     _begin_record(config)
+    mark_resume(trainer)
     _log_settings(trainer, config)
     trainer.fit()
     return _write_metrics(trainer, config)
@@ -92,10 +93,12 @@ def _evaluate_again(trainer: Trainer, config: RunConfig, noted: dict[str, float]
     for destination in trainer.logger.destinations:
         if isinstance(destination, HistoryLogger):
             destination.mute()
-    if evaluation_data(config.train_loader, config.eval_loader) is not None:
-        trainer.eval(subset_num_batches=config.eval_subset_num_batches)
+    if trainer.state.evaluators:
+        trainer.eval()
     if noted:
         return noted
+    if config.remote_folder is not None:
+        return final_metrics(trainer)  # the record there has the losses and the cost too
     folder = _folder(config)
     if folder is not None and not holds_run(folder):  # the checkpoint is that of load_path
         _write_config(config, folder)
@@ -150,26 +153,27 @@ def _begin_record(config: RunConfig) -> None:
         else:
             clear(folder)
         _write_config(config, folder)
+    elif config.remote_folder is not None and dist.get_global_rank() == 0:
+        put(config.remote_folder, CONFIG_FILE, _settings(config))
+
+
+def _settings(config: RunConfig) -> str:
+    """The settings of a run as they are recorded, in YAML."""
+    # That this run replaced another one says nothing of the runs that are started with its settings.
+    lasting = dataclasses.replace(config, save_overwrite=None)
+    return OmegaConf.to_yaml(OmegaConf.create(as_mapping(lasting)))
 
 
 def _write_config(config: RunConfig, folder: pathlib.Path) -> None:
-    # That this run replaced another one says nothing of the runs that are started with its settings.
-    lasting = dataclasses.replace(config, save_overwrite=None)
-    write_file(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(as_mapping(lasting))))
+    write_file(folder / CONFIG_FILE, _settings(config))
 
 
 def _log_settings(trainer: Trainer, config: RunConfig) -> None:
-    """Gives all settings to every logger, as numbers and words by dotted key, which is what all of them take."""
-    settings = {
-        key: value if isinstance(value, (bool, int, float, str)) else str(value)
-        for key, value in leaves(as_mapping(config)).items()
-    }
-    for destination in trainer.logger.destinations:
-        try:
-            destination.log_hyperparameters(dict(settings))
-        except Exception as error:  # a service may refuse, for example a value that differs from before a resume
-            reason = ' '.join(str(error).split())[:300]
-            warnings.warn(f'{type(destination).__name__} did not take the settings of the run: {reason}', stacklevel=2)
+    """Gives the whole configuration to every logger; what the algorithms were given is in it."""
+    for algorithm in trainer.state.algorithms:
+        if isinstance(algorithm, DistillationAlgorithm):
+            algorithm.logs_settings = False
+    log_settings(trainer.logger.destinations, as_mapping(config))
 
 
 def _write_metrics(trainer: Trainer, config: RunConfig) -> dict[str, float]:
@@ -177,8 +181,11 @@ def _write_metrics(trainer: Trainer, config: RunConfig) -> dict[str, float]:
     if not any(name.startswith('loss/') for name in metrics):  # the last batch was trained before the run was killed
         metrics = {**metrics, **last_losses(config.folder)}
     folder = _folder(config)
+    text = json.dumps(metrics, indent=2) + '\n'
     if folder is not None:
-        write_file(folder / METRICS_FILE, json.dumps(metrics, indent=2) + '\n')
+        write_file(folder / METRICS_FILE, text)
+    elif config.remote_folder is not None and dist.get_global_rank() == 0:
+        put(config.remote_folder, METRICS_FILE, text)
     return metrics
 
 

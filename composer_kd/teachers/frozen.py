@@ -88,9 +88,8 @@ class FrozenTeacher:
             raise TeacherError(f'entry={entry!r} names weights in a checkpoint: give FrozenTeacher its checkpoint too')
         self.model = model
         self.input_adapter = input_adapter
-        self.name = name or (
-            without_credentials(os.fspath(checkpoint)) if checkpoint is not None else type(model).__name__
-        )
+        self.checkpoint = None if checkpoint is None else without_credentials(os.fspath(checkpoint))
+        self.name = name or self.checkpoint or type(model).__name__
         self._forward = forward
         self._by_index = forward is not None and _has_index(forward)
         self._settings: dict[str, Any] | None = None

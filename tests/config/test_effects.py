@@ -27,6 +27,7 @@ def test_what_changes_no_result_is_output_loading_and_what_counts_elsewhere():
         *('run_name', 'loggers', 'variables', 'profiler', 'autoresume', 'progress_bar', 'log_to_console'),
         *('console_log_interval', 'save_folder', 'save_interval', 'save_overwrite', 'save_weights_only'),
         *('save_num_checkpoints_to_keep', 'device_eval_batch_size', 'allow_imports'),
+        *('save_filename', 'save_latest_filename', 'python_log_level', 'compile_config'),
     }
     loaders = {key for key in free if key.startswith(('train_loader', 'eval_loader'))}
     assert loaders == {f'{loader}.{name}' for loader in ('train_loader', 'eval_loader') for name in LOADING}

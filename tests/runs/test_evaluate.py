@@ -77,7 +77,7 @@ def test_a_run_of_another_machine_is_evaluated_on_this_one(finished, tmp_path):
 
 @pytest.mark.parametrize(
     ('argument', 'said'),
-    [('yamls/digits/kd.yaml', 'is not a checkpoint'), ('s3://bucket/x.pt', 'a URI cannot be opened')],
+    [('yamls/digits/kd.yaml', 'is not a checkpoint'), ('s3://bucket/x.pt', 'cannot be fetched')],
 )
 def test_what_is_no_checkpoint_of_this_machine_is_refused(argument, said, capsys):
     assert main(['evaluate', argument]) == 2

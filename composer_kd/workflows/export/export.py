@@ -37,6 +37,7 @@ def export_run(
     command: str = '',
     done: Callable[[Exported], None] = lambda exported: None,
     net: str | None = None,
+    license: str | None = None,
 ) -> list[Exported]:
     """Writes the student of a run in one or several formats, each verified and with a model card.
 
@@ -45,7 +46,8 @@ def export_run(
     Args:
         written: The run, as in ``open_run``: a run folder, a checkpoint or a YAML file. It needs a checkpoint.
         to: The names of the formats.
-        out: The folder in which each format gets a subfolder; by default ``export`` beside the checkpoint.
+        out: The folder in which each format gets a subfolder; by default ``export`` beside the
+            checkpoint; for a run behind a URI in a folder of the run's name in the working folder.
         bench: Results of ``composer-kd bench`` with this run: the file or its folder. The model card then has a table
             of latency and throughput.
         config: The run's YAML; by default the ``config.yaml`` beside the checkpoint or in a folder above it.
@@ -53,6 +55,7 @@ def export_run(
         done: A function that is called with each exported format.
         net: The name of a net that was trained beside the student, to be exported in its place: ``'exit.layer2'``, or
             that of a peer.
+        license: The licence for the model card, by its identifier on the Hugging Face Hub, such as ``'apache-2.0'``.
 
     Returns:
         The exported formats, in the order of ``to``.
@@ -76,15 +79,16 @@ def export_run(
         require_name(run, net)
     title = run.name if net is None else name_of_net(run, net)
     rows = _rows(bench, title)
-    folder = pathlib.Path(out) if out is not None else run.checkpoint.parent / 'export' / (net or '')
+    home = run.checkpoint.parent if run.address is None else pathlib.Path(run.name)
+    folder = pathlib.Path(out) if out is not None else home / 'export' / (net or '')
     make_folder(folder, '--out')
     with without_remarks():
         student = student_of(run) if net is None else net_of(run, net)
-        measured = final_or_measured(run, config).of(net or '', names_beside(run))
+        measured = final_or_measured(run).of(net or '', names_beside(run))
     written_formats = []
 
     def describe(exported: Exported) -> str:
-        return model_card(run, student, exported, measured, rows, command, net)
+        return model_card(run, student, exported, measured, rows, command, net, license)
 
     for target in targets:
         assert target is not None

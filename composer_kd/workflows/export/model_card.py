@@ -24,9 +24,10 @@ from composer_kd.presentation.tables import Table
 from composer_kd.presentation.templates import render
 from composer_kd.presentation.units import bytes_text, metric_text, number_text, percent, seconds_text, times
 from composer_kd.runs.beside import name_of_net
-from composer_kd.runs.evaluate import count_parameters, evaluate, metrics_of
-from composer_kd.runs.files import LATEST
+from composer_kd.runs.evaluate import count_parameters, evaluate_run, metrics_of
+from composer_kd.runs.files import latest_in
 from composer_kd.runs.saved import SavedRun
+from composer_kd.workflows.export.origins import evaluated_on, origins
 
 __all__ = ['Measured', 'final_or_measured', 'model_card', 'preparation']
 
@@ -67,6 +68,7 @@ def model_card(
     rows: Sequence[Row] = (),
     command: str = '',
     net: str | None = None,
+    license: str | None = None,
 ) -> str:
     """Writes the model card of an exported student.
 
@@ -78,11 +80,13 @@ def model_card(
         rows: The benchmark results of the run.
         command: The command line of the export.
         net: The name of the net beside the student that was exported in its place; ``None`` for the student.
+        license: The licence of the export, as the hub calls it; ``None`` to leave it open.
 
     Returns:
         Markdown with the front matter that the Hugging Face hub reads.
     """
     main = {name.removeprefix('metrics/eval/'): value for name, value in measured.metrics.items()}
+    known = origins(run)
     card = Card(
         title=run.name if net is None else name_of_net(run, net),
         summary=_summary(run, student, net),
@@ -91,6 +95,10 @@ def model_card(
         dataset=measured.on,
         metrics={known: round(main[name], 6) for name, known in _OF_THE_HUB.items() if name in main},
         tags=('knowledge-distillation', 'composer_kd') if run.is_distilled else ('composer_kd',),
+        license=license,
+        base_models=known.base_models,
+        datasets=known.datasets,
+        evaluated=evaluated_on(run),
     )
     return render(
         'workflows/export/model_card.md.j2',
@@ -107,6 +115,8 @@ def model_card(
         versions=[f'{name} {importlib.metadata.version(name)}' for name in ('torch', *exported.target.packages)],
         speed=_speed(rows),
         command=last_parts(command),
+        origins=known,
+        composer_kd=importlib.metadata.version('composer_kd'),
         **_training(run),
     )
 
@@ -133,12 +143,11 @@ class Measured:
         return Measured(metrics_of(self.metrics, net, beside), self.on)
 
 
-def final_or_measured(run: SavedRun, config: str | pathlib.Path | None = None) -> Measured:
+def final_or_measured(run: SavedRun) -> Measured:
     """Returns the metrics of a run's checkpoint on the run's evaluation data.
 
     Args:
         run: A run with a checkpoint.
-        config: The run's YAML, as in ``open_run``.
 
     Returns:
         The final metrics that the run saved, if the checkpoint is its latest; else those of an evaluation, which runs
@@ -146,9 +155,9 @@ def final_or_measured(run: SavedRun, config: str | pathlib.Path | None = None) -
     """
     assert run.checkpoint is not None
     noted = {name: value for name, value in run.metrics.items() if name.startswith('metrics/')}
-    if noted and run.checkpoint.name == LATEST and _is_of(run.checkpoint, run.folder):
+    if noted and _is_latest(run):
         return Measured(noted, _noted_on(run))
-    return Measured(evaluate(run.checkpoint, config).metrics, _words(run, run.written.get('eval_loader') or {}))
+    return Measured(evaluate_run(run).metrics, _words(run, run.written.get('eval_loader') or {}))
 
 
 def preparation(dataset: Any) -> str:
@@ -259,13 +268,18 @@ def _noted_on(run: SavedRun) -> str:
 
 
 def _words(run: SavedRun, loader: Mapping[str, Any]) -> str:
-    """Describes the data set of a loader, with its options and the number of samples."""
+    """Describes the data set of an evaluation's loader, with its options and the number of samples."""
+    most = run.config.eval_subset_num_batches
+    part = [f'the first {most * run.config.device_eval_batch_size:,} samples'] if most != -1 else []
+    return _words_of(loader, part)
+
+
+def _words_of(loader: Mapping[str, Any], part: Sequence[str] = ()) -> str:
     dataset = dict(loader.get('dataset') or {})
     name = str(dataset.pop('name', 'data'))
     said = [f'{key}: {value}' for key, value in dataset.items() if isinstance(value, str | int | float)]
     said += [f'held out: {loader["hold_out"]}'] if loader.get('hold_out') is not None else []
-    most = run.config.eval_subset_num_batches
-    said += [f'the first {most * run.config.device_eval_batch_size:,} samples'] if most != -1 else []
+    said += part
     return last_parts(name + (f' ({", ".join(said)})' if said else ''))
 
 
@@ -277,9 +291,10 @@ def _training(run: SavedRun) -> dict[str, Any]:
         if key in told:
             told[key] = {name: told[key][name] for name in _OF_A_LOADER if told[key].get(name)}
     units = {f'time/{unit}': plural for unit, plural in _UNITS.items()}
-    is_last = run.checkpoint.name == LATEST and all(name in run.metrics for name in units)
+    is_last = _is_latest(run) and all(name in run.metrics for name in units)
     return {
         'checkpoint': run.checkpoint.name,
+        'trained_on': _words_of(run.written.get('train_loader') or {}),
         'teachers': [
             (teacher.name or teacher.model.name, last_parts(teacher.checkpoint or ''))
             for teacher in run.config.teachers
@@ -296,5 +311,7 @@ def _without_defaults(value: Any) -> Any:
     return [_without_defaults(one) for one in value] if isinstance(value, list) else value
 
 
-def _is_of(checkpoint: pathlib.Path, folder: pathlib.Path | None) -> bool:
-    return folder is not None and folder.resolve() == checkpoint.parent.resolve()
+def _is_latest(run: SavedRun) -> bool:
+    """Whether the checkpoint is the latest of the folder that the run's records lie in."""
+    assert run.checkpoint is not None
+    return run.folder is not None and latest_in(run.folder).absolute() == run.checkpoint.absolute()

@@ -21,20 +21,21 @@ from composer_kd.config.markers import Effect
 from composer_kd.config.schema import elsewhere
 from composer_kd.config.secrets import hidden
 from composer_kd.errors import Attempts, CheckpointNotFoundError, ConfigError
+from composer_kd.presentation.addresses import without_credentials
 from composer_kd.presentation.console import terminal
 from composer_kd.presentation.settings import leaves
 from composer_kd.reports import Curve, Evidence, ModelEvidence, Report, write_report
 from composer_kd.runs.beside import names_beside, written_model
 from composer_kd.runs.compared import ComparedModel, compared_models, evaluation_run, teacher_weights
-from composer_kd.runs.evaluate import metrics_of
-from composer_kd.runs.files import CONFIG_FILE, LATEST, METRICS_FILE, make_folder
+from composer_kd.runs.evaluate import evaluate_run, metrics_of
+from composer_kd.runs.files import CONFIG_FILE, METRICS_FILE, latest_in, make_folder
 from composer_kd.runs.saved import SavedRun, open_runs
 from composer_kd.workflows.report.ensembles import ensemble_notes
 from composer_kd.workflows.report.predict import Answering
 from composer_kd.workflows.report.timings import found_beside, given, measured_now
 from composer_kd.workflows.report.wandb import destination, send
 
-__all__ = ['ReportOptions', 'gather', 'report']
+__all__ = ['ReportOptions', 'curves_in', 'gather', 'report']
 
 SET_ASIDE = (Effect.MICROBATCH, Effect.SEED, Effect.EVALUATION)
 """The settings in which the runs of one row may differ; a row is a mean over runs with different seeds."""
@@ -114,7 +115,7 @@ def gather(runs: Sequence[SavedRun], options: ReportOptions, console: Console) -
     _require_checkpoints(runs)
     _require_metrics(runs)
     evaluated = evaluation_run(runs)
-    answering = Answering(evaluated)
+    answering = Answering.of_run(evaluated)
     listed, left_out = _compared_models(runs, answering.num_classes)
     timings = _timings(options, listed)
     models = []
@@ -151,7 +152,13 @@ def _compared_models(runs: Sequence[SavedRun], num_classes: int | None) -> tuple
 
 
 def _command_of(options: ReportOptions) -> str:
-    words = ['composer-kd', 'report', *map(str, options.runs), '--out', str(options.out)]
+    words = [
+        'composer-kd',
+        'report',
+        *(without_credentials(str(one)) for one in options.runs),
+        '--out',
+        str(options.out),
+    ]
     for name, value in (('--config', options.config), ('--bench', options.bench)):
         words += [] if value is None else [name, str(value)]
     return shlex.join([*words, *([] if options.with_bench else ['--no-bench'])])
@@ -202,8 +209,8 @@ def _with_records(found: ModelEvidence, compared: ComparedModel) -> ModelEvidenc
             found,
             settings=run.written,
             distilled_by=tuple(run.config.distilling),
-            metrics=run.metrics,
-            curves=_curves(run),
+            metrics=_metrics(run),
+            curves=curves_in(run.folder),
             command=_command(run),
         )
     elif compared.teacher is not None:
@@ -212,16 +219,26 @@ def _with_records(found: ModelEvidence, compared: ComparedModel) -> ModelEvidenc
     return dataclasses.replace(found, without_effect=free)
 
 
+def _metrics(run: SavedRun) -> dict[str, float]:
+    """The final metrics of a run; of another checkpoint than the latest, what an evaluation measures now."""
+    assert run.checkpoint is not None
+    latest = None if run.folder is None else latest_in(run.folder)
+    if not run.metrics or latest is None or latest.resolve() == run.checkpoint.resolve():
+        return run.metrics
+    noted = {name: value for name, value in run.metrics.items() if not name.startswith('metrics/')}
+    return {**noted, **evaluate_run(run).metrics}
+
+
 def _checkpoint(compared: ComparedModel) -> str | None:
     if compared.run is not None:
-        return str(compared.run.checkpoint)
+        return compared.run.address or str(compared.run.checkpoint)
     written = compared.teacher.checkpoint if compared.teacher is not None else None
     return hidden(written) if written is None or '://' in written else str(teacher_weights(written))
 
 
 def _command(run: SavedRun) -> str | None:
     """The command that trains a run once more, beside it."""
-    if run.folder is None:
+    if run.folder is None or run.address is not None:
         return None
     written = run.written.get('save_folder')
     follows = isinstance(written, str) and '{run_name}' in written
@@ -229,11 +246,19 @@ def _command(run: SavedRun) -> str | None:
     return shlex.join(['composer-kd', 'train', str(run.folder / CONFIG_FILE), *map('='.join, settings.items())])
 
 
-def _curves(run: SavedRun) -> dict[str, Curve]:
-    if run.folder is None or not (run.folder / HISTORY_FILE).is_file():
+def curves_in(folder: pathlib.Path | None) -> dict[str, Curve]:
+    """Reads the training curves of a run.
+
+    Args:
+        folder: The folder with its ``history.jsonl``; None for none.
+
+    Returns:
+        The curves by name, as in :class:`.ModelEvidence`; empty without a history, or with one that is damaged.
+    """
+    if folder is None or not (folder / HISTORY_FILE).is_file():
         return {}
     try:
-        history = _history(run.folder)
+        history = _history(folder)
     except ConfigError:
         return {}  # _missing makes a note of it
     names = {key for record in history for key in record}
@@ -268,7 +293,7 @@ def _history(folder: pathlib.Path) -> list[dict[str, Any]]:
 def _missing(run: SavedRun) -> list[str]:
     """Notes which records of a run are missing, and what the report lacks for this reason."""
     found = []
-    latest = None if run.folder is None else run.folder / LATEST
+    latest = None if run.folder is None else latest_in(run.folder)
     if run.checkpoint is not None and latest is not None and run.checkpoint.resolve() != latest.resolve():
         found.append(
             f'Of {run.name} the checkpoint {run.checkpoint.name} answers, not the latest; its training curves and what '

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -27,25 +27,43 @@ __all__ = ['Answering', 'why_not']
 
 
 class Answering:
-    """Computes the predictions of several models on the evaluation data of one run.
+    """Computes the predictions of several models on one set of evaluation data.
 
     Args:
-        run: The run with the evaluation data.
-
-    Raises:
-        ConfigError: If the run has no evaluation data, or the data cannot be found.
+        loader: The data: each iteration gives the same batches.
+        batches: Goes through the loader, and yields its batches in the form that models take.
+        description: The data, in words.
     """
 
-    def __init__(self, run: SavedRun) -> None:
-        self.run = run
-        self.loader = run.loader()
-        self.num_classes: int | None = getattr(self.loader.dataset, 'num_classes', None)
+    def __init__(self, loader: Iterable[Any], batches: Callable[[], Iterator[Any]], description: str) -> None:
+        self.dataset = getattr(loader, 'dataset', None)
+        self.batches = batches
+        self.description = description
+        self.num_classes: int | None = getattr(self.dataset, 'num_classes', None)
         self.device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
         self.first = next(self.batches())
         self.left_out: str | None = None
         self.labels: np.ndarray | None = None
         self.unlabelled = 0
         self.classes = 0
+
+    @classmethod
+    def of_run(cls, run: SavedRun) -> Answering:
+        """On the evaluation data of a run, up to its ``eval_subset_num_batches``.
+
+        Args:
+            run: The run with the evaluation data.
+
+        Raises:
+            ConfigError: If the run has no evaluation data, or the data cannot be found.
+        """
+        loader, most = run.loader(), run.config.eval_subset_num_batches
+        part = '' if most == -1 else f', the first {most} batches'
+
+        def batches() -> Iterator[Any]:
+            return itertools.islice(run.batches(loader), None if most == -1 else most)
+
+        return cls(loader, batches, f'{data_in_words(run)}{part}')
 
     def __call__(self, candidate: Candidate) -> ModelEvidence:
         """Evaluates one model.
@@ -69,13 +87,8 @@ class Answering:
     def evaluation_set(self) -> EvaluationSet:
         """Returns the labels and classes, or why predictions are left out; call it after evaluating all models."""
         labels = self.labels if self.labels is not None and self.left_out is None else np.zeros(0, dtype=np.int64)
-        names = tuple(_class_names(self.loader.dataset, self.classes)) if self.left_out is None else ()
-        return EvaluationSet(self._description(), labels, names, self.unlabelled, self.left_out)
-
-    def batches(self) -> Iterator[Any]:
-        """Iterates over the evaluation data, up to the run's ``eval_subset_num_batches``."""
-        most = self.run.config.eval_subset_num_batches
-        return itertools.islice(self.run.batches(self.loader), None if most == -1 else most)
+        names = tuple(_class_names(self.dataset, self.classes)) if self.left_out is None else ()
+        return EvaluationSet(self.description, labels, names, self.unlabelled, self.left_out)
 
     def _answers(self, inference: Inference) -> Predictions | None:
         parts: list[tuple[np.ndarray, ...]] = []
@@ -118,11 +131,6 @@ class Answering:
         ):  # the counter may print
             return count_flops(inference, one)
         return None
-
-    def _description(self) -> str:
-        most = self.run.config.eval_subset_num_batches
-        part = '' if most == -1 else f', the first {most} batches'
-        return f'{data_in_words(self.run)}{part}'
 
 
 def why_not(logits: Tensor, labels: Tensor | None) -> str | None:

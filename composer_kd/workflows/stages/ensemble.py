@@ -13,7 +13,6 @@ from composer_kd.config.stages import Stage
 from composer_kd.runs.build import build_model
 from composer_kd.runs.ensemble import Ensemble
 from composer_kd.runs.evaluate import evaluate_model
-from composer_kd.runs.files import LATEST
 from composer_kd.runs.loaders import build_loader, evaluation_data
 from composer_kd.teachers import load_weights
 
@@ -61,5 +60,5 @@ def evaluate_together(stages: Sequence[Stage]) -> dict[str, float]:
     loader = evaluation_loader(config)
     if loader is None:
         return {}
-    ensemble = build_ensemble([one.config for one in stages], [one.folder / LATEST for one in stages], loader)
+    ensemble = build_ensemble([one.config for one in stages], [one.latest for one in stages], loader)
     return evaluate_model(ensemble, loader, config)

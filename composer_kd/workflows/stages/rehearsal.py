@@ -20,7 +20,6 @@ from composer_kd.config.stages import Chain, Stage
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError
 from composer_kd.runs.build import build_trainer, check_components
 from composer_kd.runs.ending import closing, release
-from composer_kd.runs.files import LATEST
 from composer_kd.runs.folder import check_files
 from composer_kd.runs.preflight import check_autoresume
 from composer_kd.workflows.stages.ensemble import build_ensemble, evaluation_loader
@@ -44,13 +43,13 @@ def rehearse(chain: Chain, left: list[Stage]) -> None:
         ConfigError: If stages cannot be built; lists the errors of all.
     """
     folder = chain.folder / _FOLDER
-    stand_ins: dict[str, str | None] = {str(stage.folder / LATEST): None for stage in left}
+    stand_ins: dict[str, str | None] = {str(stage.latest): None for stage in left}
     attempt = Attempts()
     with _shared(folder):
         for stage in left:
             file = folder / f'{stage.name}.pt'
             if _tried(attempt, chain, stage, stand_ins, file):
-                stand_ins[str(stage.folder / LATEST)] = str(file)
+                stand_ins[str(stage.latest)] = str(file)
     attempt.finish()
 
 
@@ -94,7 +93,7 @@ def _build(chain: Chain, stage: Stage, stand_ins: Mapping[str, str | None], file
         warnings.simplefilter('ignore')  # said when the stage begins
         trainer = build_trainer(_taught_by(dataclasses.replace(config, **QUIET, **alone), stand_ins))
     with closing(trainer):
-        saves = _is_needed(stage, chain) and config.fsdp_config is None  # a sharded one may not fit in one process
+        saves = _is_needed(stage, chain) and config.sharding is None  # a sharded one may not fit in one process
         if saves:
             trainer.save_checkpoint(str(file), weights_only=True)
             dist.barrier()

