@@ -122,6 +122,7 @@ MEANT: Mapping[str, str] = {
     'cache': 'The folder of the store, or its address in an object store',
     'stage': 'The name of the stage, or `previous`',
     'batch_size': 'The number of samples in a batch',
+    'label': 'What it is called in the log',
     'tp': 'Tensor parallelism, which is left to scripts',
 }
 """What a key means, where neither a comment in the schema nor Composer's Trainer says it."""
@@ -346,7 +347,7 @@ def _sentence(text: str) -> str:
     return text.rstrip('.')
 
 
-DETAILED = ('algorithm', 'match', 'on_policy', 'teacher', 'adapter', 'loss', 'schedule', 'model', 'dataset')
+DETAILED = ('algorithm', 'match', 'on_policy', 'teacher', 'adapter', 'loss', 'schedule', 'model', 'dataset', 'callback')
 """The kinds of components whose options are listed; of the others the names."""
 
 
