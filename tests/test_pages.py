@@ -12,7 +12,8 @@ import torch
 from torch.utils.data import DataLoader
 
 import composer_kd.data
-from composer_kd.cli.main import COMMANDS, _parsed
+from composer_kd.cli.main import _parsed
+from composer_kd.config.shipped import located
 from tests.documents import ROOT, anchors, blocks, commands, links, pages, text_of
 
 TEACHER = 'textattack/bert-base-uncased-SST-2'
@@ -22,13 +23,13 @@ GOES_ON = [  # these go on from the start of the how-to guides
     for name in ('own_loss', 'own_teacher', 'several_teachers', 'own_algorithm', 'layers', 'plain_loop', 'resume')
 ]
 ALONE = [
+    'README.md',
     START,
     'docs/quickstart.md',
     *(f'docs/tutorials/{name}.md' for name in ('features', 'cut_a_bert', 'stored_teacher')),
     'docs/tutorials/timm_teacher.ipynb',
 ]
-TEXTS = {'docs/quickstart.md', 'docs/tutorials/cut_a_bert.md'}
-COMING = {'init', 'schema'} - set(COMMANDS)
+TEXTS = {'README.md', 'docs/quickstart.md', 'docs/tutorials/cut_a_bert.md'}
 OTHERS = '\n'.join(
     path.read_text(encoding='utf-8') for path in (ROOT / 'tests').rglob('*.py') if path != Path(__file__)
 )
@@ -47,6 +48,8 @@ def place(tmp_path, monkeypatch):
         composer_kd.data, 'digits', lambda split='train', **options: whole(split, subset=200, **options)
     )
     monkeypatch.setattr(composer_kd.data, 'glue', lambda *task, download, **options: fetched(*task, **options))
+    monkeypatch.setattr('composer_kd.workflows.report.timings.BUDGET', 0.01)
+    monkeypatch.setattr('composer_kd.workflows.report.timings.LARGEST_BATCH', 1)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -68,6 +71,8 @@ def run(page, namespace):
     for name, block in blocks(page, 'python'):
         if name == 'a student of timm':
             namespace['train_data'] = few_images()
+        if name == 'timm':
+            namespace['imagenet'] = few_images()
         exec(compile(block, f'{page}: {name}', 'exec'), namespace)
     return namespace
 
@@ -126,7 +131,7 @@ def test_commands_exist(page, capfd):
             if word.startswith('yamls/'):
                 assert (ROOT / word).is_file(), line
             if word.startswith('@'):
-                assert (ROOT / 'yamls' / f'{word[1:]}.yaml').is_file(), line
+                assert located(word).is_file(), line
         if not words or words[0].startswith('-'):
             continue
         try:
