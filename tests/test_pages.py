@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch.utils.data import DataLoader
 
 import composer_kd.data
 from composer_kd.cli.main import _parsed
+from composer_kd.config.load import load_config
 from composer_kd.config.shipped import located
+from composer_kd.config.stages import has_stages, load_chain
+from composer_kd.config.yaml_file import read_mapping
 from tests.documents import ROOT, anchors, blocks, commands, links, pages, text_of
 
 TEACHER = 'textattack/bert-base-uncased-SST-2'
@@ -106,7 +110,12 @@ def test_every_page_with_code_is_run():
             assert page in OTHERS or Path(page).name in OTHERS or f'{Path(page).parent.as_posix()}' in OTHERS, page
 
 
-@pytest.mark.parametrize('name', sorted(path.name for path in (ROOT / 'examples').glob('*.py')))
+EXAMPLES = sorted(path.name for path in (ROOT / 'examples').glob('*.py'))
+
+
+@pytest.mark.parametrize(
+    'name', [pytest.param(name, marks=[pytest.mark.slow] * (name == 'digits.py')) for name in EXAMPLES]
+)
 def test_examples_run(name, place, capfd):
     options = {
         'digits.py': ['--epochs', '1'],
@@ -138,6 +147,27 @@ def test_commands_exist(page, capfd):
             _parsed([word for word in words if word != '...'])
         except SystemExit:
             pytest.fail(f'{page}: {line}\n{capfd.readouterr().err}')
+
+
+WITH_YAML = ['README.md', 'docs/tutorials/few_labels.md', 'docs/tutorials/yaml_to_report.md'] + [
+    f'docs/how_to/{name}.md' for name in ('layers', 'several_teachers', 'trackers', 'trainer_arguments', 'script_runs')
+]
+
+
+@pytest.mark.parametrize('page', WITH_YAML)
+def test_yamls_of_a_page_are_right(page, tmp_path):
+    """Each in the place of the same keys of a YAML of the package, whose teachers it has unless it names its own."""
+    start = located('@digits' if page == 'README.md' else '@digits/kd')
+    found = blocks(page, 'yaml')
+    assert found
+    for number, (_, block) in enumerate(found):
+        settings = read_mapping(start)
+        teachers = settings['algorithms']['distillation']['teachers']
+        settings.update(yaml.safe_load(block))
+        settings['algorithms']['distillation'].setdefault('teachers', teachers)
+        file = tmp_path / f'{number}.yaml'
+        file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding='utf-8')
+        assert load_chain(file) if has_stages(file) else load_config(str(file))
 
 
 @pytest.mark.parametrize('page', pages())
