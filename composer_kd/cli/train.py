@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from composer_kd.cli.loading import load_composer
+
 __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
 
 HELP = 'train the run that a YAML file describes'
@@ -33,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Checks the configuration and trains."""
-    from composer_kd.config.yaml_file import require_file
-
-    require_file(options.yaml)  # before torch is imported, to report a mistyped name at once
+    load_composer(options.yaml, options.overrides)
     from composer_kd.config.stages import has_stages, load_chain
 
     if has_stages(options.yaml):

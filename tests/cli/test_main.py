@@ -43,7 +43,7 @@ def test_the_nearest_command_is_named(slip, meant, capsys):
     with pytest.raises(SystemExit) as left:
         main([slip, 'x.yaml'])
     assert left.value.code == 2
-    assert f"unknown command {slip!r}; did you mean {meant!r}" in capsys.readouterr().err
+    assert f'unknown command {slip!r}; did you mean {meant!r}' in capsys.readouterr().err
 
 
 def test_quiet_prints_results_alone_and_verbose_what_is_logged(tmp_path, capsys, caplog):
