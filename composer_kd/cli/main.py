@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from composer_kd import __version__
 from composer_kd.cli.arguments import add_common
-from composer_kd.config.shipped import located
+from composer_kd.config.shipped import is_shipped, located
 from composer_kd.config.trust import trusting
 from composer_kd.errors import ComposerKDError, nearest, stopped_by
 from composer_kd.presentation.speech import speaking
@@ -160,5 +160,5 @@ def _with_shipped(options: argparse.Namespace) -> None:
         value = getattr(options, name, None)
         if isinstance(value, (str, list)):
             several = value if isinstance(value, list) else [value]
-            found = [str(located(one)) for one in several]
+            found = [str(located(one)) if is_shipped(one) else one for one in several]  # a URI is no path
             setattr(options, name, found if isinstance(value, list) else found[0])
