@@ -27,6 +27,9 @@ COMMANDS = (
 )
 """Modules of ``composer_kd.cli``, in the order of ``--help``."""
 
+_MAY_BE_YAML = ('yaml', 'runs', 'run_', 'checkpoints', 'model', 'config')
+"""Arguments of the commands that may be a YAML of the package."""
+
 _SIGNALS = {signal.SIGINT: 'Ctrl-C', signal.SIGTERM: 'SIGTERM'}
 
 _ABOUT = """\
@@ -153,8 +156,9 @@ def _installed(name: str) -> str:
 
 def _with_shipped(options: argparse.Namespace) -> None:
     """Puts the files of the package in the place of ``@`` and their names, wherever an argument may be a YAML."""
-    for name, value in vars(options).items():
-        if name != 'overrides' and isinstance(value, (str, list)):
+    for name in _MAY_BE_YAML:
+        value = getattr(options, name, None)
+        if isinstance(value, (str, list)):
             several = value if isinstance(value, list) else [value]
-            found = [str(located(one)) if is_shipped(one) else one for one in several]
+            found = [str(located(one)) if is_shipped(one) else one for one in several]  # a URI is no path
             setattr(options, name, found if isinstance(value, list) else found[0])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from composer_kd.cli.loading import load_composer
+
 __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
 
 HELP = 'print a JSON schema of YAMLs, for editors'
@@ -27,9 +29,7 @@ def run(options: argparse.Namespace) -> None:
     """Prints the schema."""
     import json
 
-    from composer_kd.presentation.speech import loading
-
-    with loading():
-        from composer_kd.config.json_schema import json_schema
+    load_composer()
+    from composer_kd.config.json_schema import json_schema
 
     print(json.dumps(json_schema(), indent=1))

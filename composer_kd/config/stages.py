@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from composer_kd.config.check import faults_said, findings
+from composer_kd.config.check import findings
 from composer_kd.config.load import default_run_name
 from composer_kd.config.schema import PeerConfig, RunConfig, SourceConfig, TeacherConfig, local_folder
 from composer_kd.config.shipped import located
@@ -16,13 +16,20 @@ from composer_kd.config.stage_teachers import PREVIOUS, StageTeacherConfig, afte
 from composer_kd.config.stored import stored_teachers
 from composer_kd.config.trust import packages_in, trusting
 from composer_kd.config.yaml_file import read_mapping
-from composer_kd.config.yaml_source import STAGES, UNRESOLVED, Source, compose, read_settings
+from composer_kd.config.yaml_source import (
+    OF_STAGE,
+    STAGES,
+    UNRESOLVED,
+    Source,
+    compose,
+    faults_said,
+    read_settings,
+)
 from composer_kd.errors import ConfigError, nearest
 
 __all__ = ['Chain', 'Stage', 'has_stages', 'load_chain']
 
 OF_CHAIN = ('run_name', 'save_folder', 'autoresume', 'save_overwrite')
-OF_STAGE = ('yaml', 'generations', 'ensemble')
 MOST = 100  # generations of a stage
 
 

@@ -18,10 +18,13 @@ from composer_kd.config.shipped import located
 from composer_kd.config.yaml_file import MOST_LEVELS, NOT_YAML, read_mapping, with_names
 from composer_kd.errors import ConfigError, nearest
 
-__all__ = ['STAGES', 'UNRESOLVED', 'Source', 'compose', 'read_settings', 'read_source']
+__all__ = ['OF_STAGE', 'STAGES', 'UNRESOLVED', 'Source', 'compose', 'faults_said', 'read_settings', 'read_source']
 
 STAGES = 'stages'
 """The key of a YAML of several runs."""
+
+OF_STAGE = ('yaml', 'generations', 'ensemble')
+"""Keys of a stage that are no settings of its run."""
 
 
 class _Unresolved:
@@ -129,6 +132,13 @@ def read_settings(settings: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     for setting in settings:
         _override(source, setting)
     return _resolved(source), source.faults
+
+
+def faults_said(path: pathlib.Path, faults: Sequence[str]) -> ConfigError:
+    """The error for the faults of a YAML file."""
+    count = '1 fault' if len(faults) == 1 else f'{len(faults)} faults'
+    lines = '\n'.join(f'  {fault}' for fault in faults)
+    return ConfigError(f'{path}: {count}; nothing was started\n{lines}')
 
 
 def _override(source: Source, override: str) -> None:
