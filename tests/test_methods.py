@@ -84,6 +84,15 @@ def test_numbers_with_an_error_are_those_of_the_results(card):
     assert [number for number in re.findall(NUMBER, read(card)) if number not in measured] == []
 
 
+@pytest.mark.parametrize('card', [*CARDS, 'README', '../results'])
+def test_ratios_and_sizes_are_those_of_the_results(card):
+    """Numbers with three decimals, and those with a unit that is measured; those of code and settings are chosen."""
+    pattern = r'(?<![\d.])\d+\.\d{3}(?![\d.])|[\d.]+ [Mk]B|[\d.]+ \[-?[\d.]+, [\d.]+\]'
+    told = re.sub(r'```.*?```|\n## Settings\n.*?(?=\n## )', '', read(card), flags=re.DOTALL)
+    measured = RESULTS.replace(' us ', ' µs ')
+    assert [number for number in re.findall(pattern, told) if number.rstrip(']') not in measured] == []
+
+
 @pytest.mark.parametrize('card', CARDS)
 def test_commands_of_the_cards_are_those_of_the_results(card):
     for command in re.findall(r'`(python benchmarks/[^`]*)`', read(card)):
