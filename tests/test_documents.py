@@ -111,6 +111,15 @@ def test_examples_of_hugging_face(tmp_path, monkeypatch):
     assert namespace['student'].config.num_hidden_layers == 1
 
 
+def test_examples_of_benches_of_texts():
+    """The Python blocks of docs/bench_texts.md, in one namespace and in order."""
+    pytest.importorskip('transformers')
+    namespace: dict[str, object] = {}
+    text = (ROOT / 'docs/bench_texts.md').read_text(encoding='utf-8')
+    for block in re.findall(r'```python\n(.*?)```', text, re.DOTALL):
+        exec(compile(block, 'docs/bench_texts.md', 'exec'), namespace)
+
+
 @pytest.mark.parametrize('name', ['composer_kd', *MODULES])
 def test_examples_in_docstrings(name, monkeypatch):
     monkeypatch.chdir(ROOT)

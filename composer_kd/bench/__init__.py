@@ -6,10 +6,13 @@ from composer_kd.bench.devices import DEVICES, Device
 from composer_kd.bench.environment import environment
 from composer_kd.bench.files import write
 from composer_kd.bench.plan import plan
-from composer_kd.bench.results import BenchResults, Latency, Row, Setting, SpeedUp, Throughput
+from composer_kd.bench.results import BenchResults, Latency, Row, Setting, Throughput
 from composer_kd.bench.setting_run import Limits
+from composer_kd.bench.speed_up import SpeedUp
 from composer_kd.bench.suite import Watcher, bench
 from composer_kd.bench.tables import block, summary
+from composer_kd.bench.text_results import GenerationSpeed, TextSpeed
+from composer_kd.bench.texts import TextOptions
 
 __all__ = [
     'BACKENDS',
@@ -18,11 +21,14 @@ __all__ = [
     'BenchResults',
     'Candidate',
     'Device',
+    'GenerationSpeed',
     'Latency',
     'Limits',
     'Row',
     'Setting',
     'SpeedUp',
+    'TextOptions',
+    'TextSpeed',
     'Throughput',
     'Watcher',
     'bench',

@@ -17,6 +17,7 @@ from composer_kd.bench.failures import reason
 from composer_kd.bench.results import Row, Setting
 from composer_kd.bench.saved_forms import SavedForms
 from composer_kd.bench.size import count_flops, count_parameters
+from composer_kd.bench.texts import Texts
 
 __all__ = ['BuiltModel']
 
@@ -38,6 +39,7 @@ class BuiltModel:
         notes: Remarks that hold in every setting.
         parameters: The number of parameters.
         flops: Floating-point operations for one sample; ``None`` if they cannot be counted.
+        texts: Texts of any length for it; ``None`` if it reads none.
 
     Raises:
         ConfigError: If the model cannot be called with the batches.
@@ -51,6 +53,7 @@ class BuiltModel:
         self.notes: list[str] = []
         self.parameters = count_parameters(self.inference)
         self.flops = self._count_flops()
+        self.texts = Texts.of(self.inference, batches[0])
 
     @property
     def name(self) -> str:
@@ -68,6 +71,10 @@ class BuiltModel:
         first = self.inference.inputs_of(self.batches[0])
         chosen = torch.arange(size) % len(first[0])
         return tuple(tensor.index_select(0, chosen) for tensor in first)
+
+    def tokens(self, size: int) -> tuple[float | None, int | None]:
+        """The attended tokens of a sample of :meth:`inputs`, the mean, and its positions; ``None`` without texts."""
+        return (None, None) if self.texts is None else self.texts.of_data(size)
 
     def row(self, setting: Setting) -> Row:
         """Returns a row with the values that are known before the measurement."""

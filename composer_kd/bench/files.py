@@ -9,6 +9,8 @@ from typing import Any
 
 from composer_kd.bench.columns import COLUMNS, MISSING, by_setting, notes_of
 from composer_kd.bench.results import BenchResults, Row
+from composer_kd.bench.text_tables import LEGEND as TEXT_LEGEND
+from composer_kd.bench.text_tables import rows_of_texts, texts_in_markdown
 from composer_kd.presentation.files import write_file
 from composer_kd.presentation.tables import Table, as_csv, as_markdown
 from composer_kd.presentation.units import count_text, number_text, seconds_text
@@ -16,6 +18,7 @@ from composer_kd.presentation.units import count_text, number_text, seconds_text
 __all__ = ['FILES', 'markdown', 'write']
 
 FILES = ('bench.json', 'bench.csv', 'bench.md')
+TEXT_FILE = 'bench_texts.csv'
 
 LEGEND = """\
 Latency: single calls with one sample, the device waited for before and after each; the IQR is that of the medians of
@@ -28,7 +31,7 @@ fp16 cast weights and inputs (`model.to(dtype)`), and the logits back."""
 
 
 def write(results: BenchResults, folder: pathlib.Path) -> None:
-    """Writes ``bench.json``, ``bench.csv`` and ``bench.md``.
+    """Writes ``bench.json``, ``bench.csv`` and ``bench.md``; for models of texts also ``bench_texts.csv``.
 
     Args:
         results: The results so far.
@@ -39,6 +42,11 @@ def write(results: BenchResults, folder: pathlib.Path) -> None:
     write_file(folder / 'bench.json', json.dumps(results.as_mapping(), indent=2) + '\n')
     write_file(folder / 'bench.md', markdown(results))
     write_file(folder / 'bench.csv', as_csv([_flat(row) for row in results.rows]))
+    texts = [line for row in results.rows for line in rows_of_texts(row)]
+    if texts:
+        write_file(folder / TEXT_FILE, as_csv(texts))
+    else:
+        (folder / TEXT_FILE).unlink(missing_ok=True)  # of an earlier benchmark
 
 
 def _flat(row: Row) -> dict[str, Any]:
@@ -63,6 +71,9 @@ def _flat(row: Row) -> dict[str, Any]:
             f'{one.batch}: {one.failed if one.samples_per_second is None else f"{one.samples_per_second:.6g}"}'
             for one in row.throughput
         ),
+        'tokens_per_second': getattr(best, 'tokens_per_second', None),
+        'tokens_per_sample': getattr(best, 'tokens', None),
+        'positions_per_sample': getattr(best, 'positions', None),
         'peak_memory_bytes': row.peak_memory_bytes,
         'energy_joules': row.energy_joules,
         'accuracy': row.accuracy,
@@ -84,6 +95,8 @@ def markdown(results: BenchResults) -> str:
     """
     models = {row.model: row for row in results.rows}
     lines = ['# What the models cost to run', '', LEGEND, '']
+    if any(row.texts for row in results.rows):
+        lines += [TEXT_LEGEND, '']
     if results.data:
         lines += [f'Evaluated on {results.samples:,} samples of {results.data}.', '']
     cells = [[row.model, row.role, number_text(row.parameters or 0), count_text(row.flops)] for row in models.values()]
@@ -101,6 +114,8 @@ def _of_setting(rows: Sequence[Row]) -> list[str]:
     done = [row for row in rows if row.failed is None]
     cells = [[row.model, *(column.cell(row) for column in COLUMNS)] for row in done]
     table = [_table(['model', *(column.heading for column in COLUMNS)], cells, left=1)] if done else []
+    for title, headings, body in texts_in_markdown(rows):
+        table += ['', f'### {title}', '', _table(headings, body, left=1)]
     notes = [f'* {note}' for note in notes_of(rows)]
     return [*table, *([''] if table and notes else []), *notes]
 

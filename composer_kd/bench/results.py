@@ -8,6 +8,8 @@ import pathlib
 from dataclasses import dataclass, field
 from typing import Any
 
+from composer_kd.bench.speed_up import SpeedUp
+from composer_kd.bench.text_results import GenerationSpeed, TextSpeed, read_generation, read_texts
 from composer_kd.errors import ConfigError
 
 __all__ = ['BenchResults', 'Latency', 'Row', 'Setting', 'SpeedUp', 'Throughput']
@@ -63,36 +65,21 @@ class Throughput:
         samples_per_second: The median over the rounds; ``None`` after a failure.
         iqr: The interquartile range over the rounds; ``None`` after a failure.
         failed: The reason of a failure, such as ``'out of memory'``; otherwise ``None``.
+        tokens: For texts, the attended tokens of a sample of this batch, the mean.
+        positions: For texts, the positions of a sample, padding included.
     """
 
     batch: int
     samples_per_second: float | None
     iqr: float | None = None
     failed: str | None = None
-
-
-@dataclass(frozen=True)
-class SpeedUp:
-    """The speed-up over another model at batch size 1, from interleaved rounds.
-
-    In each round it is the other model's median latency divided by this model's; above 1, this model is faster.
-
-    Args:
-        against: The name of the other model.
-        median: The median over the rounds.
-        low: The lower quartile.
-        high: The upper quartile.
-    """
-
-    against: str
-    median: float
-    low: float
-    high: float
+    tokens: float | None = None
+    positions: int | None = None
 
     @property
-    def is_clear(self) -> bool:
-        """Whether the difference exceeds the noise: both quartiles lie on the same side of 1."""
-        return self.low > 1 or self.high < 1
+    def tokens_per_second(self) -> float | None:
+        """The attended tokens per second; ``None`` after a failure, and for other data than texts."""
+        return None if self.samples_per_second is None or self.tokens is None else self.samples_per_second * self.tokens
 
 
 @dataclass
@@ -120,6 +107,8 @@ class Row:
         failed: The reason of a failure in this setting; otherwise ``None``.
         notes: Remarks on this row.
         speed_up: The speed-up over its teacher in the same setting; ``None`` for a teacher, or if either failed.
+        texts: For models of texts, the speed at each length and batch size, without padding.
+        generation: For models that write, the speed of writing after prompts of each length and batch size.
     """
 
     model: str
@@ -139,6 +128,8 @@ class Row:
     failed: str | None = None
     notes: list[str] = field(default_factory=list)
     speed_up: SpeedUp | None = None
+    texts: list[TextSpeed] = field(default_factory=list)
+    generation: list[GenerationSpeed] = field(default_factory=list)
 
     @property
     def fidelity(self) -> float | None:
@@ -215,5 +206,7 @@ def _row(written: dict[str, Any]) -> Row:
         latency=Latency(**latency) if latency is not None else None,
         speed_up=SpeedUp(**speed_up) if speed_up is not None else None,
         throughput=[Throughput(**one) for one in content.pop('throughput')],
+        texts=read_texts(content.pop('texts', [])),
+        generation=read_generation(content.pop('generation', [])),
         **content,
     )

@@ -7,7 +7,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,10 +19,13 @@ from composer_kd.bench.devices import Device
 from composer_kd.bench.energy import meter_for
 from composer_kd.bench.failures import reason
 from composer_kd.bench.predictions import accuracy, answer, same
+from composer_kd.bench.reading import Reader, read_cells
 from composer_kd.bench.references import Reference
-from composer_kd.bench.results import Row, Setting
+from composer_kd.bench.results import Row, Setting, Throughput
 from composer_kd.bench.saved_forms import Loaded
+from composer_kd.bench.texts import TextPlan
 from composer_kd.bench.timing import Rounds, Run, as_latency, speed_up, time_calls, warm_up
+from composer_kd.bench.writing import Writer, write_cells
 from composer_kd.presentation.roles import TEACHER
 
 __all__ = ['Limits', 'SettingRun']
@@ -30,6 +33,7 @@ __all__ = ['Limits', 'SettingRun']
 LATENCY_SHARE, THROUGHPUT_SHARE = 0.3, 0.7
 WARM_UP_SHARE = 0.1
 FEW_CALLS = 100
+NO_TEXTS = TextPlan()
 ENERGY_SECONDS = 1.0
 """The duration of the energy measurement. Counters update a thousand (RAPL) or ten times (NVML) a second."""
 
@@ -39,7 +43,8 @@ class Limits:
     """Limits of a benchmark.
 
     Args:
-        budget: Seconds of timing per model and setting, in addition to loading, exporting, compiling and evaluating.
+        budget: Seconds of timing per model and setting, in addition to loading, exporting, compiling and evaluating;
+            for a model of texts as many again for texts of several lengths, and for one that writes, for writing.
         max_batch: The largest batch size.
     """
 
@@ -59,6 +64,7 @@ class SettingRun:
         limits: The limits of the benchmark.
         rng: Shuffles the order in which models take turns.
         say: Called with a description of each step.
+        plan: The lengths and batch sizes of texts.
     """
 
     def __init__(
@@ -71,11 +77,12 @@ class SettingRun:
         limits: Limits,
         rng: random.Random,
         say: Callable[[str], None],
+        plan: TextPlan = NO_TEXTS,
     ) -> None:
         self.setting, self.backend, self.device = setting, backend, device
         self.models = {model.name: model for model in models}
         self.references, self.limits = references, limits
-        self.rng, self.say = rng, say
+        self.rng, self.say, self.plan = rng, say, plan
         self.rows = {model.name: model.row(setting) for model in models}
         self.loaded: dict[str, Loaded] = {}
 
@@ -92,6 +99,8 @@ class SettingRun:
             with torch.inference_mode():
                 self._time_latency()
                 self._time_throughput()
+                self._time_reading()
+                self._time_writing()
                 for model in self.models.values():
                     if model.name in self.loaded:
                         self._evaluate(model)
@@ -172,10 +181,48 @@ class SettingRun:
         sweep(sweeps, self.device, seconds, self.limits.max_batch, self.rng)
         for name, one in sweeps.items():
             row = self.rows[name]
-            row.throughput = one.found
+            row.throughput = [self._with_tokens(self.models[name], found) for found in one.found]
             row.notes += [one.note] if one.note else []
             if row.best_throughput is not None:
                 self._measure_costs(self.models[name], row.best_throughput.batch)
+
+    def _with_tokens(self, model: BuiltModel, found: Throughput) -> Throughput:
+        tokens, positions = model.tokens(found.batch)
+        return replace(found, tokens=tokens, positions=positions)
+
+    def _time_reading(self) -> None:
+        recorded = self.backend.recorded
+        readers = {
+            name: Reader(loaded.call, model.texts, model.inference if recorded else None, self._teacher_of(name))
+            for name, loaded in self.loaded.items()
+            if (model := self.models[name]).texts is not None
+        }
+        if not readers or not self.plan.texts:
+            return
+        self.say('texts of several lengths')
+        precision, budget = self.setting.precision, self.limits.budget
+        found = read_cells(readers, self.plan.texts, self.device, budget, precision, self.rng)
+        for name, speeds in found.items():
+            self.rows[name].texts = speeds
+
+    def _time_writing(self) -> None:
+        if not self.plan.prompts:
+            return
+        writers = {}
+        for name, loaded in self.loaded.items():
+            texts = self.models[name].texts
+            if texts is None or not texts.writes:
+                continue
+            try:
+                writers[name] = Writer(self.backend.writer(loaded.call), texts, self._teacher_of(name))
+            except Exception as error:  # backends of users raise errors of any type
+                self.rows[name].notes.append(f'writing is not timed: {reason(error)}')
+        if not writers:
+            return
+        self.say('writing')
+        found = write_cells(writers, self.plan, self.device, self.limits.budget, self.rng)
+        for name, speeds in found.items():
+            self.rows[name].generation = speeds
 
     def _measure_costs(self, model: BuiltModel, size: int) -> None:
         """Measures memory and energy at the batch size of the best throughput."""

@@ -21,6 +21,7 @@ from composer_kd.bench.predictions import first_samples, size_of
 from composer_kd.bench.references import references
 from composer_kd.bench.results import BenchResults, Row, Setting
 from composer_kd.bench.setting_run import Limits, SettingRun
+from composer_kd.bench.texts import TextOptions, text_plan
 from composer_kd.errors import ConfigError, nearest
 
 __all__ = ['Watcher', 'bench']
@@ -51,6 +52,7 @@ def bench(
     seed: int = 0,
     backends: Mapping[str, Backend] = BACKENDS,
     watcher: Watcher | None = None,
+    texts: TextOptions | None = None,
 ) -> BenchResults:
     """Measures speed, memory, energy and accuracy of models in several settings.
 
@@ -70,6 +72,7 @@ def bench(
         seed: The seed of the order in which models take turns.
         backends: All backends by name, including your own.
         watcher: Receives the progress and, after each setting, the results so far.
+        texts: For models of texts, the lengths, batch sizes and new tokens that are timed too.
 
     Returns:
         The rows in the order of the settings, with a description of the machine and the versions.
@@ -97,18 +100,20 @@ def bench(
         raise ConfigError(f'expected batches and settings, got {len(kept)} batches and {len(settings)} settings')
     began = time.perf_counter()
     names = list(dict.fromkeys(setting.device for setting in settings))
-    results = BenchResults([], environment(names), command, data, sum(map(size_of, kept)), busy())
+    found = busy()
+    results = BenchResults([], environment(names), command, data, sum(map(size_of, kept)), found)
     with tempfile.TemporaryDirectory(prefix='composer_kd_bench_') as folder:
         watcher.say('building the models')
         models = [BuiltModel(one, kept, pathlib.Path(folder, str(number))) for number, one in enumerate(candidates)]
+        cells = text_plan([model.texts for model in models], texts or TextOptions())
         known = references(models, DEVICES[names[-1]], watcher.say)
         rng = random.Random(seed)
         for number, setting in enumerate(settings, 1):
             watcher.start(setting, number, len(settings))
             backend, device = backends[setting.backend], DEVICES[setting.device]
-            rows = SettingRun(setting, backend, device, models, known, limits, rng, watcher.say).run()
+            rows = SettingRun(setting, backend, device, models, known, limits, rng, watcher.say, cells).run()
             results.rows += rows
-            results.warnings += doubts(rows)
+            results.warnings = [*found, *doubts(results.rows)]
             results.seconds = time.perf_counter() - began
             watcher.finish(results, rows)
     return results

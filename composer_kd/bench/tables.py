@@ -11,6 +11,7 @@ from rich.text import Text
 
 from composer_kd.bench.columns import COLUMNS, MISSING, Column, notes_of
 from composer_kd.bench.results import BenchResults, Row
+from composer_kd.bench.text_tables import columns_of_texts
 from composer_kd.presentation.units import number_text, percent, seconds_text
 
 __all__ = ['FAITHFUL', 'block', 'summary', 'quickest', 'most']
@@ -31,7 +32,16 @@ def block(rows: Sequence[Row], width: int = WIDE) -> RenderableType:
     Returns:
         The table and its notes, for ``rich``.
     """
-    columns = _fitting(rows, width)
+    tables = [_table(rows, COLUMNS, width)]
+    texts = columns_of_texts(rows)
+    if texts:
+        tables.append(_table([row for row in rows if row.failed is None], texts, width))
+    notes = [Text(f'  {note}', style='dim') for note in notes_of(rows)]
+    return Group(Text(str(rows[0].setting), style='bold'), *tables, *notes, Text(''))
+
+
+def _table(rows: Sequence[Row], wanted: Sequence[Column], width: int) -> Table:
+    columns = _fitting(rows, wanted, width)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column('model', no_wrap=True)
     for column in columns:
@@ -39,19 +49,18 @@ def block(rows: Sequence[Row], width: int = WIDE) -> RenderableType:
     for row in rows:
         cells = ['failed', *[''] * (len(columns) - 1)] if row.failed else [_cell(column, row) for column in columns]
         table.add_row(row.model, *cells, style='red' if row.failed else None)
-    notes = [Text(f'  {note}', style='dim') for note in notes_of(rows)]
-    return Group(Text(str(rows[0].setting), style='bold'), table, *notes, Text(''))
+    return table
 
 
 def _cell(column: Column, row: Row) -> str:
     return column.cell(row) or MISSING
 
 
-def _fitting(rows: Sequence[Row], width: int) -> list[Column]:
+def _fitting(rows: Sequence[Row], wanted: Sequence[Column], width: int) -> list[Column]:
     """The columns that have values and fit into the width."""
     done = [row for row in rows if row.failed is None]
-    cells = {column: [_cell(column, row) for row in done] for column in COLUMNS}
-    kept = [column for column in COLUMNS if any(cell != MISSING for cell in cells[column])] or list(COLUMNS[:1])
+    cells = {column: [_cell(column, row) for row in done] for column in wanted}
+    kept = [column for column in wanted if any(cell != MISSING for cell in cells[column])] or list(wanted[:1])
 
     def taken() -> int:
         widths = [max(map(len, [column.heading, *cells[column]])) for column in kept]
@@ -73,12 +82,15 @@ def summary(results: BenchResults) -> RenderableType:
     """
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column('model', no_wrap=True)
-    for heading in ('parameters', 'accuracy', 'latency', 'quickest in', 'samples/s', 'most in'):
+    writes = any(one.token_seconds is not None for row in results.rows for one in row.generation)
+    headings = ['parameters', 'accuracy, %', 'latency', 'quickest in', 'samples/s', 'most in']
+    for heading in [*headings, *(['next token', 'written in'] if writes else [])]:
         table.add_column(heading, justify='left' if heading.endswith(' in') else 'right')
     for device in dict.fromkeys(row.setting.device for row in results.rows):
         rows = [row for row in results.rows if row.setting.device == device]
         for model in dict.fromkeys(row.model for row in rows):
-            cells = _best([row for row in rows if row.model == model])
+            mine = [row for row in rows if row.model == model]
+            cells = [*_best(mine), *(_written(mine) if writes else [])]
             table.add_row(*(cell or MISSING for cell in cells))
     title = Text('The best way of each model, of those with an output match of 99 % or more', style='bold')
     return Group(title, table)
@@ -99,6 +111,15 @@ def _best(rows: Sequence[Row]) -> list[str]:
         number_text(None if best is None else best.samples_per_second),
         _how(many),
     ]
+
+
+def _written(rows: Sequence[Row]) -> list[str]:
+    """The shortest time from one new token to the next, and where."""
+    timed = [(one.token_seconds, row) for row in _faithful(rows) for one in row.generation if one.token_seconds]
+    if not timed:
+        return ['', '']
+    seconds, row = min(timed, key=lambda pair: pair[0])
+    return [seconds_text(seconds), _how(row)]
 
 
 def _how(row: Row | None) -> str:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from composer_kd.bench.failures import reason
-from composer_kd.bench.results import Latency, SpeedUp
+from composer_kd.bench.results import Latency
+from composer_kd.bench.speed_up import SpeedUp
 
 if TYPE_CHECKING:
     from torch.utils.benchmark import Timer
@@ -28,8 +29,11 @@ __all__ = [
     'Rounds',
     'Run',
     'as_latency',
+    'ratio_of_rounds',
+    'rounds_in',
     'speed_up',
     'spread',
+    'take_turns',
     'time_blocks',
     'time_calls',
     'timer_class',
@@ -109,12 +113,12 @@ def time_calls(
     Returns:
         The seconds of each model's calls, by round; and the failures.
     """
-    rounds = _rounds(seconds, max(estimates[name] for name in runs))
+    rounds = rounds_in(seconds, max(estimates[name] for name in runs))
     turns = {
         name: functools.partial(_single_calls, run, clock, seconds / rounds, estimates[name])
         for name, run in runs.items()
     }
-    return _take_turns(turns, rounds, rng)
+    return take_turns(turns, rounds, rng)
 
 
 def _single_calls(run: Run, clock: Clock, seconds: float, estimate: float) -> list[float]:
@@ -146,9 +150,9 @@ def time_blocks(
         The timing of each model; and the failures.
     """
     # Doubled, because each model also makes calls to determine the size of its blocks.
-    rounds = min(FEWER_ROUNDS, _rounds(seconds, 2 * max(estimates[name] for name in runs)))
+    rounds = min(FEWER_ROUNDS, rounds_in(seconds, 2 * max(estimates[name] for name in runs)))
     turns = {name: _Blocks(run, clock, seconds / rounds) for name, run in runs.items()}
-    found, failed = _take_turns(turns, rounds, rng)
+    found, failed = take_turns(turns, rounds, rng)
     return {name: Blocks(medians, turns[name].spent) for name, medians in found.items()}, failed
 
 
@@ -178,9 +182,19 @@ class _Blocks:
         return measured.median
 
 
-def _take_turns(
+def take_turns(
     turns: Mapping[str, Callable[[], T]], rounds: int, rng: random.Random
 ) -> tuple[dict[str, list[T]], Failures]:
+    """Measures in rounds, in each of which every model has one turn; the order is shuffled.
+
+    Args:
+        turns: What measures a model once, by name.
+        rounds: The number of rounds.
+        rng: Shuffles the order.
+
+    Returns:
+        What each model's turns returned, by round; and the failures, whose models have no results.
+    """
     found: dict[str, list[T]] = {name: [] for name in turns}
     failed: Failures = {}
     order = list(turns)
@@ -231,7 +245,25 @@ def speed_up(against: str, theirs: Rounds, ours: Rounds) -> SpeedUp:
         >>> speed_up('teacher', [[2.0], [4.0], [2.0]], [[1.0], [1.0], [1.0]]).median
         2.0
     """
-    ratios = [statistics.median(their) / statistics.median(our) for their, our in zip(theirs, ours)]
+    return ratio_of_rounds(against, list(map(statistics.median, theirs)), list(map(statistics.median, ours)))
+
+
+def ratio_of_rounds(against: str, theirs: Sequence[float], ours: Sequence[float]) -> SpeedUp:
+    """Computes the speed-up of a model over another one, from one time for each of the same rounds.
+
+    Args:
+        against: The name of the other model.
+        theirs: The seconds of the other model, by round.
+        ours: The model's own seconds, by round.
+
+    Returns:
+        The median and quartiles, over the rounds, of the ratio.
+
+    Example:
+        >>> ratio_of_rounds('teacher', [2.0, 4.0, 2.0], [1.0, 1.0, 1.0]).high
+        3.0
+    """
+    ratios = [their / our for their, our in zip(theirs, ours)]
     low, high = _quartiles(ratios)
     return SpeedUp(against, statistics.median(ratios), low, high)
 
@@ -260,7 +292,8 @@ def _quartiles(values: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
-def _rounds(seconds: float, longest: float) -> int:
+def rounds_in(seconds: float, longest: float) -> int:
+    """The number of rounds for a time per model, where the longest turn takes ``longest`` seconds."""
     return max(FEWEST_ROUNDS, min(MOST_ROUNDS, int(seconds / (2 * longest))))
 
 

@@ -20,6 +20,8 @@ evaluation data, to show a loss of accuracy beside a gain in speed. RUN is
   a YAML                     its run if it was trained, otherwise its model with random weights, whose
                              accuracy is not measured
 bench.json, bench.csv and bench.md are updated after each setting, so Ctrl-C keeps the results so far.
+Models of texts are also timed at several lengths, without padding, and models that write (causal
+language models, encoder-decoders) are timed as they do: the first token, and those after it.
 torch.compile takes about a minute per model on a CPU and is off by default there: use --backends all
 """
 
@@ -58,6 +60,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--samples', type=positive, default=1000, metavar='N', help='number of evaluation samples, default: %(default)s'
     )
+    parser.add_argument(
+        '--lengths', type=_counts, metavar='32,128',
+        help='models of texts: lengths in tokens, of prompts too; default: 32, 128, 512, as far as they are taken',
+    )  # fmt: skip
+    parser.add_argument(
+        '--batch-sizes', type=_counts, default=[1, 8, 32], metavar='1,8',
+        help='models of texts: batch sizes at each length, default: 1,8,32',
+    )  # fmt: skip
+    parser.add_argument(
+        '--new-tokens', type=int, default=32, metavar='N',
+        help='models that write: tokens after each prompt, default: %(default)s; 0 times no writing',
+    )  # fmt: skip
     add_allow_imports(parser)
 
 
@@ -68,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
     for written in options.runs:
         if written.endswith(('.yaml', '.yml')):
             require_file(written)
-    from composer_kd.bench import Limits
+    from composer_kd.bench import Limits, TextOptions
     from composer_kd.presentation.paths import below_home
     from composer_kd.workflows.bench import BenchOptions, bench_runs
 
@@ -79,6 +93,7 @@ def run(options: argparse.Namespace) -> None:
         options.threads,
         Limits(options.budget, options.max_batch),
         options.samples,
+        TextOptions(options.lengths, options.batch_sizes, options.new_tokens),
     )
     # The results may be published, so the home folder, which contains the user name, is replaced.
     words = [below_home(word) for word in sys.argv[1:]]

@@ -22,7 +22,7 @@ from composer_kd.matches.loss_signature import Loss as LossObject
 from composer_kd.matches.match import Losses, Match
 from composer_kd.matches.projector import PROJECTORS
 from composer_kd.students.from_teacher import Source
-from composer_kd.students.importance import Batches
+from composer_kd.students.measuring import Batches
 from composer_kd.teachers import Teachers
 from composer_kd.teachers.routing import RouteBy
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ['generates', 'inverse_transform', 'sample_tokens', 'stop_tokens']
+__all__ = ['Stopwatch', 'generates', 'inverse_transform', 'sample_tokens', 'stop_tokens', 'write_greedily']
 
 _OF_TEXTS = ('bos_token_id', 'eos_token_id', 'pad_token_id', 'decoder_start_token_id', 'forced_bos_token_id')
 
@@ -115,6 +115,65 @@ def sample_tokens(
     new = made[:, drawn.start :]
     ends = torch.isin(new, torch.tensor(stops, device=new.device, dtype=new.dtype))
     return new, (ends.cumsum(1) - ends.long()) == 0
+
+
+class Stopwatch:
+    """A streamer of ``generate`` that notes the time of each new token.
+
+    Args:
+        clock: Returns the time in seconds; waits for the device first.
+
+    Attributes:
+        times: The time at which each new token of the batch was there.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.times: list[float] = []
+        self._clock, self._has_prompt = clock, False
+
+    def put(self, value: Any) -> None:
+        """Called with the prompt, then with the tokens of each step."""
+        if self._has_prompt:
+            self.times.append(self._clock())
+        self._has_prompt = True
+
+    def end(self) -> None:
+        """Called after the last token."""
+
+
+def write_greedily(net: Any, inputs: Mapping[str, Tensor], new_tokens: int, stopwatch: Stopwatch) -> Tensor:
+    """Lets a language model continue prompts by the most probable tokens, with a cache of keys and values.
+
+    It writes all of them: no token ends a text, and what the model's generation config says of sampling has no effect.
+
+    Args:
+        net: A model of transformers, in eval mode.
+        inputs: What ``generate`` takes: ``input_ids`` and ``attention_mask`` ``(B, S)``.
+        new_tokens: The number of new tokens of each text.
+        stopwatch: Notes the time of each.
+
+    Returns:
+        The texts ``(B, S + new_tokens)``; of an encoder-decoder those of the decoder, its first token included.
+    """
+    from transformers import GenerationConfig
+
+    said = getattr(net, 'generation_config', None)
+    known = {name: getattr(said, name, None) for name in _OF_TEXTS}
+    config = GenerationConfig(
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        **{**known, 'pad_token_id': known['pad_token_id'] or 0},
+    )
+    found: Tensor = net.generate(
+        **inputs,
+        generation_config=config,
+        streamer=stopwatch,
+        eos_token_id=None,  # in the config alone, None would stand for the model's own
+        **_own_settings_alone(net),
+    )
+    return found
 
 
 class _Drawn:

@@ -7,10 +7,12 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import escape
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.transforms import Bbox
 
 from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
 
@@ -37,12 +39,13 @@ _THEME = {
     MUTED: 'muted',
     GRID: 'grid',
     PAPER: 'card',
+    RED: 'wrong',
     **{colour: role.split()[-1] for role, colour in COLOURS.items()},
 }
 _PADS: dict[str, Any] = {'w_pad': 0.1, 'h_pad': 0.1}  # inches
 _HALF_A_PAGE = 7.5  # inches
 _SETTINGS: dict[str, Any] = {
-    'svg.fonttype': 'path',  # independent of the fonts of a machine
+    'svg.fonttype': 'none',  # text that is read aloud, found and copied
     'svg.hashsalt': 'composer_kd',  # ids that are the same each time
     'font.size': 9.5,
     'axes.titlesize': 10.5,
@@ -83,36 +86,82 @@ class Drawing:
         return bool(self.figure.get_size_inches()[0] > _HALF_A_PAGE)
 
     def png(self) -> bytes:
-        """Returns the plot on white, as the content of a PNG file."""
-        return png(self.figure)
+        """Returns the plot on white under its title, as the content of a PNG file."""
+        looks: dict[str, Any] = {'fontsize': 12, 'fontweight': 'bold', 'color': INK, 'ha': 'left', 'va': 'bottom'}
+        above = 1 + 0.12 / self.figure.get_size_inches()[1]  # a page has the title in its own text
+        title = self.figure.text(0.01, above, self.title, **looks)
+        try:
+            return png(self.figure, bbox_inches='tight', pad_inches=0.1)
+        finally:
+            title.remove()
 
     def svg(self) -> str:
-        """Returns the plot as SVG markup for a page; colours are CSS variables of the page, ids begin with the name."""
+        """Returns the plot as SVG markup for a page, with its title and caption as the name and description.
+
+        Colours are CSS variables of the page, ids begin with the name, texts are text.
+        """
         stream = io.StringIO()
         with rc_context(_SETTINGS):
             self.figure.savefig(stream, format='svg', transparent=False, metadata={'Date': None, 'Creator': None})
         markup = stream.getvalue()
         markup = markup[markup.index('<svg') :]
         markup = re.sub(r'<metadata>.*?</metadata>', '', markup, flags=re.DOTALL)
+        markup = re.sub(r'(<image [^>]*?)id="[^"]*"', r'\1', markup)  # two alike have the same id, and nothing uses it
         markup = re.sub(r'(id="|href="#|url\(#)', rf'\g<1>{self.name}-', markup)
         for colour, variable in _THEME.items():
             markup = markup.replace(colour, f'var(--{variable})')
         width, height = self.figure.get_size_inches()
-        size = rf'<svg role="img" style="max-width: {width * 96:.0f}px" viewBox="0 0 {72 * width:g} {72 * height:g}"'
+        told = f'<title id="{self.name}-name">{escape(self.title)}</title>'
+        told += f'<desc id="{self.name}-told">{escape(self.caption)}</desc>'
+        named = f'role="img" aria-labelledby="{self.name}-name" aria-describedby="{self.name}-told"'
+        size = rf'<svg {named} style="max-width: {width * 96:.0f}px" viewBox="0 0 {72 * width:g} {72 * height:g}"'
         return (
-            re.sub(r'<svg [^>]*viewBox="[^"]*"', size, markup, count=1)
+            re.sub(r'<svg [^>]*viewBox="[^"]*"[^>]*>', lambda _: f'{size}>{told}', markup, count=1)
             .replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', '')
             .replace(' xmlns="http://www.w3.org/2000/svg"', '')
             .replace('xlink:href', 'href')
             .replace(' version="1.1"', '')
         )
 
+    def panels(self) -> list[str]:
+        """Returns views of the SVG for a narrow page, stacked there: one for each panel, then the legends.
 
-def png(figure: Figure) -> bytes:
-    """Renders a figure on white and returns the content of a PNG file."""
+        They show parts of the markup of :meth:`svg`, which has to be in the same page. Empty for a single panel.
+        """
+        with rc_context(_SETTINGS):
+            boxes = _columns(self.figure)
+            if len(boxes) + len(self.figure.legends) < 2:
+                return []
+            boxes += [legend.get_window_extent() for legend in self.figure.legends]
+        return [self._view(box) for box in boxes]
+
+    def _view(self, box: Any) -> str:
+        height = 72 * self.figure.get_size_inches()[1]
+        left, low, right, high = (72 / self.figure.dpi * edge for edge in box.extents)
+        pad = 3.0  # points
+        places = (left - pad, height - high - pad, right - left + 2 * pad, high - low + 2 * pad)
+        view = ' '.join(f'{place:.1f}' for place in places)
+        use = f'<use href="#{self.name}-figure_1"></use>'
+        return f'<svg aria-hidden="true" style="max-width: {places[2] * 4 / 3:.0f}px" viewBox="{view}">{use}</svg>'
+
+
+def _columns(figure: Figure) -> list[Any]:
+    """Returns the boxes of the panels from left to right; axes above one another, and colour bars, are of one."""
+    boxes: list[Any] = []
+    for axes in sorted(figure.axes, key=lambda axes: axes.get_position().x0):
+        box = axes.get_tightbbox() or axes.bbox
+        if boxes and (hasattr(axes, '_colorbar') or axes.bbox.x0 < boxes[-1][1]):
+            boxes[-1] = Bbox.union([boxes[-1][0], box]), max(boxes[-1][1], axes.bbox.x1)
+        else:
+            boxes.append((box, axes.bbox.x1))
+    return [box for box, _ in boxes]
+
+
+def png(figure: Figure, **settings: Any) -> bytes:
+    """Renders a figure on white and returns the content of a PNG file; ``settings`` are those of ``savefig``."""
     stream = io.BytesIO()
     with rc_context(_SETTINGS):
-        figure.savefig(stream, format='png', dpi=160, facecolor='white')
+        figure.savefig(stream, format='png', dpi=160, facecolor='white', **settings)
     return stream.getvalue()
 
 

@@ -16,9 +16,11 @@ __all__ = [
     'number_text',
     'percent',
     'points',
+    'ratio_text',
     'quartiles_text',
     'rate_text',
     'seconds_text',
+    'speed_text',
     'time_unit',
     'times',
 ]
@@ -180,6 +182,28 @@ def times(value: float | None) -> str:
         return ''
     digits = 0 if value >= 9.95 else 1 if value >= 0.95 else 2
     return f'{value:.{digits}f}{TIMES}'
+
+
+def speed_text(value: float | None) -> str:
+    """Formats a factor between two speeds, so that a slow one is as exact as a fast one; ``''`` for None.
+
+    Example:
+        >>> speed_text(4.42), speed_text(0.99), speed_text(0.75), speed_text(0.003)
+        ('4.4×', '1.0×', '1.3× slower', '333× slower')
+    """
+    if value is None or not math.isfinite(value):
+        return ''
+    return times(value) if value >= 0.95 or value <= 0 else f'{times(1 / value)} slower'
+
+
+def ratio_text(value: float) -> str:
+    """Formats a power of two as a factor for the tick of an axis: those below 1 as fractions.
+
+    Example:
+        >>> ratio_text(4.0), ratio_text(1.0), ratio_text(1 / 64)
+        ('4×', '1×', '1/64×')
+    """
+    return f'{value:g}{TIMES}' if value >= 1 else f'1/{1 / value:g}{TIMES}'
 
 
 def quartiles_text(between: tuple[float, float] | None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from composer_kd.bench import BenchResults, Candidate
+from composer_kd.reports.token_loss import TokenLosses
 
 __all__ = ['Predictions', 'Curve', 'EvaluationSet', 'Evidence', 'ModelEvidence']
 
@@ -79,6 +80,7 @@ class ModelEvidence:
         curves: ``'task'``, ``'kd'`` and ``'accuracy'`` over training, as far as they were logged.
         checkpoint: The path or URI of its weights; None if they do not come from a checkpoint.
         command: The command that trains it again; None if unknown.
+        token_losses: For a language model, its cross-entropy on each text; None for other models.
     """
 
     candidate: Candidate
@@ -93,6 +95,7 @@ class ModelEvidence:
     curves: dict[str, Curve] = field(default_factory=dict)
     checkpoint: str | None = None
     command: str | None = None
+    token_losses: TokenLosses | None = None
 
     @property
     def name(self) -> str:

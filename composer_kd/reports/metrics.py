@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ __all__ = [
     'agreement',
     'calibration',
     'class_accuracies',
+    'clear_front',
     'confusion',
     'most_changed',
     'pareto_front',
@@ -123,6 +124,37 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
         elif values[index] == values[last] and costs[index] == costs[last]:
             front.append(index)  # equal to the last point in both
     return front
+
+
+def clear_front(
+    costs: Sequence[float], values: Sequence[float], noise: Callable[[int, int], tuple[float, float]]
+) -> list[int]:
+    """Finds the points that no other point clearly dominates.
+
+    A point clearly dominates another if it is better in cost or value by more than the noise, and not worse by more
+    than the noise in the other of the two.
+
+    Args:
+        costs: The cost of each point, such as latency; lower is better.
+        values: The value of each point, such as accuracy; higher is better.
+        noise: Returns, for the indices of two points, the noise of the difference of their costs and of their values.
+
+    Returns:
+        The indices of the points on the front, by rising cost. Without noise, those of :func:`pareto_front`.
+
+    Example:
+        >>> clear_front([1.0, 1.1, 3.0], [0.7, 0.9, 0.92], lambda one, other: (0.2, 0.05))
+        [1]
+    """
+
+    def beats(one: int, other: int) -> bool:
+        cost, value = noise(one, other)
+        cheaper, better = costs[other] - costs[one], values[one] - values[other]
+        return (cheaper > cost and better >= -value) or (better > value and cheaper >= -cost)
+
+    order = sorted(range(len(costs)), key=lambda i: (costs[i], -values[i]))
+    front = [one for one in order if not any(beats(other, one) for other in order)]
+    return front or pareto_front(costs, values)  # noise may leave each one beaten by another
 
 
 BINS = 15

@@ -27,10 +27,11 @@ def as_html(report: Report) -> str:
     Returns:
         The page. All text that comes from runs, data and machines is escaped.
     """
-    # Safe to insert unescaped: the style belongs to this package, and matplotlib writes the text of plots as outlines.
+    # Safe to insert unescaped: the style belongs to this package, and matplotlib escapes the text of plots.
     plots = {name: Markup(drawing.svg()) for name, drawing in report.drawings.items()}
+    panels = {name: list(map(Markup, drawing.panels())) for name, drawing in report.drawings.items()}
     style = Markup((_HERE / 'page.css').read_text(encoding='utf-8'))
-    return render('reports/page.html', report=report, plots=plots, style=style)
+    return render('reports/page.html', report=report, plots=plots, panels=panels, style=style)
 
 
 def as_markdown_page(report: Report) -> str:

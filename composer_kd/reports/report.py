@@ -22,9 +22,11 @@ from composer_kd.reports.figures.confusions import draw_confusions
 from composer_kd.reports.figures.curves import draw_curves
 from composer_kd.reports.figures.pareto import draw_pareto
 from composer_kd.reports.figures.speedups import draw_speedups
+from composer_kd.reports.figures.texts import draw_texts
 from composer_kd.reports.figures.throughput import draw_throughput
 from composer_kd.reports.groups import Group, counterpart, group, taught_by
 from composer_kd.reports.speed import Speed
+from composer_kd.reports.texts import reading_tables, writing_tables
 from composer_kd.reports.verdict import Tile, chosen, tiles, verdict
 
 __all__ = ['Report']
@@ -118,6 +120,11 @@ class Report:
         """The tables of timings, one for each device."""
         return sections.benchmark(self.speed)
 
+    @functools.cached_property
+    def texts(self) -> dict[str, Table]:
+        """The tables of reading and writing texts, by title."""
+        return {**reading_tables(self.speed), **writing_tables(self.speed)}
+
     @property
     def about_timings(self) -> str:
         """Explains how to read the tables of timings."""
@@ -146,6 +153,7 @@ class Report:
             lambda: draw_pareto(self.groups, evaluation, self.speed),
             lambda: draw_speedups(self.groups, self.speed),
             lambda: draw_throughput(self.groups, self.speed),
+            lambda: draw_texts(self.groups, self.speed),
             lambda: draw_curves(self.groups, evaluation),
             lambda: draw_classes(*three, evaluation),
             lambda: draw_calibration(for_calibration, evaluation),

@@ -17,6 +17,7 @@ from composer_kd.presentation.units import (
     percent,
     quartiles_text,
     seconds_text,
+    speed_text,
     time_unit,
     times,
 )
@@ -26,6 +27,8 @@ from composer_kd.reports.groups import Group, agreement_with_teachers, counterpa
 from composer_kd.reports.metrics import calibration
 from composer_kd.reports.speed import Speed, Timing, device_text
 from composer_kd.reports.statistics import Estimate
+from composer_kd.reports.texts import next_token, unit_of_writing
+from composer_kd.reports.token_losses import cross_entropy, perplexity, predicts_tokens
 
 __all__ = ['benchmark', 'costs', 'differences', 'models', 'rows_of_models']
 
@@ -48,6 +51,7 @@ def models(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed) -> 
     units = {
         device: time_unit(one.latency for one in speed.on(device) if one.setting == device) for device in speed.devices
     }
+    of_tokens = {device: unit_of_writing(groups, device, speed) for device in speed.devices}
     noted = [*([] if evaluation.left_out is None else _noted(groups)), *_further(groups)]
     columns = [
         Column('model', numeric=False),
@@ -55,11 +59,14 @@ def models(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed) -> 
         Column('agreement', unit='with the teacher, %'),
         Column('loss', unit='nats'),
         Column('calibration error', unit='%'),
+        Column('cross-entropy', unit='nats per token'),
+        Column('perplexity'),
         *(Column(_heading(name), unit='%' if _is_share(name) else '') for name in noted),
         Column('parameters'),
         Column('on disk'),
         Column('operations', unit='one sample'),
         *(Column('latency', unit=f'{device_text(device)}, {units[device][0]}') for device in speed.devices),
+        *(Column('next token', unit=f'{device_text(device)}, {of_tokens[device][0]}') for device in speed.devices),
     ]
     rows = []
     for each in groups:
@@ -67,9 +74,12 @@ def models(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed) -> 
         row = [_named(each), *(_estimated(quality[key]) for key in ('accuracy', 'agreement'))]
         row.append(_plain(quality['loss']))
         row.append(_estimated(quality['calibration_error']))
+        losses = cross_entropy(each)
+        row += [_plain(losses), Cell(number_text(perplexity(each)))]
         row += [_noted_value(each, name) for name in noted]
         row += _sizes(each, groups)
         row += [_latency(each, device, speed, units[device][1]) for device in speed.devices]
+        row += [next_token(each, device, speed, of_tokens[device][1]) for device in speed.devices]
         rows.append(row)
     return Table(columns, rows, _caption_of_models(groups, speed)).without_empty()
 
@@ -77,7 +87,9 @@ def models(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed) -> 
 def _noted(groups: Sequence[Group]) -> list[str]:
     """Returns the names of up to four final metrics of the runs, without the accuracy, which has its own column."""
     names = dict.fromkeys(name for each in groups for one in each.members for name in one.metrics)
-    return [name for name in names if re.fullmatch(r'metrics/eval/\w+', name) and not name.endswith('Accuracy')][:4]
+    computed = ('LanguageCrossEntropy', 'LanguagePerplexity') if predicts_tokens(groups) else ()
+    left_out = ('Accuracy', *computed)
+    return [name for name in names if re.fullmatch(r'metrics/eval/\w+', name) and not name.endswith(left_out)][:4]
 
 
 def _further(groups: Sequence[Group]) -> list[str]:
@@ -121,6 +133,7 @@ def _quality(each: Group, groups: Sequence[Group], evaluation: EvaluationSet) ->
 
     return {
         'accuracy': each.accuracy(evaluation),
+        'cross_entropy': cross_entropy(each),
         'agreement': each.estimate(lambda one: agreement_with_teachers(one, each, groups)),
         'loss': each.estimate(lambda one: None if one.answers is None else float(one.answers.nll.mean())),
         'calibration_error': each.estimate(error),
@@ -148,9 +161,14 @@ def _latency(each: Group, device: Setting, speed: Speed, per_second: float) -> C
     if timing.latency is None:
         return Cell('failed', timing.failed or '', wrong=True)
     factor = speed.speed_up(timing) if speed.reference(timing) is not timing else None
-    note = '' if factor is None else f'{times(factor)} as fast' if speed.is_clear(timing) else 'no clear difference'
-    between = '' if factor is None or not speed.is_clear(timing) else quartiles_text(speed.quartiles(timing))
+    note = '' if factor is None else _as_fast(factor) if speed.is_clear(timing) else 'no clear difference'
+    between = '' if factor is None or not speed.is_clear(timing) else quartiles_text(speed.shown_quartiles(timing))
     return Cell(number_text(timing.latency * per_second), ', '.join(filter(None, (note, between))))
+
+
+def _as_fast(factor: float) -> str:
+    text = speed_text(factor)
+    return text if text.endswith('slower') else f'{text} as fast'
 
 
 def _caption_of_models(groups: Sequence[Group], speed: Speed) -> str:
@@ -161,6 +179,10 @@ def _caption_of_models(groups: Sequence[Group], speed: Speed) -> str:
         found.append('Operations: floating-point, of one forward; a multiplication and an addition count as two.')
     if speed:
         found.append('Latency: median for a batch of one, eager, fp32.')
+    if predicts_tokens(groups):
+        found.append('Cross-entropy: of the labelled tokens of the evaluation data; the perplexity is exp of it.')
+    if any(speed.writing(one) for one in speed.timings):
+        found.append('Next token: in the smallest batch, after the longest prompt that was timed with all.')
     if any(speed.quartiles(one) for one in speed.timings):
         found.append('As fast: as the teacher in the same rounds; the median, and between which quartiles.')
     return ' '.join(found)
@@ -256,7 +278,7 @@ def _benchmark_row(timing: Timing, speed: Speed, per_second: float, notes: Seque
         timing.median(lambda row: row.latency.p90 if row.latency else None),
         timing.median(lambda row: row.latency.p99 if row.latency else None),
     )
-    factor, reference = times(speed.speed_up(timing)), speed.reference(timing)
+    factor, reference = speed_text(speed.speed_up(timing)), speed.reference(timing)
     best = [row.best_throughput for row in timing.rows if row.best_throughput is not None]
     top = max(best, key=lambda one: one.samples_per_second or 0.0, default=None)
     return [
@@ -302,6 +324,8 @@ def rows_of_models(groups: Sequence[Group], evaluation: EvaluationSet, speed: Sp
             row[f'latency_seconds_{where}'] = None if timing is None else timing.latency
             row[f'speed_up_{where}'] = None if timing is None else speed.speed_up(timing)
             quartiles = None if timing is None else speed.quartiles(timing)
+            writing = None if timing is None else speed.writing(timing)
+            row[f'next_token_seconds_{where}'] = None if writing is None else writing[0].token_seconds
             row[f'speed_up_{where}_low'], row[f'speed_up_{where}_high'] = quartiles or (None, None)
         found.append(row)
     return found

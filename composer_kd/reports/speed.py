@@ -6,8 +6,11 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from composer_kd.bench.results import BenchResults, Row, Setting, SpeedUp
+from composer_kd.bench.doubts import BUSY
+from composer_kd.bench.results import BenchResults, Row, Setting
+from composer_kd.bench.speed_up import SpeedUp
 from composer_kd.bench.tables import FAITHFUL
+from composer_kd.bench.text_results import GenerationSpeed
 from composer_kd.reports.evidence import EvaluationSet
 from composer_kd.reports.groups import Group, taught_by
 
@@ -96,11 +99,14 @@ class Speed:
         timings: The timings, in the order of the groups, then of the results.
         devices: For each device and number of threads, the setting eager, fp32; in the order of the results.
         missing: The groups without any timing.
+        doubt: Why all timings are in doubt; empty if they are not.
         stale: The names of models whose timings belong to a different model with the same name.
     """
 
     def __init__(self, groups: Sequence[Group], results: BenchResults | None) -> None:
         self.groups = groups
+        warnings = results.warnings if results is not None else []
+        self.doubt = 'the machine was busy' if any(one.startswith(BUSY) for one in warnings) else ''
         rows = results.rows if results is not None else []
         parameters = {one.name: one.parameters for each in groups for one in each.members}
         stale = [
@@ -195,6 +201,34 @@ class Speed:
         paired = [] if reference is None else self._paired(timing, reference)
         return (min(one.low for one in paired), max(one.high for one in paired)) if paired else None
 
+    def writing(self, timing: Timing) -> tuple[GenerationSpeed, SpeedUp | None] | None:
+        """Returns how fast a group writes in a setting: in the smallest batch, after the longest prompt that was timed.
+
+        Only prompts that were timed with all models of the setting count, if there are any.
+
+        Args:
+            timing: The group and the setting.
+
+        Returns:
+            The speed of its first member that was timed so, and the speed-up of later tokens over the teacher in the
+            same rounds, None if it was not timed with it; None if the group was not timed while it wrote.
+        """
+        done = _written(timing)
+        if not done:
+            return None
+        others = [_written(one) for one in self.timings if one.setting == timing.setting]
+        common = set.intersection(*(set(one) for one in others if one)) or set(done)
+        found = done[min(common, key=lambda cell: (cell[1], -cell[0]))]
+        reference = self.reference(timing)
+        names = set() if reference is None else {row.model for row in reference.rows}
+        ratio = found.speed_up
+        return found, ratio if ratio is not None and ratio.against in names else None
+
+    def shown_quartiles(self, timing: Timing) -> tuple[float, float] | None:
+        """Returns the quartiles as they stand beside the speed-up: of "so many times slower" where it is below 1."""
+        found, factor = self.quartiles(timing), self.speed_up(timing)
+        return (1 / found[1], 1 / found[0]) if found and factor is not None and factor < 0.95 else found
+
     def _paired(self, timing: Timing, reference: Timing) -> list[SpeedUp]:
         """Returns the speed-ups measured in the same rounds as the reference, where common noise cancels out."""
         names = {row.model for row in reference.rows}
@@ -212,3 +246,13 @@ def _timings(group: Group, settings: Iterable[Setting], rows: Sequence[Row]) -> 
         if mine:
             found.append(Timing(group, setting, mine))
     return found
+
+
+def _written(timing: Timing) -> dict[tuple[int, int], GenerationSpeed]:
+    """The speeds of writing of a timing's first member, by length of the prompt and batch size."""
+    return {
+        (one.prompt, one.batch): one
+        for row in timing.rows[:1]
+        for one in row.generation
+        if one.token_seconds is not None
+    }

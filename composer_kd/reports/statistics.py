@@ -64,12 +64,15 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
-def difference_of_runs(better: Mapping[Any, float], other: Mapping[Any, float]) -> Difference | None:
+def difference_of_runs(
+    better: Mapping[Any, float], other: Mapping[Any, float], *, limit: float = 1.0
+) -> Difference | None:
     """Compares the accuracies of two groups of runs: in pairs if both have the same seeds, else by Welch's t-interval.
 
     Args:
         better: The accuracies of the first group, by seed.
         other: The accuracies of the second group, by seed.
+        limit: The largest difference there can be; accuracies differ by at most 1.
 
     Returns:
         The first minus the second; None if one of them has fewer than two runs.
@@ -84,7 +87,7 @@ def difference_of_runs(better: Mapping[Any, float], other: Mapping[Any, float]) 
         pairs = [better[seed] - other[seed] for seed in better]
         estimate = Estimate.of(pairs)
         assert estimate.error is not None
-        return _interval(estimate.mean, estimate.error, len(pairs) - 1, f'{len(pairs)} seeds, in pairs')
+        return _interval(estimate.mean, estimate.error, len(pairs) - 1, f'{len(pairs)} seeds, in pairs', limit)
     groups = [list(values.values()) for values in (better, other)]
     parts = [statistics.variance(values) / len(values) for values in groups]
     mean = statistics.fmean(groups[0]) - statistics.fmean(groups[1])
@@ -92,10 +95,10 @@ def difference_of_runs(better: Mapping[Any, float], other: Mapping[Any, float]) 
     if not sum(parts):
         return Difference(mean, mean, mean, over)
     freedom = sum(parts) ** 2 / sum(part**2 / (len(values) - 1) for part, values in zip(parts, groups))
-    return _interval(mean, math.sqrt(sum(parts)), freedom, over)
+    return _interval(mean, math.sqrt(sum(parts)), freedom, over, limit)
 
 
-def difference_of_answers(better: np.ndarray, other: np.ndarray) -> Difference | None:
+def difference_of_answers(better: np.ndarray, other: np.ndarray, *, limit: float = 1.0) -> Difference | None:
     """Compares the accuracies of two models on the same samples, in pairs.
 
     The interval covers the choice of the samples, but not the choice of the seed.
@@ -103,6 +106,7 @@ def difference_of_answers(better: np.ndarray, other: np.ndarray) -> Difference |
     Args:
         better: ``(N,)`` For each sample, whether the first model predicts its label, or the share of its runs that do.
         other: ``(N,)`` The same for the second model.
+        limit: The largest difference there can be; accuracies differ by at most 1.
 
     Returns:
         The first minus the second; None with fewer than two samples.
@@ -115,9 +119,9 @@ def difference_of_answers(better: np.ndarray, other: np.ndarray) -> Difference |
         return None
     estimate = np.asarray(better, dtype=np.float64) - np.asarray(other, dtype=np.float64)
     error = float(estimate.std(ddof=1)) / math.sqrt(len(estimate))
-    return _interval(float(estimate.mean()), error, len(estimate) - 1, f'{len(estimate):,} samples')
+    return _interval(float(estimate.mean()), error, len(estimate) - 1, f'{len(estimate):,} samples', limit)
 
 
-def _interval(mean: float, error: float, freedom: float, over: str) -> Difference:
+def _interval(mean: float, error: float, freedom: float, over: str, limit: float) -> Difference:
     reach = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
-    return Difference(mean, max(-1.0, mean - reach), min(1.0, mean + reach), over)  # accuracies differ by at most 1
+    return Difference(mean, max(-limit, mean - reach), min(limit, mean + reach), over)

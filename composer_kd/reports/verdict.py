@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,8 +10,10 @@ from composer_kd.presentation.roles import DISTILLED
 from composer_kd.presentation.units import percent, points, quartiles_text, times
 from composer_kd.reports.evidence import EvaluationSet
 from composer_kd.reports.groups import Group, also_differing, counterpart, gain, taught_by
+from composer_kd.reports.language import all_losses, language_tiles, of_language_alone, of_language_teacher
 from composer_kd.reports.speed import Speed, device_text
 from composer_kd.reports.statistics import Difference, difference_of_answers
+from composer_kd.reports.token_losses import cross_entropy, predicts_tokens
 
 __all__ = ['Tile', 'tiles', 'verdict']
 
@@ -31,8 +34,11 @@ class Tile:
 
 
 def chosen(groups: Sequence[Group], evaluation: EvaluationSet) -> Group | None:
-    """Returns the distilled student with the best accuracy, which the verdict describes; None without any."""
+    """Returns the distilled student with the best accuracy or, of language models, the least cross-entropy; or None."""
     distilled = [one for one in groups if one.role == DISTILLED]
+
+    if evaluation.left_out is not None and distilled and predicts_tokens(distilled):
+        return min(distilled, key=lambda one: cross.mean if (cross := cross_entropy(one)) is not None else math.inf)
 
     def accuracy(one: Group) -> float:
         found = one.accuracy(evaluation)
@@ -74,14 +80,17 @@ def verdict(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed) ->
         )
     others = sum(one.role == DISTILLED for one in groups) - 1
     if others:
+        measure = 'cross-entropy' if _by_tokens(student, evaluation) else 'accuracy'
         found.append(
             f'{student.name} is the best of {others + 1} distilled students by this very evaluation data, so its '
-            'accuracy flatters it a little.'
+            f'{measure} flatters it a little.'
         )
     return found
 
 
 def _without_a_student(groups: Sequence[Group], evaluation: EvaluationSet) -> str:
+    if evaluation.left_out is not None and predicts_tokens(groups):
+        return f'No distilled student is among these runs, so nothing is compared with a teacher. {all_losses(groups)}'
     known = [(one, found) for one in groups if (found := one.accuracy(evaluation)) is not None]
     listed = '; '.join(f'{one.name} {percent(found.mean, found.error)} %' for one, found in known)
     return (
@@ -91,6 +100,8 @@ def _without_a_student(groups: Sequence[Group], evaluation: EvaluationSet) -> st
 
 
 def _of_teacher(student: Group, teacher: Group, evaluation: EvaluationSet, speed: Speed) -> str:
+    if _by_tokens(student, evaluation) and _by_tokens(teacher, evaluation):
+        return of_language_teacher(student, teacher, ' '.join(filter(None, _size(student, teacher))), speed)
     mine, theirs = student.accuracy(evaluation), teacher.accuracy(evaluation)
     parts = []
     if mine is not None and theirs is not None and theirs.mean > 0:
@@ -136,10 +147,18 @@ def _faster(student: Group, speed: Speed) -> str:
             found.append(f'{word}, with too much noise to say by how much {where}')
         else:
             found.append(f'{times(max(factor, 1 / factor))} {word} {where}')
-    return f'answers one sample {_listed(found[:3])}' if found else ''
+    doubt = f' (timings in doubt: {speed.doubt})' if speed.doubt else ''
+    return f'answers one sample {_listed(found[:3])}{doubt}' if found else ''
+
+
+def _by_tokens(group: Group, evaluation: EvaluationSet) -> bool:
+    """Whether a group is judged by the cross-entropy of tokens, not by the accuracy on samples."""
+    return evaluation.left_out is not None and cross_entropy(group) is not None
 
 
 def _of_alone(student: Group, alone: Group, evaluation: EvaluationSet) -> str:
+    if _by_tokens(student, evaluation) and _by_tokens(alone, evaluation):
+        return of_language_alone(student, alone)
     mine, theirs = student.accuracy(evaluation), alone.accuracy(evaluation)
     if mine is None or theirs is None:
         return 'What distillation gained cannot be said: the accuracy of a run is not known.'
@@ -186,8 +205,11 @@ def tiles(groups: Sequence[Group], evaluation: EvaluationSet, speed: Speed) -> l
     if student is None:
         return []
     teacher, alone = taught_by(student, groups), counterpart(student, groups)
-    found = [] if teacher is None else _tile_of_teacher(student, teacher, evaluation)
-    found += [] if alone is None else _tile_of_gain(student, alone, evaluation)
+    if _by_tokens(student, evaluation):
+        found = [Tile(*one) for one in language_tiles(student, teacher, alone, speed)]
+    else:
+        found = [] if teacher is None else _tile_of_teacher(student, teacher, evaluation)
+        found += [] if alone is None else _tile_of_gain(student, alone, evaluation)
     found += [] if teacher is None else [*_tile_of_size(student, teacher), *_tiles_of_speed(student, speed)]
     return found
 
@@ -224,7 +246,10 @@ def _tiles_of_speed(student: Group, speed: Speed) -> list[Tile]:
         timing = speed.find(student, device)
         factor = None if timing is None else speed.speed_up(timing)
         if timing is not None and factor is not None and speed.is_clear(timing) and not speed.is_rough(timing):
-            between = quartiles_text(speed.quartiles(timing))
+            between = quartiles_text(speed.shown_quartiles(timing))
             detail = 'eager, fp32, one sample' + (f'; quartiles {between}' if between else '')
-            found.append(Tile(times(factor), f'as fast on {device_text(device)}', detail))
+            detail += f'. In doubt: {speed.doubt}' if speed.doubt else ''
+            word = 'as fast' if factor >= 0.95 else 'slower'
+            value = times(factor if factor >= 0.95 else 1 / factor)
+            found.append(Tile(value, f'{word} on {device_text(device)}', detail))
     return found

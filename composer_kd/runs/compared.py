@@ -20,6 +20,7 @@ from composer_kd.config.secrets import hidden
 from composer_kd.config.yaml_source import read_source
 from composer_kd.deploy import Inference
 from composer_kd.errors import CheckpointError, ComposerKDError, ConfigError
+from composer_kd.models.hugging_face_build import untrained
 from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
 from composer_kd.runs.beside import joint_net, name_of_net, names_beside, net_module
 from composer_kd.runs.files import CONFIG_FILE, checkpoint_file
@@ -75,14 +76,16 @@ class ComparedModel(Candidate):
         )
 
     @classmethod
-    def of_teacher(cls, name: str, config: TeacherConfig) -> ComparedModel:
+    def of_teacher(cls, name: str, config: TeacherConfig, trained: bool = True) -> ComparedModel:
         """Creates the entry for a teacher that is known only from a student's settings.
 
         Args:
             name: Its name in tables.
             config: Its settings.
+            trained: Whether all of its weights are trained.
         """
-        return cls(name, lambda: build_teacher(config).model, TEACHER, shift_labels=None, teacher=config)
+        make = functools.partial(_model_of, config)
+        return cls(name, make, TEACHER, (), trained, shift_labels=None, teacher=config)
 
     def built(self) -> tuple[nn.Module, Callable[[Any], Any] | None]:
         """Builds the model with its weights.
@@ -112,6 +115,7 @@ def compared_models(runs: Sequence[SavedRun], num_classes: int | None = None) ->
 
     After the student of a run come the nets that were trained beside it: peers, and exits.
 
+    A teacher of pretrained weights that lack a part, such as the head, counts as untrained, with a warning.
     A teacher that is itself one of the runs is listed once. A teacher whose checkpoint is missing is left out with a
     warning, unless its relative path, valid in another working folder, matches the checkpoint of one of the runs.
 
@@ -150,12 +154,31 @@ def compared_models(runs: Sequence[SavedRun], num_classes: int | None = None) ->
                 )
         taught_by[run.name] = tuple(found)
     teachers = {name for names in taught_by.values() for name in names}
-    listed = [ComparedModel.of_teacher(name, config) for name, config in named.items()]
+    listed = [ComparedModel.of_teacher(name, config, _is_trained(name, config)) for name, config in named.items()]
     for run in sorted(runs, key=lambda run: run.name not in teachers):
         role = TEACHER if run.name in teachers else DISTILLED if run.is_distilled else ALONE
         listed.append(ComparedModel.of_run(run, role, taught_by[run.name], num_classes))
         listed += [ComparedModel.of_net(run, net, num_classes) for net in names_beside(run)]
     return listed
+
+
+def _model_of(config: TeacherConfig) -> nn.Module:
+    return build_teacher(config).model
+
+
+def _is_trained(name: str, config: TeacherConfig) -> bool:
+    """Whether all weights of a teacher are trained; pretrained ones may lack a head, which is then random."""
+    if config.checkpoint is not None or not config.model.options.get('pretrained'):
+        return True
+    drawn = untrained(_model_of(config))
+    if drawn:
+        named = ', '.join(drawn[:2]) + (f' and {len(drawn) - 2} more' if len(drawn) > 2 else '')
+        warnings.warn(
+            f'the teacher {name!r} has random weights ({named}), which were not pretrained: it can teach by '
+            'its layers, and its answers mean nothing',
+            stacklevel=3,
+        )
+    return not drawn
 
 
 def _name_among(

@@ -12,13 +12,12 @@ from composer_kd.data import AlignedTexts, TextBlocks, TextPairs, Tokenized
 from composer_kd.data.collating import chain_of
 from composer_kd.errors import Attempts, ConfigError
 from composer_kd.features.calling import unwrapped
+from composer_kd.features.longest_text import longest_text
 from composer_kd.models.hugging_face import check_embedding
 from composer_kd.pretrained import vocabulary_size
 from composer_kd.teachers.meanings import class_names, vocabulary_of
 
-__all__ = ['check_texts', 'longest_text']
-
-_POSITIONS = ('position_embeddings', 'wpe', 'embed_positions', 'position_embedding')
+__all__ = ['check_texts']
 
 _Texts = Tokenized | TextBlocks | TextPairs | AlignedTexts
 
@@ -67,24 +66,6 @@ def _check_length(model: ComposerModel, net: nn.Module, texts: _Texts, path: str
             f'{path}: its longest sample has {texts.longest} tokens, and {type(net).__name__} takes {most}; '
             'make them no longer than that: max_length of glue, length of text, max_source_length of text_pairs'
         )
-
-
-def longest_text(net: nn.Module) -> int | None:
-    """How many tokens the embeddings of absolute positions of a model allow for; None for a model without these."""
-    tables = [
-        module
-        for name, module in net.named_modules()
-        if name.rpartition('.')[2] in _POSITIONS and isinstance(module, nn.Embedding)
-    ]
-    return min((table.num_embeddings - _first_row(table) for table in tables), default=None)
-
-
-def _first_row(table: nn.Embedding) -> int:
-    """The row of the first token: RoBERTa and its kin count positions from the row after that of padding."""
-    offset = getattr(table, 'offset', None)
-    if isinstance(offset, int):
-        return offset
-    return 0 if table.padding_idx is None else table.padding_idx + 1
 
 
 def _check_labels(model: ComposerModel, net: Any, texts: _Texts, path: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from composer_kd.errors import ConfigError, nearest
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ['SUPPORTED', 'Architecture', 'Stack', 'architecture_of', 'stacks_of']
+__all__ = ['SUPPORTED', 'Architecture', 'Attention', 'Stack', 'architecture_of', 'stacks_of']
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,26 @@ class Stack:
 
 
 @dataclass(frozen=True)
+class Attention:
+    """One attention of a layer: the linear layers around its heads, as named in the layer.
+
+    Args:
+        into: The one that the heads go into.
+        queries: Those that make all heads: of queries, and of keys and values where there are as many of these.
+        key_values: Those that make the key-value heads, of which several heads of queries share one.
+        table: How the name of a table ends that has a column for each head, such as one of relative positions; it lies
+            in each layer, or serves all of a stack.
+        times: How often all heads stand one after another in what ``queries`` make.
+    """
+
+    into: str
+    queries: tuple[str, ...]
+    key_values: tuple[str, ...] = ()
+    table: str | None = None
+    times: int = 1
+
+
+@dataclass(frozen=True)
 class Architecture:
     """What has to be known of an architecture to cut a student out of it.
 
@@ -42,14 +62,23 @@ class Architecture:
         stacks: Its stacks; a model may lack one, such as the decoder.
         neurons: The setting of the config that is the number of neurons in the feed-forward part of a layer.
         neurons_into: The linear layer that these neurons go into, as named in a layer.
-        heads_into: The linear layer that the attention heads go into; None if transformers prunes no heads here.
+        attentions: The attentions of a layer; the layers of a stack may lack one, such as that to the encoder.
+        head_size: The setting of the config that is the size of a head; None if a head has
+            ``hidden_size / num_attention_heads`` dimensions.
+        prunes: Whether transformers leaves heads out of single layers (``config.pruned_heads``).
+        as_wide: Settings of the config that follow the hidden size where they are equal to it.
+        scaled_norm: The norm whose output is divided by the root of the hidden size before a tied head.
         refused: Classes that cannot be cut, with the reason.
     """
 
     stacks: tuple[Stack, ...]
     neurons: str
     neurons_into: str
-    heads_into: str | None = None
+    attentions: tuple[Attention, ...]
+    head_size: str | None = None
+    prunes: bool = False
+    as_wide: tuple[str, ...] = ()
+    scaled_norm: str | None = None
     refused: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
@@ -57,14 +86,52 @@ _BY_NUMBER = 'it reads the layers whose numbers stand in config.out_indices'
 _ENCODER = (Stack('encoder', 'encoder.layer'),)
 _LAYERS = (Stack('decoder', 'layers'),)
 _BIAS = ('layer.0.SelfAttention.relative_attention_bias.',)
-_BERT = Architecture(_ENCODER, 'intermediate_size', 'output.dense', 'attention.output.dense')
-_BEIT = Architecture(
+
+
+def _three(prefix: str, *names: str) -> tuple[str, ...]:
+    return tuple(f'{prefix}.{name}' for name in names)
+
+
+_QUERY_KEY_VALUE = ('query', 'key', 'value')
+_OF_BERT = Attention('attention.output.dense', _three('attention.self', *_QUERY_KEY_VALUE))
+_OF_VIT = Attention('attention.output.dense', _three('attention.attention', *_QUERY_KEY_VALUE))
+_BERT = Architecture(_ENCODER, 'intermediate_size', 'output.dense', (_OF_BERT,), prunes=True)
+_VIT = replace(_BERT, attentions=(_OF_VIT,))
+_BEIT = replace(
+    _VIT,
+    attentions=(replace(_OF_VIT, table='relative_position_bias_table'),),
+    refused={'BeitForSemanticSegmentation': _BY_NUMBER, 'BeitBackbone': _BY_NUMBER},
+)
+_MPNET = Architecture(
     _ENCODER,
     'intermediate_size',
     'output.dense',
-    refused={'BeitForSemanticSegmentation': _BY_NUMBER, 'BeitBackbone': _BY_NUMBER},
+    (Attention('attention.attn.o', _three('attention.attn', 'q', 'k', 'v'), table='relative_attention_bias.weight'),),
 )
-_LLAMA = Architecture(_LAYERS, 'intermediate_size', 'mlp.down_proj')
+_DISTILBERT = Architecture(
+    (Stack('encoder', 'transformer.layer'),),
+    'hidden_dim',
+    'ffn.lin2',
+    (Attention('attention.out_lin', _three('attention', 'q_lin', 'k_lin', 'v_lin')),),
+    prunes=True,
+)
+_GPT2 = Architecture(
+    (Stack('decoder', 'h'),),
+    'n_inner',
+    'mlp.c_proj',
+    (Attention('attn.c_proj', ('attn.c_attn',), times=3),),
+    prunes=True,
+)
+_GPT_NEOX = Architecture(
+    _LAYERS, 'intermediate_size', 'mlp.dense_4h_to_h', (Attention('attention.dense', ('attention.query_key_value',)),)
+)
+_LLAMA = Architecture(
+    _LAYERS,
+    'intermediate_size',
+    'mlp.down_proj',
+    (Attention('self_attn.o_proj', ('self_attn.q_proj',), _three('self_attn', 'k_proj', 'v_proj')),),
+    head_size='head_dim',
+)
 _T5 = Architecture(
     (
         Stack('encoder', 'encoder.block', 'num_layers', _BIAS),
@@ -72,6 +139,16 @@ _T5 = Architecture(
     ),
     'd_ff',
     'layer.-1.DenseReluDense.wo',
+    (
+        Attention(
+            'layer.0.SelfAttention.o',
+            _three('layer.0.SelfAttention', 'q', 'k', 'v'),
+            table='SelfAttention.relative_attention_bias.weight',
+        ),
+        Attention('layer.1.EncDecAttention.o', _three('layer.1.EncDecAttention', 'q', 'k', 'v')),
+    ),
+    head_size='d_kv',
+    scaled_norm='decoder.final_layer_norm',
 )
 SUPPORTED: Mapping[str, Architecture] = MappingProxyType(
     {
@@ -79,16 +156,14 @@ SUPPORTED: Mapping[str, Architecture] = MappingProxyType(
         'roberta': _BERT,
         'xlm-roberta': _BERT,
         'camembert': _BERT,
-        'electra': _BERT,
-        'vit': _BERT,
-        'deit': _BERT,
+        'electra': replace(_BERT, as_wide=('embedding_size',)),
+        'vit': _VIT,
+        'deit': _VIT,
         'beit': _BEIT,
-        'mpnet': Architecture(_ENCODER, 'intermediate_size', 'output.dense'),
-        'distilbert': Architecture(
-            (Stack('encoder', 'transformer.layer'),), 'hidden_dim', 'ffn.lin2', 'attention.out_lin'
-        ),
-        'gpt2': Architecture((Stack('decoder', 'h'),), 'n_inner', 'mlp.c_proj', 'attn.c_proj'),
-        'gpt_neox': Architecture(_LAYERS, 'intermediate_size', 'mlp.dense_4h_to_h'),
+        'mpnet': _MPNET,
+        'distilbert': _DISTILBERT,
+        'gpt2': _GPT2,
+        'gpt_neox': _GPT_NEOX,
         'llama': _LLAMA,
         'mistral': _LLAMA,
         'qwen2': _LLAMA,

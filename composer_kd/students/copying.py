@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,16 @@ from composer_kd.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-__all__ = ['Origin', 'Slice', 'check_settings', 'rebuilt']
+__all__ = ['Cuts', 'Origin', 'Slice', 'check_settings', 'rebuilt', 'shapes_of', 'taking']
 
 Origin = Callable[[str], str]
 """The name in the source of the parameter, buffer or module that has a name in the copy."""
 
 Slice = Callable[[str, Tensor, torch.Size], Tensor]
 """Cuts a source's tensor, by its name in the copy, to the shape that it has there."""
+
+Cuts: TypeAlias = dict[str, dict[int, Tensor]]
+"""For parameters by name the indices that are kept in some of their dimensions; the others are kept whole."""
 
 # What a layer sets by its position among the others, or while it runs.
 _BY_POSITION = frozenset(
@@ -86,6 +89,23 @@ def rebuilt(
     if getattr(model, 'generation_config', None) is not None:
         copied.generation_config = copy.deepcopy(model.generation_config)
     return copied.train(model.training)
+
+
+def taking(cuts: Cuts) -> Slice:
+    """Cuts tensors to the indices that are kept."""
+
+    def cut(name: str, value: Tensor, shape: torch.Size) -> Tensor:
+        for axis, index in cuts.get(name, {}).items():
+            value = value.index_select(axis, index.to(value.device))
+        return value
+
+    return cut
+
+
+def shapes_of(model: PreTrainedModel, config: PretrainedConfig) -> dict[str, torch.Size]:
+    """The shapes of the parameters of a model of the same class, built from another config; without memory for them."""
+    with torch.device('meta'):
+        return {name: parameter.shape for name, parameter in _parameters(_built(model, config))}
 
 
 def check_settings(layer: nn.Module, source: nn.Module, whose: str) -> None:

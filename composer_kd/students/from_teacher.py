@@ -12,11 +12,12 @@ from composer.models import HuggingFaceModel
 from composer_kd.errors import ConfigError, nearest
 from composer_kd.students.architectures import stacks_of
 from composer_kd.students.depth import cut_layers
-from composer_kd.students.importance import Batches, block_influence
+from composer_kd.students.importance import block_influence
 from composer_kd.students.layer_choice import LayerChoice, check_number, chosen_layers, most_important
+from composer_kd.students.measuring import Batches
 from composer_kd.students.state_dict import EXTRAS
 from composer_kd.students.suitable import suitable
-from composer_kd.students.width import cut_heads, cut_neurons
+from composer_kd.students.width import Widths, cut_width
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,6 +37,7 @@ def student_from_teacher(
     *,
     num_attention_heads: int | None = None,
     intermediate_size: int | None = None,
+    hidden_size: int | None = None,
     data: Batches | None = None,
 ) -> Source:
     """Cuts a student out of a transformer: some of the layers, with the same embeddings, pooler, head and settings.
@@ -66,14 +68,19 @@ def student_from_teacher(
         layers: Which layers are kept: a strategy, or indices; None: ``'spaced'`` if ``num_layers`` is given, else all.
         num_layers: How many layers are kept; needed by ``'bottom'``, ``'top'``, ``'spaced'`` and ``'importance'``.
         num_attention_heads: How many attention heads each layer keeps: those that add most to its output on ``data``,
-            the mean over all valid positions of ``||W_h a_h||``. For BERT and the like, ViT, DeiT, DistilBERT and
-            GPT-2; which heads are left out is in ``config.pruned_heads``.
+            the mean over all valid positions of ``||W_h a_h||``. Heads keep their size. MPNet, GPT-NeoX, and BEiT with
+            relative positions, keep as many as ``hidden_size`` says. Where several heads of queries share one of keys
+            and values, as many of these are kept as can be with an equal share. Of BERT and the like, ViT, DeiT,
+            BEiT, DistilBERT and GPT-2 ``config.pruned_heads`` says which are left out.
         intermediate_size: How many neurons the feed-forward part of each layer keeps: those that add most to its output
             on ``data``, the mean over all valid positions of ``|a_j| ||W_j||``.
-        data: Batches for ``'importance'``, ``num_attention_heads`` and ``intermediate_size``: mappings of tensors as
-            the teacher takes them, such as a ``DataLoader``; it is read once for each of the three. Positions that
-            ``attention_mask`` leaves out do not count. The teacher runs in evaluation mode without gradients, and is
-            left as it was.
+        hidden_size: How many dimensions the hidden states keep, the same everywhere: those in which most comes out of
+            the norms on ``data``. Norms are corrected for their other statistics. Where a head has
+            ``hidden_size / num_attention_heads`` dimensions, this is a multiple of its size, which stays, and as many
+            heads are kept: all but Llama, Mistral, Qwen2, Qwen3, T5 and mT5.
+        data: Batches for ``'importance'`` and the three sizes: mappings of tensors as the teacher takes them, such as a
+            ``DataLoader``; it is read several times. Positions that ``attention_mask`` leaves out do not count. The
+            teacher runs in evaluation mode without gradients, and is left as it was.
 
     Returns:
         The student, of the type of ``teacher``. Of a ``HuggingFaceModel`` all else is copied too: the metrics, reset,
@@ -98,20 +105,18 @@ def student_from_teacher(
             num_layers,
             num_attention_heads=num_attention_heads,
             intermediate_size=intermediate_size,
+            hidden_size=hidden_size,
             data=data,
         )
         return _wrapped_alike(teacher, inner)
     model = suitable(teacher)
-    _check_data(layers, num_attention_heads, intermediate_size, data)
-    is_narrower = num_attention_heads is not None or intermediate_size is not None
-    kept = _kept(model, layers, num_layers, data, may_keep_all=is_narrower)
+    widths = Widths(num_attention_heads, intermediate_size, hidden_size)
+    _check_data(layers, widths, data)
+    kept = _kept(model, layers, num_layers, data, may_keep_all=bool(widths.given()))
     student = cut_layers(model, kept)
-    if intermediate_size is not None:
+    if widths.given():
         assert data is not None
-        student = cut_neurons(student, intermediate_size, data)
-    if num_attention_heads is not None:
-        assert data is not None
-        student = cut_heads(student, num_attention_heads, data)
+        student = cut_width(student, widths, data)
     _record(student, model, kept)
     return student
 
@@ -129,8 +134,8 @@ def _kept(
     numbers: dict[str, int | None] = _of_each_stack('num_layers', num_layers, depths)
     if not may_keep_all and not any(one is not None for one in (*choices.values(), *numbers.values())):
         raise ConfigError(
-            "nothing is to be left out: give layers, such as 'odd' or [0, 3, 5], num_layers, intermediate_size or "
-            'num_attention_heads'
+            "nothing is to be left out: give layers, such as 'odd' or [0, 3, 5], num_layers, intermediate_size, "
+            'num_attention_heads or hidden_size'
         )
     influence: dict[str, list[float]] = {}
     if 'importance' in [one for one in choices.values() if isinstance(one, str)]:
@@ -166,17 +171,16 @@ def _whose(name: str, stacks: Mapping[str, Any]) -> str:
     return 'the teacher' if len(stacks) == 1 else f"the teacher's {name}"
 
 
-def _check_data(layers: Any, heads: int | None, neurons: int | None, data: Batches | None) -> None:
+def _check_data(layers: Any, widths: Widths, data: Batches | None) -> None:
     choices = list(layers.values()) if isinstance(layers, Mapping) else [layers]
-    needs = [
-        *(["layers='importance'"] if 'importance' in [one for one in choices if isinstance(one, str)] else []),
-        *(['num_attention_heads'] if heads is not None else []),
-        *(['intermediate_size'] if neurons is not None else []),
-    ]
+    by_importance = 'importance' in [one for one in choices if isinstance(one, str)]
+    needs = ["layers='importance'"] * by_importance + widths.given()
     if needs and data is None:
         raise ConfigError(f'{needs[0]} needs data: batches on which the teacher is measured, such as a DataLoader')
     if data is not None and not needs:
-        raise ConfigError("data is read for layers='importance', num_attention_heads and intermediate_size alone")
+        raise ConfigError(
+            "data is read for layers='importance', num_attention_heads, intermediate_size and hidden_size alone"
+        )
 
 
 def _record(student: PreTrainedModel, teacher: PreTrainedModel, kept: Mapping[str, list[int]]) -> None:

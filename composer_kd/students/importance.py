@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from composer_kd.errors import ConfigError
 from composer_kd.students.architectures import stacks_of
+from composer_kd.students.measuring import Batches, Mean, Positions, run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ['Batches', 'block_influence', 'norms_into']
-
-Batches: TypeAlias = Iterable[Mapping[str, Any]]
-"""Batches as transformers takes them, such as a DataLoader of dicts with ``input_ids`` and ``attention_mask``."""
-
-IGNORED = -100  # the label of a position that does not count
+__all__ = ['block_influence', 'has_part', 'inputs_first', 'layers_of', 'norms_into', 'part_of']
 
 
 def block_influence(model: PreTrainedModel, data: Batches) -> dict[str, list[float]]:
@@ -42,10 +35,10 @@ def block_influence(model: PreTrainedModel, data: Batches) -> dict[str, list[flo
     Raises:
         ConfigError: If there is no valid position, or the batches are not as the model takes them.
     """
-    sums = {name: [_Mean() for _ in _layers(model, path)] for name, (_, path) in stacks_of(model).items()}
-    current = _Positions()
+    sums = {name: [Mean() for _ in layers_of(model, path)] for name, (_, path) in stacks_of(model).items()}
+    current = Positions()
 
-    def hook(mean: _Mean, stack: str) -> Callable[..., None]:
+    def hook(mean: Mean, stack: str) -> Callable[..., None]:
         def measure(layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             before = args[0] if args else kwargs['hidden_states']
             after = _hidden_states(output, before)
@@ -57,9 +50,9 @@ def block_influence(model: PreTrainedModel, data: Batches) -> dict[str, list[flo
     handles = [
         layer.register_forward_hook(hook(sums[name][index], name), with_kwargs=True)
         for name, (_, path) in stacks_of(model).items()
-        for index, layer in enumerate(_layers(model, path))
+        for index, layer in enumerate(layers_of(model, path))
     ]
-    _run(model, data, current, handles)
+    run(model, data, current, handles)
     return {name: [float(mean.value()) for mean in means] for name, means in sums.items()}
 
 
@@ -76,33 +69,38 @@ def norms_into(model: PreTrainedModel, data: Batches, path: str, groups: int | N
         groups: The number of equal groups of inputs; None: each input is one.
 
     Returns:
-        For each stack the measures of its layers: (inputs,) or (groups,), float64 on the CPU.
+        For each stack whose layers have it the measures of its layers: (inputs,) or (groups,), float64 on the CPU.
 
     Raises:
         ConfigError: As :func:`block_influence`.
     """
-    sums = {name: [_Mean() for _ in _layers(model, where)] for name, (_, where) in stacks_of(model).items()}
-    current = _Positions()
+    parts = {
+        name: [part_of(layer, path) for layer in layers_of(model, where)]
+        for name, (_, where) in stacks_of(model).items()
+        if has_part(layers_of(model, where)[0], path)
+    }
+    sums = {name: [Mean() for _ in found] for name, found in parts.items()}
+    current = Positions()
 
-    def hook(mean: _Mean, stack: str) -> Callable[..., None]:
+    def hook(mean: Mean, stack: str) -> Callable[..., None]:
         def measure(linear: nn.Module, args: Any) -> None:
             inputs = args[0].float()
             weight = inputs_first(linear).float()
             if groups is None:
                 added = inputs.abs() * weight.norm(dim=1)
             else:
-                parts = zip(inputs.chunk(groups, dim=-1), weight.chunk(groups, dim=0))
-                added = torch.stack([(part @ rows).norm(dim=-1) for part, rows in parts], dim=-1)
+                pairs = zip(inputs.chunk(groups, dim=-1), weight.chunk(groups, dim=0))
+                added = torch.stack([(part @ rows).norm(dim=-1) for part, rows in pairs], dim=-1)
             mean.add(current.valid(added, stack))
 
         return measure
 
     handles = [
-        part_of(layer, path).register_forward_pre_hook(hook(sums[name][index], name))
-        for name, (_, where) in stacks_of(model).items()
-        for index, layer in enumerate(_layers(model, where))
+        linear.register_forward_pre_hook(hook(mean, name))
+        for name, found in parts.items()
+        for linear, mean in zip(found, sums[name])
     ]
-    _run(model, data, current, handles)
+    run(model, data, current, handles)
     return {name: [mean.value() for mean in means] for name, means in sums.items()}
 
 
@@ -113,6 +111,15 @@ def part_of(layer: nn.Module, path: str) -> nn.Module:
     return layer
 
 
+def has_part(layer: nn.Module, path: str) -> bool:
+    """Whether a layer has the part that :func:`part_of` finds."""
+    try:
+        part_of(layer, path)
+    except AttributeError:
+        return False
+    return True
+
+
 def inputs_first(linear: nn.Module) -> Tensor:
     """The weight of a linear layer as (inputs, outputs); GPT-2 keeps it so."""
     weight = linear.weight
@@ -120,58 +127,8 @@ def inputs_first(linear: nn.Module) -> Tensor:
     return weight.detach().T if isinstance(linear, nn.Linear) else weight.detach()
 
 
-class _Mean:
-    """A running mean over positions, of numbers or vectors."""
-
-    def __init__(self) -> None:
-        self._sum: Tensor | float = 0.0
-        self._count = 0
-
-    def add(self, rows: Tensor) -> None:
-        self._sum = self._sum + rows.double().sum(0).cpu()
-        self._count += len(rows)
-
-    def value(self) -> Tensor:
-        if not self._count:
-            raise ConfigError('data: expected at least one batch with a valid position, got none')
-        mean = torch.as_tensor(self._sum) / self._count
-        if not mean.isfinite().all():
-            raise ConfigError(
-                'data: the teacher computes infinite or undefined values (NaN) on it; check its precision'
-            )
-        return mean
-
-
-class _Positions:
-    """Which positions of the batch that is being run are valid, by stack."""
-
-    def __init__(self) -> None:
-        self._masks: dict[str, Tensor | None] = {}
-
-    def read(self, model: PreTrainedModel, batch: Mapping[str, Any]) -> None:
-        first = batch.get('attention_mask')
-        if not getattr(model.config, 'is_encoder_decoder', False):
-            self._masks = {'encoder': first, 'decoder': first}
-            return
-        second = batch.get('decoder_attention_mask')
-        if second is None and batch.get('labels') is not None:
-            second = batch['labels'] != IGNORED
-        self._masks = {'encoder': first, 'decoder': second}
-
-    def valid(self, values: Tensor, stack: str) -> Tensor:
-        """The values (B, S) or (B, S, N) at valid positions, as rows."""
-        mask = self._masks[stack]
-        if mask is None:
-            return values.flatten(0, 1)
-        if mask.shape != values.shape[:2]:
-            raise ConfigError(
-                f'data: expected an attention mask of shape {tuple(values.shape[:2])} (samples, positions) in the '
-                f'{stack}, got {tuple(mask.shape)}'
-            )
-        return values[mask.bool()]
-
-
-def _layers(model: PreTrainedModel, path: str) -> nn.ModuleList:
+def layers_of(model: PreTrainedModel, path: str) -> nn.ModuleList:
+    """The layers of a stack, by the path that :func:`.stacks_of` says."""
     layers = model.get_submodule(path)
     assert isinstance(layers, nn.ModuleList)
     return layers
@@ -182,39 +139,3 @@ def _hidden_states(output: Any, before: Tensor) -> Tensor:
     if isinstance(output, Tensor):
         return output
     return next(part for part in output if isinstance(part, Tensor) and part.shape == before.shape)
-
-
-def _run(model: PreTrainedModel, data: Batches, current: _Positions, handles: list[Any]) -> None:
-    """Runs all batches, and removes the hooks."""
-    takes = inspect.signature(model.forward).parameters
-    try:
-        with _evaluating(model), torch.no_grad():
-            for batch in data:
-                if not isinstance(batch, Mapping):
-                    raise ConfigError(
-                        f'data: expected batches that are mappings, such as input_ids and attention_mask by name, got '
-                        f'{type(batch).__name__}'
-                    )
-                device = model.device
-                moved = {
-                    key: value.to(device) if isinstance(value, Tensor) else value
-                    for key, value in batch.items()
-                    if key in takes
-                }
-                current.read(model, moved)
-                model(**moved)
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode in this context; each part is then in its own mode again."""
-    modes = {part: part.training for part in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training

@@ -1,23 +1,69 @@
-"""A narrower student: the neurons and attention heads that do least are left out of each layer."""
+"""A narrower student: the neurons, attention heads and dimensions that do least are left out."""
 
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from composer_kd.errors import ConfigError
-from composer_kd.students.architectures import SUPPORTED, architecture_of, stacks_of
+from composer_kd.students.architectures import architecture_of, stacks_of
 from composer_kd.students.copying import rebuilt
-from composer_kd.students.importance import Batches, inputs_first, norms_into, part_of
+from composer_kd.students.heads import cut_heads
+from composer_kd.students.hidden import cut_hidden
+from composer_kd.students.importance import inputs_first, norms_into, part_of
 from composer_kd.students.layer_choice import most_important
+from composer_kd.students.measuring import Batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ['cut_heads', 'cut_neurons']
+__all__ = ['Widths', 'cut_neurons', 'cut_width']
+
+
+@dataclass(frozen=True)
+class Widths:
+    """The sizes of a narrower student, by the names of transformers; None: as in the teacher.
+
+    Args:
+        num_attention_heads: Attention heads of each layer.
+        intermediate_size: Neurons in the feed-forward part of each layer.
+        hidden_size: Dimensions of the hidden states.
+    """
+
+    num_attention_heads: int | None = None
+    intermediate_size: int | None = None
+    hidden_size: int | None = None
+
+    def given(self) -> list[str]:
+        """The names of the sizes that are given."""
+        return [one.name for one in fields(self) if getattr(self, one.name) is not None]
+
+
+def cut_width(model: PreTrainedModel, widths: Widths, data: Batches) -> PreTrainedModel:
+    """Copies a model with fewer neurons, then heads, then dimensions of its hidden states.
+
+    Args:
+        model: A model of a supported architecture; it may be changed.
+        widths: What is kept.
+        data: Batches on which each is measured, in the model that is left before.
+
+    Returns:
+        The narrower model.
+
+    Raises:
+        ConfigError: If there are not as many, or the sizes do not fit one another.
+    """
+    if widths.intermediate_size is not None:
+        model = cut_neurons(model, widths.intermediate_size, data)
+    heads, size = widths.num_attention_heads, widths.hidden_size
+    follows = size is not None and architecture_of(model).head_size is None  # the heads follow the hidden size
+    if heads is not None and not follows:
+        model = cut_heads(model, heads, data)
+    return model if size is None else cut_hidden(model, size, heads if follows else None, data)
 
 
 def cut_neurons(model: PreTrainedModel, size: int, data: Batches) -> PreTrainedModel:
@@ -56,46 +102,6 @@ def cut_neurons(model: PreTrainedModel, size: int, data: Batches) -> PreTrainedM
         return value
 
     return rebuilt(model, config, cut=cut)
-
-
-def cut_heads(model: PreTrainedModel, number: int, data: Batches) -> PreTrainedModel:
-    """Leaves the attention heads that add least out of each layer of a student.
-
-    ``config.pruned_heads`` says which, so that ``from_pretrained`` builds the same model.
-
-    Args:
-        model: The student, which is changed.
-        number: How many heads each layer keeps.
-        data: Batches on which they are measured, as :func:`~composer_kd.students.importance.norms_into` says.
-
-    Returns:
-        The same student.
-
-    Raises:
-        ConfigError: If there are not as many heads, or transformers prunes none in this architecture.
-    """
-    path = architecture_of(model).heads_into
-    if path is None:
-        able = ', '.join(sorted(name for name, one in SUPPORTED.items() if one.heads_into is not None))
-        raise ConfigError(
-            f'num_attention_heads: transformers leaves no heads out of {type(model).__name__}. It does of: {able}'
-        )
-    count = model.config.num_attention_heads
-    _check_size('num_attention_heads', number, count, 'attention heads')
-    if getattr(model.config, 'pruned_heads', None):
-        raise ConfigError('num_attention_heads: some heads of the teacher are left out already (config.pruned_heads)')
-    (scores,) = norms_into(model, data, path, groups=count).values()
-    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
-    with torch.random.fork_rng(devices=[]):  # what is drawn is overwritten
-        model.prune_heads(
-            {
-                layer: sorted(set(range(count)) - set(most_important(heads.tolist(), number)))
-                for layer, heads in enumerate(scores)
-            }
-        )
-    for name, parameter in model.named_parameters():
-        parameter.data = parameter.data.to(dtypes[name])
-    return model
 
 
 def _check_size(key: str, size: object, count: int, what: str) -> None:

@@ -13,8 +13,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from typing_extensions import override
 
-from composer_kd.bench import BenchResults, Limits, Row, Setting, Watcher, bench, block, plan, summary, write
-from composer_kd.bench.files import FILES
+from composer_kd.bench import (
+    BenchResults,
+    Limits,
+    Row,
+    Setting,
+    TextOptions,
+    Watcher,
+    bench,
+    block,
+    plan,
+    summary,
+    write,
+)
+from composer_kd.bench.files import FILES, TEXT_FILE
 from composer_kd.bench.predictions import first_samples
 from composer_kd.errors import ConfigError
 from composer_kd.presentation.console import terminal
@@ -39,6 +51,7 @@ class BenchOptions:
         threads: The numbers of CPU threads.
         limits: The seconds of timing for a model in a setting, and the largest batch.
         samples: The number of samples of the evaluation data that are evaluated; ``None`` for all.
+        texts: The lengths, batch sizes and new tokens for models of texts.
     """
 
     devices: Sequence[str] | None = None
@@ -47,6 +60,7 @@ class BenchOptions:
     threads: Sequence[int] | None = None
     limits: Limits | None = None
     samples: int | None = 1000
+    texts: TextOptions | None = None
 
 
 def bench_runs(written: Sequence[str], out: pathlib.Path, options: BenchOptions, command: str = '') -> BenchResults:
@@ -82,6 +96,7 @@ def bench_runs(written: Sequence[str], out: pathlib.Path, options: BenchOptions,
             data=data_in_words(run),
             command=command,
             watcher=watcher,
+            texts=options.texts,
         )
     _conclude(console, results, out)
     return results
@@ -150,4 +165,5 @@ def _conclude(console: Console, results: BenchResults, out: pathlib.Path) -> Non
         console.print('\nIn doubt', style='bold')
         for one in results.warnings:
             console.print(f'  {one}', highlight=False, style='yellow')
-    console.print(f'\n{", ".join(FILES)} in {out} ({seconds_text(results.seconds)})', highlight=False)
+    files = [*FILES, *([TEXT_FILE] if any(row.texts for row in results.rows) else [])]
+    console.print(f'\n{", ".join(files)} in {out} ({seconds_text(results.seconds)})', highlight=False)

@@ -11,9 +11,10 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
+from composer_kd.bench.results import BenchResults, Setting
 from composer_kd.reports import Report, write_report
 from composer_kd.reports.page import as_html, as_markdown_page
-from tests.reports.building import called, evidence, timings
+from tests.reports.building import called, evidence, row, timings
 
 HOSTILE = '<script>alert("1")</script>&|`*'
 
@@ -90,7 +91,7 @@ def test_the_page_says_everything(page, report):
         assert ' '.join(said.split()) in text
     for drawing in report.drawings.values():
         assert drawing.caption in text
-    assert page.tags.count('svg') == len(report.drawings) == 7
+    assert page.attributes.count(('role', 'img')) == len(report.drawings) == 7
 
 
 def test_hostile_names_are_text():
@@ -149,3 +150,13 @@ def test_the_same_report_is_the_same_page(tmp_path, small):
     before = as_html(small)
     write_report(small, tmp_path)
     assert (tmp_path / 'report.html').read_text() == before
+
+
+def test_long_tables_are_folded_and_every_section_is_in_the_contents(page):
+    assert 'nav' in page.tags
+    assert {'#speed', '#timings', '#again'} <= {value for key, value in page.attributes if key == 'href'}
+    assert ('class', 'folded') not in page.attributes  # the timings have six rows
+    settings = [Setting('cpu', threads, 'eager', 'fp32') for threads in (1,)]
+    settings += [Setting('cpu', 1, f'backend {number}', 'fp32') for number in range(13)]
+    many = BenchResults([row('kd-0', setting) for setting in settings], {}, '')
+    assert ('class', 'folded') in Reader(as_html(Report(evidence(seeds=(0,), bench=many)))).attributes

@@ -62,12 +62,14 @@ def test_from_a_model_as_in_python(yaml):
 
 
 def test_by_importance_on_samples(yaml):
-    model = CUT.replace('odd', f'importance, num_layers: 2, num_attention_heads: 1, intermediate_size: 9, {MEASURED}')
+    model = CUT.replace(
+        'odd', f'importance, num_layers: 2, num_attention_heads: 1, intermediate_size: 9, hidden_size: 8, {MEASURED}'
+    )
     student = built(yaml, model)
     data = [sentences()[index * 16 // 6] for index in range(6)]
     batches = [{key: torch.stack([one[key] for one in data[i : i + 2]]) for key in data[0]} for i in (0, 2, 4)]
     expected = student_from_teacher(
-        tiny('bert'), 'importance', 2, num_attention_heads=1, intermediate_size=9, data=batches
+        tiny('bert'), 'importance', 2, num_attention_heads=1, intermediate_size=9, hidden_size=8, data=batches
     )
     assert student.config.cut_from['layers'] == expected.config.cut_from['layers']
     assert torch.equal(answers(student.model, batch(student.model)), answers(expected, batch(expected)))

@@ -250,3 +250,18 @@ def test_a_teacher_with_another_tokenizer_teaches_from_a_yaml(place):
     assert 'has another tokenizer than the student' in refused(file, wrong)
     with pytest.raises(StoreError, match='has another tokenizer'):
         cache(load_config(file), out=place / 'store')
+
+
+def test_a_teacher_with_a_random_head_is_compared_as_untrained(place, capsys):
+    save_model(place / 'body', 'BertModel')
+    big = {'name': 'hf_classifier', 'pretrained': 'body'}
+    by_layer = {'loss': {'name': 'hint'}, 'on': 'bert.embeddings'}
+    teaching = {'distillation': {'teachers': [{'model': big, 'name': 'body'}], 'kd_loss_fn': [by_layer]}}
+    train(load_config(run_yaml(place, algorithms=teaching, max_duration='1ba'), ['run_name=one']), quiet=True)
+    with pytest.warns(UserWarning, match=r"the teacher 'body' has random weights \(classifier\.\w+, classifier\.\w+\)"):
+        teacher, student = compared_models([open_run(place / 'runs' / 'one')])
+    assert (teacher.trained, student.trained) == (False, True)
+    main(['report', 'runs/one', '--out', 'report', '--no-bench'])
+    said = ' '.join(capsys.readouterr().out.split())
+    assert "Note: The teacher 'body' has random weights" in said
+    assert {one['model'] for one in json.loads((place / 'report' / 'report.json').read_text())['models']} == {'one'}

@@ -3,6 +3,9 @@
 import torch
 import transformers as hf
 
+from composer_kd.students.architectures import stacks_of
+from composer_kd.students.importance import has_part, inputs_first, part_of
+
 WORDS, SAMPLES, LENGTH = 40, 3, 7
 SIZES = {'hidden_size': 16, 'num_attention_heads': 2, 'intermediate_size': 24}
 TEXT = {**SIZES, 'vocab_size': WORDS, 'max_position_embeddings': 32}
@@ -93,3 +96,13 @@ def stacks(model):
         and type(module[0]).__name__.endswith(names)
         and not type(module[0]).__name__.startswith(('T5Layer', 'MT5Layer'))
     ]
+
+
+def silence(model, path, idle):
+    """Lets some inputs of a linear layer, in every layer that has it, add nothing; returns the model."""
+    with torch.no_grad():
+        for _, where in stacks_of(model).values():
+            for layer in model.get_submodule(where):
+                if has_part(layer, path):
+                    inputs_first(part_of(layer, path))[idle] = 0
+    return model

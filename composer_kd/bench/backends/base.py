@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from composer_kd.errors import ConfigError
+from composer_kd.features.generation import generates
 
-__all__ = ['Backend', 'Call', 'Target']
+__all__ = ['Backend', 'Call', 'Target', 'writer_in']
 
 Call = Callable[..., Tensor]
 """A loaded model: takes tensors on the device and returns the logits."""
@@ -45,6 +46,8 @@ class Backend(abc.ABC):
         extra: The extra of composer_kd that installs these packages.
         slow_start: Whether its first forward pass on a CPU takes minutes; it then runs there only on request.
         of_torch: Whether torch allocates its memory on a GPU.
+        recorded: Whether it runs a graph that was recorded with one length of text; answers at others are then compared
+            with those in eager mode.
         per_device: Whether its files are specific to a device; ``save`` then gets module and inputs on that device.
     """
 
@@ -57,6 +60,7 @@ class Backend(abc.ABC):
     slow_start: bool = False
     of_torch: bool = True
     per_device: bool = False
+    recorded: bool = True
 
     @abc.abstractmethod
     def save(self, module: nn.Module, inputs: tuple[Tensor, ...], file: pathlib.Path) -> None:
@@ -90,6 +94,20 @@ class Backend(abc.ABC):
         """Returns the model in a form that frees its memory after each call, to measure the memory of one call."""
         return call
 
+    def writer(self, call: Call) -> nn.Module:
+        """Returns the loaded model of transformers whose ``generate`` writes texts, with a cache of keys and values.
+
+        Args:
+            call: The loaded model.
+
+        Raises:
+            ConfigError: If this form has no such cache; the message says why.
+        """
+        raise ConfigError(
+            f'{self.name} runs a graph from whole texts to logits, without the cache of keys and values, so each new '
+            'token would take the whole text anew'
+        )
+
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
         """A context in which models of this backend are loaded and run."""
@@ -113,3 +131,19 @@ class Backend(abc.ABC):
         missing = [package for package in self.packages if importlib.util.find_spec(package) is None]
         if missing:
             raise ConfigError(f"{', '.join(missing)} not installed: pip install 'composer_kd[{self.extra}]'")
+
+
+def writer_in(call: Call) -> nn.Module:
+    """Finds the model of transformers that writes, inside the modules of a backend that runs them as they are.
+
+    Args:
+        call: The loaded model.
+
+    Raises:
+        ConfigError: If the call is no module, as on a device that wraps it.
+    """
+    modules = call.modules() if isinstance(call, nn.Module) else ()
+    found = next((module for module in modules if generates(module)), None)
+    if found is None:
+        raise ConfigError('the cache of keys and values has another size at each token, and this device compiles each')
+    return found

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from composer_kd.bench.backends.base import Backend, Call, Target
+from composer_kd.bench.backends.base import Backend, Call, Target, writer_in
 from composer_kd.errors import ConfigError
 
 __all__ = ['Compile', 'Eager']
@@ -27,6 +27,7 @@ class Eager(Backend):
 
     name = 'eager'
     devices: tuple[str, ...] = ('cpu', 'cuda', 'mps', 'xla')
+    recorded = False
 
     @override
     def save(self, module: nn.Module, inputs: tuple[Tensor, ...], file: pathlib.Path) -> None:
@@ -39,6 +40,10 @@ class Eager(Backend):
         weights = torch.load(file, map_location='cpu', weights_only=False)
         module.load_state_dict(weights)
         return module.to(target.device)
+
+    @override
+    def writer(self, call: Call) -> nn.Module:
+        return writer_in(call)
 
 
 class Compile(Eager):
@@ -63,6 +68,10 @@ class Compile(Eager):
 
         name = next((name for name in ('fresh_cache', 'fresh_inductor_cache') if hasattr(utils, name)), None)
         return contextlib.nullcontext() if name is None else getattr(utils, name)(dir=str(folder), delete=False)
+
+    @override
+    def writer(self, call: Call) -> nn.Module:
+        raise ConfigError('compile would compile anew for each length of the cache of keys and values')
 
     @override
     def notes(self, module: nn.Module) -> list[str]:

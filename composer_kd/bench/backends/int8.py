@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from composer_kd.bench.backends.base import Backend, Call, Target
+from composer_kd.bench.backends.base import Backend, Call, Target, writer_in
 from composer_kd.errors import ConfigError
 
 __all__ = ['Int8Dynamic']
@@ -27,6 +27,7 @@ class Int8Dynamic(Backend):
     name = 'int8-dynamic'
     precisions = ('int8',)
     devices = ('cpu',)
+    recorded = False
 
     @override
     def save(self, module: nn.Module, inputs: tuple[Tensor, ...], file: pathlib.Path) -> None:
@@ -42,6 +43,10 @@ class Int8Dynamic(Backend):
             # As in eager mode, nobody else's file can stand there; packed weights are objects other than tensors.
             quantised.load_state_dict(torch.load(file, weights_only=False))
         return quantised
+
+    @override
+    def writer(self, call: Call) -> nn.Module:
+        return writer_in(call)
 
     @override
     def notes(self, module: nn.Module) -> list[str]:

@@ -38,7 +38,7 @@ def draw_calibration(shown: Sequence[Group | None], evaluation: EvaluationSet) -
     panels = [(each, found) for each in shown if each is not None and (found := pooled(each, evaluation)) is not None]
     if not panels:
         return None
-    with canvas(3.4 * len(panels) + 0.5, 4.3) as figure:
+    with canvas(3.7 * len(panels), 4.3) as figure:
         grid = figure.subplots(
             2,
             len(panels),
@@ -50,8 +50,10 @@ def draw_calibration(shown: Sequence[Group | None], evaluation: EvaluationSet) -
         for column, (each, found) in enumerate(panels):
             _reliability(grid[0][column], each, found, evaluation)
             _spread(grid[1][column], each, found)
-        grid[0][0].set_ylabel('share of right answers, %')
-        grid[1][0].set_ylabel('samples, %')
+        for row, label in zip(grid, ('share of right answers, %', 'samples, %')):
+            for axes in row:  # each has its labels, since a narrow page shows them one by one
+                axes.set_ylabel(label)
+                axes.tick_params(labelleft=True)
     return Drawing(
         'calibration',
         'Calibration',

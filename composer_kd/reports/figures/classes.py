@@ -16,6 +16,7 @@ from composer_kd.reports.metrics import class_accuracies, most_changed
 
 __all__ = ['MOST_CLASSES', 'draw_classes', 'shortened']
 
+_APART = 0.24  # of a row, from the middle
 MOST_CLASSES = 20
 """The maximum number of classes in a plot, for readability; those that changed most are shown."""
 
@@ -56,11 +57,12 @@ def draw_classes(
     chosen = there[most_changed(change[there], MOST_CLASSES)]
     chosen = chosen if len(chosen) else there[:MOST_CLASSES]
     chosen = chosen[np.argsort(change[chosen], kind='stable')]
-    with canvas(10.6, 1.4 + 0.28 * len(chosen)) as figure:
+    with canvas(10.6, 1.4 + 0.34 * len(chosen)) as figure:
         left, right = figure.subplots(1, 2, sharey=True, gridspec_kw={'width_ratios': [1.7, 1]})
         _levels(left, shown, chosen)
         _changes(right, change[chosen], None if error is None else error[chosen], (before.role, after.role))
         left.set_yticks(range(len(chosen)), [shortened(evaluation.classes[index]) for index in chosen])
+        right.tick_params(labelleft=True)  # a narrow page shows the two panels one by one
         left.set_ylim(-0.7, len(chosen) - 0.3)
         heading(left, 'accuracy of the class')
         heading(right, f'{after.role} minus {before.role}')
@@ -85,13 +87,15 @@ def _error(old: np.ndarray, new: np.ndarray) -> np.ndarray | None:
 
 def _levels(axes: Any, shown: Sequence[tuple[Group, np.ndarray]], chosen: np.ndarray) -> None:
     means = [(each.role, 100 * values.mean(0)[chosen]) for each, values in shown]
-    (_, start), (role, end) = means[-2:]
+    (_, start), (last, end) = means[-2:]
     rows = np.arange(len(chosen))
-    axes.hlines(rows, start, end, color=COLOURS[role], linewidth=2.2, alpha=0.4, zorder=2)
-    for role, values in means:
-        as_line = role == TEACHER and len(means) > 2
-        looks = {'marker': '|', 's': 130, 'linewidth': 1.8} if as_line else {'marker': 'o', 's': 42, 'linewidth': 0}
-        axes.scatter(values, rows, color=COLOURS[role], label=role, zorder=3, **looks)
+    places = np.linspace(-_APART, _APART, len(means))  # above one another, so that equal ones are all seen
+    axes.plot([start, end], [rows + places[-2], rows + places[-1]], color=COLOURS[last], linewidth=1.4, alpha=0.4)
+    for place, (role, values) in zip(places, means):
+        marker = 's' if role == TEACHER and len(means) > 2 else 'o'
+        axes.scatter(
+            values, rows + place, color=COLOURS[role], label=role, zorder=3, marker=marker, s=26, clip_on=False
+        )
     axes.set_xlabel('%')
     _rows(axes, rows)
 

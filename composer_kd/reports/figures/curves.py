@@ -126,7 +126,7 @@ def _panel(axes: Any, key: str, groups: Sequence[Group], evaluation: EvaluationS
             continue
         if len(found) > 1:
             for one in found:
-                axes.plot(one.batches, one.values, color=colour[each.name], linewidth=0.8, alpha=0.3)
+                axes.plot(one.batches, one.values, color=colour[each.name], linewidth=0.8, alpha=0.3, clip_on=False)
         mean = mean_curve(found)
         few = 'o' if len(mean.batches) <= 12 else None
         axes.plot(
@@ -137,6 +137,8 @@ def _panel(axes: Any, key: str, groups: Sequence[Group], evaluation: EvaluationS
             marker=few,
             markersize=3.5,
             label=each.name,
+            clip_on=False,  # a point on the edge is drawn whole
+            zorder=3,
         )
     if accuracy:
         _teachers_level(axes, groups, evaluation, colour)
@@ -148,6 +150,9 @@ def _panel(axes: Any, key: str, groups: Sequence[Group], evaluation: EvaluationS
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     if not accuracy:
         axes.set_ylim(bottom=0)
+    else:
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(0.0, low), min(100.0, high))
     tidy(axes)
 
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from composer_kd.bench.results import Setting
 from composer_kd.presentation.plots import INK, MUTED, PAPER, RED, Drawing, canvas, heading, tidy
 from composer_kd.presentation.roles import ALONE
-from composer_kd.presentation.units import TIMES, percent, times
+from composer_kd.presentation.units import percent, ratio_text, speed_text
 from composer_kd.reports.figures.colours import colours
 from composer_kd.reports.groups import Group
 from composer_kd.reports.speed import FAITHFUL, Speed, Timing, device_text
@@ -20,6 +20,7 @@ from composer_kd.reports.speed import FAITHFUL, Speed, Timing, device_text
 __all__ = ['distinct', 'draw_speedups']
 
 _PANELS = 3
+_MOST_TICKS = 5
 
 
 def draw_speedups(groups: Sequence[Group], speed: Speed) -> Drawing | None:
@@ -50,9 +51,9 @@ def draw_speedups(groups: Sequence[Group], speed: Speed) -> Drawing | None:
         'speedups',
         'Speed-up by backend and precision',
         'How many times faster one sample is answered than by the teacher as it was trained (eager, fp32), on the same '
-        'device; in brackets where the difference is within the noise. The axis is logarithmic. Striped bars answer '
-        f'more than {100 * (1 - FAITHFUL):.0f} % of the evaluation data otherwise than the model as trained: their '
-        'speed is not worth much.'
+        'device; in brackets where the difference is within the noise. The axis is logarithmic. Striped bars have '
+        f'an output match below {100 * FAITHFUL:.0f} %: they classify more of the evaluation data otherwise than the '
+        'model as trained, and their speed is not worth much.'
         + (
             f' Not shown, since of the same size as a model that is: {", ".join(one.name for one in alike)}.'
             if alike
@@ -113,9 +114,10 @@ def _ratios(axes: Any, least: float, most: float) -> None:
     low, high = math.log2(min(least, 0.8)), math.log2(max(most, 1.5))
     axes.set_xscale('log', base=2)
     axes.set_xlim(2 ** (low - 0.05 * (high - low)), 2 ** (high + 0.55 * (high - low)))
-    step = max(1, round((high - low) / 6))
-    axes.set_xticks([2.0**power for power in range(math.ceil(low), math.floor(high) + 1) if power % step == 0])
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}{TIMES}'))
+    powers = range(math.ceil(low), math.floor(high) + 1)
+    step = next(step for step in range(1, len(powers) + 1) if sum(one % step == 0 for one in powers) <= _MOST_TICKS)
+    axes.set_xticks([2.0**power for power in powers if power % step == 0])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: ratio_text(value)))
     axes.xaxis.set_minor_locator(NullLocator())
 
 
@@ -128,6 +130,6 @@ def _text(timing: Timing, factor: float | None, speed: Speed) -> tuple[str, bool
     if factor is None:
         return f'failed: {(timing.failed or "not timed")[:34]}', True
     if not timing.is_faithful:
-        return f'{times(factor)}  output match {percent(timing.output_match)} %', True
+        return f'{speed_text(factor)}, output match {percent(timing.output_match)} %', True
     is_known = speed.is_clear(timing) or speed.reference(timing) is timing
-    return times(factor) if is_known else f'({times(factor)})', False
+    return speed_text(factor) if is_known else f'({speed_text(factor)})', False

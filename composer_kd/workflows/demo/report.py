@@ -24,7 +24,7 @@ __all__ = ['NUMBERS_FILE', 'in_words', 'show', 'spread_of', 'write_files', 'writ
 
 NUMBERS_FILE = 'results.json'
 
-_COLUMNS = ('model', 'learns from', 'accuracy %', 'parameters', 'size', 'latency')
+_COLUMNS = ('model', 'learns from', 'accuracy, %', 'parameters', 'size', 'latency')
 
 
 def write_report(results: Results, out: pathlib.Path, console: Console) -> None:

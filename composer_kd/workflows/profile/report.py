@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from composer.core import State
 from composer.utils import dist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from rich.table import Table as Shown
 
 from composer_kd.bench.environment import environment as machine_of
@@ -39,7 +41,7 @@ class PhaseTime:
         median: The median over the steps, in seconds.
         low: The first quartile, in seconds.
         high: The third quartile, in seconds.
-        share: The phase's share of the total time of all steps, from 0 to 1.
+        share: The median's share of the sum of all phases' medians, from 0 to 1.
     """
 
     name: str
@@ -76,8 +78,9 @@ class StepTimes:
             on_device: Whether to use the GPU's clock.
         """
         steps = self.device_steps if on_device else self.steps
-        whole = sum(sum(step.values()) for step in steps)
-        return [_phase(name, [step[name] for step in steps], whole) for name in PHASES]
+        found = [_phase(name, [step[name] for step in steps]) for name in PHASES]
+        whole = sum(phase.median for phase in found)
+        return [dataclasses.replace(phase, share=phase.median / whole if whole else 0.0) for phase in found]
 
     def step(self, on_device: bool = False) -> PhaseTime:
         """Summarises the whole step.
@@ -86,7 +89,7 @@ class StepTimes:
             on_device: Whether to use the GPU's clock.
         """
         sums = [sum(step.values()) for step in (self.device_steps if on_device else self.steps)]
-        return _phase('step', sums, sum(sums))
+        return _phase('step', sums)
 
     @property
     def clocks(self) -> dict[str, bool]:
@@ -165,7 +168,7 @@ def markdown(times: StepTimes) -> str:
     lines = [f'# {_title(times)}', '', as_markdown(Table.of(_columns(times), _rows(times)))]
     lines += ['', f'Medians over {len(times.steps)} steps after {times.warm_up} that warm up, with their quartiles;']
     lines += [
-        'shares are of the time of all steps. `backward` has the gradients of both losses; `other` is',
+        'shares are of the sum of the medians. `backward` has the gradients of both losses; `other` is',
         f'{_IN_OTHER}.',
         '',
     ]
@@ -181,7 +184,7 @@ def figure(times: StepTimes) -> Figure:
         times: The measured times.
     """
     clocks = times.clocks
-    heights = [1, 10] * len(clocks)
+    heights = [1, 7] * len(clocks)
     with canvas(9, 0.3 + 4.6 * len(clocks)) as made:
         axes = made.subplots(len(heights), 1, squeeze=False, gridspec_kw={'height_ratios': heights})[:, 0]
         for strip, bars, (clock, on_device) in zip(axes[::2], axes[1::2], clocks.items()):
@@ -191,7 +194,9 @@ def figure(times: StepTimes) -> Figure:
             by = f' by the clock of the {clock}' if len(clocks) > 1 else ''
             strip.set_title(f'{times.run_name}: a step of {seconds_text(step.median)}{by}')
             strip.set_title(_teaching(phases), loc='right', size=10, weight='normal')
-        axes[-1].set_xlabel(f'milliseconds: median and quartiles of {len(times.steps)} steps; share of all their time')
+        axes[-1].set_xlabel(
+            f'milliseconds: median and quartiles of {len(times.steps)} steps; share of the sum of the medians'
+        )
         made.supxlabel(_environment(times), size=8, color=MUTED)
     return made
 
@@ -202,13 +207,17 @@ def _teaching(phases: Sequence[PhaseTime]) -> str:
 
 
 def _strip(ax: Axes, phases: Sequence[PhaseTime]) -> None:
-    """Draws the whole step as one bar, divided into phases."""
+    """Draws the whole step as one bar, divided into phases, on an axis of its own: its shares."""
     left = 0.0
     for phase in phases:
-        ax.barh(0, phase.share, left=left, color=_COLOURS.get(phase.name, _STUDENT), edgecolor='white', linewidth=1.5)
-        left += phase.share
-    ax.set_xlim(0, 1)
-    ax.set_axis_off()
+        share = 100 * phase.share
+        ax.barh(0, share, left=left, color=_COLOURS.get(phase.name, _STUDENT), edgecolor='white', linewidth=1.5)
+        left += share
+    ax.set_xlim(0, 100)
+    ax.set_yticks([])
+    ax.xaxis.set_major_formatter(PercentFormatter(decimals=0))
+    tidy(ax, grid=None)
+    ax.spines['left'].set_visible(False)
 
 
 def _bars(ax: Axes, phases: Sequence[PhaseTime]) -> None:
@@ -228,9 +237,9 @@ def _bars(ax: Axes, phases: Sequence[PhaseTime]) -> None:
     ax.tick_params(axis='y', length=0)
 
 
-def _phase(name: str, seconds: Sequence[float], whole: float) -> PhaseTime:
+def _phase(name: str, seconds: Sequence[float]) -> PhaseTime:
     low, median, high = (float(value) for value in np.percentile(seconds, [25, 50, 75]))
-    return PhaseTime(name, median, low, high, sum(seconds) / whole)
+    return PhaseTime(name, median, low, high, 1.0)
 
 
 def _title(times: StepTimes) -> str:

@@ -148,7 +148,9 @@ def _compared_models(runs: Sequence[SavedRun], num_classes: int | None) -> tuple
         warnings.simplefilter('always')
         listed = compared_models(runs, num_classes)
     said = (str(warning.message) for warning in caught)
-    return listed, [f'{text[:1].upper()}{text[1:]}.' for text in said]
+    # A report compares what models answer; the answers of a random head mean nothing.
+    kept = [one for one in listed if one.run is not None or one.trained]
+    return kept, [f'{text[:1].upper()}{text[1:]}.' for text in said]
 
 
 def _command_of(options: ReportOptions) -> str:

@@ -22,6 +22,7 @@ from composer_kd.reports import EvaluationSet, ModelEvidence, Predictions
 from composer_kd.runs.compared import data_in_words
 from composer_kd.runs.evaluate import count_parameters
 from composer_kd.runs.saved import SavedRun
+from composer_kd.workflows.report.token_losses import has_token_labels, token_losses
 
 __all__ = ['Answering', 'why_not']
 
@@ -46,6 +47,7 @@ class Answering:
         self.labels: np.ndarray | None = None
         self.unlabelled = 0
         self.classes = 0
+        self.of_tokens = False
 
     @classmethod
     def of_run(cls, run: SavedRun) -> Answering:
@@ -82,7 +84,8 @@ class Answering:
         parameters, size = count_parameters(inference.model), size_in_bytes(inference.model)
         inference.to(self.device)
         answers = self._answers(inference) if self.left_out is None else None
-        return ModelEvidence(candidate, parameters, size, self._flops(inference), answers)
+        losses = token_losses(inference, self.batches(), self.device) if self.of_tokens else None
+        return ModelEvidence(candidate, parameters, size, self._flops(inference), answers, token_losses=losses)
 
     def evaluation_set(self) -> EvaluationSet:
         """Returns the labels and classes, or why predictions are left out; call it after evaluating all models."""
@@ -99,6 +102,7 @@ class Answering:
                 logits = inference(*(tensor.to(self.device) for tensor in inference.inputs_of(batch))).float().cpu()
             self.left_out = why_not(logits, labels)
             if self.left_out is not None:
+                self.of_tokens = has_token_labels(logits, labels)
                 return None
             labels = aligned_labels(batch, inference.form)
             assert labels is not None

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from composer_kd.bench import BenchResults, Candidate, Limits, bench, plan
+from composer_kd.bench import BenchResults, Candidate, Limits, TextOptions, bench, plan
 from composer_kd.errors import ConfigError
 from composer_kd.reports.evidence import ModelEvidence
 from composer_kd.reports.groups import group
@@ -81,7 +81,8 @@ def measured_now(models: Sequence[ModelEvidence], batches: Iterable[Any]) -> tup
     ]
     settings = plan(backends=['eager'], precisions=['fp32'])
     few = list(itertools.islice(batches, SAMPLES))
-    results = bench(candidates, few, settings, limits=Limits(BUDGET, LARGEST_BATCH), samples=SAMPLES)
+    limits = Limits(BUDGET, LARGEST_BATCH)
+    results = bench(candidates, few, settings, limits=limits, samples=SAMPLES, texts=TextOptions(None, (1,), 16))
     source = (
         f'Timings: a short measurement for this report ({BUDGET} s for each model and setting, the first run of each '
         'group, eager only). `composer-kd bench` measures longer, and more backends.'

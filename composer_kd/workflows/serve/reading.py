@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from composer_kd.errors import ConfigError
-from composer_kd.runs.text_checks import longest_text
+from composer_kd.features.longest_text import longest_text
 from composer_kd.workflows.serve.models import ServedModel
 
 __all__ = ['MOST_CHARACTERS', 'Reader', 'checked_text']

@@ -12,8 +12,8 @@ import torch
 from composer_kd.bench.devices import Device
 from composer_kd.bench.failures import reason
 from composer_kd.data.text import frame_of
+from composer_kd.features.longest_text import longest_text
 from composer_kd.pretrained import require_transformers
-from composer_kd.runs.text_checks import longest_text
 from composer_kd.workflows.serve.answers import Completion, Described
 from composer_kd.workflows.serve.models import ServedModel
 from composer_kd.workflows.serve.reading import Reader

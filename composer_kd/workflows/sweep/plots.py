@@ -7,22 +7,26 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import optuna
-from matplotlib import colormaps, colors
+from matplotlib import cm, colormaps, colors
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from composer_kd.presentation.plots import BLUE, FAINT, INK, MUTED, ORANGE, RED, canvas, tidy, title
+from composer_kd.presentation.plots import BLUE, FAINT, GREY, INK, MUTED, ORANGE, RED, canvas, tidy, title
 from composer_kd.presentation.settings import label, short_names
-from composer_kd.presentation.units import number_text, percent
+from composer_kd.presentation.units import percent
 from composer_kd.workflows.sweep.space import Choice, Parameter, Range
 from composer_kd.workflows.sweep.study import Record, Study
 from composer_kd.workflows.sweep.sweep_file import Sweep
 
 __all__ = ['FEW', 'draw_history', 'draw_importances', 'draw_parallel_coordinates', 'importances']
 
-LEAST = 4  # complete trials; with fewer, importances are not estimated
-FEW = 10  # complete trials for each parameter; with fewer, the importances are rough
+FEW = 10
+"""Complete trials for each parameter; with fewer, importances are not estimated."""
+
+_PALETTE = colors.ListedColormap(colormaps['viridis'](np.linspace(0.0, 0.75, 256)))
+"""Viridis without its yellow end, which can hardly be seen on white."""
 
 LONGEST = 24  # characters in the label of a choice
 LONGEST_HEAD = 14  # characters in one line of an axis name
@@ -88,8 +92,7 @@ def draw_importances(shares: Mapping[str, float], complete: int, sweep: Sweep) -
         axes.set_yticks(range(len(shares)), [names[key] for key in shares])
         axes.invert_yaxis()
         axes.set_xlim(0, 1.15 * max(lengths))
-        rough = '; few trials: rough' if complete < FEW * len(sweep.parameters) else ''
-        axes.set_xlabel(f'% of the variance of {sweep.metric}{rough}')
+        axes.set_xlabel(f'% of the variance of {sweep.metric}')
         tidy(axes, 'x')
         title(figure, f'{sweep.name}: what matters (fANOVA over {complete} complete trials)')
     return figure
@@ -112,8 +115,12 @@ def draw_parallel_coordinates(records: Sequence[Record], sweep: Sweep) -> Figure
             places.append((record.value - scale[0]) / (scale[1] - scale[0]))  # type: ignore[operator]
             axes.plot(range(len(places)), places, solid_joinstyle='round', **style)
         if any(record.state == 'pruned' for record in shown):
-            axes.plot([], [], color=FAINT, linestyle=(0, (3, 2)), label='pruned: its last evaluation')
+            axes.plot([], [], color=GREY, linestyle=(0, (3, 2)), label='pruned: its last evaluation')
         _draw_scales(axes, parameters, sweep, scale)
+        bar = figure.colorbar(cm.ScalarMappable(colors.Normalize(*scale), _PALETTE), ax=axes, shrink=0.8, aspect=30)
+        bar.outline.set_visible(False)
+        bar.set_ticks([value for value in MaxNLocator(5).tick_values(*scale) if scale[0] <= value <= scale[1]])
+        bar.set_label(sweep.metric.rpartition('/')[2])
         axes.legend(loc='upper center', bbox_to_anchor=(0.5, 0.0), ncols=2, frameon=False)
         title(figure, f'{sweep.name}: the settings of {len(shown)} trials')
     return figure
@@ -123,13 +130,13 @@ def _styled(
     shown: Sequence[Record], sweep: Sweep, scale: tuple[float, float]
 ) -> Iterator[tuple[Record, dict[str, Any]]]:
     """Yields each trial with the style of its line; better trials come later and are drawn on top."""
-    palette, norm = colormaps['viridis'], colors.Normalize(*scale)
+    palette, norm = _PALETTE, colors.Normalize(*scale)
     complete = [record for record in shown if record.state == 'complete']
     best = max(complete, key=lambda record: sweep.sign * (record.value or 0.0), default=None)
     for record in sorted(shown, key=lambda record: (record.state == 'complete', sweep.sign * (record.value or 0.0))):
         style: dict[str, Any] = {'linewidth': 1.5, 'alpha': 0.85, 'color': palette(norm(record.value or 0.0))}
         if record.state != 'complete':
-            style = {'linewidth': 0.9, 'alpha': 0.55, 'color': FAINT, 'linestyle': (0, (3, 2))}
+            style = {'linewidth': 1.0, 'alpha': 0.8, 'color': GREY, 'linestyle': (0, (3, 2))}
         if record is best:
             style = {'linewidth': 3.2, 'color': ORANGE, 'zorder': 5, 'label': f'best: trial {record.number}'}
         yield record, style
@@ -138,7 +145,8 @@ def _styled(
 def _draw_scales(axes: Any, parameters: Sequence[Parameter], sweep: Sweep, scale: tuple[float, float]) -> None:
     ends = len(parameters)
     ticks = [_ticks(parameter) for parameter in parameters]
-    ticks.append([(i / 4, number_text(scale[0] + (scale[1] - scale[0]) * i / 4)) for i in range(5)])
+    round_ones = [value for value in MaxNLocator(5).tick_values(*scale) if scale[0] <= value <= scale[1]]
+    ticks.append([((value - scale[0]) / (scale[1] - scale[0]), label(float(value))) for value in round_ones])
     box = {'facecolor': 'white', 'edgecolor': 'none', 'alpha': 0.75, 'pad': 1.0}
     for x, marks in enumerate(ticks):
         axes.axvline(x, color=MUTED, linewidth=1.0, zorder=4)
@@ -233,7 +241,7 @@ def importances(study: Study) -> dict[str, float]:
     complete = [record for record in study.records() if record.state == 'complete']
     keys = [parameter.key for parameter in study.sweep.parameters]
     varied = [key for key in keys if len({str(record.settings.get(key)) for record in complete}) > 1]
-    if len(complete) < LEAST or not varied or len({record.value for record in complete}) < 2:
+    if len(complete) < FEW * len(varied) or not varied or len({record.value for record in complete}) < 2:
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     with warnings.catch_warnings():

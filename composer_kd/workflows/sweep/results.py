@@ -147,9 +147,9 @@ def _summary(study: Study, records: Sequence[Record], best: Record | None, out: 
         lines += ['## Failed', '', *(f'- trial {record.number}: {record.reason}' for record in failures), '']
     shown = [name for name in ('history', 'parallel_coordinates', 'importance') if (out / f'{name}.png').is_file()]
     lines += [f'![{name.replace("_", " ")}]({name}.png)\n' for name in shown]
-    if 'importance' in shown and counts['complete'] < FEW * len(sweep.parameters):
+    if 'importance' not in shown and counts['complete'] < FEW * len(sweep.parameters):
         few = f'{counts["complete"]} complete trials are few for {len(sweep.parameters)} parameters'
-        lines.append(f'{few}: the importances are rough.\n')
+        lines.append(f'{few}: importances are estimated from {FEW} for each one that varied.\n')
     return '\n'.join(lines)
 
 

@@ -18,7 +18,7 @@ from composer_kd.workflows.demo.text.results import TextResults
 
 __all__ = ['in_words', 'write_report']
 
-_COLUMNS = ('model', 'learns from', 'accuracy %', 'parameters', 'latency')
+_COLUMNS = ('model', 'learns from', 'accuracy, %', 'parameters', 'latency')
 
 
 def write_report(results: TextResults, out: pathlib.Path, console: Console) -> None:
