@@ -15,7 +15,7 @@ from composer_kd.config.yaml_file import read_mapping
 
 ROOT = Path(__file__).parents[1]
 METHODS = ROOT / 'docs/methods'
-RESULTS = '\n'.join(path.read_text(encoding='utf-8') for path in sorted((ROOT / 'benchmarks/results').glob('*.md')))
+RESULTS = '\n'.join(path.read_text(encoding='utf-8') for path in sorted((ROOT / 'benchmarks/results').rglob('*.md')))
 CARDS = sorted(path.stem for path in METHODS.glob('*.md') if path.stem != 'README')
 NUMBER = r'-?\d+\.\d+ ± \d+\.\d+'
 PARTS = ('**Use it when**', '## How', '## Cost', '## Goes with', '## Pitfalls', '## Measured here', '**Paper')
