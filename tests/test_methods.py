@@ -15,7 +15,7 @@ from composer_kd.config.yaml_file import read_mapping
 
 ROOT = Path(__file__).parents[1]
 METHODS = ROOT / 'docs/methods'
-RESULTS = '\n'.join(path.read_text(encoding='utf-8') for path in sorted((ROOT / 'benchmarks/results').glob('*.md')))
+RESULTS = '\n'.join(path.read_text(encoding='utf-8') for path in sorted((ROOT / 'benchmarks/results').rglob('*.md')))
 CARDS = sorted(path.stem for path in METHODS.glob('*.md') if path.stem != 'README')
 NUMBER = r'-?\d+\.\d+ ± \d+\.\d+'
 PARTS = ('**Use it when**', '## How', '## Cost', '## Goes with', '## Pitfalls', '## Measured here', '**Paper')
@@ -82,6 +82,15 @@ def test_cards_have_all_parts_and_are_short(card):
 def test_numbers_with_an_error_are_those_of_the_results(card):
     measured = set(re.findall(NUMBER, RESULTS + (ROOT / 'docs/transformers.md').read_text('utf-8')))
     assert [number for number in re.findall(NUMBER, read(card)) if number not in measured] == []
+
+
+@pytest.mark.parametrize('card', [*CARDS, 'README', '../results'])
+def test_ratios_and_sizes_are_those_of_the_results(card):
+    """Numbers with three decimals, and those with a unit that is measured; those of code and settings are chosen."""
+    pattern = r'(?<![\d.])\d+\.\d{3}(?![\d.])|[\d.]+ [Mk]B|[\d.]+ \[-?[\d.]+, [\d.]+\]'
+    told = re.sub(r'```.*?```|\n## Settings\n.*?(?=\n## )', '', read(card), flags=re.DOTALL)
+    measured = RESULTS.replace(' us ', ' µs ')
+    assert [number for number in re.findall(pattern, told) if number.rstrip(']') not in measured] == []
 
 
 @pytest.mark.parametrize('card', CARDS)

@@ -64,6 +64,8 @@ def test_every_command_is_there_with_its_options(pages):
         assert f'\n## {name}\n' in shown
     assert '| `--format FORMAT` | dense (default), topk, sampled or hidden |' in shown
     assert '| `--to FORMAT [FORMAT ...]` |' in shown
+    assert '%(' not in shown  # defaults as numbers
+    assert '| `--samples N` | number of evaluation samples, default: 1000 |' in shown
 
 
 def test_every_public_name_has_a_page():

@@ -48,7 +48,7 @@ def bench(
         out: A folder for ``bench.json``, ``bench.csv`` and ``bench.md``; None writes nothing.
 
     Returns:
-        The results: ``results.rows``; ``print`` of :func:`composer_kd.bench.summary` shows them.
+        The results; ``results.rows`` has each measurement, :func:`composer_kd.bench.summary` makes tables of them.
 
     Raises:
         ConfigError: If models, data or settings are missing or unknown. Raised before anything is timed.

@@ -49,7 +49,7 @@ def report(
             :class:`composer_kd.callbacks.HistoryLogger` of their Trainers wrote, by name.
 
     Returns:
-        The report: ``report.verdict`` says it in sentences; the page is ``report.html`` in ``out``.
+        The report; ``report.verdict`` says it in sentences, the page is ``report.html`` in ``out``.
 
     Raises:
         ConfigError: If data is missing or comes in another order each time, or modules and runs are mixed.

@@ -53,7 +53,7 @@ def _command(name: str) -> str:
     parser = argparse.ArgumentParser(f'composer-kd {name}', add_help=False)
     module.add_arguments(parser)
     usage = ' '.join([f'composer-kd {name}', *(_used(action) for action in _visible(parser))])
-    rows = [(_cell(f'`{_names(action)}`'), _cell(action.help or '')) for action in _visible(parser)]
+    rows = [(_cell(f'`{_names(action)}`'), _cell(_help(parser, action))) for action in _visible(parser)]
     about = textwrap.dedent(module.ABOUT).rstrip()
     return _joined(
         [
@@ -67,6 +67,10 @@ def _command(name: str) -> str:
 
 def _visible(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     return [action for action in parser._actions if action.help is not argparse.SUPPRESS]
+
+
+def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
+    return parser._get_formatter()._expand_help(action) if action.help else ''
 
 
 def _value(action: argparse.Action) -> str:
