@@ -13,7 +13,7 @@ import yaml
 from torch.utils.data import DataLoader
 
 import composer_kd.data
-from composer_kd.cli.main import _parsed
+from composer_kd.cli.main import _parsed, main
 from composer_kd.config.load import load_config
 from composer_kd.config.shipped import located
 from composer_kd.config.stages import has_stages, load_chain
@@ -147,6 +147,23 @@ def test_commands_exist(page, capfd):
             _parsed([word for word in words if word != '...'])
         except SystemExit:
             pytest.fail(f'{page}: {line}\n{capfd.readouterr().err}')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('page', ['docs/tutorials/yaml_to_report.md', 'docs/quickstart.md'])
+def test_commands_work_in_their_order(page, place, capfd):
+    """In an empty folder, with shorter runs."""
+    for line in commands(page):
+        words = shlex.split(line)[1:]
+        if words[0].startswith('--'):
+            continue
+        if words[0] == 'train':
+            words += ['max_duration=4ba', 'eval_interval=4ba', 'save_interval=4ba', 'progress_bar=false']
+        if words[0] == 'bench':
+            words += ['--budget', '0.02', '--max-batch', '4']
+        assert main(words) == 0, f'{line}\n{capfd.readouterr().err}'
+    made = {path.name for path in Path('runs').rglob('*') if path.is_file()}
+    assert {'config.yaml', 'metrics.json', 'report.html'} <= made
 
 
 WITH_YAML = ['README.md', 'docs/tutorials/few_labels.md', 'docs/tutorials/yaml_to_report.md'] + [
