@@ -60,7 +60,7 @@ def option_words(target: Any) -> dict[str, str]:
     Example:
         >>> from composer_kd import KLDivergence
         >>> sorted(option_words(KLDivergence))
-        ['reduction', 'temperature']
+        ['softmax_dim', 'temperature']
     """
     found: dict[str, str] = {}
     docs = [inspect.getdoc(target) or '']

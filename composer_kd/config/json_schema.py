@@ -66,7 +66,7 @@ def json_schema() -> Schema:
         >>> schema = json_schema()
         >>> schema['properties']['seed']['anyOf'][0]['default']
         17
-        >>> 'temperature' in schema['definitions']['loss/KLDivergence']['properties']
+        >>> 'temperature' in schema['definitions']['loss/KLDivergence:']['properties']
         True
     """
     writer = _Writer()
@@ -220,7 +220,7 @@ class _Writer:
         """``{name: ..., its options}``, or the name alone."""
         only = SCOPES[scope].only
         if only is not None:
-            return self.options(scope, only)
+            return {'allOf': [self.options(scope, only), {'required': _needed(scope, only)}]}
         return self.defined(scope, lambda: self._component(scope))
 
     def _component(self, scope: str) -> Schema:
@@ -295,12 +295,15 @@ def _required(kind: type) -> list[str]:
     return [one.name for one in dataclasses.fields(kind) if one.default is missing and one.default_factory is missing]
 
 
+def _needed(scope: str, name: str) -> list[str]:
+    return [key for key, known in Signature.of(Component(scope, name)).allowed.items() if known.required]
+
+
 def _required_options(scope: str) -> dict[str, Schema]:
     """For each component, by its spellings, the options that it requires."""
     found: dict[str, Schema] = {}
     for name in known_names(scope):
-        allowed = Signature.of(Component(scope, name)).allowed
-        needed = [key for key, known in allowed.items() if known.required]
+        needed = _needed(scope, name)
         if needed:
             found[_spelling(name, SCOPES[scope].suffix)] = {'required': needed}
     return found
@@ -354,10 +357,10 @@ def _any_case(name: str, between: str = '') -> str:
 
 def _spelling(name: str, suffix: str) -> str:
     """The pattern of all spellings of a name: in any case, with or without underscores, and without its suffix."""
-    plain = name.replace('_', '')
-    short = plain[: -len(suffix)] if suffix and plain.lower().endswith(suffix.replace('_', '').lower()) else plain
-    spellings = dict.fromkeys((plain, short.rstrip('_') or plain))
-    return '|'.join(_any_case(one, '_*').replace('^', '^_*').replace('$', '_*$') for one in spellings)
+    plain, ending = name.replace('_', ''), suffix.replace('_', '').lower()
+    short = plain[: -len(ending)] if ending and plain.lower().endswith(ending) else plain
+    spellings = dict.fromkeys((plain, short or plain))
+    return '|'.join(f'^_*{_any_case(one, "_*")[1:-1]}_*$' for one in spellings)
 
 
 def _snake(name: str) -> str:
