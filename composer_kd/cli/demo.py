@@ -6,6 +6,7 @@ import argparse
 import pathlib
 
 from composer_kd.cli.arguments import positive
+from composer_kd.cli.loading import load_composer
 from composer_kd.errors import ConfigError
 
 __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
@@ -36,6 +37,7 @@ def run(options: argparse.Namespace) -> None:
     """Runs the demo."""
     if options.data is not None and not options.text:
         raise ConfigError('--data: is of the demo on texts; give --text too')
+    load_composer()
     if options.cache:
         from composer_kd.workflows.cache.demo import cache_demo
 
