@@ -1,5 +1,6 @@
 """Settings of Sphinx (`make docs`). Its source folder is the repository, so that links are those of any viewer."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -23,7 +24,8 @@ extensions = [
     'sphinx.ext.viewcode',
 ]
 root_doc = 'docs/index'
-include_patterns = ['docs/**.md', 'benchmarks/results/**.md', 'CHANGELOG.md', 'CONTRIBUTING.md']
+source_suffix = {'.md': 'markdown', '.ipynb': 'markdown'}
+include_patterns = ['docs/**.md', 'docs/**.ipynb', 'benchmarks/results/**.md', 'CHANGELOG.md', 'CONTRIBUTING.md']
 exclude_patterns = ['.*', '*.egg-info', 'build', 'composer_kd', 'data', 'dist', 'runs', 'tests', 'wandb']  # not walked
 
 myst_heading_anchors = 4  # as GitHub names them
@@ -58,3 +60,14 @@ html_copy_source = False
 html_theme_options = {'navigation_with_keys': True}
 pygments_style = 'friendly'
 pygments_dark_style = 'native'
+
+
+def notebook_as_markdown(app, name, source):
+    """Notebooks are pages as the others: their cells in order, code as Python."""
+    if Path(app.env.doc2path(name)).suffix == '.ipynb':
+        cells = [(cell['cell_type'], ''.join(cell['source'])) for cell in json.loads(source[0])['cells']]
+        source[0] = '\n\n'.join(text if kind == 'markdown' else f'```python\n{text}\n```' for kind, text in cells)
+
+
+def setup(app):
+    app.connect('source-read', notebook_as_markdown)

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))
 PROJECT = PYPROJECT['project']
 EXTRAS = PROJECT['optional-dependencies']
-FOLDERS = ('composer_kd', 'tests', 'benchmarks', 'yamls', 'docs')
+FOLDERS = ('composer_kd', 'tests', 'benchmarks', 'yamls', 'docs', 'examples')
 FOR_DEVELOPERS = {'dev', 'docs', 'bench'}
 OWN = {'composer_kd', 'tests', 'benchmarks'}
 CALLED_OTHERWISE = {  # where a distribution is not installed here, its name cannot be asked for

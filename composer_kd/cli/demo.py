@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', type=pathlib.Path, help='folder, default: runs/demo, runs/demo-text, runs/cache-demo')
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument('--text', action='store_true', help='distil a BERT, on texts')
-    kind.add_argument('--cache', action='store_true', help="show what a store of the teacher's outputs buys")
+    kind.add_argument('--cache', action='store_true', help="show what a store of the teacher's outputs saves")
     parser.add_argument(
         '--data', help='with --text: the folder that contains glue/SST-2, in the place of bundled texts'
     )

@@ -56,7 +56,7 @@ class Report:
     def title(self) -> str:
         """The title of the page."""
         student = self.distilled
-        return f'What {student.name} bought' if student is not None else 'Comparison of runs'
+        return f'What {student.name} gained' if student is not None else 'Comparison of runs'
 
     @functools.cached_property
     def distilled(self) -> Group | None:

@@ -199,7 +199,7 @@ def _name_among(
     if config.forward is not None:
         warnings.warn(
             f'the teacher {next(_names_for(config))!r} is left out of the comparison: its forward, '
-            f'{config.forward.name}, is for training, and without it the model would answer otherwise',
+            f'{config.forward.name}, is for training, and without it the model gives other predictions',
             stacklevel=3,
         )
         return None
