@@ -320,3 +320,12 @@ def test_a_trial_that_is_run_again_is_not_judged_by_what_it_told_before(tmp_path
     (again,) = Study(study.plan, tmp_path).interrupted()  # the sweep was killed before the answer to step 4
     answers = [study.report(again, step, 0.1) for step in range(1, 5)]
     assert answers == [False, False, False, True]
+
+
+def test_trials_of_a_run_that_keeps_its_best_checkpoint(tmp_path):
+    best = f'callbacks={{best_checkpoint: {{metric: {ACCURACY}, folder: {tmp_path / "best"}}}}}'
+    out = tmp_path / 'out'
+    found = run(plan(tmp_path, *ONE_EPOCH, best), out, trials=1)
+    assert found.best() is not None
+    assert not (tmp_path / 'best').exists()  # of all trials, one over another
+    assert 'best_checkpoint' in yaml.safe_load((out / 'best.yaml').read_text())['callbacks']
