@@ -70,7 +70,9 @@ def test_a_sweep_leaves_its_trials_and_its_best(finished):
         assert saved.optimizer.options['lr'] == record.settings['optimizer.lr']
         assert saved.train_loader.hold_out == 0.25
         assert 'loss/train/total' in (folder / 'log.txt').read_text()
-    assert 'importances are estimated from 10' in (out / 'summary.md').read_text()
+    summary = (out / 'summary.md').read_text()
+    assert 'importances are estimated from 10' in summary
+    assert f'Best: trial {best.number}, {100 * best.value:.2f} %' in summary
     assert sorted(path.name for path in out.iterdir() if not path.name.startswith('.')) == [
         *('best.yaml', 'history.png', 'parallel_coordinates.png', 'summary.md', 'sweep.db'),
         *('trials', 'trials.csv', 'trials.json'),
