@@ -52,7 +52,7 @@ if os.environ.get('DOCS_ONLINE'):
 
 html_theme = 'furo'
 html_static_path = ['_static']
-html_css_files = ['narrow.css']
+html_css_files = ['tables.css']
 html_extra_path = ['_site']  # the site's first page leads to docs/index.html
 html_title = f'composer_kd {release}'
 html_show_copyright = False

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK: shells that complete all commands of Python ask this one too.
 """The command ``composer-kd``. Slow imports are delayed until a command runs, so that ``--help`` is fast."""
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 
 from composer_kd import __version__
 from composer_kd.cli.arguments import add_common
+from composer_kd.cli.completion import complete
 from composer_kd.config.shipped import is_shipped, located
 from composer_kd.config.trust import trusting
 from composer_kd.errors import ComposerKDError, nearest, stopped_by
@@ -106,6 +108,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parses the arguments; ``key=value`` may stand behind options too, which argparse alone does not allow."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = make_parser()
+    complete(parser)
     if not arguments:
         parser.print_help()
         raise SystemExit(0)

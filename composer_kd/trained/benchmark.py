@@ -40,7 +40,7 @@ def bench(
         taught_by: The teachers of each distilled student, by name: ``{'student': 'teacher'}``. Speed-up and agreement
             are those with the teacher. Runs know their teachers.
         devices: As in :func:`composer_kd.bench.plan`; None for all of this machine.
-        backends: As there: ``['eager', 'onnx']``.
+        backends: As there: ``['eager', 'onnxruntime']``.
         precisions: As there.
         threads: Numbers of CPU threads.
         limits: The seconds for a model in a setting, and the largest batch.

@@ -11,6 +11,7 @@ import argparse
 import collections.abc
 import dataclasses
 import enum
+import functools
 import importlib
 import inspect
 import pathlib
@@ -148,9 +149,27 @@ without underscores; a dotted path is anything that can be imported from the pac
 
 def yaml() -> str:
     """Returns the page of all keys of a run's YAML, and of the components with their options."""
+    from composer_kd.config import schema
+
+    parts = [
+        NOTE,
+        '# YAML\n',
+        OF_YAML,
+        _section(
+            'A run', schema.RunConfig, 'The keys of the file. Those without a default must be given.', _of_trainer()
+        ),
+        *(_section(*one) for one in _sections()),
+        _components(),
+    ]
+    return _joined(parts)
+
+
+@functools.cache
+def _sections() -> list[tuple[str, type, str]]:
+    """The sections below that of a run: headings, dataclasses and what stands above their tables."""
     from composer_kd.config import schema, stage_teachers, stored
 
-    sections = [
+    return [
         *((_keys_of(schema.RunConfig, one), one, '') for one in _nested(schema.RunConfig)),
         (
             'A teacher',
@@ -163,17 +182,11 @@ def yaml() -> str:
         ('What a student is cut out of', schema.SourceConfig, 'The key `teacher` of `student_from_teacher`.'),
         ('Samples to measure a teacher on', schema.MeasuredConfig, 'The key `data` of `student_from_teacher`.'),
     ]
-    parts = [
-        NOTE,
-        '# YAML\n',
-        OF_YAML,
-        _section(
-            'A run', schema.RunConfig, 'The keys of the file. Those without a default must be given.', _of_trainer()
-        ),
-        *(_section(*one) for one in sections),
-        _components(),
-    ]
-    return _joined(parts)
+
+
+def _linked(heading: str) -> str:
+    anchor = re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-')  # as GitHub and MyST name it
+    return f'[{heading}](#{anchor})'
 
 
 def _nested(section: type) -> list[type]:
@@ -274,7 +287,8 @@ def _type(kind: Any) -> str:
     if origin in (dict, collections.abc.Mapping):
         return 'a mapping'
     if dataclasses.is_dataclass(kind):
-        return 'a mapping, see below'
+        heading = next((heading for heading, section, _ in _sections() if section is kind), None)
+        return f'a mapping, see {_linked(heading)}' if heading else 'a mapping'
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return ' or '.join(f'`{one.value}`' for one in kind)
     return _WORDS.get(kind) or f'`{getattr(kind, "__name__", kind)}`'

@@ -1,5 +1,8 @@
 """``composer_kd.trained``: models of a script, compared with plain torch, and wrong input."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from composer import Evaluator, Trainer
@@ -42,6 +45,26 @@ def test_evaluate_a_student_with_a_projector(trained):
     assert found.parameters == sum(one.numel() for one in mlp().parameters())
     assert any('composer_kd' in key for key in before)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_an_evaluation_leaves_the_random_states_of_the_script(trained):
+    model, _, data = trained
+    drawn = []
+    for evaluates in (False, True):
+        random.seed(3), np.random.seed(3), torch.manual_seed(3)
+        if evaluates:
+            evaluate(model, data)
+        drawn.append((random.random(), np.random.rand(), torch.rand(()).item()))
+    assert drawn[0] == drawn[1]
+
+
+def test_a_compiled_model_is_the_model(tmp_path):
+    model = mlp()
+    compiled = torch.compile(model, backend='eager')
+    assert own_copy(compiled).state_dict().keys() == model.state_dict().keys()
+    (exported,) = export(compiled, pairs(), to='state-dict', out=tmp_path)
+    assert torch.load(exported.folder / 'student.pt', weights_only=True).keys() == model.state_dict().keys()
+    assert 'container.Sequential' in exported.usage
 
 
 def test_evaluate_plain_modules_batches_and_evaluators(trained):
@@ -131,6 +154,8 @@ def test_students_of_other_models_are_not_compared(trained, tmp_path):
         (lambda m, d: bench([], d), 'at least one model'),
         (lambda m, d: bench(m, d), 'expected a list of models'),
         (lambda m, d: bench([m]), 'data: missing'),
+        (lambda m, d: report([m]), 'data: missing'),
+        (lambda m, d: bench('runs/a'), 'expected a list of models'),
         (lambda m, d: bench([3], d), 'paths of run folders'),
         (lambda m, d: bench([m], iter(d)), 'one batch'),
         (lambda m, d: bench([m], []), 'at least one batch'),
@@ -139,6 +164,9 @@ def test_students_of_other_models_are_not_compared(trained, tmp_path):
         (lambda m, d: export(m), 'export(model, batch)'),
         (lambda m, d: export(m, (torch.zeros(1, 6), torch.zeros(1))), 'two samples'),
         (lambda m, d: export(m, d, to='onx'), "did you mean 'onnx'"),
+        (lambda m, d: report({'a': 'runs/a'}), 'a list of their folders'),
+        (lambda m, d: report(['runs/a'], taught_by={'a': 'b'}), 'taught_by: runs know their teachers'),
+        (lambda m, d: report(['runs/a'], histories={'a': 'runs/a'}), 'histories: runs have their own'),
         (lambda m, d: report({'a': m}, d, histories={'b': 'runs'}, with_bench=False), 'histories'),
     ],
 )
