@@ -25,7 +25,8 @@ extensions = [
 ]
 root_doc = 'docs/index'
 source_suffix = {'.md': 'markdown', '.ipynb': 'markdown'}
-include_patterns = ['docs/**.md', 'docs/**.ipynb', 'benchmarks/results/**.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'examples/README.md']
+include_patterns = ['docs/**.md', 'docs/**.ipynb', 'benchmarks/results/**.md']
+include_patterns += ['CHANGELOG.md', 'CONTRIBUTING.md', 'examples/README.md']
 exclude_patterns = ['.*', '*.egg-info', 'build', 'composer_kd', 'data', 'dist', 'runs', 'tests', 'wandb']  # not walked
 
 myst_heading_anchors = 4  # as GitHub names them
