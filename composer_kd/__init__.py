@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from composer_kd import students as students
     from composer_kd import teachers as teachers
     from composer_kd import testing as testing
-    from composer_kd import trained as trained
     from composer_kd.algorithms import CoDistillation, Distillation, MutualLearning, OnPolicy, Peer, SelfDistillation
     from composer_kd.errors import (
         CheckpointError,
