@@ -8,25 +8,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from composer_kd import (
-        algorithms,
-        batches,
-        bench,
-        callbacks,
-        data,
-        deploy,
-        features,
-        losses,
-        matches,
-        models,
-        reports,
-        schedules,
-        stores,
-        students,
-        teachers,
-        testing,
-        trained,
-    )
+    from composer_kd import algorithms as algorithms
+    from composer_kd import batches as batches
+    from composer_kd import bench as bench
+    from composer_kd import callbacks as callbacks
+    from composer_kd import data as data
+    from composer_kd import deploy as deploy
+    from composer_kd import features as features
+    from composer_kd import losses as losses
+    from composer_kd import matches as matches
+    from composer_kd import models as models
+    from composer_kd import reports as reports
+    from composer_kd import schedules as schedules
+    from composer_kd import stores as stores
+    from composer_kd import students as students
+    from composer_kd import teachers as teachers
+    from composer_kd import testing as testing
     from composer_kd.algorithms import CoDistillation, Distillation, MutualLearning, OnPolicy, Peer, SelfDistillation
     from composer_kd.errors import (
         CheckpointError,

@@ -13,6 +13,7 @@ from composer.models import ComposerClassifier
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+import composer_kd
 from composer_kd import (
     CheckpointError,
     ComposerKDError,
@@ -186,7 +187,7 @@ def plain_loop(small: nn.Module, teacher: nn.Module) -> Tensor:
     assert shown.logits is not None
     loss: Tensor = KLDivergence(4.0)(seen.logits, shown.logits)
     loss = loss + kl_divergence(seen.logits, shown.logits, temperature=2.0) + DIST()(seen.logits, shown.logits)
-    return loss + hint(features['features.2'], features['features.2'].detach())
+    return loss + composer_kd.losses.hint(features['features.2'], features['features.2'].detach())
 
 
 def from_yaml(file: str, folder: pathlib.Path) -> float:

@@ -365,7 +365,7 @@ def _spelling(name: str, suffix: str) -> str:
 
 def _snake(name: str) -> str:
     """The name as a key of a YAML: ``LabelSmoothing`` is ``label_smoothing``."""
-    parts = []
+    parts: list[str] = []
     for place, letter in enumerate(name):
         after = name[place + 1 : place + 2]
         begins = letter.isupper() and place > 0 and (name[place - 1].islower() or after.islower())

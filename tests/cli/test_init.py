@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pathlib
+import re
+
 import pytest
 
 from composer_kd.cli.main import main
@@ -70,3 +73,17 @@ def test_a_run_of_the_package_runs_by_name(tmp_path, capsys):
     assert main(['train', '@digits/student', *overrides]) == 0
     assert main(['layers', '@digits/student']) == 0
     assert 'ShallowCNN' in capsys.readouterr().out
+
+
+def test_the_document_shows_what_is_printed(tmp_path, monkeypatch, capsys):
+    text = pathlib.Path('docs/command_line.md').read_text(encoding='utf-8')
+    monkeypatch.chdir(tmp_path)
+    assert main(['init', 'digits']) == 0
+    for command, printed in re.findall(r'^\$ composer-kd (.*)\n((?:.+\n)+?)```', text, re.MULTILINE):
+        capsys.readouterr()
+        code = main(command.split())
+        said = capsys.readouterr()
+        shown = [line for line in printed.splitlines() if not line.startswith('Names and')]  # Composer is loaded here
+        assert shown == (said.err if code else said.out).splitlines()
+    for name in re.findall(r'@([a-z0-9_/]+)', text):
+        assert name in names()

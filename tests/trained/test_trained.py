@@ -9,7 +9,7 @@ from composer import Evaluator, Trainer
 from torch import nn
 
 from composer_kd import Distillation, KLDivergence, Match
-from composer_kd.bench import Limits
+from composer_kd.bench import Limits, TextOptions
 from composer_kd.errors import ConfigError
 from composer_kd.losses import hint
 from composer_kd.trained import bench, evaluate, export, report
@@ -183,3 +183,19 @@ def test_a_copy_is_free_of_the_trainer(trained):
     assert getattr(copied, 'logger', None) is None
     assert not any('composer_kd' in name for name, _ in copied.named_modules())
     assert any('composer_kd' in name for name, _ in model.named_modules())
+
+
+def test_language_models_of_a_script_are_timed_at_the_lengths_asked_for():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {'vocab_size': 20, 'n_embd': 8, 'n_head': 2, 'n_positions': 32}
+    models = {f'gpt{layers}': GPT2LMHeadModel(GPT2Config(n_layer=layers, **sizes)).eval() for layers in (2, 1)}
+    ids = torch.randint(20, (4, 12), generator=torch.Generator().manual_seed(0))
+    batch = {'input_ids': ids, 'attention_mask': torch.ones_like(ids), 'labels': ids}
+    found = bench(models, batch, taught_by={'gpt1': 'gpt2'}, texts=TextOptions([8, 16], [1], 4), **QUICK)
+    assert [(one.length, one.batch) for one in found.rows[1].texts] == [(8, 1), (16, 1)]
+    assert [(one.prompt, one.batch) for one in found.rows[1].generation] == [(8, 1), (16, 1)]
+    with torch.no_grad():
+        guesses = models['gpt1'](ids).logits.argmax(-1)
+    right = (guesses[:, :-1] == ids[:, 1:]).float().mean()
+    assert found.rows[1].accuracy == pytest.approx(float(right))
