@@ -10,13 +10,13 @@ import pytest
 from composer_kd.presentation.speech import is_quiet, is_watched, loading, speaking
 
 
-@pytest.fixture
 def on_a_terminal(monkeypatch):
     for stream in (sys.stdout, sys.stderr):
         monkeypatch.setattr(stream, 'isatty', lambda: True, raising=False)
 
 
-def test_a_terminal_shows_that_a_package_is_loading(on_a_terminal, capsys):
+def test_a_terminal_shows_that_a_package_is_loading(monkeypatch, capsys):
+    on_a_terminal(monkeypatch)
     with loading('not_loaded_yet'):
         assert capsys.readouterr().err == 'loading Not_loaded_yet ...'
     assert capsys.readouterr().err == '\r\033[K'
@@ -29,7 +29,8 @@ def test_nothing_is_said_of_what_is_loaded_and_where_nobody_watches(package, cap
     assert capsys.readouterr().err == ''
 
 
-def test_quiet_holds_for_the_block(on_a_terminal, capsys):
+def test_quiet_holds_for_the_block(monkeypatch, capsys):
+    on_a_terminal(monkeypatch)
     assert is_watched()
     with speaking(quiet=True), loading('not_loaded_yet'):
         assert is_quiet()
