@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,7 @@ from typing_extensions import override
 from composer_kd.algorithms.base import DistillationAlgorithm
 from composer_kd.batches.contents import IGNORE
 from composer_kd.callbacks.phases import PhaseLabels
+from composer_kd.callbacks.progress import RunProgress
 from composer_kd.config.construct import HUGGING_FACE, construct, construct_or_say
 from composer_kd.config.markers import Component
 from composer_kd.config.profiler import build_profiler
@@ -32,6 +32,7 @@ from composer_kd.config.schema import RunConfig
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError
 from composer_kd.models import IndexedClassifier
 from composer_kd.presentation.addresses import without_credentials
+from composer_kd.presentation.speech import is_watched
 from composer_kd.runs.evaluators import build_evaluators, evaluators_of
 from composer_kd.runs.files import make_folder
 from composer_kd.runs.folder import check_files, check_remote, check_unused
@@ -142,7 +143,11 @@ def build_trainer(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trai
                 loading,
             ],
             profiler=profiler,
-            loggers=[*parts.loggers, *(one for one in callbacks if isinstance(one, LoggerDestination))],
+            loggers=[
+                *parts.loggers,
+                *(one for one in callbacks if isinstance(one, LoggerDestination)),
+                *_progress(config),
+            ],
             **_trainer_settings(config),
             autoresume=looks_for_checkpoint(config, parts.loggers),
         )
@@ -289,11 +294,12 @@ def _trainer_settings(config: RunConfig) -> dict[str, Any]:
         'save_folder': str(config.folder) if config.folder is not None else config.save_folder,
         # The folder was checked: what lies there is this run's, and a damaged checkpoint is written anew.
         'save_overwrite': True,
-        'progress_bar': config.progress_bar and _is_watched(),
+        'progress_bar': config.progress_bar and is_notebook(),
         'parallelism_config': None if config.sharding is None else {'fsdp': config.sharding},
     }
 
 
-def _is_watched() -> bool:
-    """Whether a bar can be redrawn in place; in a log file it would be thousands of lines."""
-    return sys.stderr.isatty() or is_notebook()
+def _progress(config: RunConfig) -> list[RunProgress]:
+    """The bar of the whole run, where it can be redrawn in place; in a log file it would be thousands of lines."""
+    is_drawn = config.progress_bar and not config.log_to_console and is_watched() and not is_notebook()
+    return [RunProgress(str(config.run_name))] if is_drawn else []

@@ -58,8 +58,8 @@ MUTATIONS = [
     Mutation(
         'a progress bar is drawn into log files',
         'composer_kd/runs/build.py',
-        'config.progress_bar and _is_watched()',
-        'config.progress_bar',
+        ' and is_watched() and not is_notebook()',
+        ' and not is_notebook()',
         (f'{ENDING}::test_a_progress_bar_is_for_terminals',),
     ),
     Mutation(

@@ -11,8 +11,8 @@ MUTATIONS = [
     Mutation(
         'the link stays at an older checkpoint than the newest whole one',
         'composer_kd/runs/resume.py',
-        '    if dist.get_global_rank() == 0:\n        mend_latest(folder)',
-        '',
+        '        mend_latest(folder)\n',
+        '        pass\n',
         (KILLED, f'{ENDING}::test_it_goes_on_from_the_newest_whole_checkpoint'),
     ),
     Mutation(

@@ -235,16 +235,17 @@ def test_every_logger_gets_the_settings(tmp_path):
     assert {type(value) for value in of_run.values()} <= {bool, int, float, str}
 
 
-@pytest.mark.parametrize('is_terminal', [True, False])
-def test_a_progress_bar_is_for_terminals(tmp_path, monkeypatch, is_terminal):
+@pytest.mark.parametrize(('stdout', 'stderr'), [(True, True), (False, True), (True, False)])
+def test_a_progress_bar_is_for_terminals(tmp_path, monkeypatch, stdout, stderr):
     made = []
 
     class Bar(Told):
-        def __init__(self, **options):
+        def __init__(self, name):
             super().__init__()
-            made.append(options)
+            made.append(name)
 
-    monkeypatch.setattr('composer.trainer.trainer.ProgressBarLogger', Bar)
-    monkeypatch.setattr(sys.stderr, 'isatty', lambda: is_terminal, raising=False)
+    monkeypatch.setattr('composer_kd.runs.build.RunProgress', Bar)
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: stdout, raising=False)
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: stderr, raising=False)
     run(tmp_path, 'progress_bar=true')
-    assert bool(made) == is_terminal
+    assert bool(made) == (stdout and stderr)
