@@ -118,14 +118,27 @@ class BestCheckpoint(Callback):
     def _find_earlier(self, state: State) -> None:
         """Begins anew in a folder without the best checkpoint: what was best before lies in another folder."""
         place = self._place(state)
-        there = [place.exists()]
-        dist.broadcast_object_list(there)
-        if not there[0]:
+        found: list[Any] = [place.exists(), self._noted_at_the_end(place, state)]
+        dist.broadcast_object_list(found)
+        there, noted = found
+        if not there:
             self.best = self.batch = None
+        elif noted is not None:
+            self.best, self.batch = noted
         elif self.best is None and self.folder is not None and dist.get_global_rank() == 0:
             warnings.warn(
                 f'BestCheckpoint: {place} is that of another run; the first evaluation replaces it', stacklevel=2
             )
+
+    def _noted_at_the_end(self, place: pathlib.Path, state: State) -> tuple[float, int] | None:
+        """What the evaluation at the end of this run found: it comes after the last checkpoint, which lacks it."""
+        try:
+            noted = json.loads(place.with_name(BEST_RECORD).read_text(encoding='utf-8'))
+            known = noted['metric'], noted['batch']
+            found = float(noted['best']), int(noted['batch'])
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return found if self.folder is None and known == (self.metric, int(state.timestamp.batch)) else None
 
     @override
     def eval_end(self, state: State, logger: Logger) -> None:

@@ -107,6 +107,14 @@ def test_a_run_from_a_checkpoint_of_another_folder_has_a_best_of_its_own(tmp_pat
     assert (tmp_path / 'b/best-rank0.pt').is_file()
 
 
+def test_a_longer_run_knows_what_the_evaluation_at_the_end_found(tmp_path):
+    spoiled = [BEST, 'optimizer.lr=0.1', 'scheduler={name: tests.runs.test_trainer_arguments.spoiling}']
+    run(tmp_path, *spoiled, 'eval_interval=5ep', 'max_duration=1ep')
+    noted = (tmp_path / 'best.json').read_text()
+    run(tmp_path, *spoiled, 'eval_interval=5ep', 'autoresume=true')
+    assert (tmp_path / 'best.json').read_text() == noted
+
+
 def test_the_best_of_another_run_is_not_replaced_without_a_word(tmp_path):
     best = f'callbacks={{best_checkpoint: {{metric: {ACCURACY}, folder: {tmp_path}/best}}}}'
     run(tmp_path / 'a', best, 'max_duration=1ep')
