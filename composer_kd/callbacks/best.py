@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import warnings
 from typing import Any, Literal
 
 from composer.callbacks import CheckpointSaver
@@ -28,8 +29,9 @@ class BestCheckpoint(Callback):
     """Saves the weights after each evaluation that is better than all before it, as ``best-rank0.pt``.
 
     The file lies beside the checkpoints of the Trainer, which are saved as ever; ``best.json`` beside it says the value
-    and the batch. A resumed run goes on with the best value that it had at its checkpoint. A better value must be
-    strictly better; one that is not finite never counts.
+    and the batch. A resumed run goes on with the best value that it had at its checkpoint; one that starts from a
+    checkpoint in another folder begins anew. A better value must be strictly better; one that is not finite never
+    counts.
 
     What a comparison of runs shows is the last checkpoint of each, for a choice by the evaluation data flatters the
     chosen: to show the best one, give the file, ``composer-kd evaluate runs/digits-kd/best-rank0.pt``.
@@ -43,7 +45,10 @@ class BestCheckpoint(Callback):
 
     Raises:
         ConfigError: Before the first batch, if there is no such metric, nothing says whether high values are good, the
-            folder is not on this machine, or the checkpoints are sharded.
+            folder is not on this machine, the checkpoints are sharded, or the run has two of these.
+
+    Warns:
+        UserWarning: If another run's best checkpoint lies in ``folder``: it is replaced.
 
     Example:
         >>> BestCheckpoint('metrics/eval/CrossEntropy', mode='min').is_better(0.7)
@@ -106,7 +111,34 @@ class BestCheckpoint(Callback):
             raise ConfigError(
                 'BestCheckpoint: sharded checkpoints are not supported; set state_dict_type: full in fsdp_config'
             )
-        self._place(state)
+        if sum(isinstance(one, BestCheckpoint) for one in state.callbacks) > 1:
+            raise ConfigError('BestCheckpoint: a run has one, since Composer restores one of a kind when it is resumed')
+        self._find_earlier(state)
+
+    def _find_earlier(self, state: State) -> None:
+        """Begins anew in a folder without the best checkpoint: what was best before lies in another folder."""
+        place = self._place(state)
+        found: list[Any] = [place.exists(), self._noted_at_the_end(place, state)]
+        dist.broadcast_object_list(found)
+        there, noted = found
+        if not there:
+            self.best = self.batch = None
+        elif noted is not None:
+            self.best, self.batch = noted
+        elif self.best is None and self.folder is not None and dist.get_global_rank() == 0:
+            warnings.warn(
+                f'BestCheckpoint: {place} is that of another run; the first evaluation replaces it', stacklevel=2
+            )
+
+    def _noted_at_the_end(self, place: pathlib.Path, state: State) -> tuple[float, int] | None:
+        """What the evaluation at the end of this run found: it comes after the last checkpoint, which lacks it."""
+        try:
+            noted = json.loads(place.with_name(BEST_RECORD).read_text(encoding='utf-8'))
+            known = noted['metric'], noted['batch']
+            found = float(noted['best']), int(noted['batch'])
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return found if self.folder is None and known == (self.metric, int(state.timestamp.batch)) else None
 
     @override
     def eval_end(self, state: State, logger: Logger) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from composer import Trainer
 
 from composer_kd.callbacks import BestCheckpoint
 from composer_kd.config.load import load_config
@@ -14,6 +15,7 @@ from composer_kd.errors import ConfigError
 from composer_kd.runs.evaluate import evaluate
 from composer_kd.runs.saved import open_run
 from composer_kd.runs.train import train
+from tests.helpers import loader, pairs, student
 
 NAMES = [
     'save_filename="{run_name}-ep{epoch}-ba{batch}-rank{rank}.pt"',
@@ -92,6 +94,43 @@ def test_the_best_checkpoint_lies_beside_the_last(tmp_path):
     assert not (tmp_path / 'b/best.json').exists()  # nothing better came
     again = evaluate(tmp_path / 'b/best-rank0.pt').metrics[ACCURACY]
     assert again == pytest.approx(noted['best'])
+
+
+def test_a_run_from_a_checkpoint_of_another_folder_has_a_best_of_its_own(tmp_path):
+    spoiled = [BEST, 'optimizer.lr=0.1', 'scheduler={name: tests.runs.test_trainer_arguments.spoiling}']
+    spoiled.append('eval_interval=1ep')
+    run(tmp_path / 'a', *spoiled)
+    before = json.loads((tmp_path / 'a/best.json').read_text())
+    run(tmp_path / 'b', *spoiled, f'load_path={tmp_path}/a/latest-rank0.pt', 'max_duration=3ep')
+    noted = json.loads((tmp_path / 'b/best.json').read_text())
+    assert (noted['batch'], noted['best'] < before['best']) == (12, True)
+    assert (tmp_path / 'b/best-rank0.pt').is_file()
+
+
+def test_a_longer_run_knows_what_the_evaluation_at_the_end_found(tmp_path):
+    spoiled = [BEST, 'optimizer.lr=0.1', 'scheduler={name: tests.runs.test_trainer_arguments.spoiling}']
+    run(tmp_path, *spoiled, 'eval_interval=5ep', 'max_duration=1ep')
+    noted = (tmp_path / 'best.json').read_text()
+    run(tmp_path, *spoiled, 'eval_interval=5ep', 'autoresume=true')
+    assert (tmp_path / 'best.json').read_text() == noted
+
+
+def test_the_best_of_another_run_is_not_replaced_without_a_word(tmp_path):
+    best = f'callbacks={{best_checkpoint: {{metric: {ACCURACY}, folder: {tmp_path}/best}}}}'
+    run(tmp_path / 'a', best, 'max_duration=1ep')
+    with pytest.warns(UserWarning, match='best-rank0.pt is that of another run'):
+        run(tmp_path / 'b', best, 'max_duration=1ep')
+
+
+def test_two_best_checkpoints_are_refused():
+    model = student()
+    one = Trainer(
+        model=model, max_duration='1ba', progress_bar=False, train_dataloader=loader(*pairs()),
+        eval_dataloader=loader(*pairs()), callbacks=[BestCheckpoint(ACCURACY), BestCheckpoint(ACCURACY)],
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match='a run has one'):
+        one.fit()
+    one.close()
 
 
 def spoiling(state):
