@@ -122,10 +122,12 @@ def built(tmp_path_factory):
     template = source / 'composer_kd/deploy/templates/of_any_room.md.j2'
     template.parent.mkdir(exist_ok=True)
     template.touch()
+    (folder / 'editable').mkdir()
     code = f"""
 import setuptools.build_meta as backend
 backend.build_sdist({str(folder)!r})
 backend.build_wheel({str(folder)!r})
+backend.build_editable({str(folder / 'editable')!r})
 """
     done = subprocess.run([sys.executable, '-c', code], cwd=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -188,6 +190,16 @@ def test_what_a_wheel_holds_runs_from_an_empty_folder(installed, tmp_path):
     done = run_installed(installed, tmp_path, '-m', 'composer_kd', '--help')
     assert done.returncode == 0, done.stderr[-2000:]
     assert 'profile' in done.stdout
+
+
+def test_an_editable_install_reads_the_yamls_where_they_are_edited(built, tmp_path):
+    (file,) = built.glob('editable/*.whl')
+    with zipfile.ZipFile(file) as wheel:
+        (path,) = (name for name in wheel.namelist() if name.endswith('.pth'))
+        installed = wheel.read(path).decode().strip()
+    code = "from composer_kd.config.shipped import named; print(named('digits'))"
+    done = run_installed(installed, tmp_path, '-c', code)
+    assert done.stdout.strip() == str(built / 'source/yamls/start/digits.yaml'), done.stderr
 
 
 def test_the_yamls_of_a_wheel_run_from_an_empty_folder(installed, tmp_path):
