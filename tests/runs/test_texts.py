@@ -17,7 +17,7 @@ from composer_kd.workflows.cache import cache
 from tests.data.test_aligned import letters
 from tests.texts import TINY, run_yaml, save_jsonl, save_model, save_sst2, save_tokenizer, sentences
 
-pytest.importorskip('transformers')
+transformers = pytest.importorskip('transformers')
 
 
 @pytest.fixture
@@ -118,6 +118,19 @@ def test_texts_that_are_not_meant_for_the_model(place):
     assert 'the model one score (problem: regression)' in refused(run_yaml(place, model=model, algorithms={}))
     model = {'name': 'hf_classifier', 'pretrained': 'bert', 'problem': 'multi_label', 'num_labels': 2}
     assert 'leave model.problem out' in refused(run_yaml(place, model=model, algorithms={}))
+
+
+def test_padding_that_moves_the_tokens_of_a_text_is_refused(place):
+    words = transformers.AutoTokenizer.from_pretrained('bert', padding_side='left')
+    words.save_pretrained('left')
+    said = refused(run_yaml(place, algorithms={}), 'train_loader.dataset.tokenizer=left')
+    assert 'train_loader.dataset.tokenizer: pads on the left, and BertForSequenceClassification counts' in said
+    sizes = {'vocab_size': 23, 'hidden_size': 8, 'num_hidden_layers': 1, 'num_attention_heads': 2}
+    for architecture in ('llama', 'roberta'):
+        model = {'name': 'hf_classifier', 'architecture': architecture, 'config': {**sizes, 'pad_token_id': 0}}
+        file = run_yaml(place, model={**model, 'num_labels': 2}, algorithms={}, max_duration='1ba')
+        load = [f'{loader}_loader.dataset.tokenizer=left' for loader in ('train', 'eval')]
+        train(load_config(file, [f'run_name={architecture}', *load]), quiet=True)
 
 
 def test_labels_in_another_order_than_the_models(place):
