@@ -6,6 +6,7 @@ import torch
 
 from composer_kd import ConfigError
 from composer_kd.data import text_pairs
+from composer_kd.data.table import column_texts, read_table
 from tests.texts import save_jsonl, save_tokenizer
 
 transformers = pytest.importorskip('transformers')
@@ -75,6 +76,18 @@ def test_the_loss_of_an_answer_does_not_depend_on_what_it_is_batched_with(file, 
 
     with torch.no_grad():
         torch.testing.assert_close(loss(0, 1, 2), loss(0) + loss(1) + loss(2))
+
+
+@pytest.mark.parametrize(('suffix', 'comma'), [('.csv', ','), ('.tsv', '\t')])
+def test_words_that_tables_use_for_nothing_are_texts_and_nothing_is_none(words, tmp_path, suffix, comma):
+    file = tmp_path / f'table{suffix}'
+    rows = ['question,answer', 'null,None', 'NA,nan']
+    file.write_text('\n'.join(rows).replace(',', comma) + '\n')
+    table = read_table(file, None, 'train')
+    assert column_texts(table, '{question} {answer}', 'source') == ['null None', 'NA nan']
+    file.write_text('\n'.join([*rows, 'good,']).replace(',', comma) + '\n')
+    with pytest.raises(ConfigError, match="target: row 3 has None in the column 'answer'"):
+        pairs(file, words)
 
 
 @pytest.mark.parametrize('suffix', ['.json', '.csv', '.tsv', '.parquet'])

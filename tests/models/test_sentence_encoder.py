@@ -107,6 +107,16 @@ def test_microbatches_make_no_difference(size):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+def test_a_model_that_is_wrapped_keeps_its_pooler():
+    net = transformers.BertModel(transformers.BertConfig(vocab_size=30, **TINY)).eval()
+    batch = texts()
+    before = net(**batch).pooler_output
+    model = hf_encoder(net).eval()
+    assert torch.equal(net(**batch).pooler_output, before)
+    assert not any('pooler' in name for name, _ in model.named_parameters())
+    assert model.model.encoder.embeddings is net.embeddings
+
+
 def test_what_is_no_encoder_or_no_loss_of_vectors_is_refused():
     with pytest.raises(ConfigError, match='KLDivergence compares probabilities of classes'):
         train(encoder(1), loader(), [Distillation(encoder(), KLDivergence(2.0), 1.0, 0.0)])
