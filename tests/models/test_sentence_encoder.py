@@ -18,6 +18,7 @@ from composer_kd.losses import cosine, mse, similarity_preserving
 from composer_kd.models import SentenceEncoder, hf_encoder
 from composer_kd.runs.evaluate import evaluate
 from composer_kd.runs.train import train as train_run
+from composer_kd.workflows.export.export import export_run
 from tests.helpers import TokenDataset, train
 from tests.texts import TINY, save_jsonl, save_model, sentences
 
@@ -161,6 +162,10 @@ def test_a_run_from_yaml_is_resumed_and_evaluated(tmp_path, monkeypatch):
     saved = json.loads((tmp_path / 'runs/straight/metrics.json').read_text())
     assert saved['metrics/eval/agreement/spearman'] == metrics['metrics/eval/agreement/spearman']
     assert evaluate('runs/straight') is not None
+    export_run('runs/straight', ['state-dict'])
+    card = (tmp_path / 'runs/straight/export/state-dict/README.md').read_text()
+    assert 'the answer: vectors of shape (N, 8)\n' in card
+    assert 'first:' not in card
     assert len(load_sentences('train.jsonl', text='sentence', tokenizer='bert', subset=5)) == 5
 
 

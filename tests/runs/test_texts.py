@@ -14,6 +14,7 @@ from composer_kd.runs.evaluate import evaluate, evaluate_all
 from composer_kd.runs.saved import open_run
 from composer_kd.runs.train import train
 from composer_kd.workflows.cache import cache
+from composer_kd.workflows.export.export import export_run
 from tests.data.test_aligned import letters
 from tests.texts import TINY, run_yaml, save_jsonl, save_model, save_sst2, save_tokenizer, sentences
 
@@ -150,7 +151,11 @@ def test_scores_and_several_kinds_of_labels(place):
     data = ['train_loader.dataset.task=stsb', 'eval_loader.dataset.task=stsb', 'save_folder=null']
     model = {'name': 'hf_classifier', 'pretrained': 'bert', 'problem': 'regression'}
     file = run_yaml(place, model=model, algorithms={}, max_duration='1ep')
-    assert 'metrics/eval/SpearmanCorrCoef' in train(load_config(file, data), quiet=True)
+    assert 'metrics/eval/SpearmanCorrCoef' in train(load_config(file, [*data[:2], 'run_name=scores']), quiet=True)
+    export_run('runs/scores', ['state-dict'])
+    card = (place / 'runs' / 'scores' / 'export' / 'state-dict' / 'README.md').read_text()
+    assert 'the answer: scores of shape (N, 1)\n' in card
+    assert 'first:' not in card
     assert 'has scores for labels, and the model classes' in refused(run_yaml(place, algorithms={}), *data)
 
 
