@@ -12,6 +12,8 @@ from scipy.stats import spearmanr
 from torch.utils.data import DataLoader
 
 from composer_kd import ConfigError, Distillation, KLDivergence, Match
+from composer_kd.bench import BenchResults
+from composer_kd.cli.main import main
 from composer_kd.config.load import load_config
 from composer_kd.data import sentences as load_sentences
 from composer_kd.losses import cosine, mse, similarity_preserving
@@ -166,6 +168,10 @@ def test_a_run_from_yaml_is_resumed_and_evaluated(tmp_path, monkeypatch):
     card = (tmp_path / 'runs/straight/export/state-dict/README.md').read_text()
     assert 'the answer: vectors of shape (N, 8)\n' in card
     assert 'first:' not in card
+    bench = ['--devices', 'cpu', '--threads', '1', '--budget', '0.1', '--backends', 'eager', '--precisions', 'fp32']
+    assert main(['bench', 'runs/straight', '--out', 'bench', '--batch-sizes', '1', *bench]) == 0
+    rows = BenchResults.read('bench').rows
+    assert [(row.failed, row.agreement, row.output_match) for row in rows] == [(None, None, None)] * 2
     assert len(load_sentences('train.jsonl', text='sentence', tokenizer='bert', subset=5)) == 5
 
 

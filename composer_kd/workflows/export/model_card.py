@@ -229,7 +229,8 @@ def _kind_of_answer(model: Any) -> tuple[str, str]:
     """What a model answers with, and how classes are made of it; ``''`` if it answers with none."""
     if isinstance(model, SentenceEncoder):
         return 'vectors', ''
-    return _PROBLEMS.get(getattr(getattr(model, 'config', None), 'problem_type', None), ('logits', 'not yet a softmax'))
+    problem = str(getattr(getattr(model, 'config', None), 'problem_type', None))
+    return _PROBLEMS.get(problem, ('logits', 'not yet a softmax'))
 
 
 def _shape(tensor: Tensor) -> str:
