@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from composer_kd.bench import GenerationSpeed, SpeedUp, TextSpeed
+from composer_kd.bench import Candidate, GenerationSpeed, SpeedUp, TextSpeed
 from composer_kd.bench.results import BenchResults
 from composer_kd.deploy import Inference
 from composer_kd.presentation.units import TIMES
@@ -18,6 +18,7 @@ from composer_kd.reports.groups import group
 from composer_kd.reports.page import as_html, as_markdown_page
 from composer_kd.reports.token_loss import TokenLosses
 from composer_kd.reports.token_losses import cross_entropy, loss_difference, perplexity
+from composer_kd.workflows.report.timings import TEXTS, measured_now
 from composer_kd.workflows.report.token_losses import token_losses
 from tests.deploy import tiny
 from tests.reports.building import evidence, row, subject
@@ -145,6 +146,14 @@ def test_only_prompts_that_all_were_timed_with_are_compared():
     found.evidence.bench.rows[1].generation.append(longer)
     timing = next(one for one in found.speed.timings if one.group.role == DISTILLED)
     assert found.speed.writing(timing)[0].prompt == 32
+
+
+def test_a_short_measurement_runs_few_texts():
+    candidate = Candidate('teacher', tiny.gpt2_module, TEACHER)
+    one = dataclasses.replace(model(TEACHER, 3.0), candidate=candidate)
+    results, _ = measured_now([one], [tiny.tokens(12), tiny.tokens(12)])
+    assert results.samples == TEXTS
+    assert [row.failed for row in results.rows if row.generation] == [None] * len(results.rows)
 
 
 @pytest.mark.parametrize('kind', ['causal', 'masked'])
