@@ -49,13 +49,6 @@ MUTATIONS = [
         ('tests/models/test_sentence_encoder.py::test_vectors_are_pooled_from_the_tokens_of_each_text',),
     ),
     Mutation(
-        'adapters of one use of a tied weight are merged into all',
-        'composer_kd/models/adapters.py',
-        'if adapted and len(names) > 1:',
-        'if False:',
-        ('tests/models/test_adapters.py::test_a_tied_weight_with_adapters_of_the_users_is_not_merged',),
-    ),
-    Mutation(
         'padding on the left moves what a decoder reads',
         'composer_kd/data/pairs.py',
         "left = objective == 'seq2seq' and tokenizer",
