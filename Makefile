@@ -4,14 +4,14 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-text cache-demo bench test test-all lint format bench-step clean
+.PHONY: help install demo demo-text cache-demo bench test test-all lint format docs bench-step clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,nlp,peft,wandb,tensorboard,mlflow,timm,onnx,sweep,serve]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,nlp,peft,wandb,tensorboard,mlflow,timm,onnx,sweep,serve]'
 	touch $(INSTALLED)
 
 install: $(INSTALLED)  ## create .venv with the pinned versions (about 3 minutes, several GB with torch)
@@ -47,6 +47,9 @@ lint: $(INSTALLED)  ## ruff, mypy on composer_kd, and the import rules
 format: $(INSTALLED)  ## let ruff sort imports, format, and fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(INSTALLED)  ## these documents as a site in build/docs (start at build/docs/index.html); a warning is an error
+	$(BIN)/python -m sphinx --builder html --jobs auto --fail-on-warning --keep-going --quiet -c docs . build/docs
 
 bench-step: $(INSTALLED)  ## time a step against its lower bounds (about 10 minutes; needs the extra `bench`)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

@@ -39,7 +39,7 @@ the 45,000 images that are trained on), cosine schedule with 5 % warm-up, torch'
 its rate (SGD: momentum 0.9). The learning rate is chosen for each cell alike, on 5,000 held-out training images, by
 runs of {tuning:,} batches with another seed: the best of three rates a factor of three apart, and of the next
 where the best was at an end ({extensions} at most). Rates "by default" are torch's. So short a schedule tells
-what a method buys soon, not where it ends; the study's runs were longer, and its rates are not known.
+what a method gains soon, not where it ends; the study's runs were longer, and its rates are not known.
 
 Every image comes in {views} crops and mirrorings that were drawn once (of which a run of the claims sees each at most
 once), and a teacher's logits for each of them were computed once, by the frozen teacher in eval mode: the student

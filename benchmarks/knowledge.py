@@ -1,4 +1,4 @@
-"""What each kind of knowledge buys a student: 18 ways of distilling, three pairs of models, many labels and few.
+"""What each kind of knowledge gains a student: 18 ways of distilling, three pairs of models, many labels and few.
 
 CIFAR-10; a DeepCNN teaches a ShallowCNN and an ImageRNN, an ImageRNN teaches a ShallowCNN; every method with all 45,000
 labels, and with 2,000 where the other images come without one. The runs are those of ``yamls/knowledge``, nothing but

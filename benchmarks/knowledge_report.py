@@ -28,7 +28,7 @@ Weights are the published ones, fixed before any run; they were made for longer 
 are not clipped, and those of a loss that is scaled by T² are up to T times those of cross-entropy. CRD has 1,024
 negatives (published: 16,384), and in less than an epoch hardly any entry of its memory is read after it was written:
 its row says little. CPU seconds are those of a run with all labels, in the mean over the seeds, on one thread
-of a shared machine. A schedule so short tells what a method buys at once, not where it ends."""
+of a shared machine. A schedule so short tells what a method gains at once, not where it ends."""
 
 
 def write(
@@ -61,7 +61,7 @@ def write(
                           epochs=64 * options.batches / 45_000,
                           rates=', '.join(f'{rate:g}' for rate in sorted({rate for _, rate in tuned})))  # fmt: skip
     environment = f'torch {torch.__version__}, composer {composer.__version__}, {os.cpu_count()} CPUs, 1 thread a run'
-    text = ['# What each kind of knowledge buys', f'`{command}`', environment, about]
+    text = ['# What each kind of knowledge gains', f'`{command}`', environment, about]
     for pair, described in pairs.items():
         teacher = teachers[described['teacher']]
         text += [f'## {described["title"]}', f'The teacher: {100 * teacher["accuracy"]:.1f} %, '

@@ -8,6 +8,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from composer_kd import (
+        algorithms,
+        batches,
+        bench,
+        callbacks,
+        data,
+        deploy,
+        features,
+        losses,
+        matches,
+        models,
+        reports,
+        schedules,
+        stores,
+        students,
+        teachers,
+        testing,
+        trained,
+    )
     from composer_kd.algorithms import CoDistillation, Distillation, MutualLearning, OnPolicy, Peer, SelfDistillation
     from composer_kd.errors import (
         CheckpointError,

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK: shells that complete all commands of Python ask this one too.
 """``python -m composer_kd``: the same as the command ``composer-kd`` (the ``composer`` launcher needs a module)."""
 
 import sys

@@ -1,4 +1,4 @@
-"""What the documents say is run: the README's Python blocks, every docstring's example, the Makefile's help."""
+"""What the documents say is run: the Python blocks of some pages, every docstring's example, the Makefile's help."""
 
 import doctest
 import importlib
@@ -20,24 +20,11 @@ from tests.launching import launched
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 SCHEMES = (ROOT / 'docs/schemes.md').read_text(encoding='utf-8')
-BLOCKS = re.findall(r'<!-- name: (.*?) -->\n```python\n(.*?)```', README, re.DOTALL)
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(composer_kd.__path__, 'composer_kd.')
     if not module.name.endswith('__main__')
 ]
-
-
-def test_readme_examples(tmp_path, monkeypatch, capfd):
-    """In one namespace and in order, as a reader would run them."""
-    assert [name for name, _ in BLOCKS][:2] == ['a teacher model', 'a checkpoint and its model']
-    assert len(BLOCKS) == README.count('```python')
-    monkeypatch.chdir(tmp_path)
-    namespace = {}
-    for name, block in [*BLOCKS, *BLOCKS[:2]]:  # the blocks that save are run twice
-        exec(compile(block, f'README.md: {name}', 'exec'), namespace)
-    accuracy = namespace['trainer'].state.eval_metric_values['MulticlassAccuracy']
-    assert accuracy > 0.5
 
 
 def test_example_of_schemes_in_two_processes(tmp_path):
@@ -135,11 +122,8 @@ def test_public_things_explain_themselves(name):
         assert 'Example:' in thing.__doc__
 
 
-def test_files_named_in_the_readme_exist():
-    for path in re.findall(r'\]\((?!http|#)([^)]+)\)', README):
-        assert (ROOT / path).exists(), path
-    for path in re.findall(r'yamls/[\w/]+\.yaml', README):
-        assert (ROOT / path).exists(), path
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 150
 
 
 def test_make_help_explains_itself():

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import composer_kd
+from composer_kd.config.shipped import FOLDERS as FOLDERS_OF_YAMLS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,8 +25,8 @@ ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))
 PROJECT = PYPROJECT['project']
 EXTRAS = PROJECT['optional-dependencies']
-FOLDERS = ('composer_kd', 'tests', 'benchmarks', 'yamls', 'docs')
-FOR_DEVELOPERS = {'dev', 'bench'}
+FOLDERS = ('composer_kd', 'tests', 'benchmarks', 'yamls', 'docs', 'examples')
+FOR_DEVELOPERS = {'dev', 'docs', 'bench'}
 OWN = {'composer_kd', 'tests', 'benchmarks'}
 CALLED_OTHERWISE = {  # where a distribution is not installed here, its name cannot be asked for
     'composer': 'mosaicml',
@@ -157,7 +158,11 @@ def test_a_wheel_holds_the_package_with_its_templates_and_no_more(built):
         for path in (built / 'source' / 'composer_kd').rglob('*')
         if path.is_file()
     }
-    assert held == package
+    yamls = {name for name in held if name.startswith('composer_kd/yamls/')}
+    assert held - yamls == package
+    assert {name.split('/')[2] for name in yamls} == set(FOLDERS_OF_YAMLS)
+    beside = {path.relative_to(built / 'source').as_posix() for path in (built / 'source/yamls').rglob('*.yaml')}
+    assert yamls == {f'composer_kd/{name}' for name in beside if name.split('/')[1] in FOLDERS_OF_YAMLS}
     assert {'composer_kd/py.typed', 'composer_kd/reports/page.html', 'composer_kd/reports/page.css'} <= held
     assert any(name.endswith('.j2') for name in held)
     assert 'Author: composer_kd developers' in metadata
@@ -165,17 +170,47 @@ def test_a_wheel_holds_the_package_with_its_templates_and_no_more(built):
     assert 'composer-kd = composer_kd.cli.main:main' in scripts
 
 
-def test_what_a_wheel_holds_runs_from_an_empty_folder(built, tmp_path):
+@pytest.fixture(scope='module')
+def installed(built):
+    """The folder that the wheel is unpacked in."""
     (file,) = built.glob('*.whl')
     with zipfile.ZipFile(file) as wheel:
-        wheel.extractall(tmp_path / 'installed')
-    (tmp_path / 'empty').mkdir()
-    done = subprocess.run(
-        [sys.executable, '-m', 'composer_kd', '--help'],
-        cwd=tmp_path / 'empty',
-        env={**os.environ, 'PYTHONPATH': str(tmp_path / 'installed')},
-        capture_output=True,
-        text=True,
-    )
+        wheel.extractall(built / 'installed')
+    return built / 'installed'
+
+
+def run_installed(installed, folder, *arguments):
+    environment = {**os.environ, 'PYTHONPATH': str(installed)}
+    return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_what_a_wheel_holds_runs_from_an_empty_folder(installed, tmp_path):
+    done = run_installed(installed, tmp_path, '-m', 'composer_kd', '--help')
     assert done.returncode == 0, done.stderr[-2000:]
     assert 'profile' in done.stdout
+
+
+def test_the_yamls_of_a_wheel_run_from_an_empty_folder(installed, tmp_path):
+    code = """
+from composer_kd.cli.main import main
+from composer_kd.config.load import load_config
+from composer_kd.config.shipped import named, names
+from composer_kd.config.stages import has_stages, load_chain
+from composer_kd.workflows.sweep.sweep_file import read_sweep
+
+for name in names():
+    if name.startswith('sweeps/'):
+        assert load_config(read_sweep(f'@{name}').base).run_name == f'{name[7:]}-kd'
+    elif has_stages(f'@{name}'):
+        load_chain(f'@{name}')
+    else:
+        load_config(f'@{name}')
+print(named('digits'))
+assert main(['init', 'digits']) == 0
+assert main(['train', 'digits.yaml', '--dry-run']) == 0
+assert main(['train', '@digits/student', 'max_duration=1ba']) == 0
+"""
+    done = run_installed(installed, tmp_path, '-W', 'ignore', '-c', code)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert str(installed / 'composer_kd/yamls/start/digits.yaml') in done.stdout
+    assert (tmp_path / 'runs/digits-student/metrics.json').is_file()

@@ -279,7 +279,7 @@ def _check_term(term: LossTerm) -> None:
         return
     reasons: dict[str, Callable[[], bool]] = {
         'compares positions with one another': lambda: bool(attribute_of(term.adapter.loss, 'relates_samples', False)),
-        'learns something, or keeps a memory': lambda: bool(term.learned()) or term.remembers or term.waits,
+        'has parameters to train, or keeps a memory': lambda: bool(term.learned()) or term.remembers or term.waits,
         'asks for the samples (index)': lambda: term.adapter.needs_index,
         f'has softmax_dim={term.adapter.classes_dim}, and the classes come last': lambda: (
             term.adapter.classes_dim != -1

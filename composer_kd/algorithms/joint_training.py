@@ -212,8 +212,10 @@ def fixed_loss(loss: Loss) -> LossAdapter:
     """The adapter of a loss between two nets.
 
     Raises:
-        ConfigError: If it learns something, because one loss serves every pair of nets.
+        ConfigError: If it has parameters to train, because one loss serves every pair of nets.
     """
     if isinstance(loss, nn.Module) and (any(True for _ in loss.parameters()) or hasattr(loss, 'build')):
-        raise ConfigError(f'kd_loss_fn: {type(loss).__name__} learns something, and cannot serve every pair of nets')
+        raise ConfigError(
+            f'kd_loss_fn: {type(loss).__name__} has parameters to train, and cannot serve every pair of nets'
+        )
     return LossAdapter(loss)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-__all__ = ['add_allow_imports', 'positive', 'shape']
+__all__ = ['add_allow_imports', 'add_common', 'positive', 'shape']
 
 
 def add_allow_imports(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +16,14 @@ def add_allow_imports(parser: argparse.ArgumentParser) -> None:
         metavar='PACKAGE,PACKAGE',
         help='further packages that the config.yaml of a run may name; importing them runs their code',
     )
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that every command has."""
+    loudness = parser.add_mutually_exclusive_group()
+    loudness.add_argument('-q', '--quiet', action='store_true', help='print results and errors alone: no progress')
+    loudness.add_argument('-v', '--verbose', action='store_true', help='show what Composer and this package log')
+    parser.add_argument('--debug', action='store_true', help='show the traceback for wrong input too')
 
 
 def _packages(text: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import shlex
 import sys
 
 from composer_kd.cli.arguments import add_allow_imports, positive
+from composer_kd.cli.loading import load_composer
 
 __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
 
@@ -82,6 +83,7 @@ def run(options: argparse.Namespace) -> None:
     for written in options.runs:
         if written.endswith(('.yaml', '.yml')):
             require_file(written)
+    load_composer()
     from composer_kd.bench import Limits, TextOptions
     from composer_kd.presentation.paths import below_home
     from composer_kd.workflows.bench import BenchOptions, bench_runs

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 
 from composer_kd.cli.arguments import positive
+from composer_kd.cli.loading import load_composer
 
 __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
 
@@ -66,9 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Checks the configuration and the settings, and stores the teachers."""
-    from composer_kd.config.yaml_file import require_file
-
-    require_file(options.yaml)
+    load_composer(options.yaml, options.overrides)
     from composer_kd.config.load import load_config
     from composer_kd.workflows.cache import CacheSettings, cache
 

@@ -6,6 +6,7 @@ import argparse
 import pathlib
 
 from composer_kd.cli.arguments import positive
+from composer_kd.cli.loading import load_composer
 from composer_kd.errors import ConfigError
 
 __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', type=pathlib.Path, help='folder, default: runs/demo, runs/demo-text, runs/cache-demo')
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument('--text', action='store_true', help='distil a BERT, on texts')
-    kind.add_argument('--cache', action='store_true', help="show what a store of the teacher's outputs buys")
+    kind.add_argument('--cache', action='store_true', help="show what a store of the teacher's outputs saves")
     parser.add_argument(
         '--data', help='with --text: the folder that contains glue/SST-2, in the place of bundled texts'
     )
@@ -36,6 +37,7 @@ def run(options: argparse.Namespace) -> None:
     """Runs the demo."""
     if options.data is not None and not options.text:
         raise ConfigError('--data: is of the demo on texts; give --text too')
+    load_composer()
     if options.cache:
         from composer_kd.workflows.cache.demo import cache_demo
 

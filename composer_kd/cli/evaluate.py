@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from composer_kd.cli.arguments import add_allow_imports
+from composer_kd.cli.loading import load_composer
 
 __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
 
@@ -28,6 +29,7 @@ def run(options: argparse.Namespace) -> None:
 
     if options.config is not None:
         require_file(options.config)
+    load_composer()
     from composer_kd.presentation.console import terminal
     from composer_kd.runs.evaluate import as_table, evaluate_all
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from composer_kd.cli.arguments import add_allow_imports
+from composer_kd.cli.loading import load_composer
 
 __all__ = ['ABOUT', 'FORMATS', 'HELP', 'add_arguments', 'run']
 
@@ -78,6 +79,7 @@ def run(options: argparse.Namespace) -> None:
         from composer_kd.deploy.hub import check_access
 
         check_access(options.push_to_hub)
+    load_composer()
     from composer_kd.presentation.console import terminal
     from composer_kd.presentation.units import bytes_text
     from composer_kd.workflows.export.export import export_run

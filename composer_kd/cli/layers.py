@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from composer_kd.cli.arguments import shape
+from composer_kd.cli.loading import load_composer
 
 __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
 
@@ -32,10 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints a table for each model."""
-    if options.model.endswith(('.yaml', '.yml')):
-        from composer_kd.config.yaml_file import require_file
-
-        require_file(options.model)
+    is_yaml = options.model.endswith(('.yaml', '.yml'))
+    load_composer(options.model if is_yaml else None, options.overrides)
     from composer_kd.presentation.console import terminal
     from composer_kd.workflows.layers import show_layers
 

@@ -6,6 +6,7 @@ import argparse
 import pathlib
 
 from composer_kd.cli.arguments import positive
+from composer_kd.cli.loading import load_composer
 
 __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
 
@@ -35,9 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints a table and writes the trace, the chart and the numbers."""
-    from composer_kd.config.yaml_file import require_file
-
-    require_file(options.yaml)
+    load_composer(options.yaml, options.overrides)
     from composer.utils import dist
 
     from composer_kd.config.load import load_config

@@ -6,6 +6,7 @@ import argparse
 import pathlib
 
 from composer_kd.cli.arguments import add_allow_imports
+from composer_kd.cli.loading import load_composer
 
 __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
 
@@ -57,6 +58,7 @@ def run(options: argparse.Namespace) -> None:
         from composer_kd.config.yaml_file import require_file
 
         require_file(options.config)
+    load_composer()
     from composer_kd.workflows.report import ReportOptions, report
 
     report(

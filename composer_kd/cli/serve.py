@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from composer_kd.cli.arguments import add_allow_imports
+from composer_kd.cli.loading import load_composer
 
 __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
 
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Serves the page until it is interrupted."""
+    load_composer()
     from composer_kd.workflows.serve.run import serve
 
     serve(options.runs, options.host, options.port)

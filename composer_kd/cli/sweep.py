@@ -6,6 +6,7 @@ import argparse
 import pathlib
 
 from composer_kd.cli.arguments import positive
+from composer_kd.cli.loading import load_composer
 
 __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
 
@@ -42,6 +43,7 @@ def run(options: argparse.Namespace) -> None:
     from composer_kd.errors import ConfigError
 
     require_file(options.yaml)  # before torch is imported, to report a mistyped name at once
+    load_composer()
     if options.wandb:
         if options.out is not None or options.no_pruning:
             raise ConfigError("--out and --no-pruning are for a sweep on this machine: W&B's server keeps and prunes")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from composer_kd.cli.loading import load_composer
+
 __all__ = ['ABOUT', 'HELP', 'add_arguments', 'run']
 
 HELP = 'train the run that a YAML file describes'
@@ -16,6 +18,9 @@ a run is refused: autoresume=true goes on with it, save_overwrite=true replaces 
 A YAML with `stages` describes several runs, of which later ones may be taught by earlier ones; an
 override is for all of them, or for one: stages.student.seed=3. Started again, it goes on where it
 stopped; save_overwrite=true starts anew.
+
+With --dry-run, everything up to the first batch is built and checked (data, models, teachers, layers,
+shapes, checkpoints, folders), and nothing is trained, saved or logged.
 """
 
 
@@ -29,21 +34,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='key=value',
         help='overrides, such as max_duration=2ep optimizer.lr=0.01',
     )
+    parser.add_argument('--dry-run', action='store_true', help='check everything, and train and write nothing')
 
 
 def run(options: argparse.Namespace) -> None:
     """Checks the configuration and trains."""
-    from composer_kd.config.yaml_file import require_file
-
-    require_file(options.yaml)  # before torch is imported, to report a mistyped name at once
+    load_composer(options.yaml, options.overrides)
     from composer_kd.config.stages import has_stages, load_chain
 
     if has_stages(options.yaml):
-        from composer_kd.workflows.stages import train_stages
+        from composer_kd.workflows.stages import rehearse_stages, train_stages
 
-        train_stages(load_chain(options.yaml, options.overrides))
+        chain = load_chain(options.yaml, options.overrides)
+        rehearse_stages(chain) if options.dry_run else train_stages(chain)
         return
     from composer_kd.config.load import load_config
+
+    config = load_config(options.yaml, options.overrides)
+    if options.dry_run:
+        from composer_kd.runs.process import say
+        from composer_kd.runs.rehearsal import rehearse_run
+
+        say(rehearse_run(config))
+        say('dry run: all of it fits together; nothing was trained or written')
+        return
     from composer_kd.runs.train import train
 
-    train(load_config(options.yaml, options.overrides))
+    train(config)

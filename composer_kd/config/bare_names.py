@@ -74,7 +74,7 @@ def find(scope: str, name: str) -> Any:
     known = known_names(scope)
     if name in known:
         return known[name]
-    suffix = SCOPES[scope].suffix.lower()
+    suffix = _fold(SCOPES[scope].suffix)
     loose = {_fold(key): known[key] for key in _spelt_alike_last(name, known)}
     for candidate in (_fold(name), _fold(name) + suffix):
         if candidate in loose:

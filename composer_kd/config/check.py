@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from composer_kd.config.annotations import Annotation, Kind
@@ -16,10 +15,10 @@ from composer_kd.config.registry import SCOPES
 from composer_kd.config.remote_code import codes_in
 from composer_kd.config.signature import Signature
 from composer_kd.config.typecheck import Parameter, describe, fits
-from composer_kd.config.yaml_source import UNRESOLVED, Source
+from composer_kd.config.yaml_source import UNRESOLVED, Source, faults_said
 from composer_kd.errors import ConfigError, nearest
 
-__all__ = ['check', 'faults_said', 'findings']
+__all__ = ['check', 'findings']
 
 T = TypeVar('T')
 
@@ -58,13 +57,6 @@ def findings(source: Source, schema: type[T]) -> tuple[T | None, list[str]]:
     config = checker.section(source.data, Annotation(schema), '')
     faults = list(dict.fromkeys(checker.faults))
     return (None if faults else config), faults
-
-
-def faults_said(path: pathlib.Path, faults: Sequence[str]) -> ConfigError:
-    """The error for the faults of a YAML file."""
-    count = '1 fault' if len(faults) == 1 else f'{len(faults)} faults'
-    lines = '\n'.join(f'  {fault}' for fault in faults)
-    return ConfigError(f'{path}: {count}; nothing was started\n{lines}')
 
 
 class _Checker:

@@ -32,8 +32,8 @@ Loss = Annotated[Component, Part('loss')]
 OneMatch = Annotated[Component, Part('match')]
 Schedule = Annotated[Component, Part('schedule')]
 Projector = Annotated[Component, Part('projector')]
-NotNegative = Must('zero or more', lambda value: value >= 0)
-Positive = Must('positive', lambda value: value > 0)
+NotNegative = Must('zero or more', lambda value: value >= 0, {'minimum': 0})
+Positive = Must('positive', lambda value: value > 0, {'exclusiveMinimum': 0})
 
 _A_LOSS = 'a distillation loss: {name: ..., its options}, or a match: {loss: ..., on: ..., weight: ...}'
 

@@ -26,7 +26,7 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
     """Reads and checks a run's YAML file, without building anything.
 
     Args:
-        path: The YAML file.
+        path: The YAML file, or ``@`` and the name of a YAML of the package: ``@digits/kd``.
         overrides: ``key.sub=value`` strings, as on the command line.
 
     Returns:

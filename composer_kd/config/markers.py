@@ -73,10 +73,12 @@ class Must:
     Args:
         words: The condition, for messages: ``'positive'``.
         test: Returns whether a value of the right type meets the condition.
+        limits: The condition in JSON schema, as far as that can say it.
     """
 
     words: str
     test: Callable[[Any], bool]
+    limits: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -169,18 +171,20 @@ class Component:
         return [one for values in listed for one in values if isinstance(one, kind)]
 
 
-Positive = Must('positive', lambda value: isinstance(value, str) or value > 0)
+Positive = Must('positive', lambda value: isinstance(value, str) or value > 0, {'exclusiveMinimum': 0})
 
 
 NoSlash = Must("without '/'", lambda value: '/' not in value)
 
-NotNegative = Must('zero or more', lambda value: value >= 0)
+NotNegative = Must('zero or more', lambda value: value >= 0, {'minimum': 0})
 
 
-PositiveOrAll = Must('positive, or -1 for all', lambda value: value == -1 or value > 0)
+PositiveOrAll = Must(
+    'positive, or -1 for all', lambda value: value == -1 or value > 0, {'minimum': -1, 'not': {'const': 0}}
+)
 
 
-Share = Must('between 0 and 1', lambda value: 0 < value < 1)
+Share = Must('between 0 and 1', lambda value: 0 < value < 1, {'exclusiveMinimum': 0, 'exclusiveMaximum': 1})
 
 
 Seed = Must('from 0 to 2**32 - 1', lambda value: value >= 0 and value + dist.get_world_size() <= 2**32)

@@ -232,7 +232,7 @@ class RunConfig:
     variables: Annotated[dict[str, Any], Effect.REFERENCE] = field(default_factory=dict)
     # Packages that dotted names may be imported from, besides composer_kd.config.trust.PACKAGES and your own modules
     allow_imports: Annotated[list[str], PackageNames, Effect.EXECUTION] = field(default_factory=list)
-    run_name: Annotated[str | None, RunName, Effect.OUTPUT] = None  # None: load_config sets <folder>-<file> of the YAML
+    run_name: Annotated[str | None, RunName, Effect.OUTPUT] = None  # None: folder and name of the YAML, <folder>-<file>
     seed: Annotated[int, Seed, Effect.SEED] = 17
     precision: Precision | None = None  # None: Composer's default for the device
     device_train_microbatch_size: Annotated[int | Literal['auto'] | None, Positive, Effect.MICROBATCH] = None

@@ -8,20 +8,28 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from composer_kd.config.check import faults_said, findings
+from composer_kd.config.check import findings
 from composer_kd.config.load import default_run_name
 from composer_kd.config.schema import PeerConfig, RunConfig, SourceConfig, TeacherConfig, local_folder
+from composer_kd.config.shipped import located
 from composer_kd.config.stage_teachers import PREVIOUS, StageTeacherConfig, after, with_teachers
 from composer_kd.config.stored import stored_teachers
 from composer_kd.config.trust import packages_in, trusting
 from composer_kd.config.yaml_file import read_mapping
-from composer_kd.config.yaml_source import STAGES, UNRESOLVED, Source, compose, read_settings
+from composer_kd.config.yaml_source import (
+    OF_STAGE,
+    STAGES,
+    UNRESOLVED,
+    Source,
+    compose,
+    faults_said,
+    read_settings,
+)
 from composer_kd.errors import ConfigError, nearest
 
 __all__ = ['Chain', 'Stage', 'has_stages', 'load_chain']
 
 OF_CHAIN = ('run_name', 'save_folder', 'autoresume', 'save_overwrite')
-OF_STAGE = ('yaml', 'generations', 'ensemble')
 MOST = 100  # generations of a stage
 
 
@@ -83,7 +91,7 @@ def has_stages(path: str | pathlib.Path) -> bool:
         >>> has_stages('yamls/digits/assistant.yaml'), has_stages('yamls/digits/kd.yaml')
         (True, False)
     """
-    return STAGES in read_mapping(pathlib.Path(path))
+    return STAGES in read_mapping(located(path))
 
 
 def load_chain(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Chain:
@@ -109,7 +117,7 @@ def load_chain(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Chain
         >>> chain.ensembles
         {'student': ('student-1', 'student-2', 'student-3')}
     """
-    reader = _Reader(pathlib.Path(path), overrides)
+    reader = _Reader(located(path), overrides)
     chain = reader.read()
     if reader.faults or chain is None:
         raise faults_said(reader.path, list(dict.fromkeys(reader.faults)))

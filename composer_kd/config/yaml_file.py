@@ -9,6 +9,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from composer_kd.config.shipped import located
 from composer_kd.errors import ConfigError, nearest
 
 __all__ = ['MOST_LEVELS', 'NOT_YAML', 'load_yaml', 'read_mapping', 'require_file', 'with_names']
@@ -26,12 +27,12 @@ def require_file(path: str | pathlib.Path) -> None:
     """Checks that a YAML file exists; fast, because it does not import torch.
 
     Args:
-        path: The path of the file.
+        path: The path of the file, or ``@`` and the name of a YAML of the package.
 
     Raises:
         ConfigError: If the file does not exist; lists the nearest files.
     """
-    path = pathlib.Path(path)
+    path = located(path)
     try:
         if path.is_dir():
             raise ConfigError(f'{str(path)!r} is a folder: expected a YAML file{_nearest_files(path / "*")}')

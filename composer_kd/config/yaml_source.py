@@ -14,13 +14,17 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
 from composer_kd.config.secrets import Secret, Secrets, concealed
+from composer_kd.config.shipped import located
 from composer_kd.config.yaml_file import MOST_LEVELS, NOT_YAML, read_mapping, with_names
 from composer_kd.errors import ConfigError, nearest
 
-__all__ = ['STAGES', 'UNRESOLVED', 'Source', 'compose', 'read_settings', 'read_source']
+__all__ = ['OF_STAGE', 'STAGES', 'UNRESOLVED', 'Source', 'compose', 'faults_said', 'read_settings', 'read_source']
 
 STAGES = 'stages'
 """The key of a YAML of several runs."""
+
+OF_STAGE = ('yaml', 'generations', 'ensemble')
+"""Keys of a stage that are no settings of its run."""
 
 
 class _Unresolved:
@@ -56,7 +60,7 @@ def read_source(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Sour
     """Reads a YAML file and applies ``key.sub=value`` overrides.
 
     Args:
-        path: The YAML file.
+        path: The YAML file, or ``@`` and the name of a YAML of the package: ``@digits/kd``.
         overrides: As on the command line: ``'optimizer.lr=0.1'``, ``'teachers.0.name=big'``. The value is YAML and
             replaces the old value.
 
@@ -74,7 +78,7 @@ def read_source(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Sour
         >>> read_source(file, ['optimizer.lr=1e-3']).data
         {'optimizer': {'lr': 0.001}}
     """
-    path = pathlib.Path(path)
+    path = located(path)
     content = read_mapping(path)
     if STAGES in content:
         raise ConfigError(
@@ -128,6 +132,13 @@ def read_settings(settings: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     for setting in settings:
         _override(source, setting)
     return _resolved(source), source.faults
+
+
+def faults_said(path: pathlib.Path, faults: Sequence[str]) -> ConfigError:
+    """The error for the faults of a YAML file."""
+    count = '1 fault' if len(faults) == 1 else f'{len(faults)} faults'
+    lines = '\n'.join(f'  {fault}' for fault in faults)
+    return ConfigError(f'{path}: {count}; nothing was started\n{lines}')
 
 
 def _override(source: Source, override: str) -> None:

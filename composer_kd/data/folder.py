@@ -53,7 +53,7 @@ def image_folder(
         subset: The number of samples to select first, by a fixed class-balanced choice; None for all.
 
     Returns:
-        A data set of ``(x, y)``: a float32 image ``(3, size, size)`` and its class.
+        A data set of ``(x, y)``, a float32 image ``(3, size, size)`` and its class.
 
     Raises:
         ConfigError: If folders or images are missing, ``split`` is unknown, the classes of ``train`` and ``val``

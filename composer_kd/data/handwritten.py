@@ -43,7 +43,7 @@ def digits(
         size: Height and width in pixels to resize to; None keeps 8.
 
     Returns:
-        A data set of ``(x, y)``: a float32 image ``(1, 8, 8)``, or ``(1, size, size)``, and its class. The training
+        A data set of ``(x, y)``, a float32 image ``(1, 8, 8)``, or ``(1, size, size)``, and its class. The training
         images have zero mean and unit variance.
 
     Raises:

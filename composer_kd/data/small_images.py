@@ -100,7 +100,7 @@ def cifar10(
         subset: The number of samples to select first, by a fixed class-balanced choice; None for all.
 
     Returns:
-        A data set of ``(x, y)``: a float32 image ``(3, 32, 32)``, or ``(3, size, size)``, and its class.
+        A data set of ``(x, y)``, a float32 image ``(3, 32, 32)``, or ``(3, size, size)``, and its class.
 
     Raises:
         ConfigError: If the files are missing or damaged, the download fails, ``split`` is unknown, or a number is out
@@ -162,7 +162,7 @@ def fashion_mnist(
     by 2 pixels.
 
     Returns:
-        A data set of ``(x, y)``: a float32 image ``(1, 28, 28)``, or ``(1, size, size)``, and its class.
+        A data set of ``(x, y)``, a float32 image ``(1, 28, 28)``, or ``(1, size, size)``, and its class.
 
     Example:
         >>> fashion_mnist('trian')

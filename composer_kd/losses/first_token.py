@@ -52,14 +52,14 @@ class FirstToken(nn.Module):
 
         Match(FirstToken(), on=('bert.encoder.layer.0[0]', 'bert.encoder.layer.1[0]'), weight=100.0)
 
-    Only the vectors of these tokens are kept of the teacher's hidden states, and a projector maps them alone.
+    Only the vectors of these tokens are kept of the teacher's hidden states, and a projector maps them alone: features
+    are reduced by :func:`first_token` (the attribute ``summary``) as soon as a layer has run.
 
     Args:
         loss: A loss of vectors ``(B, D)``; :func:`.normalized_mse`, the paper's, if ``None``.
 
     Attributes:
         wrapped: The loss. Inspect its signature, instead of this module's, for the arguments that it takes.
-        summary: :func:`first_token`, by which features are reduced as soon as a layer has run.
 
     Raises:
         ValueError: If the loss is not callable.

@@ -20,7 +20,7 @@ _NOT_SENT = '_ddp_params_and_buffers_to_ignore'
 
 
 class Owner(Protocol):
-    """What a user wrote that learns something beside the student: a match, or a peer.
+    """What a user wrote that trains parameters beside the student: a match, or a peer.
 
     Attributes:
         name: Its name.
@@ -109,19 +109,19 @@ class AuxiliaryModules:
 
         Args:
             state: The state of the run.
-            owner: A match that learns something, or a peer.
+            owner: A match with parameters to train, or a peer.
 
         Raises:
             ConfigError: If the run does not have exactly one optimizer, or uses FSDP.
         """
         if state.fsdp_config is not None:
             raise ConfigError(
-                f'{_called(owner)} learns something, which FSDP would shard with the student and leave sharded '
+                f'{_called(owner)} has parameters to train, which FSDP would shard with the student and leave sharded '
                 'when it is used. Under FSDP use matches without projector and without a learned loss.'
             )
         if len(state.optimizers) != 1:
             raise ConfigError(
-                f'{_called(owner)} learns something, which the optimizer of the student trains: '
+                f'{_called(owner)} has parameters to train, which the optimizer of the student trains: '
                 f'expected one optimizer, got {len(state.optimizers)}'
             )
         optimizer = state.optimizers[0]

@@ -97,7 +97,7 @@ class Criterion:
 
     @property
     def learning(self) -> list[str]:
-        """The names of the matches that learn something."""
+        """The names of the matches that have parameters to train."""
         return list(dict.fromkeys(term.match.name for term in self.terms if term.waits or term.learned()))
 
     @property

@@ -23,6 +23,7 @@ __all__ = [
     'speed_text',
     'time_unit',
     'times',
+    'value_text',
 ]
 
 MINUS, TIMES = '\N{MINUS SIGN}', '\N{MULTIPLICATION SIGN}'
@@ -146,6 +147,17 @@ def metric_text(value: float | None, error: float | None = None) -> str:
     if value is None:
         return ''
     return f'{value:.4f}' + ('' if error is None else f' ± {error:.4f}')
+
+
+def value_text(name: str, value: float | None) -> str:
+    """Formats a metric by its name: an accuracy in percent, any other with four decimals; ``''`` for None.
+
+    Example:
+        >>> value_text('metrics/eval/MulticlassAccuracy', 0.98), value_text('metrics/eval/CrossEntropy', 0.98)
+        ('98.00 %', '0.9800')
+    """
+    is_share = value is not None and math.isfinite(value) and name.endswith(('Accuracy', '/top1'))
+    return f'{100 * value:.2f} %' if is_share and value is not None else metric_text(value)
 
 
 def percent(value: float | None, error: float | None = None) -> str:

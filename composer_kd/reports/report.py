@@ -25,7 +25,7 @@ from composer_kd.reports.figures.speedups import draw_speedups
 from composer_kd.reports.figures.texts import draw_texts
 from composer_kd.reports.figures.throughput import draw_throughput
 from composer_kd.reports.groups import Group, counterpart, group, taught_by
-from composer_kd.reports.speed import Speed
+from composer_kd.reports.speed import FAITHFUL, Speed
 from composer_kd.reports.texts import reading_tables, writing_tables
 from composer_kd.reports.verdict import Tile, chosen, tiles, verdict
 
@@ -56,7 +56,7 @@ class Report:
     def title(self) -> str:
         """The title of the page."""
         student = self.distilled
-        return f'What {student.name} bought' if student is not None else 'Comparison of runs'
+        return f'What {student.name} gained' if student is not None else 'Comparison of runs'
 
     @functools.cached_property
     def distilled(self) -> Group | None:
@@ -130,11 +130,16 @@ class Report:
         """Explains how to read the tables of timings."""
         bench = self.evidence.bench
         took = '' if bench is None or not bench.seconds else f' Measured in {seconds_text(bench.seconds)}.'
+        several = (
+            'Of several runs: medians; of memory, energy and accuracy the mean; the lowest output match. '
+            if any(len(one.rows) > 1 for one in self.speed.timings)
+            else ''
+        )
         return (
             'Latency of a batch of one. Speed-up: over the teacher, eager in fp32, on the same device; in brackets '
             'where the difference is within the noise. Output match with eager: how much of the evaluation data is put '
-            'into the same class as by the model run eagerly in fp32. \N{WARNING SIGN} marks what failed or answers '
-            'otherwise. '
+            'into the same class as by the model run eagerly in fp32. \N{WARNING SIGN} marks what failed or has an '
+            f'output match below {100 * FAITHFUL:.0f} %. {several}'
             f'{portable(self.evidence.bench_source)}{took}'
         )
 

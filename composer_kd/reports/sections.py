@@ -279,15 +279,14 @@ def _benchmark_row(timing: Timing, speed: Speed, per_second: float, notes: Seque
         timing.median(lambda row: row.latency.p99 if row.latency else None),
     )
     factor, reference = speed_text(speed.speed_up(timing)), speed.reference(timing)
-    best = [row.best_throughput for row in timing.rows if row.best_throughput is not None]
-    top = max(best, key=lambda one: one.samples_per_second or 0.0, default=None)
+    batch, rate = max(timing.throughput, key=lambda one: one[1], default=(0, None))
     return [
         *start,
         *(Cell('' if one is None else number_text(one * per_second)) for one in latencies),
         Cell(factor if not factor or speed.is_clear(timing) or reference is timing else f'({factor})'),
-        Cell('' if top is None else number_text(top.samples_per_second), '' if top is None else f'batch {top.batch}'),
-        Cell(bytes_text(timing.median(lambda row: row.peak_memory_bytes))),
-        Cell(count_text(timing.median(lambda row: row.energy_joules), 'J')),
+        Cell(number_text(rate), f'batch {batch}' if batch else ''),
+        Cell(bytes_text(timing.mean(lambda row: row.peak_memory_bytes))),
+        Cell(count_text(timing.mean(lambda row: row.energy_joules), 'J')),
         Cell(seconds_text(timing.median(lambda row: row.load_seconds))),
         Cell(bytes_text(timing.median(lambda row: row.file_bytes))),
         Cell(percent(timing.accuracy)),

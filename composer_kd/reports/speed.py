@@ -58,8 +58,7 @@ class Timing:
     @property
     def accuracy(self) -> float | None:
         """The mean accuracy on the samples of the benchmark, from 0 to 1; None if unknown."""
-        found = [row.accuracy for row in self.rows if row.accuracy is not None]
-        return statistics.fmean(found) if found else None
+        return self.mean(lambda row: row.accuracy)
 
     @property
     def output_match(self) -> float | None:
@@ -77,6 +76,21 @@ class Timing:
         return (
             None if self.latency is not None else next((row.failed for row in self.rows if row.failed), 'not measured')
         )
+
+    @property
+    def throughput(self) -> list[tuple[int, float]]:
+        """Each batch size that succeeded with its samples per second, the median over the members."""
+        found: dict[int, list[float]] = {}
+        for row in self.rows:
+            for one in row.throughput:
+                if one.samples_per_second is not None:
+                    found.setdefault(one.batch, []).append(one.samples_per_second)
+        return [(batch, statistics.median(values)) for batch, values in sorted(found.items())]
+
+    def mean(self, value: Callable[[Row], float | None]) -> float | None:
+        """Returns the mean of a value over the rows that have it; None if none has it."""
+        found = [number for number in map(value, self.rows) if number is not None]
+        return statistics.fmean(found) if found else None
 
     def median(self, value: Callable[[Row], float | None]) -> float | None:
         """Returns the median of a value over the rows that have it; None if none has it."""

@@ -36,7 +36,7 @@ from composer_kd.runs.evaluators import build_evaluators, evaluators_of
 from composer_kd.runs.files import make_folder
 from composer_kd.runs.folder import check_files, check_remote, check_unused
 from composer_kd.runs.loaders import build_loader, check_held_out, evaluation_data
-from composer_kd.runs.preflight import check_autoresume, check_load_path, dry_run
+from composer_kd.runs.preflight import check_autoresume, check_classes, check_load_path, dry_run
 from composer_kd.runs.remote import check_uploaders
 from composer_kd.runs.resume import check_resumable
 from composer_kd.runs.stored import check_stores
@@ -192,6 +192,8 @@ def _build_parts(config: RunConfig) -> _Parts:
     for name, loader in (('train_loader', train_loader), ('eval_loader', eval_loader)):
         if model is not None and loader is not None:
             attempt(check_texts, model, loader.dataset, name)
+    if model is not None and train_loader is not None:
+        attempt(check_classes, model, train_loader.dataset)
     further: list[Evaluator] | None = None
     if model is not None:
         further = attempt(build_evaluators, config.evaluators, model, config.device_eval_batch_size, config.seed)

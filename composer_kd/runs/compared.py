@@ -21,9 +21,11 @@ from composer_kd.config.yaml_source import read_source
 from composer_kd.deploy import Inference
 from composer_kd.errors import CheckpointError, ComposerKDError, ConfigError
 from composer_kd.models.hugging_face_build import untrained
+from composer_kd.presentation.addresses import without_credentials
 from composer_kd.presentation.roles import ALONE, DISTILLED, TEACHER
 from composer_kd.runs.beside import joint_net, name_of_net, names_beside, net_module
 from composer_kd.runs.files import CONFIG_FILE, checkpoint_file
+from composer_kd.runs.remote import checkpoint_at
 from composer_kd.runs.saved import SavedRun
 from composer_kd.runs.stored import TEACHER_FILE, live_teacher
 from composer_kd.teachers.readers.folders import holds_weights
@@ -134,7 +136,8 @@ def compared_models(runs: Sequence[SavedRun], num_classes: int | None = None) ->
     of_checkpoint = {
         file: run.name
         for run in runs if run.checkpoint is not None
-        for file in (run.checkpoint.resolve(), run.checkpoint.absolute())  # the latest checkpoint is a symbolic link
+        # The latest checkpoint is a symbolic link.
+        for file in (run.checkpoint.resolve(), run.checkpoint.absolute(), *_addressed(run))
     }  # fmt: skip
     names = {run.name for run in runs}
     named: dict[str, TeacherConfig] = {}
@@ -162,6 +165,11 @@ def compared_models(runs: Sequence[SavedRun], num_classes: int | None = None) ->
     return listed
 
 
+def _addressed(run: SavedRun) -> list[pathlib.Path]:
+    """Where the checkpoint of a run was fetched from, as a path, which a teacher's checkpoint is compared with."""
+    return [] if run.address is None else [pathlib.Path(checkpoint_at(run.address))]
+
+
 def _model_of(config: TeacherConfig) -> nn.Module:
     return build_teacher(config).model
 
@@ -185,7 +193,11 @@ def _name_among(
     config: TeacherConfig, of_checkpoint: dict[pathlib.Path, str], named: dict[str, TeacherConfig], taken: set[str]
 ) -> str | None:
     """The name of a teacher: that of the run that trained it, or a new one; None if its checkpoint is missing."""
-    if config.checkpoint is not None and '://' not in config.checkpoint:
+    if config.checkpoint is not None and '://' in config.checkpoint:
+        address = pathlib.Path(checkpoint_at(without_credentials(config.checkpoint)))
+        if address in of_checkpoint:
+            return of_checkpoint[address]
+    elif config.checkpoint is not None:
         try:
             file = teacher_weights(config.checkpoint).resolve()
         except CheckpointError as error:
@@ -199,7 +211,7 @@ def _name_among(
     if config.forward is not None:
         warnings.warn(
             f'the teacher {next(_names_for(config))!r} is left out of the comparison: its forward, '
-            f'{config.forward.name}, is for training, and without it the model would answer otherwise',
+            f'{config.forward.name}, is for training, and without it the model gives other predictions',
             stacklevel=3,
         )
         return None

@@ -19,7 +19,7 @@ from composer_kd.bench.size import count_parameters, size_in_bytes
 from composer_kd.config.schema import EvaluationConfig, RunConfig
 from composer_kd.config.yaml_source import read_source
 from composer_kd.errors import ConfigError
-from composer_kd.presentation.units import bytes_text, metric_text, number_text
+from composer_kd.presentation.units import bytes_text, number_text, value_text
 from composer_kd.runs.beside import restored
 from composer_kd.runs.ending import closing
 from composer_kd.runs.ensemble import Ensemble
@@ -138,7 +138,7 @@ def as_table(evaluations: Iterable[Evaluation]) -> Table:
     for evaluation in evaluations:
         sizes = {'': (evaluation.parameters, evaluation.size), **evaluation.beside}
         for net, (parameters, size) in sizes.items():
-            values = [metric_text(evaluation.of(net).get(name)) for name in names]
+            values = [value_text(name, evaluation.of(net).get(name)) for name in names]
             first = f'  {net}' if net else evaluation.address or str(evaluation.checkpoint)
             table.add_row(first, *values, number_text(parameters), bytes_text(size))
     return table

@@ -20,7 +20,7 @@ from composer_kd.presentation.addresses import without_credentials
 from composer_kd.teachers.checkpoints import read_checkpoint
 from composer_kd.teachers.readers import sharded
 
-__all__ = ['check_autoresume', 'check_load_path', 'dry_run']
+__all__ = ['check_autoresume', 'check_classes', 'check_load_path', 'dry_run']
 
 
 def check_load_path(path: str) -> None:
@@ -65,6 +65,24 @@ def check_autoresume(config: RunConfig) -> None:
             raise ConfigError(
                 f'autoresume: cannot go on from {file}. {error}\nTake another run_name, or remove what it leads to.'
             ) from error
+
+
+def check_classes(model: ComposerModel, dataset: Any) -> None:
+    """Checks that a classifier has an output for each class of its training data.
+
+    Args:
+        model: The student.
+        dataset: The training data.
+
+    Raises:
+        ConfigError: If both say how many classes they have, and the model has fewer: the first batch with a label of
+            the others would end the run.
+    """
+    has, needs = getattr(model, 'num_classes', None), getattr(dataset, 'num_classes', None)
+    if isinstance(has, int) and isinstance(needs, int) and has < needs:
+        raise ConfigError(
+            f'model: has {has} classes, and train_loader.dataset has {needs}: give it num_classes: {needs}'
+        )
 
 
 def dry_run(

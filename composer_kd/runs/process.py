@@ -14,6 +14,7 @@ import torch
 from composer.utils import dist
 
 from composer_kd.presentation.console import terminal
+from composer_kd.presentation.speech import is_quiet
 
 __all__ = ['keep_freed_memory', 'say', 'without_remarks']
 
@@ -74,11 +75,11 @@ def keep_freed_memory() -> bool:
 
 
 def say(what: Any) -> None:
-    """Prints a line or a table on the console of rank 0.
+    """Prints a line or a table on the console of rank 0; tables alone if it is to be quiet.
 
     Example:
         >>> say('trained')
         trained
     """
-    if dist.get_global_rank() == 0:
+    if dist.get_global_rank() == 0 and not (is_quiet() and isinstance(what, str)):
         terminal().print(what, highlight=False, markup=False, soft_wrap=isinstance(what, str))

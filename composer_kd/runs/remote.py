@@ -20,7 +20,7 @@ from composer_kd.errors import CheckpointNotFoundError, ConfigError
 from composer_kd.presentation.addresses import has_credentials, without_credentials
 from composer_kd.runs.files import CONFIG_FILE, LATEST, METRICS_FILE
 
-__all__ = ['check_uploaders', 'fetched', 'is_remote', 'object_named', 'put', 'reaching', 'record_at']
+__all__ = ['check_uploaders', 'checkpoint_at', 'fetched', 'is_remote', 'object_named', 'put', 'reaching', 'record_at']
 
 _ENDINGS = ('.pt', '.pth', '.bin', '.safetensors', '.ckpt')
 _REMEDY = 'Give a folder on this machine, or an s3://, gs://, oci:// or azure:// that this machine can reach'
@@ -41,6 +41,17 @@ def is_remote(written: object) -> bool:
 def is_left_to_composer(uri: str) -> bool:
     """Whether a store is not connected to before the run."""
     return parse_uri(uri)[0] in _LEFT_TO_COMPOSER
+
+
+def checkpoint_at(uri: str) -> str:
+    """The address of a checkpoint: the URI's own, or that of the latest one of a run folder.
+
+    Example:
+        >>> checkpoint_at('s3://bucket/runs/kd/'), checkpoint_at('s3://bucket/runs/kd/ep1-ba4-rank0.pt')
+        ('s3://bucket/runs/kd/latest-rank0.pt', 's3://bucket/runs/kd/ep1-ba4-rank0.pt')
+    """
+    address = uri.partition('?')[0]
+    return address if address.endswith(_ENDINGS) else f'{address.rstrip("/")}/{LATEST}'
 
 
 @functools.cache

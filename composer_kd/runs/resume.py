@@ -25,7 +25,7 @@ from composer_kd.runs.folder import holds_run
 from composer_kd.runs.remote import record_at
 from composer_kd.teachers.checkpoints import read_checkpoint
 
-__all__ = ['check_resumable', 'mend_latest', 'saved_settings']
+__all__ = ['check_resumable', 'check_settings', 'mend_latest', 'resumes_from', 'saved_settings']
 
 MAY_CHANGE = (Effect.MICROBATCH, Effect.LENGTH, Effect.START, Effect.EVALUATION, Effect.CALLBACKS)
 """Effects of the keys that may change on a resume: the run may become longer, and starts from its own checkpoint."""
@@ -43,6 +43,21 @@ def check_resumable(config: RunConfig) -> None:
         ConfigError: If settings differ from ``config.yaml`` in the run folder, and lists them; or if ``config.yaml``
             is damaged, or the checkpoint cannot be gone on from.
     """
+    check_settings(config)
+    folder = config.folder
+    if config.autoresume and folder is not None and holds_run(folder) and dist.get_global_rank() == 0:
+        mend_latest(folder)
+
+
+def check_settings(config: RunConfig) -> None:
+    """Checks before a resume that the settings match those of the saved run, and changes nothing.
+
+    Args:
+        config: The run that is about to start.
+
+    Raises:
+        ConfigError: As :func:`check_resumable`.
+    """
     folder = config.folder
     if config.autoresume and config.remote_folder is not None and dist.get_global_rank() == 0:
         _check_remote_settings(config, config.remote_folder)
@@ -51,8 +66,18 @@ def check_resumable(config: RunConfig) -> None:
     before = saved_settings(folder)
     if before is not None:
         _check_settings(before, config, folder)
-    if dist.get_global_rank() == 0:
-        mend_latest(folder)
+
+
+def resumes_from(folder: pathlib.Path) -> pathlib.Path | None:
+    """Finds the checkpoint that a run would go on from: the newest whole one.
+
+    Args:
+        folder: The run folder.
+
+    Returns:
+        The file; None if there is none.
+    """
+    return next((file for file in checkpoints(folder) if file.name.endswith('-rank0.pt') and _is_whole(file)), None)
 
 
 def _check_settings(before: dict[str, Any], config: RunConfig, folder: pathlib.Path | str) -> None:

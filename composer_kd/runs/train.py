@@ -21,7 +21,7 @@ from composer_kd.callbacks.history import HISTORY_FILE, HistoryLogger
 from composer_kd.config.load import as_mapping
 from composer_kd.config.schema import RunConfig
 from composer_kd.presentation.files import write_file
-from composer_kd.presentation.units import cost_text, metric_text
+from composer_kd.presentation.units import cost_text, value_text
 from composer_kd.runs.build import build_trainer
 from composer_kd.runs.ending import closing, full_disk_said, release, where_it_stands
 from composer_kd.runs.files import CONFIG_FILE, METRICS_FILE
@@ -195,7 +195,7 @@ def _summarise(config: RunConfig, metrics: dict[str, float]) -> None:
     table.add_column('value', justify='right')
     for name, value in metrics.items():
         if not name.startswith('time/'):
-            table.add_row(name, cost_text(name, value) if name.startswith(COST) else metric_text(value))
+            table.add_row(name, cost_text(name, value) if name.startswith(COST) else value_text(name, value))
     say(table)
     if config.folder is not None:
         say(f'checkpoints, {CONFIG_FILE}, {METRICS_FILE} and {HISTORY_FILE} are in {config.folder}')

@@ -83,8 +83,8 @@ def student_from_teacher(
             teacher runs in evaluation mode without gradients, and is left as it was.
 
     Returns:
-        The student, of the type of ``teacher``. Of a ``HuggingFaceModel`` all else is copied too: the metrics, reset,
-        ``use_logits`` and ``shift_labels``; the tokenizer is the same.
+        The student, of the type of ``teacher``. Of a ``HuggingFaceModel`` all else is copied too (the metrics, reset,
+        ``use_logits`` and ``shift_labels``); the tokenizer is the same.
 
     Raises:
         ConfigError: If the architecture is not supported, there are not as many layers, heads or neurons, ``data`` is

@@ -95,7 +95,7 @@ class Teacher(Protocol):
             index: ``(B,)`` The samples' numbers in the training set; ``None`` if unknown, and in evaluation.
 
         Returns:
-            Logits in the student's shape, or any output of a model with logits: an object or mapping with ``logits``.
+            Logits in the student's shape, or any output of a model with logits, an object or mapping with ``logits``.
             Logits of which a part of the classes is known are a :class:`composer_kd.losses.sparse.SparseTarget`.
         """
 

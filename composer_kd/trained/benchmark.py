@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from composer_kd.bench import BenchResults, Limits, plan, write
+from composer_kd.bench import BenchResults, Limits, TextOptions, plan, write
 from composer_kd.bench import bench as bench_candidates
 from composer_kd.runs.compared import data_in_words, evaluation_run
 from composer_kd.runs.files import make_folder
@@ -29,6 +29,7 @@ def bench(
     threads: Sequence[int] | None = None,
     limits: Limits | None = None,
     samples: int | None = 1000,
+    texts: TextOptions | None = None,
     out: str | os.PathLike[str] | None = None,
 ) -> BenchResults:
     """Measures latency, throughput, memory and accuracy of models, as ``composer-kd bench`` does.
@@ -40,15 +41,16 @@ def bench(
         taught_by: The teachers of each distilled student, by name: ``{'student': 'teacher'}``. Speed-up and agreement
             are those with the teacher. Runs know their teachers.
         devices: As in :func:`composer_kd.bench.plan`; None for all of this machine.
-        backends: As there: ``['eager', 'onnx']``.
+        backends: As there: ``['eager', 'onnxruntime']``.
         precisions: As there.
         threads: Numbers of CPU threads.
         limits: The seconds for a model in a setting, and the largest batch.
         samples: The number of samples that accuracy is measured on; None for all.
+        texts: For models of texts, the lengths, batch sizes and new tokens that are timed too; None for the usual ones.
         out: A folder for ``bench.json``, ``bench.csv`` and ``bench.md``; None writes nothing.
 
     Returns:
-        The results: ``results.rows``; ``print`` of :func:`composer_kd.bench.summary` shows them.
+        The results; ``results.rows`` has each measurement, :func:`composer_kd.bench.summary` makes tables of them.
 
     Raises:
         ConfigError: If models, data or settings are missing or unknown. Raised before anything is timed.
@@ -76,7 +78,7 @@ def bench(
         read = Data(data)
         batches, words, num_classes = read.batches(), read.description, read.num_classes
     listed = candidates_of(models, taught_by, num_classes)
-    results = bench_candidates(listed, batches, settings, limits=limits, samples=samples, data=words)
+    results = bench_candidates(listed, batches, settings, limits=limits, samples=samples, data=words, texts=texts)
     if out is not None:
         write(results, pathlib.Path(out))
     return results

@@ -9,13 +9,15 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from composer_kd.bench import BenchResults, Candidate, environment
 from composer_kd.errors import ConfigError, nearest
 from composer_kd.reports import Evidence, ModelEvidence, Report, write_report
 from composer_kd.runs.compared import ComparedModel
 from composer_kd.runs.files import make_folder
 from composer_kd.trained.data import Data
-from composer_kd.trained.models import Models, TaughtBy, candidates_of, class_of, opened
+from composer_kd.trained.models import Models, TaughtBy, candidates_of, class_of, listed_in
 from composer_kd.trained.needed import require_data
 from composer_kd.workflows.report import ReportOptions
 from composer_kd.workflows.report import report as report_runs
@@ -24,6 +26,13 @@ from composer_kd.workflows.report.predict import Answering
 from composer_kd.workflows.report.timings import measured_now
 
 __all__ = ['report']
+
+_OF_RUNS = {
+    'data': 'runs are compared on their own evaluation data',
+    'bench': 'for runs, bench(..., out=FOLDER) beside the folder of the report is found there',
+    'taught_by': 'runs know their teachers',
+    'histories': 'runs have their own, in their folders',
+}
 
 
 def report(
@@ -39,9 +48,11 @@ def report(
     """Writes the page that compares models, as ``composer-kd report`` does.
 
     Args:
-        models: Modules of a script: a list, or by name. Or run folders, which know more: settings, seeds, costs.
+        models: Modules of a script: a list, or by name. Or a list of run folders, which know more: settings, seeds,
+            costs.
         data: For modules, a DataLoader whose batches come in the same order each time. None for runs.
-        taught_by: The teachers of each distilled student, by name: ``{'student': 'teacher'}``.
+        taught_by: The teachers of each distilled student, by name: ``{'student': 'teacher'}``. Runs know their
+            teachers.
         out: The folder for the page, Markdown, JSON, CSV and plots.
         bench: What :func:`bench` measured; None to time the models for a moment.
         with_bench: Whether the page tells speed.
@@ -49,10 +60,11 @@ def report(
             :class:`composer_kd.callbacks.HistoryLogger` of their Trainers wrote, by name.
 
     Returns:
-        The report: ``report.verdict`` says it in sentences; the page is ``report.html`` in ``out``.
+        The report; ``report.verdict`` says it in sentences, the page is ``report.html`` in ``out``.
 
     Raises:
-        ConfigError: If data is missing or comes in another order each time, or modules and runs are mixed.
+        ConfigError: If data is missing or comes in another order each time, modules and runs are mixed, or runs are
+            given what they have of their own.
 
     Example:
         >>> import tempfile, torch
@@ -64,15 +76,10 @@ def report(
         ['teacher', 'student distilled']
     """
     folder = pathlib.Path(out)
-    runs = opened(models)
-    if data is None or runs is not None:
-        require_data(runs)
-        found = [str(one) for one in (models.values() if isinstance(models, Mapping) else models)]
-        if data is not None:
-            raise ConfigError('data: runs are compared on their own evaluation data; leave data out')
-        if bench is not None:
-            raise ConfigError('bench: for runs, bench(..., out=FOLDER) beside the folder of the report is found there')
-        return report_runs(ReportOptions(found, folder, with_bench=with_bench))
+    if not any(isinstance(one, nn.Module) for one in listed_in(models)):
+        return _of_runs(models, folder, with_bench, data=data, taught_by=taught_by, bench=bench, histories=histories)
+    if data is None:
+        require_data(None)
     make_folder(folder, 'out')
     read = Data(data)
     listed = candidates_of(models, taught_by, read.num_classes)
@@ -98,6 +105,16 @@ def report(
     )
     write_report(made, folder)
     return made
+
+
+def _of_runs(models: Models, folder: pathlib.Path, with_bench: bool, **given: object) -> Report:
+    if isinstance(models, Mapping):
+        raise ConfigError('models: runs have names of their own on the page; give a list of their folders')
+    for name, value in given.items():
+        if value is not None:
+            raise ConfigError(f'{name}: {_OF_RUNS[name]}; leave {name} out')
+    paths = [os.fspath(one) for one in models if not isinstance(one, nn.Module)]
+    return report_runs(ReportOptions(paths, folder, with_bench=with_bench))
 
 
 def _refuse_runs(listed: list[Candidate]) -> None:

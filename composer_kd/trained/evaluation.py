@@ -6,11 +6,13 @@ import os
 import pathlib
 from typing import Any
 
+import torch
 from composer import Evaluator
 from composer.models import ComposerModel
 from torch import nn
 
 from composer_kd.bench.size import count_parameters, size_in_bytes
+from composer_kd.data.seeded_items import kept_random_state
 from composer_kd.deploy import Inference
 from composer_kd.errors import ConfigError
 from composer_kd.runs import evaluate as of_runs
@@ -34,7 +36,7 @@ def evaluate(model: Model, data: Any = None, *, config: str | os.PathLike[str] |
 
     Returns:
         The metrics under the names by which Composer logs them, the number of parameters and the bytes. The model is
-        not changed, and what was trained beside it is not counted.
+        not changed, and what was trained beside it is not counted. The global random states are as they were.
 
     Raises:
         ConfigError: If data is missing, or the number of classes of a plain module is not known.
@@ -47,6 +49,12 @@ def evaluate(model: Model, data: Any = None, *, config: str | os.PathLike[str] |
         >>> sorted(found.metrics), found.parameters
         (['metrics/eval/CrossEntropy', 'metrics/eval/MulticlassAccuracy'], 15)
     """
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with kept_random_state(), torch.random.fork_rng(devices):  # a Trainer seeds them
+        return _evaluated(model, data, config)
+
+
+def _evaluated(model: Model, data: Any, config: str | os.PathLike[str] | None) -> Evaluation:
     if not isinstance(model, nn.Module):
         if data is not None:
             raise ConfigError(

@@ -20,7 +20,7 @@ from composer_kd.runs.compared import compared_models
 from composer_kd.runs.saved import SavedRun, open_run, open_runs
 from composer_kd.students import EXTRAS
 
-__all__ = ['Model', 'Models', 'TaughtBy', 'candidates_of', 'class_of', 'opened', 'own_copy']
+__all__ = ['Model', 'Models', 'TaughtBy', 'candidates_of', 'class_of', 'listed_in', 'opened', 'own_copy']
 
 Model = nn.Module | str | os.PathLike[str]
 """A model: a module that a script trained, or the path of a run folder, a checkpoint or the YAML of a run."""
@@ -47,6 +47,7 @@ def own_copy(model: nn.Module) -> nn.Module:
         >>> [name for name, _ in own_copy(model).named_modules()]
         ['']
     """
+    model = getattr(model, '_orig_mod', model)  # compiled: the same model under other names
     beside = model._modules.get(EXTRAS)
     with torch.no_grad():
         copied: nn.Module = copy.deepcopy(model, {} if beside is None else {id(beside): None})
@@ -68,7 +69,7 @@ def opened(models: Models) -> list[SavedRun] | None:
     Raises:
         ComposerKDError: As :func:`.open_runs`.
     """
-    listed = list(models.values()) if isinstance(models, Mapping) else list(models)
+    listed = listed_in(models)
     paths = [one for one in listed if not isinstance(one, nn.Module)]
     if len(paths) < len(listed):
         return None
@@ -126,30 +127,41 @@ def _candidate(name: str, model: nn.Module, teachers: Mapping[str, tuple[str, ..
     return Candidate(name, make, DISTILLED if name in teachers else ALONE, teachers.get(name, ()), shift_labels=None)
 
 
-def _named(models: Models) -> dict[str, Model]:
+def listed_in(models: Models) -> list[Model]:
+    """The models of a list, or of models by name.
+
+    Raises:
+        ConfigError: If there are none, they are given in another way, or one is no model.
+    """
     if isinstance(models, nn.Module | str | os.PathLike):
         raise ConfigError(f'models: expected a list of models, or models by name; got one {type(models).__name__}')
-    for model in models.values() if isinstance(models, Mapping) else models:
+    listed = list(models.values() if isinstance(models, Mapping) else models)
+    if not listed:
+        raise ConfigError('models: expected at least one model, got none')
+    for model in listed:
         if not isinstance(model, nn.Module | str | os.PathLike):
             raise ConfigError(
                 f'models: expected modules, or paths of run folders; got a {type(model).__name__} among them'
             )
+    return listed
+
+
+def _named(models: Models) -> dict[str, Model]:
+    listed = listed_in(models)
     if isinstance(models, Mapping):
         named = dict(models)
     else:
         named = {}
-        for model in models:
+        for model in listed:
             base = class_of(model).__name__ if isinstance(model, nn.Module) else open_run(os.fspath(model)).name
-            numbered = (base if number == 1 else f'{base} {number}' for number in range(1, len(models) + 2))
+            numbered = (base if number == 1 else f'{base} {number}' for number in range(1, len(listed) + 2))
             named[next(name for name in numbered if name not in named)] = model
-    if not named:
-        raise ConfigError('models: expected at least one model, got none')
     return named
 
 
 def class_of(model: nn.Module) -> type[Any]:
     """The class of a model without the wrapper that Composer trains it in."""
-    inner = unwrapped(model)
+    inner = unwrapped(getattr(model, '_orig_mod', model))
     return type(inner.module if isinstance(inner, ComposerModel) and hasattr(inner, 'module') else inner)
 
 

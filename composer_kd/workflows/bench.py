@@ -30,6 +30,7 @@ from composer_kd.bench.files import FILES, TEXT_FILE
 from composer_kd.bench.predictions import first_samples
 from composer_kd.errors import ConfigError
 from composer_kd.presentation.console import terminal
+from composer_kd.presentation.speech import is_quiet
 from composer_kd.presentation.units import seconds_text
 from composer_kd.runs.compared import compared_models, data_in_words, evaluation_run
 from composer_kd.runs.files import make_folder
@@ -129,7 +130,9 @@ class _Shown(Watcher):
     def __init__(self, console: Console, out: pathlib.Path) -> None:
         self.console, self.out = console, out
         columns = TextColumn('{task.description}'), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn()
-        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.progress = Progress(
+            *columns, console=console, transient=True, disable=is_quiet() or not console.is_terminal
+        )
         self.task = self.progress.add_task('', total=None)
         self.setting = ''
         self.results: BenchResults | None = None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 
 import pytest
 
+import composer_kd
 from composer_kd.cli.main import main
 from composer_kd.errors import ConfigError
 
@@ -16,8 +18,47 @@ def test_help_explains_itself(capsys):
         main(['--help'])
     assert left.value.code == 0
     printed = capsys.readouterr().out
-    for word in ('train', 'cache', 'evaluate', 'layers', 'serve', 'demo', 'yamls/digits/kd.yaml'):
+    for word in ('train', 'cache', 'evaluate', 'layers', 'serve', 'demo', 'init', 'schema', '@digits/kd'):
         assert word in printed
+
+
+def test_without_arguments_it_helps(capsys):
+    with pytest.raises(SystemExit) as left:
+        main([])
+    assert left.value.code == 0
+    assert 'composer-kd init' in capsys.readouterr().out
+
+
+def test_versions_are_told(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(['--version'])
+    assert left.value.code == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f'composer_kd {composer_kd.__version__} (mosaicml 0.')
+    assert f'torch {importlib.metadata.version("torch")}' in said
+
+
+@pytest.mark.parametrize(('slip', 'meant'), [('trian', 'train'), ('evalute', 'evaluate'), ('rport', 'report')])
+def test_the_nearest_command_is_named(slip, meant, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([slip, 'x.yaml'])
+    assert left.value.code == 2
+    assert f'unknown command {slip!r}; did you mean {meant!r}' in capsys.readouterr().err
+
+
+def test_quiet_prints_results_alone_and_verbose_what_is_logged(tmp_path, capsys, caplog):
+    overrides = [f'save_folder={tmp_path}', 'max_duration=1ba', 'train_loader.dataset.subset=128']
+    assert main(['train', '@digits/student', *overrides, '-q']) == 0
+    quiet = capsys.readouterr()
+    assert 'MulticlassAccuracy' in quiet.out
+    assert 'are in' not in quiet.out
+    assert not quiet.err
+    assert main(['train', '@digits/student', *overrides, 'save_overwrite=true', '-v']) == 0
+    loud = capsys.readouterr()
+    assert 'are in' in loud.out
+    assert 'composer.trainer' in loud.err
+    with pytest.raises(SystemExit):
+        main(['train', '@digits/student', '-q', '-v'])
 
 
 def test_wrong_input_is_one_message_and_status_2(capsys):
@@ -45,7 +86,7 @@ def test_other_errors_keep_their_traceback(monkeypatch):
 @pytest.mark.parametrize(
     'arguments',
     [
-        [], ['trian'], ['train'], ['evaluate'], ['layers'], ['demo', '--seeds', '0'], ['serve'],
+        ['train'], ['evaluate'], ['layers'], ['demo', '--seeds', '0'], ['serve'],
         ['serve', 'runs/a', '--port', '65536'],
     ],
 )  # fmt: skip

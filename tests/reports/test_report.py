@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from composer_kd.bench.results import BenchResults, Setting, SpeedUp
+from composer_kd.bench.results import BenchResults, Setting, SpeedUp, Throughput
 from composer_kd.presentation.units import TIMES
 from composer_kd.reports import ALONE, DISTILLED, TEACHER, Report
 from composer_kd.reports.groups import counterpart, group
@@ -239,3 +239,15 @@ def test_many_classes_stay_readable(classes):
     if classes > 20:
         assert '20 most changed of 150' in report.drawings['classes'].caption
         assert all(len(axes.patches) <= 14 for axes in report.drawings['confusions'].figure.axes)
+
+
+def test_one_statistic_for_the_runs_of_a_row():
+    rows = [row('teacher')] + [
+        row(f'kd-{seed}', throughput=[Throughput(8, rate)], peak_memory_bytes=memory, energy_joules=joules)
+        for seed, (rate, memory, joules) in enumerate([(300.0, 10e6, 1.0), (100.0, 10e6, 1.0), (200.0, 40e6, 4.0)])
+    ]
+    made = Report(evidence(bench=BenchResults(rows)))
+    (table,) = made.benchmark.values()
+    values = {cell.text for cell in table.rows[-1]}
+    assert {'200', '20.0 MB', '2.00 J'} <= values  # the median, as the plot has it; the means, as training has them
+    assert 'the mean' in made.about_timings

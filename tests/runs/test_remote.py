@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,8 @@ from composer_kd.bench import Limits
 from composer_kd.cli.main import main
 from composer_kd.config.load import load_config
 from composer_kd.errors import CheckpointNotFoundError, ConfigError
+from composer_kd.presentation.roles import DISTILLED, TEACHER
+from composer_kd.runs.compared import compared_models
 from composer_kd.runs.evaluate import as_table, evaluate, evaluate_all
 from composer_kd.runs.folder import check_remote
 from composer_kd.runs.remote import check_uploaders, fetched, put, record_at
@@ -67,6 +70,18 @@ def test_commands_take_a_uri(store, tmp_path, monkeypatch, capsys):
 
 def test_local_and_remote_together(local, store):
     assert [one.address for one in evaluate_all([str(local[0]), URI])] == [None, URI]
+
+
+@pytest.mark.parametrize('uri', [URI, f'{URI}/latest-rank0.pt'])
+@pytest.mark.parametrize('teacher', [f'{URI}/latest-rank0.pt', 'runs/kd/latest-rank0.pt'])
+def test_a_teacher_behind_a_uri_is_the_run_there(store, uri, teacher, tmp_path, monkeypatch):
+    text = Path('yamls/digits/kd.yaml').read_text(encoding='utf-8')
+    (tmp_path / 'student.yaml').write_text(text.replace('runs/digits-teacher/latest-rank0.pt', teacher))
+    monkeypatch.chdir(tmp_path)
+    listed = compared_models([open_run(uri), open_run('student.yaml')])
+    assert [(one.name, one.role, one.taught_by) for one in listed] == [
+        ('kd', TEACHER, ()), ('digits-kd', DISTILLED, ('kd',)),
+    ]  # fmt: skip
 
 
 def test_nothing_there(store):

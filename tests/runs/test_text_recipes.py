@@ -13,7 +13,7 @@ from composer_kd.config.construct import construct
 from composer_kd.config.stages import load_chain
 from composer_kd.data.docstrings import PACKAGES
 from composer_kd.errors import ConfigError
-from composer_kd.presentation.units import metric_text
+from composer_kd.presentation.units import metric_text, number_text
 from composer_kd.runs.evaluate import evaluate_all
 from composer_kd.runs.stages import stage_folders
 from composer_kd.students.layer_choice import chosen_layers
@@ -114,9 +114,9 @@ def test_evaluate_and_report_say_the_perplexity(place, name, capsys):
     assert main(['report', *folders, '--no-bench', '--out', 'report']) == 0
     written = pathlib.Path('report/report.md').read_text()
     for metrics in found.values():
-        perplexity = metric_text(metrics['metrics/eval/LanguagePerplexity'])
-        assert perplexity in said
-        assert perplexity in written
+        perplexity = metrics['metrics/eval/LanguagePerplexity']
+        assert metric_text(perplexity) in said
+        assert number_text(perplexity) in written
 
 
 def test_stages_that_measure_nothing_are_left_out_of_comparisons(place, capsys):

@@ -47,7 +47,7 @@ def test_commands(script, command, monkeypatch, capsys):
     assert main([*arguments, *quick.get(arguments[0], [])]) == 0
     shown = capsys.readouterr().out
     if arguments[0] == 'evaluate':
-        assert f'{found["found"].metrics["metrics/eval/MulticlassAccuracy"]:.4f}'[:5] in shown
+        assert f'{100 * found["found"].metrics["metrics/eval/MulticlassAccuracy"]:.2f}' in shown
 
 
 def test_lines_beside_the_checkpoint_make_a_run_folder(script, monkeypatch, capsys):

@@ -1,12 +1,15 @@
 """``composer_kd.trained``: models of a script, compared with plain torch, and wrong input."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from composer import Evaluator, Trainer
 from torch import nn
 
 from composer_kd import Distillation, KLDivergence, Match
-from composer_kd.bench import Limits
+from composer_kd.bench import Limits, TextOptions
 from composer_kd.errors import ConfigError
 from composer_kd.losses import hint
 from composer_kd.trained import bench, evaluate, export, report
@@ -42,6 +45,26 @@ def test_evaluate_a_student_with_a_projector(trained):
     assert found.parameters == sum(one.numel() for one in mlp().parameters())
     assert any('composer_kd' in key for key in before)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_an_evaluation_leaves_the_random_states_of_the_script(trained):
+    model, _, data = trained
+    drawn = []
+    for evaluates in (False, True):
+        random.seed(3), np.random.seed(3), torch.manual_seed(3)
+        if evaluates:
+            evaluate(model, data)
+        drawn.append((random.random(), np.random.rand(), torch.rand(()).item()))
+    assert drawn[0] == drawn[1]
+
+
+def test_a_compiled_model_is_the_model(tmp_path):
+    model = mlp()
+    compiled = torch.compile(model, backend='eager')
+    assert own_copy(compiled).state_dict().keys() == model.state_dict().keys()
+    (exported,) = export(compiled, pairs(), to='state-dict', out=tmp_path)
+    assert torch.load(exported.folder / 'student.pt', weights_only=True).keys() == model.state_dict().keys()
+    assert 'container.Sequential' in exported.usage
 
 
 def test_evaluate_plain_modules_batches_and_evaluators(trained):
@@ -131,6 +154,8 @@ def test_students_of_other_models_are_not_compared(trained, tmp_path):
         (lambda m, d: bench([], d), 'at least one model'),
         (lambda m, d: bench(m, d), 'expected a list of models'),
         (lambda m, d: bench([m]), 'data: missing'),
+        (lambda m, d: report([m]), 'data: missing'),
+        (lambda m, d: bench('runs/a'), 'expected a list of models'),
         (lambda m, d: bench([3], d), 'paths of run folders'),
         (lambda m, d: bench([m], iter(d)), 'one batch'),
         (lambda m, d: bench([m], []), 'at least one batch'),
@@ -139,6 +164,9 @@ def test_students_of_other_models_are_not_compared(trained, tmp_path):
         (lambda m, d: export(m), 'export(model, batch)'),
         (lambda m, d: export(m, (torch.zeros(1, 6), torch.zeros(1))), 'two samples'),
         (lambda m, d: export(m, d, to='onx'), "did you mean 'onnx'"),
+        (lambda m, d: report({'a': 'runs/a'}), 'a list of their folders'),
+        (lambda m, d: report(['runs/a'], taught_by={'a': 'b'}), 'taught_by: runs know their teachers'),
+        (lambda m, d: report(['runs/a'], histories={'a': 'runs/a'}), 'histories: runs have their own'),
         (lambda m, d: report({'a': m}, d, histories={'b': 'runs'}, with_bench=False), 'histories'),
     ],
 )
@@ -155,3 +183,19 @@ def test_a_copy_is_free_of_the_trainer(trained):
     assert getattr(copied, 'logger', None) is None
     assert not any('composer_kd' in name for name, _ in copied.named_modules())
     assert any('composer_kd' in name for name, _ in model.named_modules())
+
+
+def test_language_models_of_a_script_are_timed_at_the_lengths_asked_for():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {'vocab_size': 20, 'n_embd': 8, 'n_head': 2, 'n_positions': 32}
+    models = {f'gpt{layers}': GPT2LMHeadModel(GPT2Config(n_layer=layers, **sizes)).eval() for layers in (2, 1)}
+    ids = torch.randint(20, (4, 12), generator=torch.Generator().manual_seed(0))
+    batch = {'input_ids': ids, 'attention_mask': torch.ones_like(ids), 'labels': ids}
+    found = bench(models, batch, taught_by={'gpt1': 'gpt2'}, texts=TextOptions([8, 16], [1], 4), **QUICK)
+    assert [(one.length, one.batch) for one in found.rows[1].texts] == [(8, 1), (16, 1)]
+    assert [(one.prompt, one.batch) for one in found.rows[1].generation] == [(8, 1), (16, 1)]
+    with torch.no_grad():
+        guesses = models['gpt1'](ids).logits.argmax(-1)
+    right = (guesses[:, :-1] == ids[:, 1:]).float().mean()
+    assert found.rows[1].accuracy == pytest.approx(float(right))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +26,7 @@ _DASHES: tuple[Any, ...] = ((0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)),
 def draw_throughput(groups: Sequence[Group], speed: Speed) -> Drawing | None:
     """Draws throughput over the batch size in one panel for each device, up to the first batch size that failed."""
     shown = distinct(groups)
-    swept = [one for one in speed.timings if one.group in shown and len(_sweep(one)) > 1]
+    swept = [one for one in speed.timings if one.group in shown and len(one.throughput) > 1]
     devices = [device for device in speed.devices if any(one in swept for one in speed.on(device))][:_PANELS]
     if not devices:
         return None
@@ -56,16 +55,6 @@ def _short(value: float) -> str:
     return ' '.join([f'{float(number.replace(",", "")):g}', *prefix])
 
 
-def _sweep(timing: Timing) -> list[tuple[int, float]]:
-    """Returns each batch size that succeeded with its samples per second, the median over the members."""
-    found: dict[int, list[float]] = {}
-    for row in timing.rows:
-        for one in row.throughput:
-            if one.samples_per_second is not None:
-                found.setdefault(one.batch, []).append(one.samples_per_second)
-    return [(batch, statistics.median(values)) for batch, values in sorted(found.items())]
-
-
 def _looks(swept: Sequence[Timing]) -> dict[tuple[str, str], dict[str, Any]]:
     """Returns the line style and marker of each backend and precision, distinct in all panels."""
     ways = dict.fromkeys((one.setting.backend, one.setting.precision) for one in swept)
@@ -88,10 +77,10 @@ def _panel(
     looks: dict[tuple[str, str], dict[str, Any]],
 ) -> None:
     for each in shown:
-        mine = [one for one in speed.on(device) if one.group is each and len(_sweep(one)) > 1]
+        mine = [one for one in speed.on(device) if one.group is each and len(one.throughput) > 1]
         trained = [one for one in mine if one.setting == device]
         others = [one for one in mine if one.setting != device and one.is_faithful]
-        fastest = sorted(others, key=lambda one: max(value for _, value in _sweep(one)))[-1:]
+        fastest = sorted(others, key=lambda one: max(value for _, value in one.throughput))[-1:]
         for timing in [*trained, *fastest]:
             _line(axes, timing, looks[timing.setting.backend, timing.setting.precision], colour[each.name])
     axes.set_xscale('log', base=2)
@@ -106,7 +95,7 @@ def _panel(
 
 
 def _line(axes: Any, timing: Timing, looks: dict[str, Any], colour: str) -> None:
-    sweep, setting = _sweep(timing), timing.setting
+    sweep, setting = timing.throughput, timing.setting
     label = f'{timing.group.name}: {setting.backend}, {setting.precision}'
     axes.plot(*zip(*sweep), color=colour, linewidth=1.8, markersize=5, label=label, **looks)
     failed = [one for row in timing.rows for one in row.throughput if one.failed]

@@ -1,4 +1,4 @@
-"""What a store buys, shown on handwritten digits: the same student from the live teacher and from the stored one."""
+"""What a store saves, shown on handwritten digits: the same student from the live teacher and from the stored one."""
 
 from __future__ import annotations
 

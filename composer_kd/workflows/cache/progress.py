@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from typing_extensions import Self
 
 from composer_kd.presentation.console import terminal
+from composer_kd.presentation.speech import is_quiet
 from composer_kd.presentation.units import number_text, percent, rate_text, seconds_text
 
 __all__ = ['BuildProgress']
@@ -46,7 +47,7 @@ class BuildProgress:
         self._bar: Progress | None = None
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal and dist.get_global_rank() == 0:
+        if self._console.is_terminal and not is_quiet() and dist.get_global_rank() == 0:
             rest = (BarColumn(), TaskProgressColumn(), TextColumn('{task.fields[rate]}'), TimeElapsedColumn())
             eta = (TextColumn('left'), TimeRemainingColumn())
             self._bar = Progress(TextColumn('{task.description}', markup=False), *rest, *eta, console=self._console)

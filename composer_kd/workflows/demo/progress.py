@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from typing_extensions import override
 
+from composer_kd.presentation.speech import is_quiet
 from composer_kd.presentation.units import percent
 from composer_kd.workflows.demo.results import Entry
 
@@ -51,4 +52,6 @@ def bars(console: Console) -> Progress:
         A context manager that shows the bars; each of its tasks needs the field ``accuracy``.
     """
     left = (TextColumn('{task.description:<18}'), BarColumn(bar_width=24), MofNCompleteColumn())
-    return Progress(*left, TimeElapsedColumn(), TextColumn('{task.fields[accuracy]}'), console=console)
+    return Progress(
+        *left, TimeElapsedColumn(), TextColumn('{task.fields[accuracy]}'), console=console, disable=is_quiet()
+    )

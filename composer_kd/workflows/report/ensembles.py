@@ -6,7 +6,7 @@ import json
 import pathlib
 from collections.abc import Sequence
 
-from composer_kd.presentation.units import metric_text
+from composer_kd.presentation.units import value_text
 from composer_kd.runs.evaluate import heading_of
 from composer_kd.runs.files import STAGES_FILE
 
@@ -26,7 +26,9 @@ def ensemble_notes(written: Sequence[str | pathlib.Path]) -> list[str]:
     for file in (pathlib.Path(one) / STAGES_FILE for one in written):
         content = json.loads(file.read_text(encoding='utf-8')) if file.is_file() else {}
         for one in content.get('ensembles', []):
-            values = ', '.join(f'{heading_of(name)} {metric_text(value)}' for name, value in one['metrics'].items())
+            values = ', '.join(
+                f'{heading_of(name)} {value_text(name, value)}' for name, value in one['metrics'].items()
+            )
             found.append(f'Together, by the mean of their {one["mean_of"]}, {_listed(one["of"])} reach {values}.')
     return found
 

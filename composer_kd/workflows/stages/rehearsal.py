@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from composer.utils import dist
 
-from composer_kd.config.effects import QUIET
 from composer_kd.config.markers import Component
 from composer_kd.config.schema import RunConfig, SourceConfig, TeacherConfig
 from composer_kd.config.stages import Chain, Stage
@@ -22,6 +21,7 @@ from composer_kd.runs.build import build_trainer, check_components
 from composer_kd.runs.ending import closing, release
 from composer_kd.runs.folder import check_files
 from composer_kd.runs.preflight import check_autoresume
+from composer_kd.runs.rehearsal import ALONE, plan
 from composer_kd.workflows.stages.ensemble import build_ensemble, evaluation_loader
 
 __all__ = ['rehearse']
@@ -29,7 +29,7 @@ __all__ = ['rehearse']
 _FOLDER = '.rehearsal'
 
 
-def rehearse(chain: Chain, left: list[Stage]) -> None:
+def rehearse(chain: Chain, left: list[Stage], folder: pathlib.Path | None = None) -> list[str]:
     """Builds everything that the stages need, and reports what is wrong with any of them.
 
     A stage that teaches a later one saves the weights that it starts from; the later one loads these as it will load
@@ -38,19 +38,28 @@ def rehearse(chain: Chain, left: list[Stage]) -> None:
     Args:
         chain: The chain.
         left: The stages that have not finished.
+        folder: Where the weights lie meanwhile; None for one in the folder of the chain.
+
+    Returns:
+        For each of these stages, what it would train.
 
     Raises:
         ConfigError: If stages cannot be built; lists the errors of all.
     """
-    folder = chain.folder / _FOLDER
+    folder = folder or chain.folder / _FOLDER
     stand_ins: dict[str, str | None] = {str(stage.latest): None for stage in left}
     attempt = Attempts()
+    plans: list[str] = []
     with _shared(folder):
         for stage in left:
             file = folder / f'{stage.name}.pt'
-            if _tried(attempt, chain, stage, stand_ins, file):
+            built = _tried(attempt, chain, stage, stand_ins, file)
+            if built is not None:
+                plans.append(built[1])
+            if built is not None and built[0]:
                 stand_ins[str(stage.latest)] = str(file)
     attempt.finish()
+    return plans
 
 
 @contextlib.contextmanager
@@ -69,37 +78,37 @@ def _shared(folder: pathlib.Path) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _tried(attempt: Attempts, *arguments: Any) -> bool | None:
+def _tried(attempt: Attempts, *arguments: Any) -> tuple[bool, str] | None:
     # Of several processes one alone may fail: the others would wait for it at the next stage.
     return attempt(_said, *arguments) if dist.get_world_size() == 1 else _said(*arguments)
 
 
-def _said(chain: Chain, stage: Stage, *rest: Any) -> bool:
+def _said(chain: Chain, stage: Stage, *rest: Any) -> tuple[bool, str]:
     try:
         return _build(chain, stage, *rest)
     except ComposerKDError as error:
         raise ConfigError(f'{stage.name}: {error}') from error
 
 
-def _build(chain: Chain, stage: Stage, stand_ins: Mapping[str, str | None], file: pathlib.Path) -> bool:
-    """Builds a stage; returns whether it saved the weights that it starts from."""
+def _build(chain: Chain, stage: Stage, stand_ins: Mapping[str, str | None], file: pathlib.Path) -> tuple[bool, str]:
+    """Builds a stage; returns whether it saved the weights that it starts from, and what it would train."""
     config = stage.config
     check_files(config)
     if not chain.starts_anew:
         check_autoresume(config)
     check_components(config)
-    alone: dict[str, Any] = {'callbacks': {}, 'loggers': {}}
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # said when the stage begins
-        trainer = build_trainer(_taught_by(dataclasses.replace(config, **QUIET, **alone), stand_ins))
+        trainer = build_trainer(_taught_by(dataclasses.replace(config, **ALONE), stand_ins))
     with closing(trainer):
+        told = plan(config, trainer)
         saves = _is_needed(stage, chain) and config.sharding is None  # a sharded one may not fit in one process
         if saves:
             trainer.save_checkpoint(str(file), weights_only=True)
             dist.barrier()
             _check_ensemble(chain, stage, file)
     release(trainer)
-    return saves
+    return saves, told
 
 
 def _is_needed(stage: Stage, chain: Chain) -> bool:

@@ -11,7 +11,7 @@ from rich.table import Table
 from composer_kd.callbacks.cost import PREFIX as COST
 from composer_kd.config.stages import Chain
 from composer_kd.presentation.files import write_file
-from composer_kd.presentation.units import cost_text, metric_text
+from composer_kd.presentation.units import cost_text, value_text
 from composer_kd.runs.evaluate import heading_of
 from composer_kd.runs.files import STAGES_FILE
 
@@ -75,6 +75,6 @@ def as_table(
         table.add_column(heading, justify='right')
     for row, teachers, found in rows:
         seconds = found.get(_SECONDS)
-        values = [metric_text(found.get(name)) for name in names]
+        values = [value_text(name, found.get(name)) for name in names]
         table.add_row(row, teachers or '-', *values, '-' if seconds is None else cost_text(_SECONDS, seconds))
     return table

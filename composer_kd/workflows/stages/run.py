@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import pathlib
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 from composer.utils import dist, get_device
@@ -13,6 +16,7 @@ from composer_kd.runs.ending import full_disk_said
 from composer_kd.runs.files import checkpoints, make_folder
 from composer_kd.runs.folder import alone_in
 from composer_kd.runs.process import say, without_remarks
+from composer_kd.runs.rehearsal import check_place
 from composer_kd.runs.stages import (
     check_folder,
     check_last_checkpoint,
@@ -27,7 +31,7 @@ from composer_kd.workflows.stages.ensemble import evaluate_together
 from composer_kd.workflows.stages.rehearsal import rehearse
 from composer_kd.workflows.stages.results import as_table, write_results
 
-__all__ = ['train_stages']
+__all__ = ['rehearse_stages', 'train_stages']
 
 
 def train_stages(chain: Chain, quiet: bool = False) -> dict[str, dict[str, float]]:
@@ -76,6 +80,42 @@ def train_stages(chain: Chain, quiet: bool = False) -> dict[str, dict[str, float
         say(as_table(chain, finished, ensembles))
         say(f'each stage is a run of its own below {chain.folder}: composer-kd report {chain.folder}')
     return {**finished, **ensembles}
+
+
+def rehearse_stages(chain: Chain) -> list[str]:
+    """Checks all stages up to their first batches, without training or writing anything, and says what they are.
+
+    Args:
+        chain: The chain, from ``load_chain``.
+
+    Returns:
+        A line for each stage.
+
+    Raises:
+        ComposerKDError: As :func:`train_stages`; also if the folder of the chain cannot be made.
+    """
+    if dist.get_world_size() > 1:
+        dist.initialize_dist(get_device(None))
+    check_place(chain.folder)
+    with without_remarks(), _aside() as folder:
+        finished = _finished(chain)
+        left = [stage for stage in chain.stages if stage.name not in finished]
+        plans = [f'{name} has finished' for name in finished] + rehearse(chain, left, folder)
+    for line in (*plans, 'dry run: all of it fits together; nothing was trained or written'):
+        say(line)
+    return plans
+
+
+@contextlib.contextmanager
+def _aside() -> Iterator[pathlib.Path]:
+    """A temporary folder, the same for all processes of this machine, which is removed."""
+    made = [tempfile.mkdtemp(prefix='composer_kd_') if dist.get_global_rank() == 0 else '']
+    dist.broadcast_object_list(made)
+    try:
+        yield pathlib.Path(made[0])
+    finally:
+        if dist.get_global_rank() == 0:
+            shutil.rmtree(made[0], ignore_errors=True)
 
 
 def _finished(chain: Chain) -> dict[str, dict[str, float]]:

@@ -8,7 +8,7 @@ import pathlib
 
 from composer_kd.errors import ConfigError, stopped_by
 from composer_kd.presentation.console import terminal
-from composer_kd.presentation.units import metric_text
+from composer_kd.presentation.units import value_text
 from composer_kd.runs.process import without_remarks
 from composer_kd.workflows.sweep.plan import make_plan
 from composer_kd.workflows.sweep.sweep_file import read_sweep
@@ -59,6 +59,6 @@ def run_offline_sweep(
     found = (
         'no trial ran to its end'
         if best is None
-        else f'best: trial {best.number}, {sweep.metric} {metric_text(best.value)}'
+        else f'best: trial {best.number}, {sweep.metric} {value_text(sweep.metric, best.value)}'
     )
     console.print(f'{found}; {out / "summary.md"}, {out / "best.yaml"}', highlight=False)

@@ -18,7 +18,7 @@ from composer_kd.presentation.files import write_file
 from composer_kd.presentation.plots import png
 from composer_kd.presentation.settings import label, short_names
 from composer_kd.presentation.tables import Cell, Column, Table, as_csv, as_markdown
-from composer_kd.presentation.units import metric_text
+from composer_kd.presentation.units import value_text
 from composer_kd.workflows.sweep.plan import RESERVED, Plan, is_of_the_agent, override
 from composer_kd.workflows.sweep.plots import (
     FEW,
@@ -118,7 +118,7 @@ def _best_yaml(plan: Plan, best: Record, count: int) -> str:
     if config.eval_loader is None or config.eval_loader.hold_out is None:  # undoes a hold_out in the run's own YAML
         more.append('train_loader.hold_out=null')
     mapping = as_mapping(load_config(sweep.base, [*own, *settings, *more]))
-    found = metric_text(best.value)
+    found = value_text(sweep.metric, best.value)
     lines = [
         f'# The best of {count} trials of the sweep {sweep.name}: trial {best.number}, {sweep.metric} {found}',
         f'# on {plan.judged_on}. It was chosen by that number, so that the number flatters it.',
@@ -154,14 +154,16 @@ def _summary(study: Study, records: Sequence[Record], best: Record | None, out: 
 
 
 def _best_lines(plan: Plan, best: Record, out: pathlib.Path) -> list[str]:
-    value = best.value or 0.0
+    value, metric = best.value or 0.0, plan.sweep.metric
     error = ''
-    if plan.sweep.metric.endswith('Accuracy') and 0 < value < 1 and plan.samples:
+    if metric.endswith('Accuracy') and 0 < value < 1 and plan.samples:
         spread = math.sqrt(value * (1 - value) / plan.samples)
-        error = f' ± {metric_text(spread)} (one standard error of so many samples: smaller differences say little)'
+        error = (
+            f' ± {value_text(metric, spread)} (one standard error of so many samples: smaller differences say little)'
+        )
     return [
-        f'Best: trial {best.number}, {metric_text(value)}{error}. As the best of several it flatters itself; what it '
-        'is worth, its evaluation data say, with several seeds:',
+        f'Best: trial {best.number}, {value_text(metric, value)}{error}. As the best of several it flatters itself; '
+        'what it is worth, its evaluation data say, with several seeds:',
         '',
         '```bash',
         f'composer-kd train {(out / BEST_FILE).as_posix()}',
@@ -177,7 +179,11 @@ def _table(study: Study, records: Sequence[Record]) -> str:
     columns = [Column('trial'), Column(study.sweep.metric.rpartition('/')[2])]
     columns += [Column(names[key], numeric=False) for key in keys]
     rows = [
-        [str(record.number), metric_text(record.value), *(label(record.settings.get(key)) for key in keys)]
+        [
+            str(record.number),
+            value_text(study.sweep.metric, record.value),
+            *(label(record.settings.get(key)) for key in keys),
+        ]
         for record in first
     ]
     return as_markdown(Table(columns, [[Cell(text) for text in row] for row in rows]))

@@ -17,7 +17,7 @@ import optuna
 from composer_kd.errors import ComposerKDError
 from composer_kd.presentation.console import terminal
 from composer_kd.presentation.settings import label, short_names
-from composer_kd.presentation.units import metric_text, seconds_text
+from composer_kd.presentation.units import seconds_text, value_text
 from composer_kd.runs.files import make_folder
 from composer_kd.runs.folder import locked
 from composer_kd.workflows.sweep.plan import Plan, override
@@ -187,15 +187,15 @@ class _Search:
         _say(self._line(record))
 
     def _line(self, record: Record) -> str:
-        records, best = self.study.records(), self.study.best()
+        records, best, metric = self.study.records(), self.study.best(), self.study.sweep.metric
         ended = sum(one.state != 'running' for one in records)
-        number = '' if record.value is None else f'{metric_text(record.value)} '
+        number = '' if record.value is None else f'{value_text(metric, record.value)} '
         said = {
             'complete': number + (f'as trial {record.same_as}' if record.same_as is not None else ''),
             'pruned': f'{number}pruned after evaluation {max(record.steps, default=0)}',
             'failed': f'failed: {(record.reason or "")[:120]}',
         }[record.state]
-        found = '' if best is None else f'; best {metric_text(best.value)} (trial {best.number})'
+        found = '' if best is None else f'; best {value_text(metric, best.value)} (trial {best.number})'
         left = (time.perf_counter() - self.begin) / self.ended * (self.total - ended)
         time_left = f'; about {seconds_text(left)} left' if left > 90 else ''
         names = short_names(list(record.settings))

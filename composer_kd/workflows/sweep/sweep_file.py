@@ -12,6 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from composer_kd.config.shipped import located
 from composer_kd.config.yaml_file import load_yaml, require_file
 from composer_kd.errors import ConfigError, nearest
 from composer_kd.workflows.sweep.space import Parameter, is_number, read_parameters
@@ -87,10 +88,10 @@ def read_sweep(path: str | pathlib.Path, offline: bool = True) -> Sweep:
     Example:
         >>> sweep = read_sweep('yamls/sweeps/digits.yaml')
         >>> sweep.method, sweep.metric, sweep.base.as_posix()
-        ('bayes', 'metrics/eval/MulticlassAccuracy', 'yamls/digits/kd.yaml')
+        ('bayes', 'metrics/eval/MulticlassAccuracy', '@digits/kd')
     """
+    path = located(path)
     require_file(path)
-    path = pathlib.Path(path)
     try:
         written = load_yaml(path)
         OmegaConf.load(path)  # refuses duplicate keys, of which PyYAML keeps the last

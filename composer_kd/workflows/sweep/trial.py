@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import pathlib
@@ -21,6 +22,7 @@ from omegaconf import OmegaConf
 from typing_extensions import override
 
 from composer_kd.bench.failures import is_out_of_memory
+from composer_kd.callbacks import BestCheckpoint
 from composer_kd.config.load import as_mapping, load_config
 from composer_kd.config.schema import RunConfig
 from composer_kd.errors import ConfigError, LossError, nearest
@@ -132,6 +134,9 @@ def write_result(folder: pathlib.Path, outcome: dict[str, Any]) -> None:
 
 def _run(job: Job, folder: pathlib.Path, report: Callable[[int, float], bool]) -> dict[str, Any]:
     config = load_config(job.base, job.overrides)
+    # A trial saves no checkpoints, and in a folder that is given the trials would replace those of one another.
+    kept = {name: part for name, part in config.callbacks.items() if part.target is not BestCheckpoint}
+    config = dataclasses.replace(config, callbacks=kept)
     _write_config(config, folder)
     metrics = train(config, [Progress(job.metric, report)])
     write_file(folder / METRICS_FILE, json.dumps(metrics, indent=2) + '\n')

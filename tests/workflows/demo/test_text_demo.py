@@ -10,7 +10,7 @@ import pytest
 
 from composer_kd.cli.main import main
 from composer_kd.errors import ConfigError
-from composer_kd.presentation.units import metric_text
+from composer_kd.presentation.units import value_text
 from composer_kd.runs.build import build_trainer
 from composer_kd.runs.evaluate import evaluate
 from composer_kd.runs.saved import open_runs
@@ -86,7 +86,7 @@ def test_evaluate_and_report_read_the_runs(made, capsys, tmp_path):
     assert main(['evaluate', *folders]) == 0
     said = capsys.readouterr().out
     assert 'accuracy' in said
-    assert metric_text(results.teacher.accuracy) in said
+    assert value_text('Accuracy', results.teacher.accuracy) in said
     assert main(['report', *folders, '--out', str(tmp_path / 'report')]) == 0
     assert (tmp_path / 'report' / 'report.html').is_file()
 

@@ -38,7 +38,7 @@ MATCHES = """[
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-    """A teacher, and a student that was distilled from it with matches that learn something."""
+    """A teacher, and a student that was distilled from it with matches that have parameters to train."""
     folder = tmp_path_factory.mktemp('runs')
     train(load_config('yamls/digits/teacher.yaml', [*SHORT, f'save_folder={folder}/teacher']), quiet=True)
     wanted = [*SHORT, f'save_folder={folder}/kd', f'variables.teacher={folder}/teacher/latest-rank0.pt']

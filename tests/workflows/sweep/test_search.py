@@ -70,7 +70,9 @@ def test_a_sweep_leaves_its_trials_and_its_best(finished):
         assert saved.optimizer.options['lr'] == record.settings['optimizer.lr']
         assert saved.train_loader.hold_out == 0.25
         assert 'loss/train/total' in (folder / 'log.txt').read_text()
-    assert 'importances are estimated from 10' in (out / 'summary.md').read_text()
+    summary = (out / 'summary.md').read_text()
+    assert 'importances are estimated from 10' in summary
+    assert f'Best: trial {best.number}, {100 * best.value:.2f} %' in summary
     assert sorted(path.name for path in out.iterdir() if not path.name.startswith('.')) == [
         *('best.yaml', 'history.png', 'parallel_coordinates.png', 'summary.md', 'sweep.db'),
         *('trials', 'trials.csv', 'trials.json'),
@@ -320,3 +322,12 @@ def test_a_trial_that_is_run_again_is_not_judged_by_what_it_told_before(tmp_path
     (again,) = Study(study.plan, tmp_path).interrupted()  # the sweep was killed before the answer to step 4
     answers = [study.report(again, step, 0.1) for step in range(1, 5)]
     assert answers == [False, False, False, True]
+
+
+def test_trials_of_a_run_that_keeps_its_best_checkpoint(tmp_path):
+    best = f'callbacks={{best_checkpoint: {{metric: {ACCURACY}, folder: {tmp_path / "best"}}}}}'
+    out = tmp_path / 'out'
+    found = run(plan(tmp_path, *ONE_EPOCH, best), out, trials=1)
+    assert found.best() is not None
+    assert not (tmp_path / 'best').exists()  # of all trials, one over another
+    assert 'best_checkpoint' in yaml.safe_load((out / 'best.yaml').read_text())['callbacks']
