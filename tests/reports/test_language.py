@@ -156,14 +156,20 @@ def test_a_short_measurement_runs_few_texts():
     assert [row.failed for row in results.rows if row.generation] == [None] * len(results.rows)
 
 
-@pytest.mark.parametrize('kind', ['causal', 'masked'])
+@pytest.mark.parametrize('kind', ['causal', 'masked', 'seq2seq'])
 def test_the_cross_entropy_is_that_of_transformers(kind):
-    from transformers import BertConfig, BertForMaskedLM
+    from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
         sizes = {'hidden_size': 16, 'num_hidden_layers': 1, 'num_attention_heads': 2, 'intermediate_size': 32}
-        made = tiny.gpt2_module() if kind == 'causal' else BertForMaskedLM(BertConfig(vocab_size=tiny.WORDS, **sizes))
+        t5 = {'d_model': 16, 'd_kv': 8, 'd_ff': 32, 'num_layers': 1, 'num_heads': 2, 'decoder_start_token_id': 0}
+        make = {
+            'causal': tiny.gpt2_module,
+            'masked': lambda: BertForMaskedLM(BertConfig(vocab_size=tiny.WORDS, **sizes)).eval(),
+            'seq2seq': lambda: T5ForConditionalGeneration(T5Config(vocab_size=tiny.WORDS, **t5)).eval(),
+        }
+        made = make[kind]()
     batches = [tiny.tokens(5, seed=1), tiny.tokens(3, seed=2)]
     for batch in batches:
         batch['labels'] = batch['input_ids'].masked_fill(batch['attention_mask'] == 0, -100)
