@@ -38,6 +38,7 @@ class BatchFormat:
             its cross-entropy, or of its config if it is a segmentation model of transformers.
         positions: ``'labelled'`` or ``'attended'``.
         several_labels: Whether the model says that a sample may have several labels at once.
+        embeds: Whether the model answers with vectors, which predict no class: its attribute of this name.
         route_column: The name of an entry that says which teacher each sample has; no teacher gets it.
         valid_positions: The model's method of this name, a function from a batch to booleans of the logits' positions;
             it replaces all rules.
@@ -52,6 +53,7 @@ class BatchFormat:
     ignore_index: int = field(default=IGNORE, repr=False)
     positions: str = field(default=LABELLED, repr=False)
     several_labels: bool = field(default=False, repr=False)
+    embeds: bool = field(default=False, repr=False)
     route_column: str | None = field(default=None, repr=False)
     valid_positions: Callable[[Any], Tensor | None] | None = field(default=None, repr=False, compare=False)
     _said: set[str] = field(default_factory=set, repr=False, compare=False)
@@ -85,6 +87,7 @@ class BatchFormat:
             positions=positions,
             route_column=route_column,
             several_labels=any(map(_has_several_labels, model.modules())),
+            embeds=bool(getattr(model, 'embeds', False)),
             valid_positions=getattr(model, 'valid_positions', None),
         )
 

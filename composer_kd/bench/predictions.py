@@ -34,13 +34,13 @@ class TopClasses:
         top: The predicted classes of each batch: a tensor over samples, or over samples and positions.
         classes: The number of classes.
         finite: Whether all logits are finite.
-        several: Whether samples have several labels at once, so that the largest logit is no prediction.
+        no_class: Whether the largest logit is no prediction: samples have several labels, or answers are vectors.
     """
 
     top: list[Tensor]
     classes: int
     finite: bool
-    several: bool = False
+    no_class: bool = False
 
 
 def answer(
@@ -84,7 +84,7 @@ def merged(
     Returns:
         The predictions, on the CPU.
     """
-    top, classes, finite, several = [], 0, True, False
+    top, classes, finite, no_class = [], 0, True, form.embeds
     for batch, *tensors in zip(batches, *inputs):
         parts = []
         for start in range(0, size_of(batch), AT_ONCE):
@@ -99,8 +99,8 @@ def merged(
             parts.append(layout.rows(logits).argmax(-1).cpu())
             shape = logits.shape[1:]
         top.append(torch.cat(parts))
-        several = several or several_labels(batch, torch.empty(len(top[-1]), *shape, device='meta'))
-    return TopClasses(top, classes, finite, several)
+        no_class = no_class or several_labels(batch, torch.empty(len(top[-1]), *shape, device='meta'))
+    return TopClasses(top, classes, finite, no_class)
 
 
 def _mean(logits: Sequence[Tensor]) -> Tensor:
@@ -129,7 +129,7 @@ def accuracy(answers: TopClasses, batches: Sequence[Any], form: BatchFormat = PL
 
     Returns:
         The share among all samples or positions with a label other than -100; ``None`` if there are none, if the
-        model has a single class, or if samples have several labels at once.
+        model has a single class, or if the largest logit is no prediction.
     """
     right = total = 0
     for top, batch in zip(answers.top, batches):
@@ -139,7 +139,7 @@ def accuracy(answers: TopClasses, batches: Sequence[Any], form: BatchFormat = PL
         labels = labels.reshape(top.shape)
         known = labels != IGNORE
         right, total = right + int((top == labels)[known].sum()), total + int(known.sum())
-    return right / total if total and answers.classes > 1 and not answers.several else None
+    return right / total if total and answers.classes > 1 and not answers.no_class else None
 
 
 def same(answers: TopClasses, others: TopClasses, batches: Sequence[Any], form: BatchFormat = PLAIN) -> float | None:
@@ -153,12 +153,12 @@ def same(answers: TopClasses, others: TopClasses, batches: Sequence[Any], form: 
         form: The format of the batches: whether position ``i`` predicts label ``i + 1``, which label is ignored.
 
     Returns:
-        The share; ``None`` if the models differ in the number of classes, have a single class, if samples have several
-        labels at once, or no position counts.
+        The share; ``None`` if the models differ in the number of classes, have a single class, if the largest logit is
+        no prediction, or no position counts.
     """
     agreed = total = 0
     for top, other, batch in zip(answers.top, others.top, batches):
-        if top.shape != other.shape or answers.classes != others.classes or answers.classes < 2 or answers.several:
+        if top.shape != other.shape or answers.classes != others.classes or answers.classes < 2 or answers.no_class:
             return None
         counts = _counting(top, batch, form)
         agreed, total = agreed + int((top == other)[counts].sum()), total + int(counts.sum())

@@ -96,7 +96,7 @@ class Texts:
     """
 
     def __init__(self, inference: Inference, batch: Mapping[str, Any]) -> None:
-        self._inference, self._batch = inference, without_labels(batch)
+        self._inference, self._batch = inference, without_labels(inference.completed(batch))
         ids = batch['input_ids']
         mask = batch.get('attention_mask')
         attended = mask != 0 if isinstance(mask, Tensor) and mask.shape == ids.shape else torch.ones_like(ids).bool()

@@ -116,15 +116,12 @@ class AlignedTexts(Dataset[dict[str, list[int]]]):
         ]
         self.tokenizer, self.teacher_tokenizer, self._settings = student.tokenizer, teacher.tokenizer, settings
         self.longest, self.objective, self.targets = max_length, 'causal', [0] * len(self._samples)
-        left = self.tokenizer.padding_side == 'left'
-        self.collate_fn = PaddedColumns(
-            input_ids=(self.tokenizer.pad_token_id, left),
-            attention_mask=(0, left),
-            labels=(UNLABELLED, left),
+        self.collate_fn = PaddedColumns(  # on the right, where padding moves no token
+            input_ids=(self.tokenizer.pad_token_id, False),
+            labels=(UNLABELLED, False),
             **{
                 OWN_INPUTS: (self.teacher_tokenizer.pad_token_id, False),
-                OWN_ATTENTION: (0, False),
-                PARTNERS: (-1, left),
+                PARTNERS: (-1, False),
             },
         )
 

@@ -36,7 +36,8 @@ class TextPairs(Dataset[dict[str, list[int]]]):
         tokenizer: The tokenizer.
         longest: The number of tokens of the longest sample, of either side.
         objective: ``'seq2seq'`` or ``'causal'``.
-        collate_fn: Makes a batch of samples, padded to the longest of them.
+        collate_fn: Makes a batch of samples, padded to the longest of them: for ``'causal'`` on the right, where it
+            moves no token, whatever the tokenizer says; sources for ``'seq2seq'`` on the side of the tokenizer.
     """
 
     def __init__(
@@ -46,11 +47,11 @@ class TextPairs(Dataset[dict[str, list[int]]]):
         self.tokenizer, self.objective = tokenizer, objective
         self.longest = max(map(len, [*inputs, *labels]))
         self.targets = [0] * len(inputs)  # no classes; so that samples are held out without loading them
-        left = tokenizer.padding_side == 'left'
+        left = objective == 'seq2seq' and tokenizer.padding_side == 'left'
         self.collate_fn = PaddedColumns(
             input_ids=(tokenizer.pad_token_id, left),
             attention_mask=(0, left),
-            labels=(UNLABELLED, left and objective == 'causal'),  # those of a decoder begin at its first position
+            labels=(UNLABELLED, False),
         )
 
     def __len__(self) -> int:

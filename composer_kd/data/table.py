@@ -13,11 +13,12 @@ from composer_kd.errors import ConfigError, nearest
 
 __all__ = ['column_texts', 'read_table']
 
+_CELLS: dict[str, Any] = {'keep_default_na': False, 'na_values': ['']}  # None, NA and null are texts; nothing is none
 _READERS: dict[str, tuple[str, dict[str, Any]]] = {
     '.jsonl': ('json', {}),
     '.json': ('json', {}),
-    '.csv': ('csv', {}),
-    '.tsv': ('csv', {'sep': '\t', 'quoting': 3}),  # quotes are part of the texts
+    '.csv': ('csv', _CELLS),
+    '.tsv': ('csv', {**_CELLS, 'sep': '\t', 'quoting': 3}),  # quotes are part of the texts
     '.parquet': ('parquet', {}),
 }
 

@@ -99,7 +99,7 @@ def to_onnx(
             written: Any = torch.onnx.export(
                 program, dynamo=True, input_names=names, output_names=[OUTPUT_NAME], verbose=False
             )
-            _name_sizes(written.model.graph, [_free_names(tensor) for tensor in inputs])
+            _name_sizes(written.model.graph, [_free_names(*one) for one in zip(names, inputs)])
             for node in written.model.graph:
                 node.metadata_props.clear()  # paths of this machine
             written.save(str(file), external_data=_weigh(inference) > MOST_IN_ONE_FILE)
@@ -162,8 +162,9 @@ def _free(tensor: Tensor, batch: Any) -> dict[int, Any]:
     return {0: batch, 1: dim.AUTO} if _are_tokens(tensor) else {0: batch}
 
 
-def _free_names(tensor: Tensor) -> dict[int, str]:
-    return {0: 'batch', 1: 'sequence'} if _are_tokens(tensor) else {0: 'batch'}
+def _free_names(name: str, tensor: Tensor) -> dict[int, str]:
+    length = 'decoder_sequence' if name.startswith('decoder_') else 'sequence'
+    return {0: 'batch', 1: length} if _are_tokens(tensor) else {0: 'batch'}
 
 
 def _are_tokens(tensor: Tensor) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from composer.models import ComposerModel
 from torch import Tensor, nn
 
-from composer_kd.batches.contents import without_labels
+from composer_kd.batches.contents import labels_of, without_labels
 from composer_kd.batches.format import BatchFormat
 from composer_kd.features.calling import as_it_is, calling_of, unwrapped
 from composer_kd.features.outputs import output_of
@@ -26,7 +26,8 @@ class Inference(nn.Module):
 
     Args:
         model: A ComposerModel, a Hugging Face, torchvision or timm model, or any other module.
-        batch: One batch of the model's DataLoader. It determines which entries of a mapping the model takes.
+        batch: One batch of the model's DataLoader. It determines which entries of a mapping the model takes. Where an
+            encoder-decoder makes the inputs of its decoder from the labels, these inputs are an entry as well.
         adapt: Applied to the inputs first, like a teacher's ``input_adapter``. For a mapping it gets all tensors except
             the labels.
 
@@ -51,6 +52,7 @@ class Inference(nn.Module):
         self.model = unwrapped(model)
         self.form = BatchFormat.of(model)
         self.adapt = adapt or as_it_is
+        batch = self.completed(batch)
         self.calling = calling_of(self.model, batch)
         # A ComposerModel takes pairs, also where the data has no labels.
         self.is_bare = isinstance(batch, Tensor) and not isinstance(self.model, ComposerModel)
@@ -102,8 +104,24 @@ class Inference(nn.Module):
             One tensor for each of ``input_names``, with the samples along the first dimension.
         """
         if self.keys:
-            return tuple(batch[key] for key in self.keys)
+            completed = self.completed(batch)
+            return tuple(completed[key] for key in self.keys)
         return (batch if isinstance(batch, Tensor) else batch[0],)
+
+    def completed(self, batch: Any) -> Any:
+        """Adds the inputs of the decoder that an encoder-decoder of transformers makes from the labels.
+
+        Args:
+            batch: A batch; stays unchanged.
+
+        Returns:
+            A copy with ``decoder_input_ids``; the batch itself if it has some or no labels, or for other models.
+        """
+        make: Any = getattr(self.model, 'prepare_decoder_input_ids_from_labels', None)
+        if make is None or not isinstance(batch, Mapping) or 'decoder_input_ids' in batch:
+            return batch
+        labels = labels_of(batch)
+        return batch if labels is None else {**batch, 'decoder_input_ids': make(labels=labels)}
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Computes the logits.

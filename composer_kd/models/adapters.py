@@ -35,7 +35,8 @@ def adapted(built: Built, written: Mapping[str, Any], task: str | None) -> Built
         The model as a ``peft.PeftModel``.
 
     Raises:
-        ConfigError: If peft is not installed, an option is wrong, or random weights would be frozen.
+        ConfigError: If peft is not installed, an option is wrong, a weight that is tied to another would be adapted, or
+            random weights would be frozen.
     """
     try:
         import peft
@@ -61,6 +62,7 @@ def adapted(built: Built, written: Mapping[str, Any], task: str | None) -> Built
         net: Any = peft.get_peft_model(built.model, kind(task_type=task, **options))
     except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
         raise ConfigError(f'peft: {kind.__name__} cannot be had: {" ".join(str(error).split())[:300]}') from error
+    _check_ties(net)
     parameters = dict(net.named_parameters())
     moved = {own: _moved(own, parameters) for own in built.initialized}
     frozen = sorted(own for own, now in moved.items() if not parameters[now].requires_grad)
@@ -70,6 +72,21 @@ def adapted(built: Built, written: Mapping[str, Any], task: str | None) -> Built
             f'{frozen[0]!r}. Let them train: peft: {{modules_to_save: [{frozen[0].rpartition(".")[0]}]}}'
         )
     return dataclasses.replace(built, model=net, initialized={moved[own]: v for own, v in built.initialized.items()})
+
+
+def _check_ties(net: Any) -> None:
+    """Refuses adapters on one use of a weight that has several: merged, or saved, they would change the others."""
+    uses: dict[int, list[str]] = {}
+    for name, parameter in net.named_parameters(remove_duplicate=False):
+        uses.setdefault(id(parameter), []).append(name)
+    for names in uses.values():
+        adapted = [name for name in names if {'base_layer', 'original_module'} & set(name.split('.'))]
+        if adapted and len(names) > 1:
+            several = ', '.join(repr(_plain(name)) for name in names)
+            raise ConfigError(
+                f'peft: {several} are one weight (tie_word_embeddings), and an adapter of one of them cannot be merged '
+                f'into it: leave {_plain(adapted[0]).rpartition(".")[0]!r} out of target_modules and modules_to_save'
+            )
 
 
 def _moved(name: str, parameters: Mapping[str, Any]) -> str:
@@ -95,6 +112,9 @@ def merged(model: Any) -> Any:
     Returns:
         The model.
 
+    Raises:
+        ConfigError: If a weight that is tied to another has adapters: one weight cannot hold both.
+
     Example:
         >>> import torch
         >>> net = torch.nn.Linear(2, 3)
@@ -102,6 +122,7 @@ def merged(model: Any) -> Any:
         True
     """
     if isinstance(model, HuggingFaceModel) and getattr(model, 'using_peft', False):
+        _check_ties(model.model)
         model.model = model.model.merge_and_unload()
         model.using_peft = False
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -80,7 +81,7 @@ class SentenceEncoder(nn.Module):
     compared. The layer ``embedding`` has them too, for a match with a projector.
 
     Args:
-        encoder: A model that returns hidden states, such as ``transformers.BertModel``.
+        encoder: A model that returns hidden states, such as ``transformers.BertModel``; its pooler is not used.
         pooling: ``'mean'`` or ``'cls'``.
         normalize: Whether vectors have length 1.
 
@@ -97,7 +98,7 @@ class SentenceEncoder(nn.Module):
         if encoder.config.is_encoder_decoder:
             raise ConfigError(f'{type(encoder).__name__} has a decoder; give the encoder alone, such as T5EncoderModel')
         if getattr(encoder, 'pooler', None) is not None:
-            encoder.pooler = None  # it would be without a gradient, which ranks wait for
+            encoder = _without_pooler(encoder)
         self.encoder, self.config = encoder, encoder.config
         self.embedding = Pooling(pooling, normalize)
 
@@ -115,6 +116,13 @@ class SentenceEncoder(nn.Module):
         kinds = {} if token_type_ids is None else {'token_type_ids': token_type_ids}
         hidden = self.encoder(input_ids=input_ids, attention_mask=mask, **kinds)[0]
         return {'logits': self.embedding(hidden, mask)}
+
+
+def _without_pooler(encoder: Any) -> Any:
+    """The same layers in a module without the pooler, which would get no gradient, and ranks wait for one."""
+    same = copy.copy(encoder)
+    same._modules = {**encoder._modules, 'pooler': None}
+    return same
 
 
 class _ForComposer(HuggingFaceModel):

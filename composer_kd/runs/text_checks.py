@@ -12,7 +12,7 @@ from composer_kd.data import AlignedTexts, TextBlocks, TextPairs, Tokenized
 from composer_kd.data.collating import chain_of
 from composer_kd.errors import Attempts, ConfigError
 from composer_kd.features.calling import unwrapped
-from composer_kd.features.longest_text import longest_text
+from composer_kd.features.longest_text import longest_text, positions_count_padding
 from composer_kd.models.hugging_face import check_embedding
 from composer_kd.pretrained import vocabulary_size
 from composer_kd.teachers.meanings import class_names, vocabulary_of
@@ -32,7 +32,8 @@ def check_texts(model: ComposerModel, dataset: Any, loader: str) -> None:
 
     Raises:
         ConfigError: If a token has no embedding, or another number than in the tokenizer of the model; if a text is
-            longer than the model takes; if the classes are others, or in another order.
+            longer than the model takes; if padding would move the tokens of a text; if the classes are others, or in
+            another order.
     """
     kinds = (Tokenized, TextBlocks, TextPairs, AlignedTexts)
     texts = next((one for one in chain_of(dataset) if isinstance(one, kinds)), None)
@@ -40,7 +41,7 @@ def check_texts(model: ComposerModel, dataset: Any, loader: str) -> None:
     if texts is None or net is None:
         return
     attempt = Attempts()
-    for check in (_check_tokens, _check_length, _check_labels):
+    for check in (_check_tokens, _check_length, _check_padding, _check_labels):
         attempt(check, model, net, texts, f'{loader}.dataset')
     attempt.finish()
 
@@ -65,6 +66,16 @@ def _check_length(model: ComposerModel, net: nn.Module, texts: _Texts, path: str
         raise ConfigError(
             f'{path}: its longest sample has {texts.longest} tokens, and {type(net).__name__} takes {most}; '
             'make them no longer than that: max_length of glue, length of text, max_source_length of text_pairs'
+        )
+
+
+def _check_padding(model: ComposerModel, net: nn.Module, texts: _Texts, path: str) -> None:
+    """Refuses padding on the left for a model that counts positions from the start of a row, padding included."""
+    if isinstance(texts, Tokenized) and texts.tokenizer.padding_side == 'left' and positions_count_padding(net):
+        raise ConfigError(
+            f'{path}.tokenizer: pads on the left, and {type(net).__name__} counts positions from the start of a row, '
+            "so that its answer to a text would depend on the others in the batch: tokenizer.padding_side = 'right'; "
+            "tokenizer.save_pretrained('FOLDER')"
         )
 
 

@@ -201,8 +201,9 @@ def test_writing_is_greedy_and_no_token_ends_it(make):
     assert watch.times == sorted(watch.times)
 
 
-def test_an_encoder_decoder_is_timed_by_its_source_and_as_it_writes():
-    batch = {**tiny.tokens(6), 'decoder_input_ids': torch.ones(6, 5, dtype=torch.long)}
+@pytest.mark.parametrize('of_decoder', ['decoder_input_ids', 'labels'])
+def test_an_encoder_decoder_is_timed_by_its_source_and_as_it_writes(of_decoder):
+    batch = {**tiny.tokens(6), of_decoder: torch.ones(6, 5, dtype=torch.long)}
     row = bench_of(t5_module, batch=batch).rows[1]
     assert row.failed is None
     assert row.texts[0].tokens_per_second > 0

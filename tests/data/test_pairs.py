@@ -6,6 +6,7 @@ import torch
 
 from composer_kd import ConfigError
 from composer_kd.data import text_pairs
+from composer_kd.data.table import column_texts, read_table
 from tests.texts import save_jsonl, save_tokenizer
 
 transformers = pytest.importorskip('transformers')
@@ -51,14 +52,42 @@ def test_a_causal_model_reads_both_and_learns_the_answer(file, words):
     assert sample['labels'] == [-100] * len(prompt) + answer
 
 
-def test_a_tokenizer_that_pads_on_the_left_pads_labels_of_decoders_on_the_right(file, words):
+def test_of_a_tokenizer_that_pads_on_the_left_what_a_decoder_reads_is_padded_on_the_right(file, words):
     words.padding_side = 'left'
     both = pairs(file, words), pairs(file, words, objective='causal')
     seq2seq, causal = (data.collate_fn([data[0], data[1]]) for data in both)
     assert seq2seq['labels'][1, -1] == -100
     assert seq2seq['input_ids'][1, 0] == words.pad_token_id
-    assert causal['labels'][1, -1] != -100
+    assert causal['labels'][1, -1] == -100
+    assert causal['input_ids'][1, -1] == words.pad_token_id
     assert torch.equal(causal['attention_mask'] == 0, causal['input_ids'] == words.pad_token_id)
+
+
+@pytest.mark.parametrize('side', ['left', 'right'])
+def test_the_loss_of_an_answer_does_not_depend_on_what_it_is_batched_with(file, words, side):
+    words.padding_side = side
+    sizes = {'vocab_size': len(words), 'n_embd': 8, 'n_layer': 2, 'n_head': 2, 'initializer_range': 0.5}
+    net = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)).eval()
+    data = pairs(file, words, objective='causal')
+
+    def loss(*rows):
+        batch = data.collate_fn([data[row] for row in rows])
+        return net(**batch).loss * (batch['labels'] != -100).sum()
+
+    with torch.no_grad():
+        torch.testing.assert_close(loss(0, 1, 2), loss(0) + loss(1) + loss(2))
+
+
+@pytest.mark.parametrize(('suffix', 'comma'), [('.csv', ','), ('.tsv', '\t')])
+def test_words_that_tables_use_for_nothing_are_texts_and_nothing_is_none(words, tmp_path, suffix, comma):
+    file = tmp_path / f'table{suffix}'
+    rows = ['question,answer', 'null,None', 'NA,nan']
+    file.write_text('\n'.join(rows).replace(',', comma) + '\n')
+    table = read_table(file, None, 'train')
+    assert column_texts(table, '{question} {answer}', 'source') == ['null None', 'NA nan']
+    file.write_text('\n'.join([*rows, 'good,']).replace(',', comma) + '\n')
+    with pytest.raises(ConfigError, match="target: row 3 has None in the column 'answer'"):
+        pairs(file, words)
 
 
 @pytest.mark.parametrize('suffix', ['.json', '.csv', '.tsv', '.parquet'])

@@ -1,3 +1,4 @@
+import onnxruntime
 import pytest
 import torch
 from composer.models import ComposerClassifier, ComposerModel
@@ -5,6 +6,8 @@ from torch import nn
 
 from composer_kd import NormalizationAdapter
 from composer_kd.deploy import Inference
+from composer_kd.deploy.exporter import export
+from composer_kd.deploy.targets import TARGETS, Student
 from composer_kd.errors import ConfigError
 from composer_kd.models import ImageRNN, IndexedClassifier, ShallowCNN
 from tests.deploy import tiny
@@ -35,6 +38,25 @@ def test_a_transformer_takes_its_tensors_by_name():
     expected.load_state_dict(inference.model.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(inference(*inference.inputs_of(batch)), expected(**tiny.tokens(3)).logits)
+
+
+def test_an_encoder_decoder_reads_what_it_makes_of_the_labels(tmp_path):
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    sizes = {'num_layers': 1, 'd_model': 16, 'd_kv': 8, 'd_ff': 32, 'num_heads': 2}
+    model = T5ForConditionalGeneration(T5Config(vocab_size=tiny.WORDS, decoder_start_token_id=0, **sizes)).eval()
+    labels = torch.tensor([[3, 4, 5, 1], [6, 1, -100, -100], [7, 8, 1, -100]])
+    batch = {**tiny.tokens(3), 'labels': labels}
+    inference = Inference(model, batch)
+    assert inference.input_names == ['input_ids', 'attention_mask', 'decoder_input_ids']
+    with torch.no_grad():
+        torch.testing.assert_close(inference(*inference.inputs_of(batch)), model(**batch).logits)
+    assert set(batch) == {'input_ids', 'attention_mask', 'labels'}
+    student = Student(inference, batch, [inference.inputs_of(batch)], fresh=lambda: model)
+    for name in ('huggingface', 'onnx'):
+        assert export(student, TARGETS[name], tmp_path / name).verification.passed
+    session = onnxruntime.InferenceSession(tmp_path / 'onnx' / 'model.onnx', providers=['CPUExecutionProvider'])
+    assert [one.shape[1] for one in session.get_inputs()] == ['sequence', 'sequence', 'decoder_sequence']
 
 
 def test_a_module_that_takes_one_tensor_of_a_mapping():

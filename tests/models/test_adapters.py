@@ -95,6 +95,38 @@ def test_wrong_settings_are_refused(tmp_path, written, message):
         hf_classifier(save_model(tmp_path / 'bert'), peft=written)
 
 
+@pytest.mark.parametrize(
+    'written', [{'target_modules': ['wte', 'c_attn']}, {'modules_to_save': ['lm_head']}, {'modules_to_save': ['wte']}]
+)
+def test_adapters_of_a_tied_weight_are_refused(tmp_path, written):
+    sizes = {'vocab_size': 11, 'n_embd': 8, 'n_layer': 1, 'n_head': 2}
+    tied, untied = (
+        saved(tmp_path / str(tie), 'GPT2LMHeadModel', transformers.GPT2Config(**sizes, tie_word_embeddings=tie))
+        for tie in (True, False)
+    )
+    with pytest.raises(ConfigError, match=r"lm_head.weight' are one weight .*leave .* out of target_modules"):
+        hf_causal_lm(tied, peft={**LORA, **written})
+    model = hf_causal_lm(untied, peft={**LORA, **written}).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.normal_(generator=torch.Generator().manual_seed(len(name)))
+    tokens = torch.randint(0, 11, (3, 5))
+    before = model({'input_ids': tokens}).logits
+    torch.testing.assert_close(merged(model)({'input_ids': tokens}).logits, before, rtol=1e-3, atol=1e-3)
+
+
+def test_a_tied_weight_with_adapters_of_the_users_is_not_merged():
+    import peft
+
+    config = transformers.GPT2Config(vocab_size=11, n_embd=8, n_layer=1, n_head=2)
+    net = peft.get_peft_model(
+        transformers.GPT2LMHeadModel(config), peft.LoraConfig(r=2, target_modules=['wte'], task_type='CAUSAL_LM')
+    )
+    with pytest.raises(ConfigError, match='are one weight'):
+        merged(hf_causal_lm(net))
+
+
 def test_random_weights_are_not_frozen(tmp_path):
     with pytest.raises(ConfigError, match='give pretrained'):
         hf_classifier(architecture='bert', config={**TINY, 'vocab_size': 9}, peft=LORA)

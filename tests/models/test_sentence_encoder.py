@@ -12,12 +12,15 @@ from scipy.stats import spearmanr
 from torch.utils.data import DataLoader
 
 from composer_kd import ConfigError, Distillation, KLDivergence, Match
+from composer_kd.bench import BenchResults
+from composer_kd.cli.main import main
 from composer_kd.config.load import load_config
 from composer_kd.data import sentences as load_sentences
 from composer_kd.losses import cosine, mse, similarity_preserving
 from composer_kd.models import SentenceEncoder, hf_encoder
 from composer_kd.runs.evaluate import evaluate
 from composer_kd.runs.train import train as train_run
+from composer_kd.workflows.export.export import export_run
 from tests.helpers import TokenDataset, train
 from tests.texts import TINY, save_jsonl, save_model, sentences
 
@@ -107,6 +110,16 @@ def test_microbatches_make_no_difference(size):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+def test_a_model_that_is_wrapped_keeps_its_pooler():
+    net = transformers.BertModel(transformers.BertConfig(vocab_size=30, **TINY)).eval()
+    batch = texts()
+    before = net(**batch).pooler_output
+    model = hf_encoder(net).eval()
+    assert torch.equal(net(**batch).pooler_output, before)
+    assert not any('pooler' in name for name, _ in model.named_parameters())
+    assert model.model.encoder.embeddings is net.embeddings
+
+
 def test_what_is_no_encoder_or_no_loss_of_vectors_is_refused():
     with pytest.raises(ConfigError, match='KLDivergence compares probabilities of classes'):
         train(encoder(1), loader(), [Distillation(encoder(), KLDivergence(2.0), 1.0, 0.0)])
@@ -151,6 +164,14 @@ def test_a_run_from_yaml_is_resumed_and_evaluated(tmp_path, monkeypatch):
     saved = json.loads((tmp_path / 'runs/straight/metrics.json').read_text())
     assert saved['metrics/eval/agreement/spearman'] == metrics['metrics/eval/agreement/spearman']
     assert evaluate('runs/straight') is not None
+    export_run('runs/straight', ['state-dict'])
+    card = (tmp_path / 'runs/straight/export/state-dict/README.md').read_text()
+    assert 'the answer: vectors of shape (N, 8)\n' in card
+    assert 'first:' not in card
+    bench = ['--devices', 'cpu', '--threads', '1', '--budget', '0.1', '--backends', 'eager', '--precisions', 'fp32']
+    assert main(['bench', 'runs/straight', '--out', 'bench', '--batch-sizes', '1', *bench]) == 0
+    rows = BenchResults.read('bench').rows
+    assert [(row.failed, row.agreement, row.output_match) for row in rows] == [(None, None, None)] * 2
     assert len(load_sentences('train.jsonl', text='sentence', tokenizer='bert', subset=5)) == 5
 
 

@@ -80,7 +80,7 @@ MUTATIONS = [
     Mutation(
         'several labels at once have an accuracy',
         'composer_kd/bench/predictions.py',
-        'return right / total if total and answers.classes > 1 and not answers.several else None',
+        'return right / total if total and answers.classes > 1 and not answers.no_class else None',
         'return right / total if total and answers.classes > 1 else None',
         ('tests/bench/test_predictions.py::test_several_labels_at_once_have_no_accuracy_and_no_agreement',),
     ),

@@ -1,4 +1,4 @@
-"""Texts that the student writes, adapters, and vectors of sentence encoders."""
+"""Texts that the student reads and writes, adapters, and vectors of sentence encoders."""
 
 from tests.mutations.mutation import Mutation
 
@@ -47,5 +47,19 @@ MUTATIONS = [
         'weights = mask[..., None].to(hidden.dtype)',
         'weights = torch.ones_like(mask[..., None]).to(hidden.dtype)',
         ('tests/models/test_sentence_encoder.py::test_vectors_are_pooled_from_the_tokens_of_each_text',),
+    ),
+    Mutation(
+        'padding on the left moves what a decoder reads',
+        'composer_kd/data/pairs.py',
+        "left = objective == 'seq2seq' and tokenizer",
+        'left = tokenizer',
+        ('tests/data/test_pairs.py::test_the_loss_of_an_answer_does_not_depend_on_what_it_is_batched_with',),
+    ),
+    Mutation(
+        'the largest number of a vector is taken for a class',
+        'composer_kd/bench/predictions.py',
+        'no_class = [], 0, True, form.embeds',
+        'no_class = [], 0, True, False',
+        ('tests/models/test_sentence_encoder.py::test_a_run_from_yaml_is_resumed_and_evaluated',),
     ),
 ]

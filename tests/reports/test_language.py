@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from composer_kd.bench import GenerationSpeed, SpeedUp, TextSpeed
+from composer_kd.bench import Candidate, GenerationSpeed, SpeedUp, TextSpeed
 from composer_kd.bench.results import BenchResults
 from composer_kd.deploy import Inference
 from composer_kd.presentation.units import TIMES
@@ -18,6 +18,7 @@ from composer_kd.reports.groups import group
 from composer_kd.reports.page import as_html, as_markdown_page
 from composer_kd.reports.token_loss import TokenLosses
 from composer_kd.reports.token_losses import cross_entropy, loss_difference, perplexity
+from composer_kd.workflows.report.timings import TEXTS, measured_now
 from composer_kd.workflows.report.token_losses import token_losses
 from tests.deploy import tiny
 from tests.reports.building import evidence, row, subject
@@ -147,14 +148,28 @@ def test_only_prompts_that_all_were_timed_with_are_compared():
     assert found.speed.writing(timing)[0].prompt == 32
 
 
-@pytest.mark.parametrize('kind', ['causal', 'masked'])
+def test_a_short_measurement_runs_few_texts():
+    candidate = Candidate('teacher', tiny.gpt2_module, TEACHER)
+    one = dataclasses.replace(model(TEACHER, 3.0), candidate=candidate)
+    results, _ = measured_now([one], [tiny.tokens(12), tiny.tokens(12)])
+    assert results.samples == TEXTS
+    assert [row.failed for row in results.rows if row.generation] == [None] * len(results.rows)
+
+
+@pytest.mark.parametrize('kind', ['causal', 'masked', 'seq2seq'])
 def test_the_cross_entropy_is_that_of_transformers(kind):
-    from transformers import BertConfig, BertForMaskedLM
+    from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
         sizes = {'hidden_size': 16, 'num_hidden_layers': 1, 'num_attention_heads': 2, 'intermediate_size': 32}
-        made = tiny.gpt2_module() if kind == 'causal' else BertForMaskedLM(BertConfig(vocab_size=tiny.WORDS, **sizes))
+        t5 = {'d_model': 16, 'd_kv': 8, 'd_ff': 32, 'num_layers': 1, 'num_heads': 2, 'decoder_start_token_id': 0}
+        make = {
+            'causal': tiny.gpt2_module,
+            'masked': lambda: BertForMaskedLM(BertConfig(vocab_size=tiny.WORDS, **sizes)).eval(),
+            'seq2seq': lambda: T5ForConditionalGeneration(T5Config(vocab_size=tiny.WORDS, **t5)).eval(),
+        }
+        made = make[kind]()
     batches = [tiny.tokens(5, seed=1), tiny.tokens(3, seed=2)]
     for batch in batches:
         batch['labels'] = batch['input_ids'].masked_fill(batch['attention_mask'] == 0, -100)

@@ -14,10 +14,11 @@ from composer_kd.runs.evaluate import evaluate, evaluate_all
 from composer_kd.runs.saved import open_run
 from composer_kd.runs.train import train
 from composer_kd.workflows.cache import cache
+from composer_kd.workflows.export.export import export_run
 from tests.data.test_aligned import letters
 from tests.texts import TINY, run_yaml, save_jsonl, save_model, save_sst2, save_tokenizer, sentences
 
-pytest.importorskip('transformers')
+transformers = pytest.importorskip('transformers')
 
 
 @pytest.fixture
@@ -120,6 +121,19 @@ def test_texts_that_are_not_meant_for_the_model(place):
     assert 'leave model.problem out' in refused(run_yaml(place, model=model, algorithms={}))
 
 
+def test_padding_that_moves_the_tokens_of_a_text_is_refused(place):
+    words = transformers.AutoTokenizer.from_pretrained('bert', padding_side='left')
+    words.save_pretrained('left')
+    said = refused(run_yaml(place, algorithms={}), 'train_loader.dataset.tokenizer=left')
+    assert 'train_loader.dataset.tokenizer: pads on the left, and BertForSequenceClassification counts' in said
+    sizes = {'vocab_size': 23, 'hidden_size': 8, 'num_hidden_layers': 1, 'num_attention_heads': 2}
+    for architecture in ('llama', 'roberta'):
+        model = {'name': 'hf_classifier', 'architecture': architecture, 'config': {**sizes, 'pad_token_id': 0}}
+        file = run_yaml(place, model={**model, 'num_labels': 2}, algorithms={}, max_duration='1ba')
+        load = [f'{loader}_loader.dataset.tokenizer=left' for loader in ('train', 'eval')]
+        train(load_config(file, [f'run_name={architecture}', *load]), quiet=True)
+
+
 def test_labels_in_another_order_than_the_models(place):
     save_model(place / 'turned', id2label={0: 'Positive', 1: 'Negative'})
     model = {'name': 'hf_classifier', 'pretrained': 'turned'}
@@ -137,7 +151,11 @@ def test_scores_and_several_kinds_of_labels(place):
     data = ['train_loader.dataset.task=stsb', 'eval_loader.dataset.task=stsb', 'save_folder=null']
     model = {'name': 'hf_classifier', 'pretrained': 'bert', 'problem': 'regression'}
     file = run_yaml(place, model=model, algorithms={}, max_duration='1ep')
-    assert 'metrics/eval/SpearmanCorrCoef' in train(load_config(file, data), quiet=True)
+    assert 'metrics/eval/SpearmanCorrCoef' in train(load_config(file, [*data[:2], 'run_name=scores']), quiet=True)
+    export_run('runs/scores', ['state-dict'])
+    card = (place / 'runs' / 'scores' / 'export' / 'state-dict' / 'README.md').read_text()
+    assert 'the answer: scores of shape (N, 1)\n' in card
+    assert 'first:' not in card
     assert 'has scores for labels, and the model classes' in refused(run_yaml(place, algorithms={}), *data)
 
 

@@ -18,6 +18,7 @@ from composer_kd.data import ImageTensors
 from composer_kd.deploy.card import Card
 from composer_kd.deploy.exporter import Exported
 from composer_kd.deploy.targets import Student
+from composer_kd.models import SentenceEncoder
 from composer_kd.presentation.markdown import code, fenced
 from composer_kd.presentation.paths import last_parts
 from composer_kd.presentation.tables import Table
@@ -49,6 +50,7 @@ _WORDS = {
 }
 _OF_THE_HUB = {'MulticlassAccuracy': 'accuracy', 'LanguagePerplexity': 'perplexity'}
 _UNITS = {'epoch': 'epochs', 'batch': 'batches', 'sample': 'samples'}
+_PROBLEMS = {'regression': ('scores', ''), 'multi_label_classification': ('logits', 'not yet a sigmoid')}
 _TASKS = {
     'ForSequenceClassification': 'text-classification',
     'ForTokenClassification': 'token-classification',
@@ -110,6 +112,7 @@ def model_card(
             for name, tensor in zip(student.inference.input_names, student.example)
         ],
         answer=_shape(_answers(student)),
+        kind=_kind_of_answer(student.inference.model),
         preparation=student.preparation.strip(),
         numbers=_numbers(student, exported, measured),
         versions=[f'{name} {importlib.metadata.version(name)}' for name in ('torch', *exported.target.packages)],
@@ -220,6 +223,14 @@ def _task(student: Student) -> str | None:
 def _answers(student: Student) -> Tensor:
     with torch.no_grad():
         return student.inference(*student.example)
+
+
+def _kind_of_answer(model: Any) -> tuple[str, str]:
+    """What a model answers with, and how classes are made of it; ``''`` if it answers with none."""
+    if isinstance(model, SentenceEncoder):
+        return 'vectors', ''
+    problem = str(getattr(getattr(model, 'config', None), 'problem_type', None))
+    return _PROBLEMS.get(problem, ('logits', 'not yet a softmax'))
 
 
 def _shape(tensor: Tensor) -> str:

@@ -19,6 +19,8 @@ BUDGET = 0.5
 """The seconds of timing for each model in each setting of the short benchmark."""
 LARGEST_BATCH = 64
 SAMPLES = 256
+TEXTS = 16
+"""The samples of language models, which answer for every token of a text: each setting runs all of them."""
 
 
 def given(path: str | pathlib.Path, listed: Sequence[Candidate]) -> tuple[BenchResults, str]:
@@ -80,9 +82,10 @@ def measured_now(models: Sequence[ModelEvidence], batches: Iterable[Any]) -> tup
         if one.name in chosen
     ]
     settings = plan(backends=['eager'], precisions=['fp32'])
-    few = list(itertools.islice(batches, SAMPLES))
+    samples = SAMPLES if all(one.token_losses is None for one in models) else TEXTS
+    few = list(itertools.islice(batches, samples))
     limits = Limits(BUDGET, LARGEST_BATCH)
-    results = bench(candidates, few, settings, limits=limits, samples=SAMPLES, texts=TextOptions(None, (1,), 16))
+    results = bench(candidates, few, settings, limits=limits, samples=samples, texts=TextOptions(None, (1,), 16))
     source = (
         f'Timings: a short measurement for this report ({BUDGET} s for each model and setting, the first run of each '
         'group, eager only). `composer-kd bench` measures longer, and more backends.'
