@@ -201,7 +201,7 @@ def costs(groups: Sequence[Group]) -> Table | None:
     ]
     rows = [_cost_row(each, groups) for each in groups if any(_costs(each).values())]
     caption = (
-        'As the runs noted it while they trained; the mean of one run. Compared are samples per second, with the same '
+        'As the runs noted it while they trained; means over them. Compared are samples per second, with the same '
         'student without a teacher. Energy: where the machine tells it.'
     )
     return Table(columns, rows, caption).without_empty() if rows else None

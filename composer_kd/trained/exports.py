@@ -40,6 +40,7 @@ def export(
     out: str | os.PathLike[str] | None = None,
     name: str | None = None,
     config: str | os.PathLike[str] | None = None,
+    license: str | None = None,
 ) -> list[Exported]:
     """Writes a student for other runtimes, loads what was written, and compares its answers, as ``composer-kd export``.
 
@@ -53,6 +54,7 @@ def export(
         out: The folder in which each format gets a subfolder; by default ``export``, for a run ``export`` in it.
         name: The name in the model card of a module; by default its class.
         config: For a checkpoint that a script's Trainer wrote: the YAML that says its model and data.
+        license: The licence for the model card, by its identifier on the Hugging Face Hub, such as ``'apache-2.0'``.
 
     Returns:
         The exported formats, with their folders, files and the result of the comparison.
@@ -72,7 +74,8 @@ def export(
         if data is not None:
             raise ConfigError('data: a run is checked on its own evaluation data; leave data out')
         place = None if out is None else os.fspath(out)
-        return export_run(os.fspath(model), formats, place, config=None if config is None else os.fspath(config))
+        settings = None if config is None else os.fspath(config)
+        return export_run(os.fspath(model), formats, place, config=settings, license=license)
     attempt = Attempts()
     targets = [attempt(find_target, one) for one in dict.fromkeys(formats)]
     attempt.finish()
@@ -85,7 +88,11 @@ def export(
     for target in targets:
         assert target is not None
         found = attempt(
-            export_student, student, target, folder / target.name, lambda made: _card(student, made, name).markdown()
+            export_student,
+            student,
+            target,
+            folder / target.name,
+            lambda made: _card(student, made, name, license).markdown(),
         )
         written += [] if found is None else [found]
     attempt.finish()
@@ -123,7 +130,7 @@ def _emptied(model: nn.Module) -> nn.Module:
     return empty
 
 
-def _card(student: Student, exported: Exported, name: str | None) -> Card:
+def _card(student: Student, exported: Exported, name: str | None, license: str | None) -> Card:
     model = student.inference.model
     parameters = number_text(count_parameters(model))
     sizes = '\n'.join(f'* `{file}`: {bytes_text(size)}' for file, size in exported.files.items())
@@ -137,4 +144,5 @@ def _card(student: Student, exported: Exported, name: str | None) -> Card:
             ('Check', f'Loaded again, and compared with the model in PyTorch on {exported.verification}.'),
         ],
         tags=('composer_kd',),
+        license=license,
     )

@@ -115,10 +115,12 @@ def test_modules_beside_run_folders(trained, tmp_path, monkeypatch):
 
 def test_an_export_leaves_out_what_was_trained_beside(trained, tmp_path):
     model, _, data = trained
-    (exported,) = export(model, data, to='state-dict', out=tmp_path)
+    (exported,) = export(model, data, to='state-dict', out=tmp_path, license='mit')
     weights = torch.load(exported.folder / 'student.pt', weights_only=True)
     assert sorted(weights) == sorted(mlp().state_dict())
-    assert 'tests.helpers' not in (exported.folder / 'README.md').read_text(encoding='utf-8')
+    card = (exported.folder / 'README.md').read_text(encoding='utf-8')
+    assert 'tests.helpers' not in card
+    assert 'license: mit' in card
 
 
 def test_what_the_state_dict_lacks_is_found_out(tmp_path):
