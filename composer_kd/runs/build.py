@@ -29,6 +29,7 @@ from composer_kd.config.construct import HUGGING_FACE, construct, construct_or_s
 from composer_kd.config.markers import Component
 from composer_kd.config.profiler import build_profiler
 from composer_kd.config.schema import RunConfig
+from composer_kd.config.text_checks import check_texts
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError
 from composer_kd.models import IndexedClassifier
 from composer_kd.presentation.addresses import without_credentials
@@ -40,7 +41,6 @@ from composer_kd.runs.preflight import check_autoresume, check_load_path, dry_ru
 from composer_kd.runs.remote import check_uploaders
 from composer_kd.runs.resume import check_resumable
 from composer_kd.runs.stored import check_stores
-from composer_kd.runs.text_checks import check_texts
 from composer_kd.runs.trackers import looks_for_checkpoint
 from composer_kd.students import EXTRAS
 

@@ -120,6 +120,20 @@ def test_texts_that_are_not_meant_for_the_model(place):
     assert 'leave model.problem out' in refused(run_yaml(place, model=model, algorithms={}))
 
 
+def test_texts_on_which_layers_are_chosen_have_the_tokens_of_the_model(place):
+    save_tokenizer(place / 'other', ['good', 'bad'])
+    save_tokenizer(place / 'more', [f'word{number}' for number in range(99)])
+    pretrained = {'name': 'hf_classifier', 'pretrained': 'bert'}
+    data = {'name': 'glue', 'task': 'sst2', 'tokenizer': 'bert', 'root': '.', 'split': 'train'}
+    cut = {'name': 'student_from_teacher', 'layers': 'importance', 'num_layers': 1, 'teacher': pretrained}
+    file = run_yaml(place, model={**cut, 'data': {'dataset': data}}, algorithms={})
+    assert train(load_config(file, ['max_duration=1ba']), quiet=True)
+    said = refused(file, 'model.data.dataset.tokenizer=other')
+    assert 'model: data.dataset.tokenizer: is another than that of the model: 2 tokens have other numbers' in said
+    said = refused(file, 'model.data.dataset.tokenizer=more')
+    assert 'data.dataset.tokenizer: has 104 tokens, and BertForSequenceClassification has embeddings for 23' in said
+
+
 def test_labels_in_another_order_than_the_models(place):
     save_model(place / 'turned', id2label={0: 'Positive', 1: 'Negative'})
     model = {'name': 'hf_classifier', 'pretrained': 'turned'}
