@@ -121,6 +121,11 @@ class Criterion:
         return {} if self.hooks is None else self.hooks.module_names()
 
     @property
+    def teacher_layers(self) -> dict[int, dict[str, str]]:
+        """The layers of each teacher that are compared, likewise, by its number."""
+        return {number: hooks.module_names() for number, hooks in self._teacher_hooks.items()}
+
+    @property
     def same_logits(self) -> set[int]:
         """The numbers of the teachers whose logits must have the student's shape."""
         strict = [term.teacher for term in self.terms if term.match.on_logits and not term.adapter.any_classes]
