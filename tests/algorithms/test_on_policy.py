@@ -192,6 +192,22 @@ def test_texts_end_where_the_positions_of_a_model_end():
         assert seen[0][0]['input_ids'].shape[1] <= 7
 
 
+def test_tokens_that_the_student_forbids_are_never_its_own():
+    net = model()
+    net.model.generation_config.update(suppress_tokens=[2, 3, 4, 5], min_p=0.9)
+    seen = batches(net, gkd(on_policy=OnPolicy(1.0, 5)), max_duration='2ep')
+    made = {token for batch, _ in seen for text in continuations(batch) for token in text}
+    assert not made & {2, 3, 4, 5}
+    assert len(made) > 3
+
+
+def test_ends_that_are_strings_are_refused():
+    net = model()
+    net.model.generation_config.stop_strings = ['stop']
+    with pytest.raises(ConfigError, match=r'stop_strings of the student ends texts by strings.*give eos_token_id'):
+        trainer(net, data(), [gkd(on_policy=OnPolicy(1.0, 5))])
+
+
 def seq2seq(seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
