@@ -10,8 +10,17 @@ from composer.metrics import LanguageCrossEntropy
 from composer.models import HuggingFaceModel
 from torch.utils.data import DataLoader
 
-from composer_kd import ConfigError, Distillation, FrozenTeacher, KLDivergence, OnPolicy, VirtualTeacher
-from composer_kd.losses import DKD, GeneralizedJSD, ReverseKL
+from composer_kd import (
+    BaseModelTeacher,
+    ConfigError,
+    Distillation,
+    FrozenTeacher,
+    KLDivergence,
+    Match,
+    OnPolicy,
+    VirtualTeacher,
+)
+from composer_kd.losses import DKD, GeneralizedJSD, ReverseKL, hint
 from tests.features.test_generation import language_model
 from tests.helpers import EventSpy, TokenDataset, TokenModel, mlp, pairs, student, train, trainer, weights
 
@@ -326,3 +335,38 @@ def test_metrics_of_training_batches_are_refused():
     with pytest.raises(ConfigError, match=r'metrics of training batches \(LanguageCrossEntropy\) would take texts'):
         trainer(net, data(), [gkd(on_policy=OnPolicy(0.5, 5))])
     trainer(net, data(), [gkd(on_policy=OnPolicy(0.0, 5))])
+
+
+@pytest.mark.parametrize('fraction', [1.0, 0.5])
+def test_layers_of_a_compiled_student_are_those_of_the_step_not_of_its_writing(fraction):
+    def run(**options):
+        losses = [GeneralizedJSD(0.5), Match(hint, on='transformer.h.0[0]')]
+        return batches(model(), gkd(loss=losses, on_policy=OnPolicy(fraction, 5)), max_duration='4ba', **options)
+
+    for (batch, losses), (same, compiled) in zip(run(), run(compile_config={'backend': 'eager'})):
+        assert all(torch.equal(value, same[name]) for name, value in batch.items())
+        assert losses == pytest.approx(compiled, rel=1e-5)
+        assert losses['hint'] > 0
+
+
+@pytest.mark.parametrize('fused', [False, True])
+def test_a_student_of_adapters_writes_with_them_and_its_base_answers(fused):
+    peft = pytest.importorskip('peft')
+    torch.manual_seed(0)
+    lora = peft.LoraConfig(r=2, target_modules=['c_attn'], init_lora_weights=False, fan_in_fan_out=True)
+    inner = peft.get_peft_model(language_model(), lora)
+    net = HuggingFaceModel(inner, shift_labels=True, metrics=[], should_save_peft_only=False)
+    before = copy.deepcopy(inner).eval()
+    algorithm = gkd(BaseModelTeacher(), KLDivergence(1.0), OnPolicy(1.0, 5, top_k=1), fused_head=fused)
+    ((batch, loss),) = batches(net, algorithm, data(8))
+    assert prompts(batch) == prompts(next(iter(data(8))))
+    inputs = {name: batch[name] for name in ('input_ids', 'attention_mask')}
+    with torch.no_grad():
+        ours = before(**inputs).logits
+        with before.disable_adapter():
+            theirs = before(**inputs).logits
+    own = batch['labels'][:, 1:] != -100
+    assert torch.equal(ours[:, :-1].argmax(-1)[own], batch['labels'][:, 1:][own])
+    assert not torch.equal(theirs[:, :-1].argmax(-1)[own], batch['labels'][:, 1:][own])
+    expected = KLDivergence(1.0)(ours[:, :-1][own], theirs[:, :-1][own])
+    assert loss['kd'] == pytest.approx(expected.item(), rel=1e-4)
