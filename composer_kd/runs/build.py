@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from composer import Callback, Evaluator, Trainer
+from composer.algorithms import CutMix, LabelSmoothing, MixUp
 from composer.callbacks import LoadCheckpoint
 from composer.core import State
 from composer.loggers import Logger, LoggerDestination
 from composer.metrics import CrossEntropy
-from composer.models import ComposerModel
+from composer.models import ComposerClassifier, ComposerModel
 from composer.utils import is_notebook, reproducibility
 from torch import nn
 from torch.utils.data import DataLoader
@@ -22,7 +23,9 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
+from composer_kd.algorithms.absent_loss import reads_loss
 from composer_kd.algorithms.base import DistillationAlgorithm
+from composer_kd.algorithms.labelled_mean import LabelledMean
 from composer_kd.batches.contents import IGNORE
 from composer_kd.callbacks.phases import PhaseLabels
 from composer_kd.config.construct import HUGGING_FACE, construct, construct_or_say
@@ -135,7 +138,7 @@ def build_trainer(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trai
             eval_dataloader=parts.evaluation,
             optimizers=construct_or_say(config.optimizer, params=parts.model.parameters()),
             schedulers=construct(config.scheduler) if config.scheduler is not None else None,
-            algorithms=list(parts.algorithms.values()),
+            algorithms=[*parts.algorithms.values(), *_for_missing_labels(parts)],
             callbacks=[
                 *(one for one in callbacks if not isinstance(one, LoggerDestination)),
                 *parts.callbacks,
@@ -146,6 +149,16 @@ def build_trainer(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trai
             **_trainer_settings(config),
             autoresume=looks_for_checkpoint(config, parts.loggers),
         )
+
+
+def _for_missing_labels(parts: _Parts) -> list[LabelledMean]:
+    """What gives the loss of a classifier a meaning in microbatches without a label, if nothing else does."""
+    targets = getattr(parts.train_loader.dataset, 'targets', ())
+    is_mean = reads_loss(parts.model) or type(parts.model) in (ComposerClassifier, IndexedClassifier)
+    others = (DistillationAlgorithm, LabelSmoothing, MixUp, CutMix)
+    if not is_mean or IGNORE not in targets or any(isinstance(one, others) for one in parts.algorithms.values()):
+        return []
+    return [LabelledMean()]
 
 
 def check_components(config: RunConfig) -> None:
