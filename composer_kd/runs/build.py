@@ -153,10 +153,11 @@ def build_trainer(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trai
 
 def _for_missing_labels(parts: _Parts) -> list[LabelledMean]:
     """What gives the loss of a classifier a meaning in microbatches without a label, if nothing else does."""
-    targets = getattr(parts.train_loader.dataset, 'targets', ())
+    targets = getattr(parts.train_loader.dataset, 'targets', None)
     is_mean = reads_loss(parts.model) or type(parts.model) in (ComposerClassifier, IndexedClassifier)
     others = (DistillationAlgorithm, LabelSmoothing, MixUp, CutMix)
-    if not is_mean or IGNORE not in targets or any(isinstance(one, others) for one in parts.algorithms.values()):
+    missing = targets is not None and IGNORE in targets
+    if not (is_mean and missing) or any(isinstance(one, others) for one in parts.algorithms.values()):
         return []
     return [LabelledMean()]
 
