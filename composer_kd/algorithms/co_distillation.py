@@ -28,8 +28,8 @@ from composer_kd.losses import KLDivergence
 from composer_kd.matches.loss_signature import Loss
 from composer_kd.schedules import Moment
 from composer_kd.teachers import FrozenTeacher
-from composer_kd.teachers.ema import positive_time
-from composer_kd.teachers.snapshot import check_known, is_due
+from composer_kd.teachers.ema import check_known, positive_time
+from composer_kd.teachers.snapshot import is_due
 from composer_kd.teachers.student_copy import copy_of
 
 __all__ = ['CoDistillation']

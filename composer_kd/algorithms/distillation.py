@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -231,7 +232,7 @@ class Distillation(DistillationAlgorithm):
     def _try_on_policy(self, state: State, batch: Any) -> None:
         assert self.on_policy is not None
         form = self.format_of(state.model)
-        self.on_policy.prepare(state, form, self.pool.teachers, self.criterion.vocabulary)
+        self.on_policy.prepare(state, form, self.pool.teachers, self.criterion.shared_classes(state))
         self.on_policy.trial(state, form.split(batch)[0])
 
     @override
@@ -329,7 +330,7 @@ class Distillation(DistillationAlgorithm):
     def _prepare(self, state: State) -> None:
         refuse_algorithms(state, self.criterion)
         refuse_shared(self.pool, state.model.parameters(), 'the student')
-        self.pool.prepare(state)
+        self.pool.prepare(state, self.criterion.vocabulary)
         every = self._every = [one for one in state.algorithms if isinstance(one, Distillation)]
         self._moving.prepared(state, [one._moving for one in every])
         self._record.prepared([one._record for one in every])
@@ -347,6 +348,7 @@ class Distillation(DistillationAlgorithm):
         if reads_loss(state.model):
             self._events.add(id(Event.BEFORE_LOSS))
         self.criterion.prepare(state)
+        self._form = replace(self._form, vocabulary=self.pool.vocabulary)
         if self.on_policy is not None:
             if not isinstance(self.on_policy, OnPolicy):
                 raise ConfigError(f'on_policy: expected OnPolicy(fraction, max_new_tokens), got {self.on_policy!r}')

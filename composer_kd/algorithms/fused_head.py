@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from composer.algorithms import LabelSmoothing
 from composer.core import State
 from composer.models import HuggingFaceModel
 from torch import Tensor
 
 from composer_kd.algorithms.absent_loss import reads_loss
-from composer_kd.algorithms.base import DistillationAlgorithm
-from composer_kd.algorithms.conflicts import refuse_training_metrics
+from composer_kd.algorithms.fused_conflicts import check_layers, check_term, refuse_readers
 from composer_kd.algorithms.loss_parts import LossParts
 from composer_kd.batches.checks import check_marks
 from composer_kd.batches.contents import IGNORE
@@ -28,8 +26,8 @@ from composer_kd.features.hook_calls import is_compiled
 from composer_kd.features.linear_head import LinearHead
 from composer_kd.features.outputs import logits_of
 from composer_kd.losses.linear_logits import AnyLogits, LinearLogits
+from composer_kd.matches.binding import layers_of
 from composer_kd.matches.criterion import Criterion, Precision, weighted_mean
-from composer_kd.matches.loss_signature import attribute_of
 from composer_kd.matches.one_pass import OnePass, RowLoss, cross_entropy, is_mean_over_rows
 from composer_kd.matches.part import Part
 from composer_kd.matches.term import LossTerm, misfit
@@ -57,7 +55,7 @@ class FusedHead:
         self._head: LinearHead | None = None
         self.shape = torch.Size()
         for term in criterion.terms:
-            _check_term(term)
+            check_term(term)
         if criterion.route is not None:
             raise ConfigError(
                 f'fused_head and {criterion.route!r}: samples would have passes of their own. Leave one of the two out'
@@ -86,7 +84,7 @@ class FusedHead:
                 f'fused_head: the model ignores the label {form.ignore_index}, and models of transformers ignore '
                 f'{IGNORE} alone. Let the data mark what does not count by {IGNORE}'
             )
-        _refuse_readers(state)
+        refuse_readers(state)
         for teacher in self._criterion.pool.teachers:
             if getattr(teacher, 'whole_batches', False):
                 raise ConfigError(
@@ -94,18 +92,18 @@ class FusedHead:
                     'Leave one of the two out'
                 )
         self._head = LinearHead(model, 'the student', form.shift_labels)
-        self._check_layers(model)
+        check_layers(model, self._criterion.student_layers, '')
         classes = self._criterion.pool.vocabulary or self._head.classes
         device = next(model.parameters()).device
         for term in self._criterion.terms:
             if term.match.on_logits and not is_mean_over_rows(term.adapter, classes, device):
                 raise ConfigError(
                     f'fused_head: the loss of the match {term.match.name!r} is no mean over positions, so it cannot be '
-                    "taken in chunks of them. For a torch loss use reduction='mean' ('batchmean' of KLDivLoss); or "
-                    'leave fused_head out'
+                    "taken in chunks of them. For a torch loss use reduction='mean'; or leave fused_head out"
                 )
         self._criterion.pool.find_heads()
         self._check_classes(classes)
+        self._check_teachers_layers()
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:
@@ -233,23 +231,13 @@ class FusedHead:
                 assert theirs is not None
                 raise misfit(torch.Size([classes]), torch.Size([theirs]), pool.teachers[number].name)
 
-    def _check_layers(self, model: Any) -> None:
-        """Refuses matches of the head as a layer, or of a layer around it, which give the logits of no position."""
-        head = model.model.get_output_embeddings()
-        parts = {name for name, module in model.named_modules() if module in (head, *head.modules())}
-        around = {name for name, module in model.named_modules() if _is_around(module, head)}
-        for path, name in self._criterion.student_layers.items():
-            gives_logits = name in around and not path.endswith(':input')
-            if name in parts or gives_logits or (path.startswith('outputs') and 'logits' in path):
-                raise ConfigError(
-                    f'fused_head: a match compares {path!r}, the logits of all positions. Leave on=... out: Match(loss)'
-                )
-
-
-def _is_around(module: Any, head: Any) -> bool:
-    """Whether a module is a part of a model that ends with its head, as ``cls`` of BERT does."""
-    is_model = isinstance(module, HuggingFaceModel) or hasattr(module, 'get_output_embeddings')
-    return not is_model and any(part is head for part in module.modules())
+    def _check_teachers_layers(self) -> None:
+        """Refuses matches of the head of a teacher that is kept from making logits."""
+        pool = self._criterion.pool
+        for number, layers in self._criterion.teacher_layers.items():
+            if pool.head_size(number) is not None:
+                teacher = pool.teachers[number]
+                check_layers(layers_of(teacher), layers, f' of the teacher {teacher.name!r}')
 
 
 class _Asked(NamedTuple):
@@ -271,40 +259,3 @@ def _mask_of_logits(micro: Microbatch, layout: Layout, task: RowLoss | None) -> 
     if task is not None and compares_labelled(micro.batch, micro.form):
         return task.mask
     return layout.mask(micro.valid)
-
-
-def _check_term(term: LossTerm) -> None:
-    """Refuses a loss of logits that needs more than some positions."""
-    if not term.match.on_logits:
-        return
-    reasons: dict[str, Callable[[], bool]] = {
-        'compares positions with one another': lambda: bool(attribute_of(term.adapter.loss, 'relates_samples', False)),
-        'has parameters to train, or keeps a memory': lambda: bool(term.learned()) or term.remembers or term.waits,
-        'asks for the samples (index)': lambda: term.adapter.needs_index,
-        f'has softmax_dim={term.adapter.classes_dim}, and the classes come last': lambda: (
-            term.adapter.classes_dim != -1
-        ),
-    }
-    for reason, holds in reasons.items():
-        if holds():
-            raise ConfigError(
-                f'fused_head: the loss of the match {term.match.name!r} {reason}, so it cannot be taken in chunks of '
-                'positions. Take another loss, or leave fused_head out'
-            )
-
-
-def _refuse_readers(state: State) -> None:
-    """Refuses what reads the logits of training batches."""
-    refuse_training_metrics(state, 'fused_head', 'read logits, of which there are none')
-    for other in state.algorithms:
-        if isinstance(other, LabelSmoothing):
-            raise ConfigError(
-                'fused_head and LabelSmoothing: the own loss is the cross-entropy of the labels as they are. Leave one '
-                'of the two out'
-            )
-    others = [type(one).__name__ for one in state.algorithms if isinstance(one, DistillationAlgorithm)]
-    if len(others) > 1:
-        raise ConfigError(
-            f'fused_head: {" and ".join(others)} are in one run, and the others would see no logits. Use one of '
-            'them, or leave fused_head out'
-        )

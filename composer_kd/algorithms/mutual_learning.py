@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,11 +20,12 @@ from composer_kd.algorithms.loss_parts import LossParts, share_of_batch, shares_
 from composer_kd.algorithms.peers import Peer, Peers, as_peers
 from composer_kd.batches.format import BatchFormat
 from composer_kd.batches.microbatch import Microbatch
-from composer_kd.errors import TeacherError
+from composer_kd.errors import ConfigError, TeacherError
 from composer_kd.features.outputs import logits_of, scalar_loss
 from composer_kd.losses import KLDivergence
 from composer_kd.matches.loss_signature import Loss
 from composer_kd.schedules import Moment
+from composer_kd.teachers import cut, shared_vocabulary
 
 __all__ = ['MutualLearning']
 
@@ -53,6 +55,8 @@ class MutualLearning(JointTraining):
         start_dur: The start of the window in which the nets learn from one another; outside it each has its own loss
             alone, as in :class:`.Distillation`.
         end_dur: Its end.
+        vocabulary: The number of tokens of language models of one tokenizer whose heads are padded to different sizes,
+            as for :class:`.Distillation`.
 
     Raises:
         ConfigError: If a setting is out of range, the run shards the student (FSDP), or it has no single optimizer.
@@ -72,11 +76,15 @@ class MutualLearning(JointTraining):
         org_loss_weight: float = 1.0,
         start_dur: Moment = 0.0,
         end_dur: Moment = 1.0,
+        *,
+        vocabulary: int | None = None,
     ) -> None:
         self.peers = as_peers(peers)
         super().__init__(start_dur, end_dur, _OfPeers(self.peers))
         self.kd_loss_weight = weight('kd_loss_weight', kd_loss_weight)
         self.org_loss_weight = weight('org_loss_weight', org_loss_weight)
+        self.vocabulary = vocabulary
+        self._classes: int | None = None  # the first of the logits, which are compared; None for all
         loss = KLDivergence(temperature=1.0) if kd_loss_fn is None else kd_loss_fn
         self._adapters = [fixed_loss(loss) for _ in range(len(self.peers) + 1)]
 
@@ -100,12 +108,13 @@ class MutualLearning(JointTraining):
     def _try(self, peer: Peer, state: State, batch: Any) -> None:
         state.device.module_to_device(peer.model)
         peer.join(state)
-        logits = logits_of(state.model(batch), 'the student')
+        self._classes = self._shared(state)
+        logits = self._compared(logits_of(state.model(batch), 'the student'), 'the student')
         was_training = peer.model.training
         peer.model.eval()  # BatchNorm has no statistics of one sample, and keeps its own
         try:
             outputs = peer.outputs(BatchFormat.of(state.model).split(batch)[0])
-            _check_shape(logits, peer.logits(outputs), peer.name)
+            _check_shape(logits, self._compared(peer.logits(outputs), f'the peer {peer.name!r}'), peer.name)
         finally:
             peer.model.train(was_training)
 
@@ -113,6 +122,20 @@ class MutualLearning(JointTraining):
     def join(self, state: State) -> None:
         for peer in self.peers:
             peer.join(state)
+        self._classes = self._shared(state)
+        self.form = replace(self.form, vocabulary=self._classes)
+
+    def _shared(self, state: State) -> int | None:
+        """The number of classes that are compared, the first of the logits; ``None`` for all."""
+        if self.vocabulary is not None and self._adapters[0].classes_dim != -1:
+            raise ConfigError(
+                f'vocabulary={self.vocabulary} cuts classes that come last, and the loss has '
+                f'softmax_dim={self._adapters[0].classes_dim}'
+            )
+        return shared_vocabulary(state.model, self.peers, self.vocabulary, 'peer')
+
+    def _compared(self, logits: Tensor, whose: str) -> Tensor:
+        return cut(logits, self._classes, whose)
 
     @override
     def learn(self, state: State, micro: Microbatch, is_open: bool) -> None:
@@ -124,8 +147,11 @@ class MutualLearning(JointTraining):
                 outputs = peer.outputs(micro.batch)
                 loss = scalar_loss(peer.loss(outputs, state.batch))
             logits.append(peer.logits(outputs))
-            _check_shape(logits[0], logits[-1], peer.name)
             tasks.append(share_of_batch(loss, outputs, micro, logits[-1]))
+        names = ['the student', *(f'the peer {peer.name!r}' for peer in self.peers)]
+        logits = [self._compared(one, whose) for one, whose in zip(logits, names)]
+        for peer, one in zip(self.peers, logits[1:]):
+            _check_shape(logits[0], one, peer.name)
         distances = self._distances(logits, micro) if is_open else [task.new_zeros(()) for task in tasks]
         parts = [task * self.org_loss_weight + kd * self.kd_loss_weight for task, kd in zip(tasks, distances)]
         named: dict[str, Tensor] = {}
@@ -170,5 +196,6 @@ def _check_shape(student: Tensor, peer: Tensor, name: str) -> None:
     if student.shape != peer.shape:
         raise TeacherError(
             f'The peer {name!r} answers in the shape {tuple(peer.shape)}, the student in {tuple(student.shape)}: nets '
-            'that learn from one another need the same classes.'
+            'that learn from one another need the same classes. Language models of one tokenizer whose heads are '
+            'padded to different sizes have its tokens in common: vocabulary=N.'
         )

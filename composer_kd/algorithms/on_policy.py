@@ -49,9 +49,12 @@ class OnPolicy:
     The prompt is what comes before the first token with a label: labels are -100 in it, as for instructions. For texts
     without such a part, ``prompt_length`` says it. An encoder-decoder's prompt is the input of its encoder.
 
-    The student generates in eval mode, without dropout, in the run's precision. Each draw is a function of the run's
-    seed, the number of the batch and the place of the sample in it: the same after a resume, in any microbatches, and
-    on any number of ranks that take turns in taking samples, as samplers do. Global random states are left alone.
+    The student generates in eval mode, without dropout, in the run's precision. How its own ``generation_config``
+    samples (``temperature``, ``top_p``, ``min_p``, penalties, beams) has no effect; the tokens that it forbids or
+    forces do (``suppress_tokens``, ``begin_suppress_tokens``, ``bad_words_ids``, ``forced_bos_token_id``,
+    ``forced_eos_token_id``). Each draw is a function of the run's seed, the number of the batch and the place of the
+    sample in it: the same after a resume, in any microbatches, and on any number of ranks that take turns in taking
+    samples, as samplers do. Global random states are left alone.
 
     Args:
         fraction: The probability that a batch is the student's own, from 0 to 1.
@@ -116,6 +119,11 @@ class OnPolicy:
             raise ConfigError(
                 'on_policy: the student generates between the steps, for which the parts of a sharded student (FSDP) '
                 'are not gathered. Train without parallelism_config, or with fraction: 0.'
+            )
+        if getattr(getattr(net, 'generation_config', None), 'stop_strings', None):
+            raise ConfigError(
+                'on_policy: generation_config.stop_strings of the student ends texts by strings, and here tokens end '
+                'them. Set it to None, and give eos_token_id the tokens.'
             )
         if self.fraction > 0:
             refuse_training_metrics(state, 'on_policy', 'would take texts of the student for right')

@@ -32,17 +32,20 @@ def check_data(teachers: Sequence[Teacher], dataset: Any, positions: str) -> Non
 
 
 def check_answers(teachers: Sequence[Teacher], window: Window, state: State) -> None:
-    """Checks that the window does not open before a teacher has an answer.
+    """Checks that teachers can follow the run, and the window does not open before one has an answer.
 
     Args:
-        teachers: The teachers; each with an attribute ``first_answer`` is asked.
+        teachers: The teachers; each with a method ``check_start`` or an attribute ``first_answer`` is asked.
         window: The window of the distillation.
         state: The state of the run.
 
     Raises:
         ConfigError: If it does.
+        TeacherError: If a teacher cannot follow the run.
     """
     for teacher in teachers:
+        if hasattr(teacher, 'check_start'):
+            teacher.check_start(state)
         first = getattr(teacher, 'first_answer', None)
         if first is not None and window.may_open_before(first, state):
             raise ConfigError(

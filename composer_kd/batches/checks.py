@@ -74,6 +74,12 @@ def _check_classes(batch: Any, form: BatchFormat, layout: Layout) -> None:
             'positions',
         )
     if layout.per_position and layout.covers(labels.shape):
+        if form.vocabulary is not None:
+            raise ConfigError(
+                f'The labels hold {int(labels.max())}, and {form.vocabulary} classes are compared, the tokens that the '
+                f'models share. Take texts of their tokenizer; or, if this is a token of it, '
+                f'give vocabulary={int(labels.max()) + 1} or more.'
+            )
         raise ConfigError(
             f'The labels hold {int(labels.max())}, and the logits have {layout.classes} classes. If the loss of the '
             f'model ignores this label, say so: set the attribute ignore_index = {int(labels.max())} on the model.'

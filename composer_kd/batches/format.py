@@ -42,6 +42,7 @@ class BatchFormat:
         route_column: The name of an entry that says which teacher each sample has; no teacher gets it.
         valid_positions: The model's method of this name, a function from a batch to booleans of the logits' positions;
             it replaces all rules.
+        vocabulary: Where the first classes of logits are compared, those of the tokens: their number.
     """
 
     takes_index: bool = False
@@ -56,6 +57,7 @@ class BatchFormat:
     embeds: bool = field(default=False, repr=False)
     route_column: str | None = field(default=None, repr=False)
     valid_positions: Callable[[Any], Tensor | None] | None = field(default=None, repr=False, compare=False)
+    vocabulary: int | None = field(default=None, repr=False)
     _said: set[str] = field(default_factory=set, repr=False, compare=False)
 
     @classmethod

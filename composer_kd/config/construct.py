@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from composer.models import HuggingFaceModel
+from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from composer_kd.algorithms.peers import Peer
@@ -17,6 +18,7 @@ from composer_kd.config.registry import SCOPES, import_path, is_function_itself
 from composer_kd.config.schema import MeasuredConfig, PeerConfig, SourceConfig, TeacherConfig
 from composer_kd.config.secrets import hidden
 from composer_kd.config.stored import StoredTeacherConfig
+from composer_kd.config.text_checks import check_measured
 from composer_kd.data.collating import collate_of
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError, stopped_by
 from composer_kd.teachers import CachedTeacher, FrozenTeacher, load_weights
@@ -65,7 +67,16 @@ def construct(component: Component, stand_in: Callable[[Any], Any] | None = None
     options = {key: _materialise(value, stand_in) for key, value in component.options.items()}
     if is_function_itself(component.scope, component.target):
         return functools.partial(component.target, **options)
+    _check_measured(component, options)
     return component.target(**supplied, **options)
+
+
+def _check_measured(component: Component, options: Mapping[str, Any]) -> None:
+    """Checks that samples on which a model among the options is measured are tokenized for it."""
+    for key, written in component.options.items():
+        if isinstance(written, MeasuredConfig):
+            for model in (made for made in options.values() if isinstance(made, nn.Module)):
+                check_measured(model, options[key].dataset, f'{key}.dataset')
 
 
 def _materialise(value: Any, stand_in: Callable[[Any], Any] | None) -> Any:

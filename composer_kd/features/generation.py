@@ -9,9 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ['Stopwatch', 'generates', 'inverse_transform', 'sample_tokens', 'stop_tokens', 'write_greedily']
+__all__ = [
+    'Stopwatch',
+    'generates',
+    'inverse_transform',
+    'sample_tokens',
+    'settings_of_texts',
+    'stop_tokens',
+    'write_greedily',
+]
 
-_OF_TEXTS = ('bos_token_id', 'eos_token_id', 'pad_token_id', 'decoder_start_token_id', 'forced_bos_token_id')
+# What the generation config of a model says of the tokens that a text has, whoever chooses them.
+_OF_TEXTS = (
+    *('bos_token_id', 'pad_token_id', 'decoder_start_token_id', 'forced_bos_token_id', 'forced_eos_token_id'),
+    *('suppress_tokens', 'begin_suppress_tokens', 'bad_words_ids'),
+)
 
 
 def generates(net: Any) -> bool:
@@ -72,6 +84,28 @@ def inverse_transform(
     return (chosen if order is None else order.gather(1, chosen)).squeeze(1)
 
 
+def settings_of_texts(net: Any, stops: list[int], **given: Any) -> dict[str, Any]:
+    """The keywords of ``generate`` for texts that are written by given rules, one token at a time.
+
+    Of the model's own generation config they have the special tokens, and the tokens that it forbids or forces; nothing
+    of how it samples or searches, of penalties and lengths.
+
+    Args:
+        net: A model of transformers.
+        stops: The tokens that end a text; empty for none.
+        given: Settings of a ``GenerationConfig``. Without any, the most probable token is taken each time.
+    """
+    from transformers import GenerationConfig
+
+    said = getattr(net, 'generation_config', None)
+    known = {name: getattr(said, name, None) for name in _OF_TEXTS}
+    return {
+        'generation_config': GenerationConfig(**{**known, 'do_sample': False, 'num_beams': 1, **given}),
+        'eos_token_id': stops or None,  # in the config, None would stand for the model's own
+        **_own_settings_alone(net),
+    }
+
+
 def sample_tokens(
     net: Any,
     inputs: Mapping[str, Tensor],
@@ -83,7 +117,7 @@ def sample_tokens(
     """Lets a language model continue prompts, by ``generate`` with a cache of keys and values.
 
     What the model's generation config says of sampling (temperature, penalties, beams) has no effect; its special
-    tokens do. No global random number is drawn.
+    tokens do, and those that it forbids or forces. No global random number is drawn.
 
     Args:
         net: A model of transformers, in eval mode.
@@ -98,19 +132,13 @@ def sample_tokens(
         The new tokens ``(B, N')``, ``N' <= N``; and booleans ``(B, N')``, true up to the first end of a text, which is
         included.
     """
-    from transformers import GenerationConfig, LogitsProcessorList
+    from transformers import LogitsProcessorList
 
-    said = getattr(net, 'generation_config', None)
-    known = {name: getattr(said, name, None) for name in _OF_TEXTS}
-    settings = {**known, 'eos_token_id': stops or None, 'pad_token_id': pad}
     drawn = _Drawn(uniforms, choose)
     made = net.generate(
         **inputs,
-        generation_config=GenerationConfig(
-            max_new_tokens=uniforms.shape[1], do_sample=False, num_beams=1, use_cache=True, **settings
-        ),
+        **settings_of_texts(net, stops, max_new_tokens=uniforms.shape[1], pad_token_id=pad),
         logits_processor=LogitsProcessorList([drawn]),
-        **_own_settings_alone(net),
     )
     new = made[:, drawn.start :]
     ends = torch.isin(new, torch.tensor(stops, device=new.device, dtype=new.dtype))
@@ -155,24 +183,9 @@ def write_greedily(net: Any, inputs: Mapping[str, Tensor], new_tokens: int, stop
     Returns:
         The texts ``(B, S + new_tokens)``; of an encoder-decoder those of the decoder, its first token included.
     """
-    from transformers import GenerationConfig
-
-    said = getattr(net, 'generation_config', None)
-    known = {name: getattr(said, name, None) for name in _OF_TEXTS}
-    config = GenerationConfig(
-        max_new_tokens=new_tokens,
-        do_sample=False,
-        num_beams=1,
-        use_cache=True,
-        **{**known, 'pad_token_id': known['pad_token_id'] or 0},
-    )
-    found: Tensor = net.generate(
-        **inputs,
-        generation_config=config,
-        streamer=stopwatch,
-        eos_token_id=None,  # in the config alone, None would stand for the model's own
-        **_own_settings_alone(net),
-    )
+    pad = getattr(getattr(net, 'generation_config', None), 'pad_token_id', None) or 0
+    settings = settings_of_texts(net, [], max_new_tokens=new_tokens, pad_token_id=pad)
+    found: Tensor = net.generate(**inputs, **settings, streamer=stopwatch)
     return found
 
 

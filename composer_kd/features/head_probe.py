@@ -60,8 +60,10 @@ def linear_parts(net: Any) -> list[nn.Linear]:
 def find_tail(net: Any, whose: str, shifts: bool | None) -> Tail:
     """Finds what follows a model's linear head.
 
-    The model runs on a few tokens in eval mode, twice. In the second pass the head is made to return numbers of a wide
-    range, which tell a factor from a soft-cap; what has weights of its own behind the head shows in the graph.
+    The model runs on a few tokens in eval mode, three times. In the second pass the head is made to return numbers of a
+    wide range, which tell a factor from a soft-cap; what has weights of its own behind the head shows in the graph. In
+    the third it is sure of the labels, and 0 elsewhere: whatever is added to logits or loss is then seen whole, however
+    few digits the model's dtype has.
 
     Args:
         net: The model of transformers.
@@ -84,14 +86,19 @@ def find_tail(net: Any, whose: str, shifts: bool | None) -> Tail:
         refuse(whose, f'gives its head {tuple(hidden.shape)}, not the hidden states of all positions')
     if not _near(F.linear(hidden, layer.weight, layer.bias), products):
         refuse(whose, f'has a head that is more than one linear layer: {type(head).__module__}.{type(head).__name__}')
-    outputs, z = run.replaced(layer, products)
+    outputs, z = run.replaced(layer, products, run.wide(products))
     if _leaves(outputs.logits) - {id(z)}:
         refuse(whose, 'has weights behind its linear head, such as a bias that is added later')
-    tail = next((one for one in _tails(net.config, layer.weight.shape) if _near(_shaped(one, z), outputs.logits)), None)
+    tails = _tails(net.config, layer.weight.shape)
+    tail = next((one for one in tails if _alike(_shaped(one, z), outputs.logits)), None)
     if tail is None:
         refuse(whose, 'changes the products of its head in a way that its config does not state')
+    sure, z = run.replaced(layer, products, run.sure(products, bool(shifts)))
+    if sure.logits.shape != z.shape or sure.logits[z == 0].any():
+        refuse(whose, 'adds something to the products of its head, such as a bias that is added later')
     if shifts is not None:
-        _check_loss(outputs, run.labels, shifts, whose, net)
+        for one in (outputs, sure):
+            _check_loss(one, run.labels, shifts, whose, net)
     return tail
 
 
@@ -129,9 +136,19 @@ class _Run:
             refuse(self._whose, f'has a {type(head).__name__} as its head, whose weights it uses without running it')
         return (*seen[-1], made[-1])
 
-    def replaced(self, layer: nn.Linear, products: Tensor) -> tuple[Any, Tensor]:
+    @staticmethod
+    def wide(products: Tensor) -> Tensor:
+        """Numbers of a wide range in the shape of the products."""
+        return torch.linspace(-_LARGEST, _LARGEST, products.numel(), device=products.device).reshape(products.shape)
+
+    def sure(self, products: Tensor, shifts: bool) -> Tensor:
+        """Products that are sure of the labels, and 0 for all other classes."""
+        labels = self.labels.roll(-1, 1) if shifts else self.labels
+        found = torch.zeros_like(products, dtype=torch.float32)
+        return found.scatter_(-1, labels.clamp(min=0).unsqueeze(-1), _LARGEST)
+
+    def replaced(self, layer: nn.Linear, products: Tensor, numbers: Tensor) -> tuple[Any, Tensor]:
         """The outputs of the model with other products of the head, and these products."""
-        numbers = torch.linspace(-_LARGEST, _LARGEST, products.numel(), device=products.device).reshape(products.shape)
         z = numbers.to(products.dtype).requires_grad_()
         with _hooked(layer, lambda layer, args, output: z), torch.enable_grad():
             return self._run(), z
@@ -154,7 +171,10 @@ def _check_loss(outputs: Any, labels: Tensor, shifts: bool, whose: str, net: Any
     logits = outputs.logits.float() if outputs.logits.dtype.itemsize < 4 else outputs.logits
     logits, labels = (logits[:, :-1], labels[:, 1:]) if shifts else (logits, labels)
     own = getattr(outputs, 'loss', None)
-    if not isinstance(own, Tensor) or not _near(F.cross_entropy(logits.flatten(0, 1), labels.flatten()), own):
+    expected = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    # Near 0 the loss is a difference of two numbers as large as the logits.
+    rounding = 4.0 * torch.finfo(torch.float32).eps * float(logits.detach().abs().max())
+    if not isinstance(own, Tensor) or not (_near(expected, own) or abs(float(expected - own)) <= rounding):
         refuse(
             whose,
             f'computes a loss of its own, as {type(net).__name__} does, that is not the mean cross-entropy of '
@@ -200,9 +220,20 @@ def _near(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors are equal up to rounding."""
     if one.shape != other.shape:
         return False
-    step = max(torch.finfo(kind).eps * _ROUNDING.get(kind.itemsize, 4.0) for kind in (one.dtype, other.dtype))
-    close = step * float(other.detach().abs().max().clamp(min=1e-6))
+    close = _step(one, other) * float(other.detach().abs().max().clamp(min=1e-6))
     return bool((one.detach() - other.detach()).abs().max() <= close)
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether each of their numbers, small or large, is equal up to rounding."""
+    if one.shape != other.shape:
+        return False
+    close = _step(one, other) * other.detach().abs().clamp(min=1e-6)
+    return bool(((one.detach() - other.detach()).abs() <= close).all())
+
+
+def _step(one: Tensor, other: Tensor) -> float:
+    return max(torch.finfo(kind).eps * _ROUNDING.get(kind.itemsize, 4.0) for kind in (one.dtype, other.dtype))
 
 
 def _leaves(output: Tensor) -> set[int]:

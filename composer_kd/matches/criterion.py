@@ -121,6 +121,11 @@ class Criterion:
         return {} if self.hooks is None else self.hooks.module_names()
 
     @property
+    def teacher_layers(self) -> dict[int, dict[str, str]]:
+        """The layers of each teacher that are compared, likewise, by its number."""
+        return {number: hooks.module_names() for number, hooks in self._teacher_hooks.items()}
+
+    @property
     def same_logits(self) -> set[int]:
         """The numbers of the teachers whose logits must have the student's shape."""
         strict = [term.teacher for term in self.terms if term.match.on_logits and not term.adapter.any_classes]
@@ -155,7 +160,7 @@ class Criterion:
             check_classes(state.model, self.pool.teachers[number])
             check_trained(self.pool.teachers[number])
         self._apart = any(getattr(teacher, 'sparse', False) for teacher in self.pool.teachers)
-        self._agree_on_classes(state)
+        self.pool.vocabulary = self.shared_classes(state)
         check_own_tokens(self.terms, self.pool)
         check_targets(self.terms, self.pool)
         self._find_layers(state)
@@ -163,14 +168,19 @@ class Criterion:
         for match in self.matches:
             self._reserve(state, match)
 
-    def _agree_on_classes(self, state: State) -> None:
+    def shared_classes(self, state: State) -> int | None:
+        """The number of classes that are compared, the first of the logits; ``None`` for all.
+
+        Raises:
+            ConfigError: If that which the user gave does not fit the models.
+        """
         strict = [self.pool.teachers[number] for number in sorted(self.same_logits)]
         if self.vocabulary is not None and self.classes_dim != -1:
             raise ConfigError(
                 f'vocabulary={self.vocabulary} cuts classes that come last, and a loss has '
                 f'softmax_dim={self.classes_dim}'
             )
-        self.pool.vocabulary = shared_vocabulary(state.model, strict, self.vocabulary)
+        return shared_vocabulary(state.model, strict, self.vocabulary)
 
     def _find_layers(self, state: State) -> None:
         keys = [key for term in self.terms for key in term.read_keys]

@@ -18,13 +18,29 @@ from composer_kd.errors import LossError, is_of_device
 from composer_kd.losses._common import at_least_float32
 from composer_kd.losses.sparse import SparseTarget, TeacherLogits
 from composer_kd.matches.finite_check import FiniteCheck
-from composer_kd.matches.loss_signature import Loss, attribute_of, checked_loss, is_known, name_of, parameters_of
+from composer_kd.matches.loss_signature import (
+    Loss,
+    attribute_of,
+    checked_loss,
+    is_known,
+    name_of,
+    parameters_of,
+    takes_log_probabilities,
+)
 from composer_kd.matches.sparse import against, temperature_of
 from composer_kd.schedules import Schedule, value_at
 
-__all__ = ['LossAdapter', 'Feature']
+__all__ = ['LOGITS_TAKEN', 'LossAdapter', 'Feature']
 
 Feature: TypeAlias = Tensor | list[Tensor]
+
+_NO_LOGARITHM = 0.1  # the largest logarithm of a sum of probabilities, which half precision rounds
+
+LOGITS_TAKEN = (
+    'The loss {!r} takes log-probabilities of the student, and gets its logits. Take '
+    'composer_kd.losses.KLDivergence(temperature=1.0): the divergence of the softmax of both'
+)
+"""What to do about torch's KL divergence of logits."""
 
 
 class LossAdapter:
@@ -71,6 +87,7 @@ class LossAdapter:
         self._masks_keys = 'key_mask' in parameters
         self._wants = [name for name in ('labels', 'index') if name in parameters]
         self.needs_index, self.needs_labels = 'index' in self._wants, 'labels' in self._wants
+        self._asks_for_log_probabilities = takes_log_probabilities(loss)
         self._temperature: float | None = None
         self._sets_temperature = hasattr(loss, 'temperature')
 
@@ -80,6 +97,7 @@ class LossAdapter:
         twin.loss = copy.deepcopy(self.loss) if isinstance(self.loss, nn.Module) else self.loss
         twin.finite_check = lambda loss, batch: None  # type: ignore[assignment]
         twin._check_marks = lambda batch, form, layout, valid: None
+        twin._asks_for_log_probabilities = False
         return twin
 
     def set_temperature(self, temperature: float | Schedule, state: State) -> float:
@@ -120,6 +138,8 @@ class LossAdapter:
         if not self._any_dtype:
             student, teacher = at_least_float32(student), at_least_float32(teacher)
         layout, number = micro.layout(student, self.classes_dim), micro.number
+        if self._asks_for_log_probabilities:
+            self._check_log_probabilities(student)
         self._check_marks(micro.batch, micro.form, layout, micro.valid)
         extra, has_graph = self._extras(micro, layout) if self._wants else {}, student.requires_grad
         if not self._is_given_as_it_is(student, layout):
@@ -181,6 +201,13 @@ class LossAdapter:
             return self._call(student, teacher, extra, number)
         student, teacher = (_with_classes_at(self.classes_dim, x.flatten(0, -2)) for x in (student, teacher))
         return self._of_rows(student, teacher, mask, extra, number)
+
+    def _check_log_probabilities(self, student: Tensor) -> None:
+        """Refuses torch's KL divergence of logits, which would be a number that means nothing."""
+        self._asks_for_log_probabilities = False
+        sums = [student.detach().logsumexp(dim).abs().max() for dim in {1, student.ndim - 1} if student.numel()]
+        if sums and min(sums) > _NO_LOGARITHM:
+            raise LossError(LOGITS_TAKEN.format(self.name))
 
     def _check_one_output(
         self, student: Tensor, teacher: Tensor, layout: Layout, mask: Tensor | None, extra: dict[str, Any], number: int

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from composer_kd.errors import ConfigError
 
-__all__ = ['Loss', 'attribute_of', 'checked_loss', 'is_known', 'name_of', 'parameters_of']
+__all__ = [
+    'Loss',
+    'attribute_of',
+    'checked_loss',
+    'is_known',
+    'name_of',
+    'parameters_of',
+    'takes_log_probabilities',
+]
 
 Loss: TypeAlias = Annotated[Callable[..., Tensor], 'a loss']
 """A function or module of ``(student, teacher)``.
@@ -74,6 +82,18 @@ def is_known(loss: Any) -> bool:
     inner = getattr(loss, 'wrapped', None)
     package = str(getattr(loss, '__module__', '')).partition('.')[0]
     return package == 'composer_kd' and (inner is None or is_known(inner))
+
+
+def takes_log_probabilities(loss: Any) -> bool:
+    """Whether a loss is torch's KL divergence, which takes log-probabilities of the student, not logits.
+
+    Example:
+        >>> takes_log_probabilities(nn.KLDivLoss(reduction='batchmean')), takes_log_probabilities(nn.MSELoss())
+        (True, False)
+    """
+    if isinstance(loss, functools.partial):
+        return takes_log_probabilities(loss.func)
+    return isinstance(loss, nn.KLDivLoss) or loss is F.kl_div
 
 
 _OF_ANY_VALUES: tuple[Any, ...] = (

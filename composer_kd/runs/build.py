@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from composer import Callback, Evaluator, Trainer
+from composer.algorithms import CutMix, LabelSmoothing, MixUp
 from composer.callbacks import LoadCheckpoint
 from composer.core import State
 from composer.loggers import Logger, LoggerDestination
 from composer.metrics import CrossEntropy
-from composer.models import ComposerModel
+from composer.models import ComposerClassifier, ComposerModel
 from composer.utils import is_notebook, reproducibility
 from torch import nn
 from torch.utils.data import DataLoader
@@ -21,7 +22,9 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
+from composer_kd.algorithms.absent_loss import reads_loss
 from composer_kd.algorithms.base import DistillationAlgorithm
+from composer_kd.algorithms.labelled_mean import LabelledMean
 from composer_kd.batches.contents import IGNORE
 from composer_kd.callbacks.phases import PhaseLabels
 from composer_kd.callbacks.progress import RunProgress
@@ -29,6 +32,7 @@ from composer_kd.config.construct import HUGGING_FACE, construct, construct_or_s
 from composer_kd.config.markers import Component
 from composer_kd.config.profiler import build_profiler
 from composer_kd.config.schema import RunConfig
+from composer_kd.config.text_checks import check_texts
 from composer_kd.errors import Attempts, ComposerKDError, ConfigError
 from composer_kd.models import IndexedClassifier
 from composer_kd.presentation.addresses import without_credentials
@@ -41,7 +45,6 @@ from composer_kd.runs.preflight import check_autoresume, check_classes, check_lo
 from composer_kd.runs.remote import check_uploaders
 from composer_kd.runs.resume import check_resumable
 from composer_kd.runs.stored import check_stores
-from composer_kd.runs.text_checks import check_texts
 from composer_kd.runs.trackers import looks_for_checkpoint
 from composer_kd.students import EXTRAS
 
@@ -136,7 +139,7 @@ def build_trainer(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trai
             eval_dataloader=parts.evaluation,
             optimizers=construct_or_say(config.optimizer, params=parts.model.parameters()),
             schedulers=construct(config.scheduler) if config.scheduler is not None else None,
-            algorithms=list(parts.algorithms.values()),
+            algorithms=[*parts.algorithms.values(), *_for_missing_labels(parts)],
             callbacks=[
                 *(one for one in callbacks if not isinstance(one, LoggerDestination)),
                 *parts.callbacks,
@@ -151,6 +154,17 @@ def build_trainer(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trai
             **_trainer_settings(config),
             autoresume=looks_for_checkpoint(config, parts.loggers),
         )
+
+
+def _for_missing_labels(parts: _Parts) -> list[LabelledMean]:
+    """What gives the loss of a classifier a meaning in microbatches without a label, if nothing else does."""
+    targets = getattr(parts.train_loader.dataset, 'targets', None)
+    is_mean = reads_loss(parts.model) or type(parts.model) in (ComposerClassifier, IndexedClassifier)
+    others = (DistillationAlgorithm, LabelSmoothing, MixUp, CutMix)
+    missing = targets is not None and IGNORE in targets
+    if not (is_mean and missing) or any(isinstance(one, others) for one in parts.algorithms.values()):
+        return []
+    return [LabelledMean()]
 
 
 def check_components(config: RunConfig) -> None:

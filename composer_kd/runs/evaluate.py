@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from composer_kd.algorithms.joint_training import JointTraining
 from composer_kd.bench.size import count_parameters, size_in_bytes
 from composer_kd.config.schema import EvaluationConfig, RunConfig
+from composer_kd.config.text_checks import check_texts
 from composer_kd.config.yaml_source import read_source
 from composer_kd.errors import ConfigError
 from composer_kd.presentation.units import bytes_text, number_text, value_text
@@ -27,7 +28,6 @@ from composer_kd.runs.evaluators import build_evaluators, evaluators_of
 from composer_kd.runs.process import without_remarks
 from composer_kd.runs.saved import SavedRun, open_run
 from composer_kd.runs.stages import stage_folders
-from composer_kd.runs.text_checks import check_texts
 from composer_kd.runs.train import final_metrics
 
 __all__ = [

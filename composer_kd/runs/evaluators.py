@@ -11,9 +11,9 @@ from composer.models import ComposerModel
 from torch.utils.data import DataLoader
 
 from composer_kd.config.schema import EvaluatorConfig
+from composer_kd.config.text_checks import check_texts
 from composer_kd.errors import Attempts, ConfigError, nearest
 from composer_kd.runs.loaders import build_loader
-from composer_kd.runs.text_checks import check_texts
 
 __all__ = ['build_evaluators', 'evaluators_of']
 

@@ -35,7 +35,8 @@ class Teacher(Protocol):
     them, their gradients, the modes of its modules and its hooks as they are.
 
     One that has no answer in the first batches has an attribute ``first_answer``, a Composer ``Time``: a window that
-    opens before is refused.
+    opens before is refused. One that needs something of the run, such as the length of an epoch, may have a method
+    ``check_start(state)``, which is called when training starts.
 
     Checkpoints of a run say which teachers it has, by their classes, weights and adapters. A teacher with settings that
     change its answers may have a method ``settings()`` that returns them by name, as numbers and strings: a resume with

@@ -9,7 +9,7 @@ from composer.core import State, Time, TimeUnit
 from composer_kd.errors import ConfigError, TeacherError
 from composer_kd.teachers.student_copy import StudentCopy
 
-__all__ = ['EMATeacher']
+__all__ = ['EMATeacher', 'check_known', 'positive_time']
 
 
 class EMATeacher(StudentCopy):
@@ -50,6 +50,10 @@ class EMATeacher(StudentCopy):
         super().prepare(state)
         self.steps = 0
 
+    def check_start(self, state: State) -> None:
+        """Refuses epochs of unknown length."""
+        check_known(self.half_life, state, repr(self))
+
     def end_batch(self, state: State) -> None:
         """Moves the average towards the student."""
         self.steps += 1
@@ -59,10 +63,7 @@ class EMATeacher(StudentCopy):
     def _batches(self, state: State) -> int:
         if self.half_life.unit == TimeUnit.BATCH:
             return self.half_life.value
-        if state.dataloader_len is None:
-            raise TeacherError(
-                f'{self!r}: the number of batches in an epoch is unknown; give the half-life in batches, as 100ba'
-            )
+        check_known(self.half_life, state, repr(self))
         return self.half_life.value * state.dataloader_len.value
 
     def settings(self) -> dict[str, str]:
@@ -80,6 +81,21 @@ class EMATeacher(StudentCopy):
 
     def __repr__(self) -> str:
         return f'EMATeacher(half_life={self.half_life.to_timestring()!r})'
+
+
+def check_known(every: Time, state: State, owner: str) -> None:
+    """Checks that it can be known when something recurs.
+
+    Args:
+        every: The time between two of them, in batches or epochs.
+        state: The state of a run that has its training data.
+        owner: What asks, for the message.
+
+    Raises:
+        TeacherError: If ``every`` is in epochs, whose length is unknown.
+    """
+    if every.unit != TimeUnit.BATCH and state.dataloader_len is None:
+        raise TeacherError(f'{owner}: the number of batches in an epoch is unknown; give the time in batches, as 500ba')
 
 
 def positive_time(owner: str, name: str, value: str | Time) -> Time:

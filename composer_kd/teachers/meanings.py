@@ -28,7 +28,7 @@ __all__ = [
 _DEFAULT_NAME = re.compile(r'label_\d+')  # what transformers calls classes that nobody has named
 
 
-def check_tokens(student: nn.Module, teacher: Teacher) -> None:
+def check_tokens(student: nn.Module, teacher: Teacher, vocabulary: int | None = None) -> None:
     """Checks that a teacher's tokenizer gives each token the number that the student's gives it.
 
     Compared are the tokenizers of two ``HuggingFaceModel``; without them, the sizes of the vocabularies in the configs.
@@ -38,6 +38,7 @@ def check_tokens(student: nn.Module, teacher: Teacher) -> None:
     Args:
         student: The student.
         teacher: One of its teachers.
+        vocabulary: The number of tokens that the user says both have, whatever the sizes in the configs.
 
     Raises:
         TeacherError: If a number means one token to the student and another to the teacher.
@@ -47,7 +48,8 @@ def check_tokens(student: nn.Module, teacher: Teacher) -> None:
         return
     ours, theirs = (vocabulary_of(getattr(model, 'tokenizer', None)) for model in (student, module))
     if ours is None or theirs is None:
-        _compare_sizes(student, module, teacher.name)
+        if vocabulary is None:
+            _compare_sizes(student, module, teacher.name)
         return
     named = {number: token for token, number in theirs.items()}
     moved = moved_tokens(ours, theirs)
@@ -154,7 +156,7 @@ def _compare_sizes(student: nn.Module, module: nn.Module, name: str) -> None:
         warnings.warn(
             f'The student has a vocabulary of {ours} tokens and the teacher {name!r} one of {theirs}: it cannot be '
             'known whether the same numbers mean the same tokens to both. Give both their tokenizers, '
-            'HuggingFaceModel(model, tokenizer), and they are compared.',
+            'HuggingFaceModel(model, tokenizer), and they are compared; or say that the first N do: vocabulary=N.',
             stacklevel=2,
         )
 

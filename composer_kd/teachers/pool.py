@@ -83,15 +83,19 @@ class TeacherPool:
         self._drawn: tuple[tuple[int, int], tuple[int, ...]] | None = None
         self.moving = [teacher for teacher in self.teachers if moves(teacher)]
 
-    def prepare(self, state: State) -> None:
+    def prepare(self, state: State, vocabulary: int | None = None) -> None:
         """Prepares every teacher for a run; the global random state stays unchanged.
+
+        Args:
+            state: The state of the run.
+            vocabulary: The number of tokens that the user says all models have.
 
         Raises:
             TeacherError: If a teacher reads tokens by other numbers than the student.
         """
         with torch.random.fork_rng(devices=[]):
             for teacher in self.teachers:
-                check_tokens(state.model, teacher)
+                check_tokens(state.model, teacher, vocabulary)
                 teacher.prepare(state)
 
     def find_heads(self) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from composer.core import State, Time, TimeUnit
 
-from composer_kd.errors import TeacherError
-from composer_kd.teachers.ema import positive_time
+from composer_kd.teachers.ema import check_known, positive_time
 from composer_kd.teachers.student_copy import StudentCopy
 
-__all__ = ['SnapshotTeacher', 'check_known', 'is_due']
+__all__ = ['SnapshotTeacher', 'is_due']
 
 
 class SnapshotTeacher(StudentCopy):
@@ -43,6 +42,10 @@ class SnapshotTeacher(StudentCopy):
         """The time of the first snapshot, before which the teacher must not be asked."""
         return self.every
 
+    def check_start(self, state: State) -> None:
+        """Refuses epochs of unknown length."""
+        check_known(self.every, state, repr(self))
+
     def end_batch(self, state: State) -> None:
         """Takes a snapshot if it is time for one."""
         if is_due(self.every, state, repr(self)):
@@ -74,18 +77,3 @@ def is_due(every: Time, state: State, owner: str) -> bool:
     # At the end of the last batch, the epoch itself is not counted yet.
     is_last = now.batch_in_epoch.value == state.dataloader_len.value
     return is_last and (now.epoch.value + 1) % every.value == 0
-
-
-def check_known(every: Time, state: State, owner: str) -> None:
-    """Checks that it can be known when something recurs.
-
-    Args:
-        every: The time between two of them, in batches or epochs.
-        state: The state of a run that has its training data.
-        owner: What asks, for the message.
-
-    Raises:
-        TeacherError: If ``every`` is in epochs, whose length is unknown.
-    """
-    if every.unit != TimeUnit.BATCH and state.dataloader_len is None:
-        raise TeacherError(f'{owner}: the number of batches in an epoch is unknown; give the time in batches, as 500ba')

@@ -93,7 +93,7 @@ class TeacherReader:
         self._device = get_device(None)
         self._precision = Precision(precision or ('fp32' if self._device.name == 'cpu' else 'amp_fp16'))
         state = State(self._device.module_to_device(model), rank_zero_seed=0, run_name='store', device=self._device)
-        check_tokens(model, teacher)
+        check_tokens(model, teacher, vocabulary)
         check_classes(model, teacher)
         self._vocabulary = None if head is not None else shared_vocabulary(model, [teacher], vocabulary)
         teacher.prepare(state)

@@ -13,7 +13,7 @@ from composer_kd.errors import ConfigError, TeacherError
 from composer_kd.features.calling import unwrapped
 from composer_kd.losses.linear_logits import AnyLogits, DeferredLogits, LinearLogits
 from composer_kd.losses.sparse import SparseLogits, SparseTarget, TeacherLogits
-from composer_kd.teachers.base import Teacher, module_of
+from composer_kd.teachers.base import module_of
 from composer_kd.teachers.meanings import vocabulary_of
 
 __all__ = ['LanguageHead', 'cut', 'cut_shape', 'head_of', 'shared_vocabulary']
@@ -51,7 +51,9 @@ def head_of(model: nn.Module, name: str) -> LanguageHead:
     return LanguageHead(name, classes if isinstance(classes, int) else None, tokens)
 
 
-def shared_vocabulary(student: nn.Module, teachers: Sequence[Teacher], vocabulary: int | None) -> int | None:
+def shared_vocabulary(
+    student: nn.Module, teachers: Sequence[Any], vocabulary: int | None, role: str = 'teacher'
+) -> int | None:
     """The number of classes that are compared: the first of each model's logits.
 
     Language models of one tokenizer may have heads that are padded to different sizes. If all of them have a tokenizer
@@ -60,8 +62,9 @@ def shared_vocabulary(student: nn.Module, teachers: Sequence[Teacher], vocabular
 
     Args:
         student: The student.
-        teachers: The teachers whose logits are compared with the student's.
+        teachers: The teachers, or peers, whose logits are compared with the student's.
         vocabulary: The number that the user gave; ``None`` to find it.
+        role: What they are, for messages.
 
     Returns:
         The number; ``None`` for all classes, if the heads are of one size or unknown, or a model has no tokenizer.
@@ -70,7 +73,7 @@ def shared_vocabulary(student: nn.Module, teachers: Sequence[Teacher], vocabular
         ConfigError: If it is no positive integer, leaves out tokens of a tokenizer, or exceeds a head.
     """
     ours = head_of(student, 'the student')
-    heads = [ours, *(_head_of_teacher(teacher, student, ours) for teacher in teachers)]
+    heads = [ours, *(_head_of_teacher(teacher, student, ours, role) for teacher in teachers)]
     if vocabulary is None:
         if len({head.classes for head in heads if head.classes is not None}) < 2:
             return None
@@ -95,8 +98,8 @@ def shared_vocabulary(student: nn.Module, teachers: Sequence[Teacher], vocabular
     return vocabulary
 
 
-def _head_of_teacher(teacher: Teacher, student: nn.Module, ours: LanguageHead) -> LanguageHead:
-    name = f'the teacher {teacher.name!r}'
+def _head_of_teacher(teacher: Any, student: nn.Module, ours: LanguageHead, role: str) -> LanguageHead:
+    name = f'the {role} {teacher.name!r}'
     stored: Any = getattr(teacher, 'stored_head', None)
     if stored is not None:
         classes, has_our_tokenizer = stored(student)

@@ -433,6 +433,15 @@ def translator():
         ({'model': with_train_metrics}, r'metrics of training batches \(LanguageCrossEntropy\) read logits'),
         ({'model': translator}, 'is an encoder-decoder'),
         ({'loss': lambda: rkd}, "'rkd' compares positions with one another"),
+        ({'loss': lambda: nn.KLDivLoss(reduction='batchmean')}, r"'KLDivLoss' takes log-probabilities.*KLDivergence"),
+        (
+            {'loss': lambda: [KLDivergence(), Match(hint, on=('transformer.h.0', 'lm_head'), project='auto')]},
+            "a match compares 'lm_head' of the teacher 'GPT2LMHeadModel', the logits of all positions",
+        ),
+        (
+            {'loss': lambda: [mse, Match(hint, on=('transformer.h.0', 'outputs.logits'), project='auto')]},
+            "compares 'outputs.logits' of the teacher",
+        ),
         ({'loss': lambda: nn.MSELoss(reduction='sum')}, "'MSELoss' is no mean over positions"),
         ({'loss': lambda: where_sure}, "'where_sure' is no mean over positions"),
         ({'loss': lambda: KLDivergence(softmax_dim=1)}, 'has softmax_dim=1'),

@@ -16,6 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from composer_kd import (
     ConfigError,
     Distillation,
+    KLDivergence,
     LossError,
     MutualLearning,
     Peer,
@@ -28,6 +29,7 @@ from composer_kd.losses import CRD, mse
 from composer_kd.models.classifier import IndexedClassifier
 from tests.distilling import tokens
 from tests.helpers import Recorder, TokenDataset, TokenModel, loader, mlp, pairs, student, train, weights
+from tests.teachers.test_meanings import Tokenizer
 
 
 def learn(peers, duration='2ep', seen=(), model=None, data=None, optimizer=None, **options):
@@ -267,3 +269,65 @@ def test_hugging_face_peers_are_evaluated(net):
     latest = algorithm.final_metrics()
     student = float(logged.get_timeseries(f'metrics/eval/{name}')[f'metrics/eval/{name}'][-1])
     assert [student, *(latest[f'metrics/eval/{peer}/{name}'] for peer in 'ab')] == pytest.approx(expected)
+
+
+def padded_data():
+    rng = torch.Generator().manual_seed(3)
+    ids = torch.randint(11, (8, 6), generator=rng)
+    labels = torch.randint(11, (8, 6), generator=rng).masked_fill_(ids % 3 == 0, -100)
+    return torch.utils.data.DataLoader(TokenDataset(input_ids=ids, labels=labels), 8)
+
+
+@pytest.mark.parametrize('micro', [8, 3])
+def test_heads_that_are_padded_to_different_sizes_are_compared_at_the_tokens(micro):
+    nets = [TokenModel(14, seed=1), TokenModel(12, seed=2), TokenModel(20, seed=3)]
+    before, seen, data = copy.deepcopy(nets), Recorder(), padded_data()
+    algorithm = MutualLearning(nets[1:], vocabulary=11)
+    train(nets[0], data, [algorithm], [seen], device_train_microbatch_size=micro)
+    (batch,) = data
+    valid = batch['labels'] != -100
+    with torch.no_grad():
+        logits = [one(batch)[..., :11][valid].log_softmax(-1) for one in before]
+        own = [one.loss(one(batch), batch).item() for one in before]
+
+    def distance(mine, others):
+        return sum(F.kl_div(mine, other, log_target=True, reduction='batchmean').item() for other in others) / 2
+
+    expected = [distance(logits[at], logits[:at] + logits[at + 1 :]) for at in range(3)]
+    found = seen.batches[0]
+    names = ['kd', 'TokenModel/kd', 'TokenModel-2/kd']
+    assert [found[name] for name in names] == pytest.approx(expected, rel=1e-4)
+    assert found['task'] == pytest.approx(own[0], rel=1e-4)
+    assert found['TokenModel/task'] == pytest.approx(own[1], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('options', 'error', 'said'),
+    [
+        ({}, TeacherError, r'heads are padded .* vocabulary=N'),
+        ({'vocabulary': 13}, TeacherError, r"vocabulary=13: the peer 'TokenModel' answers in .*12\)"),
+        ({'vocabulary': 0}, ConfigError, 'vocabulary must be the number of tokens'),
+        ({'vocabulary': 8}, ConfigError, 'labels hold 9, and 8 classes are compared'),
+        ({'vocabulary': 11, 'kd_loss_fn': KLDivergence(softmax_dim=1)}, ConfigError, 'cuts classes that come last'),
+    ],
+)
+def test_vocabularies_that_do_not_fit_peers_are_refused(options, error, said):
+    with pytest.raises(error, match=said):
+        train(TokenModel(14), padded_data(), [MutualLearning([TokenModel(12)], **options)])
+
+
+def test_the_tokenizers_of_peers_say_the_vocabulary():
+    def net(size, seed):
+        model = gpt(seed)
+        model.model.resize_token_embeddings(size)
+        model.tokenizer = Tokenizer(*map(str, range(11)))
+        return model
+
+    model, peer = net(12, 1), net(16, 2)
+    algorithm, ids = MutualLearning([peer]), torch.randint(11, (8, 6))
+    try:
+        data = torch.utils.data.DataLoader(TokenDataset(input_ids=ids, labels=ids.clone()), 8)
+        train(model, data, [algorithm])
+    finally:
+        model.tokenizer = None
+    assert algorithm.form.vocabulary == 11

@@ -10,8 +10,17 @@ from composer.metrics import LanguageCrossEntropy
 from composer.models import HuggingFaceModel
 from torch.utils.data import DataLoader
 
-from composer_kd import ConfigError, Distillation, FrozenTeacher, KLDivergence, OnPolicy, VirtualTeacher
-from composer_kd.losses import DKD, GeneralizedJSD, ReverseKL
+from composer_kd import (
+    BaseModelTeacher,
+    ConfigError,
+    Distillation,
+    FrozenTeacher,
+    KLDivergence,
+    Match,
+    OnPolicy,
+    VirtualTeacher,
+)
+from composer_kd.losses import DKD, GeneralizedJSD, ReverseKL, hint
 from tests.features.test_generation import language_model
 from tests.helpers import EventSpy, TokenDataset, TokenModel, mlp, pairs, student, train, trainer, weights
 
@@ -192,6 +201,22 @@ def test_texts_end_where_the_positions_of_a_model_end():
         assert seen[0][0]['input_ids'].shape[1] <= 7
 
 
+def test_tokens_that_the_student_forbids_are_never_its_own():
+    net = model()
+    net.model.generation_config.update(suppress_tokens=[2, 3, 4, 5], min_p=0.9)
+    seen = batches(net, gkd(on_policy=OnPolicy(1.0, 5)), max_duration='2ep')
+    made = {token for batch, _ in seen for text in continuations(batch) for token in text}
+    assert not made & {2, 3, 4, 5}
+    assert len(made) > 3
+
+
+def test_ends_that_are_strings_are_refused():
+    net = model()
+    net.model.generation_config.stop_strings = ['stop']
+    with pytest.raises(ConfigError, match=r'stop_strings of the student ends texts by strings.*give eos_token_id'):
+        trainer(net, data(), [gkd(on_policy=OnPolicy(1.0, 5))])
+
+
 def seq2seq(seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -310,3 +335,39 @@ def test_metrics_of_training_batches_are_refused():
     with pytest.raises(ConfigError, match=r'metrics of training batches \(LanguageCrossEntropy\) would take texts'):
         trainer(net, data(), [gkd(on_policy=OnPolicy(0.5, 5))])
     trainer(net, data(), [gkd(on_policy=OnPolicy(0.0, 5))])
+
+
+@pytest.mark.parametrize('fraction', [1.0, 0.5])
+def test_layers_of_a_compiled_student_are_those_of_the_step_not_of_its_writing(fraction):
+    def run(**options):
+        losses = [GeneralizedJSD(0.5), Match(hint, on='transformer.h.0[0]')]
+        return batches(model(), gkd(loss=losses, on_policy=OnPolicy(fraction, 5)), max_duration='4ba', **options)
+
+    for (batch, losses), (same, compiled) in zip(run(), run(compile_config={'backend': 'eager'})):
+        assert all(torch.equal(value, same[name]) for name, value in batch.items())
+        assert losses == pytest.approx(compiled, rel=1e-5)
+        assert min(losses.values()) > 0
+        assert {*losses} - {'total', 'task', 'kd'} == {'GeneralizedJSD', 'hint_transformer.h.0.0'}
+
+
+@pytest.mark.parametrize('fused', [False, True])
+def test_a_student_of_adapters_writes_with_them_and_its_base_answers(fused):
+    peft = pytest.importorskip('peft')
+    torch.manual_seed(0)
+    lora = peft.LoraConfig(r=2, target_modules=['c_attn'], init_lora_weights=False, fan_in_fan_out=True)
+    inner = peft.get_peft_model(language_model(), lora)
+    net = HuggingFaceModel(inner, shift_labels=True, metrics=[], should_save_peft_only=False)
+    before = copy.deepcopy(inner).eval()
+    algorithm = gkd(BaseModelTeacher(), KLDivergence(1.0), OnPolicy(1.0, 5, top_k=1), fused_head=fused)
+    ((batch, loss),) = batches(net, algorithm, data(8))
+    assert prompts(batch) == prompts(next(iter(data(8))))
+    inputs = {name: batch[name] for name in ('input_ids', 'attention_mask')}
+    with torch.no_grad():
+        ours = before(**inputs).logits
+        with before.disable_adapter():
+            theirs = before(**inputs).logits
+    own = batch['labels'][:, 1:] != -100
+    assert torch.equal(ours[:, :-1].argmax(-1)[own], batch['labels'][:, 1:][own])
+    assert not torch.equal(theirs[:, :-1].argmax(-1)[own], batch['labels'][:, 1:][own])
+    expected = KLDivergence(1.0)(ours[:, :-1][own], theirs[:, :-1][own])
+    assert loss['kd'] == pytest.approx(expected.item(), rel=1e-4)

@@ -76,3 +76,51 @@ def test_who_generates_and_where_texts_end():
     assert not generates(bert)
     net.generation_config.eos_token_id = [3, 1]
     assert stop_tokens(net) == [1, 3]
+
+
+def sampled(net, stops=(1,), count=400, tokens=3):
+    inputs = {'input_ids': torch.full((count, 2), 5), 'attention_mask': torch.ones(count, 2, dtype=torch.long)}
+    numbers = torch.rand(count, tokens, generator=torch.Generator().manual_seed(0))
+    return sample_tokens(net.eval(), inputs, numbers, list(stops), 0)
+
+
+def test_tokens_that_the_model_forbids_have_no_probability():
+    net = language_model()
+    assert set(sampled(net)[0].unique().tolist()) == set(range(12))
+    net.generation_config.update(suppress_tokens=[3, 4], begin_suppress_tokens=[1, 7], bad_words_ids=[[9], [6, 8]])
+    new, _ = sampled(net)
+    assert not torch.isin(new, torch.tensor([3, 4, 9])).any()
+    assert not torch.isin(new[:, 0], torch.tensor([1, 7])).any()
+    assert (new[:, 1:] == 7).any()
+    assert not ((new[:, :-1] == 6) & (new[:, 1:] == 8)).any()
+
+
+@pytest.mark.parametrize('wanted', [{'forced_bos_token_id': 7}, {'forced_eos_token_id': 1}])
+def test_tokens_that_the_model_forces_are_set(wanted):
+    net = transformers.T5ForConditionalGeneration(
+        transformers.T5Config(vocab_size=12, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    ).eval()
+    net.generation_config.update(decoder_start_token_id=0, **wanted)
+    new, made = sampled(net, count=20)
+    if 'forced_bos_token_id' in wanted:
+        assert (new[:, 0] == 7).all()
+    else:
+        assert (new[made.all(1), -1] == 1).all()
+
+
+def test_texts_without_an_end_go_on_whatever_the_model_says():
+    net = language_model()
+    new, made = sampled(net, stops=())
+    assert made.all()
+    after = (new == 1).cumsum(1).bool() & (new != 1)
+    assert after.any()
+    assert (new[:, 1:][new[:, :-1] == 1] != 0).any()
+
+
+def test_what_the_model_says_of_sampling_has_no_effect():
+    plain, net = language_model(), language_model()
+    net.generation_config.update(
+        do_sample=True, min_p=0.9, typical_p=0.1, epsilon_cutoff=0.1, min_new_tokens=3, penalty_alpha=0.6, top_k=4,
+        encoder_repetition_penalty=3.0, guidance_scale=2.0, num_return_sequences=3, sequence_bias=[[[3], 9.0]],
+    )  # fmt: skip
+    assert torch.equal(sampled(net)[0], sampled(plain)[0])

@@ -109,3 +109,61 @@ def mobile():
 def test_other_heads_are_refused_with_the_reason(make, message):
     with pytest.raises(ConfigError, match=f'fused_head: the student .*{message}'):
         LinearHead(make(), 'the student')
+
+
+class Adapted(nn.Linear):
+    """A linear layer with a little more in its answers, as adapters of frozen models give."""
+
+    def __init__(self, base):
+        super().__init__(1, 1)
+        self.base_layer, self.weight, self.bias = base, base.weight, None
+        self.more = nn.Parameter(torch.full((23,), 3e-3))
+
+    def forward(self, hidden):
+        return self.base_layer(hidden) + self.more
+
+
+class Biased(transformers.LlamaForCausalLM):
+    def forward(self, **inputs):
+        outputs = super().forward(**inputs)
+        outputs.logits = outputs.logits + torch.linspace(0.0, 0.2, 23, dtype=outputs.logits.dtype)
+        return outputs
+
+
+class Balanced(transformers.LlamaForCausalLM):
+    def forward(self, **inputs):
+        outputs = super().forward(**inputs)
+        if outputs.loss is not None:
+            outputs.loss = (outputs.loss + 0.02).to(outputs.logits.dtype)
+        return outputs
+
+
+class Weighted(transformers.LlamaForCausalLM):
+    def forward(self, **inputs):
+        outputs = super().forward(**inputs)
+        if outputs.loss is not None:
+            outputs.loss = 2.0 * outputs.loss
+        return outputs
+
+
+def with_an_adapter():
+    net = llama()
+    net.lm_head = Adapted(net.lm_head)
+    return net
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ('make', 'message'),
+    [
+        (with_an_adapter, 'more than one linear layer|its config does not state|adds something to the products'),
+        (lambda: llama(Biased), 'its config does not state|adds something to the products of its head'),
+        (lambda: llama(Balanced), 'computes a loss of its own'),
+        (lambda: llama(Weighted), 'computes a loss of its own'),
+    ],
+    ids=['adapter', 'bias', 'balance', 'weighted'],
+)
+def test_little_that_is_added_is_seen_in_any_precision(make, message, dtype):
+    net = make().to(dtype).requires_grad_(False)
+    with pytest.raises(ConfigError, match=f'fused_head: the student .*({message})'):
+        LinearHead(net, 'the student', shifts=True)

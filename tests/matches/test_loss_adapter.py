@@ -133,3 +133,17 @@ def test_on_an_accelerator_nothing_waits(monkeypatch):
         check.poll(wait=True)
     arrived.append(True)
     check(Elsewhere(2.0), batch=6)
+
+
+@pytest.mark.parametrize('log_target', [False, True])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_torchs_divergence_takes_log_probabilities_alone(log_target, dtype):
+    loss = torch.nn.KLDivLoss(reduction='batchmean', log_target=log_target)
+    student, teacher = (torch.randn(4, 300, dtype=dtype) for _ in range(2))
+    micro = Microbatch((student, torch.zeros(4, dtype=torch.long)), 0)
+    with pytest.raises(LossError, match=r'KLDivLoss.*takes log-probabilities.*gets its logits.*KLDivergence'):
+        LossAdapter(loss).of_logits(student, teacher, micro)
+    target = teacher.log_softmax(-1) if log_target else teacher.softmax(-1)
+    value, _ = LossAdapter(loss).of_logits(student.log_softmax(-1), target, micro)
+    expected = KLDivergence(temperature=1.0)(student, teacher)
+    assert value.item() == pytest.approx(expected.item(), rel=0.05)

@@ -3,6 +3,7 @@
 from tests.mutations.mutation import Mutation
 
 FUSED = 'composer_kd/algorithms/fused_head.py'
+CONFLICTS = 'composer_kd/algorithms/fused_conflicts.py'
 PASS = 'composer_kd/matches/one_pass.py'
 PROBE = 'composer_kd/features/head_probe.py'
 TESTS = 'tests/algorithms/test_fused_head.py'
@@ -52,9 +53,16 @@ MUTATIONS = [
     ),
     Mutation(
         'metrics of training batches read the logits of no position',
-        FUSED,
+        CONFLICTS,
         "    refuse_training_metrics(state, 'fused_head', 'read logits, of which there are none')\n",
         '',
+        REFUSED,
+    ),
+    Mutation(
+        'the head of a teacher as a layer gives the features of no position',
+        FUSED,
+        'if pool.head_size(number) is not None:',
+        'if False:',
         REFUSED,
     ),
     Mutation(

@@ -79,6 +79,23 @@ def test_microbatches_give_the_same_numbers(place):
         assert parts[name] == pytest.approx(whole[name], rel=1e-4)
 
 
+@pytest.mark.parametrize('seed', [1, 2])
+def test_microbatches_without_a_label_have_their_share_of_the_mean(place, seed):
+    """Of eight samples two have a label, or none: alone, without a teacher, that is no NaN."""
+    undropped = {'hidden_dropout_prob': 0.0, 'attention_probs_dropout_prob': 0.0, 'num_hidden_layers': 1}
+    file = run_yaml(
+        place, model={'name': 'hf_classifier', 'pretrained': 'bert', 'config': undropped}, algorithms={},
+        optimizer={'name': 'torch.optim.SGD', 'lr': 0.1},
+    )  # fmt: skip
+    few = ['train_loader.dataset.n_labels=4', f'train_loader.dataset.seed={seed}']
+    for name, size in (('whole', 8), ('parts', 2), ('uneven', 3)):
+        found = train(load_config(file, [*few, f'run_name={name}', f'device_train_microbatch_size={size}']), quiet=True)
+        assert not [name for name, value in found.items() if value != value]
+    whole, *others = (weights(place / 'runs' / name) for name in ('whole', 'parts', 'uneven'))
+    for other in others:
+        torch.testing.assert_close(other, whole, atol=1e-5, rtol=1e-4)
+
+
 def test_stored_answers_teach_like_the_teacher(place):
     file = run_yaml(place, max_duration='1ep')
     live = train(load_config(file, ['run_name=live']), quiet=True)
@@ -132,6 +149,20 @@ def test_padding_that_moves_the_tokens_of_a_text_is_refused(place):
         file = run_yaml(place, model={**model, 'num_labels': 2}, algorithms={}, max_duration='1ba')
         load = [f'{loader}_loader.dataset.tokenizer=left' for loader in ('train', 'eval')]
         train(load_config(file, [f'run_name={architecture}', *load]), quiet=True)
+
+
+def test_texts_on_which_layers_are_chosen_have_the_tokens_of_the_model(place):
+    save_tokenizer(place / 'other', ['good', 'bad'])
+    save_tokenizer(place / 'more', [f'word{number}' for number in range(99)])
+    pretrained = {'name': 'hf_classifier', 'pretrained': 'bert'}
+    data = {'name': 'glue', 'task': 'sst2', 'tokenizer': 'bert', 'root': '.', 'split': 'train'}
+    cut = {'name': 'student_from_teacher', 'layers': 'importance', 'num_layers': 1, 'teacher': pretrained}
+    file = run_yaml(place, model={**cut, 'data': {'dataset': data}}, algorithms={})
+    assert train(load_config(file, ['max_duration=1ba']), quiet=True)
+    said = refused(file, 'model.data.dataset.tokenizer=other')
+    assert 'model: data.dataset.tokenizer: is another than that of the model: 2 tokens have other numbers' in said
+    said = refused(file, 'model.data.dataset.tokenizer=more')
+    assert 'data.dataset.tokenizer: has 104 tokens, and BertForSequenceClassification has embeddings for 23' in said
 
 
 def test_labels_in_another_order_than_the_models(place):

@@ -7,8 +7,9 @@ import torch
 from composer.models import HuggingFaceModel
 from torch.utils.data import DataLoader
 
-from composer_kd import Distillation, FrozenTeacher, KLDivergence, Match, TeacherError
+from composer_kd import Distillation, FrozenTeacher, KLDivergence, Match, TeacherError, build_store
 from composer_kd.losses import mse
+from tests.features.test_generation import language_model
 from tests.helpers import Recorder, TokenDataset, train
 
 transformers = pytest.importorskip('transformers')
@@ -110,6 +111,19 @@ def test_a_teacher_that_translates_may_have_another_tokenizer():
 def test_vocabularies_of_other_sizes_are_said_where_there_are_no_tokenizers():
     with pytest.warns(UserWarning, match=r'vocabulary of 30 tokens and the teacher .* one of 40: it cannot be known'):
         distilled(bert(), bert(size=40))
+
+
+@pytest.mark.parametrize('store', [False, True])
+def test_a_vocabulary_that_is_given_says_that_the_tokens_are_the_same(store, tmp_path):
+    ours, theirs = (language_model(0, size=size) for size in (20, 24))
+    model = HuggingFaceModel(ours, use_logits=True, metrics=[])
+    data = TokenDataset(input_ids=torch.arange(16).reshape(2, 8), labels=torch.arange(16).reshape(2, 8))
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', 'The student has a vocabulary')
+        if store:
+            build_store(tmp_path / 'store', theirs, model, data, vocabulary=20)
+        else:
+            train(model, DataLoader(data, batch_size=2), [Distillation(theirs, KLDivergence(), vocabulary=20)])
 
 
 def test_a_padded_vocabulary_is_refused_with_the_way_out():

@@ -8,7 +8,15 @@ from composer.algorithms import BlurPool
 from composer.models import ComposerClassifier
 from torch import nn
 
-from composer_kd import ConfigError, Distillation, EMATeacher, KLDivergence, Match, SnapshotTeacher
+from composer_kd import (
+    ConfigError,
+    Distillation,
+    EMATeacher,
+    KLDivergence,
+    Match,
+    SnapshotTeacher,
+    TeacherError,
+)
 from composer_kd.losses import hint
 from tests.distilling import images
 from tests.helpers import Recorder, loader, mlp, mse, pairs, student, train, weights
@@ -210,3 +218,18 @@ def test_buffers_that_a_module_replaces_are_followed():
     run(teacher, loss=mse, model=model)
     assert (teacher.model.module[1].mean - net[1].mean).abs().max() < net[1].mean.abs().max()
     assert teacher.model.module[1].mean.abs().max() > 0
+
+
+class Endless(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(zip(*pairs()))
+
+
+@pytest.mark.parametrize('teacher', [EMATeacher('1ep'), SnapshotTeacher('1ep')])
+def test_epochs_of_unknown_length_are_refused_before_the_first_batch(teacher):
+    seen = Recorder()
+    data = torch.utils.data.DataLoader(Endless(), batch_size=8)
+    algorithm = Distillation(teacher, KLDivergence(2.0), start_dur='1ep', end_dur='9ep')
+    with pytest.raises(TeacherError, match='the number of batches in an epoch is unknown; give the time in batches'):
+        train(norm_student(), data, [algorithm], [seen], max_duration='4ba')
+    assert not seen.seen

@@ -12,6 +12,7 @@ import torch
 from composer_kd.bench.devices import Device
 from composer_kd.bench.failures import reason
 from composer_kd.data.text import frame_of
+from composer_kd.features.generation import settings_of_texts, stop_tokens
 from composer_kd.features.longest_text import longest_text
 from composer_kd.pretrained import require_transformers
 from composer_kd.workflows.serve.answers import Completion, Described
@@ -111,20 +112,25 @@ class Writer:
         return torch.tensor([[*before, *ids]], device=self._device.torch_device), tokens, notes
 
     def _generate(self, wish: Wish, ids: torch.Tensor, tokens: int, run: _Run) -> None:
-        sampled = {'temperature': wish.temperature, 'top_k': 0, 'top_p': 1.0} if wish.temperature else {}
-        end = self._net.generation_config.eos_token_id
+        settings: dict[str, Any] = {'max_new_tokens': tokens, 'pad_token_id': self._tokenizer.pad_token_id}
+        if wish.temperature:
+            settings |= {'do_sample': True, 'temperature': wish.temperature, 'top_k': 0, 'top_p': 1.0}
+        ends = getattr(self._net.generation_config, 'stop_strings', None)
+        if ends:
+            settings['stop_strings'] = ends
         try:
             with _ONE_AT_A_TIME, torch.inference_mode(), torch.random.fork_rng():
                 torch.manual_seed(wish.seed)
                 run.start()
-                # The rules of the model's own generation_config give way: all models write by the same.
+                # How the model's own generation_config samples gives way: all models write by the same rules.
                 found = self._net.generate(
-                    input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, use_cache=True,
-                    do_sample=bool(sampled), num_beams=1, repetition_penalty=1.0, no_repeat_ngram_size=0, min_length=0,
-                    eos_token_id=self._tokenizer.eos_token_id if end is None else end,
-                    pad_token_id=self._tokenizer.pad_token_id, streamer=run.streamer,
-                    stopping_criteria=[run], **sampled,
-                )  # fmt: skip
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    **settings_of_texts(self._net, stop_tokens(self._net, self._tokenizer), **settings),
+                    tokenizer=self._tokenizer,
+                    streamer=run.streamer,
+                    stopping_criteria=[run],
+                )
                 run.finish(found[0, 1 if self._answers else ids.shape[1] :])
         except Exception as error:  # models raise errors of any type; the others write all the same
             run.error = reason(error)

@@ -166,6 +166,26 @@ def test_draws_depend_on_the_seed_and_leave_that_of_the_process(language_task):
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+@pytest.mark.parametrize('temperature', [0.0, 1.5])
+def test_all_models_write_by_the_same_rules(language_task, monkeypatch, temperature):
+    def written():
+        return last(language_task.completions('the', temperature=temperature, max_tokens=12, seed=1))[0]
+
+    config = language_task._writers[0]._net.generation_config
+    before = written()
+    for name, value in {
+        'min_p': 0.9, 'typical_p': 0.1, 'epsilon_cutoff': 0.2, 'min_new_tokens': 11, 'penalty_alpha': 0.6, 'top_k': 4,
+        'encoder_repetition_penalty': 5.0, 'num_return_sequences': 2, 'guidance_scale': 3.0, 'renormalize_logits': True,
+        'sequence_bias': [[[3], 50.0]], 'exponential_decay_length_penalty': (1, 9.0),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(config, name, value)
+    after = written()
+    assert (after.text, after.error) == (before.text, '')
+    word = before.text.split()[0]
+    monkeypatch.setattr(config, 'suppress_tokens', language_task._writers[0]._tokenizer(word)['input_ids'])
+    assert word not in written().text.split()
+
+
 def test_a_prompt_longer_than_the_model_takes_is_cut_and_said(language_task):
     completion = last(language_task.completions('film ' * 60, max_tokens=8))[0]
     assert completion.tokens == 8

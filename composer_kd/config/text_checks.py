@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from composer.models import ComposerModel
@@ -17,7 +18,7 @@ from composer_kd.models.hugging_face import check_embedding
 from composer_kd.pretrained import vocabulary_size
 from composer_kd.teachers.meanings import class_names, vocabulary_of
 
-__all__ = ['check_texts']
+__all__ = ['check_measured', 'check_texts']
 
 _Texts = Tokenized | TextBlocks | TextPairs | AlignedTexts
 
@@ -35,18 +36,36 @@ def check_texts(model: ComposerModel, dataset: Any, loader: str) -> None:
             longer than the model takes; if padding would move the tokens of a text; if the classes are others, or in
             another order.
     """
+    _check(model, dataset, f'{loader}.dataset', _check_tokens, _check_length, _check_padding, _check_labels)
+
+
+def check_measured(model: nn.Module, dataset: Any, path: str) -> None:
+    """Checks that the texts on which a model is measured, whatever their labels, are tokenized for it.
+
+    Args:
+        model: The model.
+        dataset: The data set; those without texts are not looked at.
+        path: Its key, for messages.
+
+    Raises:
+        ConfigError: As :func:`check_texts`, but for classes.
+    """
+    _check(model, dataset, path, _check_tokens, _check_length, _check_padding)
+
+
+def _check(model: nn.Module, dataset: Any, path: str, *checks: Callable[..., None]) -> None:
     kinds = (Tokenized, TextBlocks, TextPairs, AlignedTexts)
     texts = next((one for one in chain_of(dataset) if isinstance(one, kinds)), None)
     net = next((one for one in unwrapped(model).modules() if hasattr(one, 'get_input_embeddings')), None)
     if texts is None or net is None:
         return
     attempt = Attempts()
-    for check in (_check_tokens, _check_length, _check_padding, _check_labels):
-        attempt(check, model, net, texts, f'{loader}.dataset')
+    for check in checks:
+        attempt(check, model, net, texts, path)
     attempt.finish()
 
 
-def _check_tokens(model: ComposerModel, net: Any, texts: _Texts, path: str) -> None:
+def _check_tokens(model: nn.Module, net: Any, texts: _Texts, path: str) -> None:
     check_embedding(net, vocabulary_size(texts.tokenizer), f'{path}.tokenizer')
     ours, theirs = vocabulary_of(getattr(model, 'tokenizer', None)), vocabulary_of(texts.tokenizer)
     if ours is None or theirs is None or ours == theirs:
@@ -60,7 +79,7 @@ def _check_tokens(model: ComposerModel, net: Any, texts: _Texts, path: str) -> N
         )
 
 
-def _check_length(model: ComposerModel, net: nn.Module, texts: _Texts, path: str) -> None:
+def _check_length(model: nn.Module, net: nn.Module, texts: _Texts, path: str) -> None:
     most = longest_text(net)
     if most is not None and texts.longest > most:
         raise ConfigError(
@@ -69,7 +88,7 @@ def _check_length(model: ComposerModel, net: nn.Module, texts: _Texts, path: str
         )
 
 
-def _check_padding(model: ComposerModel, net: nn.Module, texts: _Texts, path: str) -> None:
+def _check_padding(model: nn.Module, net: nn.Module, texts: _Texts, path: str) -> None:
     """Refuses padding on the left for a model that counts positions from the start of a row, padding included."""
     if isinstance(texts, Tokenized) and texts.tokenizer.padding_side == 'left' and positions_count_padding(net):
         raise ConfigError(
@@ -79,7 +98,7 @@ def _check_padding(model: ComposerModel, net: nn.Module, texts: _Texts, path: st
         )
 
 
-def _check_labels(model: ComposerModel, net: Any, texts: _Texts, path: str) -> None:
+def _check_labels(model: nn.Module, net: Any, texts: _Texts, path: str) -> None:
     if isinstance(texts, (TextBlocks, AlignedTexts)):
         _check_objective(net, texts, path)
         return
