@@ -9,7 +9,7 @@ import wandb
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
 
-from composer_kd.cli.main import _parser, main
+from composer_kd.cli.main import main, make_parser
 from composer_kd.config.load import load_config
 from composer_kd.errors import ConfigError
 from composer_kd.workflows.sweep.sweep_file import ARGUMENTS, read_sweep
@@ -68,7 +68,7 @@ def test_an_agent_runs_what_a_trial_here_runs(path):
     values = {parameter.key: parameter.representatives()[-1] for parameter in sweep.parameters}
     words = as_agent(load_sweep_config(path), **values)
     assert words[:2] == ['composer-kd', 'train']
-    options = _parser().parse_args(words[1:])
+    options = make_parser().parse_args(words[1:])
     config = load_config(options.yaml, options.overrides)
     assert 'wandb' in config.loggers
     assert config.train_loader.hold_out is not None
